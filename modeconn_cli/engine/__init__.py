@@ -1,0 +1,1 @@
+"""What is computed. Nothing here prints, reads the command line or knows how a table looks."""
