@@ -48,9 +48,9 @@ class Stopped(McxError):
 
 
 def did_you_mean(word: str, choices: Iterable[str]) -> str:
-    """The hint that names the closest of `choices`, or all of them where none is close."""
+    """The hint that names the closest of `choices`, or a dozen of them where none is close."""
     known = sorted(set(choices))
-    near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.4)
     if near:
         return f"did you mean '{near[0]}'?"
-    return f"choose from: {', '.join(known)}" if known else ""
+    return f"choose from: {', '.join(known)}" if known and len(known) <= 12 else ""

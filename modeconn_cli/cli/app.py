@@ -1,0 +1,153 @@
+"""`mcx`: finds the command, runs it, and turns every known error into one line, a hint and an exit code."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+import signal
+import sys
+from collections.abc import Sequence
+
+import typer
+
+from modeconn_cli import __version__
+from modeconn_cli.cli.report import PipeClosed
+from modeconn_cli.engine.errors import McxError, SettingsError, did_you_mean
+
+# name -> (module, one-line help). Only the module that the command line names is imported.
+COMMANDS: dict[str, tuple[str, str]] = {
+    "train": ("train", "Train networks, one per seed."),
+    "swap": ("swap", "Exchange neurons of a network and prove that its function stays the same."),
+    "l2": ("l2", "Measure how far apart checkpoints are in weight space."),
+    "curve": ("curve", "Train, evaluate and analyse curves between two networks."),
+    "animate": ("animate", "Draw layer distances along a curve as a GIF and a heat map."),
+    "demo": ("demo", "Run the whole story on the built-in digits."),
+}
+GROUPS = frozenset({"curve"})
+
+EXIT_CODES = """Exit codes: 0 done · 1 a bug · 2 wrong usage or settings · 3 input cannot be used ·
+4 the answer is no · 5 output cannot be written · 75 stopped after saving, run the same command again ·
+130, 143 interrupted · 141 the reader of the pipe has gone"""
+
+
+def build(words: Sequence[str]) -> typer.Typer:
+    """The command line application, with the named command in full and one line for every other."""
+    app = typer.Typer(
+        name="mcx",
+        help="Mode connectivity and per-sample training dynamics of neural networks.",
+        epilog=EXIT_CODES,
+        rich_markup_mode=None,
+        add_completion=False,
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+    )
+    app.callback()(root)
+    named = next((word for word in words if word in COMMANDS), None)
+    for name, (module, text) in COMMANDS.items():
+        if name == named:
+            commands = importlib.import_module(f"modeconn_cli.cli.{module}").app
+            if name in GROUPS:
+                app.add_typer(commands, name=name, help=text)
+            else:
+                app.registered_commands += commands.registered_commands
+        else:
+            app.command(name, help=text)(_nothing)
+    return app
+
+
+def root(
+    version: bool = typer.Option(False, "--version", help="print the version and stop", is_eager=True),
+) -> None:
+    if version:
+        sys.stdout.write(f"mcx {__version__}\n")
+        raise typer.Exit
+
+
+def _nothing() -> None:
+    """Stands for a command that was not named."""
+
+
+def normalise(words: Sequence[str]) -> list[str]:
+    """Dashes for underscores in the names of long options, before `=`, not after a bare `--`."""
+    out: list[str] = []
+    for i, word in enumerate(words):
+        if word == "--":
+            return [*out, *words[i:]]
+        if word.startswith("--"):
+            name, equals, value = word.partition("=")
+            word = name.replace("_", "-") + equals + value
+        out.append(word)
+    return out
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command line; returns the exit code."""
+    words = normalise(sys.argv[1:] if argv is None else argv)
+    command = _command_of(words)
+    try:
+        _check_command(words)
+        app = build(words)
+        code = app(args=words, prog_name="mcx", standalone_mode=False)
+        return code if isinstance(code, int) else 0
+    except McxError as error:
+        return _fail(command, error.message, error.hint, error.exit_code, error)
+    except typer.TyperException as error:
+        message, hint = _usage(error, command)
+        return _fail(command, message, hint, error.exit_code, error)
+    except PipeClosed:
+        # Python flushes stdout once more at exit; give it somewhere to go.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except (KeyboardInterrupt, typer.Abort):
+        return 130
+
+
+def entry() -> None:
+    """The `mcx` executable."""
+    signal.signal(signal.SIGTERM, _terminated)
+    sys.exit(main())
+
+
+def _terminated(number: int, _frame: object) -> None:
+    """SIGTERM with nothing to save. A job that can save replaces this handler."""
+    raise SystemExit(128 + number)
+
+
+def _command_of(words: Sequence[str]) -> str:
+    """The command as its errors name it: `curve train`."""
+    named = [word for word in words if not word.startswith("-")][:2]
+    if not named or named[0] not in COMMANDS:
+        return ""
+    return " ".join(named) if named[0] in GROUPS else named[0]
+
+
+def _check_command(words: Sequence[str]) -> None:
+    first = next((word for word in words if not word.startswith("-")), None)
+    if first is not None and first not in COMMANDS:
+        raise SettingsError(f"unknown command '{first}'", did_you_mean(first, COMMANDS))
+
+
+def _usage(error: typer.TyperException, command: str) -> tuple[str, str]:
+    """Typer's message as ours, with the closest option or subcommand as hint."""
+    from modeconn_cli.cli.options import FLAGS
+
+    message = re.sub(r" ?\(Possible options: .*\)$", "", " ".join(error.format_message().split()))
+    unknown = re.match(r"No such option:? '?(-\S*?)'?\.?(?: Did you mean.*)?$", message)
+    if unknown and command in FLAGS:
+        return f"unknown option '{unknown[1]}'", did_you_mean(unknown[1], FLAGS[command])
+    unknown = re.match(r"No such command '?([^'\s]*)'?\.?", message)
+    if unknown:
+        inside = [name.split(" ", 1)[1] for name in FLAGS if " " in name]
+        return f"unknown command '{unknown[1]}'", did_you_mean(unknown[1], inside)
+    return message[:1].lower() + message[1:].rstrip("."), f"see 'mcx {command} --help'".replace("  ", " ")
+
+
+def _fail(command: str, message: str, hint: str, code: int, error: Exception) -> int:
+    if os.environ.get("MCX_DEBUG"):
+        raise error
+    name = f"mcx {command}".strip()
+    print(f"{name}: error: {message}", file=sys.stderr)
+    if hint:
+        print(f"hint: {hint}", file=sys.stderr)
+    return code

@@ -1,0 +1,55 @@
+"""`mcx train`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import typer
+
+from modeconn_cli.cli.options import takes
+from modeconn_cli.cli.report import Report
+from modeconn_cli.cli.tables import Part, Table, number
+from modeconn_cli.engine.settings.train import TrainSettings
+
+if TYPE_CHECKING:
+    from modeconn_cli.engine.train import TrainResult
+
+app = typer.Typer()
+
+
+@app.command("train")
+@takes(TrainSettings, "train")
+def train(settings: TrainSettings, report: Report) -> None:
+    """Train networks, one per seed; a run that was interrupted continues.
+
+    Writes checkpoint-<epoch>.pt (0 is before training) and metrics.jsonl to <output-dir>/seed<k>/.
+    """
+    from modeconn_cli.engine import train as engine
+
+    report.emit(engine.run(settings, report.runtime(settings)), table)
+
+
+def table(result: TrainResult) -> list[Part]:
+    rows = tuple(
+        (
+            f"seed{network.seed}",
+            str(network.epoch),
+            number(network.train_loss, 4),
+            number(network.train_accuracy, 2),
+            number(network.held_out_loss, 4),
+            number(network.held_out_accuracy, 2),
+            network.checkpoint,
+        )
+        for network in result.networks
+    )
+    held_out = result.networks[0].held_out
+    columns = (
+        "run",
+        "epoch",
+        "train loss",
+        "train acc (%)",
+        f"{held_out} loss",
+        f"{held_out} acc (%)",
+        "checkpoint",
+    )
+    return [Table(f"{result.model} on {result.dataset} ({result.num_params:,} parameters)", columns, rows)]

@@ -1,0 +1,108 @@
+"""Normalisation and augmentation on the device, in batches.
+
+Every random choice is keyed by (seed, epoch, sample id): batch size, order and workers cannot change it.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from modeconn_cli.engine import keyed
+from modeconn_cli.engine.errors import SettingsError
+
+
+@dataclass(frozen=True)
+class Transform:
+    """What is done to an image: x -> (x - mean) / std always, the rest in training only.
+
+    `mean` and `std` are per channel, where uint8 images lie in [0, 1]; one value serves all channels.
+    """
+
+    name: str
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    flip: bool = False
+    crop_padding: int = 0
+    crop_mode: str = "constant"
+    rotation: float = 0.0  # degrees, drawn from [0, rotation)
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """float32 [B, C, H, W] from uint8 or float images; floats are used as they are without a mean."""
+        scale = 1 / 255 if images.dtype == torch.uint8 else 1.0
+        if not self.mean:
+            return images.to(torch.float32).mul_(scale) if scale != 1 else images.to(torch.float32)
+        factor = torch.tensor([scale / std for std in self.std], device=images.device)
+        shift = torch.tensor([-m / s for m, s in zip(self.mean, self.std, strict=True)], device=images.device)
+        return torch.addcmul(shift.view(1, -1, 1, 1), images, factor.view(1, -1, 1, 1)).to(torch.float32)
+
+    def augment(self, images: Tensor, ids: Tensor, seed: int, epoch: int) -> Tensor:
+        """Randomly flipped, shifted and rotated images of the same shape and type."""
+        if not (self.flip or self.crop_padding or self.rotation):
+            return images
+        draws = keyed.uniform(seed, "augment", ids, draw=epoch, width=4)
+        if self.crop_padding:
+            images = self._crop(images, (draws[:, :2] * (2 * self.crop_padding + 1)).long())
+        if self.flip:
+            images = torch.where((draws[:, 2] < 0.5).view(-1, 1, 1, 1), images.flip(3), images)
+        if self.rotation:
+            images = _rotate(images, draws[:, 3] * self.rotation)
+        return images
+
+    def _crop(self, images: Tensor, corner: Tensor) -> Tensor:
+        """Windows of the padded images; `corner` is the upper left corner (row, column), [B, 2]."""
+        pad, (height, width) = self.crop_padding, images.shape[2:]
+        padded = F.pad(images.float(), (pad,) * 4, mode=self.crop_mode).to(images.dtype)
+        rows = corner[:, :1] + torch.arange(height, device=images.device)
+        columns = corner[:, 1:] + torch.arange(width, device=images.device)
+        batch = torch.arange(len(images), device=images.device).view(-1, 1, 1)
+        window = padded.permute(0, 2, 3, 1)[batch, rows[:, :, None], columns[:, None, :]]
+        return window.permute(0, 3, 1, 2).contiguous()
+
+    def describe(self) -> dict[str, Any]:
+        """What a record says about it."""
+        return {"name": self.name, "mean": list(self.mean), "std": list(self.std)}
+
+
+def _rotate(images: Tensor, degrees: Tensor) -> Tensor:
+    """Counter-clockwise rotation about the centre by nearest neighbour, black outside."""
+    angle = degrees.float() * (math.pi / 180)
+    cos, sin, zero = angle.cos(), angle.sin(), torch.zeros_like(angle)
+    ratio = images.shape[3] / images.shape[2]
+    theta = torch.stack([cos, -sin / ratio, zero, sin * ratio, cos, zero], dim=1).view(-1, 2, 3)
+    grid = F.affine_grid(theta, list(images.shape), align_corners=False)
+    turned = F.grid_sample(images.float(), grid, mode="nearest", padding_mode="zeros", align_corners=False)
+    return turned.to(images.dtype)
+
+
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+CIFAR10 = ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
+CIFAR100 = ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762))
+
+# vgg and resnet as in Garipov et al. 2018; cifar100 as in Dohare et al. 2024.
+TRANSFORMS: dict[str, Transform] = {
+    "none": Transform("none"),
+    "half": Transform("half", (0.5,), (0.5,)),
+    "mnist": Transform("mnist", (0.1307,), (0.3081,)),
+    "vgg": Transform("vgg", *IMAGENET, flip=True, crop_padding=4),
+    "resnet": Transform("resnet", *CIFAR10, flip=True, crop_padding=4),
+    "cifar100": Transform(
+        "cifar100", *CIFAR100, flip=True, crop_padding=4, crop_mode="reflect", rotation=15.0
+    ),
+}
+
+
+def named(name: str, channels: int) -> Transform:
+    """A transform for images with that many channels; SettingsError where its statistics do not fit."""
+    transform = TRANSFORMS[name]
+    if len(transform.mean) not in (0, 1, channels):
+        raise SettingsError(
+            f"transform '{name}' is for images with {len(transform.mean)} channels, these have {channels}",
+            "choose --transform half or none",
+        )
+    return transform

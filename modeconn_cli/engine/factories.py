@@ -1,0 +1,62 @@
+"""Calling factories by name: registered ones and `pkg.mod:factory`.
+
+An import path runs the user's own code; it is only ever taken from the command line or a configuration file.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from modeconn_cli.engine.errors import InputError, SettingsError, did_you_mean
+
+
+def arguments(words: Iterable[str], flag: str) -> dict[str, Any]:
+    """`key=value` words as keyword arguments; values are read as Python literals, else as text."""
+    out: dict[str, Any] = {}
+    for word in words:
+        key, equals, text = word.partition("=")
+        if not equals or not key.isidentifier():
+            raise SettingsError(f"{flag}: '{word}' is not key=value")
+        try:
+            out[key] = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            out[key] = text
+    return out
+
+
+def call(factory: Callable[..., Any], given: Mapping[str, Any], flag: str, **offered: Any) -> Any:
+    """Call a factory with the user's arguments and those of `offered` that it accepts."""
+    parameters = inspect.signature(factory).parameters
+    takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
+    for key in given:
+        if key not in parameters and not takes_any:
+            raise SettingsError(f"{flag}: unknown argument '{key}'", did_you_mean(key, parameters))
+    accepted = {key: value for key, value in offered.items() if key in parameters}
+    words = {**accepted, **given}
+    try:
+        inspect.signature(factory).bind(**words)
+    except TypeError as error:
+        raise SettingsError(f"{flag}: {error}") from error
+    return factory(**words)
+
+
+def imported(path: str) -> Callable[..., Any]:
+    """The callable that `pkg.mod:factory` names; the working directory is searched too."""
+    module_name, _, name = path.partition(":")
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise InputError(f"cannot import '{module_name}': {error}") from error
+    found = getattr(module, name, None)
+    if not callable(found):
+        raise InputError(f"module '{module_name}' has no function '{name}'", did_you_mean(name, vars(module)))
+    return found  # type: ignore[no-any-return]

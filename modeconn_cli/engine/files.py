@@ -1,0 +1,212 @@
+"""The only writer: every file appears whole or not at all.
+
+A file is written to a temporary name in its own folder, flushed to the disk and renamed. A kill at any moment
+leaves the old file or none.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import io
+import json
+import os
+import re
+import secrets
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import torch
+
+from modeconn_cli.engine.errors import OutputError
+
+_FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
+_TEMPORARY = re.compile(r"^\.mcx-(\d+)-[0-9a-f]+\.tmp$")
+
+
+def atomic_write(path: Path, write: Callable[[IO[bytes]], None] | bytes) -> None:
+    """Publish a file. Raises OutputError where the disk refuses; the file that was there stays."""
+    temporary = path.parent / f".mcx-{os.getpid()}-{secrets.token_hex(4)}.tmp"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+    except OSError as error:
+        raise _refused(path, error) from error
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            failpoint("files.before_write")
+            if isinstance(write, bytes):
+                stream.write(write)
+            else:
+                write(stream)
+            stream.flush()
+            failpoint("files.before_sync")
+            os.fsync(stream.fileno())
+        failpoint("files.before_rename")
+        os.replace(temporary, path)
+    except OSError as error:
+        raise _refused(path, error) from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+    _sync_folder(path.parent)
+    failpoint("files.after_rename")
+
+
+def _refused(path: Path, error: OSError) -> OutputError:
+    if error.errno in _FULL:
+        return OutputError(
+            f"no space left writing '{path}'", "free some space and run the same command again"
+        )
+    return OutputError(f"cannot write '{path}': {error.strerror}")
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the rename itself durable; folders that cannot be opened (some network disks) are left alone."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def write_text(path: Path, text: str) -> None:
+    atomic_write(path, text.encode("utf-8"))
+
+
+def write_json(path: Path, document: Mapping[str, Any]) -> None:
+    """Strict JSON, indented; `document` must hold no NaN and no infinity."""
+    write_text(path, json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_tensors(path: Path, content: Mapping[str, Any]) -> None:
+    """A `.pt` file of tensors and plain values, loadable with `weights_only=True`.
+
+    Tensors are copied to the CPU and cut loose from larger storages: a view writes its own bytes only.
+    """
+    portable = _portable(content)
+    atomic_write(path, lambda stream: torch.save(portable, stream))  # noqa: TID251
+
+
+def _portable(value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        tensor = value.detach().cpu()
+        whole = tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
+        return (
+            tensor
+            if whole and tensor.is_contiguous()
+            else tensor.clone(memory_format=torch.contiguous_format)
+        )
+    if isinstance(value, Mapping):
+        return {key: _portable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_portable(item) for item in value]
+    return value
+
+
+def write_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
+    """An uncompressed `.npz` without pickles."""
+    plain = {name: np.asarray(value) for name, value in arrays.items()}
+    for name, array in plain.items():
+        if array.dtype == object:
+            raise TypeError(f"array '{name}' would need a pickle")
+    buffer = io.BytesIO()
+    np.savez(buffer, allow_pickle=False, **plain)  # noqa: TID251
+    atomic_write(path, buffer.getvalue())
+
+
+def append_line(path: Path, line: str) -> None:
+    """Add one line to a log with a single write."""
+    try:
+        handle = os.open(path, os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o666)
+        try:
+            os.write(handle, (line + "\n").encode("utf-8"))
+        finally:
+            os.close(handle)
+    except OSError as error:
+        raise _refused(path, error) from error
+
+
+def read_lines(path: Path) -> list[str]:
+    """The complete lines of a log; a last line that a kill cut off is dropped."""
+    if not path.exists():
+        return []
+    text = path.read_text("utf-8")
+    return text[: text.rfind("\n") + 1].splitlines()
+
+
+def refuse_existing(path: Path, overwrite: bool) -> None:
+    """Nothing is overwritten without being asked."""
+    if not overwrite and (path.exists() or path.is_symlink()):
+        raise OutputError(f"'{path}' exists", "use --overwrite to replace it")
+
+
+def check_writable(folder: Path) -> None:
+    """Find out before the work starts whether files can be written; creates the folder."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".mcx-{os.getpid()}-{secrets.token_hex(4)}.tmp"
+        os.close(os.open(probe, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+        probe.unlink()
+    except OSError as error:
+        raise _refused(folder, error) from error
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files of processes that no longer live."""
+    for path in folder.glob(".mcx-*.tmp"):
+        found = _TEMPORARY.match(path.name)
+        if found and not alive(int(found[1])):
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+
+def alive(pid: int) -> bool:
+    """Whether a process of this machine is running."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+@contextlib.contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn the operating system's refusal to read into an InputError with the path."""
+    from modeconn_cli.engine.errors import InputError
+
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"cannot read '{path}': {error.strerror}") from error
+
+
+_counts: dict[str, int] = {}
+
+
+def failpoint(name: str) -> None:
+    """A place where a test makes the program fail: `MCX_FAILPOINT=files.before_rename:3=kill`.
+
+    Inert unless MCX_TESTING=1.
+    """
+    wanted = os.environ.get("MCX_FAILPOINT")
+    if not wanted or os.environ.get("MCX_TESTING") != "1":
+        return
+    place, _, action = wanted.partition("=")
+    place, _, turn = place.partition(":")
+    if place != name:
+        return
+    _counts[name] = _counts.get(name, 0) + 1
+    if _counts[name] != int(turn or 1):
+        return
+    if action == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    elif action in ("enospc", "eio"):
+        code = errno.ENOSPC if action == "enospc" else errno.EIO
+        raise OSError(code, os.strerror(code))

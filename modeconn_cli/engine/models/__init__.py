@@ -1,0 +1,95 @@
+"""Networks by name: registered ones and the user's own factories."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from modeconn_cli.engine.checkpoints import Checkpoint
+from modeconn_cli.engine.errors import SettingsError, did_you_mean
+from modeconn_cli.engine.factories import arguments, call, imported
+from modeconn_cli.engine.models.registry import INPUT_SHAPES, MODELS
+from modeconn_cli.engine.settings.shared import ModelSettings
+
+__all__ = ["Architecture", "architecture", "build"]
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """Everything needed to build a network: what a checkpoint remembers of it."""
+
+    model: str
+    num_classes: int
+    input_shape: tuple[int, ...]
+    args: Mapping[str, Any]
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            "model": self.model,
+            "num_classes": self.num_classes,
+            "input_shape": list(self.input_shape),
+            "model_args": dict(self.args),
+        }
+
+
+def architecture(
+    settings: ModelSettings,
+    checkpoint: Checkpoint | None = None,
+    *,
+    num_classes: int | None = None,
+    input_shape: tuple[int, ...] | None = None,
+) -> Architecture:
+    """What to build: flags, else the checkpoint's own word, else the data's classes and shape.
+
+    Raises SettingsError where nothing names the network.
+    """
+    about = checkpoint.about if checkpoint is not None else {}
+    name = settings.model or about.get("model")
+    if name is None:
+        where = f"'{checkpoint.path}' does not say which network it holds" if checkpoint else "no network"
+        raise SettingsError(where, f"pass --model ({', '.join(MODELS)} or pkg.mod:factory)")
+    name = _known(name, from_file=settings.model is None)
+    same = name == about.get("model")
+    args = arguments(settings.model_arg, "--model-arg") or (about.get("model_args", {}) if same else {})
+    classes = settings.num_classes or about.get("num_classes") or num_classes
+    if classes is None:
+        raise SettingsError("the number of classes is not known", "pass --num-classes")
+    shape = about.get("input_shape") or input_shape or INPUT_SHAPES.get(name, (3, 224, 224))
+    return Architecture(name, int(classes), tuple(shape), args)
+
+
+def _known(name: str, *, from_file: bool) -> str:
+    """The registered spelling of a name; an import path is believed only from the user."""
+    if ":" in name:
+        if from_file:
+            raise SettingsError(
+                f"the checkpoint names the factory '{name}', which would run code",
+                f"pass --model {name} if you trust it",
+            )
+        return name
+    folded = {key.replace("-", "").replace("_", ""): key for key in MODELS}
+    found = folded.get(name.casefold().replace("-", "").replace("_", ""))
+    if found is None:
+        raise SettingsError(f"unknown model '{name}'", did_you_mean(name, MODELS))
+    return found
+
+
+def build(arch: Architecture, seed: int = 0) -> nn.Module:
+    """A freshly initialised network; the same seed gives the same weights."""
+    torch.manual_seed(seed)
+    if ":" in arch.model:
+        factory = imported(arch.model)
+    else:
+        module, function = MODELS[arch.model].split(":")
+        factory = getattr(importlib.import_module(f"modeconn_cli.engine.models.{module}"), function)
+    model = call(
+        factory, arch.args, "--model-arg", input_shape=arch.input_shape, num_classes=arch.num_classes
+    )
+    if not isinstance(model, nn.Module):
+        raise SettingsError(f"'{arch.model}' made a {type(model).__name__}, not a torch.nn.Module")
+    return model

@@ -1,0 +1,19 @@
+"""The names of the networks, and where each is made. Torch-free, for help and completion."""
+
+from __future__ import annotations
+
+# name -> module:function; the function takes (input_shape, num_classes, **model arguments).
+MODELS: dict[str, str] = {
+    "mlp": "mlp:mlp",
+    "cnn": "cnn:cnn",
+    "lenet5": "lenet:lenet5",
+    "vgg16": "vgg:vgg16",
+}
+
+# Input [C, H, W] of a network whose checkpoint and data do not say.
+INPUT_SHAPES: dict[str, tuple[int, int, int]] = {
+    "mlp": (1, 8, 8),
+    "cnn": (1, 8, 8),
+    "lenet5": (1, 28, 28),
+    "vgg16": (3, 32, 32),
+}

@@ -1,0 +1,50 @@
+"""Every file and folder name that mcx writes or looks for. Torch-free."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+JOB_FOLDER = ".mcx"
+SETTINGS_FILE = "config.resolved.yaml"
+LOCK_FILE = "run.lock"
+STATUS_FILE = "status.json"
+MANIFEST_FILE = "manifest.json"
+
+CHECKPOINTS = "checkpoints"
+LAST = "last.pt"
+METRICS = "metrics.jsonl"
+ENDPOINT_DISTANCE = "endpoint_l2_distance.txt"
+CURVE_ARRAYS = "curve.npz"
+CURVE_SUMMARY = "curve_summary.json"
+CURVE_FIGURE = "curve.png"
+LAYER_DISTANCES = "layer_distances_along_curve.npz"
+ANALYSIS_SUMMARY = "analysis_summary.json"
+
+_EPOCH = re.compile(r"^checkpoint-(\d+)\.pt$")
+
+
+def checkpoint(epoch: int) -> str:
+    """`checkpoint-<epoch>.pt`, epoch = number of epochs completed."""
+    return f"checkpoint-{epoch}.pt"
+
+
+def epoch_of(path: Path) -> int | None:
+    """The epoch that a checkpoint's file name says, None where it says none."""
+    found = _EPOCH.match(path.name)
+    return int(found.group(1)) if found else None
+
+
+def swap_metadata(output: Path) -> Path:
+    """`<stem>_metadata.json` beside a swapped checkpoint."""
+    return output.with_name(f"{output.stem}_metadata.json")
+
+
+def swap_distances(output: Path) -> Path:
+    """`<stem>_layer_distances.json` beside a swapped checkpoint."""
+    return output.with_name(f"{output.stem}_layer_distances.json")
+
+
+def heatmap(output: Path) -> Path:
+    """`<stem>_heatmap.png` beside an animation."""
+    return output.with_name(f"{output.stem}_heatmap.png")

@@ -1,0 +1,137 @@
+"""Results and provenance as strict JSON documents."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import hashlib
+import math
+import platform
+import socket
+import subprocess
+import sys
+from collections.abc import Iterable
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from modeconn_cli.engine.settings.base import Settings, tilde
+
+PACKAGES = ("torch", "torchvision", "numpy")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Record:
+    """The base of every result: frozen, with a schema tag."""
+
+    schema: ClassVar[str]
+
+    def document(self) -> dict[str, Any]:
+        """The record as strict JSON; values that JSON cannot hold become null and are listed."""
+        return strict({"schema": self.schema, **self.fields()})
+
+    def fields(self) -> dict[str, Any]:
+        """The document's entries; a record that is written differently overrides this."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+
+
+def strict(document: dict[str, Any]) -> dict[str, Any]:
+    """Plain values only; NaN and infinity become null and their places are listed under `nonfinite`."""
+    missing: list[str] = []
+    out: dict[str, Any] = {key: _plain(value, key, missing) for key, value in document.items()}
+    if missing:
+        out["nonfinite"] = missing
+    return out
+
+
+def _plain(value: Any, place: str, missing: list[str]) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    if isinstance(value, dict):
+        return {str(key): _plain(item, f"{place}.{key}", missing) for key, item in value.items()}
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
+    if isinstance(value, list | tuple):
+        return [_plain(item, f"{place}[{i}]", missing) for i, item in enumerate(value)]
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        missing.append(place)
+        return None
+    return value
+
+
+def provenance(settings: Settings, command: str, inputs: Iterable[Path]) -> dict[str, Any]:
+    """Who made a file, from what, with what: command, settings, versions, inputs, commit.
+
+    `time` and `host` are the only entries that differ between two runs of one command on one machine's data.
+    """
+    return {
+        "command": f"mcx {command}",
+        "settings": settings.as_plain(),
+        "versions": versions(),
+        "inputs": [describe_input(path) for path in inputs],
+        "git_commit": git_commit(),
+        "host": socket.gethostname(),
+        "time": now(),
+    }
+
+
+def made_alike(old: Any, new: dict[str, Any]) -> bool:
+    """Whether two provenances say: the same command, settings and input contents."""
+    if not isinstance(old, dict):
+        return False
+
+    def content(record: dict[str, Any]) -> Any:
+        settings = {k: v for k, v in record.get("settings", {}).items() if k not in ("overwrite", "resume")}
+        return record.get("command"), settings, [entry.get("sha256") for entry in record.get("inputs", [])]
+
+    return bool(content(old) == content(new))
+
+
+def now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+@cache
+def versions() -> dict[str, str]:
+    """Versions of mcx, Python and the packages that make numbers; a missing package is left out."""
+    from modeconn_cli import __version__
+
+    out = {"mcx": __version__, "python": platform.python_version(), "platform": sys.platform}
+    for name in PACKAGES:
+        try:
+            out[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return out
+
+
+@cache
+def git_commit() -> str | None:
+    """The commit of the working directory, None outside a repository."""
+    try:
+        done = subprocess.run(
+            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def describe_input(path: Path) -> dict[str, Any]:
+    """Path, size, time and content hash of an input file."""
+    status = path.stat()
+    modified = datetime.datetime.fromtimestamp(status.st_mtime, datetime.UTC).isoformat(timespec="seconds")
+    return {"path": tilde(path), "size": status.st_size, "modified": modified, "sha256": sha256(path)}
+
+
+def sha256(path: Path) -> str:
+    """Hash of a file's bytes."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,0 +1,142 @@
+"""The machine a command runs on: device, threads, stopping, and the channel to whoever watches."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from types import FrameType
+from typing import Any, Protocol
+
+import torch
+
+from modeconn_cli.engine.errors import SettingsError
+from modeconn_cli.engine.settings.base import Settings
+
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+
+
+class Listener(Protocol):
+    """Who hears what the engine says."""
+
+    def note(self, text: str, level: str = "note") -> None: ...
+
+    def plan(self, lines: Sequence[str]) -> None: ...
+
+    def progress(self, done: int, total: int, fields: Mapping[str, Any], unit: str = "step") -> None: ...
+
+
+class Silent:
+    """A listener that hears nothing: for Python users and tests."""
+
+    def note(self, text: str, level: str = "note") -> None:
+        pass
+
+    def plan(self, lines: Sequence[str]) -> None:
+        pass
+
+    def progress(self, done: int, total: int, fields: Mapping[str, Any], unit: str = "step") -> None:
+        pass
+
+
+class Runtime:
+    """Device, threads and the conversation of one command."""
+
+    def __init__(
+        self,
+        *,
+        device: str = "cpu",
+        threads: int | None = None,
+        deterministic: bool = False,
+        listener: Listener | None = None,
+        command: str = "",
+        dry_run: bool = False,
+    ) -> None:
+        self.device = find_device(device)
+        self.command = command
+        self.dry_run = dry_run
+        self._listener: Listener = listener or Silent()
+        self._stop = False
+        if threads is not None:
+            torch.set_num_threads(threads)
+        self.threads = torch.get_num_threads()
+        # The GPU rounds products to TF32 by default in convolutions; every number here is float32.
+        torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cuda.matmul.allow_tf32 = False
+        torch.use_deterministic_algorithms(deterministic)
+        self.deterministic = deterministic
+
+    def note(self, text: str) -> None:
+        """Something the user should know."""
+        self._listener.note(text)
+
+    def detail(self, text: str) -> None:
+        """Something the curious user may know (-v)."""
+        self._listener.note(text, level="detail")
+
+    def warn(self, text: str) -> None:
+        """Something that may make the result useless."""
+        self._listener.note(text, level="warning")
+
+    def plan(self, lines: Sequence[str]) -> bool:
+        """Say what is going to be done; True when that was all that was asked for."""
+        self._listener.plan(lines)
+        return self.dry_run
+
+    def progress(self, done: int, total: int, unit: str = "step", **fields: Any) -> None:
+        """`done` of `total` work units; the end of a unit other than a step always leaves a line in logs."""
+        self._listener.progress(done, total, fields, unit)
+
+    def stopping(self) -> bool:
+        """Whether a signal asked the job to save and end; asked at the end of every step."""
+        return self._stop
+
+    @contextlib.contextmanager
+    def catching_signals(self) -> Iterator[None]:
+        """While a job that can save itself runs, signals only set a flag; a second Ctrl-C ends at once."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.signal(number, self._on_signal) for number in STOP_SIGNALS}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
+        if self._stop and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self._stop = True
+
+
+def start(settings: Settings, *, listener: Listener, command: str, dry_run: bool = False) -> Runtime:
+    """The runtime that a command's settings ask for; commands without compute settings run on the CPU."""
+    return Runtime(
+        device=getattr(settings, "device", "cpu"),
+        threads=getattr(settings, "threads", None),
+        deterministic=getattr(settings, "deterministic", False),
+        listener=listener,
+        command=command,
+        dry_run=dry_run,
+    )
+
+
+def find_device(name: str) -> torch.device:
+    """`auto`, `cpu`, `cuda` or `cuda:N` as a device that is there. Raises SettingsError otherwise."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    kind, _, index = name.partition(":")
+    if kind not in ("cpu", "cuda", "mps") or (index and not index.isdigit()) or (kind == "cpu" and index):
+        raise SettingsError(f"unknown device '{name}'", "choose auto, cpu, cuda or cuda:N")
+    if kind == "mps" and not torch.backends.mps.is_available():
+        raise SettingsError(f"MPS is not available (torch {torch.__version__})", "use --device cpu")
+    if kind == "cuda":
+        if not torch.cuda.is_available():
+            raise SettingsError(f"CUDA is not available (torch {torch.__version__})", "use --device cpu")
+        if index and int(index) >= torch.cuda.device_count():
+            raise SettingsError(
+                f"there is no device '{name}' (found {torch.cuda.device_count()})", "use --device cuda:0"
+            )
+    return torch.device(name)

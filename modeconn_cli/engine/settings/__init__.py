@@ -1,0 +1,1 @@
+"""Every setting of every command, torch-free. One dataclass per command, one field per setting."""

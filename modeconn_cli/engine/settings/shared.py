@@ -1,0 +1,96 @@
+"""Settings that many commands share: the network, the data, the machine, the output."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from modeconn_cli.engine.settings.base import Settings, setting
+
+TransformName = Literal["none", "vgg", "resnet", "cifar100", "imagenet", "mnist", "half"]
+BatchNorm = Literal["recompute", "keep", "lerp", "none"]
+
+_FROM_FILE = "from the checkpoint"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSettings(Settings):
+    """Which network."""
+
+    model: str | None = setting(
+        None,
+        "network: a registered name or pkg.mod:factory (runs that code)",
+        shown=_FROM_FILE,
+        group="model",
+    )
+    num_classes: int | None = setting(None, "number of classes", low=1, shown=_FROM_FILE, group="model")
+    model_arg: tuple[str, ...] = setting(
+        (), "argument of the network's factory, key=value, comma-listed", group="model"
+    )
+    state_key: str | None = setting(None, "entry of the file that holds the weights", group="model")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSettings(Settings):
+    """Which samples, and what is done to them before the network sees them."""
+
+    dataset: str | None = setting(
+        None, "data set: a registered name, an .npz file or pkg.mod:factory", shown=_FROM_FILE, group="data"
+    )
+    data_path: Path | None = setting(None, "folder of the data", change="free", group="data")
+    data_arg: tuple[str, ...] = setting((), "argument of the data set, key=value, comma-listed", group="data")
+    use_test: bool = setting(
+        True, "evaluate on the test images; --no-use-test: on the validation images", group="data"
+    )
+    val_size: int | None = setting(
+        None, "images cut from the end of the training file for validation", low=0, shown="0", group="data"
+    )
+    transform: TransformName | None = setting(
+        None,
+        "normalisation and augmentation",
+        shown="from the checkpoint, else the data set's",
+        group="data",
+    )
+    image_size: int | None = setting(None, "resize images to N x N", low=1, shown="unchanged", group="data")
+    max_samples: int | None = setting(
+        None, "use a seeded random subset of each split", low=1, shown="all", group="data"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComputeSettings(Settings):
+    """On what machine, and in what order of random numbers."""
+
+    device: str = setting("auto", "auto, cpu, cuda or cuda:N", change="free", group="compute")
+    batch_size: int = setting(128, "samples per step", low=1, group="compute")
+    seed: int = setting(0, "seed of every random number", low=0, group="compute")
+    threads: int | None = setting(
+        None,
+        "CPU threads (results are byte-equal for equal threads)",
+        low=1,
+        shown="all cores",
+        group="compute",
+        change="free",
+    )
+    deterministic: bool = setting(
+        False, "only deterministic algorithms (CUDA; CPU always is)", change="free", group="compute"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class FolderSettings(Settings):
+    """Where a job keeps its files."""
+
+    output_dir: Path | None = setting(
+        None,
+        "folder of the results",
+        flags=("--save-dir",),
+        keys=("output_root",),
+        change="free",
+        group="output",
+    )
+    overwrite: bool = setting(False, "replace what is there", change="free", group="output")
+    resume: bool = setting(
+        True, "continue what an earlier run into the folder began", change="free", group="output"
+    )

@@ -1,0 +1,60 @@
+"""Settings of `mcx train`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from modeconn_cli.engine.settings.base import Settings, setting
+from modeconn_cli.engine.settings.shared import ComputeSettings, DataSettings, FolderSettings, ModelSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizationSettings(Settings):
+    """How the weights are changed; shared by networks and curves."""
+
+    epochs: int = setting(200, "passes over the training images", low=0, group="training")
+    lr: float = setting(0.05, "learning rate", above=0, group="training")
+    momentum: float = setting(0.9, "momentum (sgd)", low=0, high=1, group="training")
+    wd: float = setting(5e-4, "weight decay", low=0, flags=("--weight-decay",), group="training")
+    optimizer: Literal["sgd", "adam", "adamw"] = setting("sgd", "optimizer", group="training")
+    schedule: Literal["garipov", "cosine", "step", "constant"] = setting(
+        "garipov", "learning rate over the epochs", group="training"
+    )
+    save_freq: int = setting(
+        50, "epochs between two checkpoints; 0 keeps the first and the last only", low=0, group="training"
+    )
+    eval_every: int = setting(
+        1, "epochs between two evaluations on held-out images; 0: never", low=0, group="training"
+    )
+    data_seed: int | None = setting(
+        None, "seed of data order and augmentation", low=0, shown="the seed", group="training"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSettings(ModelSettings, DataSettings, OptimizationSettings, ComputeSettings, FolderSettings):
+    """Train networks, one per seed."""
+
+    output_dir: Path | None = setting(
+        None,
+        "folder of the results; one folder seed<k> per seed is made in it",
+        flags=("--save-dir",),
+        keys=("output_root",),
+        change="free",
+        group="output",
+    )
+    seeds: tuple[int, ...] = setting(
+        (), "one training run per seed, comma-listed", low=0, shown="--seed", change="free", group="training"
+    )
+    patience: int | None = setting(
+        None,
+        "stop after so many epochs without a better validation loss",
+        low=1,
+        shown="off",
+        group="training",
+    )
+    min_delta: float = setting(
+        0.0, "smallest decrease of the validation loss that counts", low=0, group="training"
+    )

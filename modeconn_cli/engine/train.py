@@ -1,0 +1,188 @@
+"""`mcx train`: networks from scratch, one folder per seed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from modeconn_cli.engine import checkpoints, datasets, jobs, models, names, weights
+from modeconn_cli.engine.datasets import Data
+from modeconn_cli.engine.errors import SettingsError
+from modeconn_cli.engine.records import Record
+from modeconn_cli.engine.runtime import Runtime
+from modeconn_cli.engine.settings.train import OptimizationSettings, TrainSettings
+from modeconn_cli.engine.training import Recipe, evaluate
+from modeconn_cli.engine.training.folder import Keeping, Trained, train
+
+OWNED = ("checkpoint-*.pt", names.LAST, names.METRICS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Network:
+    """One trained network. Losses in nats, accuracies in percent."""
+
+    seed: int
+    checkpoint: str
+    epoch: int
+    train_loss: float | None
+    train_accuracy: float | None
+    held_out: str
+    held_out_loss: float
+    held_out_accuracy: float
+    stopped_early: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainResult(Record):
+    schema: ClassVar[str] = "mcx.train/1"
+
+    model: str
+    dataset: str
+    num_params: int
+    epochs: int
+    networks: tuple[Network, ...]
+
+
+class NetworkProblem:
+    """Train a network's own parameters; the optimizer applies the weight decay."""
+
+    def __init__(self, model: nn.Module, weight_decay: float) -> None:
+        self.model = model
+        self.trainable = [p for p in model.parameters() if p.requires_grad]
+        self.optimizer_decay = weight_decay
+
+    def place(self, step: int) -> None:
+        pass
+
+    def collect(self) -> float:
+        return 0.0
+
+    def content(self) -> dict[str, Any]:
+        return {"model_state": self.model.state_dict()}
+
+    def restore(self, content: Mapping[str, Any]) -> None:
+        state: dict[str, Tensor] = content["model_state"]
+        weights.load_into(self.model, state, names.LAST)
+
+
+def recipe_of(settings: OptimizationSettings, batch_size: int, seed: int) -> Recipe:
+    return Recipe(
+        epochs=settings.epochs,
+        lr=settings.lr,
+        momentum=settings.momentum,
+        weight_decay=settings.wd,
+        optimizer=settings.optimizer,
+        schedule=settings.schedule,
+        batch_size=batch_size,
+        seed=seed,
+        data_seed=seed if settings.data_seed is None else settings.data_seed,
+    )
+
+
+def run(settings: TrainSettings, runtime: Runtime) -> TrainResult | None:
+    """Train one network per seed; finished ones are kept as they are."""
+    if settings.output_dir is None:
+        raise SettingsError("no folder for the results", "pass --output-dir DIR")
+    if settings.model is None:
+        raise SettingsError("no network", "pass --model NAME")
+    data = datasets.load(settings, settings.seed, runtime.device)
+    if settings.patience is not None and len(data.val) == 0:
+        raise SettingsError(
+            "early stopping watches validation images and there are none", "pass --val-size N"
+        )
+    arch = models.architecture(settings, num_classes=data.num_classes, input_shape=data.input_shape)
+    seeds = settings.seeds or (settings.seed,)
+    if len(set(seeds)) < len(seeds):
+        raise SettingsError(f"--seeds {','.join(map(str, seeds))} names a seed twice")
+    size = weights.count(dict(models.build(arch).named_parameters()))
+    if runtime.plan(
+        [
+            f"train {arch.model} ({size:,} parameters) on {data.name}: {len(data.fit):,} images, "
+            f"{len(seeds)} x {settings.epochs} epochs on {runtime.device} with {runtime.threads} threads",
+            f"results in {settings.output_dir}",
+        ]
+    ):
+        return None
+    networks = [
+        _train_one(
+            replace(settings, seed=seed, seeds=()), settings.output_dir / f"seed{seed}", data, arch, runtime
+        )
+        for seed in seeds
+    ]
+    return TrainResult(
+        model=arch.model, dataset=data.name, num_params=size, epochs=settings.epochs, networks=tuple(networks)
+    )
+
+
+def _train_one(
+    settings: TrainSettings, folder: Path, data: Data, arch: models.Architecture, runtime: Runtime
+) -> Network:
+    with jobs.opened(settings, folder, "train", runtime, owned=OWNED) as job, runtime.catching_signals():
+        model = models.build(arch, settings.seed).to(runtime.device)
+        if not job.complete:
+            outcome = _fit(settings, folder, data, arch, model, job, runtime)
+            job.finish(
+                [outcome.checkpoint, folder / names.METRICS], epoch=outcome.epoch, early=outcome.stopped_early
+            )
+    return _finished(settings, folder, data, model)
+
+
+def _fit(
+    settings: TrainSettings,
+    folder: Path,
+    data: Data,
+    arch: models.Architecture,
+    model: nn.Module,
+    job: jobs.Job,
+    runtime: Runtime,
+) -> Trained:
+    def measure(epoch: int) -> dict[str, float]:
+        out: dict[str, float] = {}
+        if settings.patience is not None:
+            score = evaluate(model, data.val, settings.batch_size)
+            out |= {"val_loss": score.loss, "val_accuracy": score.accuracy}
+        if settings.eval_every and epoch % settings.eval_every == 0:
+            score = evaluate(model, data.held_out, settings.batch_size)
+            name = "test" if data.use_test else "val"
+            out |= {f"{name}_loss": score.loss, f"{name}_accuracy": score.accuracy}
+        return out
+
+    about = {
+        "schema": checkpoints.SCHEMA,
+        **arch.describe(),
+        **data.remembered,
+        "seed": settings.seed,
+        "settings": settings.as_plain(),
+    }
+    problem = NetworkProblem(model, settings.wd)
+    recipe = recipe_of(settings, settings.batch_size, settings.seed)
+    keeping = Keeping(folder, settings.save_freq, about, settings.patience, settings.min_delta)
+    return train(problem, data.fit, recipe, runtime, job, keeping, measure)
+
+
+def _finished(settings: TrainSettings, folder: Path, data: Data, model: nn.Module) -> Network:
+    """Read a finished run back and measure its last checkpoint."""
+    import json
+
+    from modeconn_cli.engine import files
+
+    rows = [json.loads(line) for line in files.read_lines(folder / names.METRICS)]
+    last: dict[str, Any] = rows[-1] if rows else {"epoch": 0}
+    path = folder / names.checkpoint(last["epoch"])
+    weights.load_into(model, checkpoints.read(path).state, str(path))
+    score = evaluate(model, data.held_out, settings.batch_size)
+    return Network(
+        seed=settings.seed,
+        checkpoint=str(path),
+        epoch=last["epoch"],
+        train_loss=last.get("train_loss"),
+        train_accuracy=last.get("train_accuracy"),
+        held_out="test" if data.use_test else "val",
+        held_out_loss=score.loss,
+        held_out_accuracy=score.accuracy,
+        stopped_early=last["epoch"] < settings.epochs,
+    )

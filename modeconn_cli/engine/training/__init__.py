@@ -1,0 +1,24 @@
+"""Training and evaluation: one loop each."""
+
+from modeconn_cli.engine.training.evaluation import (
+    Score,
+    batch_norms,
+    evaluate,
+    predict,
+    recompute_statistics,
+)
+from modeconn_cli.engine.training.loop import Epoch, Position, Problem, Recipe, fit, make_optimizer
+
+__all__ = [
+    "Epoch",
+    "Position",
+    "Problem",
+    "Recipe",
+    "Score",
+    "batch_norms",
+    "evaluate",
+    "fit",
+    "make_optimizer",
+    "predict",
+    "recompute_statistics",
+]

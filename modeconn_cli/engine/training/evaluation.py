@@ -1,0 +1,92 @@
+"""The only evaluation loop, and the statistics of batch norm that belong to the weights being evaluated."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from modeconn_cli.engine import keyed
+from modeconn_cli.engine.datasets import Samples
+
+
+@dataclass(frozen=True)
+class Score:
+    """Sums over samples; divided once, when read."""
+
+    loss_sum: float
+    correct: int
+    count: int
+
+    @property
+    def loss(self) -> float:
+        """Mean cross-entropy in nats."""
+        return self.loss_sum / self.count
+
+    @property
+    def accuracy(self) -> float:
+        """Percent."""
+        return 100 * self.correct / self.count
+
+    @property
+    def error(self) -> float:
+        """Percent."""
+        return 100 - self.accuracy
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, samples: Samples, batch_size: int) -> Score:
+    """Cross-entropy and correct answers over a split, un-augmented, in eval mode and id order."""
+    model.eval()
+    losses: list[Tensor] = []
+    hits: list[Tensor] = []
+    for batch in samples.batches(batch_size):
+        logits = model(batch.images)
+        losses.append(F.cross_entropy(logits, batch.labels, reduction="none").double().sum())
+        hits.append((logits.argmax(1) == batch.labels).sum())
+    return Score(float(torch.stack(losses).sum()), int(torch.stack(hits).sum()), len(samples))
+
+
+@torch.no_grad()
+def predict(model: nn.Module, samples: Samples, batch_size: int) -> Tensor:
+    """Logits [N, classes] over a split, in eval mode and id order."""
+    model.eval()
+    return torch.cat([model(batch.images) for batch in samples.batches(batch_size)])
+
+
+def batch_norms(model: nn.Module) -> list[_BatchNorm]:
+    """The layers whose running statistics are not on a path."""
+    return [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+
+
+@torch.no_grad()
+def recompute_statistics(model: nn.Module, samples: Samples, batch_size: int, seed: int) -> int:
+    """Give every batch norm the statistics of the training data under the model's present weights.
+
+    The running mean is the exact mean; the running variance is the size-weighted mean of the batch variances
+    (Garipov et al. 2018). Un-augmented data in one seeded shuffled order, dropout off. Returns the number of
+    forward passes over batches (0 without batch norm).
+    """
+    layers = batch_norms(model)
+    if not layers:
+        return 0
+    momenta = [layer.momentum for layer in layers]
+    model.eval()
+    for layer in layers:
+        layer.reset_running_stats()
+        layer.train()
+    seen = passes = 0
+    order = keyed.permutation(seed, "statistics", len(samples))
+    for batch in samples.batches(batch_size, order=order):
+        for layer in layers:
+            layer.momentum = len(batch) / (seen + len(batch))
+        model(batch.images)
+        seen += len(batch)
+        passes += 1
+    for layer, momentum in zip(layers, momenta, strict=True):
+        layer.momentum = momentum
+    model.eval()
+    return passes

@@ -1,0 +1,194 @@
+"""Training into a job folder: checkpoints, metrics, early stopping, and continuing after a kill."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from torch.optim import Optimizer
+
+from modeconn_cli.engine import checkpoints, files, names
+from modeconn_cli.engine.datasets import Samples
+from modeconn_cli.engine.errors import InputError, Stopped
+from modeconn_cli.engine.jobs import Job
+from modeconn_cli.engine.runtime import Runtime
+from modeconn_cli.engine.training.loop import Epoch, Position, Problem, Recipe, fit, make_optimizer
+
+SAVE_SECONDS = 20.0  # at most this much work is lost to a kill, or one epoch if that is longer
+
+
+@dataclass(frozen=True)
+class Keeping:
+    """What is kept of a run. `save_freq` 0 keeps the first and the last checkpoint only."""
+
+    folder: Path
+    save_freq: int
+    about: Mapping[str, Any]
+    patience: int | None = None
+    min_delta: float = 0.0
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The outcome: the last epoch, its metrics and its checkpoint."""
+
+    epoch: int
+    metrics: dict[str, Any]
+    checkpoint: Path
+    stopped_early: bool
+
+
+def train(
+    problem: Problem,
+    samples: Samples,
+    recipe: Recipe,
+    runtime: Runtime,
+    job: Job,
+    keeping: Keeping,
+    measure: Callable[[int], dict[str, float]],
+) -> Trained:
+    """Train `problem` in `keeping.folder`, continuing from the newest checkpoint there.
+
+    `measure(epoch)` gives further entries for the epoch's line in the metrics. Raises Stopped after a signal.
+    """
+    optimizer = make_optimizer(problem, recipe)
+    log = keeping.folder / names.METRICS
+    position = _resume(problem, optimizer, keeping.folder) if job.resumed else None
+    if position is None:
+        position = Position()
+        _publish(problem, optimizer, keeping, 0)
+    _truncate(log, position.epoch)
+    rows = [json.loads(line) for line in files.read_lines(log)]
+    watch = _Watch(keeping, rows)
+    saved = began = time.monotonic()
+    if watch.out_of_patience or position.epoch >= recipe.epochs:
+        return _finish(problem, optimizer, keeping, rows, watch)
+    for end in fit(problem, optimizer, samples, recipe, runtime, position):
+        if not end.complete:
+            _save_last(problem, optimizer, keeping, end)
+            raise _stopped(end)
+        epoch, now = end.position.epoch, time.monotonic()
+        row = {"epoch": epoch, "lr": end.lr, "train_loss": end.loss, "train_accuracy": end.accuracy}
+        if end.loss != end.nll:
+            row["train_nll"] = end.nll
+        row |= measure(epoch)
+        row["seconds"] = round(now - began, 3)
+        began = time.monotonic()
+        # The line first: a checkpoint without its line could not be told from a finished epoch.
+        files.append_line(log, json.dumps(row))
+        rows.append(row)
+        job.heartbeat()
+        shown = {key: value for key, value in row.items() if key not in ("epoch", "seconds")}
+        runtime.progress(epoch, recipe.epochs, unit="epoch", **shown)
+        watch.see(row)
+        if epoch == recipe.epochs or (keeping.save_freq and epoch % keeping.save_freq == 0):
+            _publish(problem, optimizer, keeping, epoch)
+            saved = time.monotonic()
+        elif runtime.stopping() or time.monotonic() - saved > SAVE_SECONDS:
+            _save_last(problem, optimizer, keeping, end)
+            saved = time.monotonic()
+        if watch.out_of_patience:
+            break
+        if runtime.stopping() and epoch < recipe.epochs:
+            raise _stopped(end)
+    return _finish(problem, optimizer, keeping, rows, watch)
+
+
+class _Watch:
+    """Early stopping on the validation loss."""
+
+    def __init__(self, keeping: Keeping, rows: list[dict[str, Any]]) -> None:
+        self._keeping = keeping
+        self._best = float("inf")
+        self._since = 0
+        for row in rows:
+            self.see(row)
+
+    def see(self, row: Mapping[str, Any]) -> None:
+        if self._keeping.patience is None:
+            return
+        if row["val_loss"] < self._best - self._keeping.min_delta:
+            self._best, self._since = row["val_loss"], 0
+        else:
+            self._since += 1
+
+    @property
+    def out_of_patience(self) -> bool:
+        return self._keeping.patience is not None and self._since >= self._keeping.patience
+
+
+def _finish(
+    problem: Problem, optimizer: Optimizer, keeping: Keeping, rows: list[dict[str, Any]], watch: _Watch
+) -> Trained:
+    epoch = rows[-1]["epoch"] if rows else 0
+    path = keeping.folder / names.checkpoint(epoch)
+    if not path.exists():
+        _publish(problem, optimizer, keeping, epoch)
+    (keeping.folder / names.LAST).unlink(missing_ok=True)
+    return Trained(epoch, rows[-1] if rows else {}, path, watch.out_of_patience)
+
+
+def _stopped(end: Epoch) -> Stopped:
+    return Stopped(
+        f"stopped by a signal and saved at epoch {end.position.epoch}, batch {end.position.batch}",
+        "run the same command again to continue",
+    )
+
+
+def _publish(problem: Problem, optimizer: Optimizer, keeping: Keeping, epoch: int) -> None:
+    content = {
+        "epoch": epoch,
+        **problem.content(),
+        "optimizer_state": optimizer.state_dict(),
+        "mcx": dict(keeping.about),
+    }
+    files.write_tensors(keeping.folder / names.checkpoint(epoch), content)
+
+
+def _save_last(problem: Problem, optimizer: Optimizer, keeping: Keeping, end: Epoch) -> None:
+    content = {
+        "epoch": end.position.epoch,
+        **problem.content(),
+        "optimizer_state": optimizer.state_dict(),
+        "mcx": dict(keeping.about),
+        "position": asdict(end.position) if not end.complete else None,
+    }
+    files.write_tensors(keeping.folder / names.LAST, content)
+
+
+def _resume(problem: Problem, optimizer: Optimizer, folder: Path) -> Position | None:
+    """Take up the newest state in the folder; None where there is none."""
+    last = folder / names.LAST
+    found = [path for path in folder.glob("checkpoint-*.pt") if names.epoch_of(path) is not None]
+    newest = max(found, key=lambda path: names.epoch_of(path) or 0, default=None)
+    candidates = [path for path in (last if last.exists() else None, newest) if path is not None]
+    read = [checkpoints.integrity.load(path) for path in candidates]
+    if not read:
+        return None
+
+    def progress(content: Mapping[str, Any]) -> tuple[int, int]:
+        inside = content.get("position")
+        return content["epoch"], inside["batch"] if inside else 0
+
+    content = max(read, key=progress)
+    problem.restore(content)
+    optimizer.load_state_dict(content["optimizer_state"])
+    inside = content.get("position")
+    return Position(**inside) if inside else Position(epoch=content["epoch"])
+
+
+def _truncate(log: Path, epoch: int) -> None:
+    """Drop the lines of epochs that will be trained again, and one that a kill cut off."""
+    lines = files.read_lines(log)
+    kept = [line for line in lines if json.loads(line)["epoch"] <= epoch]
+    if len(kept) < epoch:
+        raise InputError(
+            f"'{log}' has {len(kept)} lines, the checkpoint is at epoch {epoch}",
+            "use --no-resume --overwrite",
+        )
+    if log.exists():
+        files.write_text(log, "".join(line + "\n" for line in kept))

@@ -1,0 +1,188 @@
+"""The only training loop: endpoints and curves differ in what is trainable and in what the loss is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from modeconn_cli.engine import keyed
+from modeconn_cli.engine.datasets import Samples
+from modeconn_cli.engine.datasets.samples import spans
+from modeconn_cli.engine.errors import InputError
+from modeconn_cli.engine.runtime import Runtime
+from modeconn_cli.engine.training.schedule import SCHEDULES
+
+CHECK_EVERY = {"cpu": 1}  # steps between two looks at the loss; a look makes a GPU wait
+CHECK_ELSEWHERE = 32
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How something is trained."""
+
+    epochs: int
+    lr: float
+    momentum: float
+    weight_decay: float
+    optimizer: Literal["sgd", "adam", "adamw"]
+    schedule: str
+    batch_size: int
+    seed: int
+    data_seed: int
+
+    def lr_at(self, epoch: int) -> float:
+        """The learning rate of an epoch, counted from 1."""
+        return self.lr * SCHEDULES[self.schedule](epoch, self.epochs)
+
+
+class Problem(Protocol):
+    """What is trained: a network, or the free points of a path between two."""
+
+    model: nn.Module
+    trainable: list[nn.Parameter]
+    optimizer_decay: float  # weight decay that the optimizer applies
+
+    def place(self, step: int) -> None:
+        """Put the weights of this step into the model."""
+
+    def collect(self) -> Tensor | float:
+        """Turn the model's gradients into those of `trainable`; returns the loss's part beside the data's."""
+
+    def content(self) -> dict[str, Any]:
+        """The checkpoint entries that hold the weights."""
+
+    def restore(self, content: dict[str, Any]) -> None:
+        """Take the weights from a checkpoint's entries."""
+
+
+@dataclass
+class Position:
+    """Where a run stands: `epoch` epochs are completed, `batch` batches of the next one, with their sums."""
+
+    epoch: int = 0
+    batch: int = 0
+    loss_sum: float = 0.0
+    extra_sum: float = 0.0
+    correct: int = 0
+    seen: int = 0
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """The end of an epoch, or of the part of it that a signal left (`complete` False)."""
+
+    position: Position
+    lr: float
+    loss: float  # data loss plus regulariser
+    nll: float
+    accuracy: float  # percent, of the batches as they were trained on
+    complete: bool
+
+
+def make_optimizer(problem: Problem, recipe: Recipe) -> Optimizer:
+    """The optimizer over what is trainable; one fused pass over memory per step."""
+    fused = all(p.device.type in ("cpu", "cuda") for p in problem.trainable)
+    decay = problem.optimizer_decay
+    if recipe.optimizer == "sgd":
+        return torch.optim.SGD(
+            problem.trainable, lr=recipe.lr, momentum=recipe.momentum, weight_decay=decay, fused=fused
+        )
+    kind = torch.optim.Adam if recipe.optimizer == "adam" else torch.optim.AdamW
+    return kind(problem.trainable, lr=recipe.lr, weight_decay=decay, fused=fused)
+
+
+def fit(
+    problem: Problem,
+    optimizer: Optimizer,
+    samples: Samples,
+    recipe: Recipe,
+    runtime: Runtime,
+    position: Position | None = None,
+) -> Iterator[Epoch]:
+    """Train epoch by epoch; yields at the end of each, and once more where a signal ends the run in between.
+
+    Every random choice is keyed by the seeds, the epoch and the step, so that a run continued from its
+    position gives the same bits as one that was never interrupted. Raises InputError where the loss stops
+    being finite.
+    """
+    at = position or Position()
+    while at.epoch < recipe.epochs:
+        lr = recipe.lr_at(at.epoch + 1)
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+        finished = _epoch(problem, optimizer, samples, recipe, runtime, at, lr)
+        if finished:
+            at.epoch, at.batch = at.epoch + 1, 0
+        yield Epoch(
+            position=at,
+            lr=lr,
+            loss=(at.loss_sum + at.extra_sum) / max(at.seen, 1),
+            nll=at.loss_sum / max(at.seen, 1),
+            accuracy=100 * at.correct / max(at.seen, 1),
+            complete=finished,
+        )
+        if not finished:
+            return
+        at.loss_sum = at.extra_sum = 0.0
+        at.correct = at.seen = 0
+        if runtime.stopping():
+            return
+
+
+def _epoch(
+    problem: Problem,
+    optimizer: Optimizer,
+    samples: Samples,
+    recipe: Recipe,
+    runtime: Runtime,
+    at: Position,
+    lr: float,
+) -> bool:
+    """The batches of one epoch from `at.batch` on; False where a signal ended it early."""
+    device = samples.images.device
+    per_epoch = len(spans(len(samples), recipe.batch_size, merge_single=True))
+    order = keyed.permutation(recipe.data_seed, "order", len(samples), draw=at.epoch)
+    every = CHECK_EVERY.get(device.type, CHECK_ELSEWHERE)
+    sums = torch.tensor([at.loss_sum, at.extra_sum, float(at.correct)], dtype=torch.float64, device=device)
+    problem.model.train()
+    batches = samples.batches(
+        recipe.batch_size, order=order, augment=(recipe.data_seed, at.epoch), first=at.batch
+    )
+    for batch in batches:
+        step = at.epoch * per_epoch + at.batch
+        torch.manual_seed(keyed.number(recipe.seed, "step", step))
+        problem.place(step)
+        logits = problem.model(batch.images)
+        loss = F.cross_entropy(logits, batch.labels)
+        problem.model.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        extra = problem.collect()
+        optimizer.step()
+        with torch.no_grad():
+            sums[0] += loss.detach().double() * len(batch)
+            sums[1] += extra * len(batch)
+            sums[2] += (logits.argmax(1) == batch.labels).sum()
+        at.batch += 1
+        at.seen += len(batch)
+        if at.batch % every == 0 or at.batch == per_epoch:
+            _check_finite(sums, step, lr)
+            runtime.progress(step + 1, recipe.epochs * per_epoch, epoch=at.epoch + 1)
+        if runtime.stopping() and at.batch < per_epoch:
+            break
+    at.loss_sum, at.extra_sum, correct = sums.tolist()
+    at.correct = int(correct)
+    return at.batch >= per_epoch
+
+
+def _check_finite(sums: Tensor, step: int, lr: float) -> None:
+    if not bool(torch.isfinite(sums).all()):
+        raise InputError(
+            f"the training loss became NaN or infinite by step {step + 1} at learning rate {lr:g}",
+            "use a smaller --lr; the checkpoints written so far are finite",
+        )

@@ -1,0 +1,40 @@
+"""Learning rates over the epochs. `epoch` counts from 1 to `epochs`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+
+def garipov(epoch: int, epochs: int) -> float:
+    """1 for the first half, then linear to 0.01 at nine tenths, then 0.01 (Garipov et al. 2018)."""
+    share = epoch / epochs
+    if share <= 0.5:
+        return 1.0
+    if share <= 0.9:
+        return 1.0 - (share - 0.5) / 0.4 * 0.99
+    return 0.01
+
+
+def cosine(epoch: int, epochs: int) -> float:
+    """Half a cosine from 1 towards 0 (Loshchilov and Hutter 2017, without restarts)."""
+    return 0.5 * (1 + math.cos(math.pi * (epoch - 1) / epochs))
+
+
+def step(epoch: int, epochs: int) -> float:
+    """1, then 0.1 after half of the epochs, then 0.01 after three quarters (He et al. 2016)."""
+    done = (epoch - 1) / epochs
+    return 1.0 if done < 0.5 else 0.1 if done < 0.75 else 0.01
+
+
+def constant(epoch: int, epochs: int) -> float:  # noqa: ARG001 - all schedules are called alike
+    """1 throughout."""
+    return 1.0
+
+
+SCHEDULES: dict[str, Callable[[int, int], float]] = {
+    "garipov": garipov,
+    "cosine": cosine,
+    "step": step,
+    "constant": constant,
+}

@@ -1,0 +1,120 @@
+"""Arithmetic on weights: `dict[str, Tensor]`, parameters and buffers apart. Sums are taken in float64.
+
+Shapes: P parameters in all, L layers (modules), K networks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from modeconn_cli.engine.errors import InputError
+
+Weights = dict[str, Tensor]
+
+# Buffers of normalisation layers: in a bare state dict only their names tell them from parameters.
+BUFFER_NAMES = ("running_mean", "running_var", "num_batches_tracked")
+CHUNK = 1 << 18  # elements converted to float64 at a time: 2 MB stay in the cache
+
+
+def is_buffer(name: str) -> bool:
+    """Whether a tensor of a bare state dict is a normalisation statistic rather than a parameter."""
+    return name.rsplit(".", 1)[-1] in BUFFER_NAMES
+
+
+def parameters_in(state: Mapping[str, Tensor]) -> Weights:
+    """The parameters of a state dict: everything but normalisation statistics and whole-number tensors."""
+    return {name: t for name, t in state.items() if not is_buffer(name) and t.is_floating_point()}
+
+
+def parameters_of(model: nn.Module, state: Mapping[str, Tensor]) -> Weights:
+    """The entries of `state` that are parameters of `model`, in the model's order."""
+    return {name: state[name] for name, _ in model.named_parameters()}
+
+
+def buffers_of(model: nn.Module, state: Mapping[str, Tensor]) -> Weights:
+    """The entries of `state` that are buffers of `model`."""
+    return {name: state[name] for name, _ in model.named_buffers() if name in state}
+
+
+def snapshot(model: nn.Module) -> Weights:
+    """A copy of the model's state on the CPU."""
+    return {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
+
+
+def count(weights: Mapping[str, Tensor]) -> int:
+    """Number of elements, P."""
+    return sum(tensor.numel() for tensor in weights.values())
+
+
+def gram(tensors: Sequence[Tensor]) -> Tensor:
+    """Inner products of K equally shaped tensors, float64 [K, K], read once in cache-sized chunks."""
+    flat = [tensor.detach().reshape(-1) for tensor in tensors]
+    total = torch.zeros(len(flat), len(flat), dtype=torch.float64)
+    buffer = torch.empty(len(flat), min(CHUNK, max(flat[0].numel(), 1)), dtype=torch.float64)
+    for begin in range(0, flat[0].numel(), CHUNK):
+        part = buffer[:, : min(CHUNK, flat[0].numel() - begin)]
+        for row, tensor in zip(part, flat, strict=True):
+            row.copy_(tensor[begin : begin + CHUNK])
+        total += part @ part.T
+    return total
+
+
+def squared_norm(tensor: Tensor) -> float:
+    """‖x‖² in float64."""
+    return float(gram([tensor])[0, 0])
+
+
+def modules(names: Iterable[str]) -> dict[str, list[str]]:
+    """Tensor names by the module that holds them: `conv1` -> [`conv1.weight`, `conv1.bias`]."""
+    out: dict[str, list[str]] = {}
+    for name in names:
+        out.setdefault(name.rpartition(".")[0], []).append(name)
+    return out
+
+
+def check_alike(a: Mapping[str, Tensor], b: Mapping[str, Tensor], name_a: str, name_b: str) -> None:
+    """Raise InputError, naming both sides, where two sets of weights differ in names, shapes or kinds."""
+    missing = [name for name in a if name not in b]
+    extra = [name for name in b if name not in a]
+    if missing or extra:
+        common = len(a) - len(missing)
+        raise InputError(
+            f"different networks: {common} tensors in common, {_some(missing)} only in '{name_a}', "
+            f"{_some(extra)} only in '{name_b}'"
+        )
+    shapes = [name for name in a if a[name].shape != b[name].shape]
+    if shapes:
+        rows = [f"{n} {tuple(a[n].shape)} and {tuple(b[n].shape)}" for n in shapes[:5]]
+        raise InputError(
+            f"{len(shapes)} of {len(a)} tensors differ in shape between '{name_a}' and '{name_b}': "
+            + "; ".join(rows)
+        )
+    kinds = [name for name in a if a[name].is_floating_point() != b[name].is_floating_point()]
+    if kinds:
+        name = kinds[0]
+        raise InputError(f"{name} is {a[name].dtype} in '{name_a}' and {b[name].dtype} in '{name_b}'")
+
+
+def _some(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
+    return f"{len(names)} ({shown})" if names else "none"
+
+
+def load_into(model: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
+    """Copy a state dict into a model. All mismatches are reported in one InputError."""
+    own = model.state_dict()
+    missing = [name for name in own if name not in state]
+    unexpected = [name for name in state if name not in own]
+    shapes = [n for n in own if n in state and own[n].shape != state[n].shape]
+    if missing or unexpected or shapes:
+        problems = [f"{n}: file {tuple(state[n].shape)}, model {tuple(own[n].shape)}" for n in shapes]
+        problems += [f"{n}: missing in the file" for n in missing]
+        problems += [f"{n}: not in the model" for n in unexpected]
+        hint = "pass the --model, --num-classes and --model-arg the file was trained with"
+        raise InputError(
+            f"'{where}' does not fit the model: {len(problems)} mismatches, {'; '.join(problems[:5])}", hint
+        )
+    model.load_state_dict(dict(state))
