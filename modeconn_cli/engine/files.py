@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-import torch
 
 from modeconn_cli.engine.errors import OutputError
 
@@ -88,11 +87,15 @@ def write_tensors(path: Path, content: Mapping[str, Any]) -> None:
 
     Tensors are copied to the CPU and cut loose from larger storages: a view writes its own bytes only.
     """
+    import torch  # two seconds, which commands that only draw or count do not spend
+
     portable = _portable(content)
     atomic_write(path, lambda stream: torch.save(portable, stream))  # noqa: TID251
 
 
 def _portable(value: Any) -> Any:
+    import torch
+
     if isinstance(value, torch.Tensor):
         tensor = value.detach().cpu()
         whole = tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()

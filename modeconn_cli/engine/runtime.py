@@ -6,13 +6,15 @@ import contextlib
 import signal
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from types import FrameType
-from typing import Any, Protocol
-
-import torch
+from typing import TYPE_CHECKING, Any, Protocol
 
 from modeconn_cli.engine.errors import SettingsError
 from modeconn_cli.engine.settings.base import Settings
+
+if TYPE_CHECKING:
+    import torch
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
@@ -41,31 +43,51 @@ class Silent:
 
 
 class Runtime:
-    """Device, threads and the conversation of one command."""
+    """Device, threads and the conversation of one command.
+
+    `device` None is for commands that compute nothing with tensors: torch, two seconds, is then imported only
+    if the device or the threads are asked for after all.
+    """
 
     def __init__(
         self,
         *,
-        device: str = "cpu",
+        device: str | None = "cpu",
         threads: int | None = None,
         deterministic: bool = False,
         listener: Listener | None = None,
         command: str = "",
         dry_run: bool = False,
     ) -> None:
-        self.device = find_device(device)
         self.command = command
         self.dry_run = dry_run
         self._listener: Listener = listener or Silent()
         self._stop = False
+        self.deterministic = deterministic
+        if device is not None:
+            self._prepare_torch(device, threads)
+
+    def _prepare_torch(self, device: str, threads: int | None) -> None:
+        import torch
+
+        self.device = find_device(device)
         if threads is not None:
             torch.set_num_threads(threads)
-        self.threads = torch.get_num_threads()
         # The GPU rounds products to TF32 by default in convolutions; every number here is float32.
         torch.backends.cudnn.allow_tf32 = False
         torch.backends.cuda.matmul.allow_tf32 = False
-        torch.use_deterministic_algorithms(deterministic)
-        self.deterministic = deterministic
+        torch.use_deterministic_algorithms(self.deterministic)
+
+    @cached_property
+    def device(self) -> torch.device:
+        """The CPU for a command that has not asked for a device."""
+        return find_device("cpu")
+
+    @cached_property
+    def threads(self) -> int:
+        import torch
+
+        return torch.get_num_threads()
 
     def note(self, text: str) -> None:
         """Something the user should know."""
@@ -112,9 +134,9 @@ class Runtime:
 
 
 def start(settings: Settings, *, listener: Listener, command: str, dry_run: bool = False) -> Runtime:
-    """The runtime that a command's settings ask for; commands without compute settings run on the CPU."""
+    """The runtime that a command's settings ask for; commands without compute settings leave torch alone."""
     return Runtime(
-        device=getattr(settings, "device", "cpu"),
+        device=getattr(settings, "device", None),
         threads=getattr(settings, "threads", None),
         deterministic=getattr(settings, "deterministic", False),
         listener=listener,
@@ -125,6 +147,8 @@ def start(settings: Settings, *, listener: Listener, command: str, dry_run: bool
 
 def find_device(name: str) -> torch.device:
     """`auto`, `cpu`, `cuda` or `cuda:N` as a device that is there. Raises SettingsError otherwise."""
+    import torch
+
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     kind, _, index = name.partition(":")

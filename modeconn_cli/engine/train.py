@@ -14,11 +14,9 @@ from modeconn_cli.engine.datasets import Data
 from modeconn_cli.engine.errors import SettingsError
 from modeconn_cli.engine.records import Record
 from modeconn_cli.engine.runtime import Runtime
-from modeconn_cli.engine.settings.train import OptimizationSettings, TrainSettings
-from modeconn_cli.engine.training import Recipe, evaluate
-from modeconn_cli.engine.training.folder import Keeping, Trained, train
-
-OWNED = ("checkpoint-*.pt", names.LAST, names.METRICS)
+from modeconn_cli.engine.settings.train import TrainSettings
+from modeconn_cli.engine.training import evaluate, recipe_of
+from modeconn_cli.engine.training.folder import OWNED, Keeping, Trained, train
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,11 +53,14 @@ class NetworkProblem:
         self.trainable = [p for p in model.parameters() if p.requires_grad]
         self.optimizer_decay = weight_decay
 
-    def place(self, step: int) -> None:
-        pass
+    def place(self, step: int) -> None:  # noqa: ARG002 - every problem is called alike
+        self.model.zero_grad()
 
     def collect(self) -> float:
         return 0.0
+
+    def settle(self) -> None:
+        pass
 
     def content(self) -> dict[str, Any]:
         return {"model_state": self.model.state_dict()}
@@ -67,20 +68,6 @@ class NetworkProblem:
     def restore(self, content: Mapping[str, Any]) -> None:
         state: dict[str, Tensor] = content["model_state"]
         weights.load_into(self.model, state, names.LAST)
-
-
-def recipe_of(settings: OptimizationSettings, batch_size: int, seed: int) -> Recipe:
-    return Recipe(
-        epochs=settings.epochs,
-        lr=settings.lr,
-        momentum=settings.momentum,
-        weight_decay=settings.wd,
-        optimizer=settings.optimizer,
-        schedule=settings.schedule,
-        batch_size=batch_size,
-        seed=seed,
-        data_seed=seed if settings.data_seed is None else settings.data_seed,
-    )
 
 
 def run(settings: TrainSettings, runtime: Runtime) -> TrainResult | None:

@@ -49,22 +49,23 @@ def count(weights: Mapping[str, Tensor]) -> int:
     return sum(tensor.numel() for tensor in weights.values())
 
 
-def gram(tensors: Sequence[Tensor]) -> Tensor:
-    """Inner products of K equally shaped tensors, float64 [K, K], read once in cache-sized chunks."""
-    flat = [tensor.detach().reshape(-1) for tensor in tensors]
+def gram(tensors: Sequence[Tensor], origin: Tensor) -> Tensor:
+    """Inner products of w_k − w_0 and, last, of the origin w_0 itself: float64 [K + 1, K + 1] for K tensors.
+
+    Differences are taken first: the Gram matrix of the tensors themselves would cancel, and the distance of
+    the origin from itself would not be exactly 0. Read once, in cache-sized chunks.
+    """
+    flat = [tensor.detach().reshape(-1) for tensor in (*tensors, origin)]
+    size = flat[0].numel()
     total = torch.zeros(len(flat), len(flat), dtype=torch.float64)
-    buffer = torch.empty(len(flat), min(CHUNK, max(flat[0].numel(), 1)), dtype=torch.float64)
-    for begin in range(0, flat[0].numel(), CHUNK):
-        part = buffer[:, : min(CHUNK, flat[0].numel() - begin)]
+    buffer = torch.empty(len(flat), min(CHUNK, max(size, 1)), dtype=torch.float64)
+    for begin in range(0, size, CHUNK):
+        part = buffer[:, : min(CHUNK, size - begin)]
         for row, tensor in zip(part, flat, strict=True):
             row.copy_(tensor[begin : begin + CHUNK])
+        part[:-1] -= part[-1]
         total += part @ part.T
     return total
-
-
-def squared_norm(tensor: Tensor) -> float:
-    """‖x‖² in float64."""
-    return float(gram([tensor])[0, 0])
 
 
 def modules(names: Iterable[str]) -> dict[str, list[str]]:

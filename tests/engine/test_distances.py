@@ -70,7 +70,9 @@ def test_chunks_do_not_change_a_sum(size: int, seed: int) -> None:
     assert math.isclose(norm, float((a.double() ** 2).sum()), rel_tol=1e-12)
 
 
-def test_gram_holds_all_inner_products_in_float64() -> None:
+def test_gram_holds_the_inner_products_of_differences_in_float64() -> None:
     rows = torch.randn(3, weights.CHUNK + 7)
-    expected = rows.double() @ rows.double().T
-    assert torch.allclose(weights.gram(list(rows)), expected, rtol=1e-12, atol=1e-9)
+    exact = rows.double()
+    expected = torch.cat([exact[1:] - exact[0], exact[:1]])
+    assert torch.allclose(weights.gram(list(rows[1:]), rows[0]), expected @ expected.T, rtol=1e-12, atol=1e-9)
+    assert weights.gram([rows[0]], rows[0])[0].abs().max() == 0

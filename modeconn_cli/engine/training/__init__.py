@@ -7,7 +7,7 @@ from modeconn_cli.engine.training.evaluation import (
     predict,
     recompute_statistics,
 )
-from modeconn_cli.engine.training.loop import Epoch, Position, Problem, Recipe, fit, make_optimizer
+from modeconn_cli.engine.training.loop import Epoch, Position, Problem, Recipe, fit, make_optimizer, recipe_of
 
 __all__ = [
     "Epoch",
@@ -20,5 +20,6 @@ __all__ = [
     "fit",
     "make_optimizer",
     "predict",
+    "recipe_of",
     "recompute_statistics",
 ]

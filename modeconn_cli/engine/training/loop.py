@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -16,6 +16,7 @@ from modeconn_cli.engine.datasets import Samples
 from modeconn_cli.engine.datasets.samples import spans
 from modeconn_cli.engine.errors import InputError
 from modeconn_cli.engine.runtime import Runtime
+from modeconn_cli.engine.settings.train import OptimizationSettings
 from modeconn_cli.engine.training.schedule import SCHEDULES
 
 CHECK_EVERY = {"cpu": 1}  # steps between two looks at the loss; a look makes a GPU wait
@@ -41,6 +42,21 @@ class Recipe:
         return self.lr * SCHEDULES[self.schedule](epoch, self.epochs)
 
 
+def recipe_of(settings: OptimizationSettings, batch_size: int, seed: int) -> Recipe:
+    """The recipe that a command's settings give."""
+    return Recipe(
+        epochs=settings.epochs,
+        lr=settings.lr,
+        momentum=settings.momentum,
+        weight_decay=settings.wd,
+        optimizer=settings.optimizer,
+        schedule=settings.schedule,
+        batch_size=batch_size,
+        seed=seed,
+        data_seed=seed if settings.data_seed is None else settings.data_seed,
+    )
+
+
 class Problem(Protocol):
     """What is trained: a network, or the free points of a path between two."""
 
@@ -49,15 +65,18 @@ class Problem(Protocol):
     optimizer_decay: float  # weight decay that the optimizer applies
 
     def place(self, step: int) -> None:
-        """Put the weights of this step into the model."""
+        """Put the weights of this step into the model and make its gradients ready."""
 
     def collect(self) -> Tensor | float:
         """Turn the model's gradients into those of `trainable`; returns the loss's part beside the data's."""
 
+    def settle(self) -> None:
+        """Keep `trainable` where it belongs after the optimizer's step."""
+
     def content(self) -> dict[str, Any]:
         """The checkpoint entries that hold the weights."""
 
-    def restore(self, content: dict[str, Any]) -> None:
+    def restore(self, content: Mapping[str, Any]) -> None:
         """Take the weights from a checkpoint's entries."""
 
 
@@ -160,10 +179,10 @@ def _epoch(
         problem.place(step)
         logits = problem.model(batch.images)
         loss = F.cross_entropy(logits, batch.labels)
-        problem.model.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         extra = problem.collect()
         optimizer.step()
+        problem.settle()
         with torch.no_grad():
             sums[0] += loss.detach().double() * len(batch)
             sums[1] += extra * len(batch)

@@ -1,0 +1,165 @@
+"""`mcx curve`: train, eval, analyze, extract."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import typer
+
+from modeconn_cli.cli.options import takes
+from modeconn_cli.cli.report import Report
+from modeconn_cli.cli.tables import Lines, Part, Table, distance_block, number, percent
+from modeconn_cli.engine.settings.curve import (
+    CurveAnalyzeSettings,
+    CurveEvalSettings,
+    CurveExtractSettings,
+    CurveTrainSettings,
+)
+
+if TYPE_CHECKING:
+    from modeconn_cli.engine.curve.analyze import CurveAnalyzeResult
+    from modeconn_cli.engine.curve.eval import CurveEvalResult
+    from modeconn_cli.engine.curve.extract import CurveExtractResult
+    from modeconn_cli.engine.curve.train import CurveTrainResult
+
+app = typer.Typer(rich_markup_mode=None, no_args_is_help=True)
+
+
+@app.command("train")
+@takes(CurveTrainSettings, "curve train")
+def train(settings: CurveTrainSettings, report: Report) -> None:
+    """Train a curve of low loss between two networks (Garipov et al. 2018).
+
+    Writes checkpoint-<epoch>.pt, metrics.jsonl and endpoint_l2_distance.txt to <output-dir>/checkpoints/.
+    """
+    from modeconn_cli.engine.curve import train as engine
+
+    report.emit(engine.run(settings, report.runtime(settings)), train_table)
+
+
+@app.command("eval")
+@takes(CurveEvalSettings, "curve eval")
+def evaluate(settings: CurveEvalSettings, report: Report) -> None:
+    """Evaluate a curve, or the straight line between two networks, at equally spaced positions.
+
+    Writes curve.npz, curve_summary.json and curve.png to <output-dir>.
+    """
+    from modeconn_cli.engine.curve import eval as engine
+
+    report.emit(engine.run(settings, report.runtime(settings)), eval_table)
+
+
+@app.command("analyze")
+@takes(CurveAnalyzeSettings, "curve analyze")
+def analyze(settings: CurveAnalyzeSettings, report: Report) -> None:
+    """Measure how far each layer moves along a curve.
+
+    Writes layer_distances_along_curve.npz and analysis_summary.json to <output-dir>.
+    """
+    from modeconn_cli.engine.curve import analyze as engine
+
+    report.emit(engine.run(settings, report.runtime(settings)), analyze_table)
+
+
+@app.command("extract")
+@takes(CurveExtractSettings, "curve extract")
+def extract(settings: CurveExtractSettings, report: Report) -> None:
+    """Write the network at one position of a curve as an ordinary checkpoint."""
+    from modeconn_cli.engine.curve import extract as engine
+
+    report.emit(engine.run(settings, report.runtime(settings)), extract_table)
+
+
+def train_table(result: CurveTrainResult) -> list[Part]:
+    metrics = result.metrics
+    columns = ("curve", "bends", "epoch", "train loss", "train nll", "train acc (%)", "checkpoint")
+    row = (
+        result.curve,
+        str(result.num_bends),
+        str(result.epoch),
+        number(metrics.get("train_loss"), 4),
+        number(metrics.get("train_nll", metrics.get("train_loss")), 4),
+        number(metrics.get("train_accuracy"), 2),
+        result.checkpoint,
+    )
+    title = Lines(
+        (
+            "L2 Distance Between Endpoints",
+            "=" * 50,
+            "",
+            f"Endpoint 0: {result.endpoint0}",
+            f"Endpoint 1: {result.endpoint1}",
+            "",
+            *(line.strip() for line in distance_block(result.distance).lines[1:]),
+        )
+    )
+    return [title, Table("", columns, (row,))]
+
+
+NAMES = {
+    "tr_loss": "train loss",
+    "tr_nll": "train nll",
+    "tr_err": "train error (%)",
+    "te_loss": "{} loss",
+    "te_nll": "{} nll",
+    "te_err": "{} error (%)",
+}
+
+
+def eval_table(result: CurveEvalResult) -> list[Part]:
+    rows = tuple(
+        (NAMES[name].format(result.held_out), *(number(values[key], 4) for key in values))
+        for name, values in result.statistics.items()
+    )
+    keys = tuple(next(iter(result.statistics.values())))
+    series = tuple(next(iter(result.barriers.values())))
+    barriers = tuple(
+        (definition, *(number(values[name], 4) for name in series))
+        for definition, values in result.barriers.items()
+    )
+    return [
+        Table(f"Along the {result.curve} ({result.num_points} positions)", ("series", *keys), rows),
+        Table("Barriers", ("definition", *(name.replace("_", " ") for name in series)), barriers),
+        Lines((f"Length: {result.length:.2f} (endpoints: {result.endpoint_distance:.2f})",)),
+    ]
+
+
+def analyze_table(result: CurveAnalyzeResult) -> list[Part]:
+    rows = tuple(
+        (
+            layer.name + (" *" if layer.name == result.swapped_layer else ""),
+            layer.type,
+            f"{layer.n_params:,}",
+            number(layer.normalized_l2_middle),
+            number(layer.normalized_l2_end),
+            number(layer.modulo_swap_end),
+            number(layer.from_line_max),
+        )
+        for layer in result.layers
+    )
+    columns = (
+        "layer", "type", "params", "normalized t=0.5", "normalized t=1", "raw modulo swap t=1", "raw from line max",
+    )  # fmt: skip
+    parts: list[Part] = [Table("Layer distances from endpoint 0", columns, rows, text_columns=2)]
+    lines = [
+        f"Participation ratio at t = 0.5: {result.participation_ratio:.2f} of {len(result.layers)} layers"
+    ]
+    if result.swapped_layer:
+        lines += [
+            f"Share of the squared distance at t = 0.5: swapped layer {percent(result.share_swapped)}, "
+            f"its neighbours {percent(result.share_neighbours)}, elsewhere {percent(result.share_elsewhere)}",
+            "* swapped layer",
+        ]
+    return [*parts, Lines(tuple(lines))]
+
+
+def extract_table(result: CurveExtractResult) -> list[Part]:
+    columns = ("t", "parameters", "l2 norm", "batch norm", "output")
+    row = (
+        f"{result.t:g}",
+        f"{result.num_params:,}",
+        number(result.l2_norm, 4),
+        result.bn["policy"],
+        result.output,
+    )
+    return [Table("", columns, (row,))]

@@ -1,0 +1,1 @@
+"""The commands of `mcx curve`, one module each."""

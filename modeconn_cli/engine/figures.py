@@ -1,0 +1,57 @@
+"""Figures as PNG bytes, drawn without a display."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+COLOURS = ("#c44e52", "#4c72b0", "#55a868", "#8172b2", "#937860", "#64b5cd")
+
+
+def png(figure: Figure) -> bytes:
+    """A figure's bytes; equal figures give equal bytes."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def along_path(curves: Mapping[str, Mapping[str, np.ndarray]], title: str = "") -> bytes:
+    """Loss and error along one path or several: name -> {`ts`, `tr_nll`, `te_nll`, `te_err`}, each [T].
+
+    Test values are solid, training values dashed; the straight line between the end values is dotted.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.8), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for (name, arrays), colour in zip(curves.items(), _colours(len(curves)), strict=True):
+        ts, loss, error = arrays["ts"], arrays["te_nll"], arrays["te_err"]
+        left.plot(ts, loss, color=colour, label=f"{name}, test")
+        left.plot(ts, arrays["tr_nll"], color=colour, linestyle="--", linewidth=1, label=f"{name}, train")
+        right.plot(ts, error, color=colour, label=name)
+    for axis, series in ((left, "te_nll"), (right, "te_err")):
+        arrays = next(iter(curves.values()))
+        ends = arrays[series][[0, -1]]
+        axis.plot([0, 1], ends, color="0.5", linestyle=":", linewidth=1)
+        axis.set_xlabel("t")
+        axis.set_xlim(0, 1)
+        axis.set_ylim(bottom=0)
+        axis.grid(alpha=0.25)
+    left.set_ylabel("cross-entropy (nats)")
+    right.set_ylabel("test error (%)")
+    left.legend(fontsize=8)
+    if len(curves) > 1:
+        right.legend(fontsize=8)
+    if title:
+        figure.suptitle(title, parse_math=False)
+    return png(figure)
+
+
+def _colours(count: int) -> list[str]:
+    return [COLOURS[i % len(COLOURS)] for i in range(count)]
