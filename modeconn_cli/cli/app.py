@@ -5,26 +5,17 @@ from __future__ import annotations
 import importlib
 import os
 import re
-import signal
 import sys
 from collections.abc import Sequence
+from typing import Annotated
 
 import typer
 
 from modeconn_cli import __version__
+from modeconn_cli.cli.commands import COMMANDS, GROUPS, first_words, named
+from modeconn_cli.cli.complete import flags_of
 from modeconn_cli.cli.report import PipeClosed
 from modeconn_cli.engine.errors import McxError, SettingsError, did_you_mean
-
-# name -> (module, one-line help). Only the module that the command line names is imported.
-COMMANDS: dict[str, tuple[str, str]] = {
-    "train": ("train", "Train networks, one per seed."),
-    "swap": ("swap", "Exchange neurons of a network and prove that its function stays the same."),
-    "l2": ("l2", "Measure how far apart checkpoints are in weight space."),
-    "curve": ("curve", "Train, evaluate and analyse curves between two networks."),
-    "animate": ("animate", "Draw layer distances along a curve as a GIF and a heat map."),
-    "demo": ("demo", "Run the whole story on the built-in digits."),
-}
-GROUPS = frozenset({"curve"})
 
 EXIT_CODES = """Exit codes: 0 done · 1 a bug · 2 wrong usage or settings · 3 input cannot be used ·
 4 the answer is no · 5 output cannot be written · 75 stopped after saving, run the same command again ·
@@ -43,25 +34,33 @@ def build(words: Sequence[str]) -> typer.Typer:
         pretty_exceptions_enable=False,
     )
     app.callback()(root)
-    named = next((word for word in words if word in COMMANDS), None)
-    for name, (module, text) in COMMANDS.items():
-        if name == named:
-            commands = importlib.import_module(f"modeconn_cli.cli.{module}").app
-            if name in GROUPS:
-                app.add_typer(commands, name=name, help=text)
-            else:
-                app.registered_commands += commands.registered_commands
-        else:
+    command = named(list(words))
+    for name, text in first_words().items():
+        if name != command.split(" ")[0]:
             app.command(name, help=text)(_nothing)
+            continue
+        module = next(entry.module for key, entry in COMMANDS.items() if key.split()[0] == name)
+        commands = importlib.import_module(f"modeconn_cli.cli.{module}").app
+        if name in GROUPS:
+            app.add_typer(commands, name=name, help=text)
+        else:
+            app.registered_commands += commands.registered_commands
     return app
 
 
-def root(
-    version: bool = typer.Option(False, "--version", help="print the version and stop", is_eager=True),
-) -> None:
-    if version:
+def _version(wanted: bool) -> None:
+    if wanted:
         sys.stdout.write(f"mcx {__version__}\n")
         raise typer.Exit
+
+
+def root(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="print the version and stop", callback=_version, is_eager=True),
+    ] = False,
+) -> None:
+    del version  # its callback has done the work
 
 
 def _nothing() -> None:
@@ -84,7 +83,7 @@ def normalise(words: Sequence[str]) -> list[str]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line; returns the exit code."""
     words = normalise(sys.argv[1:] if argv is None else argv)
-    command = _command_of(words)
+    command = named(words)
     try:
         _check_command(words)
         app = build(words)
@@ -103,42 +102,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
-def entry() -> None:
-    """The `mcx` executable."""
-    signal.signal(signal.SIGTERM, _terminated)
-    sys.exit(main())
-
-
-def _terminated(number: int, _frame: object) -> None:
-    """SIGTERM with nothing to save. A job that can save replaces this handler."""
-    raise SystemExit(128 + number)
-
-
-def _command_of(words: Sequence[str]) -> str:
-    """The command as its errors name it: `curve train`."""
-    named = [word for word in words if not word.startswith("-")][:2]
-    if not named or named[0] not in COMMANDS:
-        return ""
-    return " ".join(named) if named[0] in GROUPS else named[0]
-
-
 def _check_command(words: Sequence[str]) -> None:
     first = next((word for word in words if not word.startswith("-")), None)
-    if first is not None and first not in COMMANDS:
-        raise SettingsError(f"unknown command '{first}'", did_you_mean(first, COMMANDS))
+    if first is not None and first not in first_words():
+        raise SettingsError(f"unknown command '{first}'", did_you_mean(first, first_words()))
 
 
 def _usage(error: typer.TyperException, command: str) -> tuple[str, str]:
     """Typer's message as ours, with the closest option or subcommand as hint."""
-    from modeconn_cli.cli.options import FLAGS
-
     message = re.sub(r" ?\(Possible options: .*\)$", "", " ".join(error.format_message().split()))
     unknown = re.match(r"No such option:? '?(-\S*?)'?\.?(?: Did you mean.*)?$", message)
-    if unknown and command in FLAGS:
-        return f"unknown option '{unknown[1]}'", did_you_mean(unknown[1], FLAGS[command])
+    if unknown:
+        known = flags_of(command) if command in COMMANDS else ("--help", "--version")
+        return f"unknown option '{unknown[1]}'", did_you_mean(unknown[1], known)
     unknown = re.match(r"No such command '?([^'\s]*)'?\.?", message)
     if unknown:
-        inside = [name.split(" ", 1)[1] for name in FLAGS if " " in name]
+        inside = [name.split()[1] for name in COMMANDS if name.startswith(f"{command} ")]
         return f"unknown command '{unknown[1]}'", did_you_mean(unknown[1], inside)
     return message[:1].lower() + message[1:].rstrip("."), f"see 'mcx {command} --help'".replace("  ", " ")
 

@@ -20,9 +20,6 @@ from modeconn_cli.engine.settings.base import Settings, Spec, specs
 TRUE, FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 METAVARS = {int: "N", float: "X", str: "TEXT", Path: "PATH"}
 
-# The long flags of every command that was imported, for did-you-mean.
-FLAGS: dict[str, list[str]] = {}
-
 
 def parse(spec: Spec, text: str | list[str]) -> Any:
     """The value that `text` means for a setting. Raises SettingsError without the name of its source."""
@@ -106,7 +103,6 @@ def takes(cls: type[Settings], command: str) -> Callable[[Callable[..., None]], 
 
     def decorate(function: Callable[..., None]) -> Callable[..., None]:
         parameters = [_parameter(spec) for spec in specs(cls)] + _display_parameters()
-        FLAGS[command] = _long_flags(cls)
 
         @functools.wraps(function)
         def run(**given: Any) -> None:
@@ -183,13 +179,3 @@ def _display_parameters() -> list[inspect.Parameter]:
         )
         for name, hint in flags.items()
     ]
-
-
-def _long_flags(cls: type[Settings]) -> list[str]:
-    flags = ["--config", "--print-config", "--dry-run", "--json", "--quiet", "--verbose", "--help"]
-    for spec in specs(cls):
-        if not spec.positional:
-            flags += [spec.flag, *spec.flags]
-            if spec.kind is bool:
-                flags.append(f"--no-{spec.flag[2:]}")
-    return flags

@@ -53,5 +53,30 @@ def along_path(curves: Mapping[str, Mapping[str, np.ndarray]], title: str = "") 
     return png(figure)
 
 
+def lines_against_curves(pairs: Mapping[str, Mapping[str, Mapping[str, np.ndarray]]]) -> bytes:
+    """One panel per pair of networks: test loss on the straight line and along the trained curve.
+
+    pair -> {`line`, `curve`} -> {`ts`, `te_nll`}, each [T]. All panels share one scale.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.6 * len(pairs), 3.8), layout="constrained")
+    panels = np.atleast_1d(figure.subplots(1, len(pairs), sharey=True))
+    for axis, (name, paths) in zip(panels, pairs.items(), strict=True):
+        for key, label, colour in (
+            ("line", "straight line", COLOURS[0]),
+            ("curve", "Bezier curve", COLOURS[1]),
+        ):
+            axis.plot(paths[key]["ts"], paths[key]["te_nll"], color=colour, linewidth=2, label=label)
+        axis.set_title(name, parse_math=False)
+        axis.set_xlabel("t (0: seed0)")
+        axis.set_xlim(0, 1)
+        axis.set_ylim(bottom=0)
+        axis.grid(alpha=0.25)
+    panels[0].set_ylabel("test cross-entropy (nats)")
+    panels[0].legend()
+    return png(figure)
+
+
 def _colours(count: int) -> list[str]:
     return [COLOURS[i % len(COLOURS)] for i in range(count)]

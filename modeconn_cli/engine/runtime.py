@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import signal
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -40,6 +41,17 @@ class Silent:
 
     def progress(self, done: int, total: int, fields: Mapping[str, Any], unit: str = "step") -> None:
         pass
+
+
+class _Hushed(Silent):
+    """Passes on warnings only."""
+
+    def __init__(self, listener: Listener) -> None:
+        self._to = listener
+
+    def note(self, text: str, level: str = "note") -> None:
+        if level == "warning":
+            self._to.note(text, level)
 
 
 class Runtime:
@@ -88,6 +100,12 @@ class Runtime:
         import torch
 
         return torch.get_num_threads()
+
+    def hushed(self) -> Runtime:
+        """The same machine for a part of a larger job: only warnings are passed on."""
+        part = copy.copy(self)
+        part._listener = _Hushed(self._listener)
+        return part
 
     def note(self, text: str) -> None:
         """Something the user should know."""

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 from torch import Tensor
 
-from modeconn_cli.engine import checkpoints, files, graph, jobs, names, symmetry, weights
+from modeconn_cli.engine import checkpoints, files, graph, jobs, names, symmetry, units, weights
 from modeconn_cli.engine.curve import files as curve_files
 from modeconn_cli.engine.curve.files import CurveFile
 from modeconn_cli.engine.curve.layers import LayerDistances, layer_distances
@@ -25,7 +25,7 @@ from modeconn_cli.engine.settings.curve import CurveAnalyzeSettings
 class Swap:
     """What a swap's metadata says, and endpoint 0 with that swap applied."""
 
-    layer: str
+    layer: str | None  # None where every hidden layer is permuted
     block: int
     index: int
     pairs: list[list[int]]
@@ -115,10 +115,12 @@ def _swap(settings: CurveAnalyzeSettings, curve: CurveFile) -> Swap:
     metadata = read_metadata(settings.swap_metadata)
     model, arch = curve_files.build(curve, settings)
     found = symmetry.find(graph.trace(model, arch.input_shape))
-    layer = str(metadata["layer_name"])
-    group = symmetry.group_of(found, layer)
+    layer = metadata["layer_name"]
     pairs = [(int(i), int(j)) for i, j in metadata["neuron_pairs"]]
-    swapped = symmetry.swap(curve.points[0], found, group, pairs)
+    orders = units.orders(
+        found, metadata.get("mode", "pairs"), layer=layer, pairs=pairs, seed=int(metadata.get("seed", 0))
+    )
+    swapped = symmetry.permute(curve.points[0], found, orders)
     state = {name: swapped[name] for name in curve.points[0]}
     touched = {name.rpartition(".")[0] for name in state if state[name] is not curve.points[0][name]}
     return Swap(
@@ -126,7 +128,7 @@ def _swap(settings: CurveAnalyzeSettings, curve: CurveFile) -> Swap:
         block=int(metadata.get("block_idx", -1)),
         index=int(metadata.get("layer_idx", -1)),
         pairs=[list(pair) for pair in pairs],
-        neighbours=frozenset(touched - {layer}),
+        neighbours=frozenset(touched - {str(layer)}),
         state=state,
     )
 
@@ -159,7 +161,7 @@ def _arrays(found: LayerDistances, swap: Swap | None) -> dict[str, Any]:
         "norm_difference": found.norm_difference,
         "swapped_block": swap.block if swap else -1,
         "swapped_layer": swap.index if swap else -1,
-        "swapped_layer_name": swap.layer if swap else "",
+        "swapped_layer_name": (swap.layer or "") if swap else "",
     }
     if found.modulo_swap is not None:
         out["modulo_swap_l2"] = found.modulo_swap
@@ -172,11 +174,11 @@ def _result(found: LayerDistances, swap: Swap | None, folder: FilePath, job: job
     total, fourth = float(squares.sum()), float((squares**2).sum())
 
     def share(wanted: set[str] | frozenset[str]) -> float | None:
-        if swap is None or total == 0:
+        if swap is None or swap.layer is None or total == 0:
             return None
         return float(sum(s for n, s in zip(found.names, squares, strict=True) if n in wanted)) / total
 
-    inside = {swap.layer} if swap else set()
+    inside = {swap.layer} if swap and swap.layer else set()
     near = swap.neighbours if swap else frozenset[str]()
     layers = tuple(
         Layer(

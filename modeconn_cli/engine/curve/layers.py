@@ -29,7 +29,7 @@ class LayerDistances:
 
     names: list[str]
     types: list[str]
-    sizes: Array
+    sizes: npt.NDArray[np.int64]
     ts: Array
     raw: Array
     normalized: Array

@@ -17,11 +17,11 @@ from torch import Tensor
 
 from modeconn_cli.engine import keyed
 from modeconn_cli.engine.datasets import npz, transforms
-from modeconn_cli.engine.datasets.registry import DATASETS
 from modeconn_cli.engine.datasets.samples import Batch, Samples
 from modeconn_cli.engine.datasets.source import Part, Source
 from modeconn_cli.engine.errors import SettingsError, did_you_mean
 from modeconn_cli.engine.factories import arguments, call
+from modeconn_cli.engine.registry import DATASETS
 from modeconn_cli.engine.settings.shared import DataSettings
 
 __all__ = ["Batch", "Data", "Samples", "load", "merge_settings"]

@@ -13,7 +13,7 @@ from torch import nn
 from modeconn_cli.engine.checkpoints import Checkpoint
 from modeconn_cli.engine.errors import SettingsError, did_you_mean
 from modeconn_cli.engine.factories import arguments, call, imported
-from modeconn_cli.engine.models.registry import INPUT_SHAPES, MODELS
+from modeconn_cli.engine.registry import INPUT_SHAPES, MODELS
 from modeconn_cli.engine.settings.shared import ModelSettings
 
 __all__ = ["Architecture", "architecture", "build"]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from modeconn_cli.engine.settings.base import Settings, setting
+from modeconn_cli.engine.settings.base import setting
 from modeconn_cli.engine.settings.shared import (
     BatchNorm,
     ComputeSettings,

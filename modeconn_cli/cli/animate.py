@@ -1,0 +1,38 @@
+"""`mcx animate`."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import typer
+
+from modeconn_cli.cli.options import takes
+from modeconn_cli.cli.report import Report
+from modeconn_cli.cli.tables import Part, Table, number
+from modeconn_cli.engine.settings.animate import AnimateSettings
+
+if TYPE_CHECKING:
+    from modeconn_cli.engine.animate import AnimateResult
+
+app = typer.Typer()
+
+
+@app.command("animate")
+@takes(AnimateSettings, "animate")
+def animate(settings: AnimateSettings, report: Report) -> None:
+    """Draw layer distances along a curve as a GIF and a heat map."""
+    # Nothing is shown in a window, and the name of a backend that is not there would stop matplotlib's import.
+    os.environ.pop("MPLBACKEND", None)
+    from modeconn_cli.engine import animate as engine
+
+    report.emit(engine.run(settings, report.runtime(settings)), table)
+
+
+def table(result: AnimateResult) -> list[Part]:
+    rows = []
+    for written in result.files:
+        film = written.file == result.output
+        frames, seconds = (str(result.frames), number(result.seconds, 1)) if film else ("", "")
+        rows.append((written.file, frames, seconds, f"{written.size:,}"))
+    return [Table("", ("file", "frames", "seconds", "bytes"), tuple(rows))]

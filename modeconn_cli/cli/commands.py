@@ -1,0 +1,41 @@
+"""The table of commands. Imports nothing, so that help and TAB stay instant."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Command(NamedTuple):
+    """`module` of the command line, `settings` as module:class of `engine.settings`, one line of help."""
+
+    module: str
+    settings: str
+    help: str
+
+
+COMMANDS: dict[str, Command] = {
+    "train": Command("train", "train:TrainSettings", "Train networks, one per seed."),
+    "swap": Command("swap", "swap:SwapSettings", "Exchange neurons and prove that nothing else changes."),
+    "l2": Command("l2", "l2:L2Settings", "Measure how far apart checkpoints are."),
+    "curve train": Command("curve", "curve:CurveTrainSettings", "Train a curve between two networks."),
+    "curve eval": Command("curve", "curve:CurveEvalSettings", "Evaluate a curve or a straight line."),
+    "curve analyze": Command("curve", "curve:CurveAnalyzeSettings", "Measure how far each layer moves."),
+    "curve extract": Command("curve", "curve:CurveExtractSettings", "Write the network at one position."),
+    "animate": Command("animate", "animate:AnimateSettings", "Draw layer distances along a curve."),
+    "demo": Command("demo", "demo:DemoSettings", "Run the whole story on the built-in digits."),
+}
+GROUPS: dict[str, str] = {"curve": "Train, evaluate and analyse curves between networks."}
+
+
+def first_words() -> dict[str, str]:
+    """What can follow `mcx`, with a line of help each, in the order of the table."""
+    return {name.split()[0]: GROUPS.get(name.split()[0], command.help) for name, command in COMMANDS.items()}
+
+
+def named(words: list[str]) -> str:
+    """The command that a command line names, `curve` alone where the rest is missing, empty for none."""
+    plain = [word for word in words if not word.startswith("-")][:2]
+    for count in (2, 1):
+        if " ".join(plain[:count]) in COMMANDS:
+            return " ".join(plain[:count])
+    return plain[0] if plain and plain[0] in GROUPS else ""

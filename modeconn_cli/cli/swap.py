@@ -1,0 +1,49 @@
+"""`mcx swap`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import typer
+
+from modeconn_cli.cli.options import takes
+from modeconn_cli.cli.report import Report
+from modeconn_cli.cli.tables import Lines, Part, distance_block, layers_block, number
+from modeconn_cli.engine.settings.swap import SwapSettings
+
+if TYPE_CHECKING:
+    from modeconn_cli.engine.swap import SwapResult
+
+app = typer.Typer()
+
+
+@app.command("swap")
+@takes(SwapSettings, "swap")
+def swap(settings: SwapSettings, report: Report) -> None:
+    """Exchange neurons of a network and prove that its function stays the same.
+
+    Writes the swapped checkpoint, <stem>_metadata.json and <stem>_layer_distances.json.
+    """
+    from modeconn_cli.engine import swap as engine
+
+    report.emit(engine.run(settings, report.runtime(settings)), table)
+
+
+def table(result: SwapResult) -> list[Part]:
+    check = result.verification
+    lines = ["Verification:", f"  Level:                  {check.level}"]
+    if check.acc_original is not None:
+        lines += [
+            f"  Accuracy, original:     {number(check.acc_original, 2)}%",
+            f"  Accuracy, swapped:      {number(check.acc_swapped, 2)}%",
+            f"  Equal predictions:      {number(100 * (check.pred_match_rate or 0.0), 2)}%",
+        ]
+    if check.max_output_diff is not None:
+        lines.append(f"  Largest output change:  {check.max_output_diff:.3g}")
+    if check.is_equivalent is not None:
+        lines.append(f"  Equivalent:             {'yes' if check.is_equivalent else 'no'}")
+    return [
+        distance_block(result.distance),
+        layers_block(result.distance, 5, "normalized_l2"),
+        Lines(tuple(lines)),
+    ]

@@ -1,0 +1,252 @@
+"""`mcx demo`: two networks, a swap, the lines and curves between them, and pictures, on the built-in digits.
+
+Every part is the command of that name with its own settings, so that each can be repeated by hand.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Protocol, TypeVar
+
+import numpy as np
+
+from modeconn_cli.engine import animate, figures, files, l2, names, swap, train
+from modeconn_cli.engine.curve import analyze
+from modeconn_cli.engine.curve import eval as curve_eval
+from modeconn_cli.engine.curve import train as curve_train
+from modeconn_cli.engine.curve.analyze import CurveAnalyzeResult
+from modeconn_cli.engine.curve.eval import CurveEvalResult
+from modeconn_cli.engine.l2 import L2Result
+from modeconn_cli.engine.records import Record
+from modeconn_cli.engine.runtime import Runtime
+from modeconn_cli.engine.settings.animate import AnimateSettings
+from modeconn_cli.engine.settings.curve import CurveAnalyzeSettings, CurveEvalSettings, CurveTrainSettings
+from modeconn_cli.engine.settings.demo import DemoSettings
+from modeconn_cli.engine.settings.l2 import L2Settings
+from modeconn_cli.engine.settings.swap import SwapSettings
+from modeconn_cli.engine.settings.train import TrainSettings
+from modeconn_cli.engine.swap import SwapResult
+from modeconn_cli.engine.train import TrainResult
+
+FIGURE = "linear_against_curve.png"
+PARTS = 12
+
+S = TypeVar("S", contravariant=True)
+R = TypeVar("R", covariant=True)
+
+
+class Command(Protocol[S, R]):
+    def __call__(self, settings: S, runtime: Runtime, /) -> R | None: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """What lies between seed0 and another network. Barriers in nats of test loss (max_gap)."""
+
+    name: str
+    total_l2: float
+    normalized_l2: float
+    line_barrier: float
+    curve_barrier: float
+    line_error_barrier: float  # percentage points
+    curve_error_barrier: float
+    length: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoResult(Record):
+    schema: ClassVar[str] = "mcx.demo/1"
+
+    accuracies: list[float]  # percent, of seed0 and seed1 on the test images
+    swapped_layer: str
+    swapped_pair: tuple[int, int]
+    max_output_diff: float
+    pairs: tuple[Pair, ...]
+    share_swapped: float
+    share_neighbours: float
+    share_elsewhere: float
+    folder: str
+    figure: str
+    animation: str
+
+
+class Story:
+    """The parts of the demo, counted for the progress line."""
+
+    def __init__(self, settings: DemoSettings, runtime: Runtime) -> None:
+        self.runtime = runtime
+        self.quiet = runtime.hushed()
+        self.root = settings.output_dir / "cnn" / "digits"
+        self.done = 0
+
+    def part(self, text: str, command: Command[S, R], settings: S) -> R:
+        """Run one command and count it."""
+        result = command(settings, self.quiet)
+        self.done += 1
+        self.runtime.progress(self.done, PARTS, unit="part", finished=text)
+        assert result is not None
+        return result
+
+
+def run(settings: DemoSettings, runtime: Runtime) -> DemoResult | None:
+    """Tell the story; parts that an earlier run finished are read back."""
+    if runtime.plan(
+        [
+            f"train two networks ({settings.epochs} epochs) and two curves ({settings.curve_epochs} epochs) on the "
+            f"built-in digits, on {runtime.device} with {runtime.threads} threads",
+            f"results in {settings.output_dir}",
+        ]
+    ):
+        return None
+    story = Story(settings, runtime)
+    machine: dict[str, Any] = {"device": settings.device, "threads": settings.threads}
+    ends = story.root / "endpoints" / "checkpoints"
+    trained: TrainResult = story.part(
+        "trained seed0 and seed1",
+        train.run,
+        TrainSettings(
+            model="cnn",
+            dataset="digits",
+            seeds=(0, 1),
+            epochs=settings.epochs,
+            lr=0.1,
+            output_dir=ends,
+            **machine,
+        ),
+    )
+    last = names.checkpoint(settings.epochs)
+    seed0, seed1 = ends / "seed0" / last, ends / "seed1" / last
+    swapped = story.root / "endpoints_neuronswap" / "mid2" / last
+    proof: SwapResult = story.part(
+        "swapped one pair of neurons of seed0 and proved the swap",
+        swap.run,
+        SwapSettings(checkpoint=seed0, output=swapped, layer_depth="mid", verify=True, **machine),
+    )
+    pairs, arrays = [], {}
+    analysis: CurveAnalyzeResult | None = None
+    for name, other in {"seed0-seed1": seed1, "neuronswap_mid2": swapped}.items():
+        distance, line, curve = _connect(story, settings, machine, name, seed0, other)
+        pairs.append(_pair(name, distance, line, curve))
+        arrays[name] = {"line": _arrays(line), "curve": _arrays(curve)}
+        if other == swapped:
+            analysis = _analyze(story, settings, name, seed0, swapped)
+    assert analysis is not None
+    assert analysis.share_swapped is not None
+    figure = story.root / FIGURE
+    files.atomic_write(figure, figures.lines_against_curves(arrays))
+    return DemoResult(
+        accuracies=[network.held_out_accuracy for network in trained.networks],
+        swapped_layer=proof.layer_name or "",
+        swapped_pair=proof.neuron_pairs[0],
+        max_output_diff=proof.verification.max_output_diff or 0.0,
+        pairs=tuple(pairs),
+        share_swapped=analysis.share_swapped,
+        share_neighbours=analysis.share_neighbours or 0.0,
+        share_elsewhere=analysis.share_elsewhere or 0.0,
+        folder=str(story.root),
+        figure=str(figure),
+        animation=str(_analysis_folder(story, "neuronswap_mid2") / "layer_distances_evolution.gif"),
+    )
+
+
+def _connect(
+    story: Story, settings: DemoSettings, machine: dict[str, Any], name: str, seed0: Path, other: Path
+) -> tuple[L2Result, CurveEvalResult, CurveEvalResult]:
+    """Distance, straight line and curve between two networks."""
+    distance = story.part(
+        f"{name}: distance",
+        l2.run,
+        L2Settings(
+            checkpoint1=seed0, checkpoint2=other, output=story.root / "endpoint_l2_distances" / f"{name}.json"
+        ),
+    )
+    folder = story.root / f"curve_{name}_reg"
+    line = story.part(
+        f"{name}: straight line",
+        curve_eval.run,
+        CurveEvalSettings(
+            endpoint0=seed0,
+            endpoint1=other,
+            output_dir=folder / "line",
+            num_points=settings.num_points,
+            **machine,
+        ),
+    )
+    story.part(
+        f"{name}: Bezier curve trained",
+        curve_train.run,
+        CurveTrainSettings(
+            endpoint0=seed0,
+            endpoint1=other,
+            output_dir=folder,
+            epochs=settings.curve_epochs,
+            lr=0.05,
+            **machine,
+        ),
+    )
+    curve = story.part(
+        f"{name}: Bezier curve evaluated",
+        curve_eval.run,
+        CurveEvalSettings(
+            curve_checkpoint=folder / names.CHECKPOINTS / names.checkpoint(settings.curve_epochs),
+            output_dir=folder / "evaluation",
+            num_points=settings.num_points,
+            **machine,
+        ),
+    )
+    return distance, line, curve
+
+
+def _analysis_folder(story: Story, name: str) -> Path:
+    return story.root / f"curve_{name}_reg" / "analysis"
+
+
+def _analyze(
+    story: Story, settings: DemoSettings, name: str, seed0: Path, swapped: Path
+) -> CurveAnalyzeResult:
+    """Layer distances along the swap's curve, as numbers and pictures."""
+    folder = _analysis_folder(story, name)
+    curve = folder.parent / names.CHECKPOINTS / names.checkpoint(settings.curve_epochs)
+    analysis = story.part(
+        f"{name}: layers measured",
+        analyze.run,
+        CurveAnalyzeSettings(
+            curve_checkpoint=curve,
+            original_checkpoint=seed0,
+            swap_metadata=names.swap_metadata(swapped),
+            output_dir=folder,
+            num_points=settings.num_points,
+        ),
+    )
+    story.part(
+        f"{name}: animation",
+        animate.run,
+        AnimateSettings(
+            data=folder / names.LAYER_DISTANCES, output=folder / "layer_distances_evolution.gif", heatmap=True
+        ),
+    )
+    return analysis
+
+
+def _pair(name: str, distance: L2Result, line: CurveEvalResult, curve: CurveEvalResult) -> Pair:
+    def barrier(result: CurveEvalResult, series: str) -> float:
+        value = result.barriers["max_gap"][series]
+        assert value is not None
+        return value
+
+    return Pair(
+        name=name,
+        total_l2=distance.distance.total_l2,
+        normalized_l2=distance.distance.normalized_total_l2,
+        line_barrier=barrier(line, "loss_test"),
+        curve_barrier=barrier(curve, "loss_test"),
+        line_error_barrier=barrier(line, "error_test"),
+        curve_error_barrier=barrier(curve, "error_test"),
+        length=curve.length,
+    )
+
+
+def _arrays(result: CurveEvalResult) -> dict[str, np.ndarray]:
+    with np.load(result.arrays, allow_pickle=False) as file:
+        return {name: file[name] for name in ("ts", "te_nll", "te_err")}

@@ -1,0 +1,205 @@
+"""A model traced once: its ATen operations in execution order, its tensors by state-dict name, all shapes.
+
+`torch.export` opens every module, attention included, into some sixty ATen operations. What reads the graph
+needs no rule per model and no module hook.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+import traceback
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, fx, nn
+from torch.export import Dim, ExportedProgram
+
+from modeconn_cli.engine.errors import InputError
+
+# Rows of the example batch. Export specialises 0 and 1; an odd number keeps batch // 2 from looking exact.
+EXAMPLE_BATCH = 3
+
+_TORCH = str(Path(torch.__file__).parent)
+
+# What export raises, and what a model's own forward raises while export runs it.
+_REFUSALS = (
+    RuntimeError,
+    ValueError,
+    TypeError,
+    AssertionError,
+    LookupError,
+    AttributeError,
+    ArithmeticError,
+)
+
+
+@dataclass(frozen=True)
+class Graph:
+    """One model in eval mode as ATen operations, for any batch size.
+
+    `tensors` maps the placeholders that are in the state dict to their names there. A tensor with several
+    names (tied weights) may have several placeholders; `tied` lists all names of each. The values of the
+    program's own parameters are undefined: whoever runs the graph brings them.
+    """
+
+    program: ExportedProgram
+    tensors: dict[str, str]
+    input_shape: tuple[int, ...]  # without the batch axis
+    shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)  # of the whole state dict, in its order
+    tied: dict[str, tuple[str, ...]] = field(default_factory=dict)  # name -> all names of that tensor
+    constants: dict[str, Tensor] = field(default_factory=dict)  # placeholder -> tensor outside the state dict
+
+    @property
+    def nodes(self) -> tuple[fx.Node, ...]:
+        """Placeholders, operations and the output, in execution order."""
+        return tuple(self.program.graph.nodes)
+
+
+def trace(model: nn.Module, input_shape: tuple[int, ...], dtype: torch.dtype | None = None) -> Graph:
+    """Trace `model` in eval mode on inputs of shape (batch, *input_shape).
+
+    The trace works on a copy that shares nothing with `model` and costs no memory: its parameters are never
+    written. They lie on the CPU and not on the meta device because a forward that calls `torch.arange(n)`
+    would mix the two. `dtype` of the input is that of the parameters unless given.
+
+    Raises:
+        InputError: the model cannot be copied, or export refused it; names the source line.
+    """
+    state: dict[str, Tensor] = model.state_dict(keep_vars=True)
+    example = torch.empty(EXAMPLE_BATCH, *input_shape, dtype=dtype or _float_dtype(state))
+    hollow = _hollow_copy(model)
+    with _silence():
+        try:
+            program = torch.export.export(
+                hollow, (example,), strict=False, dynamic_shapes=({0: Dim("batch")},)
+            )
+        except _REFUSALS as error:
+            raise _refusal(error, (EXAMPLE_BATCH, *input_shape)) from error
+    named = {
+        **program.graph_signature.inputs_to_parameters,
+        **program.graph_signature.inputs_to_buffers,
+        **program.graph_signature.inputs_to_lifted_tensor_constants,
+    }
+    return Graph(
+        program=program,
+        tensors={placeholder: name for placeholder, name in named.items() if name in state},
+        input_shape=tuple(input_shape),
+        shapes={name: tuple(tensor.shape) for name, tensor in state.items()},
+        tied=_tied_names(state),
+        constants={
+            placeholder: program.constants[name]
+            for placeholder, name in named.items()
+            if name not in state and name in program.constants
+        },
+    )
+
+
+def operation(node: fx.Node) -> str:
+    """The ATen name without overload and in-place mark: `add` for `aten.add_.Tensor`."""
+    if isinstance(node.target, torch._ops.OpOverload):
+        name = node.target._schema.name.split("::")[-1]
+    else:
+        name = str(getattr(node.target, "__name__", node.target))
+    return name[:-1] if name.endswith("_") and not name.endswith("__") else name
+
+
+def shape_of(value: object) -> tuple[int, ...] | None:
+    """The shape of what a node computes for the example batch; None for what is no tensor."""
+    return tuple(concrete(size) for size in value.shape) if isinstance(value, Tensor) else None
+
+
+def concrete(size: Any) -> int:
+    """A size as a number: the example batch stands for the symbol."""
+    return int(cast("int", size.node.hint)) if isinstance(size, torch.SymInt) else int(size)
+
+
+def location(node: fx.Node) -> str:
+    """Where the model calls the operation: `block.1, model.py:12: return x.cumsum(1)`."""
+    modules = node.meta.get("nn_module_stack") or {}
+    path = list(modules.values())[-1][0] if modules else ""
+    lines = [line.strip() for line in (node.meta.get("stack_trace") or "").splitlines()]
+    frames = [(line, code) for line, code in pairwise(lines) if line.startswith('File "')]
+    # The innermost frame is often torch's own wrapper; the model's author knows the last one outside torch.
+    own = [frame for frame in frames if _TORCH not in frame[0]] or frames
+    if not own:
+        return path
+    file, _, rest = own[-1][0].removeprefix('File "').partition('", line ')
+    source = f"{Path(file).name}:{rest.partition(',')[0]}: {own[-1][1]}"
+    return f"{path}, {source}" if path else source
+
+
+def _float_dtype(state: Mapping[str, Tensor]) -> torch.dtype:
+    return next((tensor.dtype for tensor in state.values() if tensor.is_floating_point()), torch.float32)
+
+
+def _tied_names(state: Mapping[str, Tensor]) -> dict[str, tuple[str, ...]]:
+    names: dict[int, list[str]] = {}
+    for name, tensor in state.items():
+        names.setdefault(id(tensor), []).append(name)
+    return {name: tuple(names[id(tensor)]) for name, tensor in state.items()}
+
+
+def _hollow_copy(model: nn.Module) -> nn.Module:
+    """A copy of `model` in eval mode: parameters and saved buffers unwritten, other tensors by value."""
+    saved = {id(tensor) for tensor in model.state_dict(keep_vars=True).values()}
+    memo: dict[int, Any] = {}
+    for module in model.modules():
+        tensors = [*module._parameters.values(), *module._buffers.values(), *vars(module).values()]
+        for tensor in tensors:
+            if isinstance(tensor, Tensor) and id(tensor) not in memo:
+                memo[id(tensor)] = _hollow(tensor, keep=id(tensor) not in saved)
+    try:
+        return copy.deepcopy(model, memo).eval()
+    except (TypeError, RuntimeError, AttributeError) as error:
+        raise InputError(
+            f"{type(model).__name__} cannot be copied for tracing: {_first_line(error)}",
+            "remove handles, locks and non-leaf tensors from the model's attributes",
+        ) from error
+
+
+def _hollow(tensor: Tensor, *, keep: bool) -> Tensor:
+    if keep and not tensor.is_meta:
+        made = tensor.detach().to("cpu", copy=True)
+    else:
+        made = torch.empty(tensor.shape, dtype=tensor.dtype)
+    if isinstance(tensor, nn.Parameter):
+        return nn.Parameter(made, requires_grad=tensor.requires_grad)
+    return made
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """Keep export's reports off the terminal: a refusal becomes one line of ours."""
+    with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+        # RNN modules assign their flat weights in forward.
+        warnings.filterwarnings("ignore", message=".*assigned during export.*", category=UserWarning)
+        yield
+
+
+def _refusal(error: Exception, shape: tuple[int, ...]) -> InputError:
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if not frame.filename.startswith(_TORCH) and frame.filename not in (__file__, "<string>")
+    ]
+    where = f" at {frames[-1].filename}:{frames[-1].lineno} `{frames[-1].line}`" if frames else ""
+    reason = _first_line(error)
+    if "Constraints violated" in reason:
+        reason = "its forward works for some batch sizes only"
+        hint = "let forward treat samples alike: no fixed batch size, no loop over the batch"
+    elif "data-dependent" in reason:
+        hint = "replace the branch on tensor values by torch.where, or the number by a constant"
+    else:
+        hint = f"the input was {shape}: pass the image size if that is wrong; use torch operations only in forward"
+    return InputError(f"torch.export refused the model{where}: {reason}", hint)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

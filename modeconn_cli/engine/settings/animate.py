@@ -1,0 +1,43 @@
+"""Settings of `mcx animate`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from modeconn_cli.engine.settings.base import Settings, setting
+
+Quantity = Literal[
+    "normalized_l2",
+    "relative",
+    "raw_l2",
+    "modulo_swap_l2",
+    "from_line_l2",
+    "norm_difference",
+    "relative_distance",
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnimateSettings(Settings):
+    """Draw layer distances along a curve."""
+
+    data: Path | None = setting(None, "layer distances along a curve (.npz), as curve analyze writes them")
+    output: Path | None = setting(None, "the animation to write (.gif)")
+    overwrite: bool = setting(False, "replace what is there", change="free")
+    fps: float = setting(10, "frames per second; a GIF holds multiples of 10 ms per frame", above=0)
+    metric: Quantity = setting("normalized_l2", "what the bars show, as far as the file has it")
+    heatmap: bool = setting(False, "also write <output stem>_heatmap.png: layers by t")
+    max_frames: int | None = setting(
+        None,
+        "draw so many evenly spaced positions, both ends included",
+        low=2,
+        flags=("--num-points",),
+        shown="all",
+    )
+
+    @property
+    def array(self) -> str:
+        """The name of the metric in the file; `relative_distance` is the tables' word for `relative`."""
+        return "relative" if self.metric == "relative_distance" else self.metric

@@ -1,0 +1,20 @@
+"""Settings of `mcx demo`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from modeconn_cli.engine.settings.base import Settings, setting
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoSettings(Settings):
+    """The whole story on the built-in digits."""
+
+    output_dir: Path = setting(Path("results"), "folder of the results", flags=("--save-dir",), change="free")
+    device: str = setting("auto", "auto, cpu, cuda or cuda:N", change="free")
+    threads: int | None = setting(None, "CPU threads", low=1, shown="all cores", change="free")
+    epochs: int = setting(20, "epochs of each network", low=1)
+    curve_epochs: int = setting(60, "epochs of each curve", low=1)
+    num_points: int = setting(61, "positions along each path", low=3)

@@ -1,0 +1,305 @@
+"""`mcx swap`: a network that computes the same function at another place in weight space, and the proof of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from modeconn_cli.engine import (
+    checkpoints,
+    datasets,
+    distances,
+    files,
+    graph,
+    jobs,
+    keyed,
+    models,
+    names,
+    records,
+    symmetry,
+    units,
+    weights,
+)
+from modeconn_cli.engine.checkpoints import Checkpoint
+from modeconn_cli.engine.distances import Distance
+from modeconn_cli.engine.errors import AnswerIsNo, InputError, OutputError, SettingsError
+from modeconn_cli.engine.records import Record
+from modeconn_cli.engine.runtime import Runtime
+from modeconn_cli.engine.settings.base import tilde
+from modeconn_cli.engine.settings.swap import SwapSettings
+from modeconn_cli.engine.symmetry import Symmetry
+from modeconn_cli.engine.training import predict
+
+TOLERANCE = 1e-9  # relative output difference in float64 that summation order explains
+MARGIN = 1e-4  # relative gap of the two largest logits below which float32 may decide otherwise
+QUICK_INPUTS = 16
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What was compared. Entries that a level does not measure are None. Accuracies in percent."""
+
+    level: str
+    is_equivalent: bool | None
+    acc_original: float | None = None
+    acc_swapped: float | None = None
+    pred_match_rate: float | None = None
+    max_output_diff: float | None = None
+    max_output_diff_float64: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SwapResult(Record):
+    schema: ClassVar[str] = "mcx.swap/1"
+
+    original_checkpoint: str
+    output: str
+    mode: str
+    layer_depth: str | None
+    layer_name: str | None
+    num_filters: int
+    num_swaps: int
+    neuron_pairs: list[tuple[int, int]]
+    seed: int
+    distance: Distance
+    verification: Verification
+    provenance: dict[str, Any]
+
+    def fields(self) -> dict[str, Any]:
+        """The documented metadata."""
+        block, layer = units.place_in_blocks(self.layer_name)
+        what = f"{self.num_filters} units of {self.layer_name}" if self.layer_name else "every hidden layer"
+        return {
+            "swapped": True,
+            "original_checkpoint": self.original_checkpoint,
+            "mode": self.mode,
+            "layer_depth": self.layer_depth,
+            "block_idx": block,
+            "layer_idx": layer,
+            "layer_name": self.layer_name,
+            "layer_description": what,
+            "num_filters": self.num_filters,
+            "num_swaps": self.num_swaps,
+            "neuron_pairs": self.neuron_pairs,
+            "seed": self.seed,
+            "l2_distance": self.distance.summary(),
+            "verification": asdict(self.verification),
+            "provenance": self.provenance,
+        }
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which units change places: the permutation of each group, and how it came about."""
+
+    mode: units.Mode
+    layer: str | None
+    depth: str | None
+    size: int
+    pairs: list[units.Pair]
+    orders: dict[symmetry.Group, list[int]]
+
+
+def run(settings: SwapSettings, runtime: Runtime) -> SwapResult | None:
+    """Swap, prove, and publish: the metadata first, the checkpoint last."""
+    source, output = _paths(settings)
+    provenance = records.provenance(settings, "swap", [source])
+    write = jobs.file_output(output, provenance, settings.overwrite, names.swap_metadata(output))
+    original = checkpoints.read(
+        source, state_key=settings.state_key, allow_nonfinite=settings.allow_nonfinite
+    )
+    if original.is_curve:
+        raise InputError(f"'{source}' is a curve, not a network", "take a point of it with mcx curve extract")
+    arch = models.architecture(settings, original)
+    model = models.build(arch)
+    weights.load_into(model, original.state, str(source))
+    found = symmetry.find(graph.trace(model, arch.input_shape))
+    choice = choose(settings, model, found)
+    runtime.note(_describe(choice))
+    if runtime.dry_run:
+        return None
+    swapped = symmetry.permute(original.state, found, choice.orders)
+    verification = verify(settings, model, original, swapped, arch, runtime)
+    distance = distances.l2(
+        weights.parameters_of(model, original.state), weights.parameters_of(model, swapped)
+    )
+    result = SwapResult(
+        original_checkpoint=tilde(source),
+        output=tilde(output),
+        mode=choice.mode,
+        layer_depth=choice.depth,
+        layer_name=choice.layer,
+        num_filters=choice.size,
+        num_swaps=len(choice.pairs),
+        neuron_pairs=choice.pairs,
+        seed=settings.seed,
+        distance=distance,
+        verification=verification,
+        provenance=provenance,
+    )
+    if write:
+        _publish(output, result, original, swapped, model, found, choice, arch, runtime)
+    else:
+        runtime.note(f"already complete: {output}")
+    return result
+
+
+def _paths(settings: SwapSettings) -> tuple[Path, Path]:
+    if settings.checkpoint is None:
+        raise SettingsError("no network to swap", "pass --checkpoint FILE")
+    if settings.output is None:
+        raise SettingsError("no file for the swapped network", "pass --output FILE")
+    both_exist = settings.checkpoint.exists() and settings.output.exists()
+    if both_exist and settings.checkpoint.samefile(settings.output):
+        raise OutputError(f"'{settings.output}' is the input itself", "choose another --output")
+    return settings.checkpoint, settings.output
+
+
+def choose(settings: SwapSettings, model: nn.Module, found: Symmetry) -> Choice:
+    """The units that the settings name. Raises SettingsError for flags that contradict each other."""
+    if settings.mirror and settings.random:
+        raise SettingsError("--mirror and --random exclude each other")
+    if settings.mirror or settings.random:
+        if settings.pairs or settings.layer_name is not None:
+            raise SettingsError(
+                "--mirror and --random permute every hidden layer", "drop --pairs and --layer-name"
+            )
+        mode: units.Mode = "mirror" if settings.mirror else "random"
+        orders = units.full_orders(found, mode, settings.seed)
+        return Choice(mode, None, None, sum(group.size for group in found.groups), [], orders)
+    by_depth = settings.layer_name is None
+    layer = settings.layer_name or units.layer_at(model, found, settings.layer_depth)
+    group = symmetry.group_of(found, layer)
+    pairs = units.parse_pairs(settings.pairs) or units.draw_pairs(
+        group.size, settings.num_swaps, settings.seed, layer
+    )
+    orders = {group: units.pair_order(group, pairs)}
+    return Choice("pairs", layer, settings.layer_depth if by_depth else None, group.size, pairs, orders)
+
+
+def _describe(choice: Choice) -> str:
+    if choice.layer is None:
+        return f"{choice.mode}: permuting {choice.size:,} units in {len(choice.orders)} groups"
+    pairs = ", ".join(f"{i}:{j}" for i, j in choice.pairs[:10]) + (", …" if len(choice.pairs) > 10 else "")
+    return f"exchanging {pairs} of the {choice.size} units of {choice.layer}"
+
+
+def verify(
+    settings: SwapSettings,
+    model: nn.Module,
+    original: Checkpoint,
+    swapped: Mapping[str, Tensor],
+    arch: models.Architecture,
+    runtime: Runtime,
+) -> Verification:
+    """Prove the equivalence at the level asked for. Raises AnswerIsNo where it does not hold."""
+    if settings.verify is False:
+        runtime.warn("not verified (--no-verify)")
+        return Verification("none", None)
+    generator = torch.Generator().manual_seed(keyed.number(settings.seed, "verification"))
+    inputs = torch.randn(QUICK_INPUTS, *arch.input_shape, generator=generator, dtype=torch.float64)
+    difference, largest = symmetry.output_difference(model, original.state, swapped, inputs)
+    equivalent = difference <= TOLERANCE * largest
+    if not equivalent:
+        raise AnswerIsNo(
+            f"the swapped network is not equivalent: outputs differ by {difference:.3g} (largest {largest:.3g}, in "
+            "float64); nothing was written",
+            "the layer's consumers are not what the graph says; please report the network",
+        )
+    if not settings.verify:
+        return Verification("quick", True, max_output_diff=difference, max_output_diff_float64=difference)
+    return _verify_fully(settings, model, original, swapped, difference, runtime)
+
+
+def _verify_fully(
+    settings: SwapSettings,
+    model: nn.Module,
+    original: Checkpoint,
+    swapped: Mapping[str, Tensor],
+    difference: float,
+    runtime: Runtime,
+) -> Verification:
+    """Both networks on every held-out image in float32."""
+    completed = datasets.merge_settings(settings, original.about)
+    data = datasets.load(completed, settings.seed, runtime.device)
+    model.to(runtime.device)
+    logits = []
+    for state in (original.state, swapped):
+        weights.load_into(model, state, str(original.path))
+        logits.append(predict(model, data.held_out, settings.batch_size))
+    before, after = logits
+    top = before.topk(2, dim=1).values
+    clear = (top[:, 0] - top[:, 1]) > MARGIN * before.abs().amax(dim=1)
+    same = before.argmax(1) == after.argmax(1)
+    labels = data.held_out.labels
+    found = Verification(
+        level="full",
+        is_equivalent=bool(same[clear].all()),
+        acc_original=100 * int((before.argmax(1) == labels).sum()) / len(labels),
+        acc_swapped=100 * int((after.argmax(1) == labels).sum()) / len(labels),
+        pred_match_rate=int(same.sum()) / len(labels),
+        max_output_diff=float((before - after).abs().max()),
+        max_output_diff_float64=difference,
+    )
+    if not found.is_equivalent:
+        raise AnswerIsNo(
+            f"the swapped network is not equivalent: {int((~same[clear]).sum())} clear predictions differ, outputs "
+            f"by up to {found.max_output_diff:.3g}; nothing was written"
+        )
+    return found
+
+
+def _publish(
+    output: Path,
+    result: SwapResult,
+    original: Checkpoint,
+    swapped: Mapping[str, Tensor],
+    model: nn.Module,
+    found: Symmetry,
+    choice: Choice,
+    arch: models.Architecture,
+    runtime: Runtime,
+) -> None:
+    """Write the three files; the checkpoint comes last and is the commit."""
+    layers = {layer.layer_name: layer.figures() for layer in result.distance.layers}
+    files.remove_leftovers(output.parent)
+    files.write_json(names.swap_distances(output), records.strict(layers))
+    files.write_json(names.swap_metadata(output), result.document())
+    about = {**original.about, "schema": checkpoints.SCHEMA, **arch.describe()}
+    content: dict[str, Any] = {"epoch": original.epoch or 0, "model_state": dict(swapped), "mcx": about}
+    optimizer = permute_optimizer(original.optimizer_state, model, found, choice, runtime)
+    if optimizer is not None:
+        content["optimizer_state"] = optimizer
+    files.write_tensors(output, content)
+
+
+def permute_optimizer(
+    optimizer: Mapping[str, Any] | None, model: nn.Module, found: Symmetry, choice: Choice, runtime: Runtime
+) -> dict[str, Any] | None:
+    """Optimizer state with its per-parameter tensors (momentum, moments) permuted like the parameters."""
+    if optimizer is None:
+        return None
+    parameters = dict(model.named_parameters())
+    state = optimizer.get("state", {})
+    order = [index for group in optimizer.get("param_groups", []) for index in group["params"]]
+    if len(order) != len(parameters):
+        runtime.note("the optimizer's state does not belong to the network's parameters and is left out")
+        return None
+    moved: dict[Any, dict[str, Any]] = {index: dict(state.get(index, {})) for index in order}
+    keys = {key for entry in moved.values() for key in entry}
+    for key in keys:
+        named = {
+            name: moved[index][key]
+            for (name, parameter), index in zip(parameters.items(), order, strict=True)
+            if isinstance(moved[index].get(key), Tensor) and moved[index][key].shape == parameter.shape
+        }
+        permuted = symmetry.permute(named, found, choice.orders)
+        for (name, _), index in zip(parameters.items(), order, strict=True):
+            if name in permuted:
+                moved[index][key] = permuted[name]
+    return {**optimizer, "state": {index: entry for index, entry in moved.items() if entry}}

@@ -1,0 +1,189 @@
+"""Rules for operations that treat elements alike: equal places of all operands move together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from modeconn_cli.engine.symmetry.labels import Words, product
+from modeconn_cli.engine.symmetry.registry import Step, rule
+from modeconn_cli.engine.symmetry.values import Value, from_axes
+
+
+@rule(
+    # one operand, or one operand and numbers
+    *(
+        "abs",
+        "acos",
+        "acosh",
+        "asin",
+        "asinh",
+        "atan",
+        "atanh",
+        "bitwise_not",
+        "ceil",
+        "cos",
+        "cosh",
+        "deg2rad",
+    ),
+    *(
+        "digamma",
+        "erf",
+        "erfc",
+        "erfinv",
+        "exp",
+        "exp2",
+        "expm1",
+        "fix",
+        "floor",
+        "frac",
+        "isfinite",
+        "isinf",
+    ),
+    *(
+        "isnan",
+        "lgamma",
+        "log",
+        "log10",
+        "log1p",
+        "log2",
+        "logical_not",
+        "logit",
+        "nan_to_num",
+        "neg",
+        "negative",
+    ),
+    *(
+        "positive",
+        "rad2deg",
+        "reciprocal",
+        "round",
+        "rsqrt",
+        "sgn",
+        "sigmoid",
+        "sign",
+        "signbit",
+        "sin",
+        "sinc",
+    ),
+    *("sinh", "sqrt", "square", "tan", "tanh", "trunc", "fill", "zero"),
+    # activations
+    *(
+        "celu",
+        "elu",
+        "gelu",
+        "hardshrink",
+        "hardsigmoid",
+        "hardswish",
+        "hardtanh",
+        "leaky_relu",
+        "log_sigmoid",
+    ),
+    *("mish", "relu", "relu6", "rrelu", "selu", "silu", "softplus", "softshrink", "threshold"),
+    # copies, casts, and dropout, which does nothing in eval mode
+    *(
+        "_to_copy",
+        "alias",
+        "alias_copy",
+        "alpha_dropout",
+        "clone",
+        "contiguous",
+        "detach",
+        "detach_copy",
+        "dropout",
+    ),
+    *("feature_alpha_dropout", "feature_dropout", "lift_fresh", "lift_fresh_copy"),
+    # several operands, broadcast
+    *("add", "addcdiv", "addcmul", "atan2", "bitwise_and", "bitwise_or", "bitwise_xor", "clamp", "clamp_max"),
+    *(
+        "clamp_min",
+        "clip",
+        "copy",
+        "div",
+        "divide",
+        "eq",
+        "float_power",
+        "floor_divide",
+        "fmax",
+        "fmin",
+        "fmod",
+    ),
+    *(
+        "ge",
+        "greater",
+        "gt",
+        "hypot",
+        "le",
+        "lerp",
+        "less",
+        "logaddexp",
+        "logaddexp2",
+        "logical_and",
+        "logical_or",
+    ),
+    *("logical_xor", "lt", "masked_fill", "maximum", "minimum", "mul", "multiply", "ne", "not_equal", "pow"),
+    *("remainder", "rsub", "sub", "subtract", "true_divide", "where", "xlogy"),
+    *("__and__", "__or__", "__xor__"),
+)
+def elementwise(step: Step, **operands: object) -> Value:
+    return united(step, [operand for operand in operands.values() if isinstance(operand, Value)])
+
+
+@rule("to", "type_as")
+def cast(_step: Step, x: Value, **_: object) -> Value:
+    """Only `x` has values here; the other operand lends its type."""
+    return x
+
+
+@rule("prelu")
+def prelu(step: Step, x: Value, weight: Value, **_: object) -> Value:
+    """One slope per channel (axis 1), or one for all."""
+    (slopes,) = step.split(weight)
+    if len(slopes) > 1:
+        x = step.apart(x, [1])
+        step.equate(x.block(1).words, slopes)
+    return x
+
+
+@rule("glu")
+def glu(step: Step, x: Value, dim: int = -1, **_: object) -> Value:
+    """First half times the gate of the second: unit k is elements k and n + k."""
+    axes = step.split(x)
+    units = step.fresh(len(axes[dim]) // 2)
+    step.equate(axes[dim], product(step.fixed(2), units))
+    axes[dim] = units
+    return from_axes(axes)
+
+
+@rule(
+    *("empty", "empty_like", "full", "full_like", "new_empty", "new_full", "new_ones", "new_zeros"),
+    *("ones", "ones_like", "scalar_tensor", "zeros", "zeros_like"),
+)
+def constant(step: Step, **_: object) -> Value:
+    """Equal numbers everywhere: any permutation leaves them as they are."""
+    return from_axes([step.fresh(size) for size in step.shape])
+
+
+def united(step: Step, operands: Sequence[Value]) -> Value:
+    """Equate the axes of broadcast operands and return those of the result."""
+    first, *others = operands
+    if all(_layout(other) == _layout(first) for other in others):
+        for other in others:
+            for left, right in zip(first.blocks, other.blocks, strict=True):
+                step.equate(left.flat, right.flat)
+        return first
+    rank = len(step.shape)
+    axes: list[list[Words]] = [[] for _ in range(rank)]
+    for operand in operands:
+        own = step.split(operand)
+        for axis, words in enumerate(own, start=rank - len(own)):
+            # An operand of one element along an axis is repeated, which permutes freely.
+            if len(words) == step.shape[axis]:
+                axes[axis].append(words)
+    for along in axes:
+        for words in along[1:] if len(along[0]) > 1 else ():
+            step.equate(along[0], words)
+    return from_axes(along[0] for along in axes)
+
+
+def _layout(value: Value) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+    return [(block.axes, block.sizes) for block in value.blocks]

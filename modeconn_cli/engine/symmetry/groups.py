@@ -1,0 +1,222 @@
+"""Groups of exchangeable units, found among the labels of a graph.
+
+Two labels are exchangeable when exchanging them maps every axis of every tensor onto itself. That is an
+equivalence, so the classes of it are the groups and any permutation within a group is a symmetry. On an axis of
+single labels it means: both occur, or neither does. On an axis of words (head, entry) it means: the rest of the
+words they occur in, factor by factor, is the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from modeconn_cli.engine.errors import InputError, SettingsError, did_you_mean
+from modeconn_cli.engine.graph import Graph
+from modeconn_cli.engine.symmetry.labels import NOTHING, Labels, Words, repeated
+from modeconn_cli.engine.symmetry.walk import Labelled, label, layer_of
+
+Places = npt.NDArray[np.int64]  # (units, places): element p of unit k along one axis; equal p correspond
+
+
+@dataclass(frozen=True)
+class Move:
+    """What a permutation of the group does to one axis of one tensor."""
+
+    tensor: str
+    axis: int
+    length: int  # of the axis
+    places: Places
+
+
+@dataclass(frozen=True)
+class Group:
+    """Units that can be exchanged with each other without changing the function.
+
+    Where the group covers a whole layer, unit k is row k of its weight. Where it covers part of it, or a unit is
+    several rows (a head), units are numbered by their first row, and `rows` says which they are.
+    """
+
+    layer: str  # module path of the first producer in execution order
+    size: int
+    tensors: tuple[
+        tuple[str, int], ...
+    ]  # (state-dict name, axis) that move with the group, in state-dict order
+    rows: tuple[tuple[int, ...], ...]  # per unit: its elements of the layer's output axis
+    producers: tuple[str, ...] = ()  # every module that writes these units, in execution order
+    moves: tuple[Move, ...] = field(default=(), compare=False, repr=False)
+    rows_in: Mapping[str, Places] = field(default_factory=dict, compare=False, repr=False)  # per producer
+
+
+@dataclass(frozen=True)
+class Symmetry:
+    """All groups of a model, in execution order of their first producers."""
+
+    groups: tuple[Group, ...]
+    layers: tuple[str, ...] = ()  # every module that makes an axis, in execution order
+    fixed: Mapping[str, str] = field(default_factory=dict)  # layer without a group -> why
+
+
+def find(graph: Graph) -> Symmetry:
+    """The groups of exchangeable units of a traced model.
+
+    Raises:
+        InputError: no unit can be exchanged because of operations that nothing can be proven about; names them.
+    """
+    labelled = label(graph)
+    labels = labelled.labels
+    axes = _distinct_axes(labelled)
+    for axis in axes:
+        twice = repeated(axis)
+        if twice.any():
+            labels.freeze(axis[twice], "two of its elements would have to move as one")
+    tensors = {
+        (name, axis): labels.expand(words)
+        for name, along in labelled.tensors.items()
+        for axis, words in enumerate(along)
+    }
+    group_number = _classes(labels, axes, tensors.values())
+    made = {layer: labels.expand(words) for layer, words in labelled.notes.producers.items()}
+    groups = _groups(group_number, tensors, made)
+    found = {layer for group in groups for layer in group.producers}
+    fixed = {layer: _why(labels, words) for layer, words in made.items() if layer not in found}
+    if not groups and labelled.notes.unproven:
+        raise InputError(
+            f"no units can be exchanged: {labelled.notes.unproven[0]}",
+            "a symmetry rule is one short function (engine/symmetry/registry.py)",
+        )
+    return Symmetry(tuple(groups), tuple(made), fixed)
+
+
+def group_of(symmetry: Symmetry, layer: str) -> Group:
+    """The largest group among the units that `layer` writes, with its units numbered by that layer's rows.
+
+    Raises:
+        SettingsError: no such layer, or none of its units can be exchanged; says why.
+    """
+    found = [group for group in symmetry.groups if layer in group.producers]
+    if not found:
+        if layer in symmetry.fixed:
+            movable = sorted({name for group in symmetry.groups for name in group.producers})
+            raise SettingsError(
+                f"the units of '{layer}' cannot be exchanged: {symmetry.fixed[layer]}",
+                f"choose from: {', '.join(movable)}" if movable else "",
+            )
+        raise SettingsError(f"no layer '{layer}' that makes units", did_you_mean(layer, symmetry.layers))
+    group = max(found, key=lambda each: each.size)  # the first of the largest
+    rows = group.rows_in[layer]
+    order = np.argsort(rows[:, 0])
+    if np.array_equal(order, np.arange(group.size)):
+        return group
+    return replace(
+        group,
+        rows=_tuples(rows[order]),
+        moves=tuple(replace(move, places=move.places[order]) for move in group.moves),
+        rows_in={name: places[order] for name, places in group.rows_in.items()},
+    )
+
+
+def _distinct_axes(labelled: Labelled) -> list[Words]:
+    """The expanded words of every axis that has a free label, each once."""
+    labels = labelled.labels
+    found: dict[tuple[int, bytes], Words] = {}
+    for words in labelled.notes.axes:
+        expanded = labels.expand(words)
+        if not labels.frozen(expanded).all():
+            found.setdefault((expanded.shape[1], expanded.tobytes()), expanded)
+    return list(found.values())
+
+
+def _classes(labels: Labels, axes: Iterable[Words], tensors: Iterable[Words]) -> Places:
+    """Number the classes of exchangeable labels: label -> class, 0 for labels that have no partner."""
+    number = np.zeros(labels.count, dtype=np.int64)
+    for words in tensors:
+        number[words[~labels.frozen(words)]] = 1
+    for words in axes:
+        for factor in range(words.shape[1]):
+            column = words[:, factor]
+            rows = np.flatnonzero(number[column] > 0)
+            if len(rows):
+                members, contexts = _contexts(column[rows], np.delete(words[rows], factor, axis=1))
+                pairs = number[members] * (contexts.max() + 1) + contexts
+                _, fresh = np.unique(pairs, return_inverse=True)
+                number[members] = number.max() + 1 + fresh
+    alone = np.bincount(number) < 2
+    number[alone[number]] = 0
+    return number
+
+
+def _contexts(column: Words, rest: Words) -> tuple[Words, Words]:
+    """Distinct labels of a column, and a number for each that is equal where the rests of its words are equal."""
+    if rest.shape[1] == 0:
+        members = np.unique(column)
+        return members, np.zeros_like(members)
+    order = np.lexsort((*rest.T, column))
+    members, starts = np.unique(column[order], return_index=True)
+    known: dict[bytes, int] = {}
+    contexts = [known.setdefault(part.tobytes(), len(known)) for part in np.split(rest[order], starts[1:])]
+    return members, np.array(contexts, dtype=np.int64)
+
+
+def _groups(
+    number: Places, tensors: Mapping[tuple[str, int], Words], made: Mapping[str, Words]
+) -> list[Group]:
+    """The groups in execution order of their first producers; groups without one come last."""
+    unit = np.full(len(number), -1)  # label -> number of the unit in its group
+    rows_in: dict[int, dict[str, Places]] = {}
+    moves: dict[int, list[Move]] = {}
+    for layer, words in made.items():
+        for group, places in _places(number, unit, words):
+            rows_in.setdefault(group, {}).setdefault(layer, np.sort(places, axis=1))
+    for (name, axis), words in tensors.items():
+        for group, places in _places(number, unit, words):
+            moves.setdefault(group, []).append(Move(name, axis, len(words), places))
+            # A group that no layer writes, such as learned tokens that are summed, is named after its tensor.
+            rows_in.setdefault(group, {layer_of(name): np.sort(places, axis=1)})
+    return [
+        Group(
+            layer=next(iter(rows)),
+            size=len(next(iter(rows.values()))),
+            tensors=tuple(dict.fromkeys((move.tensor, move.axis) for move in moves[group])),
+            rows=_tuples(next(iter(rows.values()))),
+            producers=tuple(rows),
+            moves=tuple(moves[group]),
+            rows_in=rows,
+        )
+        for group, rows in rows_in.items()
+    ]
+
+
+def _places(number: Places, unit: Places, words: Words) -> Iterator[tuple[int, Places]]:
+    """Where the units of each class are along an axis, factor by factor: (class, (units, places)).
+
+    Units get their numbers, in the order of their first elements, on the first axis that a class is met on.
+    """
+    for factor in range(words.shape[1]):
+        column = words[:, factor]
+        classes, first = np.unique(number[column], return_index=True)
+        for group in classes[np.argsort(first)]:
+            if group == 0:
+                continue
+            rows = np.flatnonzero(number[column] == group)
+            labels, starts = np.unique(column[rows], return_index=True)
+            if unit[labels[0]] < 0:
+                unit[labels[np.argsort(starts)]] = np.arange(len(labels))
+            rest = np.delete(words[rows], factor, axis=1)
+            order = np.lexsort((*rest.T, unit[column[rows]]))  # by unit, then by the rest of the word
+            yield int(group), rows[order].reshape(len(labels), -1)
+
+
+def _tuples(places: Places) -> tuple[tuple[int, ...], ...]:
+    return tuple(tuple(row) for row in places.tolist())
+
+
+def _why(labels: Labels, words: Words) -> str:
+    """Why no two units of an axis can be exchanged."""
+    if len(words) == 1:
+        return "it has one unit"
+    reasons = [labels.reason(label) for label in words[0].tolist() if label != NOTHING]
+    return next((reason for reason in reasons if reason), "no two of its units are used alike")

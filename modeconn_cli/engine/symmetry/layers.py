@@ -1,0 +1,176 @@
+"""Rules for what has weights: linear maps, convolutions, normalisations, embeddings; and for pooling."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from modeconn_cli.engine.symmetry.labels import Unproven, Words, product
+from modeconn_cli.engine.symmetry.registry import Step, rule
+from modeconn_cli.engine.symmetry.values import Value, from_axes, replaced
+
+SPACE = "it is a position in space"
+
+
+@rule("linear")
+def linear(step: Step, x: Value, weight: Value, bias: Value | None = None, **_: object) -> Value:
+    """(…, in), (out, in), (out,) -> (…, out)."""
+    x = step.apart(x, [-1])
+    out, inward = step.split(weight)
+    last = len(x.shape) - 1
+    step.equate(x.block(last).words, inward)
+    if bias is not None:
+        step.equate(step.split(bias)[0], out)
+    step.produces("weight", out)
+    return replaced(x, last, out)
+
+
+@rule("bilinear")
+def bilinear(step: Step, input1: Value, input2: Value, weight: Value, bias: Value | None = None) -> Value:
+    """(…, a), (…, b), (out, a, b), (out,) -> (…, out)."""
+    left, right = step.split(input1), step.split(input2)
+    out, *inward = step.split(weight)
+    for one, other in zip([*left[:-1], *inward], [*right[:-1], left[-1], right[-1]], strict=True):
+        step.equate(one, other)
+    if bias is not None:
+        step.equate(step.split(bias)[0], out)
+    step.produces("weight", out)
+    return from_axes([*left[:-1], out])
+
+
+@rule("embedding")
+def embedding(step: Step, weight: Value, indices: Value, **_: object) -> Value:
+    """(entries, features), (…) -> (…, features): the entries are numbered, the features may move."""
+    entries, features = step.split(weight)
+    step.freeze(entries)
+    step.produces("weight", features)
+    return from_axes([*step.split(indices), features])
+
+
+@rule("conv1d", "conv2d", "conv3d")
+def convolution(
+    step: Step, x: Value, weight: Value, bias: Value | None = None, groups: int = 1, **_: object
+) -> Value:
+    """(N, g·i, …), (g·o, i, …), (g·o,) -> (N, g·o, …) with g groups of i inputs and o outputs.
+
+    The groups are exchanged as blocks; within a group, inputs and outputs move alike in all groups, because the
+    columns of the weight are shared by them. Depthwise: i = 1, an input and its outputs move together.
+    """
+    out, inward, *space = step.split(weight)
+    number, inner = step.fresh(groups), step.fresh(len(inward))
+    step.equate(inward, inner)
+    step.equate(out, product(number, step.fresh(len(out) // groups)))
+    return _convolved(step, x, product(number, inner), out, bias, space)
+
+
+@rule("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
+def transposed_convolution(
+    step: Step, x: Value, weight: Value, bias: Value | None = None, groups: int = 1, **_: object
+) -> Value:
+    """(N, g·i, …), (g·i, o, …), (g·o,) -> (N, g·o, …)."""
+    inward, inner_out, *space = step.split(weight)
+    number = step.fresh(groups)
+    step.equate(inward, product(number, step.fresh(len(inward) // groups)))
+    out = inner_out if groups == 1 else step.fresh(groups * len(inner_out))
+    step.equate(out, product(number, inner_out))
+    return _convolved(step, x, inward, out, bias, space)
+
+
+@rule("batch_norm", "instance_norm")
+def channel_norm(step: Step, x: Value, **arguments: object) -> Value:
+    """Channels (axis 1) are normalised one by one."""
+    x = step.apart(x, [1])
+    for name in ("weight", "bias", "running_mean", "running_var"):
+        tensor = arguments.get(name)
+        if isinstance(tensor, Value):
+            step.equate(step.split(tensor)[0], x.block(1).words)
+    return x
+
+
+@rule("layer_norm", "rms_norm")
+def layer_norm(
+    step: Step,
+    x: Value,
+    normalized_shape: Sequence[int],
+    weight: Value | None = None,
+    bias: Value | None = None,
+    **_: object,
+) -> Value:
+    """Statistics over the last axes, which do not see an order; scale and shift per element."""
+    axes = range(len(x.shape) - len(normalized_shape), len(x.shape))
+    x = step.apart(x, axes)
+    for tensor in (weight, bias):
+        if tensor is not None:
+            for axis, words in zip(axes, step.split(tensor), strict=True):
+                step.equate(x.block(axis).words, words)
+    return x
+
+
+@rule("group_norm")
+def group_norm(
+    step: Step, x: Value, num_groups: int, weight: Value | None = None, bias: Value | None = None, **_: object
+) -> Value:
+    """Channels in blocks that share statistics: blocks are exchanged, and entries alike in all blocks."""
+    x = step.apart(x, [1])
+    channels = x.block(1).words
+    step.equate(channels, product(step.fresh(num_groups), step.fresh(len(channels) // num_groups)))
+    for tensor in (weight, bias):
+        if tensor is not None:
+            step.equate(step.split(tensor)[0], channels)
+    return x
+
+
+@rule(
+    *(
+        "adaptive_avg_pool1d",
+        "adaptive_avg_pool2d",
+        "adaptive_avg_pool3d",
+        "avg_pool1d",
+        "avg_pool2d",
+        "avg_pool3d",
+    ),
+    *(
+        "max_pool1d",
+        "max_pool2d",
+        "max_pool3d",
+        "upsample_bicubic2d",
+        "upsample_bilinear2d",
+        "upsample_linear1d",
+    ),
+    *("upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d", "upsample_trilinear3d"),
+)
+def pooling(step: Step, x: Value, **_: object) -> Value:
+    """Along the trailing axes positions are mixed in place, channel by channel."""
+    space = int(step.node.target._schema.name[-2])  # type: ignore[union-attr]  # aten::avg_pool2d -> 2
+    axes = step.split(x)
+    step.freeze(*axes[-space:], reason=SPACE)
+    return from_axes([*axes[:-space], *(step.fixed(size, SPACE) for size in step.shape[-space:])])
+
+
+@rule("adaptive_max_pool1d", "adaptive_max_pool2d", "adaptive_max_pool3d")
+def pooling_with_positions(step: Step, x: Value, **_: object) -> list[Value]:
+    return [pooling(step, x)] * 2
+
+
+@rule("pixel_shuffle")
+def pixel_shuffle(step: Step, x: Value, upscale_factor: int, **_: object) -> Value:
+    """(…, c·r², h, w) -> (…, c, h·r, w·r): a channel of the output is r² channels of the input."""
+    axes = step.split(x)
+    channels = step.fresh(step.shape[-3])
+    step.equate(axes[-3], product(channels, step.fixed(upscale_factor**2)))
+    step.freeze(*axes[-2:], reason=SPACE)
+    return from_axes([*axes[:-3], channels, *(step.fixed(size, SPACE) for size in step.shape[-2:])])
+
+
+def _convolved(
+    step: Step, x: Value, inward: Words, out: Words, bias: Value | None, space: list[Words]
+) -> Value:
+    axes = step.split(x)
+    channel = len(axes) - len(space) - 1
+    if channel < 0:
+        raise Unproven(f"{step.name} without a channel axis")
+    step.equate(axes[channel], inward)
+    step.freeze(*space, *axes[channel + 1 :], reason=SPACE)
+    if bias is not None:
+        step.equate(step.split(bias)[0], out)
+    step.produces("weight", out)
+    return from_axes([*axes[:channel], out, *(step.fixed(size, SPACE) for size in step.shape[channel + 1 :])])

@@ -1,0 +1,130 @@
+"""What a symmetry rule is, and the table of all rules.
+
+A rule says, for one ATen operation, which elements of its inputs and outputs must be permuted alike. To add one,
+write a short function with the operation's own argument names (`self` and `input` are called `x`; take what you
+need and leave the rest to `**_`) that returns the labelled output:
+
+    @rule("softmax", "log_softmax")
+    def softmax(step: Step, x: Value, dim: int, **_: object) -> Value:
+        return step.apart(x, [dim])          # a sum over one axis, then element by element
+
+It may assume that each axis of its inputs is permuted by some permutation of equal words, and must make sure that
+permuting the inputs permutes the outputs by theirs. Four tools: `equate` (move alike), `freeze` (stay), `fresh` (a
+new axis that may move) and `fixed` (a new axis that may not). Every axis of every output is recorded by the walk:
+whatever moves must map that axis onto itself, so a slice or a selected element needs no further care.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from torch import fx
+
+from modeconn_cli.engine.graph import location, operation
+from modeconn_cli.engine.symmetry.labels import Labels, Words
+from modeconn_cli.engine.symmetry.values import Value, apart, split
+
+Shape = tuple[int, ...]
+Rule = Callable[..., Any]  # (step, **arguments) -> Value or list of Values
+F = TypeVar("F", bound=Rule)
+
+RULES: dict[str, Rule] = {}
+
+
+def rule(*names: str) -> Callable[[F], F]:
+    """Register a function for the ATen operations of these names, all overloads, in place or not."""
+
+    def register(function: F) -> F:
+        for name in names:
+            if name in RULES:
+                raise ValueError(f"two symmetry rules for aten.{name}")
+            RULES[name] = function
+        return function
+
+    return register
+
+
+@dataclass
+class Notes:
+    """What one walk over a graph writes down."""
+
+    labels: Labels = field(default_factory=Labels)
+    axes: list[Words] = field(default_factory=list)  # every axis of every tensor met
+    producers: dict[str, Words] = field(default_factory=dict)  # module path -> words of its output axis
+    seams: dict[str, Words] = field(default_factory=dict)  # node -> an axis it cuts or glues
+    unproven: list[str] = field(default_factory=list)  # why operations had all their inputs frozen
+
+
+@dataclass(frozen=True)
+class Step:
+    """One operation of the graph, as its rule sees it."""
+
+    node: fx.Node
+    key: str  # names the node in the whole graph
+    notes: Notes
+    shapes: tuple[Shape, ...]  # of the outputs
+    tagged: bool  # whether this node must tell the parts it cuts or glues apart (see `walk`)
+    layers: Callable[[fx.Node], tuple[str, ...]]  # the modules whose weight a node is
+
+    @property
+    def shape(self) -> Shape:
+        return self.shapes[0]
+
+    @property
+    def labels(self) -> Labels:
+        return self.notes.labels
+
+    @property
+    def operation(self) -> str:
+        return operation(self.node)
+
+    @property
+    def name(self) -> str:
+        """For messages: the operation and where the model calls it."""
+        place = location(self.node)
+        return f"aten.{self.operation} ({place})" if place else f"aten.{self.operation}"
+
+    def split(self, x: Value) -> list[Words]:
+        """The words of every axis on its own."""
+        return split(self.labels, x)
+
+    def apart(self, x: Value, axes: Iterable[int]) -> Value:
+        """`x` with each of these axes (negative from the end) labelled on its own."""
+        rank = len(x.shape)
+        return apart(self.labels, x, [axis % rank for axis in axes])
+
+    def equate(self, left: Words, right: Words) -> None:
+        """Demand that both axes are permuted alike."""
+        self.labels.equate(left, right)
+
+    def fresh(self, size: int) -> Words:
+        return self.labels.fresh(size)
+
+    def fixed(self, size: int, reason: str = "") -> Words:
+        return self.labels.fixed(size, reason or f"{self.name} puts its output in order")
+
+    def mark(self) -> Words:
+        """A frozen label that tells the parts of a cut or glued axis apart, (1, 1)."""
+        return self.labels.fixed(1, "")
+
+    def freeze(self, *axes: Words, reason: str = "") -> None:
+        for words in axes:
+            self.labels.freeze(words, reason or f"{self.name} reads its input in order")
+
+    def record(self, words: Words) -> None:
+        """Demand that whatever moves maps these elements onto themselves; outputs are recorded by the walk."""
+        self.notes.axes.append(words)
+
+    def produces(self, weight: str, words: Words) -> None:
+        """Say that the operation makes a new axis out of the weight given as argument `weight`."""
+        index = [argument.name for argument in self.node.target._schema.arguments].index(weight)  # type: ignore[union-attr]
+        source = self.node.args[index] if index < len(self.node.args) else self.node.kwargs[weight]
+        if isinstance(source, fx.Node):
+            for layer in self.layers(source):
+                self.notes.producers.setdefault(layer, words)
+
+    def seam(self, words: Words) -> None:
+        """Remember an axis that is cut or glued here, in case its parts turn out to hold the same labels."""
+        self.notes.seams[self.key] = words

@@ -1,0 +1,212 @@
+"""The words of one tensor, axis by axis, and what reshaping does to them.
+
+A tensor's axes are partitioned into blocks. Most blocks are one axis with its words. Splitting an axis (768 into
+12 heads of 64) leaves one block over both new axes, because the units need not move as (head, entry) pairs: who
+needs them apart asks for it (`apart`), who flattens them again gets the old axis back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+
+from modeconn_cli.engine.symmetry.labels import NOTHING, Labels, Unproven, Words, product
+
+
+@dataclass(frozen=True, eq=False)
+class Block:
+    """Axes that are labelled together: `words` has one dimension per axis and the factors last."""
+
+    axes: tuple[int, ...]  # ascending
+    words: Words
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        return self.words.shape[:-1]
+
+    @property
+    def flat(self) -> Words:
+        """The words in row-major order, (elements, factors)."""
+        return self.words.reshape(-1, self.words.shape[-1])
+
+
+@dataclass(frozen=True, eq=False)
+class Value:
+    """The words of a tensor: every axis is in exactly one block."""
+
+    blocks: tuple[Block, ...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        sizes = {
+            axis: size for block in self.blocks for axis, size in zip(block.axes, block.sizes, strict=True)
+        }
+        return tuple(sizes[axis] for axis in range(len(sizes)))
+
+    def block(self, axis: int) -> Block:
+        """The block that `axis` is in."""
+        return next(block for block in self.blocks if axis in block.axes)
+
+
+def from_axes(axes: Iterable[Words]) -> Value:
+    """A tensor whose axes are labelled one by one."""
+    return Value(tuple(Block((axis,), words) for axis, words in enumerate(axes)))
+
+
+def constant_axis() -> Words:
+    """The words of an axis with a single element."""
+    return np.full((1, 1), NOTHING)
+
+
+def apart(labels: Labels, value: Value, axes: Iterable[int]) -> Value:
+    """The same tensor with each of `axes` in a block of its own.
+
+    The entries of a block over several axes are made products of one new label per axis. That is the demand that
+    they move as a grid, the same way in every row: heads as blocks, entries of a head alike in all heads.
+    """
+    wanted = set(axes)
+    blocks: list[Block] = []
+    for block in value.blocks:
+        if len(block.axes) == 1 or not wanted & set(block.axes):
+            blocks.append(block)
+            continue
+        if labels.frozen(labels.expand(block.flat)).all():
+            reason = labels.reason(int(labels.expand(block.flat)[0, 0]))
+            grid = [labels.fixed(size, reason) for size in block.sizes]
+        else:
+            grid = [labels.fresh(size) for size in block.sizes]
+            labels.equate(block.flat, product(*grid))
+        blocks += [Block((axis,), words) for axis, words in zip(block.axes, grid, strict=True)]
+    return Value(tuple(blocks))
+
+
+def split(labels: Labels, value: Value) -> list[Words]:
+    """The words of every axis, each on its own: one (size, factors) array per axis."""
+    value = apart(labels, value, range(len(value.shape)))
+    return [value.block(axis).words for axis in range(len(value.shape))]
+
+
+def permuted(value: Value, order: Sequence[int]) -> Value:
+    """Axis k of the result is axis order[k] of `value`."""
+    place = {old: new for new, old in enumerate(order)}
+    return Value(
+        tuple(_sorted(tuple(place[axis] for axis in block.axes), block.words) for block in value.blocks)
+    )
+
+
+def taken(value: Value, axis: int, index: Words) -> Value:
+    """Elements `index` of one axis, in that order."""
+    blocks = []
+    for block in value.blocks:
+        if axis in block.axes:
+            block = Block(block.axes, np.take(block.words, index, axis=block.axes.index(axis)))
+        blocks.append(block)
+    return Value(tuple(blocks))
+
+
+def replaced(value: Value, axis: int, words: Words) -> Value:
+    """The same tensor with other words in the block that `axis` is in."""
+    return Value(tuple(Block(block.axes, words) if axis in block.axes else block for block in value.blocks))
+
+
+def reshaped(labels: Labels, value: Value, shape: Sequence[int]) -> Value:
+    """The same elements in row-major order under another shape."""
+    for start, stop, sizes in reversed(_segments(value.shape, shape)):
+        value = _reshape_segment(labels, value, start, stop, sizes)
+    return value
+
+
+def _segments(old: Sequence[int], new: Sequence[int]) -> list[tuple[int, int, tuple[int, ...]]]:
+    """The shortest runs of axes with equal products: (first old axis, last + 1, sizes in the new shape)."""
+    out = []
+    i = j = 0
+    while i < len(old) or j < len(new):
+        first_old, first_new = i, j
+        i, j = min(i + 1, len(old)), min(j + 1, len(new))
+        while (left := prod(old[first_old:i])) != (right := prod(new[first_new:j])):
+            if left < right:
+                i += 1
+            else:
+                j += 1
+            if i > len(old) or j > len(new):
+                raise Unproven(f"{tuple(old)} cannot be reshaped to {tuple(new)}")
+        out.append((first_old, i, tuple(new[first_new:j])))
+    return out
+
+
+def _reshape_segment(labels: Labels, value: Value, start: int, stop: int, sizes: tuple[int, ...]) -> Value:
+    """Replace axes start…stop-1 by axes of `sizes`, which have as many elements."""
+    if stop - start == len(sizes) == 1:
+        return value
+    shift = len(sizes) - (stop - start)
+    touched = [block for block in value.blocks if any(start <= axis < stop for axis in block.axes)]
+    rest = [
+        Block(tuple(axis + shift * (axis >= stop) for axis in block.axes), block.words)
+        for block in value.blocks
+        if block not in touched
+    ]
+    if not touched:
+        return Value((*rest, *(Block((start + k,), constant_axis()) for k in range(len(sizes)))))
+    axes, words = _merged(touched)
+    first = sum(axis < start for axis in axes)
+    words = words.reshape(*words.shape[:first], *sizes, *words.shape[first + stop - start :])
+    new_axes = (
+        *axes[:first],
+        *range(start, start + len(sizes)),
+        *(axis + shift for axis in axes[first + stop - start :]),
+    )
+    flat = labels.expand(words.reshape(-1, words.shape[-1]))
+    if labels.frozen(flat).all():
+        # One frozen label per element says as much as a product of frozen ones, and is faster.
+        flat = labels.fixed(len(flat), labels.reason(int(flat[0, 0])))
+    words = flat.reshape(*words.shape[:-1], -1)
+    return Value((*rest, *_independent(new_axes, words)))
+
+
+def _merged(blocks: Sequence[Block]) -> tuple[tuple[int, ...], Words]:
+    """One block over the axes of several: the factors of all of them side by side."""
+    axes = tuple(sorted(axis for block in blocks for axis in block.axes))
+    size_of = {axis: size for block in blocks for axis, size in zip(block.axes, block.sizes, strict=True)}
+    full = tuple(size_of[axis] for axis in axes)
+    columns = []
+    for block in sorted(blocks, key=lambda block: block.axes):
+        seen = tuple(size_of[axis] if axis in block.axes else 1 for axis in axes)
+        factors = block.words.shape[-1]
+        columns.append(np.broadcast_to(block.words.reshape(*seen, factors), (*full, factors)))
+    return axes, np.concatenate(columns, axis=-1)
+
+
+def _independent(axes: tuple[int, ...], words: Words) -> list[Block]:
+    """Blocks as small as the factors allow: a factor that is constant along an axis does not tie it to the others."""
+    if not axes:
+        return []
+    varies = []  # per factor: the positions in `axes` along which it varies
+    for factor in range(words.shape[-1]):
+        column = words[..., factor]
+        varies.append({k for k in range(len(axes)) if (column != column.take([0], axis=k)).any()})
+    parts: list[set[int]] = [{k} for k in range(len(axes))]
+    for places in varies:
+        tied = [part for part in parts if part & places]
+        if tied:
+            parts = [part for part in parts if part not in tied] + [set.union(*tied)]
+    if any(words.shape[k] > 1 and not any(k in places for places in varies) for k in range(len(axes))):
+        parts = [set(range(len(axes)))]  # some axis repeats its words: keep them together
+    blocks = []
+    for part in sorted(parts, key=min):
+        keep = [factor for factor, places in enumerate(varies) if places & part]
+        corner = tuple(slice(None) if k in part else 0 for k in range(len(axes)))
+        inner = (
+            words[corner][..., keep]
+            if keep
+            else np.full((*(words.shape[k] for k in sorted(part)), 1), NOTHING)
+        )
+        blocks.append(Block(tuple(axes[k] for k in sorted(part)), inner))
+    return blocks
+
+
+def _sorted(axes: tuple[int, ...], words: Words) -> Block:
+    order = sorted(range(len(axes)), key=lambda k: axes[k])
+    return Block(tuple(axes[k] for k in order), words.transpose(*order, len(axes)))

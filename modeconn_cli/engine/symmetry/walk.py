@@ -1,0 +1,229 @@
+"""One pass over the graph: every operation's rule is applied, in execution order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from modeconn_cli.engine.errors import InputError
+from modeconn_cli.engine.graph import Graph, concrete, location, operation, shape_of
+
+# The rules register themselves.
+from modeconn_cli.engine.symmetry import elementwise, layers, movement, products, reductions  # noqa: F401
+from modeconn_cli.engine.symmetry.labels import Labels, Unproven, Words, repeated
+from modeconn_cli.engine.symmetry.registry import RULES, Notes, Step
+from modeconn_cli.engine.symmetry.values import Value, from_axes, split
+
+OUTPUT = "its units are the model's outputs"
+INPUT = "it is an axis of the model's input"
+OUTSIDE = "a tensor outside the state dict is tied to it and cannot be permuted"
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """A graph after the walk."""
+
+    notes: Notes
+    tensors: Mapping[str, list[Words]]  # state-dict name -> the words of its axes; tied names share theirs
+
+    @property
+    def labels(self) -> Labels:
+        return self.notes.labels
+
+
+def label(graph: Graph) -> Labelled:
+    """Label every axis of every tensor in `graph`.
+
+    Where two parts of one cut axis turn out to move alike (`a, gate = h.chunk(2); a * gate`), one label stands
+    for several elements of that axis. The walk is then done again with parts told apart at that cut.
+    """
+    tagged: frozenset[str] = frozenset()
+    while True:
+        labelled = _Walk(graph, tagged).run()
+        labels = labelled.labels
+        found = set()
+        for key, words in labelled.notes.seams.items():
+            expanded = labels.expand(words)
+            free = ~labels.frozen(expanded).all(axis=1)
+            if free.any() and (repeated(expanded) & free).any():
+                found.add(key)
+        if found <= tagged:
+            return labelled
+        tagged |= found
+
+
+class _Walk:
+    def __init__(self, graph: Graph, tagged: frozenset[str]) -> None:
+        self.graph = graph
+        self.tagged = tagged
+        self.notes = Notes()
+        self.labels = self.notes.labels
+        self.values: dict[fx.Node, Any] = {}
+        self.layers: dict[fx.Node, tuple[str, ...]] = {}  # weights and what is computed from weights alone
+        self.tensors: dict[str, Value] = {}
+        self.recorded: set[int] = set()
+
+    def run(self) -> Labelled:
+        for node in self.graph.nodes:
+            if node.op == "placeholder":
+                self._placeholder(node)
+        outputs = self._run(self.graph.program.graph_module, "")
+        for value in _values(outputs):
+            for words in split(self.labels, value):
+                self.labels.freeze(words, OUTPUT)
+        tensors = {}
+        for name in self.graph.shapes:
+            first = self.graph.tied[name][0]
+            if first in self.tensors:
+                tensors[name] = split(self.labels, self.tensors[first])
+        return Labelled(self.notes, tensors)
+
+    def _placeholder(self, node: fx.Node) -> None:
+        shape = shape_of(node.meta.get("val"))
+        if shape is None or not node.users:
+            return
+        name = self.graph.tensors.get(node.name)
+        if name is None:
+            reason = OUTSIDE if node.name in self.graph.constants else INPUT
+            self._set(node, from_axes(self.labels.fixed(size, reason) for size in shape))
+            return
+        names = self.graph.tied[name]
+        if names[0] not in self.tensors:
+            self.tensors[names[0]] = from_axes(self.labels.fresh(size) for size in shape)
+        self.layers[node] = tuple(dict.fromkeys(layer_of(each) for each in names))
+        self._set(node, self.tensors[names[0]])
+
+    def _run(self, module: fx.GraphModule, prefix: str) -> object:
+        """Apply the rules of one graph; returns the labelled outputs."""
+        for node in module.graph.nodes:
+            if node.op == "output":
+                return self._read(node.args[0])
+            if node.op == "call_function":
+                self._set(node, self._apply(module, node, prefix))
+                inputs = node.all_input_nodes
+                if inputs and all(source in self.layers for source in inputs):
+                    self.layers[node] = self.layers[inputs[0]]
+        raise AssertionError("a graph without an output")
+
+    def _apply(self, module: fx.GraphModule, node: fx.Node, prefix: str) -> object:
+        if operation(node) == "getitem" and not isinstance(node.target, torch._ops.OpOverload):
+            return self._read(node.args[0])[node.args[1]]
+        if isinstance(node.target, torch._ops.HigherOrderOperator):
+            called = self._called(module, node)
+            if called is not None:
+                return self._run(called, f"{prefix}{node.name}.")
+        shapes = _shapes(node)
+        if not shapes:
+            return None  # a number, or a check without a result
+        key = prefix + node.name
+        step = Step(node, key, self.notes, shapes, key in self.tagged, self._layers)
+        try:
+            return self._ruled(step)
+        except Unproven as unproven:
+            return self._frozen(step, str(unproven))
+
+    def _called(self, module: fx.GraphModule, node: fx.Node) -> fx.GraphModule | None:
+        """The graph inside `torch.no_grad()` or autocast in forward, its placeholders set to the operands."""
+        if not str(node.target).startswith("wrap_with_"):
+            return None
+        at = next(k for k, a in enumerate(node.args) if isinstance(a, fx.Node) and a.op == "get_attr")
+        body = module.get_submodule(str(node.args[at].target))  # type: ignore[union-attr]
+        assert isinstance(body, fx.GraphModule)
+        inner = [inside for inside in body.graph.nodes if inside.op == "placeholder"]
+        for place, operand in zip(inner, node.args[at + 1 :], strict=True):
+            self.values[place] = self._read(operand)
+            if isinstance(operand, fx.Node) and operand in self.layers:
+                self.layers[place] = self.layers[operand]
+        return body
+
+    def _ruled(self, step: Step) -> object:
+        if step.operation not in RULES:
+            raise Unproven(f"{step.name} has no symmetry rule")
+        result = RULES[step.operation](step, **self._arguments(step.node))
+        found = tuple(value.shape for value in _values(result))
+        if found != step.shapes:
+            raise Unproven(f"the symmetry rule of {step.name} gives {found} for {step.shapes}")
+        return result
+
+    def _frozen(self, step: Step, reason: str) -> object:
+        """Freeze what an operation reads. Then it sees what it always saw, and needs no proof."""
+        free = False
+        for source in step.node.all_input_nodes:
+            for value in _values(self.values.get(source)):
+                for words in split(self.labels, value):
+                    free |= not self.labels.frozen(self.labels.expand(words)).all()
+                    self.labels.freeze(words, reason)
+        if free and reason not in self.notes.unproven:
+            self.notes.unproven.append(reason)
+        values = [from_axes(self.labels.fixed(size, reason) for size in shape) for shape in step.shapes]
+        return values if isinstance(step.node.meta["val"], (tuple, list)) else values[0]
+
+    def _arguments(self, node: fx.Node) -> dict[str, Any]:
+        """An operation's arguments by the names of its ATen schema, defaults included."""
+        bound: dict[str, Any] = {}
+        for index, argument in enumerate(node.target._schema.arguments):  # type: ignore[union-attr]
+            name = "x" if argument.name in ("self", "input") else argument.name
+            if index < len(node.args):
+                bound[name] = self._read(node.args[index])
+            elif argument.name in node.kwargs:
+                bound[name] = self._read(node.kwargs[argument.name])
+            elif argument.has_default_value():
+                bound[name] = argument.default_value
+        return bound
+
+    def _read(self, argument: Any) -> Any:
+        if isinstance(argument, fx.Node):
+            val = argument.meta.get("val")
+            if isinstance(val, torch.SymInt) and not val.node.has_hint():
+                raise Unproven(f"the number {argument.name} is computed from values")
+            return concrete(val) if isinstance(val, (int, torch.SymInt)) else self.values.get(argument)
+        if isinstance(argument, (tuple, list)):
+            return [self._read(each) for each in argument]
+        return argument
+
+    def _set(self, node: fx.Node, value: Any) -> None:
+        self.values[node] = value
+        for each in _values(value):
+            for block in each.blocks:
+                if id(block.words) not in self.recorded:
+                    self.recorded.add(id(block.words))
+                    self.notes.axes.append(block.flat)
+
+    def _layers(self, node: fx.Node) -> tuple[str, ...]:
+        return self.layers.get(node, ())
+
+
+def layer_of(name: str) -> str:
+    """The module path of a weight, or the tensor's own name where it is not called a weight."""
+    if ".parametrizations." in name:
+        return name.split(".parametrizations.")[0]
+    path, _, last = name.rpartition(".")
+    return path if path and "weight" in last else name
+
+
+def _values(value: object) -> Iterator[Value]:
+    if isinstance(value, Value):
+        yield value
+    elif isinstance(value, (tuple, list)):
+        for each in value:
+            yield from _values(each)
+
+
+def _shapes(node: fx.Node) -> tuple[tuple[int, ...], ...]:
+    """Shapes of the tensors that a node computes; none where it computes a number or nothing."""
+    val = node.meta.get("val")
+    shapes = []
+    for each in val if isinstance(val, (tuple, list)) else [val]:
+        if not isinstance(each, Tensor):
+            continue
+        if any(isinstance(size, torch.SymInt) and not size.node.has_hint() for size in each.shape):
+            raise InputError(
+                f"the shape of {node.name} (aten.{operation(node)}, {location(node)}) depends on values",
+                "symmetries are read off models whose shapes follow from the input's shape",
+            )
+        shapes.append(tuple(concrete(size) for size in each.shape))
+    return tuple(shapes)
