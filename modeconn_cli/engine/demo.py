@@ -125,7 +125,7 @@ def run(settings: DemoSettings, runtime: Runtime) -> DemoResult | None:
     )
     pairs, arrays = [], {}
     analysis: CurveAnalyzeResult | None = None
-    for name, other in {"seed0-seed1": seed1, "neuronswap_mid2": swapped}.items():
+    for name, other in {"seed0-seed1": seed1, "seed0-mid2": swapped}.items():
         distance, line, curve = _connect(story, settings, machine, name, seed0, other)
         pairs.append(_pair(name, distance, line, curve))
         arrays[name] = {"line": _arrays(line), "curve": _arrays(curve)}
@@ -146,7 +146,7 @@ def run(settings: DemoSettings, runtime: Runtime) -> DemoResult | None:
         share_elsewhere=analysis.share_elsewhere or 0.0,
         folder=str(story.root),
         figure=str(figure),
-        animation=str(_analysis_folder(story, "neuronswap_mid2") / "layer_distances_evolution.gif"),
+        animation=str(_curve_folder(story, "seed0-mid2") / "analysis" / "layer_distances_evolution.gif"),
     )
 
 
@@ -161,7 +161,7 @@ def _connect(
             checkpoint1=seed0, checkpoint2=other, output=story.root / "endpoint_l2_distances" / f"{name}.json"
         ),
     )
-    folder = story.root / f"curve_{name}_reg"
+    folder = _curve_folder(story, name)
     line = story.part(
         f"{name}: straight line",
         curve_eval.run,
@@ -198,15 +198,16 @@ def _connect(
     return distance, line, curve
 
 
-def _analysis_folder(story: Story, name: str) -> Path:
-    return story.root / f"curve_{name}_reg" / "analysis"
+def _curve_folder(story: Story, name: str) -> Path:
+    """`curve_seed0-seed1_reg`, `curve_neuronswap_mid2_reg`."""
+    return story.root / f"curve_{name.replace('seed0-mid', 'neuronswap_mid')}_reg"
 
 
 def _analyze(
     story: Story, settings: DemoSettings, name: str, seed0: Path, swapped: Path
 ) -> CurveAnalyzeResult:
     """Layer distances along the swap's curve, as numbers and pictures."""
-    folder = _analysis_folder(story, name)
+    folder = _curve_folder(story, name) / "analysis"
     curve = folder.parent / names.CHECKPOINTS / names.checkpoint(settings.curve_epochs)
     analysis = story.part(
         f"{name}: layers measured",

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 
 class McxError(Exception):
-    """An error shown as one line, with a hint about what to do."""
+    """An error shown as one line, with a hint about what to do.
+
+    `result` is a record that is printed all the same: what was measured before the answer turned out to be no.
+    """
 
     exit_code = 1
 
-    def __init__(self, message: str, hint: str = "") -> None:
+    def __init__(self, message: str, hint: str = "", result: Any = None) -> None:
         super().__init__(message)
         self.message = message
         self.hint = hint
+        self.result = result
 
 
 class SettingsError(McxError):
@@ -48,9 +53,19 @@ class Stopped(McxError):
 
 
 def did_you_mean(word: str, choices: Iterable[str]) -> str:
-    """The hint that names the closest of `choices`, or a dozen of them where none is close."""
+    """The hint that names the closest of `choices`, or a dozen of them where none is close.
+
+    Initials count as close: `learning_rate` is `lr`.
+    """
     known = sorted(set(choices))
-    near = difflib.get_close_matches(word, known, n=1, cutoff=0.4)
+    initials = "".join(part[:1] for part in word.replace("-", "_").split("_"))
+    near = [name for name in known if len(initials) > 1 and name.lstrip("-") == initials]
+    near = near or difflib.get_close_matches(word, known, n=1, cutoff=0.4)
     if near:
         return f"did you mean '{near[0]}'?"
     return f"choose from: {', '.join(known)}" if known and len(known) <= 12 else ""
+
+
+def one_line(text: str) -> str:
+    """The text with everything that does not print spelled out, as names of files and layers may hold anything."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)

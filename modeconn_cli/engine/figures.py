@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from modeconn_cli.engine.barriers import HEADLINE, barriers
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -67,14 +69,16 @@ def lines_against_curves(pairs: Mapping[str, Mapping[str, Mapping[str, np.ndarra
             ("line", "straight line", COLOURS[0]),
             ("curve", "Bezier curve", COLOURS[1]),
         ):
-            axis.plot(paths[key]["ts"], paths[key]["te_nll"], color=colour, linewidth=2, label=label)
+            ts, loss = paths[key]["ts"], paths[key]["te_nll"]
+            barrier = barriers(ts, loss)[HEADLINE]
+            axis.plot(ts, loss, color=colour, linewidth=2, label=f"{label}: barrier {barrier:.4f}")
         axis.set_title(name, parse_math=False)
+        axis.legend()
         axis.set_xlabel("t (0: seed0)")
         axis.set_xlim(0, 1)
         axis.set_ylim(bottom=0)
         axis.grid(alpha=0.25)
     panels[0].set_ylabel("test cross-entropy (nats)")
-    panels[0].legend()
     return png(figure)
 
 

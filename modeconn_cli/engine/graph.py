@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import io
+import os
 import traceback
 import warnings
 from collections.abc import Iterator, Mapping
@@ -26,7 +27,7 @@ from modeconn_cli.engine.errors import InputError
 # Rows of the example batch. Export specialises 0 and 1; an odd number keeps batch // 2 from looking exact.
 EXAMPLE_BATCH = 3
 
-_TORCH = str(Path(torch.__file__).parent)
+_TORCH = str(Path(torch.__file__).parent) + os.sep
 
 # What export raises, and what a model's own forward raises while export runs it.
 _REFUSALS = (
@@ -104,10 +105,16 @@ def trace(model: nn.Module, input_shape: tuple[int, ...], dtype: torch.dtype | N
 def operation(node: fx.Node) -> str:
     """The ATen name without overload and in-place mark: `add` for `aten.add_.Tensor`."""
     if isinstance(node.target, torch._ops.OpOverload):
-        name = node.target._schema.name.split("::")[-1]
+        name = schema(node).name.split("::")[-1]
     else:
         name = str(getattr(node.target, "__name__", node.target))
     return name[:-1] if name.endswith("_") and not name.endswith("__") else name
+
+
+def schema(node: fx.Node) -> torch.FunctionSchema:
+    """The ATen signature of an operation."""
+    assert isinstance(node.target, torch._ops.OpOverload)
+    return node.target._schema
 
 
 def shape_of(value: object) -> tuple[int, ...] | None:
@@ -193,7 +200,7 @@ def _refusal(error: Exception, shape: tuple[int, ...]) -> InputError:
     reason = _first_line(error)
     if "Constraints violated" in reason:
         reason = "its forward works for some batch sizes only"
-        hint = "let forward treat samples alike: no fixed batch size, no loop over the batch"
+        hint = "write x.shape[0] for len(x), and let forward hold for any number of samples: no loop over them"
     elif "data-dependent" in reason:
         hint = "replace the branch on tensor values by torch.where, or the number by a constant"
     else:

@@ -89,6 +89,9 @@ class Path:
     def write(self, t: float, out: Tensor) -> np.ndarray:
         """w(t) into `out` [size]; the coefficients are returned. The ends are exact, bit for bit."""
         c = self.coefficients(t)
+        if t in (0.0, 1.0):
+            out.copy_(self.points[0] if t == 0.0 else self.points[-1])
+            return c
         if self.kind == "line":
             torch.lerp(self.points[0], self.points[1], t, out=out)
             return c

@@ -24,7 +24,7 @@ from modeconn_cli.engine.animate.layers import LayerDistances
 
 # Pixels; rows are counted from the top.
 WIDTH, HEIGHT, EDGE = 960, 540, 24
-AXES_LEFT, AXES_RIGHT, AXES_TOP = 88, WIDTH - EDGE, 112
+AXES_LEFT, AXES_RIGHT, AXES_TOP = 104, WIDTH - EDGE, 112
 TITLE_ROW, LEGEND_ROW = 42, 78
 TRACK_LEFT, TRACK_RIGHT = 728, 856
 HEADER_LEFT, HEADER_BOTTOM = 560, LEGEND_ROW + 14  # what t and the track may cover
@@ -130,7 +130,7 @@ class Bars:
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         middle = (bottom + height / 2) / HEIGHT
         axes.set_ylabel(style.WORDS[data.metric].axis, fontsize=10.5, color=style.INK)
-        axes.yaxis.set_label_coords(EDGE / WIDTH, middle, self._figure.transFigure)
+        axes.yaxis.set_label_coords((EDGE + 16) / WIDTH, middle, self._figure.transFigure)
         axes.grid(axis="y", color=style.GRID, linewidth=0.8)
         axes.set_axisbelow(True)
         axes.spines[["top", "right", "left"]].set_visible(False)

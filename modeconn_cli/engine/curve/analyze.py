@@ -116,10 +116,12 @@ def _swap(settings: CurveAnalyzeSettings, curve: CurveFile) -> Swap:
     model, arch = curve_files.build(curve, settings)
     found = symmetry.find(graph.trace(model, arch.input_shape))
     layer = metadata["layer_name"]
-    pairs = [(int(i), int(j)) for i, j in metadata["neuron_pairs"]]
-    orders = units.orders(
-        found, metadata.get("mode", "pairs"), layer=layer, pairs=pairs, seed=int(metadata.get("seed", 0))
-    )
+    mode, seed = metadata.get("mode", "pairs"), metadata.get("seed", 0)
+    try:
+        pairs = [(int(i), int(j)) for i, j in metadata["neuron_pairs"]]
+        orders = units.orders(found, mode, layer=layer, pairs=pairs, seed=int(seed))
+    except (SettingsError, ValueError, TypeError) as error:
+        raise InputError(f"'{settings.swap_metadata}' does not fit the curve's network: {error}") from error
     swapped = symmetry.permute(curve.points[0], found, orders)
     state = {name: swapped[name] for name in curve.points[0]}
     touched = {name.rpartition(".")[0] for name in state if state[name] is not curve.points[0][name]}
@@ -141,6 +143,8 @@ def read_metadata(path: FilePath) -> dict[str, Any]:
         raise InputError(f"cannot read '{path}': {error.strerror}") from error
     except ValueError as error:
         raise InputError(f"'{path}' is not JSON: {error}") from error
+    if not isinstance(document, dict):
+        raise InputError(f"'{path}' is not the metadata of mcx swap")
     missing = [key for key in ("layer_name", "neuron_pairs") if key not in document]
     if missing:
         raise InputError(f"'{path}' lacks {', '.join(missing)}: it is not the metadata of mcx swap")

@@ -38,7 +38,8 @@ def read(path: Path) -> Source:
 
 def _arrays(path: Path) -> dict[str, np.ndarray]:
     try:
-        with np.load(path, allow_pickle=False) as file:
+        # NumPy leaves a file it opened itself open when it turns out to be broken.
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
     except FileNotFoundError:
         raise InputError(f"'{path}' does not exist", "pass --data-path or the whole path") from None

@@ -34,12 +34,15 @@ class Transform:
 
     def normalise(self, images: Tensor) -> Tensor:
         """float32 [B, C, H, W] from uint8 or float images; floats are used as they are without a mean."""
-        scale = 1 / 255 if images.dtype == torch.uint8 else 1.0
+        whole = images.dtype == torch.uint8
         if not self.mean:
-            return images.to(torch.float32).mul_(scale) if scale != 1 else images.to(torch.float32)
-        factor = torch.tensor([scale / std for std in self.std], device=images.device)
+            return images.to(torch.float32).div_(255) if whole else images.to(torch.float32)
+        scale = 1 / 255 if whole else 1.0
+        factor = torch.tensor([scale / std for std in self.std], device=images.device).view(1, -1, 1, 1)
         shift = torch.tensor([-m / s for m, s in zip(self.mean, self.std, strict=True)], device=images.device)
-        return torch.addcmul(shift.view(1, -1, 1, 1), images, factor.view(1, -1, 1, 1)).to(torch.float32)
+        # uint8 images become a fresh tensor, which may be changed in place.
+        scaled = images.to(torch.float32).mul_(factor) if whole else images.to(torch.float32) * factor
+        return scaled.add_(shift.view(1, -1, 1, 1))
 
     def augment(self, images: Tensor, ids: Tensor, seed: int, epoch: int) -> Tensor:
         """Randomly flipped, shifted and rotated images of the same shape and type."""

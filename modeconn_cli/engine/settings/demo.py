@@ -14,7 +14,8 @@ class DemoSettings(Settings):
 
     output_dir: Path = setting(Path("results"), "folder of the results", flags=("--save-dir",), change="free")
     device: str = setting("auto", "auto, cpu, cuda or cuda:N", change="free")
-    threads: int | None = setting(None, "CPU threads", low=1, shown="all cores", change="free")
+    # Batches of 8 x 8 images are too small to share: on a busy machine two threads wait for each other.
+    threads: int = setting(1, "CPU threads", low=1, change="free")
     epochs: int = setting(20, "epochs of each network", low=1)
     curve_epochs: int = setting(60, "epochs of each curve", low=1)
     num_points: int = setting(61, "positions along each path", low=3)

@@ -92,7 +92,8 @@ from modeconn_cli.engine.symmetry.values import Value, from_axes
         "dropout",
     ),
     *("feature_alpha_dropout", "feature_dropout", "lift_fresh", "lift_fresh_copy"),
-    # several operands, broadcast
+    # several operands, broadcast; a weight norm is a direction times a length per row
+    "_weight_norm",
     *("add", "addcdiv", "addcmul", "atan2", "bitwise_and", "bitwise_or", "bitwise_xor", "clamp", "clamp_max"),
     *(
         "clamp_min",

@@ -23,7 +23,7 @@ import numpy.typing as npt
 Words = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
 
-NOTHING = 0  # the label that fills short words, and the word of an axis with one element
+NOTHING = 0  # the label that fills short words
 
 DISAGREE = "it is a different product in two places"
 

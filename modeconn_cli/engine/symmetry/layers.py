@@ -140,7 +140,7 @@ def group_norm(
 )
 def pooling(step: Step, x: Value, **_: object) -> Value:
     """Along the trailing axes positions are mixed in place, channel by channel."""
-    space = int(step.node.target._schema.name[-2])  # type: ignore[union-attr]  # aten::avg_pool2d -> 2
+    space = int(step.operation[-2])  # avg_pool2d -> 2
     axes = step.split(x)
     step.freeze(*axes[-space:], reason=SPACE)
     return from_axes([*axes[:-space], *(step.fixed(size, SPACE) for size in step.shape[-space:])])

@@ -8,7 +8,15 @@ import numpy as np
 
 from modeconn_cli.engine.symmetry.labels import Unproven, Words, joined, marked, product, repeated
 from modeconn_cli.engine.symmetry.registry import Step, rule
-from modeconn_cli.engine.symmetry.values import Value, from_axes, permuted, replaced, reshaped, taken
+from modeconn_cli.engine.symmetry.values import (
+    Value,
+    from_axes,
+    permuted,
+    replaced,
+    reshaped,
+    taken,
+    without_constants,
+)
 
 
 @rule(
@@ -214,14 +222,15 @@ def _part(step: Step, x: Value, axis: int, index: Words) -> Value:
     if len(block.flat) in (1, len(whole.flat)):
         return part
     step.seam(whole.flat)
+    step.record(block.flat)  # before factors are dropped that say which part this is
     words = step.labels.expand(block.flat)
-    if not step.tagged or words.shape[1] > 1 or step.labels.frozen(words).any():
-        return part
-    # Two parts turned out to move alike (a gate beside its values, queries beside keys): say in the words of the
-    # uncut axis which part an element is in.
-    units = step.fresh(len(words))
-    step.equate(words, marked(units, step.mark()))
-    return replaced(part, axis, units.reshape(block.words.shape))
+    if step.tagged and words.shape[1] == 1 and not step.labels.frozen(words).any():
+        # Two parts turned out to move alike (a gate beside its values, queries beside keys): say in the words of
+        # the uncut axis which part an element is in.
+        units = step.fresh(len(words))
+        step.equate(words, marked(units, step.mark()))
+        words = units
+    return replaced(part, axis, without_constants(words.reshape(*block.sizes, -1)))
 
 
 def _one(step: Step, x: Value, axis: int, index: int) -> Value:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -67,8 +68,9 @@ def swap(
     for unit in units:
         if not 0 <= unit < group.size:
             raise SettingsError(f"'{group.layer}' has no unit {unit}", valid)
-        if units.count(unit) > 1:
-            raise SettingsError(f"unit {unit} of '{group.layer}' is named twice", valid)
+    twice = [unit for unit, count in Counter(units).items() if count > 1]
+    if twice:
+        raise SettingsError(f"unit {twice[0]} of '{group.layer}' is named twice", valid)
     order = list(range(group.size))
     for one, other in pairs:
         order[one], order[other] = other, one

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from modeconn_cli.engine.errors import InputError
+
 
 def output_difference(
     model: nn.Module, original: Mapping[str, Tensor], changed: Mapping[str, Tensor], inputs: Tensor
@@ -30,7 +32,12 @@ def output_difference(
 
 def _outputs(worker: nn.Module, state: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
     """All output tensors of a forward pass as one vector."""
-    worker.load_state_dict(dict(state))
+    full = worker.state_dict()
+    differ = sorted(full.keys() ^ state.keys())
+    if differ:
+        raise InputError(f"{differ[0]} is {'missing' if differ[0] in full else 'not in the model'}")
+    full.update(state)  # keeps the version numbers that some models ask for
+    worker.load_state_dict(full)
     with torch.no_grad():
         outputs = worker(inputs)
     tensors = [leaf for leaf in pytree.tree_leaves(outputs) if isinstance(leaf, Tensor)]

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from modeconn_cli.engine.symmetry.elementwise import united
 from modeconn_cli.engine.symmetry.labels import Unproven, Words
 from modeconn_cli.engine.symmetry.registry import Step, rule
-from modeconn_cli.engine.symmetry.values import Value, constant_axis, from_axes
+from modeconn_cli.engine.symmetry.values import ALONE, Value, from_axes
 
 Dims = int | Iterable[int] | None
 
@@ -18,7 +18,7 @@ Dims = int | Iterable[int] | None
 )
 def reduction(step: Step, x: Value, dim: Dims = None, keepdim: bool = False, **_: object) -> Value:
     """A sum does not see the order of what it adds."""
-    return from_axes(_without(step.split(x), dim, keepdim))
+    return from_axes(_without(step, step.split(x), dim, keepdim))
 
 
 @rule("var_mean", "std_mean", "aminmax")
@@ -79,12 +79,12 @@ def triangle(step: Step, x: Value, **_: object) -> Value:
     return from_axes(axes)
 
 
-def _without(axes: list[Words], dim: Dims, keepdim: bool) -> list[Words]:
+def _without(step: Step, axes: list[Words], dim: Dims, keepdim: bool) -> list[Words]:
     """The axes that a reduction over `dim` (none given: all) leaves."""
     dims = [dim] if isinstance(dim, int) else list(dim or range(len(axes)))
     gone = {axis % len(axes) for axis in dims}
     return [
-        constant_axis() if axis in gone else words
+        step.fixed(1, ALONE) if axis in gone else words
         for axis, words in enumerate(axes)
         if keepdim or axis not in gone
     ]

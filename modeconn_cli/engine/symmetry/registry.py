@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 
 from torch import fx
 
-from modeconn_cli.engine.graph import location, operation
+from modeconn_cli.engine.graph import location, operation, schema
 from modeconn_cli.engine.symmetry.labels import Labels, Words
 from modeconn_cli.engine.symmetry.values import Value, apart, split
 
@@ -119,7 +119,7 @@ class Step:
 
     def produces(self, weight: str, words: Words) -> None:
         """Say that the operation makes a new axis out of the weight given as argument `weight`."""
-        index = [argument.name for argument in self.node.target._schema.arguments].index(weight)  # type: ignore[union-attr]
+        index = [argument.name for argument in schema(self.node).arguments].index(weight)
         source = self.node.args[index] if index < len(self.node.args) else self.node.kwargs[weight]
         if isinstance(source, fx.Node):
             for layer in self.layers(source):

@@ -13,7 +13,9 @@ from math import prod
 
 import numpy as np
 
-from modeconn_cli.engine.symmetry.labels import NOTHING, Labels, Unproven, Words, product
+from modeconn_cli.engine.symmetry.labels import Labels, Unproven, Words
+
+ALONE = "it is the only element of an axis"
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,30 +58,20 @@ def from_axes(axes: Iterable[Words]) -> Value:
     return Value(tuple(Block((axis,), words) for axis, words in enumerate(axes)))
 
 
-def constant_axis() -> Words:
-    """The words of an axis with a single element."""
-    return np.full((1, 1), NOTHING)
-
-
 def apart(labels: Labels, value: Value, axes: Iterable[int]) -> Value:
     """The same tensor with each of `axes` in a block of its own.
 
-    The entries of a block over several axes are made products of one new label per axis. That is the demand that
-    they move as a grid, the same way in every row: heads as blocks, entries of a head alike in all heads.
+    A factor that varies along several axes of a block is made a product of one new label per axis and distinct
+    slice. That is the demand that its elements move as a grid, the same way in every row: heads as blocks, the
+    entries of a head alike in all heads.
     """
     wanted = set(axes)
     blocks: list[Block] = []
     for block in value.blocks:
         if len(block.axes) == 1 or not wanted & set(block.axes):
             blocks.append(block)
-            continue
-        if labels.frozen(labels.expand(block.flat)).all():
-            reason = labels.reason(int(labels.expand(block.flat)[0, 0]))
-            grid = [labels.fixed(size, reason) for size in block.sizes]
         else:
-            grid = [labels.fresh(size) for size in block.sizes]
-            labels.equate(block.flat, product(*grid))
-        blocks += [Block((axis,), words) for axis, words in zip(block.axes, grid, strict=True)]
+            blocks += _separate(labels, block)
     return Value(tuple(blocks))
 
 
@@ -115,8 +107,60 @@ def replaced(value: Value, axis: int, words: Words) -> Value:
 def reshaped(labels: Labels, value: Value, shape: Sequence[int]) -> Value:
     """The same elements in row-major order under another shape."""
     for start, stop, sizes in reversed(_segments(value.shape, shape)):
-        value = _reshape_segment(labels, value, start, stop, sizes)
+        if not stop - start == len(sizes) == 1:
+            value = _reshape_segment(labels, value, start, stop, sizes)
     return value
+
+
+def without_constants(words: Words) -> Words:
+    """Words without the factors that are equal in all of them: (…, f) -> (…, g), g at least 1."""
+    varies = [factor for factor in range(words.shape[-1]) if _varies(words[..., factor])]
+    return words[..., varies or [0]]
+
+
+def _varies(column: Words) -> tuple[int, ...]:
+    """The axes along which one factor is not constant."""
+    return tuple(k for k in range(column.ndim) if (column != column.take([0], axis=k)).any())
+
+
+def _separate(labels: Labels, block: Block) -> list[Block]:
+    """One block per axis of a block of several."""
+    flat = labels.expand(block.flat)
+    if labels.frozen(flat).all():
+        reason = labels.reason(int(flat[0, 0]))
+        return [
+            Block((axis,), labels.fixed(size, reason))
+            for axis, size in zip(block.axes, block.sizes, strict=True)
+        ]
+    words = flat.reshape(*block.sizes, -1)
+    factors: list[list[Words]] = [[] for _ in block.axes]
+    for factor in range(words.shape[-1]):
+        column = words[..., factor]
+        along = _varies(column)
+        if len(along) == 1:
+            corner = tuple(slice(None) if k in along else 0 for k in range(column.ndim))
+            factors[along[0]].append(column[corner][:, None])
+            continue
+        grid = []
+        for k in along:
+            slices = np.moveaxis(column, k, 0).reshape(column.shape[k], -1)
+            _, which = np.unique(slices, axis=0, return_inverse=True)
+            new = labels.fresh(int(which.max()) + 1)[which.reshape(-1)]
+            factors[k].append(new)
+            grid.append(
+                np.broadcast_to(new.reshape([-1 if j == k else 1 for j in range(column.ndim)]), column.shape)
+            )
+        if grid:
+            labels.equate(column.reshape(-1, 1), np.stack([part.reshape(-1) for part in grid], axis=1))
+    return [
+        Block((axis,), np.concatenate(parts, axis=1) if parts else _unvaried(labels, size))
+        for axis, size, parts in zip(block.axes, block.sizes, factors, strict=True)
+    ]
+
+
+def _unvaried(labels: Labels, size: int) -> Words:
+    """An axis along which no factor varies: one element, or elements that nothing tells apart, which stay."""
+    return labels.fixed(size, ALONE)
 
 
 def _segments(old: Sequence[int], new: Sequence[int]) -> list[tuple[int, int, tuple[int, ...]]]:
@@ -139,8 +183,6 @@ def _segments(old: Sequence[int], new: Sequence[int]) -> list[tuple[int, int, tu
 
 def _reshape_segment(labels: Labels, value: Value, start: int, stop: int, sizes: tuple[int, ...]) -> Value:
     """Replace axes start…stop-1 by axes of `sizes`, which have as many elements."""
-    if stop - start == len(sizes) == 1:
-        return value
     shift = len(sizes) - (stop - start)
     touched = [block for block in value.blocks if any(start <= axis < stop for axis in block.axes)]
     rest = [
@@ -149,27 +191,23 @@ def _reshape_segment(labels: Labels, value: Value, start: int, stop: int, sizes:
         if block not in touched
     ]
     if not touched:
-        return Value((*rest, *(Block((start + k,), constant_axis()) for k in range(len(sizes)))))
+        return Value((*rest, *(Block((start + k,), labels.fixed(1, ALONE)) for k in range(len(sizes)))))
     axes, words = _merged(touched)
     first = sum(axis < start for axis in axes)
-    words = words.reshape(*words.shape[:first], *sizes, *words.shape[first + stop - start :])
-    new_axes = (
-        *axes[:first],
-        *range(start, start + len(sizes)),
-        *(axis + shift for axis in axes[first + stop - start :]),
-    )
+    last = first + stop - start
     flat = labels.expand(words.reshape(-1, words.shape[-1]))
     if labels.frozen(flat).all():
         # One frozen label per element says as much as a product of frozen ones, and is faster.
         flat = labels.fixed(len(flat), labels.reason(int(flat[0, 0])))
-    words = flat.reshape(*words.shape[:-1], -1)
-    return Value((*rest, *_independent(new_axes, words)))
+    words = flat.reshape(*words.shape[:first], *sizes, *words.shape[last:-1], -1)
+    places = (*axes[:first], *range(start, start + len(sizes)), *(axis + shift for axis in axes[last:]))
+    return Value((*rest, *_independent(labels, places, words)))
 
 
 def _merged(blocks: Sequence[Block]) -> tuple[tuple[int, ...], Words]:
     """One block over the axes of several: the factors of all of them side by side."""
-    axes = tuple(sorted(axis for block in blocks for axis in block.axes))
     size_of = {axis: size for block in blocks for axis, size in zip(block.axes, block.sizes, strict=True)}
+    axes = tuple(sorted(size_of))
     full = tuple(size_of[axis] for axis in axes)
     columns = []
     for block in sorted(blocks, key=lambda block: block.axes):
@@ -179,31 +217,24 @@ def _merged(blocks: Sequence[Block]) -> tuple[tuple[int, ...], Words]:
     return axes, np.concatenate(columns, axis=-1)
 
 
-def _independent(axes: tuple[int, ...], words: Words) -> list[Block]:
-    """Blocks as small as the factors allow: a factor that is constant along an axis does not tie it to the others."""
-    if not axes:
-        return []
-    varies = []  # per factor: the positions in `axes` along which it varies
-    for factor in range(words.shape[-1]):
-        column = words[..., factor]
-        varies.append({k for k in range(len(axes)) if (column != column.take([0], axis=k)).any()})
+def _independent(labels: Labels, axes: tuple[int, ...], words: Words) -> list[Block]:
+    """Blocks as small as the factors allow: only a factor that varies along two axes ties them together."""
+    varies = [set(_varies(words[..., factor])) for factor in range(words.shape[-1])]
     parts: list[set[int]] = [{k} for k in range(len(axes))]
     for places in varies:
         tied = [part for part in parts if part & places]
         if tied:
             parts = [part for part in parts if part not in tied] + [set.union(*tied)]
-    if any(words.shape[k] > 1 and not any(k in places for places in varies) for k in range(len(axes))):
-        parts = [set(range(len(axes)))]  # some axis repeats its words: keep them together
     blocks = []
     for part in sorted(parts, key=min):
         keep = [factor for factor, places in enumerate(varies) if places & part]
-        corner = tuple(slice(None) if k in part else 0 for k in range(len(axes)))
-        inner = (
-            words[corner][..., keep]
-            if keep
-            else np.full((*(words.shape[k] for k in sorted(part)), 1), NOTHING)
-        )
-        blocks.append(Block(tuple(axes[k] for k in sorted(part)), inner))
+        if keep:
+            corner = tuple(slice(None) if k in part else 0 for k in range(len(axes)))
+            own = words[corner][..., keep]
+        else:
+            (k,) = part
+            own = _unvaried(labels, words.shape[k])
+        blocks.append(Block(tuple(axes[k] for k in sorted(part)), own))
     return blocks
 
 

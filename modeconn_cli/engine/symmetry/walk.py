@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, fx
 
 from modeconn_cli.engine.errors import InputError
-from modeconn_cli.engine.graph import Graph, concrete, location, operation, shape_of
+from modeconn_cli.engine.graph import Graph, concrete, location, operation, schema, shape_of
 
 # The rules register themselves.
 from modeconn_cli.engine.symmetry import elementwise, layers, movement, products, reductions  # noqa: F401
@@ -21,6 +22,9 @@ from modeconn_cli.engine.symmetry.values import Value, from_axes, split
 OUTPUT = "its units are the model's outputs"
 INPUT = "it is an axis of the model's input"
 OUTSIDE = "a tensor outside the state dict is tied to it and cannot be permuted"
+
+# Operations that make no tensor and do not see an order: sizes, checks, the number in a tensor of one element.
+NUMBERS = ("sym_", "_assert", "item", "_local_scalar_dense")
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,7 @@ class _Walk:
         self.values: dict[fx.Node, Any] = {}
         self.layers: dict[fx.Node, tuple[str, ...]] = {}  # weights and what is computed from weights alone
         self.tensors: dict[str, Value] = {}
-        self.recorded: set[int] = set()
+        self.recorded: dict[int, Words] = {}  # holds the arrays, so that no id is used twice
 
     def run(self) -> Labelled:
         for node in self.graph.nodes:
@@ -85,11 +89,12 @@ class _Walk:
     def _placeholder(self, node: fx.Node) -> None:
         shape = shape_of(node.meta.get("val"))
         if shape is None or not node.users:
+            self.values[node] = None
             return
         name = self.graph.tensors.get(node.name)
         if name is None:
             reason = OUTSIDE if node.name in self.graph.constants else INPUT
-            self._set(node, from_axes(self.labels.fixed(size, reason) for size in shape))
+            self._set(node, self._still(node.meta["val"], reason))
             return
         names = self.graph.tied[name]
         if names[0] not in self.tensors:
@@ -102,7 +107,9 @@ class _Walk:
         for node in module.graph.nodes:
             if node.op == "output":
                 return self._read(node.args[0])
-            if node.op == "call_function":
+            if node.op == "get_attr":
+                self._set(node, self._still(getattr(module, str(node.target), None), OUTSIDE))
+            elif node.op == "call_function":
                 self._set(node, self._apply(module, node, prefix))
                 inputs = node.all_input_nodes
                 if inputs and all(source in self.layers for source in inputs):
@@ -110,17 +117,18 @@ class _Walk:
         raise AssertionError("a graph without an output")
 
     def _apply(self, module: fx.GraphModule, node: fx.Node, prefix: str) -> object:
-        if operation(node) == "getitem" and not isinstance(node.target, torch._ops.OpOverload):
+        if node.target is operator.getitem:
             return self._read(node.args[0])[node.args[1]]
         if isinstance(node.target, torch._ops.HigherOrderOperator):
             called = self._called(module, node)
             if called is not None:
                 return self._run(called, f"{prefix}{node.name}.")
-        shapes = _shapes(node)
-        if not shapes:
-            return None  # a number, or a check without a result
+        elif not isinstance(node.target, torch._ops.OpOverload):
+            return None  # Python's arithmetic on sizes
         key = prefix + node.name
-        step = Step(node, key, self.notes, shapes, key in self.tagged, self._layers)
+        step = Step(node, key, self.notes, _shapes(node), key in self.tagged, self._layers)
+        if not step.shapes and step.operation.startswith(NUMBERS):
+            return None
         try:
             return self._ruled(step)
         except Unproven as unproven:
@@ -143,6 +151,9 @@ class _Walk:
     def _ruled(self, step: Step) -> object:
         if step.operation not in RULES:
             raise Unproven(f"{step.name} has no symmetry rule")
+        inputs = [self.values.get(source) for source in step.node.all_input_nodes]
+        if any(0 in shape for shape in (*step.shapes, *(value.shape for value in _values(inputs)))):
+            raise Unproven(f"{step.name} handles an empty tensor")
         result = RULES[step.operation](step, **self._arguments(step.node))
         found = tuple(value.shape for value in _values(result))
         if found != step.shapes:
@@ -152,20 +163,25 @@ class _Walk:
     def _frozen(self, step: Step, reason: str) -> object:
         """Freeze what an operation reads. Then it sees what it always saw, and needs no proof."""
         free = False
-        for source in step.node.all_input_nodes:
-            for value in _values(self.values.get(source)):
-                for words in split(self.labels, value):
-                    free |= not self.labels.frozen(self.labels.expand(words)).all()
-                    self.labels.freeze(words, reason)
+        for value in _values([self.values.get(source) for source in step.node.all_input_nodes]):
+            for block in value.blocks:
+                free |= not self.labels.frozen(self.labels.expand(block.flat)).all()
+                self.labels.freeze(block.flat, reason)
         if free and reason not in self.notes.unproven:
             self.notes.unproven.append(reason)
-        values = [from_axes(self.labels.fixed(size, reason) for size in shape) for shape in step.shapes]
-        return values if isinstance(step.node.meta["val"], (tuple, list)) else values[0]
+        val = step.node.meta.get("val")
+        values = [self._still(each, reason) for each in (val if isinstance(val, (tuple, list)) else [val])]
+        return values if isinstance(val, (tuple, list)) else values[0]
+
+    def _still(self, val: object, reason: str) -> Value | None:
+        """A labelled tensor none of whose axes may move; None for what is no tensor."""
+        shape = shape_of(val)
+        return from_axes(self.labels.fixed(size, reason) for size in shape) if shape is not None else None
 
     def _arguments(self, node: fx.Node) -> dict[str, Any]:
         """An operation's arguments by the names of its ATen schema, defaults included."""
         bound: dict[str, Any] = {}
-        for index, argument in enumerate(node.target._schema.arguments):  # type: ignore[union-attr]
+        for index, argument in enumerate(schema(node).arguments):
             name = "x" if argument.name in ("self", "input") else argument.name
             if index < len(node.args):
                 bound[name] = self._read(node.args[index])
@@ -180,7 +196,7 @@ class _Walk:
             val = argument.meta.get("val")
             if isinstance(val, torch.SymInt) and not val.node.has_hint():
                 raise Unproven(f"the number {argument.name} is computed from values")
-            return concrete(val) if isinstance(val, (int, torch.SymInt)) else self.values.get(argument)
+            return concrete(val) if isinstance(val, (int, torch.SymInt)) else self.values[argument]
         if isinstance(argument, (tuple, list)):
             return [self._read(each) for each in argument]
         return argument
@@ -190,7 +206,7 @@ class _Walk:
         for each in _values(value):
             for block in each.blocks:
                 if id(block.words) not in self.recorded:
-                    self.recorded.add(id(block.words))
+                    self.recorded[id(block.words)] = block.words
                     self.notes.axes.append(block.flat)
 
     def _layers(self, node: fx.Node) -> tuple[str, ...]:

@@ -1,0 +1,100 @@
+"""`mcx train` as its user sees it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+
+WORDS = ("train", "--model", "mlp", "--model-arg", "width=8,depth=1", "--dataset", "digits", "--epochs", "2")
+
+
+def test_one_folder_per_seed_with_checkpoints_and_metrics(mcx, tmp_path: Path) -> None:
+    done = mcx(*WORDS, "--seeds", "3,5", "--output-dir", tmp_path, "--save-freq", "1")
+    assert done.code == 0
+    for seed in (3, 5):
+        folder = tmp_path / f"seed{seed}"
+        assert sorted(p.name for p in folder.glob("*.pt")) == [f"checkpoint-{e}.pt" for e in (0, 1, 2)]
+        rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        assert [row["epoch"] for row in rows] == [1, 2]
+        assert {"lr", "train_loss", "train_accuracy", "test_loss", "test_accuracy", "seconds"} < set(rows[0])
+    assert "mlp on digits (610 parameters)" in done.out
+    assert "epoch 2/2" in done.err
+
+
+def test_a_checkpoint_has_the_original_layout_and_says_what_it_is(mcx, tmp_path: Path) -> None:
+    mcx(*WORDS, "--output-dir", tmp_path, "-q")
+    content = torch.load(tmp_path / "seed0/checkpoint-2.pt", weights_only=True)
+    assert list(content) == ["epoch", "model_state", "optimizer_state", "mcx"]
+    assert content["epoch"] == 2
+    about = content["mcx"]
+    assert (about["model"], about["num_classes"], about["input_shape"]) == ("mlp", 10, [1, 8, 8])
+    assert (about["dataset"], about["transform"], about["seed"]) == ("digits", "half", 0)
+    model = torch.nn.Sequential(
+        torch.nn.Flatten(), torch.nn.Linear(64, 8), torch.nn.ReLU(), torch.nn.Linear(8, 10)
+    )
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    optimizer.load_state_dict(content["optimizer_state"])
+    assert len(optimizer.state) == 4
+
+
+def test_json_has_one_entry_per_network(mcx, tmp_path: Path) -> None:
+    done = json.loads(mcx(*WORDS, "--seeds", "0,1", "--output-dir", tmp_path, "--json").out)
+    assert done["schema"] == "mcx.train/1"
+    assert [network["seed"] for network in done["networks"]] == [0, 1]
+    assert done["num_params"] == 610
+
+
+def test_a_dry_run_says_what_would_be_done_and_does_nothing(mcx, tmp_path: Path) -> None:
+    done = mcx(*WORDS, "--output-dir", tmp_path / "new", "--dry-run")
+    assert (done.code, done.out) == (0, "")
+    assert "1,437 images, 1 x 2 epochs" in done.err
+    assert not (tmp_path / "new").exists()
+
+
+def test_quiet_means_the_result_only(mcx, tmp_path: Path) -> None:
+    done = mcx(*WORDS, "--output-dir", tmp_path, "-q")
+    assert done.err == ""
+    assert done.out
+
+
+def test_what_is_missing_is_named(mcx, tmp_path: Path) -> None:
+    assert "pass --output-dir" in mcx(*WORDS).err
+    done = mcx("train", "--dataset", "digits", "--output-dir", tmp_path)
+    assert (done.code, "pass --model" in done.err) == (2, True)
+    done = mcx("train", "--model", "cnn", "--output-dir", tmp_path)
+    assert (done.code, "pass --dataset" in done.err) == (2, True)
+    done = mcx(*WORDS, "--dataset", "digit", "--output-dir", tmp_path)
+    assert (done.code, "did you mean 'digits'?" in done.err) == (2, True)
+
+
+def test_an_output_folder_that_is_a_file_is_refused_before_any_work(mcx, tmp_path: Path) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("mine")
+    done = mcx(*WORDS, "--output-dir", blocked)
+    assert (done.code, done.out, blocked.read_text()) == (5, "", "mine")
+    assert "epoch" not in done.err.split("error:")[1]
+
+
+def test_a_users_own_network_is_trained_from_its_factory(mcx, tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "mynets.py").write_text(
+        "from torch import nn\n"
+        "def tiny(num_classes, hidden=4):\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(64, hidden), nn.Tanh(), nn.Linear(hidden, num_classes))\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    words = (
+        "train",
+        "--model",
+        "mynets:tiny",
+        "--model-arg",
+        "hidden=5",
+        "--dataset",
+        "digits",
+        "--epochs",
+        "1",
+    )
+    done = mcx(*words, "--output-dir", tmp_path / "out")
+    assert done.code == 0
+    assert "mynets:tiny on digits (385 parameters)" in done.out
