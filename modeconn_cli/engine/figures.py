@@ -73,12 +73,13 @@ def lines_against_curves(pairs: Mapping[str, Mapping[str, Mapping[str, np.ndarra
             barrier = barriers(ts, loss)[HEADLINE]
             axis.plot(ts, loss, color=colour, linewidth=2, label=f"{label}: barrier {barrier:.4f}")
         axis.set_title(name, parse_math=False)
-        axis.legend()
+        axis.legend(loc="upper right")
         axis.set_xlabel("t (0: seed0)")
         axis.set_xlim(0, 1)
-        axis.set_ylim(bottom=0)
         axis.grid(alpha=0.25)
     panels[0].set_ylabel("test cross-entropy (nats)")
+    top = max(float(path["te_nll"].max()) for paths in pairs.values() for path in paths.values())
+    panels[0].set_ylim(0, 1.4 * top)  # the legends stand above the curves
     return png(figure)
 
 

@@ -1,0 +1,93 @@
+"""What the documents say is what the program does."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from modeconn_cli.cli import options
+from modeconn_cli.cli.commands import COMMANDS, GROUPS
+from modeconn_cli.cli.complete import flags_of, settings_of
+from modeconn_cli.engine.settings.base import specs
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def block(name: str) -> str:
+    """The fenced block after `<!-- name -->`."""
+    found = re.search(rf"<!-- {name} -->\n```\w*\n(.*?)```", README, re.DOTALL)
+    assert found is not None
+    return found[1]
+
+
+def story() -> list[list[str]]:
+    """The command lines of the README's story, shortened to a few epochs."""
+    text = block("story").replace("\\\n", " ")
+    text = text.replace("checkpoint-20", "checkpoint-2").replace("checkpoint-60", "checkpoint-3")
+    text = text.replace("--epochs 20", "--epochs 2").replace("--epochs 60", "--epochs 3")
+    text = text.replace("--num-points 61", "--num-points 7").replace("$R", "results/cnn/digits")
+    lines = [line for line in text.splitlines() if line.startswith("mcx ")]
+    return [shlex.split(line)[1:] for line in lines]
+
+
+def test_the_readmes_story_can_be_pasted(
+    mcx: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    lines = story()
+    assert len(lines) == 7
+    for words in lines:
+        done = mcx(*words)
+        assert done.code == 0, done.err
+        assert done.out
+    assert (
+        tmp_path / "results/cnn/digits/curve_neuronswap_mid2_reg/analysis/layer_distances_evolution.gif"
+    ).exists()
+
+
+def test_the_readmes_tree_is_the_packages() -> None:
+    shown = set(re.findall(r"[├└]── (\w+)/", block("tree")))
+    folders = {path.parent.name for path in (ROOT / "modeconn_cli").rglob("__init__.py")} - {"modeconn_cli"}
+    assert shown == folders
+
+
+def test_the_readme_names_every_command() -> None:
+    named = set(re.findall(r"^\| `mcx ([^`]+)`", README, re.MULTILINE))
+    assert named == set(COMMANDS)
+
+
+def test_every_configuration_is_loaded_by_the_command_it_names() -> None:
+    for path in (ROOT / "configs").rglob("*.yaml"):
+        command = re.match(r"# mcx (.+?) --config", path.read_text())
+        assert command is not None, f"{path} does not begin with '# mcx COMMAND --config'"
+        cls = settings_of(command[1])
+        values, _, _ = options.resolve(cls, command[1], {}, path)
+        cls(**values)
+        assert yaml.safe_load(path.read_text())
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_for_every_flag(mcx: Callable, command: str) -> None:
+    done = mcx(*command.split(), "--help")
+    assert done.code == 0
+    for flag in flags_of(command):
+        assert re.search(rf"{flag}\b", done.out), flag
+    for spec in specs(settings_of(command)):
+        assert spec.help, spec.name
+
+
+def test_the_table_of_commands_is_what_the_modules_offer() -> None:
+    import importlib
+
+    offered = set()
+    for module in {entry.module for entry in COMMANDS.values()}:
+        app = importlib.import_module(f"modeconn_cli.cli.{module}").app
+        prefix = f"{module} " if module in GROUPS else ""
+        offered |= {prefix + str(command.name) for command in app.registered_commands}
+    assert offered == set(COMMANDS)
