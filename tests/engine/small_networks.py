@@ -30,8 +30,8 @@ def randomised(model: nn.Module) -> nn.Module:
         for name, tensor in model.state_dict().items():
             if tensor.is_floating_point():
                 noise = torch.rand(tensor.shape, generator=draw)
-                spread = tensor.std() if tensor.numel() > 1 and tensor.std() > 0 else 1.0
-                tensor += 0.3 * spread * (noise - 0.2) if "running_var" not in name else noise
+                spread = tensor.std(correction=0)  # constants, such as scales of 1e-6, get noise of size one
+                tensor += noise if "running_var" in name or spread < 1e-5 else 0.3 * spread * (noise - 0.2)
     return model
 
 

@@ -18,6 +18,7 @@ from torchvision import models as tv
 from modeconn_cli.engine.errors import InputError, SettingsError
 from modeconn_cli.engine.graph import trace
 from modeconn_cli.engine.symmetry import Symmetry, find, group_of, output_difference, permute, swap
+from modeconn_cli.engine.symmetry.labels import Labels
 
 
 def symmetry_of(model: nn.Module, shape: tuple[int, ...]) -> Symmetry:
@@ -64,7 +65,7 @@ FAMILIES = {  # name: (image size, groups)
 SLOW_FAMILIES = {
     "vgg16": (64, 15), "vgg16_bn": (64, 15), "alexnet": (64, 7), "resnet50": (64, 37), "resnext50_32x4d": (64, 53),
     "regnet_y_400mf": (64, 69), "densenet121": (64, 120), "googlenet": (64, 57), "shufflenet_v2_x1_0": (64, 86),
-    "efficientnet_b0": (64, 40), "convnext_tiny": (64, 22), "vit_b_16": (224, 49), "swin_t": (224, 28),
+    "efficientnet_b0": (64, 40), "convnext_tiny": (64, 22), "vit_b_16": (224, 49), "swin_t": (224, 52),
     "mnasnet1_0": (64, 25), "inception_v3": (299, 94),
 }  # fmt: skip
 
@@ -310,6 +311,34 @@ def test_the_proof_does_not_hide_nan():
     broken = {**model.state_dict(), "0.bias": torch.full((8,), torch.nan)}
     difference, _ = output_difference(model, model.state_dict(), broken, torch.rand(2, 5))
     assert np.isnan(difference)
+
+
+def test_elements_alone_in_their_axes_are_not_exchanged_once_they_are_joined():
+    def forward(m: Net, x: Tensor) -> Tensor:
+        left, right = m.a(x).view(-1, 3, 2).chunk(2, 2)
+        return m.out(torch.cat([left, right.sin()], 2).flatten(1))
+
+    symmetry, difference = prove(Net(forward, a=L(5, 6), out=L(6, 2)), (5,))
+    assert [group.rows for group in symmetry.groups] == [((0, 1), (2, 3), (4, 5))]
+    assert difference < 1e-9
+
+
+def test_one_frozen_label_freezes_a_whole_chain():
+    labels = Labels()
+    chain = labels.fresh(5)
+    labels.freeze(chain[4:], "the last")
+    labels.equate(chain[:4], chain[1:])
+    roots = labels.expand(chain)
+    assert len(np.unique(roots)) == 1
+    assert labels.frozen(roots).all()
+    assert labels.reason(int(roots[0, 0])) == "the last"
+
+
+def test_a_label_that_would_contain_itself_is_frozen():
+    labels = Labels()
+    one, other = labels.fresh(3), labels.fresh(3)
+    labels.equate(one, np.concatenate([one, other], axis=1))
+    assert labels.frozen(labels.expand(np.concatenate([one, other], axis=1))).all()
 
 
 # Steps of random programs on (N, 8): what moves, cuts, glues, freezes and ties.

@@ -8,123 +8,33 @@ from modeconn_cli.engine.symmetry.labels import Words, product
 from modeconn_cli.engine.symmetry.registry import Step, rule
 from modeconn_cli.engine.symmetry.values import Value, from_axes
 
-
-@rule(
+# fmt: off
+ALIKE = (
     # one operand, or one operand and numbers
-    *(
-        "abs",
-        "acos",
-        "acosh",
-        "asin",
-        "asinh",
-        "atan",
-        "atanh",
-        "bitwise_not",
-        "ceil",
-        "cos",
-        "cosh",
-        "deg2rad",
-    ),
-    *(
-        "digamma",
-        "erf",
-        "erfc",
-        "erfinv",
-        "exp",
-        "exp2",
-        "expm1",
-        "fix",
-        "floor",
-        "frac",
-        "isfinite",
-        "isinf",
-    ),
-    *(
-        "isnan",
-        "lgamma",
-        "log",
-        "log10",
-        "log1p",
-        "log2",
-        "logical_not",
-        "logit",
-        "nan_to_num",
-        "neg",
-        "negative",
-    ),
-    *(
-        "positive",
-        "rad2deg",
-        "reciprocal",
-        "round",
-        "rsqrt",
-        "sgn",
-        "sigmoid",
-        "sign",
-        "signbit",
-        "sin",
-        "sinc",
-    ),
-    *("sinh", "sqrt", "square", "tan", "tanh", "trunc", "fill", "zero"),
+    "abs", "acos", "acosh", "asin", "asinh", "atan", "atanh", "bitwise_not", "ceil", "cos", "cosh", "deg2rad",
+    "digamma", "erf", "erfc", "erfinv", "exp", "exp2", "expm1", "fill", "fix", "floor", "frac", "isfinite",
+    "isinf", "isnan", "lgamma", "log", "log10", "log1p", "log2", "logical_not", "logit", "nan_to_num", "neg",
+    "negative", "positive", "rad2deg", "reciprocal", "round", "rsqrt", "sgn", "sigmoid", "sign", "signbit", "sin",
+    "sinc", "sinh", "sqrt", "square", "tan", "tanh", "trunc", "zero",
     # activations
-    *(
-        "celu",
-        "elu",
-        "gelu",
-        "hardshrink",
-        "hardsigmoid",
-        "hardswish",
-        "hardtanh",
-        "leaky_relu",
-        "log_sigmoid",
-    ),
-    *("mish", "relu", "relu6", "rrelu", "selu", "silu", "softplus", "softshrink", "threshold"),
+    "celu", "elu", "gelu", "hardshrink", "hardsigmoid", "hardswish", "hardtanh", "leaky_relu", "log_sigmoid",
+    "mish", "relu", "relu6", "rrelu", "selu", "silu", "softplus", "softshrink", "threshold",
     # copies, casts, and dropout, which does nothing in eval mode
-    *(
-        "_to_copy",
-        "alias",
-        "alias_copy",
-        "alpha_dropout",
-        "clone",
-        "contiguous",
-        "detach",
-        "detach_copy",
-        "dropout",
-    ),
-    *("feature_alpha_dropout", "feature_dropout", "lift_fresh", "lift_fresh_copy"),
-    # several operands, broadcast; a weight norm is a direction times a length per row
+    "_to_copy", "alias", "alias_copy", "alpha_dropout", "clone", "contiguous", "detach", "detach_copy", "dropout",
+    "feature_alpha_dropout", "feature_dropout", "lift_fresh", "lift_fresh_copy",
+    # several operands, broadcast
+    "add", "addcdiv", "addcmul", "atan2", "bitwise_and", "bitwise_or", "bitwise_xor", "clamp", "clamp_max",
+    "clamp_min", "clip", "copy", "div", "divide", "eq", "float_power", "floor_divide", "fmax", "fmin", "fmod",
+    "ge", "greater", "gt", "hypot", "le", "lerp", "less", "logaddexp", "logaddexp2", "logical_and", "logical_or",
+    "logical_xor", "lt", "masked_fill", "maximum", "minimum", "mul", "multiply", "ne", "not_equal", "pow",
+    "remainder", "rsub", "sub", "subtract", "true_divide", "where", "xlogy", "__and__", "__or__", "__xor__",
+    # a direction times a length per row
     "_weight_norm",
-    *("add", "addcdiv", "addcmul", "atan2", "bitwise_and", "bitwise_or", "bitwise_xor", "clamp", "clamp_max"),
-    *(
-        "clamp_min",
-        "clip",
-        "copy",
-        "div",
-        "divide",
-        "eq",
-        "float_power",
-        "floor_divide",
-        "fmax",
-        "fmin",
-        "fmod",
-    ),
-    *(
-        "ge",
-        "greater",
-        "gt",
-        "hypot",
-        "le",
-        "lerp",
-        "less",
-        "logaddexp",
-        "logaddexp2",
-        "logical_and",
-        "logical_or",
-    ),
-    *("logical_xor", "lt", "masked_fill", "maximum", "minimum", "mul", "multiply", "ne", "not_equal", "pow"),
-    *("remainder", "rsub", "sub", "subtract", "true_divide", "where", "xlogy"),
-    *("__and__", "__or__", "__xor__"),
 )
+# fmt: on
+
+
+@rule(*ALIKE)
 def elementwise(step: Step, **operands: object) -> Value:
     return united(step, [operand for operand in operands.values() if isinstance(operand, Value)])
 
@@ -150,7 +60,7 @@ def glu(step: Step, x: Value, dim: int = -1, **_: object) -> Value:
     """First half times the gate of the second: unit k is elements k and n + k."""
     axes = step.split(x)
     units = step.fresh(len(axes[dim]) // 2)
-    step.equate(axes[dim], product(step.fixed(2), units))
+    step.equate(axes[dim], product(step.mark(2), units))
     axes[dim] = units
     return from_axes(axes)
 

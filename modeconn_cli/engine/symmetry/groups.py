@@ -144,9 +144,9 @@ def _classes(labels: Labels, axes: Iterable[Words], tensors: Iterable[Words]) ->
                 pairs = number[members] * (contexts.max() + 1) + contexts
                 _, fresh = np.unique(pairs, return_inverse=True)
                 number[members] = number.max() + 1 + fresh
+    _, number = np.unique(number, return_inverse=True)  # NOTHING keeps class 0 in use
     alone = np.bincount(number) < 2
-    number[alone[number]] = 0
-    return number
+    return np.where(alone[number], 0, number)
 
 
 def _contexts(column: Words, rest: Words) -> tuple[Words, Words]:

@@ -82,7 +82,7 @@ class Labels:
     def expand(self, words: Words) -> Words:
         """Words in today's labels, (n, f) -> (n, g): bound labels replaced, NOTHING at the end of rows only."""
         roots = self._roots(words)
-        while (self._length[roots] > 0).any():
+        while (self._length[roots] > 0).any() or _gaps(roots):
             rows, factors = roots.shape
             cells = roots.reshape(-1)
             widths = np.where(self._length[cells] > 0, self._length[cells], cells != NOTHING)
@@ -192,6 +192,11 @@ def repeated(words: Words) -> Mask:
 
 def _widened(words: Words, width: int) -> Words:
     return np.pad(words, ((0, 0), (0, width - words.shape[1])), constant_values=NOTHING)
+
+
+def _gaps(words: Words) -> bool:
+    """Whether some word has NOTHING before its end."""
+    return bool(((words[:, :-1] == NOTHING) & (words[:, 1:] != NOTHING)).any())
 
 
 def _lengths(words: Words) -> Words:

@@ -78,12 +78,12 @@ def transposed_convolution(
 @rule("batch_norm", "instance_norm")
 def channel_norm(step: Step, x: Value, **arguments: object) -> Value:
     """Channels (axis 1) are normalised one by one."""
-    x = step.apart(x, [1])
+    axes = step.split(x)
     for name in ("weight", "bias", "running_mean", "running_var"):
         tensor = arguments.get(name)
         if isinstance(tensor, Value):
-            step.equate(step.split(tensor)[0], x.block(1).words)
-    return x
+            step.equate(axes[1], step.split(tensor)[0])
+    return from_axes(axes)
 
 
 @rule("layer_norm", "rms_norm")
@@ -110,33 +110,18 @@ def group_norm(
     step: Step, x: Value, num_groups: int, weight: Value | None = None, bias: Value | None = None, **_: object
 ) -> Value:
     """Channels in blocks that share statistics: blocks are exchanged, and entries alike in all blocks."""
-    x = step.apart(x, [1])
-    channels = x.block(1).words
-    step.equate(channels, product(step.fresh(num_groups), step.fresh(len(channels) // num_groups)))
+    axes = step.split(x)
+    step.equate(axes[1], product(step.fresh(num_groups), step.fresh(len(axes[1]) // num_groups)))
     for tensor in (weight, bias):
         if tensor is not None:
-            step.equate(step.split(tensor)[0], channels)
-    return x
+            step.equate(axes[1], step.split(tensor)[0])
+    return from_axes(axes)
 
 
 @rule(
-    *(
-        "adaptive_avg_pool1d",
-        "adaptive_avg_pool2d",
-        "adaptive_avg_pool3d",
-        "avg_pool1d",
-        "avg_pool2d",
-        "avg_pool3d",
-    ),
-    *(
-        "max_pool1d",
-        "max_pool2d",
-        "max_pool3d",
-        "upsample_bicubic2d",
-        "upsample_bilinear2d",
-        "upsample_linear1d",
-    ),
-    *("upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d", "upsample_trilinear3d"),
+    *(f"{kind}_pool{space}d" for kind in ("adaptive_avg", "avg", "max") for space in (1, 2, 3)),
+    *("upsample_linear1d", "upsample_bilinear2d", "upsample_bicubic2d", "upsample_trilinear3d"),
+    *(f"upsample_nearest{space}d" for space in (1, 2, 3)),
 )
 def pooling(step: Step, x: Value, **_: object) -> Value:
     """Along the trailing axes positions are mixed in place, channel by channel."""
@@ -156,7 +141,7 @@ def pixel_shuffle(step: Step, x: Value, upscale_factor: int, **_: object) -> Val
     """(…, c·r², h, w) -> (…, c, h·r, w·r): a channel of the output is r² channels of the input."""
     axes = step.split(x)
     channels = step.fresh(step.shape[-3])
-    step.equate(axes[-3], product(channels, step.fixed(upscale_factor**2)))
+    step.equate(axes[-3], product(channels, step.mark(upscale_factor**2)))
     step.freeze(*axes[-2:], reason=SPACE)
     return from_axes([*axes[:-3], channels, *(step.fixed(size, SPACE) for size in step.shape[-2:])])
 

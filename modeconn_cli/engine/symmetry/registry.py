@@ -105,9 +105,9 @@ class Step:
     def fixed(self, size: int, reason: str = "") -> Words:
         return self.labels.fixed(size, reason or f"{self.name} puts its output in order")
 
-    def mark(self) -> Words:
-        """A frozen label that tells the parts of a cut or glued axis apart, (1, 1)."""
-        return self.labels.fixed(1, "")
+    def mark(self, size: int = 1) -> Words:
+        """Frozen labels that tell the parts of an axis apart, (size, 1); never the reason why a unit stays."""
+        return self.labels.fixed(size, "")
 
     def freeze(self, *axes: Words, reason: str = "") -> None:
         for words in axes:
