@@ -24,7 +24,7 @@ def arguments(words: Iterable[str], flag: str) -> dict[str, Any]:
         if not equals or not key.isidentifier():
             raise SettingsError(f"{flag}: '{word}' is not key=value")
         try:
-            out[key] = ast.literal_eval(text)
+            out[key] = ast.literal_eval({"true": "True", "false": "False"}.get(text, text))
         except (ValueError, SyntaxError):
             out[key] = text
     return out

@@ -2,24 +2,92 @@
 
 from __future__ import annotations
 
-# name -> module:function in engine/models; the function takes (input_shape, num_classes, **model arguments).
-MODELS: dict[str, str] = {
-    "mlp": "mlp:mlp",
-    "cnn": "cnn:cnn",
-    "lenet5": "lenet:lenet5",
-    "vgg16": "vgg:vgg16",
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+from modeconn_cli.engine.errors import SettingsError, did_you_mean
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A registered network: `where` is module:function in engine/models, called with
+    (input_shape, num_classes, **args, **model arguments); `input_shape` [C, H, W] serves where neither the
+    checkpoint nor the data say one."""
+
+    where: str
+    input_shape: tuple[int, int, int] = (3, 32, 32)
+    args: dict[str, Any] = field(default_factory=dict)
+
+
+MODELS: dict[str, Entry] = {
+    "mlp": Entry("mlp:mlp", (1, 8, 8)),
+    "cnn": Entry("cnn:cnn", (1, 8, 8)),
+    "lenet5": Entry("lenet:lenet5", (1, 28, 28)),
+    "vgg16": Entry("vgg:vgg16"),
+    "vgg19": Entry("vgg:vgg19"),
+    "vgg16_bn": Entry("vgg:vgg16_bn"),
+    "vgg19_bn": Entry("vgg:vgg19_bn"),
+    "garipov-vgg16bn": Entry("vgg:garipov_vgg16bn"),
+    "garipov-vgg19bn": Entry("vgg:garipov_vgg19bn"),
+    "convfc": Entry("convfc:convfc"),
+    "preresnet20": Entry("preresnet:preresnet", args={"depth": 20}),
+    "preresnet110": Entry("preresnet:preresnet", args={"depth": 110}),
+    "preresnet164": Entry("preresnet:preresnet", args={"depth": 164}),
+    "wrn28-10": Entry("wrn:wrn", args={"depth": 28, "width": 10}),
+    "resnet18": Entry("resnet:resnet18"),
+    "resnet34": Entry("resnet:resnet34"),
+    "incremental-resnet18": Entry("resnet:incremental_resnet18"),
+    "simple-cifar10-cnn": Entry("simple_cifar10_cnn:simple_cifar10_cnn"),
 }
 
-# Input [C, H, W] of a network whose checkpoint and data do not say.
-INPUT_SHAPES: dict[str, tuple[int, int, int]] = {
-    "mlp": (1, 8, 8),
-    "cnn": (1, 8, 8),
-    "lenet5": (1, 28, 28),
-    "vgg16": (3, 32, 32),
-}
+# Families whose members are numbered; `wrn28-10` and `WideResNet28x10` are the same network.
+FAMILIES: tuple[tuple[re.Pattern[str], str, tuple[str, ...], str], ...] = (
+    (re.compile(r"preresnet(\d+)"), "preresnet:preresnet", ("depth",), "preresnet{}"),
+    (re.compile(r"(?:wrn|wideresnet)(\d+)[x-](\d+)"), "wrn:wrn", ("depth", "width"), "wrn{}-{}"),
+)
+# Libraries whose networks are named library:NAME, with the module that makes them.
+LIBRARIES: dict[str, str] = {"torchvision": "libraries:torchvision_model", "timm": "libraries:timm_model"}
 
-# name -> module:function in engine/datasets; the function takes the data arguments and returns a Source.
+# name -> module:function in engine/datasets; the function takes the data arguments, and `folder` and `download`
+# where it asks for them, and returns a Source.
+# Folders of images that have a name of their own.
+FOLDERS = ("imagenet", "tiny-imagenet")
+
 DATASETS: dict[str, str] = {
     "digits": "digits:digits",
     "synthetic": "synthetic:synthetic",
+    "mnist": "vision:mnist",
+    "cifar10": "vision:cifar10",
+    "cifar100": "vision:cifar100",
 }
+
+
+def find_model(name: str) -> tuple[str, Entry]:
+    """The registered spelling of a name, and its entry; case, `-` and `_` do not matter.
+
+    Raises SettingsError with the closest name.
+    """
+    library, colon, inside = name.partition(":")
+    if colon and library in LIBRARIES:
+        return name, Entry(LIBRARIES[library], (3, 224, 224), {"name": inside})
+    folded = {_fold(key): key for key in MODELS}
+    if _fold(name) in folded:
+        key = folded[_fold(name)]
+        return key, MODELS[key]
+    for pattern, where, parameters, spelling in FAMILIES:
+        found = pattern.fullmatch(name.casefold().replace("_", ""))
+        if found:
+            numbers = [int(group) for group in found.groups()]
+            args = dict(zip(parameters, numbers, strict=True))
+            return spelling.format(*numbers), Entry(where, args=args)
+    raise SettingsError(f"unknown model '{name}'", did_you_mean(name, MODELS))
+
+
+def is_import_path(name: str) -> bool:
+    """Whether a name is `pkg.mod:factory`, which runs the user's code, rather than a registered one."""
+    return ":" in name and name.partition(":")[0] not in LIBRARIES
+
+
+def _fold(name: str) -> str:
+    return name.casefold().replace("-", "").replace("_", "")

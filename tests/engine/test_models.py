@@ -12,24 +12,85 @@ from modeconn_cli.engine import models, weights
 from modeconn_cli.engine.checkpoints import Checkpoint
 from modeconn_cli.engine.errors import SettingsError
 from modeconn_cli.engine.models import Architecture
-from modeconn_cli.engine.registry import INPUT_SHAPES, MODELS
+from modeconn_cli.engine.registry import MODELS
 from modeconn_cli.engine.settings.shared import ModelSettings
 
 DATA = Path(__file__).parent.parent / "data"
 
-COUNTS = {"mlp": 8_970, "cnn": 22_954, "lenet5": 61_706, "vgg16": 15_245_130}
+COUNTS = {
+    "mlp": 8_970,
+    "cnn": 22_954,
+    "lenet5": 61_706,
+    "vgg16": 15_245_130,
+    "vgg19": 20_554_826,
+    "vgg16_bn": 15_253_578,
+    "vgg19_bn": 20_565_834,
+    "garipov-vgg16bn": 15_253_578,
+    "garipov-vgg19bn": 20_565_834,
+    "convfc": 2_422_634,
+    "preresnet20": 272_282,
+    "preresnet110": 1_146_842,
+    "preresnet164": 1_703_258,
+    "wrn28-10": 36_489_290,
+    "resnet18": 11_173_962,
+    "resnet34": 21_282_122,
+    "incremental-resnet18": 11_178_762,
+    "simple-cifar10-cnn": 1_102_410,
+}
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_parameter_counts_are_pinned(name: str) -> None:
-    model = models.build(Architecture(name, 10, INPUT_SHAPES[name], {}))
+    with torch.device("meta"):
+        model = models.build(Architecture(name, 10, MODELS[name].input_shape, {})).eval()
+        assert model(torch.zeros(2, *MODELS[name].input_shape)).shape == (2, 10)
     assert weights.count(dict(model.named_parameters())) == COUNTS[name]
-    assert model(torch.zeros(2, *INPUT_SHAPES[name])).shape == (2, 10)
 
 
-def test_vgg16_has_the_key_names_and_shapes_of_dnn_mode_connectivity() -> None:
-    expected = json.loads((DATA / "garipov_vgg_keys.json").read_text())["VGG16"]["base"]
-    state = models.build(Architecture("vgg16", 10, (3, 32, 32), {})).state_dict()
+@pytest.mark.parametrize(
+    ("typed", "name"),
+    [
+        ("VGG16BN", "vgg16_bn"),
+        ("PreResNet56", "preresnet56"),
+        ("WideResNet28x10", "wrn28-10"),
+        ("WRN16-4", "wrn16-4"),
+        ("Incremental_ResNet18", "incremental-resnet18"),
+        ("LeNet-5", "lenet5"),
+        ("torchvision:resnet18", "torchvision:resnet18"),
+    ],
+)
+def test_names_are_matched_without_case_dashes_and_underscores(typed: str, name: str) -> None:
+    assert models.architecture(ModelSettings(model=typed, num_classes=10)).model == name
+
+
+@pytest.mark.parametrize("name", ["preresnet9", "preresnet46", "wrn12-2"])
+def test_depths_that_do_not_exist_are_refused(name: str) -> None:
+    with pytest.raises(SettingsError, match="there is no"):
+        models.build(Architecture(name, 10, (3, 32, 32), {}))
+
+
+def test_garipovs_batch_norm_vgg_skips_the_second_half_of_each_block() -> None:
+    """His forward pairs layers with one activation per convolution (issue 2 of dnn-mode-connectivity)."""
+    ours, theirs = (
+        models.build(Architecture(name, 10, (3, 32, 32), {"width": 4})).eval()
+        for name in ("vgg16_bn", "garipov-vgg16bn")
+    )
+    theirs.load_state_dict(ours.state_dict())
+    x = torch.randn(2, 3, 32, 32)
+    y = x
+    for block in theirs.layer_blocks:  # type: ignore[union-attr]
+        layers = list(block)
+        for layer in layers[: len(layers) // 2]:
+            y = torch.relu(layer(y))
+        y = torch.nn.functional.max_pool2d(y, 2)
+    assert torch.equal(theirs(x), theirs.classifier(y.flatten(1)))  # type: ignore[operator]
+    assert not torch.allclose(theirs(x), ours(x))
+
+
+@pytest.mark.parametrize(("name", "key"), [("vgg16", "VGG16"), ("vgg16_bn", "VGG16BN"), ("vgg19", "VGG19")])
+def test_vggs_have_the_key_names_and_shapes_of_dnn_mode_connectivity(name: str, key: str) -> None:
+    expected = json.loads((DATA / "garipov_vgg_keys.json").read_text())[key]["base"]
+    state = models.build(Architecture(name, 10, (3, 32, 32), {})).state_dict()
     assert {name: list(tensor.shape) for name, tensor in state.items()} == expected
     assert list(state) == list(expected)
 
@@ -61,14 +122,9 @@ def test_flags_overrule_the_checkpoint() -> None:
     assert (found.model, found.num_classes, found.args) == ("mlp", 3, {})
 
 
-def test_model_names_are_matched_without_case_dashes_and_underscores() -> None:
-    found = models.architecture(ModelSettings(model="LeNet-5", num_classes=10))
-    assert found.model == "lenet5"
-
-
 def test_an_unknown_model_is_named_with_the_closest_one() -> None:
     with pytest.raises(SettingsError) as caught:
-        models.architecture(ModelSettings(model="vgg61", num_classes=10))
+        models.architecture(ModelSettings(model="vgg166", num_classes=10))
     assert "vgg16" in caught.value.hint
 
 

@@ -73,7 +73,9 @@ def run(settings: CurveAnalyzeSettings, runtime: Runtime) -> CurveAnalyzeResult 
         raise SettingsError("no curve", "pass --curve-checkpoint FILE")
     if settings.output_dir is None:
         raise SettingsError("no folder for the results", "pass --output-dir DIR")
-    curve = curve_files.read(settings.curve_checkpoint, settings.allow_nonfinite)
+    curve = curve_files.read(
+        settings.curve_checkpoint, settings, runtime, allow_nonfinite=settings.allow_nonfinite
+    )
     swap = _swap(settings, curve) if settings.swap_metadata is not None else None
     if settings.original_checkpoint is not None:
         _compare_original(settings.original_checkpoint, curve, runtime)

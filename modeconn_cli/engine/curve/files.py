@@ -7,12 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path as FilePath
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from modeconn_cli.engine import checkpoints, models, weights
-from modeconn_cli.engine.checkpoints import Checkpoint
+from modeconn_cli.engine.checkpoints import Checkpoint, garipov
 from modeconn_cli.engine.errors import InputError
+from modeconn_cli.engine.models import recognise
 from modeconn_cli.engine.paths import Kind, Path
+from modeconn_cli.engine.runtime import Runtime
 from modeconn_cli.engine.settings.shared import ModelSettings
 
 
@@ -28,16 +31,17 @@ class CurveFile:
     epoch: int | None
 
 
-def read(path: FilePath, allow_nonfinite: bool = False) -> CurveFile:
-    """Read a curve checkpoint. Raises InputError where the file is not one."""
-    return of_checkpoint(checkpoints.read(path, allow_nonfinite=allow_nonfinite))
-
-
-def of_checkpoint(checkpoint: Checkpoint) -> CurveFile:
+def read(
+    path: FilePath, settings: ModelSettings, runtime: Runtime, *, allow_nonfinite: bool = False
+) -> CurveFile:
+    """Read a curve checkpoint, ours or dnn-mode-connectivity's. Raises InputError where the file is neither."""
+    checkpoint = checkpoints.read(path, state_key=settings.state_key, allow_nonfinite=allow_nonfinite)
+    if garipov.is_curve(checkpoint.state):
+        return _foreign(checkpoint, settings, runtime)
     if not checkpoint.is_curve:
         raise InputError(
-            f"'{checkpoint.path}' has no curve points (expected an entry 'control_points')",
-            "pass the checkpoint that mcx curve train wrote",
+            f"'{checkpoint.path}' has no curve points (expected 'control_points' or '*_0', '*_1', '*_2')",
+            "pass the checkpoint of a trained curve",
         )
     content = checkpoint.content
     return CurveFile(
@@ -48,6 +52,18 @@ def of_checkpoint(checkpoint: Checkpoint) -> CurveFile:
         about=checkpoint.about,
         epoch=checkpoint.epoch,
     )
+
+
+def _foreign(checkpoint: Checkpoint, settings: ModelSettings, runtime: Runtime) -> CurveFile:
+    """A curve of dnn-mode-connectivity under the names of the network that its shapes belong to."""
+    points, buffers = garipov.split(checkpoint.state)
+    known = recognise.recognised_curve(checkpoint, points[0], settings, runtime)
+    with torch.device("meta"):
+        model = models.build(models.architecture(settings, known))
+    parameters = [name for name, _ in model.named_parameters()]
+    points, buffers = garipov.renamed(points, buffers, model.state_dict(), parameters)
+    kind: Kind = "bezier" if garipov.kind_of(checkpoint.state) == "bezier" else "polychain"
+    return CurveFile(checkpoint.path, kind, points, buffers, known.about, checkpoint.epoch)
 
 
 def build(curve: CurveFile, settings: ModelSettings) -> tuple[nn.Module, models.Architecture]:

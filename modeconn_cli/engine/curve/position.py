@@ -15,6 +15,7 @@ from modeconn_cli.engine.checkpoints import Checkpoint
 from modeconn_cli.engine.curve import files
 from modeconn_cli.engine.datasets import Data, Samples
 from modeconn_cli.engine.errors import InputError, SettingsError
+from modeconn_cli.engine.models.recognise import recognised
 from modeconn_cli.engine.paths import Carrier, Path
 from modeconn_cli.engine.runtime import Runtime
 from modeconn_cli.engine.settings.curve import PathSettings
@@ -48,7 +49,9 @@ def open_path(settings: PathSettings, runtime: Runtime) -> Source:
     if settings.curve_checkpoint is not None:
         if settings.bn == "lerp":
             raise SettingsError("--bn lerp is for straight lines", "use --bn recompute")
-        curve = files.read(settings.curve_checkpoint, settings.allow_nonfinite)
+        curve = files.read(
+            settings.curve_checkpoint, settings, runtime, allow_nonfinite=settings.allow_nonfinite
+        )
         model, arch = files.build(curve, settings)
         model.to(runtime.device)
         return Source(files.path_of(curve, model), model, arch, curve.about, (curve.path,), (curve.buffers,))
@@ -64,6 +67,7 @@ def _line(settings: PathSettings, first: Checkpoint, last: Checkpoint, runtime: 
         if end.is_curve:
             raise InputError(f"'{end.path}' is a curve, not a network", "pass it as --curve-checkpoint")
     weights.check_alike(first.state, last.state, str(first.path), str(last.path))
+    first = recognised(first, settings, runtime)
     arch = models.architecture(settings, first)
     model = models.build(arch)
     for end in (last, first):

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from modeconn_cli.engine import keyed
+from modeconn_cli.engine import keyed, weights
 from modeconn_cli.engine.paths import Carrier, Path
 
 
@@ -66,9 +66,7 @@ class PathProblem:
         assert grads is not None
         for row, share in zip(grads, self._share.tolist(), strict=True):
             torch.mul(self._gradient, share, out=row)
-        norm = torch.linalg.vector_norm(self._carrier.flat, dtype=torch.float64)
-        penalty: Tensor = 0.5 * self.weight_decay * norm**2
-        return penalty
+        return 0.5 * self.weight_decay * weights.square_norm(self._carrier.flat)
 
     @torch.no_grad()
     def settle(self) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 from modeconn_cli.engine import keyed, weights
 from modeconn_cli.engine.curve import files
 from modeconn_cli.engine.errors import SettingsError
+from modeconn_cli.engine.runtime import Runtime
 from modeconn_cli.engine.settings.curve import CurveTrainSettings
 from modeconn_cli.engine.weights import Weights
 
@@ -17,13 +18,13 @@ INSIDE, OUTSIDE = 0.9, 1.1
 
 
 def control_points(
-    settings: CurveTrainSettings, first: Mapping[str, Tensor], last: Mapping[str, Tensor]
+    settings: CurveTrainSettings, first: Mapping[str, Tensor], last: Mapping[str, Tensor], runtime: Runtime
 ) -> list[Weights]:
     """All control points [K], the ends included, for endpoint parameters `first` and `last`."""
     count = settings.num_bends
     ends = dict(first), dict(last)
     if settings.init_method == "curve":
-        return _from_curve(settings, ends)
+        return _from_curve(settings, ends, runtime)
     free = []
     for k in range(1, count - 1):
         alpha = settings.init_alpha if count == 3 and settings.init_method != "linear" else k / (count - 1)
@@ -36,10 +37,12 @@ def control_points(
     return [ends[0], *free, ends[1]]
 
 
-def _from_curve(settings: CurveTrainSettings, ends: tuple[Weights, Weights]) -> list[Weights]:
+def _from_curve(
+    settings: CurveTrainSettings, ends: tuple[Weights, Weights], runtime: Runtime
+) -> list[Weights]:
     if settings.init_curve is None:
         raise SettingsError("--init-method curve needs a curve", "pass --init-curve FILE")
-    curve = files.read(settings.init_curve)
+    curve = files.read(settings.init_curve, settings, runtime)
     if len(curve.points) != settings.num_bends:
         raise SettingsError(
             f"'{settings.init_curve}' has {len(curve.points)} control points, --num-bends is {settings.num_bends}"

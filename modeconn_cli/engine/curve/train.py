@@ -16,6 +16,7 @@ from modeconn_cli.engine.curve.start import control_points
 from modeconn_cli.engine.datasets import Data
 from modeconn_cli.engine.distances import Distance
 from modeconn_cli.engine.errors import InputError, SettingsError
+from modeconn_cli.engine.models.recognise import recognised
 from modeconn_cli.engine.paths import Path
 from modeconn_cli.engine.records import Record
 from modeconn_cli.engine.runtime import Runtime
@@ -50,6 +51,7 @@ class CurveTrainResult(Record):
 def run(settings: CurveTrainSettings, runtime: Runtime) -> CurveTrainResult | None:
     """Train the free points; the endpoints are copied from their checkpoints bit for bit."""
     first, last = _endpoints(settings)
+    first = recognised(first, settings, runtime)
     settings = _complete(settings, first)
     folder = checkpoints_folder(settings)
     data = datasets.load(settings, settings.seed, runtime.device)
@@ -69,7 +71,7 @@ def run(settings: CurveTrainSettings, runtime: Runtime) -> CurveTrainResult | No
             files.write_text(folder / names.ENDPOINT_DISTANCE, distance_text(first.path, last.path, distance))
             weights.load_into(model, first.state, str(first.path))
             model.to(runtime.device)
-            points = control_points(settings, starts[0], starts[1])
+            points = control_points(settings, starts[0], starts[1], runtime)
             path = Path.through(settings.curve, points, model)
             with runtime.catching_signals():
                 outcome = _fit(settings, folder, data, arch, model, path, job, runtime)

@@ -16,18 +16,19 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from modeconn_cli.engine import keyed
-from modeconn_cli.engine.datasets import npz, transforms
+from modeconn_cli.engine.datasets import folder, npz, transforms, user
+from modeconn_cli.engine.datasets.images import ImageFiles, default_workers
 from modeconn_cli.engine.datasets.samples import Batch, Samples
 from modeconn_cli.engine.datasets.source import Part, Source
 from modeconn_cli.engine.errors import SettingsError, did_you_mean
 from modeconn_cli.engine.factories import arguments, call
-from modeconn_cli.engine.registry import DATASETS
+from modeconn_cli.engine.registry import DATASETS, FOLDERS, is_import_path
 from modeconn_cli.engine.settings.shared import DataSettings
 
 __all__ = ["Batch", "Data", "Samples", "load", "merge_settings"]
 
 # What a checkpoint remembers of the data its network was trained on.
-REMEMBERED = ("dataset", "data_arg", "val_size", "transform", "image_size")
+REMEMBERED = ("dataset", "data_arg", "val_size", "transform", "mean", "std", "image_size")
 
 
 @dataclass(frozen=True)
@@ -66,8 +67,12 @@ def merge_settings(settings: DataSettings, remembered: Mapping[str, Any]) -> Dat
     if settings.dataset is not None and settings.dataset != known.get("dataset"):
         return settings
     missing = {name: value for name, value in known.items() if getattr(settings, name) in (None, ())}
-    if "data_arg" in missing:
-        missing["data_arg"] = tuple(missing["data_arg"])
+    missing = {name: tuple(value) if isinstance(value, list) else value for name, value in missing.items()}
+    if "dataset" in missing and is_import_path(missing["dataset"]):
+        raise SettingsError(
+            f"the checkpoint names the data factory '{missing['dataset']}', which would run code",
+            f"pass --dataset {missing['dataset']} if you trust it",
+        )
     return replace(settings, **missing)
 
 
@@ -78,6 +83,8 @@ def load(settings: DataSettings, seed: int, device: torch.device) -> Data:
     source = _source(settings.dataset, settings)
     channels = source.train.images.shape[1]
     transform = transforms.named(settings.transform or source.transform, channels)
+    if settings.mean or settings.std:
+        transform = transforms.with_statistics(transform, settings.mean, settings.std, channels)
     val_size = settings.val_size or 0
     if val_size >= len(source.train.labels):
         raise SettingsError(f"--val-size {val_size} leaves nothing of {len(source.train.labels)} images")
@@ -86,10 +93,11 @@ def load(settings: DataSettings, seed: int, device: torch.device) -> Data:
 
     def samples(part: Part, keep: Tensor, split: str) -> Samples:
         if settings.max_samples is not None and settings.max_samples < len(keep):
-            chosen = keyed.permutation(seed, f"subset of {split}", len(keep))[: settings.max_samples]
-            keep = keep[chosen.sort().values]
-        images = _resized(part.images[keep], settings.image_size)
-        return Samples(images, part.labels[keep], part.ids[keep], transform).to(device)
+            drawn = keyed.permutation(seed, f"subset of {split}", len(keep))[: settings.max_samples]
+            keep = keep[drawn.sort().values]
+        whole = Samples(part.images, part.labels, part.ids, transform)
+        chosen = whole if len(keep) == len(whole) else whole.take(keep)
+        return replace(chosen, images=_resized(chosen.images, settings.image_size)).to(device)
 
     test_rows = torch.arange(len(source.test.labels))
     data = Data(
@@ -105,6 +113,8 @@ def load(settings: DataSettings, seed: int, device: torch.device) -> Data:
             "data_arg": list(settings.data_arg),
             "val_size": val_size,
             "transform": transform.name,
+            "mean": list(settings.mean),
+            "std": list(settings.std),
             "image_size": settings.image_size,
         },
     )
@@ -117,27 +127,40 @@ def load(settings: DataSettings, seed: int, device: torch.device) -> Data:
 
 
 def _source(name: str, settings: DataSettings) -> Source:
+    """Read the data set that a name means. Raises SettingsError with the closest registered name."""
+    args = arguments(settings.data_arg, "--data-arg")
+    if is_import_path(name):
+        return user.read(name, args)
     if name.endswith(".npz"):
         return npz.read(_look_up(Path(name), settings.data_path))
-    if name not in DATASETS:
-        raise SettingsError(f"unknown data set '{name}'", did_you_mean(name, DATASETS))
-    module, function = DATASETS[name].split(":")
+    workers = default_workers() if settings.workers is None else settings.workers
+    if name in FOLDERS:
+        root = settings.data_path or Path("data")
+        inside = root / name
+        return folder.read(inside if inside.is_dir() else root, settings.image_size, workers)
+    if "/" in name or Path(name).is_dir():
+        return folder.read(_look_up(Path(name), settings.data_path), settings.image_size, workers)
+    key = name.casefold().replace("-", "").replace("_", "")
+    if key not in DATASETS:
+        raise SettingsError(f"unknown data set '{name}'", did_you_mean(name, (*DATASETS, *FOLDERS)))
+    module, function = DATASETS[key].split(":")
     factory = getattr(importlib.import_module(f"modeconn_cli.engine.datasets.{module}"), function)
-    source: Source = call(factory, arguments(settings.data_arg, "--data-arg"), "--data-arg")
+    source: Source = call(factory, args, "--data-arg", folder=settings.data_path, download=settings.download)
     return source
 
 
 def _look_up(path: Path, folder: Path | None) -> Path:
+    """A path as given, or below --data-path."""
     return folder / path if folder is not None and not path.exists() else path
 
 
-def _size(images: Tensor, image_size: int | None) -> tuple[int, ...]:
+def _size(images: Tensor | ImageFiles, image_size: int | None) -> tuple[int, ...]:
     return tuple(images.shape[2:]) if image_size is None else (image_size, image_size)
 
 
-def _resized(images: Tensor, size: int | None) -> Tensor:
-    """Images of size x size by antialiased bilinear interpolation, in their own type."""
-    if size is None or images.shape[2:] == (size, size) or len(images) == 0:
+def _resized(images: Tensor | ImageFiles, size: int | None) -> Tensor | ImageFiles:
+    """Images of size x size by antialiased bilinear interpolation, in their own type (files are read that way)."""
+    if isinstance(images, ImageFiles) or size is None or images.shape[2:] == (size, size) or len(images) == 0:
         return images
     resized = F.interpolate(
         images.float(), (size, size), mode="bilinear", antialias=True, align_corners=False

@@ -1,13 +1,14 @@
-"""Samples on the device: images, labels, ids, and the batches made of them."""
+"""Samples: images on the device or in files, labels, ids, and the batches made of them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from modeconn_cli.engine.datasets.images import ImageFiles
 from modeconn_cli.engine.datasets.transforms import Transform
 
 
@@ -25,9 +26,12 @@ class Batch:
 
 @dataclass(frozen=True)
 class Samples:
-    """One split: `images` uint8 or float32 [N, C, H, W], `labels` int64 [N], `ids` int64 [N], ascending."""
+    """One split: `images` uint8 or float32 [N, C, H, W], `labels` int64 [N], `ids` int64 [N], ascending.
 
-    images: Tensor
+    Small data is one tensor on the device; image files are read batch by batch.
+    """
+
+    images: Tensor | ImageFiles
     labels: Tensor
     ids: Tensor
     transform: Transform
@@ -35,13 +39,17 @@ class Samples:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def device(self) -> torch.device:
+        return self.labels.device
+
     def to(self, device: torch.device) -> Samples:
-        return replace(
-            self, images=self.images.to(device), labels=self.labels.to(device), ids=self.ids.to(device)
-        )
+        images = self.images.to(device) if isinstance(self.images, Tensor) else self.images
+        return replace(self, images=images, labels=self.labels.to(device), ids=self.ids.to(device))
 
     def take(self, rows: Tensor) -> Samples:
-        return replace(self, images=self.images[rows], labels=self.labels[rows], ids=self.ids[rows])
+        images = self.images[rows] if isinstance(self.images, Tensor) else self.images.take(rows)
+        return replace(self, images=images, labels=self.labels[rows], ids=self.ids[rows])
 
     def batches(
         self,
@@ -56,17 +64,24 @@ class Samples:
         `augment` is (seed, epoch): the random crops and flips depend on them and on the sample id alone. In a
         shuffled pass the last batch is never a single sample, which batch norm could not use.
         """
-        if order is not None:
-            order = order.to(self.images.device)
-        for begin, end in spans(len(self), batch_size, merge_single=order is not None)[first:]:
-            if order is None:
-                images, labels, ids = self.images[begin:end], self.labels[begin:end], self.ids[begin:end]
-            else:
-                rows = order[begin:end]
-                images, labels, ids = self.images[rows], self.labels[rows], self.ids[rows]
+        parts = spans(len(self), batch_size, merge_single=order is not None)[first:]
+        every = order.to(self.device) if order is not None else None
+        rows = [slice(begin, end) if every is None else every[begin:end] for begin, end in parts]
+        for these, images in zip(rows, self._pixels(rows, augment), strict=True):
+            ids = self.ids[these]
             if augment is not None:
                 images = self.transform.augment(images, ids, *augment)
-            yield Batch(self.transform.normalise(images), labels, ids)
+            yield Batch(self.transform.normalise(images), self.labels[these], ids)
+
+    def _pixels(self, rows: Sequence[slice | Tensor], augment: tuple[int, int] | None) -> Iterator[Tensor]:
+        """The images of each batch."""
+        if isinstance(self.images, Tensor):
+            yield from (self.images[these] for these in rows)
+            return
+        numbers = torch.arange(len(self))
+        wanted = [numbers[these if isinstance(these, slice) else these.cpu()] for these in rows]
+        for images in self.images.read(wanted, self.ids.cpu(), self.transform, augment):
+            yield images.to(self.device, non_blocking=True)
 
 
 def spans(count: int, size: int, *, merge_single: bool = False) -> list[tuple[int, int]]:

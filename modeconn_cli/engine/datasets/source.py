@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from modeconn_cli.engine.datasets.images import ImageFiles
 from modeconn_cli.engine.errors import InputError
 
 
@@ -15,7 +16,7 @@ from modeconn_cli.engine.errors import InputError
 class Part:
     """`images` uint8 or float32 [N, C, H, W], `labels` int64 [N], `ids` int64 [N], ascending and unique."""
 
-    images: Tensor
+    images: Tensor | ImageFiles
     labels: Tensor
     ids: Tensor
 

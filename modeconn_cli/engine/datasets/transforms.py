@@ -6,7 +6,7 @@ Every random choice is keyed by (seed, epoch, sample id): batch size, order and 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -31,6 +31,7 @@ class Transform:
     crop_padding: int = 0
     crop_mode: str = "constant"
     rotation: float = 0.0  # degrees, drawn from [0, rotation)
+    resized_crop: bool = False  # of image files: a random part of the image in training, its centre otherwise
 
     def normalise(self, images: Tensor) -> Tensor:
         """float32 [B, C, H, W] from uint8 or float images; floats are used as they are without a mean."""
@@ -94,6 +95,7 @@ TRANSFORMS: dict[str, Transform] = {
     "mnist": Transform("mnist", (0.1307,), (0.3081,)),
     "vgg": Transform("vgg", *IMAGENET, flip=True, crop_padding=4),
     "resnet": Transform("resnet", *CIFAR10, flip=True, crop_padding=4),
+    "imagenet": Transform("imagenet", *IMAGENET, flip=True, resized_crop=True),
     "cifar100": Transform(
         "cifar100", *CIFAR100, flip=True, crop_padding=4, crop_mode="reflect", rotation=15.0
     ),
@@ -109,3 +111,17 @@ def named(name: str, channels: int) -> Transform:
             "choose --transform half or none",
         )
     return transform
+
+
+def with_statistics(
+    transform: Transform, mean: tuple[float, ...], std: tuple[float, ...], channels: int
+) -> Transform:
+    """The same augmentation with another mean and standard deviation; both must be given."""
+    for flag, values in (("--mean", mean), ("--std", std)):
+        if len(values) not in (1, channels):
+            raise SettingsError(
+                f"{flag} needs 1 or {channels} values, got {len(values)}", "give both --mean and --std"
+            )
+    if min(std) <= 0:
+        raise SettingsError(f"--std must be positive, got {min(std)}")
+    return replace(transform, mean=mean, std=std)

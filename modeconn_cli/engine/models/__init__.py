@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 from modeconn_cli.engine.checkpoints import Checkpoint
-from modeconn_cli.engine.errors import SettingsError, did_you_mean
+from modeconn_cli.engine.errors import SettingsError
 from modeconn_cli.engine.factories import arguments, call, imported
-from modeconn_cli.engine.registry import INPUT_SHAPES, MODELS
+from modeconn_cli.engine.registry import MODELS, find_model, is_import_path
 from modeconn_cli.engine.settings.shared import ModelSettings
 
 __all__ = ["Architecture", "architecture", "build"]
@@ -53,42 +53,41 @@ def architecture(
     if name is None:
         where = f"'{checkpoint.path}' does not say which network it holds" if checkpoint else "no network"
         raise SettingsError(where, f"pass --model ({', '.join(MODELS)} or pkg.mod:factory)")
-    name = _known(name, from_file=settings.model is None)
+    if is_import_path(name):
+        if settings.model is None:
+            raise SettingsError(
+                f"the checkpoint names the factory '{name}', which would run code",
+                f"pass --model {name} if you trust it",
+            )
+        default = (3, 224, 224)
+    else:
+        name, entry = find_model(name)
+        default = entry.input_shape
     same = name == about.get("model")
     args = arguments(settings.model_arg, "--model-arg") or (about.get("model_args", {}) if same else {})
     classes = settings.num_classes or about.get("num_classes") or num_classes
     if classes is None:
         raise SettingsError("the number of classes is not known", "pass --num-classes")
-    shape = about.get("input_shape") or input_shape or INPUT_SHAPES.get(name, (3, 224, 224))
+    shape = about.get("input_shape") or input_shape or default
     return Architecture(name, int(classes), tuple(shape), args)
-
-
-def _known(name: str, *, from_file: bool) -> str:
-    """The registered spelling of a name; an import path is believed only from the user."""
-    if ":" in name:
-        if from_file:
-            raise SettingsError(
-                f"the checkpoint names the factory '{name}', which would run code",
-                f"pass --model {name} if you trust it",
-            )
-        return name
-    folded = {key.replace("-", "").replace("_", ""): key for key in MODELS}
-    found = folded.get(name.casefold().replace("-", "").replace("_", ""))
-    if found is None:
-        raise SettingsError(f"unknown model '{name}'", did_you_mean(name, MODELS))
-    return found
 
 
 def build(arch: Architecture, seed: int = 0) -> nn.Module:
     """A freshly initialised network; the same seed gives the same weights."""
     torch.manual_seed(seed)
-    if ":" in arch.model:
-        factory = imported(arch.model)
+    if is_import_path(arch.model):
+        factory, fixed = imported(arch.model), {}
     else:
-        module, function = MODELS[arch.model].split(":")
+        _, entry = find_model(arch.model)
+        module, function = entry.where.split(":")
         factory = getattr(importlib.import_module(f"modeconn_cli.engine.models.{module}"), function)
+        fixed = entry.args
     model = call(
-        factory, arch.args, "--model-arg", input_shape=arch.input_shape, num_classes=arch.num_classes
+        factory,
+        {**arch.args, **fixed},
+        "--model-arg",
+        input_shape=arch.input_shape,
+        num_classes=arch.num_classes,
     )
     if not isinstance(model, nn.Module):
         raise SettingsError(f"'{arch.model}' made a {type(model).__name__}, not a torch.nn.Module")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from typing import ClassVar
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -12,21 +12,20 @@ from modeconn_cli.engine.errors import SettingsError
 
 # Convolutions per block; the channels of the blocks are 1, 2, 4, 8 and 8 times the width.
 VGG16 = (2, 2, 3, 3, 3)
+VGG19 = (2, 2, 4, 4, 4)
 FACTORS = (1, 2, 4, 8, 8)
+
+Shape = tuple[int, ...]
 
 
 class VGG(nn.Module):
-    """Five blocks of 3 x 3 convolutions, each ended by pooling; two hidden linear layers with dropout."""
+    """Five blocks of 3 x 3 convolutions, each ended by pooling; two hidden linear layers with dropout.
 
-    # The documented layers of --layer-depth.
-    depths: ClassVar[dict[str, str]] = {
-        "early": "layer_blocks.0.0",
-        "mid": "layer_blocks.2.1",
-        "late": "layer_blocks.4.1",
-    }
+    With batch norm, a block's layers alternate: convolution, norm, convolution, norm, …
+    """
 
     def __init__(
-        self, input_shape: tuple[int, ...], num_classes: int, blocks: tuple[int, ...], width: int
+        self, input_shape: Shape, num_classes: int, blocks: tuple[int, ...], width: int, norm: bool
     ) -> None:
         super().__init__()
         channels, height, side = input_shape
@@ -35,12 +34,22 @@ class VGG(nn.Module):
                 f"a VGG halves its images five times and cannot take {height} x {side}",
                 "pass --image-size 32",
             )
+        second = 2 if norm else 1
+        # The documented layers of --layer-depth: the first convolution of block 0, the second of blocks 2, 4.
+        self.depths = {
+            "early": "layer_blocks.0.0",
+            "mid": f"layer_blocks.2.{second}",
+            "late": f"layer_blocks.4.{second}",
+        }
         self.layer_blocks = nn.ModuleList()
         for count, factor in zip(blocks, FACTORS, strict=True):
             sizes = [channels, *[factor * width] * count]
-            self.layer_blocks.append(
-                nn.ModuleList(nn.Conv2d(sizes[i], sizes[i + 1], 3, padding=1) for i in range(count))
-            )
+            block = nn.ModuleList()
+            for before, after in itertools.pairwise(sizes):
+                block.append(nn.Conv2d(before, after, 3, padding=1))
+                if norm:
+                    block.append(nn.BatchNorm2d(after))
+            self.layer_blocks.append(block)
             channels = sizes[-1]
         hidden = 8 * width
         self.classifier = nn.Sequential(
@@ -60,13 +69,54 @@ class VGG(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         for block in self.layer_blocks:
-            for layer in block:  # type: ignore[attr-defined]
-                x = F.relu(layer(x))
-            x = F.max_pool2d(x, 2)
+            x = F.max_pool2d(self._block(list(block), x), 2)  # type: ignore[call-overload]
         output: Tensor = self.classifier(x.flatten(1))
         return output
 
+    def _block(self, layers: list[nn.Module], x: Tensor) -> Tensor:
+        """Every convolution with its norm, if there is one, and a ReLU."""
+        for layer, following in itertools.pairwise([*layers, None]):
+            assert layer is not None
+            x = layer(x)
+            if not isinstance(following, nn.BatchNorm2d):
+                x = F.relu(x)
+        return x
 
-def vgg16(input_shape: tuple[int, ...], num_classes: int, width: int = 64) -> VGG:
+
+class GaripovVGG(VGG):
+    """The batch norm VGG as dnn-mode-connectivity runs it: the second half of each block is never executed.
+
+    Its forward pairs the layers of a block with one activation per convolution, so that a block of n
+    convolutions and n norms ends after n layers, each followed by a ReLU (its issue 2). Checkpoints trained
+    with that code need this forward.
+    """
+
+    def _block(self, layers: list[nn.Module], x: Tensor) -> Tensor:
+        for layer in layers[: len(layers) // 2]:
+            x = F.relu(layer(x))
+        return x
+
+
+def vgg16(input_shape: Shape, num_classes: int, width: int = 64) -> VGG:
     """15,245,130 parameters for 3 x 32 x 32 images, 10 classes and width 64."""
-    return VGG(input_shape, num_classes, VGG16, width)
+    return VGG(input_shape, num_classes, VGG16, width, norm=False)
+
+
+def vgg19(input_shape: Shape, num_classes: int, width: int = 64) -> VGG:
+    return VGG(input_shape, num_classes, VGG19, width, norm=False)
+
+
+def vgg16_bn(input_shape: Shape, num_classes: int, width: int = 64) -> VGG:
+    return VGG(input_shape, num_classes, VGG16, width, norm=True)
+
+
+def vgg19_bn(input_shape: Shape, num_classes: int, width: int = 64) -> VGG:
+    return VGG(input_shape, num_classes, VGG19, width, norm=True)
+
+
+def garipov_vgg16bn(input_shape: Shape, num_classes: int, width: int = 64) -> VGG:
+    return GaripovVGG(input_shape, num_classes, VGG16, width, norm=True)
+
+
+def garipov_vgg19bn(input_shape: Shape, num_classes: int, width: int = 64) -> VGG:
+    return GaripovVGG(input_shape, num_classes, VGG19, width, norm=True)

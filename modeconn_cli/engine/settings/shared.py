@@ -36,7 +36,10 @@ class DataSettings(Settings):
     """Which samples, and what is done to them before the network sees them."""
 
     dataset: str | None = setting(
-        None, "data set: a registered name, an .npz file or pkg.mod:factory", shown=_FROM_FILE, group="data"
+        None,
+        "data set: a registered name, a folder of class folders, an .npz file or pkg.mod:factory (runs that code)",
+        shown=_FROM_FILE,
+        group="data",
     )
     data_path: Path | None = setting(None, "folder of the data", change="free", group="data")
     data_arg: tuple[str, ...] = setting((), "argument of the data set, key=value, comma-listed", group="data")
@@ -52,7 +55,22 @@ class DataSettings(Settings):
         shown="from the checkpoint, else the data set's",
         group="data",
     )
+    mean: tuple[float, ...] = setting(
+        (), "channel means instead of the transform's, comma-listed", group="data"
+    )
+    std: tuple[float, ...] = setting((), "channel standard deviations, comma-listed", group="data")
     image_size: int | None = setting(None, "resize images to N x N", low=1, shown="unchanged", group="data")
+    workers: int | None = setting(
+        None,
+        "processes that read image files",
+        low=0,
+        shown="cores - 1, at most 8",
+        change="free",
+        group="data",
+    )
+    download: bool = setting(
+        False, "fetch a torchvision data set that is missing", change="free", group="data"
+    )
     max_samples: int | None = setting(
         None, "use a seeded random subset of each split", low=1, shown="all", group="data"
     )

@@ -1,0 +1,85 @@
+"""Curve checkpoints of dnn-mode-connectivity: `net.<module>.<weight|bias>_<k>` and one set of buffers.
+
+Their modules have other names than those of the network (VGG `fc1` for `classifier.1`), so that tensors are matched
+by order, and every shape is compared.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from modeconn_cli.engine.errors import InputError
+
+PREFIX = "net."
+MARK = "coeff_layer."
+_POINT = re.compile(r"(.+\.(?:weight|bias))_(\d+)")
+
+
+def is_curve(state: Mapping[str, Tensor]) -> bool:
+    """Whether a state dict is a curve's."""
+    return f"{MARK}range" in state
+
+
+def kind_of(state: Mapping[str, Tensor]) -> str:
+    """A Bezier curve has binomial coefficients, a polygonal chain has not."""
+    return "bezier" if f"{MARK}binom" in state else "polychain"
+
+
+def split(state: Mapping[str, Tensor]) -> tuple[list[dict[str, Tensor]], dict[str, Tensor]]:
+    """The control points [K] and the buffers, under the curve's own names. Raises InputError for odd keys."""
+    count = len(state[f"{MARK}range"])
+    points: list[dict[str, Tensor]] = [{} for _ in range(count)]
+    buffers: dict[str, Tensor] = {}
+    for name, tensor in state.items():
+        if name.startswith(MARK):
+            continue
+        plain = name.removeprefix(PREFIX)
+        found = _POINT.fullmatch(plain)
+        if found is None:
+            buffers[plain] = tensor
+        elif int(found[2]) < count:
+            points[int(found[2])][found[1]] = tensor
+        else:
+            raise InputError(f"curve tensor '{name}' has no control point: there are {count}")
+    if any(list(point) != list(points[0]) for point in points):
+        raise InputError("the control points of the curve differ in their tensors")
+    return points, buffers
+
+
+def renamed(
+    points: list[dict[str, Tensor]],
+    buffers: Mapping[str, Tensor],
+    own: Mapping[str, Tensor],
+    parameters: list[str],
+) -> tuple[list[dict[str, Tensor]], dict[str, Tensor]]:
+    """The curve's tensors under the names of the network.
+
+    `own` is the network's state dict, `parameters` its parameter names in order. Raises InputError for every
+    tensor that finds no place.
+    """
+    theirs = list(points[0])
+    if len(theirs) != len(parameters):
+        raise InputError(
+            f"the curve has {len(theirs)} parameter tensors, the network {len(parameters)}",
+            "pass another --model",
+        )
+    modules: dict[str, str] = {}
+    for mine, name in zip(parameters, theirs, strict=True):
+        if own[mine].shape != points[0][name].shape or mine.rpartition(".")[2] != name.rpartition(".")[2]:
+            raise InputError(
+                f"curve tensor {name} {tuple(points[0][name].shape)} stands in the place of the network's {mine} "
+                f"{tuple(own[mine].shape)}",
+                "pass another --model",
+            )
+        modules[name.rpartition(".")[0]] = mine.rpartition(".")[0]
+    out: dict[str, Tensor] = {}
+    for name, tensor in buffers.items():
+        module, _, leaf = name.rpartition(".")
+        mine = f"{modules.get(module, module)}.{leaf}"
+        if mine not in own or own[mine].shape != tensor.shape:
+            raise InputError(f"curve buffer '{name}' has no place in the network", "pass another --model")
+        out[mine] = tensor
+    return [dict(zip(parameters, point.values(), strict=True)) for point in points], out

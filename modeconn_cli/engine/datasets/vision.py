@@ -1,0 +1,64 @@
+"""MNIST and CIFAR through torchvision's readers, as its files hold them."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from modeconn_cli.engine.datasets.source import Part, Source, part
+from modeconn_cli.engine.errors import InputError
+
+CLASSES = {"mnist": ("MNIST", 10), "cifar10": ("CIFAR10", 10), "cifar100": ("CIFAR100", 100)}
+TRANSFORMS = {"mnist": "mnist", "cifar10": "resnet", "cifar100": "cifar100"}
+
+
+def vision(name: str, folder: Path | None, download: bool) -> Source:
+    """The data set below `folder` or `folder`/`name`; fetched there only where `download` says so."""
+    root = _root(name, folder or Path("data"))
+    return Source(
+        name=name,
+        num_classes=CLASSES[name][1],
+        train=_part(name, root, True, download),
+        test=_part(name, root, False, download),
+        transform=TRANSFORMS[name],
+    )
+
+
+def _root(name: str, folder: Path) -> Path:
+    """Where the files are: the folder as given, or the one of the data set's name in it."""
+    inside = folder / name
+    return inside if inside.is_dir() else folder
+
+
+def _part(name: str, root: Path, train: bool, download: bool) -> Part:
+    from torchvision import datasets
+
+    cls: Any = getattr(datasets, CLASSES[name][0])
+    try:
+        found = cls(root=str(root), train=train, download=download)
+    except RuntimeError as error:
+        raise InputError(
+            f"{name} is not in '{root}' or not complete there", "pass --data-path, or --download to fetch it"
+        ) from error
+    except (OSError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        raise InputError(
+            f"{name} in '{root}' cannot be read: {error}", "pass --download to fetch it again"
+        ) from error
+    images, labels = np.asarray(found.data), np.asarray(found.targets)
+    images = images[:, None] if images.ndim == 3 else np.moveaxis(images, 3, 1)
+    return part(name, images, labels, np.arange(len(labels)), CLASSES[name][1])
+
+
+def mnist(folder: Path | None, download: bool) -> Source:
+    return vision("mnist", folder, download)
+
+
+def cifar10(folder: Path | None, download: bool) -> Source:
+    return vision("cifar10", folder, download)
+
+
+def cifar100(folder: Path | None, download: bool) -> Source:
+    return vision("cifar100", folder, download)

@@ -1,0 +1,129 @@
+"""Which registered network a state dict belongs to, by the names and shapes of its tensors.
+
+A network of dnn-mode-connectivity says nothing of itself in its files; its family also implies the data set
+(CIFAR-10 or CIFAR-100 by the number of classes) and the transform it was trained with.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from modeconn_cli.engine.checkpoints import Checkpoint
+from modeconn_cli.engine.errors import SettingsError
+from modeconn_cli.engine.models import Architecture, build
+from modeconn_cli.engine.registry import MODELS, find_model
+from modeconn_cli.engine.runtime import Runtime
+from modeconn_cli.engine.settings.shared import ModelSettings
+
+# Families whose files come from dnn-mode-connectivity, and the transform they are trained with there.
+TRANSFORMS = {"vgg": "vgg", "garipov-vgg": "vgg", "convfc": "vgg", "preresnet": "resnet", "wrn": "resnet"}
+
+
+def recognised(checkpoint: Checkpoint, settings: ModelSettings, runtime: Runtime) -> Checkpoint:
+    """The checkpoint with what its keys say of its network, where neither it nor the settings say.
+
+    Raises SettingsError naming --model where several networks fit, or none.
+    """
+    if settings.model is not None or checkpoint.about.get("model") is not None:
+        return checkpoint
+    return _decided(checkpoint, matches(checkpoint.state), runtime)
+
+
+def _decided(checkpoint: Checkpoint, fits: list[Architecture], runtime: Runtime) -> Checkpoint:
+    where = f"'{checkpoint.path}' does not say which network it holds"
+    if not fits:
+        raise SettingsError(f"{where}, and no registered one fits", f"pass --model ({', '.join(MODELS)}, …)")
+    if len(fits) > 1:
+        names = " and ".join(arch.model for arch in fits)
+        raise SettingsError(
+            f"{where}, and its keys fit {names}", "pass --model with the one it was trained as"
+        )
+    about = {**fits[0].describe(), **implied_data(fits[0]), **checkpoint.about}
+    implied = f", {about['dataset']} with transform {about['transform']}" if "dataset" in about else ""
+    runtime.note(
+        f"'{checkpoint.path}' holds {fits[0].model} by its keys ({fits[0].num_classes} classes{implied})"
+    )
+    return replace(checkpoint, about=about)
+
+
+def recognised_curve(
+    checkpoint: Checkpoint, point: Mapping[str, Tensor], settings: ModelSettings, runtime: Runtime
+) -> Checkpoint:
+    """The same for a foreign curve, whose modules have other names: shapes and their order decide."""
+    if settings.model is not None:
+        return checkpoint
+    fits = [arch for arch in _candidates(point) if _fits_in_order(arch, point)]
+    return _decided(checkpoint, fits, runtime)
+
+
+def matches(state: Mapping[str, Tensor]) -> list[Architecture]:
+    """The registered networks with exactly these tensors."""
+    return [arch for arch in _candidates(state) if _fits(arch, state)]
+
+
+def implied_data(arch: Architecture) -> dict[str, Any]:
+    """Data set and transform of a network from dnn-mode-connectivity."""
+    family = next((name for name in TRANSFORMS if arch.model.startswith(name)), None)
+    if family is None or arch.num_classes not in (10, 100) or arch.input_shape[0] != 3:
+        return {}
+    return {"dataset": f"cifar{arch.num_classes}", "transform": TRANSFORMS[family]}
+
+
+def _candidates(state: Mapping[str, Tensor]) -> Iterator[Architecture]:
+    """What the network could be, judged by its first and last layers and the number of its blocks."""
+    matrices = [tensor for tensor in state.values() if tensor.ndim >= 2]
+    if not matrices or matrices[-1].ndim != 2:
+        return
+    first, classes = matrices[0], matrices[-1].shape[0]
+    for name in {**MODELS, **dict.fromkeys(_family_members(state))}:
+        _, entry = find_model(name)
+        shape = entry.input_shape
+        if first.ndim == 4:
+            shape = (first.shape[1], *shape[1:])
+        yield Architecture(name, classes, shape, {})
+        if first.ndim == 4 and "width" not in entry.args and first.shape[0] != 64:
+            yield Architecture(name, classes, shape, {"width": first.shape[0]})
+
+
+def _family_members(state: Mapping[str, Tensor]) -> list[str]:
+    """The numbered network that a count of blocks in `layer1` suggests."""
+    blocks = {found[1] for name in state if (found := re.match(r"layer1\.(\d+)\.", name))}
+    count, width = len(blocks), state.get("layer1.0.conv1.weight")
+    if not count or width is None:
+        return []
+    deep = "layer1.0.conv3.weight" in state
+    return [
+        f"preresnet{(9 if deep else 6) * count + 2}",
+        f"wrn{6 * count + 4}-{max(width.shape[0] // 16, 1)}",
+    ]
+
+
+def _on_meta(arch: Architecture) -> nn.Module | None:
+    """The network without memory, None where there is none: no such depth or width, images too small."""
+    try:
+        with torch.device("meta"):
+            return build(arch)
+    except SettingsError:
+        return None
+
+
+def _fits_in_order(arch: Architecture, point: Mapping[str, Tensor]) -> bool:
+    model = _on_meta(arch)
+    if model is None:
+        return False
+    mine = [(name.rpartition(".")[2], tuple(p.shape)) for name, p in model.named_parameters()]
+    return mine == [(name.rpartition(".")[2], tuple(p.shape)) for name, p in point.items()]
+
+
+def _fits(arch: Architecture, state: Mapping[str, Tensor]) -> bool:
+    model = _on_meta(arch)
+    if model is None:
+        return False
+    own = model.state_dict()
+    return own.keys() == state.keys() and all(own[name].shape == state[name].shape for name in own)

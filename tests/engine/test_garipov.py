@@ -1,0 +1,139 @@
+"""Files of dnn-mode-connectivity, against numbers that its own code computed (tests/data/garipov_*)."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from modeconn_cli.engine import checkpoints, distances, weights
+from modeconn_cli.engine.checkpoints import Checkpoint, garipov
+from modeconn_cli.engine.curve import files
+from modeconn_cli.engine.errors import InputError, SettingsError
+from modeconn_cli.engine.models import Architecture, build
+from modeconn_cli.engine.models.recognise import matches, recognised
+from modeconn_cli.engine.paths import Carrier, lengths
+from modeconn_cli.engine.runtime import Runtime
+from modeconn_cli.engine.settings.shared import ModelSettings
+
+DATA = Path(__file__).parent.parent / "data"
+RUNTIME = Runtime(threads=1)
+
+
+def expected() -> dict[str, np.ndarray]:
+    with np.load(DATA / "garipov_preresnet8_expected.npz") as file:
+        return dict(file)
+
+
+def curve() -> files.CurveFile:
+    return files.read(DATA / "garipov_preresnet8_curve.pt", ModelSettings(), RUNTIME)
+
+
+def test_points_of_an_imported_curve_compute_what_the_original_computes() -> None:
+    golden, found = expected(), curve()
+    assert found.about["model"] == "preresnet8"
+    model, _ = files.build(found, ModelSettings())
+    carrier = Carrier(model.eval(), files.path_of(found, model))
+    for t, logits in zip(golden["ts"], golden["logits_on_curve"], strict=True):
+        carrier.move_to(float(t))
+        with torch.no_grad():
+            ours = model(torch.from_numpy(golden["inputs"])).numpy()
+        assert np.abs(ours - logits).max() < 1e-4
+
+
+def test_lengths_and_norms_of_an_imported_curve_are_the_originals() -> None:
+    golden, found = expected(), curve()
+    model, _ = files.build(found, ModelSettings())
+    path = files.path_of(found, model)
+    gram = weights.gram(list(path.points[1:]), path.points[0]).numpy()
+    steps, norms = lengths(gram, np.stack([path.coefficients(float(t)) for t in golden["ts"]]))
+    assert np.allclose(steps, golden["dl"], rtol=1e-4)
+    assert np.allclose(norms, golden["norm_at_t"], rtol=1e-4)
+
+
+def test_distances_of_the_golden_pair_are_the_originals() -> None:
+    golden = expected()
+    a, b = (
+        weights.parameters_in(checkpoints.read(DATA / f"garipov_preresnet8_{name}.pt").state) for name in "ab"
+    )
+    found = distances.l2(a, b)
+    assert found.total_l2 == pytest.approx(float(golden["total_l2"]), rel=1e-4)
+    ours = {layer.layer_name: layer for layer in found.layers}
+    for name, raw, count in zip(
+        golden["layer_names"], golden["layer_raw_l2"], golden["layer_n_params"], strict=True
+    ):
+        assert ours[str(name)].raw_l2 == pytest.approx(float(raw), rel=1e-4)
+        assert ours[str(name)].n_params == int(count)
+
+
+def test_the_ends_of_the_imported_curve_are_the_golden_networks() -> None:
+    found = curve()
+    for k, name in ((0, "a"), (2, "b")):
+        state = checkpoints.read(DATA / f"garipov_preresnet8_{name}.pt").state
+        assert all(torch.equal(found.points[k][n], state[n]) for n in found.points[k])
+
+
+@pytest.mark.parametrize(("name", "key"), [("vgg16", "VGG16"), ("vgg16_bn", "VGG16BN"), ("vgg19", "VGG19")])
+def test_curve_tensors_get_the_names_of_the_network(name: str, key: str) -> None:
+    golden = json.loads((DATA / "garipov_vgg_keys.json").read_text())[key]
+    state = {n: torch.empty(shape, device="meta") for n, shape in golden["curve"].items()}
+    with torch.device("meta"):
+        model = build(Architecture(name, 10, (3, 32, 32), {}))
+    points, buffers = garipov.split(state)
+    parameters = [n for n, _ in model.named_parameters()]
+    points, buffers = garipov.renamed(points, buffers, model.state_dict(), parameters)
+    assert {**points[1], **buffers}.keys() == model.state_dict().keys()
+    assert points[1]["classifier.1.weight"] is state["net.fc1.weight_1"]
+
+
+def test_a_curve_tensor_without_a_place_is_an_error_never_a_zero() -> None:
+    content = torch.load(DATA / "garipov_preresnet8_curve.pt", weights_only=True)
+    state = content["model_state"]
+    points, buffers = garipov.split(state)
+    with torch.device("meta"):
+        model = build(Architecture("preresnet8", 100, (3, 32, 32), {}))
+    parameters = [name for name, _ in model.named_parameters()]
+    with pytest.raises(InputError, match=r"fc.weight .* in the place of the network's fc.weight \(100, 64\)"):
+        garipov.renamed(points, buffers, model.state_dict(), parameters)
+    ten = build(Architecture("preresnet8", 10, (3, 32, 32), {}))
+    with pytest.raises(InputError, match="no place in the network"):
+        garipov.renamed(points, {"bn.odd": torch.zeros(1)}, ten.state_dict(), parameters)
+
+
+@pytest.mark.parametrize(
+    ("name", "args"),
+    [
+        ("vgg16", {}), ("vgg16", {"width": 8}), ("vgg19", {"width": 8}), ("convfc", {}), ("preresnet26", {}),
+        ("preresnet47", {}), ("wrn16-2", {}), ("resnet18", {"width": 8}), ("resnet34", {"width": 8}),
+        ("incremental-resnet18", {"width": 8}), ("simple-cifar10-cnn", {}), ("lenet5", {}), ("cnn", {"width": 4}),
+    ],
+)  # fmt: skip
+def test_a_network_is_recognised_by_its_keys(name: str, args: dict[str, int]) -> None:
+    shape = {"lenet5": (1, 28, 28), "cnn": (1, 8, 8)}.get(name, (3, 32, 32))
+    with torch.device("meta"):
+        state = build(Architecture(name, 7, shape, args)).state_dict()
+    (found,) = matches(state)
+    assert (found.model, found.num_classes, found.args) == (name, 7, args)
+
+
+def test_a_network_of_dnn_mode_connectivity_implies_its_data() -> None:
+    file = checkpoints.read(DATA / "garipov_preresnet8_a.pt")
+    about = recognised(file, ModelSettings(), RUNTIME).about
+    assert (about["model"], about["dataset"], about["transform"]) == ("preresnet8", "cifar10", "resnet")
+
+
+def test_two_networks_with_the_same_keys_are_both_named() -> None:
+    with torch.device("meta"):
+        state = build(Architecture("vgg16_bn", 10, (3, 32, 32), {})).state_dict()
+    file = Checkpoint(Path("f.pt"), "model_state", dict(state))
+    with pytest.raises(SettingsError, match="vgg16_bn and garipov-vgg16bn"):
+        recognised(file, ModelSettings(), RUNTIME)
+
+
+def test_what_fits_nothing_asks_for_a_model() -> None:
+    file = Checkpoint(Path("f.pt"), "bare", {"a": torch.zeros(3, 3), "b": torch.zeros(2, 3)})
+    with pytest.raises(SettingsError, match="no registered one fits"):
+        recognised(file, ModelSettings(), RUNTIME)
