@@ -7,6 +7,7 @@ import os
 import re
 import sys
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from typing import Annotated
 
 import typer
@@ -14,7 +15,7 @@ import typer
 from modeconn_cli import __version__
 from modeconn_cli.cli.commands import COMMANDS, GROUPS, first_words, named
 from modeconn_cli.cli.complete import flags_of
-from modeconn_cli.cli.report import PipeClosed
+from modeconn_cli.cli.report import Output, PipeClosed, say
 from modeconn_cli.engine.errors import McxError, SettingsError, did_you_mean
 
 EXIT_CODES = """Exit codes: 0 done · 1 a bug · 2 wrong usage or settings · 3 input cannot be used ·
@@ -30,7 +31,6 @@ def build(words: Sequence[str]) -> typer.Typer:
         epilog=EXIT_CODES,
         rich_markup_mode=None,
         add_completion=False,
-        no_args_is_help=True,
         pretty_exceptions_enable=False,
     )
     app.callback()(root)
@@ -83,23 +83,29 @@ def normalise(words: Sequence[str]) -> list[str]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line; returns the exit code."""
     words = normalise(sys.argv[1:] if argv is None else argv)
-    command = named(words)
+    if not words or words in ([group] for group in GROUPS):
+        words.append("--help")
+    try:
+        with redirect_stdout(Output(sys.stdout)):
+            return _run(words, named(words))
+    except PipeClosed:
+        return 141
+    except KeyboardInterrupt:
+        return 130
+
+
+def _run(words: list[str], command: str) -> int:
     try:
         _check_command(words)
-        app = build(words)
-        code = app(args=words, prog_name="mcx", standalone_mode=False)
+        code = build(words)(args=words, prog_name="mcx", standalone_mode=False)
         return code if isinstance(code, int) else 0
     except McxError as error:
         return _fail(command, error.message, error.hint, error.exit_code, error)
     except typer.TyperException as error:
         message, hint = _usage(error, command)
         return _fail(command, message, hint, error.exit_code, error)
-    except PipeClosed:
-        # Python flushes stdout once more at exit; give it somewhere to go.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
-    except (KeyboardInterrupt, typer.Abort):
-        return 130
+    except typer.Abort as error:  # how Typer spells an EOFError, which is a bug here
+        raise error.__cause__ or error from None
 
 
 def _check_command(words: Sequence[str]) -> None:
@@ -126,7 +132,7 @@ def _fail(command: str, message: str, hint: str, code: int, error: Exception) ->
     if os.environ.get("MCX_DEBUG"):
         raise error
     name = f"mcx {command}".strip()
-    print(f"{name}: error: {message}", file=sys.stderr)
+    say(f"{name}: error: {message}")
     if hint:
-        print(f"hint: {hint}", file=sys.stderr)
+        say(f"hint: {hint}")
     return code

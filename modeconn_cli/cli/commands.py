@@ -22,6 +22,10 @@ COMMANDS: dict[str, Command] = {
     "curve analyze": Command("curve", "curve:CurveAnalyzeSettings", "Measure how far each layer moves."),
     "curve extract": Command("curve", "curve:CurveExtractSettings", "Write the network at one position."),
     "animate": Command("animate", "animate:AnimateSettings", "Draw layer distances along a curve."),
+    "info": Command("info", "info:InfoSettings", "Say what a checkpoint holds."),
+    "completion": Command(
+        "completion", "completion:CompletionSettings", "Print a shell's completion script."
+    ),
     "demo": Command("demo", "demo:DemoSettings", "Run the whole story on the built-in digits."),
 }
 GROUPS: dict[str, str] = {"curve": "Train, evaluate and analyse curves between networks."}

@@ -9,10 +9,15 @@ import yaml
 
 from modeconn_cli.engine.errors import SettingsError, did_you_mean
 
-LARGEST = 1_000_000  # bytes; a configuration is a page of text
+LARGEST = 100_000  # bytes; a configuration is a page of text
+DEEPEST = 20  # lists within lists
 
 # Keys of the original experiments that have no meaning here.
 IGNORED = frozenset({"defaults", "experiment_name", "project_name", "use_wandb", "wandb_project", "run_name"})
+# Their `save_intermediate: false` keeps the last checkpoint only, whatever `save_freq` says.
+SAVE_INTERMEDIATE = "save_intermediate"
+
+NULL = ("", "~", "null", "Null", "NULL")
 
 Value = str | list[str]
 
@@ -31,6 +36,7 @@ def read(path: Path, known: Mapping[str, str], command: str) -> tuple[dict[str, 
     values: dict[str, Value] = {}
     ignored: list[str] = []
     seen: set[str] = set()
+    save_intermediate = True
     for key_node, value_node in root.value:
         where = f"config {path} line {key_node.start_mark.line + 1}"
         key = _scalar(key_node, where)
@@ -42,53 +48,60 @@ def read(path: Path, known: Mapping[str, str], command: str) -> tuple[dict[str, 
             if known[name] in values:
                 raise SettingsError(f"{where}: '{key}' gives '{known[name]}' a second time")
             values[known[name]] = _value(value_node, where)
+        elif name == SAVE_INTERMEDIATE and "save_freq" in known:
+            save_intermediate = _scalar(value_node, where).casefold() not in ("false", "no", "off", "0")
         elif name in IGNORED:
             ignored.append(key)
         else:
             hint = did_you_mean(name, known)
             note = f" ({hint})" if hint.startswith("did you mean") else ""
             raise SettingsError(f"{where}: unknown key '{key}' for '{command}'{note}", "" if note else hint)
-    return {name: value for name, value in values.items() if value not in ("null", "~", "")}, ignored
+    if not save_intermediate:
+        values["save_freq"] = "0"
+    return {name: value for name, value in values.items() if value != ""}, ignored
 
 
 def _compose(path: Path) -> yaml.Node | None:
+    text = _text(path)
+    depth = 0
     try:
-        if path.stat().st_size > LARGEST:
+        for event in yaml.parse(text, Loader=yaml.BaseLoader):
+            depth += isinstance(event, yaml.CollectionStartEvent)
+            depth -= isinstance(event, yaml.CollectionEndEvent)
+            line = event.start_mark.line + 1 if event.start_mark else 1
+            if depth > DEEPEST:
+                raise SettingsError(f"config {path} line {line}: expected 'key: value' lines")
+            if getattr(event, "anchor", None) or getattr(event, "tag", None):
+                raise SettingsError(f"config {path} line {line}: tags, anchors and aliases are not accepted")
+        return yaml.compose(text, Loader=yaml.BaseLoader)
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise SettingsError(f"config {path} line {line}: not YAML: {error.problem}") from error
+    except yaml.YAMLError as error:
+        raise SettingsError(f"config {path}: not YAML: {str(error).splitlines()[0]}") from error
+
+
+def _text(path: Path) -> str:
+    try:
+        with path.open("rb") as stream:
+            content = stream.read(LARGEST + 1)
+        if len(content) > LARGEST:
             raise SettingsError(f"config {path} is larger than {LARGEST:,} bytes")
-        text = path.read_text("utf-8")
+        return content.decode("utf-8")
     except OSError as error:
         raise SettingsError(f"config {path} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise SettingsError(f"config {path} is not UTF-8 text") from error
-    try:
-        for token in yaml.scan(text, Loader=yaml.BaseLoader):
-            if isinstance(token, yaml.TagToken | yaml.AliasToken | yaml.AnchorToken):
-                line = token.start_mark.line + 1
-                raise SettingsError(f"config {path} line {line}: tags, anchors and aliases are not accepted")
-        return yaml.compose(text, Loader=yaml.BaseLoader)
-    except yaml.YAMLError as error:
-        line = (
-            error.problem_mark.line + 1
-            if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark
-            else 1
-        )
-        problem = error.problem if isinstance(error, yaml.MarkedYAMLError) else str(error)
-        raise SettingsError(f"config {path} line {line}: not YAML: {problem}") from error
 
 
 def _scalar(node: yaml.Node, where: str) -> str:
+    """The text of a single value; empty for null, which quotes make a word like any other."""
     if not isinstance(node, yaml.ScalarNode):
         raise SettingsError(f"{where}: expected a single value")
-    return str(node.value)
+    return "" if node.style is None and node.value in NULL else str(node.value)
 
 
 def _value(node: yaml.Node, where: str) -> Value:
     if isinstance(node, yaml.SequenceNode):
         return [_scalar(item, where) for item in node.value]
     return _scalar(node, where)
-
-
-def write(values: Mapping[str, object]) -> str:
-    """Settings as the text of a configuration file; `read` gives them back."""
-    rows = {key: value for key, value in values.items() if value is not None and value != []}
-    return yaml.safe_dump(rows, sort_keys=False, allow_unicode=True, default_flow_style=None, width=1000)

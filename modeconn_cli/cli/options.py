@@ -45,7 +45,14 @@ def _one(spec: Spec, text: str) -> Any:
         except ValueError:
             what = "a whole number" if spec.kind is int else "a number"
             raise SettingsError(f"'{text}' is not {what}") from None
-    return spec.kind(text)
+    return _path(text) if spec.kind is Path else spec.kind(text)
+
+
+def _path(text: str) -> Path:
+    """`~/` is the home directory, as records write it; a shell has replaced it in a flag already."""
+    if not text or "\0" in text:
+        raise SettingsError("is not a path")
+    return Path(os.path.expanduser(text) if text == "~" or text.startswith("~/") else text)
 
 
 def _choice(choices: tuple[str, ...], text: str) -> str:

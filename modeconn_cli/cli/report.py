@@ -6,11 +6,13 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Protocol, TextIO, TypeVar
 
 from modeconn_cli.cli import tables
-from modeconn_cli.engine.errors import OutputError
+from modeconn_cli.engine.errors import McxError, OutputError, one_line
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -31,9 +33,59 @@ class Result(Protocol):
     def document(self) -> dict[str, Any]: ...
 
 
+S = TypeVar("S", bound="Settings")
+
+
 def fancy(stream: Any) -> bool:
     """Whether colour and rules are welcome on a stream."""
-    return bool(stream.isatty()) and os.environ.get("TERM") != "dumb"
+    plain = os.environ.get("TERM") == "dumb" or bool(os.environ.get("NO_COLOR"))
+    return bool(stream.isatty()) and not plain
+
+
+class Output:
+    """Standard output, whose failures are errors of ours: PipeClosed, or OutputError for a full disk."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        with self._checked():
+            return self._stream.write(text)
+
+    def flush(self) -> None:
+        with self._checked():
+            self._stream.flush()
+
+    @contextmanager
+    def _checked(self) -> Iterator[None]:
+        try:
+            yield
+        except BrokenPipeError:
+            silence(self._stream)
+            raise PipeClosed from None
+        except OSError as error:
+            silence(self._stream)
+            raise OutputError(f"standard output cannot be written: {error.strerror}") from error
+
+
+def silence(stream: TextIO) -> None:
+    """Send the rest of a stream that cannot be written nowhere: Python flushes it once more at its end."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def say(text: str) -> None:
+    """One line on stderr. A log that cannot be written stops no work; one whose reader has gone does."""
+    try:
+        print(one_line(text), file=sys.stderr, flush=True)
+    except BrokenPipeError:
+        silence(sys.stderr)
+        raise PipeClosed from None
+    except OSError:
+        silence(sys.stderr)
 
 
 class Report:
@@ -121,11 +173,26 @@ class Report:
         if self._bar is not None:
             from rich.text import Text
 
-            self._bar.console.print(Text(text), soft_wrap=True)
+            self._bar.console.print(Text(one_line(text)), soft_wrap=True)
         else:
-            print(text, file=sys.stderr, flush=True)
+            say(text)
 
     # The result -----------------------------------------------------------------------------------------
+
+    def run(
+        self,
+        engine: Callable[[S, Runtime], Result | None],
+        settings: S,
+        render: Callable[[Any], Sequence[tables.Part]],
+    ) -> None:
+        """Run an engine and print its result; where the answer is no, what led to it."""
+        try:
+            result = engine(settings, self.runtime(settings))
+        except McxError as error:
+            if error.result is not None:
+                self.emit(error.result, render)
+            raise
+        self.emit(result, render)
 
     def emit(self, result: Result | None, render: Callable[[Any], Sequence[tables.Part]]) -> None:
         """Print a result: JSON for programs, ruled tables on a terminal, plain text in a pipe.
@@ -136,32 +203,36 @@ class Report:
         if result is None:
             return
         if self.as_json:
-            self._out(json.dumps(result.document(), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+            # ASCII, as the terminal's encoding may not hold the names of files.
+            sys.stdout.write(json.dumps(result.document(), indent=2, allow_nan=False) + "\n")
         elif fancy(sys.stdout):
             from rich.console import Console
 
-            tables.draw(Console(), render(result))
+            tables.draw(Console(), _printable(render(result)))
         else:
-            self._out(tables.plain_text(render(result)))
+            sys.stdout.write(tables.plain_text(_printable(render(result))))
+        sys.stdout.flush()
 
     def print_config(self, settings: Settings, origins: Mapping[str, str]) -> None:
         """The settings as a configuration file, each with its origin."""
-        from modeconn_cli.cli import config
+        from modeconn_cli.engine.records import settings_text
 
         for name, value in settings.as_plain().items():
-            text = config.write({name: value}).rstrip("\n")
-            line = f"# {name}:" if text in ("", "{}") else text
-            self._out(f"{line}  # {origins[name]}\n")
+            line = settings_text({name: value}).rstrip("\n") or f"# {name}:"
+            sys.stdout.write(f"{line}  # {one_line(origins[name])}\n")
+        sys.stdout.flush()
 
-    @staticmethod
-    def _out(text: str) -> None:
-        try:
-            sys.stdout.write(text)
-            sys.stdout.flush()
-        except BrokenPipeError:
-            raise PipeClosed from None
-        except OSError as error:
-            raise OutputError(f"standard output cannot be written: {error.strerror}") from error
+
+def _printable(parts: Sequence[tables.Part]) -> list[tables.Part]:
+    """Parts without control characters: names of layers and files come from outside."""
+    out: list[tables.Part] = []
+    for part in parts:
+        if isinstance(part, tables.Lines):
+            out.append(tables.Lines(tuple(map(one_line, part.lines))))
+        else:
+            rows = tuple(tuple(map(one_line, row)) for row in part.rows)
+            out.append(replace(part, title=one_line(part.title), rows=rows))
+    return out
 
 
 def _fields(fields: Mapping[str, Any]) -> str:

@@ -26,7 +26,7 @@ def swap(settings: SwapSettings, report: Report) -> None:
     """
     from modeconn_cli.engine import swap as engine
 
-    report.emit(engine.run(settings, report.runtime(settings)), table)
+    report.run(engine.run, settings, table)
 
 
 def table(result: SwapResult) -> list[Part]:

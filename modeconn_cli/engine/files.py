@@ -9,12 +9,13 @@ from __future__ import annotations
 import contextlib
 import errno
 import io
+import itertools
 import json
 import os
 import re
 import secrets
 import signal
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -33,7 +34,7 @@ def atomic_write(path: Path, write: Callable[[IO[bytes]], None] | bytes) -> None
         path.parent.mkdir(parents=True, exist_ok=True)
         handle = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
     except OSError as error:
-        raise _refused(path, error) from error
+        raise refused(path, error) from error
     try:
         with os.fdopen(handle, "wb") as stream:
             failpoint("files.before_write")
@@ -47,7 +48,7 @@ def atomic_write(path: Path, write: Callable[[IO[bytes]], None] | bytes) -> None
         failpoint("files.before_rename")
         os.replace(temporary, path)
     except OSError as error:
-        raise _refused(path, error) from error
+        raise refused(path, error) from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
@@ -55,7 +56,8 @@ def atomic_write(path: Path, write: Callable[[IO[bytes]], None] | bytes) -> None
     failpoint("files.after_rename")
 
 
-def _refused(path: Path, error: OSError) -> OutputError:
+def refused(path: Path, error: OSError) -> OutputError:
+    """The operating system's refusal to write, in our words."""
     if error.errno in _FULL:
         return OutputError(
             f"no space left writing '{path}'", "free some space and run the same command again"
@@ -74,7 +76,8 @@ def _sync_folder(folder: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    atomic_write(path, text.encode("utf-8"))
+    """UTF-8; the bytes of a file name that are none are spelled out, in JSON's own way."""
+    atomic_write(path, text.encode("utf-8", "backslashreplace"))
 
 
 def write_json(path: Path, document: Mapping[str, Any]) -> None:
@@ -93,6 +96,15 @@ def write_tensors(path: Path, content: Mapping[str, Any]) -> None:
     atomic_write(path, lambda stream: torch.save(portable, stream))  # noqa: TID251
 
 
+def tensor_bytes(content: Mapping[str, Any]) -> bytes:
+    """What `write_tensors` writes; the same bytes for the same content."""
+    import torch
+
+    buffer = io.BytesIO()
+    torch.save(_portable(content), buffer)  # noqa: TID251
+    return buffer.getvalue()
+
+
 def _portable(value: Any) -> Any:
     import torch
 
@@ -108,7 +120,7 @@ def _portable(value: Any) -> Any:
         return {key: _portable(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_portable(item) for item in value]
-    return value
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def write_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
@@ -131,7 +143,7 @@ def append_line(path: Path, line: str) -> None:
         finally:
             os.close(handle)
     except OSError as error:
-        raise _refused(path, error) from error
+        raise refused(path, error) from error
 
 
 def read_lines(path: Path) -> list[str]:
@@ -142,21 +154,49 @@ def read_lines(path: Path) -> list[str]:
     return text[: text.rfind("\n") + 1].splitlines()
 
 
+def occupied(path: Path) -> bool:
+    """Whether something has that name already. Raises OutputError for a name that cannot be."""
+    try:
+        os.lstat(path)
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise refused(path, error) from error
+    return True
+
+
 def refuse_existing(path: Path, overwrite: bool) -> None:
     """Nothing is overwritten without being asked."""
-    if not overwrite and (path.exists() or path.is_symlink()):
+    if occupied(path) and not overwrite:
         raise OutputError(f"'{path}' exists", "use --overwrite to replace it")
 
 
-def check_writable(folder: Path) -> None:
-    """Find out before the work starts whether files can be written; creates the folder."""
+def refuse_inputs(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
+    """No command replaces what it reads, by whatever name: the same path, a symbolic or a hard link."""
+    for path, source in itertools.product(outputs, inputs):
+        if os.path.exists(path) and os.path.exists(source) and os.path.samefile(path, source):
+            raise OutputError(f"'{path}' is the input itself", "choose another --output")
+
+
+def make_folder(folder: Path) -> None:
+    """A folder with all above it."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".mcx-{os.getpid()}-{secrets.token_hex(4)}.tmp"
+    except OSError as error:
+        raise refused(folder, error) from error
+
+
+def check_writable(folder: Path) -> None:
+    """Find out before the work starts whether files can be written, be it in a folder still to be made."""
+    nearest = folder
+    while not os.path.lexists(nearest) and nearest != nearest.parent:
+        nearest = nearest.parent
+    probe = nearest / f".mcx-{os.getpid()}-{secrets.token_hex(4)}.tmp"
+    try:
         os.close(os.open(probe, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
         probe.unlink()
     except OSError as error:
-        raise _refused(folder, error) from error
+        raise refused(folder, error) from error
 
 
 def remove_leftovers(folder: Path) -> None:

@@ -200,7 +200,9 @@ def _refusal(error: Exception, shape: tuple[int, ...]) -> InputError:
     reason = _first_line(error)
     if "Constraints violated" in reason:
         reason = "its forward works for some batch sizes only"
-        hint = "write x.shape[0] for len(x), and let forward hold for any number of samples: no loop over them"
+        hint = (
+            "write x.shape[0] for len(x), and let forward hold for any number of samples: no loop over them"
+        )
     elif "data-dependent" in reason:
         hint = "replace the branch on tensor values by torch.where, or the number by a constant"
     else:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import fcntl
 import json
 import os
 import socket
@@ -16,8 +17,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from modeconn_cli.engine import files, names, records
 from modeconn_cli.engine.errors import InputError, McxError, OutputError, Stopped
@@ -82,11 +81,13 @@ def opened(
     folder that cannot be written and for a live lock; InputError where settings or inputs changed.
     """
     private = folder / names.JOB_FOLDER / command.replace(" ", "-")
-    files.check_writable(folder)
-    files.check_writable(private)
+    for place in (folder, private):
+        files.make_folder(place)
+        files.check_writable(place)
     lock = _lock(private, runtime)
     try:
-        files.remove_leftovers(folder)
+        for place in (folder, private):
+            files.remove_leftovers(place)
         record = records.provenance(settings, command, inputs)
         job = Job(folder, private, record)
         _continue_or_begin(
@@ -105,7 +106,7 @@ def opened(
         except McxError as error:
             _status(private, "failed", error=error.message)
             raise
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, SystemExit):
             _status(private, "interrupted")
             raise
         _status(private, "complete" if job.complete else "running")
@@ -121,20 +122,18 @@ def _status(private: Path, state: str, **more: Any) -> None:
 
 def _continue_or_begin(job: Job, settings: Settings, runtime: Runtime, present: list[Path]) -> None:
     overwrite, resume = getattr(settings, "overwrite", False), getattr(settings, "resume", True)
-    old = _read(job.private / RECORD_FILE)
-    if old is None or not resume:
-        existing = [job.private / RECORD_FILE] if old is not None else present
-        if existing and not overwrite:
-            hint = (
-                "use --overwrite to replace it"
-                if old is None
-                else "use --no-resume --overwrite to start anew"
-            )
-            raise OutputError(f"'{existing[0] if old is None else job.folder}' exists", hint)
-        for path in (*present, job.private / names.MANIFEST_FILE):
+    record = job.private / RECORD_FILE
+    if not (resume and record.exists()):
+        if record.exists() and not overwrite:
+            raise OutputError(f"'{job.folder}' exists", "use --no-resume --overwrite to start anew")
+        if present and not overwrite:
+            raise OutputError(f"'{present[0]}' exists", "use --overwrite to replace it")
+        # Manifest and record vouch for the files, so they go first.
+        for path in (job.private / names.MANIFEST_FILE, record, *present):
             path.unlink(missing_ok=True)
         _begin(job)
         return
+    old = _read(record)
     _compare(old, job.record, settings, runtime)
     # What an earlier run recorded stays: begin time and the settings that its files were made with.
     job.resumed = True
@@ -144,9 +143,7 @@ def _continue_or_begin(job: Job, settings: Settings, runtime: Runtime, present: 
 
 
 def _begin(job: Job) -> None:
-    settings = {k: v for k, v in job.record["settings"].items() if v is not None and v != []}
-    text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True, default_flow_style=None, width=1000)
-    files.write_text(job.private / names.SETTINGS_FILE, text)
+    files.write_text(job.private / names.SETTINGS_FILE, records.settings_text(job.record["settings"]))
     files.write_json(job.private / RECORD_FILE, records.strict(job.record))
 
 
@@ -165,13 +162,15 @@ def _compare(old: dict[str, Any], new: dict[str, Any], settings: Settings, runti
         if spec.change == "same" and then.get(spec.name) != now[spec.name]:
             raise InputError(f"'{spec.name}' was {then.get(spec.name)}, now {now[spec.name]}", hint)
     hashes = [entry["sha256"] for entry in old.get("inputs", [])]
-    for entry, hash_ in zip(new["inputs"], hashes, strict=False):
+    if len(hashes) != len(new["inputs"]):
+        raise InputError(f"the job began with {len(hashes)} input files, now {len(new['inputs'])}", hint)
+    for entry, hash_ in zip(new["inputs"], hashes, strict=True):
         if entry["sha256"] != hash_:
             raise InputError(f"'{entry['path']}' is not the file the job began with", hint)
 
 
 def _check_products(job: Job) -> None:
-    manifest = _read(job.private / names.MANIFEST_FILE) or {}
+    manifest = _read(job.private / names.MANIFEST_FILE)
     for entry in manifest.get("files", []):
         path = job.folder / entry["file"]
         if not path.exists() or path.stat().st_size != entry["size"]:
@@ -181,14 +180,14 @@ def _check_products(job: Job) -> None:
             )
 
 
-def _read(path: Path) -> dict[str, Any] | None:
+def _read(path: Path) -> dict[str, Any]:
     try:
         document = json.loads(path.read_text("utf-8"))
-    except FileNotFoundError:
-        return None
+        if not isinstance(document, dict):
+            raise ValueError("not a JSON object")
     except (OSError, ValueError) as error:
         raise InputError(f"'{path}' cannot be read: {error}", "use --no-resume --overwrite") from error
-    return document if isinstance(document, dict) else None
+    return document
 
 
 def _lock(private: Path, runtime: Runtime) -> Path:
@@ -196,53 +195,83 @@ def _lock(private: Path, runtime: Runtime) -> Path:
     path = private / names.LOCK_FILE
     started = datetime.datetime.now().strftime("%H:%M")
     content = {"pid": os.getpid(), "host": socket.gethostname(), "started": started}
-    for _ in range(2):
-        try:
-            handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
-        except FileExistsError:
+    with _alone(private):
+        if path.exists():
             owner = _owner(path)
             if _lives(owner, path):
                 raise OutputError(
-                    f"'{private.parent.parent}' is locked by pid {owner.get('pid')} on {owner.get('host')} "
-                    f"(started {owner.get('started')})",
+                    f"'{private.parent.parent}' is locked by pid {owner['pid']} on {owner['host']} "
+                    f"(started {owner['started']})",
                     "wait for it or choose another --output-dir",
-                ) from None
-            runtime.note(f"taking over the lock of pid {owner.get('pid')}, which has ended")
-            path.unlink(missing_ok=True)
-            continue
-        with os.fdopen(handle, "w") as stream:
-            json.dump(content, stream)
-        return path
-    raise OutputError(f"'{path}' is taken by another process")
+                )
+            runtime.note(f"taking over the lock of pid {owner.get('pid', 'unknown')}, which has ended")
+        files.write_json(path, content)
+    return path
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """One process at a time judges a lock and takes it; the kernel lets go where that process dies."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # some network disks cannot do it
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def _owner(path: Path) -> dict[str, Any]:
+    """What a lock says: pid, host and started, or nothing at all."""
     try:
         owner = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError):
         return {}
-    return owner if isinstance(owner, dict) else {}
+    return owner if isinstance(owner, dict) and {"pid", "host", "started"} <= set(owner) else {}
 
 
 def _lives(owner: dict[str, Any], path: Path) -> bool:
-    if owner.get("host") == socket.gethostname() and isinstance(owner.get("pid"), int):
+    if not owner:
+        return False
+    if owner["host"] == socket.gethostname() and isinstance(owner["pid"], int):
         return files.alive(owner["pid"]) and owner["pid"] != os.getpid()
     with contextlib.suppress(OSError):
         return time.time() - path.stat().st_mtime < STALE_AFTER
     return False
 
 
-def file_output(path: Path, provenance: dict[str, Any], overwrite: bool, present: Path | None = None) -> bool:
+def file_output(
+    path: Path,
+    provenance: dict[str, Any],
+    overwrite: bool,
+    *,
+    record: Path | None = None,
+    beside: Iterable[Path] = (),
+) -> bool:
     """Whether a single-file result is still to be written: False where the same command made it already.
 
-    `present` is the file that carries the provenance, where that is not `path`. Raises OutputError for a file
-    of any other origin, unless it may be overwritten, and for a folder that cannot be written.
+    `record` is the file that carries the provenance and the sha256 of `path` (`checkpoint_sha256`), where that is
+    not `path` itself; it and the files `beside` are written before `path`. Raises OutputError for a file of any
+    other origin, unless it may be overwritten, and for a folder that cannot be written.
     """
     files.check_writable(path.parent)
-    if overwrite or not (path.exists() or path.is_symlink()):
+    companions = [*([record] if record is not None else []), *beside]
+    present = [file for file in (path, *companions) if files.occupied(file)]
+    if overwrite or not present:
         return True
-    with contextlib.suppress(OSError, ValueError, InputError):
-        document = json.loads((present or path).read_text("utf-8"))
-        if records.made_alike(document.get("provenance"), provenance):
+    document = _document(record or path)
+    if records.made_alike(document.get("provenance"), provenance):
+        if path not in present:
+            return True  # a kill came before the last file
+        if record is None or document.get("checkpoint_sha256") == records.sha256(path):
             return False
-    raise OutputError(f"'{path}' exists", "use --overwrite to replace it")
+    raise OutputError(f"'{present[0]}' exists", "use --overwrite to replace it")
+
+
+def _document(path: Path) -> dict[str, Any]:
+    """The JSON object in a file, empty where there is none."""
+    with contextlib.suppress(OSError, ValueError):
+        document = json.loads(path.read_text("utf-8"))
+        if isinstance(document, dict):
+            return document
+    return {}

@@ -58,7 +58,10 @@ def run(settings: L2Settings, runtime: Runtime) -> L2Result | None:
     if runtime.dry_run:
         runtime.plan([f"measure the distance from {first} to {second}"])
         return None
-    left, right = (_weights(path, settings) for path in (first, second))
+    if settings.output is not None:
+        files.refuse_inputs([settings.output], [first, second])
+        files.check_writable(settings.output.parent)
+    left, right = (read_weights(path, settings, runtime) for path in (first, second))
     weights.check_alike(left, right, str(first), str(second))
     provenance = records.provenance(settings, "l2", [first, second])
     write = settings.output is not None and jobs.file_output(settings.output, provenance, settings.overwrite)
@@ -98,12 +101,14 @@ def pair(settings: L2Settings) -> tuple[Path, Path]:
     return given[0], given[1]
 
 
-def _weights(path: Path, settings: L2Settings) -> dict[str, Tensor]:
+def read_weights(path: Path, settings: L2Settings, runtime: Runtime) -> dict[str, Tensor]:
+    """What is compared of a checkpoint: its parameters, and its buffers where they are asked for."""
     checkpoint = checkpoints.read(
         path, state_key=settings.state_key, allow_nonfinite=settings.allow_nonfinite
     )
     if checkpoint.is_curve:
         raise InputError(f"'{path}' is a curve, not a network", "take a point of it with mcx curve extract")
+    runtime.detail(checkpoint.found())
     if settings.include_buffers:
         return {name: tensor for name, tensor in checkpoint.state.items() if tensor.is_floating_point()}
     return weights.parameters_in(checkpoint.state)

@@ -10,14 +10,16 @@ import platform
 import socket
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+import yaml
 
+from modeconn_cli.engine import files
 from modeconn_cli.engine.settings.base import Settings, tilde
 
 PACKAGES = ("torch", "torchvision", "numpy")
@@ -82,16 +84,34 @@ def provenance(settings: Settings, command: str, inputs: Iterable[Path]) -> dict
     }
 
 
+def settings_text(values: Mapping[str, Any]) -> str:
+    """Plain settings as the text of a configuration file, a line each; what is not set is left out."""
+    return "".join(f"{key}: {_inline(value)}\n" for key, value in values.items() if value not in (None, []))
+
+
+def _inline(value: Any) -> str:
+    """A value in YAML's one-line form."""
+    items = value if isinstance(value, list) else [value]
+    style = '"' if any(isinstance(item, str) and not item.isprintable() for item in items) else None
+    text = yaml.safe_dump(
+        value, default_flow_style=True, default_style=style, allow_unicode=True, width=float("inf")
+    )
+    return text.removesuffix("\n").removesuffix("\n...")
+
+
 def made_alike(old: Any, new: dict[str, Any]) -> bool:
     """Whether two provenances say: the same command, settings and input contents."""
     if not isinstance(old, dict):
         return False
 
     def content(record: dict[str, Any]) -> Any:
-        settings = {k: v for k, v in record.get("settings", {}).items() if k not in ("overwrite", "resume")}
-        return record.get("command"), settings, [entry.get("sha256") for entry in record.get("inputs", [])]
+        settings = {k: v for k, v in record["settings"].items() if k not in ("overwrite", "resume")}
+        return record["command"], settings, [entry["sha256"] for entry in record["inputs"]]
 
-    return bool(content(old) == content(new))
+    try:
+        return bool(content(old) == content(new))
+    except (KeyError, TypeError, AttributeError):  # a record of another kind
+        return False
 
 
 def now() -> str:
@@ -126,9 +146,10 @@ def git_commit() -> str | None:
 
 def describe_input(path: Path) -> dict[str, Any]:
     """Path, size, time and content hash of an input file."""
-    status = path.stat()
+    with files.reading(path):
+        status, content = path.stat(), sha256(path)
     modified = datetime.datetime.fromtimestamp(status.st_mtime, datetime.UTC).isoformat(timespec="seconds")
-    return {"path": tilde(path), "size": status.st_size, "modified": modified, "sha256": sha256(path)}
+    return {"path": tilde(path), "size": status.st_size, "modified": modified, "sha256": content}
 
 
 def sha256(path: Path) -> str:

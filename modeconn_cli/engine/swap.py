@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -26,8 +27,10 @@ from modeconn_cli.engine import (
     weights,
 )
 from modeconn_cli.engine.checkpoints import Checkpoint
+from modeconn_cli.engine.datasets import Data
 from modeconn_cli.engine.distances import Distance
-from modeconn_cli.engine.errors import AnswerIsNo, InputError, OutputError, SettingsError
+from modeconn_cli.engine.errors import AnswerIsNo, InputError, SettingsError
+from modeconn_cli.engine.models.recognise import recognised
 from modeconn_cli.engine.records import Record
 from modeconn_cli.engine.runtime import Runtime
 from modeconn_cli.engine.settings.base import tilde
@@ -69,6 +72,7 @@ class SwapResult(Record):
     distance: Distance
     verification: Verification
     provenance: dict[str, Any]
+    checkpoint_sha256: str | None = None  # of the output; the metadata comes before it
 
     def fields(self) -> dict[str, Any]:
         """The documented metadata."""
@@ -89,6 +93,7 @@ class SwapResult(Record):
             "seed": self.seed,
             "l2_distance": self.distance.summary(),
             "verification": asdict(self.verification),
+            "checkpoint_sha256": self.checkpoint_sha256,
             "provenance": self.provenance,
         }
 
@@ -108,13 +113,16 @@ class Choice:
 def run(settings: SwapSettings, runtime: Runtime) -> SwapResult | None:
     """Swap, prove, and publish: the metadata first, the checkpoint last."""
     source, output = _paths(settings)
-    provenance = records.provenance(settings, "swap", [source])
-    write = jobs.file_output(output, provenance, settings.overwrite, names.swap_metadata(output))
     original = checkpoints.read(
         source, state_key=settings.state_key, allow_nonfinite=settings.allow_nonfinite
     )
     if original.is_curve:
         raise InputError(f"'{source}' is a curve, not a network", "take a point of it with mcx curve extract")
+    runtime.detail(original.found())
+    provenance = records.provenance(settings, "swap", [source])
+    metadata, beside = names.swap_metadata(output), names.swap_distances(output)
+    write = jobs.file_output(output, provenance, settings.overwrite, record=metadata, beside=[beside])
+    original = recognised(original, settings, runtime)
     arch = models.architecture(settings, original)
     model = models.build(arch)
     weights.load_into(model, original.state, str(source))
@@ -142,11 +150,18 @@ def run(settings: SwapSettings, runtime: Runtime) -> SwapResult | None:
         verification=verification,
         provenance=provenance,
     )
-    if write:
-        _publish(output, result, original, swapped, model, found, choice, arch, runtime)
-    else:
+    if verification.is_equivalent is False:
+        raise AnswerIsNo(
+            f"the swapped network is not equivalent: outputs differ by up to {verification.max_output_diff:.3g}; "
+            "nothing was written",
+            "the layer's consumers are not what the graph says; please report the network",
+            result,
+        )
+    if not write:
         runtime.note(f"already complete: {output}")
-    return result
+        return replace(result, checkpoint_sha256=records.sha256(output))
+    optimizer = permute_optimizer(original.optimizer_state, model, found, choice, runtime)
+    return _publish(output, result, original, arch, swapped, optimizer)
 
 
 def _paths(settings: SwapSettings) -> tuple[Path, Path]:
@@ -154,9 +169,8 @@ def _paths(settings: SwapSettings) -> tuple[Path, Path]:
         raise SettingsError("no network to swap", "pass --checkpoint FILE")
     if settings.output is None:
         raise SettingsError("no file for the swapped network", "pass --output FILE")
-    both_exist = settings.checkpoint.exists() and settings.output.exists()
-    if both_exist and settings.checkpoint.samefile(settings.output):
-        raise OutputError(f"'{settings.output}' is the input itself", "choose another --output")
+    written = [settings.output, names.swap_metadata(settings.output), names.swap_distances(settings.output)]
+    files.refuse_inputs(written, [settings.checkpoint])
     return settings.checkpoint, settings.output
 
 
@@ -197,23 +211,31 @@ def verify(
     arch: models.Architecture,
     runtime: Runtime,
 ) -> Verification:
-    """Prove the equivalence at the level asked for. Raises AnswerIsNo where it does not hold."""
+    """Compare both networks at the level asked for; the check in float64 decides at every level."""
     if settings.verify is False:
         runtime.warn("not verified (--no-verify)")
         return Verification("none", None)
+    # Read first: a data set that is not there is known before anything is computed.
+    data = _data(settings, original, runtime) if settings.verify else None
     generator = torch.Generator().manual_seed(keyed.number(settings.seed, "verification"))
     inputs = torch.randn(QUICK_INPUTS, *arch.input_shape, generator=generator, dtype=torch.float64)
     difference, largest = symmetry.output_difference(model, original.state, swapped, inputs)
     equivalent = difference <= TOLERANCE * largest
-    if not equivalent:
-        raise AnswerIsNo(
-            f"the swapped network is not equivalent: outputs differ by {difference:.3g} (largest {largest:.3g}, in "
-            "float64); nothing was written",
-            "the layer's consumers are not what the graph says; please report the network",
+    if data is None or not equivalent:
+        return Verification(
+            "quick", equivalent, max_output_diff=difference, max_output_diff_float64=difference
         )
-    if not settings.verify:
-        return Verification("quick", True, max_output_diff=difference, max_output_diff_float64=difference)
-    return _verify_fully(settings, model, original, swapped, difference, runtime)
+    return _verify_fully(settings, model, original, swapped, data, difference, runtime)
+
+
+def _data(settings: SwapSettings, original: Checkpoint, runtime: Runtime) -> Data:
+    completed = datasets.merge_settings(settings, original.about)
+    if completed.dataset is None:
+        raise SettingsError(
+            f"--verify needs a data set, and '{original.path}' names none",
+            "pass --dataset NAME; the quick check without --verify needs no data",
+        )
+    return datasets.load(completed, settings.seed, runtime.device)
 
 
 def _verify_fully(
@@ -221,12 +243,11 @@ def _verify_fully(
     model: nn.Module,
     original: Checkpoint,
     swapped: Mapping[str, Tensor],
+    data: Data,
     difference: float,
     runtime: Runtime,
 ) -> Verification:
-    """Both networks on every held-out image in float32."""
-    completed = datasets.merge_settings(settings, original.about)
-    data = datasets.load(completed, settings.seed, runtime.device)
+    """Both networks on every held-out image in float32: clear predictions must be the same."""
     model.to(runtime.device)
     logits = []
     for state in (original.state, swapped):
@@ -237,7 +258,7 @@ def _verify_fully(
     clear = (top[:, 0] - top[:, 1]) > MARGIN * before.abs().amax(dim=1)
     same = before.argmax(1) == after.argmax(1)
     labels = data.held_out.labels
-    found = Verification(
+    return Verification(
         level="full",
         is_equivalent=bool(same[clear].all()),
         acc_original=100 * int((before.argmax(1) == labels).sum()) / len(labels),
@@ -246,36 +267,29 @@ def _verify_fully(
         max_output_diff=float((before - after).abs().max()),
         max_output_diff_float64=difference,
     )
-    if not found.is_equivalent:
-        raise AnswerIsNo(
-            f"the swapped network is not equivalent: {int((~same[clear]).sum())} clear predictions differ, outputs "
-            f"by up to {found.max_output_diff:.3g}; nothing was written"
-        )
-    return found
 
 
 def _publish(
     output: Path,
     result: SwapResult,
     original: Checkpoint,
-    swapped: Mapping[str, Tensor],
-    model: nn.Module,
-    found: Symmetry,
-    choice: Choice,
     arch: models.Architecture,
-    runtime: Runtime,
-) -> None:
+    swapped: Mapping[str, Tensor],
+    optimizer: Mapping[str, Any] | None,
+) -> SwapResult:
     """Write the three files; the checkpoint comes last and is the commit."""
-    layers = {layer.layer_name: layer.figures() for layer in result.distance.layers}
-    files.remove_leftovers(output.parent)
-    files.write_json(names.swap_distances(output), records.strict(layers))
-    files.write_json(names.swap_metadata(output), result.document())
     about = {**original.about, "schema": checkpoints.SCHEMA, **arch.describe()}
     content: dict[str, Any] = {"epoch": original.epoch or 0, "model_state": dict(swapped), "mcx": about}
-    optimizer = permute_optimizer(original.optimizer_state, model, found, choice, runtime)
     if optimizer is not None:
         content["optimizer_state"] = optimizer
-    files.write_tensors(output, content)
+    data = files.tensor_bytes(content)
+    result = replace(result, checkpoint_sha256=hashlib.sha256(data).hexdigest())
+    layers = {layer.layer_name: layer.figures() for layer in result.distance.layers}
+    files.remove_leftovers(output.parent)
+    files.write_json(names.swap_metadata(output), result.document())
+    files.write_json(names.swap_distances(output), records.strict(layers))
+    files.atomic_write(output, data)
+    return result
 
 
 def permute_optimizer(
@@ -285,12 +299,15 @@ def permute_optimizer(
     if optimizer is None:
         return None
     parameters = dict(model.named_parameters())
-    state = optimizer.get("state", {})
-    order = [index for group in optimizer.get("param_groups", []) for index in group["params"]]
+    try:
+        state = dict(optimizer["state"])
+        order = [index for group in optimizer["param_groups"] for index in group["params"]]
+        moved: dict[Any, dict[str, Any]] = {index: dict(state.get(index, {})) for index in order}
+    except (KeyError, TypeError, ValueError):
+        order = []
     if len(order) != len(parameters):
         runtime.note("the optimizer's state does not belong to the network's parameters and is left out")
         return None
-    moved: dict[Any, dict[str, Any]] = {index: dict(state.get(index, {})) for index in order}
     keys = {key for entry in moved.values() for key in entry}
     for key in keys:
         named = {

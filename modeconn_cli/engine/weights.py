@@ -68,6 +68,22 @@ def gram(tensors: Sequence[Tensor], origin: Tensor) -> Tensor:
     return total
 
 
+def square_norm(flat: Tensor) -> Tensor:
+    """‖w‖² of a flat vector, a float64 scalar on its device.
+
+    A CPU reduces float32 to float64 element by element: 39 ms for 15 million, against 4 ms in chunks.
+    """
+    if flat.device.type != "cpu":
+        norm: Tensor = torch.linalg.vector_norm(flat, dtype=torch.float64)
+        return norm**2
+    total = torch.zeros((), dtype=torch.float64)
+    buffer = torch.empty(min(CHUNK, flat.numel()), dtype=torch.float64)
+    for begin in range(0, flat.numel(), CHUNK):
+        part = buffer[: min(CHUNK, flat.numel() - begin)].copy_(flat[begin : begin + CHUNK])
+        total += torch.dot(part, part)
+    return total
+
+
 def modules(names: Iterable[str]) -> dict[str, list[str]]:
     """Tensor names by the module that holds them: `conv1` -> [`conv1.weight`, `conv1.bias`]."""
     out: dict[str, list[str]] = {}

@@ -15,17 +15,28 @@ import torch
 from torch import Tensor
 
 from modeconn_cli.engine import names
-from modeconn_cli.engine.checkpoints import integrity
+from modeconn_cli.engine.checkpoints import integrity, safe
 from modeconn_cli.engine.errors import InputError
 
-__all__ = ["Checkpoint", "read"]
+__all__ = ["Checkpoint", "finite", "read"]
 
 SCHEMA = "mcx.checkpoint/1"
 
 # Entries that hold the weights, in the order of their standing.
 STATE_KEYS = ("model_state", "model_state_dict", "state_dict", "model", "net", "model_weights")
 OPTIMIZER_KEYS = ("optimizer_state", "optimizer_state_dict", "optim_state", "optimizer")
-PREFIXES = ("module.", "_orig_mod.")
+PREFIXES = ("module.", "_orig_mod.")  # of DataParallel and torch.compile
+LIGHTNING, LIGHTNING_PREFIXES = "pytorch-lightning_version", ("model.", "net.")
+
+# What mcx writes of a network, by the types that its readers rely on.
+ABOUT = {
+    "model": str,
+    "num_classes": int,
+    "input_shape": list,
+    "model_args": dict,
+    "dataset": str,
+    "data_arg": list,
+}
 
 
 @dataclass(frozen=True)
@@ -39,6 +50,12 @@ class Checkpoint:
     optimizer_state: dict[str, Any] | None = None
     about: Mapping[str, Any] = field(default_factory=dict)
     content: Mapping[str, Any] = field(default_factory=dict)
+    prefix: str = ""
+
+    def found(self) -> str:
+        """Which of the file's entries the weights are, and what was taken off their names."""
+        where = "the file itself" if self.layout == "bare" else f"its entry '{self.layout}'"
+        return f"'{self.path}': weights are {where}" + (f", without '{self.prefix}'" if self.prefix else "")
 
     @property
     def is_curve(self) -> bool:
@@ -47,28 +64,19 @@ class Checkpoint:
 
 def read(path: Path, *, state_key: str | None = None, allow_nonfinite: bool = False) -> Checkpoint:
     """Read a checkpoint after checking its bytes. Raises InputError for everything that is wrong with it."""
-    content = integrity.load(path)
-    if not isinstance(content, Mapping):
+    content: Any = _shards(path) if safe.is_index(path) else integrity.load(path)
+    if not isinstance(content, dict):
         raise InputError(f"'{path}' holds a {type(content).__name__}, expected a state dict")
-    about = content.get("mcx")
+    about = _about(content, path)
     if isinstance(content.get("control_points"), list):
         points = content["control_points"]
         if not points or not all(_is_state(point) for point in points):
             raise InputError(f"'{path}': control_points are not state dicts")
-        checkpoint = Checkpoint(
-            path,
-            "curve",
-            {},
-            _epoch(content, path),
-            None,
-            about if isinstance(about, Mapping) else {},
-            content,
-        )
         tensors = {f"point {k}: {n}": t for k, point in enumerate(points) for n, t in point.items()}
         _check_tensors(tensors, path, allow_nonfinite)
-        return checkpoint
-    key, state = _find_state(content, path, state_key)
-    state = _strip(state)
+        return Checkpoint(path, "curve", {}, _epoch(content, path), None, about, content)
+    key, found = _find_state(content, path, state_key)
+    state, prefix = _strip(found, PREFIXES + (LIGHTNING_PREFIXES if LIGHTNING in content else ()))
     _check_tensors(state, path, allow_nonfinite)
     optimizer = next((content[k] for k in OPTIMIZER_KEYS if isinstance(content.get(k), Mapping)), None)
     return Checkpoint(
@@ -77,13 +85,39 @@ def read(path: Path, *, state_key: str | None = None, allow_nonfinite: bool = Fa
         state=state,
         epoch=_epoch(content, path),
         optimizer_state=optimizer if key != "bare" else None,
-        about=about if isinstance(about, Mapping) else {},
+        about=about,
         content=content if key != "bare" else {},
+        prefix=prefix,
     )
 
 
+def _shards(path: Path) -> dict[str, Tensor]:
+    out: dict[str, Tensor] = {}
+    for part in safe.shards(path):
+        for name, tensor in integrity.load(part).items():
+            if name in out:
+                raise InputError(f"'{path}': tensor '{name}' is in two of its files")
+            out[name] = tensor
+    return out
+
+
+def _about(content: dict[str, Any], path: Path) -> Mapping[str, Any]:
+    """What mcx wrote of the network, empty in other files."""
+    about = content.get("mcx")
+    if not isinstance(about, dict):
+        return {}
+    for name, kind in ABOUT.items():
+        if not isinstance(about.get(name), kind | None):
+            raise InputError(f"'{path}': what it says about itself is damaged ('{name}')")
+    return about
+
+
 def _is_state(value: Any) -> bool:
-    return isinstance(value, Mapping) and bool(value) and all(isinstance(t, Tensor) for t in value.values())
+    return (
+        isinstance(value, Mapping)
+        and bool(value)
+        and all(isinstance(n, str) and isinstance(t, Tensor) for n, t in value.items())
+    )
 
 
 def _find_state(
@@ -110,17 +144,13 @@ def _find_state(
     raise InputError(f"'{path}' holds no state dict", f"entries: {found[:500]}")
 
 
-def _strip(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Without the prefixes that DataParallel and torch.compile put before every name."""
-    out = dict(state)
-    stripped = True
-    while stripped:
-        stripped = False
-        for prefix in PREFIXES:
-            if out and all(name.startswith(prefix) for name in out):
-                out = {name[len(prefix) :]: tensor for name, tensor in out.items()}
-                stripped = True
-    return out
+def _strip(state: Mapping[str, Tensor], prefixes: tuple[str, ...]) -> tuple[dict[str, Tensor], str]:
+    """Without the prefixes that wrappers put before every name, and those prefixes."""
+    out, taken = dict(state), ""
+    while prefix := next((p for p in prefixes if all(name.startswith(p) for name in out)), ""):
+        out = {name[len(prefix) :]: tensor for name, tensor in out.items()}
+        taken += prefix
+    return out, taken
 
 
 def _epoch(content: Mapping[str, Any], path: Path) -> int | None:
@@ -129,12 +159,15 @@ def _epoch(content: Mapping[str, Any], path: Path) -> int | None:
 
 
 def _check_tensors(state: Mapping[str, Tensor], path: Path, allow_nonfinite: bool) -> None:
-    meta = [name for name, tensor in state.items() if tensor.is_meta]
-    if meta:
-        raise InputError(f"'{path}': {meta[0]} is a meta tensor without values")
+    for name, tensor in state.items():
+        if tensor.is_meta:
+            raise InputError(f"'{path}': {name} is a meta tensor without values")
+        if tensor.layout != torch.strided or tensor.is_complex():
+            kind = "complex" if tensor.is_complex() else "sparse"
+            raise InputError(f"'{path}': {name} is a {kind} tensor, expected real, dense ones")
     if allow_nonfinite:
         return
-    bad = [name for name, tensor in state.items() if not _finite(tensor)]
+    bad = [name for name, tensor in state.items() if not finite(tensor)]
     if bad:
         shown = ", ".join(bad[:5]) + (", …" if len(bad) > 5 else "")
         raise InputError(
@@ -143,9 +176,9 @@ def _check_tensors(state: Mapping[str, Tensor], path: Path, allow_nonfinite: boo
         )
 
 
-def _finite(tensor: Tensor) -> bool:
+def finite(tensor: Tensor) -> bool:
     """Whether all values are finite. min and max see NaN and infinity without a mask the size of the tensor."""
     if not tensor.is_floating_point() or tensor.numel() == 0:
         return True
-    low, high = torch.aminmax(tensor)
+    low, high = torch.aminmax(tensor if tensor.element_size() > 1 else tensor.float())
     return bool(torch.isfinite(low) and torch.isfinite(high))

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import argparse
-import collections
 import mmap
-import pathlib
+import os
 import pickle
-import re
+import struct
 import warnings
 import zipfile
 import zlib
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-import numpy as np
 import torch
 
+from modeconn_cli.engine.checkpoints import pickles, safe
 from modeconn_cli.engine.errors import InputError
 
 # Beginnings of files that are often found in a checkpoint's place.
@@ -25,96 +23,91 @@ LOOKALIKES: tuple[tuple[bytes, str], ...] = (
     (b"\x89PNG", "is a PNG image, not a checkpoint"),
     (b"\x1f\x8b", "is a gzip archive; unpack it first"),
     (b"<!DOCTYPE", "is an HTML page, not a checkpoint (a failed download?)"),
-    (b"<!doctype", "is an HTML page, not a checkpoint (a failed download?)"),
     (b"<html", "is an HTML page, not a checkpoint (a failed download?)"),
     (b"\x93NUMPY", "is a NumPy array, not a checkpoint"),
 )
+RESAVE = "save the tensors alone where the file was made: torch.save(model.state_dict(), 'weights.pt')"
 ZIP_BEGIN, ZIP_END = b"PK\x03\x04", b"PK\x05\x06"
 
-# The two functions that a pickled NumPy scalar or array names.
-_scalar = np.float64(0).__reduce__()[0]
-_reconstruct = np.empty(0).__reduce__()[0]
+LEGACY_PICKLES = 5  # magic number, version, machine, content, keys of the storages
 
-# Data types that old checkpoints carry beside tensors; none of them runs code when it is made.
-HARMLESS: list[Any] = [
-    argparse.Namespace,
-    collections.defaultdict,
-    collections.OrderedDict,
-    pathlib.PosixPath,
-    pathlib.PurePosixPath,
-    np.dtype,
-    np.ndarray,
-    _scalar,
-    _reconstruct,
-    # Files of NumPy 1 use the old module's name.
-    (_scalar, "numpy.core.multiarray.scalar"),
-    (_reconstruct, "numpy.core.multiarray._reconstruct"),
-    *(type(np.dtype(kind)) for kind in "?bBhHiIlLqQefdSU"),
-    list,
-    dict,
-    int,
-]
+# What readers of damaged or made-up files raise.
+UNREADABLE = (
+    pickle.UnpicklingError,
+    zipfile.BadZipFile,
+    RuntimeError,
+    EOFError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    AssertionError,
+    MemoryError,
+    OverflowError,
+    struct.error,
+    OSError,
+)
 
 
 def load(path: Path) -> Any:
-    """The content of a `.pt` file, tensors on the CPU. Raises InputError; never runs code from the file."""
-    check(path)
+    """The content of a `.pt` or `.safetensors` file, tensors on the CPU. Never runs code from the file.
+
+    Raises InputError for every other file.
+
+    The file is opened once: to replace it meanwhile changes nothing.
+    """
+    with opened(path) as stream:
+        if safe.recognised(stream, path):
+            return safe.load(stream, path)
+        size = check(stream, path)
+        allowed: list[Any] = [(function, name) for name, function in pickles.STAND_INS.items()]
+        try:
+            with warnings.catch_warnings(), torch.serialization.safe_globals(allowed):
+                warnings.simplefilter("ignore")
+                content = torch.load(stream, map_location="cpu", weights_only=True)  # noqa: TID251
+            return pickles.plain(content, size)
+        except UNREADABLE as error:
+            reason = str(error).split("WeightsUnpickler error: ")[-1].strip().split("\n")[0][:200]
+            raise InputError(
+                f"'{path}' cannot be read as a checkpoint: {reason or type(error).__name__}", RESAVE
+            ) from error
+
+
+def opened(path: Path) -> IO[bytes]:
+    """The file, open for reading. Raises InputError where there is none."""
     try:
-        with warnings.catch_warnings(), torch.serialization.safe_globals(HARMLESS):
-            # An environment variable that asks for unsafe loading is overruled, and torch says so.
-            warnings.simplefilter("ignore")
-            return torch.load(path, map_location="cpu", weights_only=True)  # noqa: TID251
-    except pickle.UnpicklingError as error:
-        raise _refused(path, str(error)) from error
-    except (
-        RuntimeError,
-        EOFError,
-        ValueError,
-        KeyError,
-        IndexError,
-        TypeError,
-        AttributeError,
-        OSError,
-    ) as error:
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"'{path}' cannot be read as a checkpoint: {first}") from error
-
-
-def _refused(path: Path, message: str) -> InputError:
-    found = re.search(r"GLOBAL ([\w.]+)", message) or re.search(
-        r"[Uu]nsupported (?:global|class|operand)\S* (\S+)", message
-    )
-    if found is None:
-        first = message.split(". ")[-1].splitlines()[0][:200] if message else "unknown"
-        return InputError(f"'{path}' is damaged or not a checkpoint: {first}")
-    return InputError(
-        f"'{path}' refused: contains '{found[1]}' (code)",
-        "save the tensors alone where the file was made: torch.save(model.state_dict(), 'weights.pt')",
-    )
-
-
-def check(path: Path) -> None:
-    """Raise InputError for everything that is wrong with the bytes of a file."""
-    if not path.exists():
-        raise InputError(f"'{path}' does not exist")
-    if path.is_dir():
-        raise InputError(f"'{path}' is a directory, not a checkpoint")
-    try:
-        size = path.stat().st_size
-        if size == 0:
-            raise InputError(f"'{path}' is empty (0 bytes)")
-        with path.open("rb") as stream:
-            head = stream.read(512)
+        return path.open("rb")
+    except FileNotFoundError:
+        raise InputError(f"'{path}' does not exist") from None
+    except IsADirectoryError:
+        raise InputError(f"'{path}' is a directory, not a checkpoint") from None
     except OSError as error:
         raise InputError(f"cannot read '{path}': {error.strerror}") from error
+
+
+def check(stream: IO[bytes], path: Path) -> int:
+    """The size of a file. Raises InputError for everything that is wrong with its bytes."""
+    size = os.fstat(stream.fileno()).st_size
+    head = stream.read(512)
+    if not head:
+        raise InputError(f"'{path}' is empty (0 bytes)")
     for begin, message in LOOKALIKES:
-        if head.lstrip().startswith(begin):
+        if head.lstrip()[: len(begin)].lower() == begin.lower():
             raise InputError(f"'{path}' {message}")
-    if head.startswith(ZIP_BEGIN):
-        check_zip(path)
-    elif not head.startswith(b"\x80"):
-        what = "is a text file" if _is_text(head) else "is not a file torch.save wrote"
-        raise InputError(f"'{path}' {what}, not a checkpoint")
+    stream.seek(0)
+    try:
+        if head.startswith(ZIP_BEGIN):
+            check_zip(stream, path)
+        elif head.startswith(b"\x80"):
+            for _ in range(LEGACY_PICKLES):
+                _check_names(stream, path)
+        else:
+            what = "is a text file" if _is_text(head) else "is not a file torch.save wrote"
+            raise InputError(f"'{path}' {what}, not a checkpoint")
+    except (*UNREADABLE, NotImplementedError) as error:
+        raise InputError(f"'{path}' is truncated or damaged ({error})") from error
+    stream.seek(0)
+    return size
 
 
 def _is_text(head: bytes) -> bool:
@@ -124,39 +117,46 @@ def _is_text(head: bytes) -> bool:
         return False
 
 
-def check_zip(path: Path) -> None:
+def check_zip(stream: IO[bytes], path: Path) -> None:
     """Compare every member of the archive with its checksum: one flipped byte loads silently otherwise."""
-    try:
-        with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            if content.rfind(ZIP_END, max(0, len(content) - (1 << 16) - 22)) < 0:
-                raise InputError(f"'{path}' is truncated or damaged (zip directory missing)")
-            with zipfile.ZipFile(path) as archive:
-                members = archive.infolist()
-                for member in members:
-                    _check_member(path, archive, member, content)
-    except (zipfile.BadZipFile, NotImplementedError, ValueError, EOFError, OSError, OverflowError) as error:
-        raise InputError(f"'{path}' is truncated or damaged ({error})") from error
-    names = [member.filename for member in members]
-    if any(name.split("/", 1)[-1] == "constants.pkl" for name in names):
-        raise InputError(
-            f"'{path}' is a TorchScript archive, not a checkpoint", "save model.state_dict() instead"
-        )
-    if not any(name.endswith("data.pkl") for name in names):
-        raise InputError(f"'{path}' is a zip archive, but not one torch.save wrote")
+    with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        if content.rfind(ZIP_END, max(0, len(content) - (1 << 16) - 22)) < 0:
+            raise InputError(f"'{path}' is truncated or damaged (zip directory missing)")
+        with zipfile.ZipFile(stream) as archive:
+            members = archive.infolist()
+            for member in members:
+                _check_member(path, archive, member, content)
+            inside = [member.filename.partition("/") for member in members]
+            names = [name for _, _, name in inside]
+            if "constants.pkl" in names:
+                raise InputError(
+                    f"'{path}' is a TorchScript archive, not a checkpoint", "save model.state_dict() instead"
+                )
+            if "data.pkl" not in names:
+                raise InputError(f"'{path}' is a zip archive, but not one torch.save wrote")
+            if len({folder for folder, _, _ in inside}) > 1 or len({n.casefold() for n in names}) < len(
+                names
+            ):
+                raise InputError(f"'{path}' is damaged or was not written by torch.save: members occur twice")
+            if sum(member.file_size for member in members) > len(content):
+                raise InputError(f"'{path}' is damaged or was not written by torch.save: members overlap")
+            with archive.open(members[names.index("data.pkl")]) as content_pickle:
+                _check_names(content_pickle, path)
+
+
+def _check_names(stream: IO[bytes], path: Path) -> None:
+    name = pickles.forbidden(stream)
+    if name is not None:
+        raise InputError(f"'{path}' refused: contains '{name}' (code)", RESAVE)
 
 
 def _check_member(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo, content: mmap.mmap) -> None:
-    if member.compress_type != zipfile.ZIP_STORED or member.flag_bits & 0x1:
+    # A member marked as a folder is skipped by torch, which leaves its tensor uninitialised.
+    if member.compress_type != zipfile.ZIP_STORED or member.flag_bits & 0x1 or member.external_attr & 0x10:
         raise InputError(f"'{path}' is damaged or was not written by torch.save: '{member.filename}'")
+    at = member.header_offset
     with archive.open(member):  # compares the local header with the directory
-        begin = (
-            member.header_offset
-            + 30
-            + sum(
-                int.from_bytes(content[member.header_offset + at : member.header_offset + at + 2], "little")
-                for at in (26, 28)
-            )
-        )
+        begin = at + 30 + sum(int.from_bytes(content[at + k : at + k + 2], "little") for k in (26, 28))
     if begin + member.file_size > len(content) or member.file_size != member.compress_size:
         raise InputError(f"'{path}' is truncated or damaged ('{member.filename}' ends beyond the file)")
     with memoryview(content) as view, view[begin : begin + member.file_size] as data:

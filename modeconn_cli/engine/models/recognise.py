@@ -58,13 +58,17 @@ def recognised_curve(
     """The same for a foreign curve, whose modules have other names: shapes and their order decide."""
     if settings.model is not None:
         return checkpoint
-    fits = [arch for arch in _candidates(point) if _fits_in_order(arch, point)]
-    return _decided(checkpoint, fits, runtime)
+    return _decided(checkpoint, matches_in_order(point), runtime)
 
 
 def matches(state: Mapping[str, Tensor]) -> list[Architecture]:
     """The registered networks with exactly these tensors."""
     return [arch for arch in _candidates(state) if _fits(arch, state)]
+
+
+def matches_in_order(point: Mapping[str, Tensor]) -> list[Architecture]:
+    """The registered networks with tensors of these kinds and shapes in this order."""
+    return [arch for arch in _candidates(point) if _fits_in_order(arch, point)]
 
 
 def implied_data(arch: Architecture) -> dict[str, Any]:
@@ -76,19 +80,20 @@ def implied_data(arch: Architecture) -> dict[str, Any]:
 
 
 def _candidates(state: Mapping[str, Tensor]) -> Iterator[Architecture]:
-    """What the network could be, judged by its first and last layers and the number of its blocks."""
-    matrices = [tensor for tensor in state.values() if tensor.ndim >= 2]
-    if not matrices or matrices[-1].ndim != 2:
-        return
-    first, classes = matrices[0], matrices[-1].shape[0]
+    """What the network could be: by its number of blocks, the first convolution and the rows of its matrices.
+
+    The order of the tensors is not relied on: safetensors files sort them.
+    """
+    kernels = [tensor for tensor in state.values() if tensor.ndim == 4]
+    first = min(kernels, key=lambda kernel: kernel.shape[1], default=None)
+    rows = {tensor.shape[0] for tensor in state.values() if tensor.ndim == 2}
     for name in {**MODELS, **dict.fromkeys(_family_members(state))}:
         _, entry = find_model(name)
-        shape = entry.input_shape
-        if first.ndim == 4:
-            shape = (first.shape[1], *shape[1:])
-        yield Architecture(name, classes, shape, {})
-        if first.ndim == 4 and "width" not in entry.args and first.shape[0] != 64:
-            yield Architecture(name, classes, shape, {"width": first.shape[0]})
+        shape = entry.input_shape if first is None else (first.shape[1], *entry.input_shape[1:])
+        for classes in sorted(rows):
+            yield Architecture(name, classes, shape, {})
+            if first is not None and "width" not in entry.args and first.shape[0] != 64:
+                yield Architecture(name, classes, shape, {"width": first.shape[0]})
 
 
 def _family_members(state: Mapping[str, Tensor]) -> list[str]:

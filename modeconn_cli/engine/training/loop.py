@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from modeconn_cli.engine import keyed
-from modeconn_cli.engine.datasets import Samples
+from modeconn_cli.engine.datasets import Batch, Samples
 from modeconn_cli.engine.datasets.samples import spans
 from modeconn_cli.engine.errors import InputError
 from modeconn_cli.engine.runtime import Runtime
@@ -164,7 +164,7 @@ def _epoch(
     lr: float,
 ) -> bool:
     """The batches of one epoch from `at.batch` on; False where a signal ended it early."""
-    device = samples.images.device
+    device = samples.device
     per_epoch = len(spans(len(samples), recipe.batch_size, merge_single=True))
     order = keyed.permutation(recipe.data_seed, "order", len(samples), draw=at.epoch)
     every = CHECK_EVERY.get(device.type, CHECK_ELSEWHERE)
@@ -174,34 +174,44 @@ def _epoch(
         recipe.batch_size, order=order, augment=(recipe.data_seed, at.epoch), first=at.batch
     )
     for batch in batches:
-        step = at.epoch * per_epoch + at.batch
-        torch.manual_seed(keyed.number(recipe.seed, "step", step))
-        problem.place(step)
-        logits = problem.model(batch.images)
-        loss = F.cross_entropy(logits, batch.labels)
-        loss.backward()  # type: ignore[no-untyped-call]
-        extra = problem.collect()
-        optimizer.step()
-        problem.settle()
-        with torch.no_grad():
-            sums[0] += loss.detach().double() * len(batch)
-            sums[1] += extra * len(batch)
-            sums[2] += (logits.argmax(1) == batch.labels).sum()
+        number = at.epoch * per_epoch + at.batch
+        loss, extra, correct = step(problem, optimizer, batch, number, recipe.seed)
+        sums[0] += loss.double() * len(batch)
+        sums[1] += extra * len(batch)
+        sums[2] += correct
         at.batch += 1
         at.seen += len(batch)
         if at.batch % every == 0 or at.batch == per_epoch:
-            _check_finite(sums, step, lr)
-            runtime.progress(step + 1, recipe.epochs * per_epoch, epoch=at.epoch + 1)
+            _check_finite(sums, number, lr)
+            runtime.progress(number + 1, recipe.epochs * per_epoch, epoch=at.epoch + 1)
         if runtime.stopping() and at.batch < per_epoch:
             break
-    at.loss_sum, at.extra_sum, correct = sums.tolist()
-    at.correct = int(correct)
+    at.loss_sum, at.extra_sum, hits = sums.tolist()
+    at.correct = int(hits)
     return at.batch >= per_epoch
 
 
-def _check_finite(sums: Tensor, step: int, lr: float) -> None:
+def step(
+    problem: Problem, optimizer: Optimizer, batch: Batch, number: int, seed: int
+) -> tuple[Tensor, Tensor | float, Tensor]:
+    """One step of training: the batch's mean loss, the loss's part beside the data's, and the correct answers.
+
+    `number` counts the steps of the run from 0. With the seed it gives dropout and the position on a path.
+    """
+    torch.manual_seed(keyed.number(seed, "step", number))
+    problem.place(number)
+    logits = problem.model(batch.images)
+    loss = F.cross_entropy(logits, batch.labels)
+    loss.backward()  # type: ignore[no-untyped-call]
+    extra = problem.collect()
+    optimizer.step()
+    problem.settle()
+    return loss.detach(), extra, (logits.detach().argmax(1) == batch.labels).sum()
+
+
+def _check_finite(sums: Tensor, number: int, lr: float) -> None:
     if not bool(torch.isfinite(sums).all()):
         raise InputError(
-            f"the training loss became NaN or infinite by step {step + 1} at learning rate {lr:g}",
+            f"the training loss became NaN or infinite by step {number + 1} at learning rate {lr:g}",
             "use a smaller --lr; the checkpoints written so far are finite",
         )

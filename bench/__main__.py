@@ -1,0 +1,81 @@
+"""`python -m bench`: every limit on speed, measured. The exit code is 1 where one is missed."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import sys
+import tempfile
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from bench import checkpoint_read, command_line, curve_step, evaluation, layer_analysis, table
+from bench.pairs import Case, Result, measure
+
+CASES = (
+    Case("curve-step-128", 1.10, partial(curve_step.prepare, batch_size=128)),
+    Case("curve-step-16", 1.25, partial(curve_step.prepare, batch_size=16)),
+    Case("layer-analysis", 1.0, layer_analysis.prepare),
+    Case("animate", 2.5, command_line.animate),
+    Case("help", 2.0, command_line.show_help),
+    Case("tab", 2.0, command_line.tab),
+    Case("command-help", 3.5, command_line.command_help),
+    Case("evaluate", 1.15, evaluation.prepare),
+    Case("checkpoint-read", 1.1, checkpoint_read.prepare),
+)
+
+
+def main() -> int:
+    names = [case.name for case in CASES]
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"all, or some of {', '.join(names)}")
+    parser.add_argument("--pairs", type=int, default=21, metavar="N", help="alternating pairs [default: 21]")
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        default=180,
+        metavar="S",
+        help="a case takes no more pairs then [default: 180]",
+    )
+    parser.add_argument("--threads", type=int, metavar="N", help="torch's threads [default: torch's choice]")
+    options = parser.parse_args()
+    unknown = set(options.names) - set(names)
+    if unknown:
+        parser.error(f"unknown: {', '.join(sorted(unknown))}; choose from {', '.join(names)}")
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    chosen = [case for case in CASES if not options.names or case.name in options.names]
+    results = []
+    for case in chosen:
+        print(f"{case.name} …", file=sys.stderr, flush=True)
+        with tempfile.TemporaryDirectory() as folder:
+            results.append(measure(case, Path(folder), options.pairs, options.seconds))
+    print(about())
+    print(table.text(results))
+    for line in remarks(results, options.pairs, options.seconds):
+        print(line)
+    return 0 if all(result.within for result in results) else 1
+
+
+def about() -> str:
+    load = f", load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
+    return (
+        f"Python {platform.python_version()}, torch {torch.__version__}, {torch.get_num_threads()} of "
+        f"{os.cpu_count()} cores{load}; medians; the ratio is the median of the pairs' ratios"
+    )
+
+
+def remarks(results: list[Result], pairs: int, seconds: float) -> list[str]:
+    """Which cases were too slow for all their pairs."""
+    return [
+        f"{result.name}: {len(result.ours)} of {pairs} pairs, stopped after {seconds:g} s (--seconds)"
+        for result in results
+        if len(result.ours) < pairs
+    ]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,54 @@
+"""`mcx info`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import typer
+
+from modeconn_cli.cli.options import takes
+from modeconn_cli.cli.report import Report
+from modeconn_cli.cli.tables import Part, Table
+from modeconn_cli.engine.settings.info import InfoSettings
+
+if TYPE_CHECKING:
+    from modeconn_cli.engine.info import InfoResult
+
+app = typer.Typer()
+
+
+@app.command("info")
+@takes(InfoSettings, "info")
+def info(settings: InfoSettings, report: Report) -> None:
+    """Say what a checkpoint holds, without running anything in it."""
+    from modeconn_cli.engine import info as engine
+
+    report.run(engine.run, settings, table)
+
+
+def table(result: InfoResult) -> list[Part]:
+    bad = result.nonfinite_tensors
+    finite = (
+        "not read" if bad is None else "all finite" if not bad else f"NaN or infinity in {', '.join(bad[:5])}"
+    )
+    model = " or ".join(result.model) or "unknown (pass --model where it is needed)"
+    facts = {
+        "layout": result.layout,
+        "curve": f"{result.curve}, {result.num_bends} control points" if result.curve else "no",
+        "epoch": "unknown" if result.epoch is None else str(result.epoch),
+        "model": f"{model}, by its keys" if result.recognised else model,
+        "data set": result.dataset or "unknown",
+        "parameters": f"{result.num_params:,}",
+        "tensors": f"{result.num_tensors:,}",
+        "values": finite,
+        "optimizer": "yes" if result.has_optimizer else "no",
+        "size": f"{result.size:,} bytes",
+        "sha256": result.sha256 or "not read",
+    }
+    parts: list[Part] = [Table(result.checkpoint, ("entry", "value"), tuple(facts.items()), text_columns=2)]
+    shown = result.tensors[: result.show_keys]
+    if shown:
+        rows = tuple((t.name, "x".join(map(str, t.shape)) or "scalar", t.dtype) for t in shown)
+        title = f"Tensors ({len(shown)} of {result.num_tensors})"
+        parts.append(Table(title, ("name", "shape", "type"), rows, text_columns=3))
+    return parts

@@ -1,0 +1,32 @@
+"""Short names for checkpoints: `label=path`, else the file's stem, else its folder where stems collide."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from modeconn_cli.engine.errors import SettingsError
+
+
+def labelled(words: Sequence[Path]) -> dict[str, Path]:
+    """label -> path, in the order given. A word is `label=path` only where no file has that whole name.
+
+    Raises SettingsError where two checkpoints would get one label, or a label cannot be a file name.
+    """
+    given: list[tuple[str | None, Path]] = []
+    for word in words:
+        before, equals, after = str(word).partition("=")
+        given.append((before, Path(after)) if equals and before and not word.exists() else (None, word))
+    stems = [path.stem for label, path in given if label is None]
+    out: dict[str, Path] = {}
+    for label, path in given:
+        name = label or (path.stem if stems.count(path.stem) == 1 else path.resolve().parent.name)
+        if re.search(r"[/\\\x00-\x1f]", name) or name in (".", ".."):
+            raise SettingsError(
+                f"'{name}' cannot be part of a file name", "give it another label: label=path"
+            )
+        if name in out:
+            raise SettingsError(f"two checkpoints are called '{name}'", "label them: label=path")
+        out[name] = path
+    return out

@@ -1,0 +1,1 @@
+"""Makers of damaged and hostile files; none is stored."""

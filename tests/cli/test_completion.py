@@ -1,0 +1,139 @@
+"""TAB: candidates from the tables, in a real bash, without torch."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pexpect
+import pytest
+
+from modeconn_cli.cli.complete import answer
+from modeconn_cli.cli.completion import SCRIPTS
+
+ROOT = Path(__file__).parents[2]
+
+
+def tab(*words: str, shell: str = "bash") -> list[str]:
+    line = "\n".join(("mcx", *words))
+    found = answer({"_MCX_COMPLETE": f"complete_{shell}", "COMP_WORDS": line, "COMP_CWORD": str(len(words))})
+    return found.splitlines()
+
+
+@pytest.mark.parametrize(("name", "shell"), [("mcx.bash", "bash"), ("_mcx", "zsh"), ("mcx.fish", "fish")])
+def test_the_shipped_scripts_are_what_the_command_prints(mcx, name: str, shell: str) -> None:
+    assert mcx("completion", shell).out == SCRIPTS[shell] == (ROOT / "completions" / name).read_text()
+
+
+def test_an_unknown_shell_is_refused(mcx) -> None:
+    done = mcx("completion", "tcsh")
+    assert (done.code, done.out) == (2, "")
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        (["sw"], ["swap"]),
+        (["curve", ""], ["train", "eval", "analyze", "extract"]),
+        (["curve", "ex"], ["extract"]),
+        (["l2", "--sort"], ["--sort-by"]),
+        (["l2", "--sort-by", "r"], ["raw_l2", "relative_distance", "relative"]),
+        (["l2", "--sort-by", "=", "raw"], ["raw_l2"]),
+        (["train", "--model", "vgg16"], ["vgg16", "vgg16_bn"]),
+        (["train", "--dataset", "cifar"], ["cifar10", "cifar100"]),
+        (["completion", "z"], ["zsh"]),
+        (["swap", "--checkpoint", "chec"], []),
+        (["nonsense", ""], []),
+        (["swap", "--layer-name", "conv"], []),
+    ],
+)
+def test_candidates_come_from_the_tables(words: list[str], found: list[str]) -> None:
+    assert tab(*words) == found
+
+
+def test_help_stands_beside_candidates_where_a_shell_shows_it() -> None:
+    assert tab("curve", "ex", shell="fish") == ["extract\tWrite the network at one position."]
+
+
+def test_layers_are_those_of_the_checkpoint_on_the_line(networks: Path) -> None:
+    checkpoint = str(networks / "seed0/checkpoint-4.pt")
+    assert tab("swap", "--checkpoint", checkpoint, "--layer-name", "conv") == ["conv1", "conv2", "conv3"]
+    assert tab("swap", f"--checkpoint={checkpoint}", "--layer-name", "f") == ["fc1"]
+
+
+def test_layers_of_a_broken_checkpoint_are_none(tmp_path: Path) -> None:
+    (tmp_path / "a.pt").write_bytes(b"PK\x03\x04 broken")
+    assert tab("swap", "--checkpoint", str(tmp_path / "a.pt"), "--layer-name", "") == []
+
+
+def test_configurations_are_yaml_files_and_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a.yaml", "b.txt", "c.yml"):
+        (tmp_path / name).touch()
+    (tmp_path / "more").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert tab("train", "--config", "") == ["a.yaml", "c.yml", "more/"]
+    assert tab("train", "--config", "mo") == ["more/"]
+
+
+def test_a_tab_imports_neither_torch_nor_typer() -> None:
+    code = (
+        "import sys, modeconn_cli.__main__ as m; m.entry();"
+        "bad = {'torch', 'typer', 'numpy', 'yaml', 'rich', 'matplotlib'} & set(sys.modules);"
+        "sys.exit(repr(bad) if bad else 0)"
+    )
+    variables = {
+        "_MCX_COMPLETE": "complete_bash",
+        "COMP_WORDS": "mcx\ncurve\ntrain\n--lr\n",
+        "COMP_CWORD": "4",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, **variables}, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_help_imports_neither_torch_nor_numpy() -> None:
+    code = (
+        "import sys; from modeconn_cli.cli.app import main;"
+        "code = main(sys.argv[1:]);"
+        "bad = {'torch', 'numpy', 'torchvision', 'matplotlib'} & set(sys.modules);"
+        "sys.exit(repr(bad) if bad or code else 0)"
+    )
+    for words in (["--help"], ["curve", "train", "--help"]):
+        done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True)
+        assert (done.returncode, done.stderr) == (0, ""), words
+        assert "Usage: mcx" in done.stdout
+
+
+def test_a_real_bash_completes(tmp_path: Path, networks: Path) -> None:
+    environment = {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "PS1": "READY> ",
+        "TERM": "dumb",
+    }
+    shell = pexpect.spawn(
+        "bash",
+        ["--norc", "--noprofile"],
+        env=environment,
+        cwd=tmp_path,
+        encoding="utf-8",
+        timeout=20,
+        dimensions=(50, 200),
+    )
+    shell.expect("READY> ")
+    shell.sendline(f"bind 'set enable-bracketed-paste off'; source {ROOT / 'completions/mcx.bash'}")
+    shell.expect("READY> ")
+    shell.send("mcx curve an\t")
+    shell.expect("mcx curve analyze ")
+    shell.send("--swap-m\t")
+    shell.expect("--swap-metadata ")
+    shell.sendcontrol("u")
+    shell.send(f"mcx swap --checkpoint {networks}/seed0/checkpoint-4.pt --layer-name fc\t")
+    shell.expect("--layer-name fc1 ")
+    shell.sendcontrol("u")
+    shell.send("mcx l2 --sort-by no\t")
+    shell.expect("normalized_l2 ")
+    shell.close(force=True)

@@ -1,0 +1,279 @@
+"""Every layout of checkpoints that is read, and what is said about those that are not."""
+
+from __future__ import annotations
+
+import json
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from modeconn_cli.engine import checkpoints, weights
+from modeconn_cli.engine.errors import InputError
+
+STATE = {"conv.weight": torch.arange(8.0).reshape(2, 1, 2, 2), "conv.bias": torch.tensor([0.5, -0.5])}
+
+
+def prefixed(prefix: str) -> dict[str, Tensor]:
+    return {prefix + name: tensor for name, tensor in STATE.items()}
+
+
+def saved(path: Path, content: Any) -> Path:
+    with path.open("wb") as stream:
+        torch.save(content, stream)
+    return path
+
+
+def read(folder: Path, content: Any, **words: Any) -> checkpoints.Checkpoint:
+    return checkpoints.read(saved(folder / "a.pt", content), **words)
+
+
+def refusal(call: Callable[[], Any]) -> InputError:
+    with pytest.raises(InputError) as caught:
+        call()
+    return caught.value
+
+
+def same(found: dict[str, Tensor], expected: dict[str, Tensor] = STATE) -> bool:
+    return list(found) == list(expected) and all(torch.equal(found[n], expected[n]) for n in expected)
+
+
+LIGHTNING = {"pytorch-lightning_version": "2.4.0", "global_step": 10}
+LAYOUTS: dict[str, tuple[Any, str, str]] = {
+    "garipov": ({"epoch": 3, "model_state": STATE, "optimizer_state": {}}, "model_state", ""),
+    "swapped": ({"model_state": STATE, "swap_metadata": {"seed": 42}}, "model_state", ""),
+    "open_lth": ({"model_state_dict": STATE, "optimizer_state_dict": {}}, "model_state_dict", ""),
+    "torchvision": ({"state_dict": STATE, "arch": "vgg16"}, "state_dict", ""),
+    "lightning": ({"state_dict": prefixed("model."), **LIGHTNING}, "state_dict", "model."),
+    "lightning net": ({"state_dict": prefixed("net."), **LIGHTNING}, "state_dict", "net."),
+    "model": ({"model": STATE, "epoch": 1}, "model", ""),
+    "net": ({"net": STATE, "acc": 91.5}, "net", ""),
+    "model_weights": ({"model_weights": STATE, "optim_state": {}}, "model_weights", ""),
+    "another name": ({"weights": STATE, "note": "x"}, "weights", ""),
+    "bare": (STATE, "bare", ""),
+    "ordered": (OrderedDict(STATE), "bare", ""),
+    "parallel": (prefixed("module."), "bare", "module."),
+    "compiled": ({"model": prefixed("_orig_mod.")}, "model", "_orig_mod."),
+    "both": ({"model_state": prefixed("module._orig_mod.")}, "model_state", "module._orig_mod."),
+    "beside averages": ({"model": STATE, "ema": STATE}, "model", ""),
+}
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_every_layout_gives_the_same_weights(tmp_path: Path, name: str) -> None:
+    content, layout, prefix = LAYOUTS[name]
+    found = read(tmp_path, content)
+    assert (found.layout, found.prefix) == (layout, prefix)
+    assert same(found.state)
+
+
+def test_a_model_of_ones_own_keeps_a_prefix_that_is_its_own(tmp_path: Path) -> None:
+    assert same(read(tmp_path, {"state_dict": prefixed("model.")}).state, prefixed("model."))
+
+
+def test_parameters_with_gradients_are_read_as_plain_tensors(tmp_path: Path) -> None:
+    found = read(tmp_path, dict(nn.Linear(2, 2).named_parameters()))
+    assert [t.requires_grad for t in found.state.values()] == [False, False]
+
+
+def test_safetensors_are_read_by_content_and_by_name(tmp_path: Path) -> None:
+    data = safetensors.torch.save(STATE)
+    for name in ("a.safetensors", "a.bin"):
+        (tmp_path / name).write_bytes(data)
+        assert same(checkpoints.read(tmp_path / name).state, dict(sorted(STATE.items())))
+
+
+def test_an_index_joins_the_shards_beside_it(tmp_path: Path) -> None:
+    index = tmp_path / "model.safetensors.index.json"
+    places = {}
+    for k, (name, tensor) in enumerate(STATE.items()):
+        safetensors.torch.save_file({name: tensor}, tmp_path / f"model-{k}.safetensors")
+        places[name] = f"model-{k}.safetensors"
+    index.write_text(json.dumps({"weight_map": places}))
+    assert same(checkpoints.read(index).state)
+    index.write_text(json.dumps({"weight_map": {"w": "../other.safetensors"}}))
+    assert (
+        "names '../other.safetensors', which is no file beside it"
+        in refusal(lambda: checkpoints.read(index)).message
+    )
+
+
+def header(entries: dict[str, Any], data: bytes) -> bytes:
+    text = json.dumps(entries).encode()
+    return len(text).to_bytes(8, "little") + text + data
+
+
+def entry(begin: int, end: int) -> dict[str, Any]:
+    return {"dtype": "F32", "shape": [(end - begin) // 4], "data_offsets": [begin, end]}
+
+
+DAMAGED = {
+    "length": (1 << 63).to_bytes(8, "little") + b"{}",
+    "short": b"\x08\x00",
+    "overlap": header({"a": entry(0, 8), "b": entry(4, 12)}, bytes(12)),
+    "hole": header({"a": entry(0, 4), "b": entry(8, 12)}, bytes(12)),
+    "truncated": header({"a": entry(0, 400)}, bytes(12)),
+    "no header": (20).to_bytes(8, "little") + b"x" * 20,
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGED)
+def test_damaged_safetensors_are_refused(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(DAMAGED[kind])
+    assert "is not a whole safetensors file" in refusal(lambda: checkpoints.read(path)).message
+
+
+# What holds the weights -----------------------------------------------------------------------------------
+
+
+def test_several_candidates_are_listed_and_state_key_chooses(tmp_path: Path) -> None:
+    other = {name: 2 * tensor for name, tensor in STATE.items()}
+    content = {"generator": STATE, "critic": other, "epoch": 4}
+    error = refusal(lambda: read(tmp_path, content))
+    assert "several candidates for the weights: 'generator', 'critic'" in error.message
+    assert "--state-key" in error.hint
+    assert same(read(tmp_path, content, state_key="critic").state, other)
+
+
+def test_two_known_names_are_several_candidates(tmp_path: Path) -> None:
+    error = refusal(lambda: read(tmp_path, {"model": STATE, "net": STATE}))
+    assert "'model', 'net'" in error.message
+
+
+def test_a_state_key_that_holds_no_weights_is_refused_with_what_is_there(tmp_path: Path) -> None:
+    content = {"model_state": STATE, "epoch": 4}
+    for key in ("epoch", "other"):
+        error = refusal(lambda key=key: read(tmp_path, content, state_key=key))
+        assert f"has no state dict under '{key}'" in error.message
+        assert error.hint == "entries: model_state, epoch"
+
+
+@pytest.mark.parametrize("content", [{"epoch": 4, "lr": 0.1}, {}, {0: torch.ones(1)}])
+def test_a_file_without_weights_is_refused_with_what_is_there(tmp_path: Path, content: Any) -> None:
+    error = refusal(lambda: read(tmp_path, content))
+    assert "holds no state dict" in error.message
+    assert error.hint == f"entries: {', '.join(map(str, content)) or 'nothing'}"
+
+
+@pytest.mark.parametrize("content", [torch.ones(3), [torch.ones(3)], 5])
+def test_a_file_that_is_no_dict_is_refused(tmp_path: Path, content: Any) -> None:
+    assert (
+        f"holds a {type(content).__name__}, expected a state dict"
+        in refusal(lambda: read(tmp_path, content)).message
+    )
+
+
+def test_epochs_come_from_the_file_else_from_its_name(tmp_path: Path) -> None:
+    assert (
+        checkpoints.read(saved(tmp_path / "checkpoint-7.pt", {"model_state": STATE, "epoch": 5})).epoch == 5
+    )
+    assert checkpoints.read(saved(tmp_path / "checkpoint-7.pt", STATE)).epoch == 7
+    assert checkpoints.read(saved(tmp_path / "a.pt", STATE)).epoch is None
+
+
+def test_what_mcx_wrote_about_a_network_must_have_the_right_types(tmp_path: Path) -> None:
+    about = {"model": "cnn", "num_classes": 10, "input_shape": [1, 8, 8]}
+    assert read(tmp_path, {"model_state": STATE, "mcx": about}).about == about
+    for wrong in ({"model": 5}, {"num_classes": "ten"}, {"input_shape": 8}, {"model_args": [1]}):
+        error = refusal(lambda wrong=wrong: read(tmp_path, {"model_state": STATE, "mcx": {**about, **wrong}}))
+        assert f"what it says about itself is damaged ('{next(iter(wrong))}')" in error.message
+
+
+# Numbers --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_values_that_are_not_finite_are_refused_with_their_layers(tmp_path: Path, bad: float) -> None:
+    content = {"a": torch.ones(3), "b": torch.tensor([1.0, bad]), "c": torch.full((2,), bad)}
+    error = refusal(lambda: read(tmp_path, content))
+    assert "holds NaN or infinity in 2 of 3 tensors: b, c" in error.message
+    assert error.hint == "pass --allow-nonfinite to use it all the same"
+    assert len(read(tmp_path, content, allow_nonfinite=True).state) == 3
+
+
+def test_zeros_and_denormals_are_finite(tmp_path: Path) -> None:
+    assert len(read(tmp_path, {"a": torch.zeros(3), "b": torch.full((2,), 1e-45)}).state) == 2
+
+
+KINDS = {
+    "half": torch.ones(3, dtype=torch.float16),
+    "bfloat": torch.ones(3, dtype=torch.bfloat16),
+    "double": torch.ones(3, dtype=torch.float64) / 3,
+    "eight bits": torch.ones(3, dtype=torch.float8_e4m3fn),
+    "counter": torch.tensor(7),
+    "flags": torch.tensor([True, False]),
+    "no axes": torch.tensor(0.5),
+    "empty": torch.ones(0, 3),
+    "transposed": torch.arange(6.0).reshape(2, 3).T,
+    "part of a larger one": torch.arange(100.0)[10:13],
+    "repeated": torch.ones(1).expand(5),
+    "channels last": torch.arange(24.0).reshape(1, 2, 3, 4).to(memory_format=torch.channels_last),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_tensors_keep_their_type_shape_and_values(tmp_path: Path, kind: str) -> None:
+    tensor = KINDS[kind]
+    found = read(tmp_path, {"x": tensor}).state["x"]
+    assert (found.dtype, found.shape) == (tensor.dtype, tensor.shape)
+    assert torch.equal(found.double(), tensor.double())
+
+
+def test_tied_tensors_are_both_there(tmp_path: Path) -> None:
+    shared = torch.arange(6.0)
+    found = read(tmp_path, {"encoder": shared, "decoder": shared}).state
+    assert torch.equal(found["encoder"], shared)
+    assert torch.equal(found["decoder"], shared)
+    assert weights.count(found) == 12
+
+
+@pytest.mark.parametrize(
+    ("tensor", "words"),
+    [
+        (torch.ones(2, device="meta"), "x is a meta tensor without values"),
+        (torch.eye(2).to_sparse(), "x is a sparse tensor, expected real, dense ones"),
+        (torch.ones(2, dtype=torch.complex64), "x is a complex tensor, expected real, dense ones"),
+    ],
+    ids=["meta", "sparse", "complex"],
+)
+def test_tensors_without_real_values_are_refused(tmp_path: Path, tensor: Tensor, words: str) -> None:
+    assert words in refusal(lambda: read(tmp_path, {"x": tensor})).message
+
+
+def test_tensors_saved_on_another_device_are_read_on_the_cpu(tmp_path: Path) -> None:
+    from attacks import archives
+
+    path = saved(tmp_path / "a.pt", STATE)
+    moved = archives.rewritten(
+        path.read_bytes(),
+        lambda members: {
+            name: data.replace(b"X\x03\x00\x00\x00cpu", b"X\x06\x00\x00\x00cuda:3")
+            for name, data in members.items()
+        },
+    )
+    path.write_bytes(moved)
+    assert same(checkpoints.read(path).state)
+    assert b"cuda:3" in moved
+
+
+# B10 ------------------------------------------------------------------------------------------------------
+
+
+def test_all_mismatches_with_a_model_are_counted_and_five_shown() -> None:
+    model = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 10), nn.Linear(10, 2))
+    state = dict(nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 100), nn.Linear(100, 2)).state_dict())
+    del state["2.bias"]
+    state |= {"3.weight": torch.ones(1), "3.bias": torch.ones(1)}
+    error = refusal(lambda: weights.load_into(model, state, "a.pt"))
+    assert error.message == (
+        "'a.pt' does not fit the model: 6 mismatches, 1.weight: file (100, 3), model (10, 3); "
+        "1.bias: file (100,), model (10,); 2.weight: file (2, 100), model (2, 10); 2.bias: missing in the file; "
+        "3.weight: not in the model"
+    )
+    assert "--num-classes" in error.hint
