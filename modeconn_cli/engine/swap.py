@@ -123,7 +123,8 @@ def run(settings: SwapSettings, runtime: Runtime) -> SwapResult | None:
     metadata, beside = names.swap_metadata(output), names.swap_distances(output)
     write = jobs.file_output(output, provenance, settings.overwrite, record=metadata, beside=[beside])
     original = recognised(original, settings, runtime)
-    arch = models.architecture(settings, original)
+    data = _data(settings, original, runtime) if settings.verify or settings.dataset else None
+    arch = _architecture(settings, original, data)
     model = models.build(arch)
     weights.load_into(model, original.state, str(source))
     found = symmetry.find(graph.trace(model, arch.input_shape))
@@ -132,7 +133,7 @@ def run(settings: SwapSettings, runtime: Runtime) -> SwapResult | None:
     if runtime.dry_run:
         return None
     swapped = symmetry.permute(original.state, found, choice.orders)
-    verification = verify(settings, model, original, swapped, arch, runtime)
+    verification = verify(settings, model, original, swapped, arch, data, runtime)
     distance = distances.l2(
         weights.parameters_of(model, original.state), weights.parameters_of(model, swapped)
     )
@@ -171,7 +172,26 @@ def _paths(settings: SwapSettings) -> tuple[Path, Path]:
         raise SettingsError("no file for the swapped network", "pass --output FILE")
     written = [settings.output, names.swap_metadata(settings.output), names.swap_distances(settings.output)]
     files.refuse_inputs(written, [settings.checkpoint])
+    files.check_writable(settings.output.parent)
     return settings.checkpoint, settings.output
+
+
+def _data(settings: SwapSettings, original: Checkpoint, runtime: Runtime) -> Data:
+    completed = datasets.merge_settings(settings, original.about)
+    if completed.dataset is None:
+        raise SettingsError(
+            f"--verify needs a data set, and '{original.path}' names none",
+            "pass --dataset NAME; the quick check without --verify needs no data",
+        )
+    return datasets.load(completed, settings.seed, runtime.device)
+
+
+def _architecture(settings: SwapSettings, original: Checkpoint, data: Data | None) -> models.Architecture:
+    """The network, with the input it is traced on: the file's own word, else the data's, else an image's size."""
+    size = settings.image_size
+    shape = data.input_shape if data is not None else (3, size, size) if size is not None else None
+    classes = data.num_classes if data is not None else None
+    return models.architecture(settings, original, num_classes=classes, input_shape=shape)
 
 
 def choose(settings: SwapSettings, model: nn.Module, found: Symmetry) -> Choice:
@@ -209,33 +229,22 @@ def verify(
     original: Checkpoint,
     swapped: Mapping[str, Tensor],
     arch: models.Architecture,
+    data: Data | None,
     runtime: Runtime,
 ) -> Verification:
     """Compare both networks at the level asked for; the check in float64 decides at every level."""
     if settings.verify is False:
         runtime.warn("not verified (--no-verify)")
         return Verification("none", None)
-    # Read first: a data set that is not there is known before anything is computed.
-    data = _data(settings, original, runtime) if settings.verify else None
     generator = torch.Generator().manual_seed(keyed.number(settings.seed, "verification"))
     inputs = torch.randn(QUICK_INPUTS, *arch.input_shape, generator=generator, dtype=torch.float64)
     difference, largest = symmetry.output_difference(model, original.state, swapped, inputs)
     equivalent = difference <= TOLERANCE * largest
-    if data is None or not equivalent:
+    if data is None or not settings.verify or not equivalent:
         return Verification(
             "quick", equivalent, max_output_diff=difference, max_output_diff_float64=difference
         )
     return _verify_fully(settings, model, original, swapped, data, difference, runtime)
-
-
-def _data(settings: SwapSettings, original: Checkpoint, runtime: Runtime) -> Data:
-    completed = datasets.merge_settings(settings, original.about)
-    if completed.dataset is None:
-        raise SettingsError(
-            f"--verify needs a data set, and '{original.path}' names none",
-            "pass --dataset NAME; the quick check without --verify needs no data",
-        )
-    return datasets.load(completed, settings.seed, runtime.device)
 
 
 def _verify_fully(

@@ -206,7 +206,7 @@ NAMES = [
     "-dash.pt",
     "--output.pt",
     "a=b.pt",
-    "[red]x[/red].pt",
+    "[red]x.pt",
     "'quoted' \"twice\".pt",
     "#,: {}.pt",
     os.fsdecode(b"\xff\xfe.pt"),
