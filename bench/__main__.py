@@ -48,12 +48,12 @@ def main() -> int:
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     chosen = [case for case in CASES if not options.names or case.name in options.names]
-    results = []
+    heading, results = about(), []
     for case in chosen:
         print(f"{case.name} …", file=sys.stderr, flush=True)
         with tempfile.TemporaryDirectory() as folder:
             results.append(measure(case, Path(folder), options.pairs, options.seconds))
-    print(about())
+    print(heading)
     print(table.text(results))
     for line in remarks(results, options.pairs, options.seconds):
         print(line)
@@ -61,10 +61,12 @@ def main() -> int:
 
 
 def about() -> str:
-    load = f", load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
+    """What was measured with, and how busy the machine was with other things."""
+    load = f", load before {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
     return (
-        f"Python {platform.python_version()}, torch {torch.__version__}, {torch.get_num_threads()} of "
-        f"{os.cpu_count()} cores{load}; medians; the ratio is the median of the pairs' ratios"
+        f"Python {platform.python_version()}, torch {torch.__version__}, {torch.get_num_threads()} threads on "
+        f"{os.cpu_count()} cores{load} (where others work too, --threads 1 is steadier)\n"
+        "medians; the ratio is the median of the pairs' ratios"
     )
 
 

@@ -98,6 +98,7 @@ def _run(words: list[str], command: str) -> int:
     try:
         _check_command(words)
         code = build(words)(args=words, prog_name="mcx", standalone_mode=False)
+        sys.stdout.flush()
         return code if isinstance(code, int) else 0
     except McxError as error:
         return _fail(command, error.message, error.hint, error.exit_code, error)

@@ -14,6 +14,8 @@ DEEPEST = 20  # lists within lists
 
 # Keys of the original experiments that have no meaning here.
 IGNORED = frozenset({"defaults", "experiment_name", "project_name", "use_wandb", "wandb_project", "run_name"})
+# Their `early_stopping: false` leaves `patience` and `min_delta` without a meaning.
+EARLY_STOPPING = "early_stopping"
 # Their `save_intermediate: false` keeps the last checkpoint only, whatever `save_freq` says.
 SAVE_INTERMEDIATE = "save_intermediate"
 
@@ -36,7 +38,7 @@ def read(path: Path, known: Mapping[str, str], command: str) -> tuple[dict[str, 
     values: dict[str, Value] = {}
     ignored: list[str] = []
     seen: set[str] = set()
-    save_intermediate = True
+    switches = {SAVE_INTERMEDIATE: True, EARLY_STOPPING: True}
     for key_node, value_node in root.value:
         where = f"config {path} line {key_node.start_mark.line + 1}"
         key = _scalar(key_node, where)
@@ -48,16 +50,18 @@ def read(path: Path, known: Mapping[str, str], command: str) -> tuple[dict[str, 
             if known[name] in values:
                 raise SettingsError(f"{where}: '{key}' gives '{known[name]}' a second time")
             values[known[name]] = _value(value_node, where)
-        elif name == SAVE_INTERMEDIATE and "save_freq" in known:
-            save_intermediate = _scalar(value_node, where).casefold() not in ("false", "no", "off", "0")
+        elif name in switches and "save_freq" in known:
+            switches[name] = _scalar(value_node, where).casefold() not in ("false", "no", "off", "0")
         elif name in IGNORED:
             ignored.append(key)
         else:
             hint = did_you_mean(name, known)
             note = f" ({hint})" if hint.startswith("did you mean") else ""
             raise SettingsError(f"{where}: unknown key '{key}' for '{command}'{note}", "" if note else hint)
-    if not save_intermediate:
+    if not switches[SAVE_INTERMEDIATE]:
         values["save_freq"] = "0"
+    if not switches[EARLY_STOPPING]:
+        values = {name: value for name, value in values.items() if name not in ("patience", "min_delta")}
     return {name: value for name, value in values.items() if value != ""}, ignored
 
 

@@ -15,6 +15,8 @@ import os
 import re
 import secrets
 import signal
+import socket
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -24,12 +26,13 @@ import numpy as np
 from modeconn_cli.engine.errors import OutputError
 
 _FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
-_TEMPORARY = re.compile(r"^\.mcx-(\d+)-[0-9a-f]+\.tmp$")
+_HOST = f"{zlib.crc32(socket.gethostname().encode()):08x}"  # whose process numbers a name speaks of
+_TEMPORARY = re.compile(rf"^\.mcx-(\d+)-{_HOST}[0-9a-f]+\.tmp$")
 
 
 def atomic_write(path: Path, write: Callable[[IO[bytes]], None] | bytes) -> None:
     """Publish a file. Raises OutputError where the disk refuses; the file that was there stays."""
-    temporary = path.parent / f".mcx-{os.getpid()}-{secrets.token_hex(4)}.tmp"
+    temporary = _temporary(path.parent)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
@@ -54,6 +57,10 @@ def atomic_write(path: Path, write: Callable[[IO[bytes]], None] | bytes) -> None
             temporary.unlink()
     _sync_folder(path.parent)
     failpoint("files.after_rename")
+
+
+def _temporary(folder: Path) -> Path:
+    return folder / f".mcx-{os.getpid()}-{_HOST}{secrets.token_hex(4)}.tmp"
 
 
 def refused(path: Path, error: OSError) -> OutputError:
@@ -187,20 +194,24 @@ def make_folder(folder: Path) -> None:
 
 
 def check_writable(folder: Path) -> None:
-    """Find out before the work starts whether files can be written, be it in a folder still to be made."""
+    """Find out before the work starts whether files can be written, be it in a folder still to be made.
+
+    What a killed process has left there is removed.
+    """
     nearest = folder
     while not os.path.lexists(nearest) and nearest != nearest.parent:
         nearest = nearest.parent
-    probe = nearest / f".mcx-{os.getpid()}-{secrets.token_hex(4)}.tmp"
+    probe = _temporary(nearest)
     try:
         os.close(os.open(probe, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
         probe.unlink()
     except OSError as error:
         raise refused(folder, error) from error
+    remove_leftovers(nearest)
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove the temporary files of processes that no longer live."""
+    """Remove the temporary files of processes of this host that no longer live."""
     for path in folder.glob(".mcx-*.tmp"):
         found = _TEMPORARY.match(path.name)
         if found and not alive(int(found[1])):

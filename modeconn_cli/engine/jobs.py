@@ -86,8 +86,6 @@ def opened(
         files.check_writable(place)
     lock = _lock(private, runtime)
     try:
-        for place in (folder, private):
-            files.remove_leftovers(place)
         record = records.provenance(settings, command, inputs)
         job = Job(folder, private, record)
         _continue_or_begin(

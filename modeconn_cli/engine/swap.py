@@ -294,7 +294,6 @@ def _publish(
     data = files.tensor_bytes(content)
     result = replace(result, checkpoint_sha256=hashlib.sha256(data).hexdigest())
     layers = {layer.layer_name: layer.figures() for layer in result.distance.layers}
-    files.remove_leftovers(output.parent)
     files.write_json(names.swap_metadata(output), result.document())
     files.write_json(names.swap_distances(output), records.strict(layers))
     files.atomic_write(output, data)

@@ -98,3 +98,23 @@ def test_a_users_own_network_is_trained_from_its_factory(mcx, tmp_path: Path, mo
     done = mcx(*words, "--output-dir", tmp_path / "out")
     assert done.code == 0
     assert "mynets:tiny on digits (385 parameters)" in done.out
+
+
+def test_the_original_experiments_configuration_loads_as_it_is(mcx, tmp_path: Path) -> None:
+    """Keys, values and switches as the original endpoint experiments write them."""
+    (tmp_path / "original.yaml").write_text(
+        "defaults: []\n"
+        'experiment_name: "digits_endpoints"\n'
+        f'output_root: "{tmp_path}/checkpoints"\n'
+        'dataset: "Digits"\nmodel: "MLP"\nnum_workers: 4\n'
+        "epochs: 2\nsave_intermediate: false\nsave_freq: 1\nlr: 1e-2\nwd: 5e-4\nuse_test: false\n"
+        "early_stopping: false\npatience: 100\nmin_delta: 0.0\nseeds: [2]\n"
+        'use_wandb: true\nproject_name: "thesis"\n'
+    )
+    done = mcx("train", "--config", tmp_path / "original.yaml")
+    assert done.code == 0, done.err
+    assert "ignored in" in done.err
+    assert all(key in done.err for key in ("defaults", "experiment_name", "use_wandb", "project_name"))
+    folder = tmp_path / "checkpoints/seed2"
+    assert sorted(path.name for path in folder.glob("*.pt")) == ["checkpoint-0.pt", "checkpoint-2.pt"]
+    assert "val_loss" in json.loads((folder / "metrics.jsonl").read_text().splitlines()[0])

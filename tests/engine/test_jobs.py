@@ -285,7 +285,9 @@ def test_two_commands_share_a_folder(tmp_path: Path) -> None:
 
 
 def test_leftovers_of_dead_processes_are_removed(tmp_path: Path) -> None:
-    left = [tmp_path / f".mcx-{dead_pid()}-00.tmp", private(tmp_path) / f".mcx-{dead_pid()}-00.tmp"]
+    pid = str(dead_pid())
+    places = tmp_path, private(tmp_path)
+    left = [place / files._temporary(place).name.replace(str(os.getpid()), pid) for place in places]
     private(tmp_path).mkdir(parents=True)
     for path in left:
         path.write_text("")

@@ -50,20 +50,26 @@ class Transform:
         if not (self.flip or self.crop_padding or self.rotation):
             return images
         draws = keyed.uniform(seed, "augment", ids, draw=epoch, width=4)
+        mirrored = (draws[:, 2:3] < 0.5) if self.flip else torch.zeros_like(draws[:, 2:3], dtype=torch.bool)
         if self.crop_padding:
-            images = self._crop(images, (draws[:, :2] * (2 * self.crop_padding + 1)).long())
-        if self.flip:
-            images = torch.where((draws[:, 2] < 0.5).view(-1, 1, 1, 1), images.flip(3), images)
+            corner = (draws[:, :2] * (2 * self.crop_padding + 1)).long()
+            images = self._crop(images, corner, mirrored)
+        elif self.flip:
+            images = torch.where(mirrored.view(-1, 1, 1, 1), images.flip(3), images)
         if self.rotation:
             images = _rotate(images, draws[:, 3] * self.rotation)
         return images
 
-    def _crop(self, images: Tensor, corner: Tensor) -> Tensor:
-        """Windows of the padded images; `corner` is the upper left corner (row, column), [B, 2]."""
+    def _crop(self, images: Tensor, corner: Tensor, mirrored: Tensor) -> Tensor:
+        """Windows of the padded images, mirrored where `mirrored` [B, 1] says so.
+
+        `corner` is the upper left corner (row, column), [B, 2]. The mirror is in the column index: one gather.
+        """
         pad, (height, width) = self.crop_padding, images.shape[2:]
         padded = F.pad(images.float(), (pad,) * 4, mode=self.crop_mode).to(images.dtype)
         rows = corner[:, :1] + torch.arange(height, device=images.device)
-        columns = corner[:, 1:] + torch.arange(width, device=images.device)
+        across = torch.arange(width, device=images.device)
+        columns = corner[:, 1:] + torch.where(mirrored, across.flip(0), across)
         batch = torch.arange(len(images), device=images.device).view(-1, 1, 1)
         window = padded.permute(0, 2, 3, 1)[batch, rows[:, :, None], columns[:, None, :]]
         return window.permute(0, 3, 1, 2).contiguous()

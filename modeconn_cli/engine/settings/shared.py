@@ -47,7 +47,11 @@ class DataSettings(Settings):
         True, "evaluate on the test images; --no-use-test: on the validation images", group="data"
     )
     val_size: int | None = setting(
-        None, "images cut from the end of the training file for validation", low=0, shown="0", group="data"
+        None,
+        "images cut from the end of the training file for validation",
+        low=0,
+        shown="0; a tenth with --no-use-test",
+        group="data",
     )
     transform: TransformName | None = setting(
         None,
@@ -64,6 +68,7 @@ class DataSettings(Settings):
         None,
         "processes that read image files",
         low=0,
+        flags=("--num-workers",),
         shown="cores - 1, at most 8",
         change="free",
         group="data",

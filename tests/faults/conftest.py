@@ -1,0 +1,116 @@
+"""Whole processes for faults: forked ones, which need not import torch again, and fresh ones."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import traceback
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from modeconn_cli import __main__ as program
+from modeconn_cli.engine import files
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a process ended: its exit code, negative for a signal, and what it wrote."""
+
+    code: int
+    out: str
+    err: str
+
+
+Run = Callable[..., Ended]
+
+
+@pytest.fixture
+def forked(tmp_path: Path) -> Run:
+    """Run `mcx` in a forked process, with `before` called in it; `stdout` and `stderr` may be file descriptors."""
+
+    def run(
+        words: Sequence[str | Path],
+        environment: Mapping[str, str] | None = None,
+        before: Callable[[], Any] = lambda: None,
+        stdout: int | None = None,
+        stderr: int | None = None,
+    ) -> Ended:
+        streams = [tmp_path / ".stdout", tmp_path / ".stderr"]
+        targets = [
+            os.open(path, os.O_CREAT | os.O_TRUNC | os.O_WRONLY) if given is None else given
+            for path, given in zip(streams, (stdout, stderr), strict=True)
+        ]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 dislikes forks of threads
+            pid = os.fork()
+        if pid == 0:
+            _child([str(word) for word in words], dict(environment or {}), before, targets)
+        _, status = os.waitpid(pid, 0)
+        texts = [path.read_text("utf-8") if path.exists() else "" for path in streams]
+        for path, given, target in zip(streams, (stdout, stderr), targets, strict=True):
+            if given is None:
+                os.close(target)
+                path.unlink()
+        return Ended(os.waitstatus_to_exitcode(status), *texts)
+
+    return run
+
+
+def _child(
+    words: list[str], environment: Mapping[str, str], before: Callable[[], Any], targets: list[int]
+) -> None:
+    code = 99
+    try:
+        os.environ.update(environment)
+        files._counts.clear()
+        for number, target in enumerate(targets, start=1):
+            os.dup2(target, number)
+        sys.stdout, sys.stderr = (os.fdopen(number, "w", closefd=False) for number in (1, 2))
+        sys.argv = ["mcx", *words]
+        before()
+        program.entry()
+    except SystemExit as end:
+        code = int(end.code or 0)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            try:
+                stream.flush()
+            except OSError:
+                code = 120  # what Python makes of it
+        os._exit(code)
+
+
+@pytest.fixture
+def fresh() -> Run:
+    """Run Python code or `mcx` in a new process, which should not need torch."""
+
+    def run(*words: str | Path, environment: Mapping[str, str] | None = None, **how: Any) -> Ended:
+        command = [sys.executable, *(("-m", "modeconn_cli") if words[0] != "-c" else ()), *map(str, words)]
+        inherited = {key: value for key, value in os.environ.items() if not key.startswith(("LC_", "LANG"))}
+        done = subprocess.run(
+            command, env={**inherited, **(environment or {})}, capture_output=True, check=False, timeout=60, **how
+        )
+        return Ended(
+            done.returncode, done.stdout.decode("utf-8", "replace"), done.stderr.decode("utf-8", "replace")
+        )
+
+    return run
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> list[Path]:
+    """Two small checkpoints."""
+    paths = [tmp_path / "a.pt", tmp_path / "b.pt"]
+    for k, path in enumerate(paths):
+        with path.open("wb") as stream:
+            torch.save({"model_state": {"fc.weight": torch.arange(6.0) * (k + 1)}}, stream)
+    return paths

@@ -1,0 +1,140 @@
+"""kill -9 at every step of writing: the old file or none, and the same command goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+KILLED = -signal.SIGKILL
+# A place for each step of one file; `after_rename` has published it.
+PLACES = ("before_write", "before_sync", "before_rename", "after_rename")
+
+
+def at(place: str, turn: int = 1) -> dict[str, str]:
+    return {"MCX_TESTING": "1", "MCX_FAILPOINT": f"files.{place}:{turn}=kill"}
+
+
+def names_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def temporary(folder: Path) -> list[Path]:
+    return list(folder.rglob(".mcx-*.tmp"))
+
+
+@pytest.fixture
+def here(tmp_path: Path, networks: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "here"
+    folder.mkdir()
+    (folder / "a.pt").write_bytes((networks / "seed0/checkpoint-4.pt").read_bytes())
+    monkeypatch.chdir(folder)
+    return folder
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_kill_leaves_the_old_file_or_the_new_one(forked, pair, tmp_path: Path, place: str) -> None:
+    output = tmp_path / "x.json"
+    output.write_text("old")
+    words = ["l2", *pair, "--output", output, "--overwrite"]
+    assert forked(words, at(place)).code == KILLED
+    if place == "after_rename":
+        assert json.loads(output.read_text())["schema"] == "mcx.l2/1"
+    else:
+        assert (output.read_text(), len(temporary(tmp_path))) == ("old", 1)
+    assert forked(words).code == 0
+    assert json.loads(output.read_text())["schema"] == "mcx.l2/1"
+    assert temporary(tmp_path) == []
+
+
+SWAP = ("swap", "--checkpoint", "a.pt", "--output", "out/o.pt", "--seed", "3")
+FILES = ["o.pt", "o_layer_distances.json", "o_metadata.json"]
+
+
+@pytest.fixture
+def swapped(mcx, here: Path) -> dict[str, bytes]:
+    """The files of a swap that nothing disturbed; made here, so that forks need not import what it takes."""
+    assert mcx(*SWAP).code == 0
+    whole = {name: (here / "out" / name).read_bytes() for name in FILES}
+    for name in FILES:
+        (here / "out" / name).unlink()
+    return whole
+
+
+def without_time(metadata: bytes) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads(metadata)
+    del document["provenance"]["time"]
+    return document
+
+
+def test_a_swap_killed_at_any_step_is_repaired_by_the_same_command(forked, here: Path, swapped) -> None:
+    for turn in (1, 2, 3):
+        for place in ("before_rename", "after_rename"):
+            assert forked(SWAP, at(place, turn)).code == KILLED
+            committed = (here / "out/o.pt").exists()
+            assert committed == ((place, turn) == ("after_rename", 3))
+            done = forked(SWAP)
+            assert (done.code, f"{place}:{turn}") == (0, f"{place}:{turn}")
+            assert ("already complete" in done.err) == committed
+            assert names_in(here / "out") == FILES, "temporary files of dead processes are removed"
+            for name in FILES[:2]:
+                assert (here / "out" / name).read_bytes() == swapped[name]
+            assert without_time((here / "out/o_metadata.json").read_bytes()) == without_time(
+                swapped["o_metadata.json"]
+            )
+            for name in FILES:
+                (here / "out" / name).unlink()
+
+
+def test_a_checkpoint_is_never_taken_for_that_of_newer_metadata(forked, here: Path) -> None:
+    """Killed between the two with --overwrite: old checkpoint, new metadata."""
+    assert forked(SWAP).code == 0
+    old = (here / "out/o.pt").read_bytes()
+    other = [*SWAP[:-1], "4"]
+    assert forked([*other, "--overwrite"], at("before_rename", 3)).code == KILLED
+    assert (here / "out/o.pt").read_bytes() == old
+    assert json.loads((here / "out/o_metadata.json").read_text())["seed"] == 4
+    for words in (SWAP, other):
+        done = forked(words)
+        assert (done.code, (here / "out/o.pt").read_bytes()) == (5, old)
+    assert forked([*other, "--overwrite"]).code == 0
+    assert (here / "out/o.pt").read_bytes() != old
+    assert names_in(here / "out") == FILES
+
+
+TRAIN = ("train", "--model", "mlp", "--model-arg", "width=4,depth=1", "--dataset", "digits", "--epochs", "1")
+
+
+def test_a_job_killed_before_any_of_its_files_goes_on_to_the_same_end(forked, here: Path) -> None:
+    turn, codes = 1, []
+    while not codes or codes[-1] == KILLED:
+        codes.append(forked([*TRAIN, "--output-dir", f"run{turn}", "-q"], at("before_rename", turn)).code)
+        done = forked([*TRAIN, "--output-dir", f"run{turn}", "-q"])
+        assert done.code == 0, f"after a kill before file {turn}: {done.err}"
+        private = here / f"run{turn}/seed0/.mcx/train"
+        assert names_in(private) == ["config.resolved.yaml", "manifest.json", "record.json", "status.json"]
+        assert temporary(here / f"run{turn}") == []
+        turn += 1
+    assert codes[-1] == 0
+    assert len(codes) > 6
+    states = [torch.load(f"run{k}/seed0/checkpoint-1.pt", weights_only=True)["model_state"] for k in (1, turn - 1)]
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+def test_a_lock_is_taken_over_only_from_the_dead(forked, here: Path) -> None:
+    words = [*TRAIN, "--output-dir", "run"]
+    assert forked(words, at("before_rename", 2)).code == KILLED
+    lock = here / "run/seed0/.mcx/train/run.lock"
+    owner = json.loads(lock.read_text())
+    done = forked(words)
+    assert done.code == 0
+    assert f"taking over the lock of pid {owner['pid']}, which has ended\n" in done.err
+    lock.write_text(json.dumps({**owner, "pid": os.getppid()}))
+    done = forked(words)
+    assert (done.code, done.out) == (5, "")
+    assert f"is locked by pid {os.getppid()} on {owner['host']} (started {owner['started']})" in done.err

@@ -1,0 +1,186 @@
+"""Readers that go away, disks that are full, terminals of every kind."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+
+FULL = "standard output cannot be written: No space left on device"
+
+
+@pytest.fixture
+def full() -> Iterator[int]:
+    handle = os.open("/dev/full", os.O_WRONLY)
+    yield handle
+    os.close(handle)
+
+
+@pytest.fixture
+def broken() -> Iterator[int]:
+    """A pipe whose reader has gone."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    yield writer
+    os.close(writer)
+
+
+# A10 ------------------------------------------------------------------------------------------------------
+
+PRINTING = [
+    ("--help",), ("--version",), ("l2", "--help"), ("l2", "--print-config"), ("l2", "a.pt", "b.pt"),
+    ("l2", "a.pt", "b.pt", "--json"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("words", PRINTING, ids=" ".join)
+def test_a_full_disk_behind_stdout_is_one_line_and_5(forked, pair, monkeypatch, full: int, words) -> None:
+    monkeypatch.chdir(pair[0].parent)
+    done = forked([*words, "-q"] if "a.pt" in words else words, stdout=full)
+    assert done.code == 5
+    (line,) = done.err.splitlines()
+    assert line.endswith(f"error: {FULL}")
+
+
+@pytest.mark.parametrize("words", PRINTING, ids=" ".join)
+def test_a_reader_that_has_gone_is_141_without_a_word(forked, pair, monkeypatch, broken: int, words) -> None:
+    monkeypatch.chdir(pair[0].parent)
+    done = forked([*words, "-q"] if "a.pt" in words else words, stdout=broken)
+    assert (done.code, done.err) == (141, "")
+
+
+def test_head_takes_its_line_and_the_end_is_quiet(fresh) -> None:
+    shell = f"'{sys.executable}' -m modeconn_cli train --help | head -1; echo ${{PIPESTATUS[0]}}"
+    code = f"import subprocess; subprocess.run(['bash', '-c', {shell!r}], check=True)"
+    done = fresh("-c", code)
+    first, status = done.out.splitlines()
+    assert first == "Usage: mcx train [OPTIONS]"
+    assert status in ("0", "141")
+    assert done.err == ""
+
+
+def test_a_full_disk_behind_stderr_stops_no_work(forked, pair, full: int) -> None:
+    done = forked(["l2", *pair], stderr=full)
+    assert done.code == 0
+    assert done.out.startswith("L2 Distance Statistics:\n")
+
+
+def test_an_error_keeps_its_code_without_stderr(forked, full: int) -> None:
+    assert forked(["l2", "missing.pt", "b.pt"], stderr=full).code == 3
+
+
+def test_notes_whose_reader_has_gone_end_the_program(forked, pair, broken: int) -> None:
+    assert forked(["l2", *pair], stderr=broken).code == 141
+
+
+@pytest.mark.parametrize("stream", [1, 2])
+def test_a_closed_stream_is_never_taken_for_a_file(forked, pair, stream: int) -> None:
+    """Else the next file that is opened gets its number, and what is printed goes into that file."""
+
+    def close() -> None:
+        os.close(stream)
+        if stream == 1:
+            sys.stdout = None  # type: ignore[assignment]
+        else:
+            sys.stderr = None  # type: ignore[assignment]
+
+    output = pair[0].parent / "x.json"
+    done = forked(["l2", *pair, "--output", output], before=close)
+    assert done.code == 0
+    assert output.read_text().startswith('{\n  "schema"')
+
+
+def test_completion_ends_quietly_whoever_listens(forked, full: int, broken: int) -> None:
+    asked = {"_MCX_COMPLETE": "complete_bash", "COMP_WORDS": "mcx l2 --", "COMP_CWORD": "2"}
+    for handle in (full, broken):
+        done = forked([], asked, stdout=handle)
+        assert (done.code, done.err) == (0, "")
+    assert "--show-top-k\n" in forked([], asked).out
+
+
+# A14 ------------------------------------------------------------------------------------------------------
+
+
+def on_a_terminal(forked, words, environment) -> str:
+    """Everything that a terminal receives."""
+    keeper, terminal = os.openpty()
+    done = forked(words, {"TERM": "xterm-256color", **environment}, stdout=terminal, stderr=terminal)
+    os.close(terminal)
+    assert done.code == 0
+    received = b""
+    while True:
+        try:
+            part = os.read(keeper, 1 << 16)
+        except OSError:
+            break
+        if not part:
+            break
+        received += part
+    os.close(keeper)
+    return received.decode("utf-8")
+
+
+def test_a_terminal_gets_colour(forked, pair) -> None:
+    assert "\x1b[1m" in on_a_terminal(forked, ["l2", *pair], {})
+
+
+@pytest.mark.parametrize("environment", [{"NO_COLOR": "1"}, {"TERM": "dumb"}], ids=["NO_COLOR", "dumb"])
+def test_a_terminal_without_colour_gets_what_a_pipe_gets(forked, pair, environment) -> None:
+    received = on_a_terminal(forked, ["l2", *pair], {"COLUMNS": "20", **environment})
+    assert "\x1b" not in received
+    assert received.replace("\r\n", "\n").endswith(forked(["l2", *pair]).out)
+
+
+@pytest.mark.parametrize("environment", [{"NO_COLOR": "1"}, {"TERM": "dumb"}], ids=["NO_COLOR", "dumb"])
+@pytest.mark.parametrize("words", [["--help"], ["l2", "--help"]], ids=" ".join)
+def test_help_without_colour_has_no_escapes(forked, words, environment) -> None:
+    assert "\x1b" not in on_a_terminal(forked, words, {"COLUMNS": "20", **environment})
+
+
+@pytest.mark.parametrize("columns", ["20", "5", "0", "x"])
+def test_the_table_of_a_pipe_has_one_width(forked, pair, columns: str) -> None:
+    assert forked(["l2", *pair], {"COLUMNS": columns}).out == forked(["l2", *pair]).out
+
+
+ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [ASCII, {"PYTHONIOENCODING": "ascii"}, {"PYTHONIOENCODING": "latin-1"}],
+    ids=["C", "ascii", "latin-1"],
+)
+def test_an_encoding_that_holds_little_changes_no_code(fresh, environment) -> None:
+    done = fresh("--help", environment=environment)
+    assert (done.code, done.err) == (0, "")
+    assert "Exit codes: 0 done" in " ".join(done.out.split())
+    done = fresh("l2", "--config", "né\u2028.yaml", environment=environment)
+    assert (done.code, done.out) == (2, "")
+    (line,) = done.err.splitlines()
+    assert line.startswith("mcx l2: error: config n")
+    done = fresh("l2", "né.pt", "b.pt", "--print-config", environment=environment)
+    assert (done.code, done.err) == (0, "")
+
+
+@pytest.mark.parametrize("home", [None, "/nonexistent", "/proc"])
+def test_no_home_is_no_trouble(fresh, home: str | None, tmp_path: Path) -> None:
+    code = "import os, sys; os.environ.pop('HOME'); sys.argv = ['mcx', 'l2', 'a.pt', '--print-config']; "
+    words = ("-c", code + "from modeconn_cli.__main__ import entry; entry()")
+    done = fresh(*words, environment={"HOME": "x"}) if home is None else fresh(
+        "l2", "a.pt", "--print-config", environment={"HOME": home}
+    )  # fmt: skip
+    assert (done.code, done.err) == (0, "")
+    assert done.out.startswith("checkpoints: [a.pt]  # flag\n")
+
+
+def test_the_streams_are_those_that_were_given(fresh) -> None:
+    """Nothing is wrapped that Python code around the program would miss."""
+    code = "import sys; from modeconn_cli.cli.app import main; before = sys.stdout; main(['--version']); "
+    done = fresh("-c", code + "print(sys.stdout is before)")
+    assert done.out.splitlines()[1] == "True"
+
+
