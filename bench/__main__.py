@@ -45,6 +45,8 @@ def main() -> int:
     unknown = set(options.names) - set(names)
     if unknown:
         parser.error(f"unknown: {', '.join(sorted(unknown))}; choose from {', '.join(names)}")
+    if options.pairs < 1:
+        parser.error("--pairs: at least 1")
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     chosen = [case for case in CASES if not options.names or case.name in options.names]

@@ -21,6 +21,10 @@ COMMANDS: dict[str, Command] = {
     "curve eval": Command("curve", "curve:CurveEvalSettings", "Evaluate a curve or a straight line."),
     "curve analyze": Command("curve", "curve:CurveAnalyzeSettings", "Measure how far each layer moves."),
     "curve extract": Command("curve", "curve:CurveExtractSettings", "Write the network at one position."),
+    "lmc run": Command("lmc", "lmc:LmcRunSettings", "Branch off a training run, measure the lines back."),
+    "lmc interpolate": Command(
+        "lmc", "lmc:LmcInterpolateSettings", "Measure the barrier between two networks."
+    ),
     "animate": Command("animate", "animate:AnimateSettings", "Draw layer distances along a curve."),
     "info": Command("info", "info:InfoSettings", "Say what a checkpoint holds."),
     "completion": Command(
@@ -28,7 +32,10 @@ COMMANDS: dict[str, Command] = {
     ),
     "demo": Command("demo", "demo:DemoSettings", "Run the whole story on the built-in digits."),
 }
-GROUPS: dict[str, str] = {"curve": "Train, evaluate and analyse curves between networks."}
+GROUPS: dict[str, str] = {
+    "curve": "Train, evaluate and analyse curves between networks.",
+    "lmc": "Study linear mode connectivity.",
+}
 
 
 def first_words() -> dict[str, str]:

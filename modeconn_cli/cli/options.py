@@ -14,10 +14,12 @@ from typing import Annotated, Any
 
 import typer
 
+from modeconn_cli.engine import settings as settings_package
 from modeconn_cli.engine.errors import SettingsError, did_you_mean
 from modeconn_cli.engine.settings.base import Settings, Spec, specs
 
 TRUE, FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
+PRESETS = Path(settings_package.__file__).parent / "presets"
 METAVARS = {int: "N", float: "X", str: "TEXT", Path: "PATH"}
 
 
@@ -76,10 +78,11 @@ def resolve(
     known = {key: spec.name for spec in specs(cls) for key in (spec.name, *spec.keys, *_flag_keys(spec))}
     in_file, ignored = files.read(config, known, command) if config else ({}, [])
     notes = [f"ignored in {config}: {', '.join(ignored)}"] if ignored else []
+    preset, in_preset = _preset(command, known, given, in_file)
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
     for spec in specs(cls):
-        variable = "MCX_" + f"{command}_{spec.name}".replace(" ", "_").replace("-", "_").upper()
+        variable = _variable(command, spec.name)
         flag = given.get(spec.name)
         if flag is not None and flag != []:
             source, text = spec.flag if not spec.positional else spec.name, flag
@@ -90,6 +93,9 @@ def resolve(
         elif spec.name in in_file:
             source, text = f"config {config}: {spec.name}", in_file[spec.name]
             origins[spec.name] = f"config {config}"
+        elif spec.name in in_preset:
+            source, text = f"preset {preset}: {spec.name}", in_preset[spec.name]
+            origins[spec.name] = f"preset {preset}"
         else:
             values[spec.name] = spec.default
             origins[spec.name] = "default"
@@ -99,6 +105,24 @@ def resolve(
         except SettingsError as error:
             raise SettingsError(f"{source}: {error.message}", error.hint) from None
     return values, origins, notes
+
+
+def _variable(command: str, name: str) -> str:
+    """The environment variable of a setting."""
+    return "MCX_" + f"{command}_{name}".replace(" ", "_").replace("-", "_").upper()
+
+
+def _preset(
+    command: str, known: Mapping[str, str], given: Mapping[str, Any], in_file: Mapping[str, Any]
+) -> tuple[str, dict[str, Any]]:
+    """The settings of the preset that is named, below every other source and above the defaults."""
+    from modeconn_cli.cli import config as files
+
+    name = given.get("preset") or os.environ.get(_variable(command, "preset")) or in_file.get("preset")
+    path = PRESETS / f"{name}.yaml"
+    if "preset" not in known or not name or not path.is_file():
+        return "", {}  # an unknown name is refused by its own parser
+    return str(name), files.read(path, known, command)[0]
 
 
 def _flag_keys(spec: Spec) -> tuple[str, ...]:
@@ -173,7 +197,12 @@ def _shown(default: Any) -> str:
 def _display_parameters() -> list[inspect.Parameter]:
     """What every command takes beside its settings."""
     flags: dict[str, Any] = {
-        "config": Annotated[str | None, typer.Option(help="read settings from a YAML file", metavar="FILE")],
+        "config": Annotated[
+            str | None,
+            typer.Option(
+                help="read settings from a YAML file; values as in flags, quoted or not", metavar="FILE"
+            ),
+        ],
         "print_config": Annotated[bool, typer.Option("--print-config", help="print the settings and stop")],
         "dry_run": Annotated[bool, typer.Option("--dry-run", help="say what would be done and stop")],
         "as_json": Annotated[bool, typer.Option("--json", help="print the result as JSON")],

@@ -138,6 +138,13 @@ def _continue_or_begin(job: Job, settings: Settings, runtime: Runtime, present: 
     job.complete = (job.private / names.MANIFEST_FILE).exists()
     if job.complete:
         _check_products(job)
+    grown = [s.name for s in specs(type(settings)) if s.change == "grow"]
+    then, now = old.get("settings", {}), job.record["settings"]
+    if any(then.get(name) != now[name] for name in grown):
+        # More is asked for than was done: what is there stays, the manifest is written anew at the end.
+        (job.private / names.MANIFEST_FILE).unlink(missing_ok=True)
+        job.complete = False
+        _begin(job)
 
 
 def _begin(job: Job) -> None:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from torch import Tensor, nn
+from torch import nn
 
 from modeconn_cli.engine import checkpoints, datasets, jobs, models, names, weights
 from modeconn_cli.engine.datasets import Data
@@ -15,7 +14,7 @@ from modeconn_cli.engine.errors import SettingsError
 from modeconn_cli.engine.records import Record
 from modeconn_cli.engine.runtime import Runtime
 from modeconn_cli.engine.settings.train import TrainSettings
-from modeconn_cli.engine.training import evaluate, recipe_of
+from modeconn_cli.engine.training import NetworkProblem, evaluate, recipe_of
 from modeconn_cli.engine.training.folder import OWNED, Keeping, Trained, train
 
 
@@ -43,31 +42,6 @@ class TrainResult(Record):
     num_params: int
     epochs: int
     networks: tuple[Network, ...]
-
-
-class NetworkProblem:
-    """Train a network's own parameters; the optimizer applies the weight decay."""
-
-    def __init__(self, model: nn.Module, weight_decay: float) -> None:
-        self.model = model
-        self.trainable = [p for p in model.parameters() if p.requires_grad]
-        self.optimizer_decay = weight_decay
-
-    def place(self, step: int) -> None:  # noqa: ARG002 - every problem is called alike
-        self.model.zero_grad()
-
-    def collect(self) -> float:
-        return 0.0
-
-    def settle(self) -> None:
-        pass
-
-    def content(self) -> dict[str, Any]:
-        return {"model_state": self.model.state_dict()}
-
-    def restore(self, content: Mapping[str, Any]) -> None:
-        state: dict[str, Tensor] = content["model_state"]
-        weights.load_into(self.model, state, names.LAST)
 
 
 def run(settings: TrainSettings, runtime: Runtime) -> TrainResult | None:
@@ -146,7 +120,7 @@ def _fit(
         "settings": settings.as_plain(),
     }
     problem = NetworkProblem(model, settings.wd)
-    recipe = recipe_of(settings, settings.batch_size, settings.seed)
+    recipe = recipe_of(settings, epochs=settings.epochs, batch_size=settings.batch_size, seed=settings.seed)
     keeping = Keeping(folder, settings.save_freq, about, settings.patience, settings.min_delta)
     return train(problem, data.fit, recipe, runtime, job, keeping, measure)
 

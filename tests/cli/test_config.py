@@ -86,7 +86,9 @@ def test_printed_settings_can_be_fed_back(mcx, tmp_path: Path, words: tuple[str,
     path.write_text(first.out)
     again = mcx(*command, "--print-config", "--config", path)
     assert again.code == 0
-    assert {k: v for k, (v, _) in printed(again.out).items()} == {k: v for k, (v, _) in printed(first.out).items()}
+    assert {k: v for k, (v, _) in printed(again.out).items()} == {
+        k: v for k, (v, _) in printed(first.out).items()
+    }
     assert len(printed(first.out)) > 3
 
 
@@ -112,7 +114,9 @@ def test_the_settings_of_a_finished_job_can_be_fed_back(mcx, tmp_path, monkeypat
 
 # What is refused ------------------------------------------------------------------------------------------
 
-BOMB = "a: &a [x, x]\n" + "".join(f"{chr(c + 1)}: &{chr(c + 1)} [*{chr(c)}, *{chr(c)}]\n" for c in range(97, 120))
+BOMB = "a: &a [x, x]\n" + "".join(
+    f"{chr(c + 1)}: &{chr(c + 1)} [*{chr(c)}, *{chr(c)}]\n" for c in range(97, 120)
+)
 REFUSED: dict[str, tuple[str | bytes, str]] = {
     "duplicate key": ("lr: 1\n\nlr: 2\n", "config {} line 3: duplicate key 'lr'"),
     "duplicate by dash": ("num-bends: 3\nnum_bends: 5\n", "config {} line 2: duplicate key 'num_bends'"),
@@ -153,7 +157,9 @@ REFUSED: dict[str, tuple[str | bytes, str]] = {
 
 
 @pytest.mark.parametrize("kind", REFUSED)
-def test_a_file_that_is_no_configuration_is_refused_on_one_line(mcx, tmp_path, monkeypatch, kind: str) -> None:
+def test_a_file_that_is_no_configuration_is_refused_on_one_line(
+    mcx, tmp_path, monkeypatch, kind: str
+) -> None:
     monkeypatch.chdir(tmp_path)
     text, message = REFUSED[kind]
     path = written(tmp_path, text)
@@ -251,9 +257,7 @@ def test_a_file_of_the_original_experiments_is_read_as_it_is(mcx, tmp_path: Path
     )  # fmt: skip
     assert found["init_inside_sphere"] is True
     notes = [line for line in done.err.splitlines() if "ignored" in line]
-    assert notes == [
-        f"ignored in {tmp_path}/c.yaml: defaults, experiment_name, project_name, use_wandb"
-    ]
+    assert notes == [f"ignored in {tmp_path}/c.yaml: defaults, experiment_name, project_name, use_wandb"]
 
 
 def test_the_original_training_keys_are_accepted(mcx, tmp_path: Path) -> None:

@@ -126,7 +126,13 @@ def test_the_help_documents_the_exit_codes(mcx, monkeypatch: pytest.MonkeyPatch)
 )
 @pytest.mark.parametrize("as_json", [False, True], ids=["text", "json"])
 def test_errors_leave_stdout_empty_and_files_alone(
-    mcx, pair, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, words: tuple[str, ...], code: int, as_json: bool
+    mcx,
+    pair,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    words: tuple[str, ...],
+    code: int,
+    as_json: bool,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "taken").write_text("mine")
@@ -253,7 +259,11 @@ def test_names_of_layers_bring_no_control_characters_to_the_table(mcx, tmp_path:
 
 @pytest.mark.parametrize(
     ("name", "reason"),
-    [("n" * 256, "File name too long"), ("loop", "Too many levels of symbolic links"), ("file/x", "Not a directory")],
+    [
+        ("n" * 256, "File name too long"),
+        ("loop", "Too many levels of symbolic links"),
+        ("file/x", "Not a directory"),
+    ],
 )
 def test_names_that_cannot_be_are_refused_as_input_and_as_output(
     mcx, pair, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, reason: str
@@ -346,7 +356,9 @@ def test_a_device_that_is_not_there_is_refused(mcx, monkeypatch, tmp_path, devic
 def test_a_device_beyond_the_last_is_refused(mcx, monkeypatch, tmp_path: Path) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    done = mcx("train", "--model", "mlp", "--dataset", "digits", "--device", "cuda:7", "--output-dir", tmp_path)
+    done = mcx(
+        "train", "--model", "mlp", "--dataset", "digits", "--device", "cuda:7", "--output-dir", tmp_path
+    )
     assert (done.code, done.err) == (
         2, "mcx train: error: there is no device 'cuda:7' (found 2)\nhint: use --device cuda:0\n",
     )  # fmt: skip

@@ -191,7 +191,10 @@ def test_a_swap_that_is_not_equivalent_is_shown_and_not_written(
     assert done.out.endswith("  Equivalent:             no\n")
     (difference,) = re.findall(r"Largest output change:  (\S+)", done.out)
     assert float(difference) > 1e-6
-    assert f"mcx swap: error: the swapped network is not equivalent: outputs differ by up to {difference}" in done.err
+    assert (
+        f"mcx swap: error: the swapped network is not equivalent: outputs differ by up to {difference}"
+        in done.err
+    )
     assert contents(here) == before
     shown = json.loads(mcx(*words("--json")).out)
     assert (shown["verification"]["is_equivalent"], shown["checkpoint_sha256"]) == (False, None)
@@ -243,7 +246,10 @@ def test_a_layer_of_one_unit_is_refused(mcx, here: Path) -> None:
 
 
 def test_missing_paths_are_asked_for(mcx, here: Path) -> None:
-    for flags, hint in ((("--output", "o.pt"), "pass --checkpoint"), (("--checkpoint", "a.pt"), "pass --output")):
+    for flags, hint in (
+        (("--output", "o.pt"), "pass --checkpoint"),
+        (("--checkpoint", "a.pt"), "pass --output"),
+    ):
         done = mcx("swap", *flags)
         assert (done.code, done.out) == (2, "")
         assert hint in done.err
@@ -339,7 +345,9 @@ def test_verify_without_a_data_set_says_what_to_do(mcx, here: Path) -> None:
     flags = ("--model", "cnn", "--num-classes", "10", "--model-arg", "width=4")
     done = mcx(*words(*flags, "--verify", source="plain.pt"))
     assert (done.code, done.out) == (2, "")
-    assert "error: --verify needs a data set, and 'plain.pt' names none\nhint: pass --dataset NAME" in done.err
+    assert (
+        "error: --verify needs a data set, and 'plain.pt' names none\nhint: pass --dataset NAME" in done.err
+    )
     assert mcx(*words(*flags, source="plain.pt")).code == 0
 
 

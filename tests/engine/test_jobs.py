@@ -127,9 +127,13 @@ def test_the_recorded_settings_can_be_read_as_a_configuration(tmp_path: Path) ->
     ],
 )
 def test_the_status_says_how_a_run_ended(tmp_path: Path, error: BaseException, state: str) -> None:
-    with pytest.raises(type(error)), opened(tmp_path):
-        assert status(tmp_path) == "running"
-        raise error
+    def end() -> None:
+        with opened(tmp_path):
+            assert status(tmp_path) == "running"
+            raise error
+
+    with pytest.raises(type(error)):
+        end()
     assert status(tmp_path) == state
     assert not (private(tmp_path) / names.LOCK_FILE).exists()
 

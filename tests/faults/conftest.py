@@ -78,7 +78,7 @@ def _child(
         program.entry()
     except SystemExit as end:
         code = int(end.code or 0)
-    except BaseException:
+    except BaseException:  # noqa: BLE001 - the traceback is what the test looks for
         traceback.print_exc()
     finally:
         for stream in (sys.stdout, sys.stderr):
@@ -97,7 +97,12 @@ def fresh() -> Run:
         command = [sys.executable, *(("-m", "modeconn_cli") if words[0] != "-c" else ()), *map(str, words)]
         inherited = {key: value for key, value in os.environ.items() if not key.startswith(("LC_", "LANG"))}
         done = subprocess.run(
-            command, env={**inherited, **(environment or {})}, capture_output=True, check=False, timeout=60, **how
+            command,
+            env={**inherited, **(environment or {})},
+            capture_output=True,
+            check=False,
+            timeout=60,
+            **how,
         )
         return Ended(
             done.returncode, done.stdout.decode("utf-8", "replace"), done.stderr.decode("utf-8", "replace")

@@ -10,7 +10,7 @@ import operator
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import pytest
@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from modeconn_cli.engine import checkpoints
+from modeconn_cli.engine.checkpoints import integrity
 from modeconn_cli.engine.checkpoints.pickles import STAND_INS
 from modeconn_cli.engine.errors import InputError
 
@@ -97,6 +98,23 @@ def test_a_member_marked_as_a_folder_is_refused(tmp_path: Path) -> None:
     """torch skips such a member and leaves the tensor uninitialised."""
     path = written(tmp_path, archives.marked_as_folder(WHOLE, "archive/data/0"))
     assert "is damaged or was not written by torch.save: 'archive/data/0'" in refusal(path).message
+
+
+def test_a_file_replaced_while_it_is_read_is_the_old_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, check = written(tmp_path, WHOLE), integrity.check
+
+    def replaced(stream: IO[bytes], where: Path) -> int:
+        size = check(stream, where)
+        (tmp_path / "new.pt").write_bytes(saved({"w": torch.zeros(9)}))
+        (tmp_path / "new.pt").replace(where)
+        return size
+
+    monkeypatch.setattr(integrity, "check", replaced)
+    assert list(checkpoints.read(path).state) == ["w", "b"]
+    monkeypatch.undo()
+    assert list(checkpoints.read(path).state) == ["w"]
 
 
 # B4, B6: files with code -----------------------------------------------------------------------------------

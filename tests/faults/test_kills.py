@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 KILLED = -signal.SIGKILL
 # A place for each step of one file; `after_rename` has published it.
@@ -107,29 +106,38 @@ def test_a_checkpoint_is_never_taken_for_that_of_newer_metadata(forked, here: Pa
     assert names_in(here / "out") == FILES
 
 
-TRAIN = ("train", "--model", "mlp", "--model-arg", "width=4,depth=1", "--dataset", "digits", "--epochs", "1")
+LINE = ("curve", "eval", "--endpoint0", "a.pt", "--endpoint1", "b.pt", "--num-points", "3", "-q")
 
 
-def test_a_job_killed_before_any_of_its_files_goes_on_to_the_same_end(forked, here: Path) -> None:
+@pytest.fixture
+def evaluated(mcx, here: Path, networks: Path) -> dict[str, bytes]:
+    """The files of a job that nothing disturbed."""
+    (here / "b.pt").write_bytes((networks / "seed1/checkpoint-4.pt").read_bytes())
+    assert mcx(*LINE, "--output-dir", "whole").code == 0
+    return {path.name: path.read_bytes() for path in (here / "whole").iterdir() if path.is_file()}
+
+
+def test_a_job_killed_before_any_of_its_files_goes_on_to_the_same_end(forked, here: Path, evaluated) -> None:
     turn, codes = 1, []
     while not codes or codes[-1] == KILLED:
-        codes.append(forked([*TRAIN, "--output-dir", f"run{turn}", "-q"], at("before_rename", turn)).code)
-        done = forked([*TRAIN, "--output-dir", f"run{turn}", "-q"])
+        folder = here / f"run{turn}"
+        words = [*LINE, "--output-dir", folder.name]
+        codes.append(forked(words, at("before_rename", turn)).code)
+        done = forked(words)
         assert done.code == 0, f"after a kill before file {turn}: {done.err}"
-        private = here / f"run{turn}/seed0/.mcx/train"
-        assert names_in(private) == ["config.resolved.yaml", "manifest.json", "record.json", "status.json"]
-        assert temporary(here / f"run{turn}") == []
+        assert names_in(folder / ".mcx/curve-eval") == names_in(here / "whole/.mcx/curve-eval")
+        assert temporary(folder) == []
+        assert {path.name for path in folder.iterdir() if path.is_file()} == set(evaluated)
+        assert (folder / "curve.npz").read_bytes() == evaluated["curve.npz"]
         turn += 1
     assert codes[-1] == 0
-    assert len(codes) > 6
-    states = [torch.load(f"run{k}/seed0/checkpoint-1.pt", weights_only=True)["model_state"] for k in (1, turn - 1)]
-    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+    assert len(codes) > len(evaluated) + 4, "its files, settings, record, status and manifest"
 
 
-def test_a_lock_is_taken_over_only_from_the_dead(forked, here: Path) -> None:
-    words = [*TRAIN, "--output-dir", "run"]
+def test_a_lock_is_taken_over_only_from_the_dead(forked, here: Path, evaluated) -> None:
+    words = [*LINE[:-1], "--output-dir", "run"]
     assert forked(words, at("before_rename", 2)).code == KILLED
-    lock = here / "run/seed0/.mcx/train/run.lock"
+    lock = here / "run/.mcx/curve-eval/run.lock"
     owner = json.loads(lock.read_text())
     done = forked(words)
     assert done.code == 0

@@ -69,7 +69,8 @@ def test_ctrl_c_before_anything_is_imported_is_quiet(fresh) -> None:
 
 @SIGNALS
 @pytest.mark.parametrize(
-    ("module", "name"), [(l2, "read_weights"), (records, "sha256"), (distances, "l2"), (files, "atomic_write")]
+    ("module", "name"),
+    [(l2, "read_weights"), (records, "sha256"), (distances, "l2"), (files, "atomic_write")],
 )
 def test_a_signal_while_it_reads_computes_or_writes_keeps_every_file(
     forked, pair, monkeypatch: pytest.MonkeyPatch, module: Any, name: str, number: int
@@ -85,7 +86,9 @@ def test_a_signal_while_it_reads_computes_or_writes_keeps_every_file(
 
 
 @SIGNALS
-def test_a_signal_in_the_middle_of_a_file_leaves_no_part_of_it(forked, pair, monkeypatch, number: int) -> None:
+def test_a_signal_in_the_middle_of_a_file_leaves_no_part_of_it(
+    forked, pair, monkeypatch, number: int
+) -> None:
     output = pair[0].parent / "x.json"
     before = contents(pair[0].parent)
     monkeypatch.setattr(os, "fsync", after(number, os.fsync))
@@ -117,7 +120,17 @@ def test_a_signal_before_there_is_anything_to_save_is_recorded(
 ) -> None:
     """A job that can save itself has taken over the signals by the time it trains."""
     monkeypatch.setattr(runtime.Runtime, "catching_signals", kill(number))
-    words = ["train", "--model", "mlp", "--model-arg", "width=4,depth=1", "--dataset", "digits", "--epochs", "1"]
+    words = [
+        "train",
+        "--model",
+        "mlp",
+        "--model-arg",
+        "width=4,depth=1",
+        "--dataset",
+        "digits",
+        "--epochs",
+        "1",
+    ]
     done = forked([*words, "--output-dir", tmp_path / "run", "-q"])
     assert (done.code, done.out, done.err) == (CODES[number], "", "")
     private = tmp_path / "run/seed0/.mcx/train"

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-
 FULL = "standard output cannot be written: No space left on device"
 
 
@@ -182,5 +181,3 @@ def test_the_streams_are_those_that_were_given(fresh) -> None:
     code = "import sys; from modeconn_cli.cli.app import main; before = sys.stdout; main(['--version']); "
     done = fresh("-c", code + "print(sys.stdout is before)")
     assert done.out.splitlines()[1] == "True"
-
-

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import mmap
 import os
 import pickle
@@ -124,8 +125,6 @@ def check_zip(stream: IO[bytes], path: Path) -> None:
             raise InputError(f"'{path}' is truncated or damaged (zip directory missing)")
         with zipfile.ZipFile(stream) as archive:
             members = archive.infolist()
-            for member in members:
-                _check_member(path, archive, member, content)
             inside = [member.filename.partition("/") for member in members]
             names = [name for _, _, name in inside]
             if "constants.pkl" in names:
@@ -134,14 +133,14 @@ def check_zip(stream: IO[bytes], path: Path) -> None:
                 )
             if "data.pkl" not in names:
                 raise InputError(f"'{path}' is a zip archive, but not one torch.save wrote")
-            if len({folder for folder, _, _ in inside}) > 1 or len({n.casefold() for n in names}) < len(
-                names
-            ):
+            for member in members:
+                _check_member(path, archive, member, content)
+            folders, different = {folder for folder, _, _ in inside}, {name.casefold() for name in names}
+            if len(folders) > 1 or len(different) < len(names):
                 raise InputError(f"'{path}' is damaged or was not written by torch.save: members occur twice")
             if sum(member.file_size for member in members) > len(content):
                 raise InputError(f"'{path}' is damaged or was not written by torch.save: members overlap")
-            with archive.open(members[names.index("data.pkl")]) as content_pickle:
-                _check_names(content_pickle, path)
+            _check_names(io.BytesIO(archive.read(members[names.index("data.pkl")])), path)
 
 
 def _check_names(stream: IO[bytes], path: Path) -> None:

@@ -15,10 +15,10 @@ from typing import Any, ClassVar
 import numpy as np
 
 from modeconn_cli.engine import barriers, figures, files, jobs, names, weights
-from modeconn_cli.engine.curve.position import Positioned, Source, load_data, open_path
 from modeconn_cli.engine.datasets import Data
 from modeconn_cli.engine.errors import SettingsError, Stopped
 from modeconn_cli.engine.paths import lengths
+from modeconn_cli.engine.positions import Positioned, Source, load_data, open_path
 from modeconn_cli.engine.records import Record
 from modeconn_cli.engine.runtime import Runtime
 from modeconn_cli.engine.settings.curve import CurveEvalSettings

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from modeconn_cli.engine import checkpoints, files, weights
-from modeconn_cli.engine.curve.position import Positioned, load_data, open_path
 from modeconn_cli.engine.errors import SettingsError
+from modeconn_cli.engine.positions import Positioned, load_data, open_path
 from modeconn_cli.engine.records import Record, provenance, strict
 from modeconn_cli.engine.runtime import Runtime
 from modeconn_cli.engine.settings.base import tilde

@@ -196,7 +196,7 @@ def _fit(
         "wd": settings.wd,
         "settings": settings.as_plain(),
     }
-    recipe = recipe_of(settings, settings.batch_size, settings.seed)
+    recipe = recipe_of(settings, epochs=settings.epochs, batch_size=settings.batch_size, seed=settings.seed)
     keeping = Keeping(folder, settings.save_freq, about)
     return train(problem, data.fit, recipe, runtime, job, keeping, measure).checkpoint
 

@@ -11,10 +11,9 @@ from modeconn_cli.engine.settings.shared import ComputeSettings, DataSettings, F
 
 
 @dataclass(frozen=True, kw_only=True)
-class OptimizationSettings(Settings):
-    """How the weights are changed; shared by networks and curves."""
+class OptimizerSettings(Settings):
+    """How the weights are changed; shared by networks, curves and branches."""
 
-    epochs: int = setting(200, "passes over the training images", low=0, group="training")
     lr: float = setting(0.05, "learning rate", above=0, group="training")
     momentum: float = setting(0.9, "momentum (sgd)", low=0, high=1, group="training")
     wd: float = setting(5e-4, "weight decay", low=0, flags=("--weight-decay",), group="training")
@@ -22,14 +21,21 @@ class OptimizationSettings(Settings):
     schedule: Literal["garipov", "cosine", "step", "constant"] = setting(
         "garipov", "learning rate over the epochs", group="training"
     )
+    data_seed: int | None = setting(
+        None, "seed of data order and augmentation", low=0, shown="the seed", group="training"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizationSettings(OptimizerSettings):
+    """How long, and what is kept."""
+
+    epochs: int = setting(200, "passes over the training images", low=0, group="training")
     save_freq: int = setting(
         50, "epochs between two checkpoints; 0 keeps the first and the last only", low=0, group="training"
     )
     eval_every: int = setting(
         1, "epochs between two evaluations on held-out images; 0: never", low=0, group="training"
-    )
-    data_seed: int | None = setting(
-        None, "seed of data order and augmentation", low=0, shown="the seed", group="training"
     )
 
 

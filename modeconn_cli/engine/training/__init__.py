@@ -8,9 +8,11 @@ from modeconn_cli.engine.training.evaluation import (
     recompute_statistics,
 )
 from modeconn_cli.engine.training.loop import Epoch, Position, Problem, Recipe, fit, make_optimizer, recipe_of
+from modeconn_cli.engine.training.network import NetworkProblem
 
 __all__ = [
     "Epoch",
+    "NetworkProblem",
     "Position",
     "Problem",
     "Recipe",

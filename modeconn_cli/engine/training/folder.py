@@ -33,6 +33,7 @@ class Keeping:
     about: Mapping[str, Any]
     patience: int | None = None
     min_delta: float = 0.0
+    start: Path | None = None  # the checkpoint a branch begins from: weights, optimizer and epoch
 
 
 @dataclass(frozen=True)
@@ -61,10 +62,12 @@ def train(
     optimizer = make_optimizer(problem, recipe)
     log = keeping.folder / names.METRICS
     position = _resume(problem, optimizer, keeping.folder) if job.resumed else None
-    if position is None:
+    if position is None and keeping.start is not None:
+        position = _take_up(problem, optimizer, checkpoints.integrity.load(keeping.start))
+    elif position is None:
         position = Position()
         _publish(problem, optimizer, keeping, 0)
-    _truncate(log, position.epoch)
+    _truncate(log, position.epoch, keeping)
     rows = [json.loads(line) for line in files.read_lines(log)]
     watch = _Watch(keeping, rows)
     saved = began = time.monotonic()
@@ -177,18 +180,23 @@ def _resume(problem: Problem, optimizer: Optimizer, folder: Path) -> Position | 
         inside = content.get("position")
         return content["epoch"], inside["batch"] if inside else 0
 
-    content = max(read, key=progress)
+    return _take_up(problem, optimizer, max(read, key=progress))
+
+
+def _take_up(problem: Problem, optimizer: Optimizer, content: Mapping[str, Any]) -> Position:
+    """Weights, optimizer and position of a checkpoint."""
     problem.restore(content)
     optimizer.load_state_dict(content["optimizer_state"])
     inside = content.get("position")
     return Position(**inside) if inside else Position(epoch=content["epoch"])
 
 
-def _truncate(log: Path, epoch: int) -> None:
+def _truncate(log: Path, epoch: int, keeping: Keeping) -> None:
     """Drop the lines of epochs that will be trained again, and one that a kill cut off."""
     lines = files.read_lines(log)
     kept = [line for line in lines if json.loads(line)["epoch"] <= epoch]
-    if len(kept) < epoch:
+    begun = 0 if keeping.start is None else names.epoch_of(keeping.start) or 0
+    if len(kept) < epoch - begun:
         raise InputError(
             f"'{log}' has {len(kept)} lines, the checkpoint is at epoch {epoch}",
             "use --no-resume --overwrite",

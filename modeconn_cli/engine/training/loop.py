@@ -16,7 +16,7 @@ from modeconn_cli.engine.datasets import Batch, Samples
 from modeconn_cli.engine.datasets.samples import spans
 from modeconn_cli.engine.errors import InputError
 from modeconn_cli.engine.runtime import Runtime
-from modeconn_cli.engine.settings.train import OptimizationSettings
+from modeconn_cli.engine.settings.train import OptimizerSettings
 from modeconn_cli.engine.training.schedule import SCHEDULES
 
 CHECK_EVERY = {"cpu": 1}  # steps between two looks at the loss; a look makes a GPU wait
@@ -36,16 +36,19 @@ class Recipe:
     batch_size: int
     seed: int
     data_seed: int
+    horizon: int | None = None  # epochs of the schedule, where the run is only a part of it
 
     def lr_at(self, epoch: int) -> float:
         """The learning rate of an epoch, counted from 1."""
-        return self.lr * SCHEDULES[self.schedule](epoch, self.epochs)
+        return self.lr * SCHEDULES[self.schedule](epoch, self.horizon or self.epochs)
 
 
-def recipe_of(settings: OptimizationSettings, batch_size: int, seed: int) -> Recipe:
+def recipe_of(
+    settings: OptimizerSettings, *, epochs: int, batch_size: int, seed: int, horizon: int | None = None
+) -> Recipe:
     """The recipe that a command's settings give."""
     return Recipe(
-        epochs=settings.epochs,
+        epochs=epochs,
         lr=settings.lr,
         momentum=settings.momentum,
         weight_decay=settings.wd,
@@ -54,6 +57,7 @@ def recipe_of(settings: OptimizationSettings, batch_size: int, seed: int) -> Rec
         batch_size=batch_size,
         seed=seed,
         data_seed=seed if settings.data_seed is None else settings.data_seed,
+        horizon=horizon,
     )
 
 

@@ -59,10 +59,10 @@ def open_path(settings: PathSettings, runtime: Runtime) -> Source:
         checkpoints.read(path, state_key=settings.state_key, allow_nonfinite=settings.allow_nonfinite)
         for path in ends
     )
-    return _line(settings, first, last, runtime)
+    return line_between(settings, first, last, runtime)
 
 
-def _line(settings: PathSettings, first: Checkpoint, last: Checkpoint, runtime: Runtime) -> Source:
+def line_between(settings: PathSettings, first: Checkpoint, last: Checkpoint, runtime: Runtime) -> Source:
     for end in (first, last):
         if end.is_curve:
             raise InputError(f"'{end.path}' is a curve, not a network", "pass it as --curve-checkpoint")

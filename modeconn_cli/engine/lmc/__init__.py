@@ -1,0 +1,1 @@
+"""The commands of `mcx lmc`, one module each."""
