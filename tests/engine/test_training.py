@@ -259,3 +259,11 @@ def test_free_ends_move(tmp_path: Path) -> None:
 def test_a_curve_needs_a_free_point(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="leaves nothing to train"):
         train_curve(tmp_path / "curve", Runtime(threads=1), num_bends=2)
+
+
+def test_no_epochs_leave_the_network_as_it_was_initialised(tmp_path: Path) -> None:
+    words: dict[str, Any] = {"model": "mlp", "dataset": "digits", "output_dir": tmp_path, "epochs": 0}
+    done = train.run(TrainSettings(**words), Runtime(threads=1))
+    assert done is not None
+    assert (done.networks[0].epoch, done.networks[0].train_loss) == (0, None)
+    assert (tmp_path / "seed0/metrics.jsonl").read_text() == ""

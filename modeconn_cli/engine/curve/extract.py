@@ -35,6 +35,7 @@ def run(settings: CurveExtractSettings, runtime: Runtime) -> CurveExtractResult 
         raise SettingsError("no file for the network", "pass --output FILE.pt")
     source = open_path(settings, runtime)
     made = provenance(settings, "curve extract", source.inputs)
+    files.refuse_inputs([settings.output], source.inputs)
     files.check_writable(settings.output.parent)
     files.refuse_existing(settings.output, settings.overwrite)
     if runtime.dry_run:

@@ -76,7 +76,7 @@ def run(settings: CurveTrainSettings, runtime: Runtime) -> CurveTrainResult | No
             with runtime.catching_signals():
                 outcome = _fit(settings, folder, data, arch, model, path, job, runtime)
             products = [outcome, folder / names.METRICS, folder / names.ENDPOINT_DISTANCE]
-            job.finish([path for path in products if path.exists()])
+            job.finish(products)
         return _finished(settings, folder, first.path, last.path, distance, job)
 
 

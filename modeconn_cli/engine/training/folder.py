@@ -192,7 +192,7 @@ def _take_up(problem: Problem, optimizer: Optimizer, content: Mapping[str, Any])
 
 
 def _truncate(log: Path, epoch: int, keeping: Keeping) -> None:
-    """Drop the lines of epochs that will be trained again, and one that a kill cut off."""
+    """Drop the lines of epochs that will be trained again and one that a kill cut off; begin a log that is missing."""
     lines = files.read_lines(log)
     kept = [line for line in lines if json.loads(line)["epoch"] <= epoch]
     begun = 0 if keeping.start is None else names.epoch_of(keeping.start) or 0
@@ -201,5 +201,4 @@ def _truncate(log: Path, epoch: int, keeping: Keeping) -> None:
             f"'{log}' has {len(kept)} lines, the checkpoint is at epoch {epoch}",
             "use --no-resume --overwrite",
         )
-    if log.exists():
-        files.write_text(log, "".join(line + "\n" for line in kept))
+    files.write_text(log, "".join(line + "\n" for line in kept))
