@@ -103,6 +103,7 @@ def _layer(name: str, delta: float, norm: float, count: int) -> LayerDistance:
     )
 
 
+@weights.one_thread()
 def difference_and_norm(a: Tensor, b: Tensor) -> tuple[float, float]:
     """‖a − b‖² and ‖a‖² in float64, both tensors read once in cache-sized chunks."""
     x, y = a.detach().reshape(-1), b.detach().reshape(-1)

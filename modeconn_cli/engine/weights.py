@@ -5,7 +5,8 @@ Shapes: P parameters in all, L layers (modules), K networks.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -49,6 +50,22 @@ def count(weights: Mapping[str, Tensor]) -> int:
     return sum(tensor.numel() for tensor in weights.values())
 
 
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """One thread for loops over small chunks, which memory bounds.
+
+    Their operations are too short to share: on a busy machine two threads took ten times as long as one, waiting
+    for each other.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@one_thread()
 def gram(tensors: Sequence[Tensor], origin: Tensor) -> Tensor:
     """Inner products of w_k − w_0 and, last, of the origin w_0 itself: float64 [K + 1, K + 1] for K tensors.
 

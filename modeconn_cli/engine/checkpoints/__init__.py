@@ -17,6 +17,7 @@ from torch import Tensor
 from modeconn_cli.engine import names
 from modeconn_cli.engine.checkpoints import integrity, safe
 from modeconn_cli.engine.errors import InputError
+from modeconn_cli.engine.weights import one_thread
 
 __all__ = ["Checkpoint", "finite", "read"]
 
@@ -167,7 +168,8 @@ def _check_tensors(state: Mapping[str, Tensor], path: Path, allow_nonfinite: boo
             raise InputError(f"'{path}': {name} is a {kind} tensor, expected real, dense ones")
     if allow_nonfinite:
         return
-    bad = [name for name, tensor in state.items() if not finite(tensor)]
+    with one_thread():
+        bad = [name for name, tensor in state.items() if not finite(tensor)]
     if bad:
         shown = ", ".join(bad[:5]) + (", …" if len(bad) > 5 else "")
         raise InputError(
