@@ -21,14 +21,14 @@ app = typer.Typer()
 @app.command("l2")
 @takes(L2Settings, "l2")
 def l2(settings: L2Settings, report: Report) -> None:
-    """Measure how far apart two checkpoints are in weight space."""
+    """Measure how far apart checkpoints are in weight space."""
     from modeconn_cli.engine import l2 as engine
     from modeconn_cli.engine import l2_many
 
-    if len(settings.checkpoints) > 2 or settings.output_dir is not None:
+    if len(engine.given(settings)) > 2 or settings.output_dir is not None:
         report.run(l2_many.run, settings, many_table)
         return
-    report.emit(engine.run(settings, report.runtime(settings)), table)
+    report.run(engine.run, settings, table)
 
 
 def many_table(result: L2ManyResult) -> list[Part]:

@@ -134,7 +134,10 @@ def run(settings: DemoSettings, runtime: Runtime) -> DemoResult | None:
     assert analysis is not None
     assert analysis.share_swapped is not None
     figure = story.root / FIGURE
-    files.atomic_write(figure, figures.lines_against_curves(arrays))
+    picture = figures.lines_against_curves(arrays)
+    if not (figure.exists() and figure.read_bytes() == picture):
+        files.refuse_existing(figure, overwrite=False)
+        files.atomic_write(figure, picture)
     return DemoResult(
         accuracies=[network.held_out_accuracy for network in trained.networks],
         swapped_layer=proof.layer_name or "",

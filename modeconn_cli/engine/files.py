@@ -16,6 +16,7 @@ import re
 import secrets
 import signal
 import socket
+import sys
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -123,8 +124,14 @@ def _portable(value: Any) -> Any:
             if whole and tensor.is_contiguous()
             else tensor.clone(memory_format=torch.contiguous_format)
         )
+    if isinstance(value, str):
+        # pickle writes a string once and refers to it afterwards: equal strings must be one object, or a run that
+        # was continued would write other bytes.
+        return sys.intern(value)
     if isinstance(value, Mapping):
-        return {key: _portable(item) for key, item in value.items()}
+        return {
+            sys.intern(key) if isinstance(key, str) else key: _portable(item) for key, item in value.items()
+        }
     if isinstance(value, list | tuple):
         return [_portable(item) for item in value]
     return value.item() if isinstance(value, np.generic) else value

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from modeconn_cli.engine import checkpoints, distances, files, jobs, records, weights
+from modeconn_cli.engine import checkpoints, distances, files, jobs, labels, records, weights
 from modeconn_cli.engine.distances import Distance
 from modeconn_cli.engine.errors import InputError, SettingsError
 from modeconn_cli.engine.records import Record
@@ -54,7 +54,7 @@ class L2Result(Record):
 
 def run(settings: L2Settings, runtime: Runtime) -> L2Result | None:
     """Measure a pair and write `--output` where one is asked for."""
-    first, second = pair(settings)
+    first, second = given(settings).values()
     if runtime.dry_run:
         runtime.plan([f"measure the distance from {first} to {second}"])
         return None
@@ -88,17 +88,19 @@ def run(settings: L2Settings, runtime: Runtime) -> L2Result | None:
     return result
 
 
-def pair(settings: L2Settings) -> tuple[Path, Path]:
-    """The two checkpoints, given by position or by flag."""
+def given(settings: L2Settings) -> dict[str, Path]:
+    """label -> checkpoint, given by position or by flag. Raises SettingsError for both at once or fewer than two."""
     by_flag = settings.checkpoint1, settings.checkpoint2
     if settings.checkpoints and any(by_flag):
         raise SettingsError(
             "checkpoints are given by position and by --checkpoint1/--checkpoint2", "use one of them"
         )
-    given = settings.checkpoints or tuple(path for path in by_flag if path is not None)
-    if len(given) != 2:
-        raise SettingsError(f"two checkpoints are needed, got {len(given)}", "mcx l2 FIRST.pt SECOND.pt")
-    return given[0], given[1]
+    words = settings.checkpoints or tuple(path for path in by_flag if path is not None)
+    if len(words) < 2:
+        raise SettingsError(f"two checkpoints are needed, got {len(words)}", "mcx l2 FIRST.pt SECOND.pt")
+    if len(words) == 2 and settings.output_dir is None:
+        return dict(zip(("first", "second"), labels.paths(words), strict=True))
+    return labels.labelled(words)
 
 
 def read_weights(path: Path, settings: L2Settings, runtime: Runtime) -> dict[str, Tensor]:
@@ -109,9 +111,15 @@ def read_weights(path: Path, settings: L2Settings, runtime: Runtime) -> dict[str
     if checkpoint.is_curve:
         raise InputError(f"'{path}' is a curve, not a network", "take a point of it with mcx curve extract")
     runtime.detail(checkpoint.found())
+    found = checkpoint.parameters()
+    whole = [n for n, t in found.items() if not t.is_floating_point() and t.ndim > 0]
+    found = {name: tensor for name, tensor in found.items() if tensor.is_floating_point()}
+    if whole or not found:
+        what = f"{whole[0]} holds whole numbers" if whole else "it holds no parameters"
+        raise InputError(f"'{path}' cannot be compared: {what}", "distances are between real weights")
     if settings.include_buffers:
         return {name: tensor for name, tensor in checkpoint.state.items() if tensor.is_floating_point()}
-    return weights.parameters_in(checkpoint.state)
+    return found
 
 
 def size_note(distance: Distance) -> str:

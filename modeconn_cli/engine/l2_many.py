@@ -12,7 +12,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from modeconn_cli.engine import distances, files, jobs, l2, labels, records, weights
+from modeconn_cli.engine import distances, files, jobs, l2, records, weights
 from modeconn_cli.engine.errors import InputError, SettingsError
 from modeconn_cli.engine.records import Record
 from modeconn_cli.engine.runtime import Runtime
@@ -49,7 +49,7 @@ def run(settings: L2Settings, runtime: Runtime) -> L2ManyResult | None:
     """Measure the first checkpoint against all others, or all pairs. Raises InputError if a file failed."""
     if settings.output is not None:
         raise SettingsError("--output is for one pair", "use --output-dir for several")
-    named = labels.labelled(settings.checkpoints)
+    named = l2.given(settings)
     wanted = list(itertools.combinations(named, 2))
     if settings.pairs == "first":
         wanted = wanted[: len(named) - 1]

@@ -10,14 +10,12 @@ from modeconn_cli.engine.errors import SettingsError
 
 
 def labelled(words: Sequence[Path]) -> dict[str, Path]:
-    """label -> path, in the order given. A word is `label=path` only where no file has that whole name.
+    """label -> path, in the order given. A word is `label=path` only where no file has that whole name, and one
+    has the rest.
 
     Raises SettingsError where two checkpoints would get one label, or a label cannot be a file name.
     """
-    given: list[tuple[str | None, Path]] = []
-    for word in words:
-        before, equals, after = str(word).partition("=")
-        given.append((before, Path(after)) if equals and before and not word.exists() else (None, word))
+    given = _split(words)
     stems = [path.stem for label, path in given if label is None]
     out: dict[str, Path] = {}
     for label, path in given:
@@ -30,3 +28,18 @@ def labelled(words: Sequence[Path]) -> dict[str, Path]:
             raise SettingsError(f"two checkpoints are called '{name}'", "label them: label=path")
         out[name] = path
     return out
+
+
+def paths(words: Sequence[Path]) -> list[Path]:
+    """The paths alone, of words that may carry a label."""
+    return [path for _, path in _split(words)]
+
+
+def _split(words: Sequence[Path]) -> list[tuple[str | None, Path]]:
+    """(label or None, path) of each word."""
+    given: list[tuple[str | None, Path]] = []
+    for word in words:
+        before, equals, after = str(word).partition("=")
+        is_label = equals and before and not word.exists() and Path(after).exists()
+        given.append((before, Path(after)) if is_label else (None, word))
+    return given

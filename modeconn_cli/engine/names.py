@@ -21,7 +21,18 @@ CURVE_FIGURE = "curve.png"
 LAYER_DISTANCES = "layer_distances_along_curve.npz"
 ANALYSIS_SUMMARY = "analysis_summary.json"
 
-_EPOCH = re.compile(r"^checkpoint-(\d+)\.pt$")
+# How the runs of other code bases name the checkpoint of an epoch.
+_EPOCHS = tuple(
+    re.compile(pattern)
+    for pattern in (
+        r"checkpoint-(\d+)\.pt",
+        r"(?:checkpoint_)?index-\d+_epoch-(\d+)\.pt",
+        r"model_checkpoint_.+_epoch_(\d+)\.pt",
+        r".+_idx_\d+_epoch_(\d+)_noise_[\d.]+\.ckpt",
+        r"model_ep(\d+)_it\d+\.pth",
+        r"epoch_(\d+)\..+",
+    )
+)
 
 
 def checkpoint(epoch: int) -> str:
@@ -31,8 +42,8 @@ def checkpoint(epoch: int) -> str:
 
 def epoch_of(path: Path) -> int | None:
     """The epoch that a checkpoint's file name says, None where it says none."""
-    found = _EPOCH.match(path.name)
-    return int(found.group(1)) if found else None
+    found = next((match for pattern in _EPOCHS if (match := pattern.fullmatch(path.name))), None)
+    return int(found[1]) if found else None
 
 
 def swap_metadata(output: Path) -> Path:

@@ -82,7 +82,7 @@ def line_between(settings: PathSettings, first: Checkpoint, last: Checkpoint, ru
 def load_data(settings: PathSettings, source: Source, runtime: Runtime) -> Data:
     """The data the path was trained on, or that the settings name."""
     completed = datasets.merge_settings(settings, source.about)
-    data = datasets.load(completed, settings.seed, runtime.device)
+    data = datasets.load(completed, runtime.device)
     if data.input_shape != source.arch.input_shape or data.num_classes > source.arch.num_classes:
         raise InputError(
             f"data set '{data.name}' has images {data.input_shape} in {data.num_classes} classes, the network takes "
@@ -143,6 +143,8 @@ class Positioned:
         """What a record says about the statistics."""
         if not self._source.has_batch_norm:
             return {"policy": "no batch norm"}
+        if self._settings.bn != "recompute":
+            return {"policy": self._settings.bn}
         return {
             "policy": self._settings.bn,
             "samples": len(self._statistics) if self._statistics is not None else None,

@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping
-from functools import cache
+from functools import cache, lru_cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any, ClassVar
@@ -153,6 +153,12 @@ def describe_input(path: Path) -> dict[str, Any]:
 
 
 def sha256(path: Path) -> str:
-    """Hash of a file's bytes."""
-    with path.open("rb") as stream:
+    """Hash of a file's bytes; a file that did not change since is not read again."""
+    status = path.stat()
+    return _hash(str(path), status.st_size, status.st_mtime_ns, status.st_ino)
+
+
+@lru_cache(maxsize=1024)
+def _hash(path: str, size: int, modified: int, inode: int) -> str:  # noqa: ARG001 - they tell versions apart
+    with open(path, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

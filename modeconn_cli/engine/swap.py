@@ -162,7 +162,13 @@ def run(settings: SwapSettings, runtime: Runtime) -> SwapResult | None:
         runtime.note(f"already complete: {output}")
         return replace(result, checkpoint_sha256=records.sha256(output))
     optimizer = permute_optimizer(original.optimizer_state, model, found, choice, runtime)
-    return _publish(output, result, original, arch, swapped, optimizer)
+    about = {
+        **original.about,
+        "schema": checkpoints.SCHEMA,
+        **arch.describe(),
+        "buffers": weights.not_parameters(model),
+    }
+    return _publish(output, result, original, about, swapped, optimizer)
 
 
 def _paths(settings: SwapSettings) -> tuple[Path, Path]:
@@ -183,7 +189,7 @@ def _data(settings: SwapSettings, original: Checkpoint, runtime: Runtime) -> Dat
             f"--verify needs a data set, and '{original.path}' names none",
             "pass --dataset NAME; the quick check without --verify needs no data",
         )
-    return datasets.load(completed, settings.seed, runtime.device)
+    return datasets.load(completed, runtime.device)
 
 
 def _architecture(settings: SwapSettings, original: Checkpoint, data: Data | None) -> models.Architecture:
@@ -282,13 +288,12 @@ def _publish(
     output: Path,
     result: SwapResult,
     original: Checkpoint,
-    arch: models.Architecture,
+    about: Mapping[str, Any],
     swapped: Mapping[str, Tensor],
     optimizer: Mapping[str, Any] | None,
 ) -> SwapResult:
     """Write the three files; the checkpoint comes last and is the commit."""
-    about = {**original.about, "schema": checkpoints.SCHEMA, **arch.describe()}
-    content: dict[str, Any] = {"epoch": original.epoch or 0, "model_state": dict(swapped), "mcx": about}
+    content: dict[str, Any] = {"epoch": original.epoch or 0, "model_state": dict(swapped), "mcx": dict(about)}
     if optimizer is not None:
         content["optimizer_state"] = optimizer
     data = files.tensor_bytes(content)

@@ -50,12 +50,17 @@ def run(settings: TrainSettings, runtime: Runtime) -> TrainResult | None:
         raise SettingsError("no folder for the results", "pass --output-dir DIR")
     if settings.model is None:
         raise SettingsError("no network", "pass --model NAME")
-    data = datasets.load(settings, settings.seed, runtime.device)
+    data = datasets.load(settings, runtime.device)
     if settings.patience is not None and len(data.val) == 0:
         raise SettingsError(
             "early stopping watches validation images and there are none", "pass --val-size N"
         )
     arch = models.architecture(settings, num_classes=data.num_classes, input_shape=data.input_shape)
+    if arch.num_classes < data.num_classes:
+        raise SettingsError(
+            f"the network has {arch.num_classes} classes, data set '{data.name}' has {data.num_classes}",
+            f"pass --num-classes {data.num_classes}",
+        )
     seeds = settings.seeds or (settings.seed,)
     if len(set(seeds)) < len(seeds):
         raise SettingsError(f"--seeds {','.join(map(str, seeds))} names a seed twice")
@@ -117,7 +122,9 @@ def _fit(
         **arch.describe(),
         **data.remembered,
         "seed": settings.seed,
-        "settings": settings.as_plain(),
+        "wd": settings.wd,
+        "buffers": weights.not_parameters(model),
+        "settings": settings.lasting(),
     }
     problem = NetworkProblem(model, settings.wd)
     recipe = recipe_of(settings, epochs=settings.epochs, batch_size=settings.batch_size, seed=settings.seed)

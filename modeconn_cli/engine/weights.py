@@ -40,6 +40,12 @@ def buffers_of(model: nn.Module, state: Mapping[str, Tensor]) -> Weights:
     return {name: state[name] for name, _ in model.named_buffers() if name in state}
 
 
+def not_parameters(model: nn.Module) -> list[str]:
+    """The names in a model's state dict that are no parameters: buffers, and further names of tied weights."""
+    names = {name for name, _ in model.named_parameters()}
+    return [name for name in model.state_dict() if name not in names]
+
+
 def snapshot(model: nn.Module) -> Weights:
     """A copy of the model's state on the CPU."""
     return {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
@@ -105,7 +111,7 @@ def modules(names: Iterable[str]) -> dict[str, list[str]]:
     """Tensor names by the module that holds them: `conv1` -> [`conv1.weight`, `conv1.bias`]."""
     out: dict[str, list[str]] = {}
     for name in names:
-        out.setdefault(name.rpartition(".")[0], []).append(name)
+        out.setdefault(name.rpartition(".")[0] or name, []).append(name)
     return out
 
 

@@ -61,7 +61,7 @@ def test_a_pair_holds_the_documented_keys_and_the_numbers_of_its_line(folder: Pa
         found
     )
     assert (found["epoch"], found["alphas"]) == (3, [0, 0.25, 0.5, 0.75, 1])
-    data = datasets.load(DataSettings(dataset="digits", max_samples=200), 0, torch.device("cpu"))
+    data = datasets.load(DataSettings(dataset="digits", max_samples=200), torch.device("cpu"))
     a, b = (
         checkpoints.read(folder / f"checkpoints/{name}/checkpoint-3.pt").state for name in ("main", "k1_2")
     )

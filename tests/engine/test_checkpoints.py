@@ -60,7 +60,6 @@ LAYOUTS: dict[str, tuple[Any, str, str]] = {
     "parallel": (prefixed("module."), "bare", "module."),
     "compiled": ({"model": prefixed("_orig_mod.")}, "model", "_orig_mod."),
     "both": ({"model_state": prefixed("module._orig_mod.")}, "model_state", "module._orig_mod."),
-    "beside averages": ({"model": STATE, "ema": STATE}, "model", ""),
 }
 
 
@@ -139,6 +138,15 @@ def test_several_candidates_are_listed_and_state_key_chooses(tmp_path: Path) -> 
     assert "several candidates for the weights: 'generator', 'critic'" in error.message
     assert "--state-key" in error.hint
     assert same(read(tmp_path, content, state_key="critic").state, other)
+
+
+def test_weights_beside_their_averages_are_several_candidates(tmp_path: Path) -> None:
+    content = {"model": STATE, "ema": STATE}
+    assert (
+        "several candidates for the weights: 'model', 'ema'"
+        in refusal(lambda: read(tmp_path, content)).message
+    )
+    assert same(read(tmp_path, content, state_key="ema").state, STATE)
 
 
 def test_two_known_names_are_several_candidates(tmp_path: Path) -> None:

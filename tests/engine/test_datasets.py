@@ -21,7 +21,7 @@ CPU = torch.device("cpu")
 
 
 def load(**words: object) -> datasets.Data:
-    return datasets.load(DataSettings(**words), 0, CPU)  # type: ignore[arg-type]
+    return datasets.load(DataSettings(**words), CPU)  # type: ignore[arg-type]
 
 
 def test_the_digits_are_1797_images_with_ids_of_their_source_file() -> None:

@@ -21,7 +21,7 @@ RNG = np.random.default_rng(0)
 
 
 def load(**words: Any) -> datasets.Data:
-    return datasets.load(DataSettings(workers=0, **words), 0, torch.device("cpu"))
+    return datasets.load(DataSettings(workers=0, **words), torch.device("cpu"))
 
 
 def write_cifar(root: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, np.ndarray]:
@@ -121,8 +121,8 @@ def test_class_folders_are_read_in_order_with_ids(tmp_path: Path) -> None:
 def test_random_crops_do_not_depend_on_batches_or_workers(tmp_path: Path, workers: int) -> None:
     write_images(tmp_path, ["a", "b"], 4)
     words: dict[str, Any] = {"dataset": str(tmp_path), "val_size": 1, "use_test": False, "image_size": 12}
-    plain = datasets.load(DataSettings(workers=0, **words), 0, torch.device("cpu"))
-    other = datasets.load(DataSettings(workers=workers, **words), 0, torch.device("cpu"))
+    plain = datasets.load(DataSettings(workers=0, **words), torch.device("cpu"))
+    other = datasets.load(DataSettings(workers=workers, **words), torch.device("cpu"))
     whole = images_of(plain, 7, augment=(3, 1))
     assert torch.equal(images_of(other, 2, augment=(3, 1)), whole)
     assert not torch.equal(images_of(plain, 7, augment=(3, 2)), whole)

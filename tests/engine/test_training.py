@@ -54,7 +54,7 @@ def test_the_other_schedules_begin_at_one() -> None:
 
 
 def digits(**words: Any) -> datasets.Data:
-    return datasets.load(DataSettings(dataset="digits", max_samples=300, **words), 0, CPU)
+    return datasets.load(DataSettings(dataset="digits", max_samples=300, **words), CPU)
 
 
 def recipe(**words: Any) -> Recipe:

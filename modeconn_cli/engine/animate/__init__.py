@@ -60,6 +60,7 @@ def run(settings: AnimateSettings, runtime: Runtime) -> AnimateResult | None:
     positions = spread(len(data.t), settings.max_frames)
     still = names.heatmap(output) if settings.heatmap else None
     outputs = [output] if still is None else [output, still]
+    files.refuse_inputs(outputs, [source])
     if runtime.dry_run:
         size = f"{len(positions)} frames of {len(data.names)} layers"
         runtime.plan([f"draw {size} from {source}", *(f"write {path}" for path in outputs)])

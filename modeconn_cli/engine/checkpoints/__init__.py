@@ -17,7 +17,7 @@ from torch import Tensor
 from modeconn_cli.engine import names
 from modeconn_cli.engine.checkpoints import integrity, safe
 from modeconn_cli.engine.errors import InputError
-from modeconn_cli.engine.weights import one_thread
+from modeconn_cli.engine.weights import is_buffer, one_thread
 
 __all__ = ["Checkpoint", "finite", "read"]
 
@@ -37,6 +37,7 @@ ABOUT = {
     "model_args": dict,
     "dataset": str,
     "data_arg": list,
+    "buffers": list,
 }
 
 
@@ -57,6 +58,21 @@ class Checkpoint:
         """Which of the file's entries the weights are, and what was taken off their names."""
         where = "the file itself" if self.layout == "bare" else f"its entry '{self.layout}'"
         return f"'{self.path}': weights are {where}" + (f", without '{self.prefix}'" if self.prefix else "")
+
+    def parameters(self) -> dict[str, Tensor]:
+        """The parameters: without what mcx recorded as buffers, normalisation statistics and second names.
+
+        A tensor with two names (tied weights) counts once, under its first.
+        """
+        buffers = set(self.about.get("buffers", ()))
+        seen: set[int] = set()
+        out = {}
+        for name, tensor in self.state.items():
+            if name in buffers or is_buffer(name) or (tensor.numel() and tensor.data_ptr() in seen):
+                continue
+            seen.add(tensor.data_ptr())
+            out[name] = tensor
+        return out
 
     @property
     def is_curve(self) -> bool:
@@ -133,10 +149,8 @@ def _find_state(
     if _is_state(content):
         return "bare", content
     candidates = [key for key, value in content.items() if _is_state(value)]
-    known = [key for key in STATE_KEYS if key in candidates]
-    if len(known) == 1 or (not known and len(candidates) == 1):
-        key = (known or candidates)[0]
-        return key, content[key]
+    if len(candidates) == 1:
+        return candidates[0], content[candidates[0]]
     if candidates:
         names_ = ", ".join(f"'{key}'" for key in candidates)
         raise InputError(

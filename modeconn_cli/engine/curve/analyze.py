@@ -96,7 +96,9 @@ def run(settings: CurveAnalyzeSettings, runtime: Runtime) -> CurveAnalyzeResult 
     with jobs.opened(settings, folder, "curve analyze", runtime, inputs=inputs, owned=owned) as job:
         ts = np.linspace(0, 1, settings.num_points)
         found = layer_distances(curve.kind, curve.points, ts, swap.state if swap else None)
-        result = _result(found, swap, folder, job)
+        halves = np.array([0.0, 0.5, 1.0])
+        middle = layer_distances(curve.kind, curve.points, halves)
+        result = _result(found, middle, swap, folder, job)
         if not job.complete:
             files.write_arrays(folder / names.LAYER_DISTANCES, _arrays(found, swap))
             files.write_json(folder / names.ANALYSIS_SUMMARY, result.document())
@@ -106,7 +108,8 @@ def run(settings: CurveAnalyzeSettings, runtime: Runtime) -> CurveAnalyzeResult 
 
 def _compare_original(path: FilePath, curve: CurveFile, runtime: Runtime) -> None:
     """Warn where the curve does not begin at the network it should begin at (free ends move)."""
-    original = weights.parameters_in(checkpoints.read(path).state)
+    state = checkpoints.read(path).state
+    original = {name: state[name] for name in curve.points[0] if name in state}
     weights.check_alike(original, curve.points[0], str(path), f"endpoint 0 of {curve.path}")
     if not all(original[name].equal(curve.points[0][name]) for name in original):
         runtime.warn(f"endpoint 0 of the curve is not '{path}': its ends were free, or it began elsewhere")
@@ -174,9 +177,11 @@ def _arrays(found: LayerDistances, swap: Swap | None) -> dict[str, Any]:
     return out
 
 
-def _result(found: LayerDistances, swap: Swap | None, folder: FilePath, job: jobs.Job) -> CurveAnalyzeResult:
-    middle = int(np.argmin(np.abs(found.ts - 0.5)))
-    squares = found.raw[middle] ** 2
+def _result(
+    found: LayerDistances, middle: LayerDistances, swap: Swap | None, folder: FilePath, job: jobs.Job
+) -> CurveAnalyzeResult:
+    """The record; `middle` holds the distances at 0, ½ and 1, whatever positions were asked for."""
+    squares = middle.raw[1] ** 2
     total, fourth = float(squares.sum()), float((squares**2).sum())
 
     def share(wanted: set[str] | frozenset[str]) -> float | None:
@@ -191,10 +196,10 @@ def _result(found: LayerDistances, swap: Swap | None, folder: FilePath, job: job
             name=name,
             type=found.types[i],
             n_params=int(found.sizes[i]),
-            normalized_l2_middle=float(found.normalized[middle, i]),
+            normalized_l2_middle=float(middle.normalized[1, i]),
             normalized_l2_end=float(found.normalized[-1, i]),
             modulo_swap_end=None if found.modulo_swap is None else float(found.modulo_swap[-1, i]),
-            from_line_max=float(found.from_line[:, i].max()),
+            from_line_max=float(max(found.from_line[:, i].max(), middle.from_line[1, i])),
         )
         for i, name in enumerate(found.names)
     )

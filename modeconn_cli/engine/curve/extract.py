@@ -50,6 +50,7 @@ def run(settings: CurveExtractSettings, runtime: Runtime) -> CurveExtractResult 
         **source.about,
         "schema": checkpoints.SCHEMA,
         **source.arch.describe(),
+        "buffers": weights.not_parameters(source.model),
         "path": strict({"t": settings.t, "curve": source.path.kind, "bn": positioned.describe()}),
         "provenance": strict(made),
     }

@@ -44,6 +44,7 @@ def read(
             "pass the checkpoint of a trained curve",
         )
     content = checkpoint.content
+    _check(content, path)
     return CurveFile(
         path=checkpoint.path,
         kind=content["curve"],
@@ -52,6 +53,18 @@ def read(
         about=checkpoint.about,
         epoch=checkpoint.epoch,
     )
+
+
+def _check(content: Mapping[str, Any], path: FilePath) -> None:
+    """Raise InputError for a kind that does not exist, points that differ in tensors, or buffers that are none."""
+    kind, points, buffers = content.get("curve"), content["control_points"], content.get("buffers", {})
+    if kind not in ("bezier", "polychain"):
+        raise InputError(f"'{path}' holds a curve of the unknown kind '{kind}'")
+    shapes = [{name: tuple(tensor.shape) for name, tensor in point.items()} for point in points]
+    if len(points) < 2 or any(shape != shapes[0] for shape in shapes):
+        raise InputError(f"'{path}': its {len(points)} control points are not those of one network")
+    if not isinstance(buffers, Mapping) or not all(isinstance(t, Tensor) for t in buffers.values()):
+        raise InputError(f"'{path}': its buffers are not tensors")
 
 
 def _foreign(checkpoint: Checkpoint, settings: ModelSettings, runtime: Runtime) -> CurveFile:

@@ -42,7 +42,7 @@ def _from_curve(
 ) -> list[Weights]:
     if settings.init_curve is None:
         raise SettingsError("--init-method curve needs a curve", "pass --init-curve FILE")
-    curve = files.read(settings.init_curve, settings, runtime)
+    curve = files.read(settings.init_curve, settings, runtime, allow_nonfinite=settings.allow_nonfinite)
     if len(curve.points) != settings.num_bends:
         raise SettingsError(
             f"'{settings.init_curve}' has {len(curve.points)} control points, --num-bends is {settings.num_bends}"

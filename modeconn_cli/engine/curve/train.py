@@ -54,7 +54,7 @@ def run(settings: CurveTrainSettings, runtime: Runtime) -> CurveTrainResult | No
     first = recognised(first, settings, runtime)
     settings = _complete(settings, first)
     folder = checkpoints_folder(settings)
-    data = datasets.load(settings, settings.seed, runtime.device)
+    data = datasets.load(settings, runtime.device)
     arch = models.architecture(settings, first, num_classes=data.num_classes, input_shape=data.input_shape)
     model = models.build(arch)
     for end in (first, last):
@@ -62,10 +62,12 @@ def run(settings: CurveTrainSettings, runtime: Runtime) -> CurveTrainResult | No
     starts = [weights.parameters_of(model, end.state) for end in (first, last)]
     distance = distances.l2(starts[0], starts[1])
     if distance.total_l2 == 0:
+        if settings.constraint == "symmetry-plane":
+            raise InputError("the endpoints are the same network: no plane lies between them")
         runtime.warn("the endpoints are the same network")
     if runtime.plan(_plan(settings, data, distance, folder, runtime)):
         return None
-    inputs = [first.path, last.path]
+    inputs = [first.path, last.path, *([settings.init_curve] if settings.init_curve is not None else [])]
     with jobs.opened(settings, folder, "curve train", runtime, inputs=inputs, owned=_owned()) as job:
         if not job.complete:
             files.write_text(folder / names.ENDPOINT_DISTANCE, distance_text(first.path, last.path, distance))
@@ -194,7 +196,8 @@ def _fit(
         **data.remembered,
         "seed": settings.seed,
         "wd": settings.wd,
-        "settings": settings.as_plain(),
+        "buffers": weights.not_parameters(model),
+        "settings": settings.lasting(),
     }
     recipe = recipe_of(settings, epochs=settings.epochs, batch_size=settings.batch_size, seed=settings.seed)
     keeping = Keeping(folder, settings.save_freq, about)

@@ -28,7 +28,7 @@ from modeconn_cli.engine.settings.shared import DataSettings
 __all__ = ["Batch", "Data", "Samples", "load", "merge_settings"]
 
 # What a checkpoint remembers of the data its network was trained on.
-REMEMBERED = ("dataset", "data_arg", "val_size", "transform", "mean", "std", "image_size")
+REMEMBERED = ("dataset", "data_arg", "val_size", "transform", "mean", "std", "image_size", "max_samples")
 
 
 @dataclass(frozen=True)
@@ -61,10 +61,20 @@ class Data:
         }
 
 
+def canonical(name: str) -> str:
+    """The registered spelling of a data set's name; case, `-` and `_` do not matter. Paths stay as they are."""
+    folded = {_fold(key): key for key in (*DATASETS, *FOLDERS)}
+    return folded.get(_fold(name), name)
+
+
+def _fold(name: str) -> str:
+    return name.casefold().replace("-", "").replace("_", "")
+
+
 def merge_settings(settings: DataSettings, remembered: Mapping[str, Any]) -> DataSettings:
     """The settings, completed by what a checkpoint says about its data."""
     known = {name: remembered[name] for name in REMEMBERED if remembered.get(name) is not None}
-    if settings.dataset is not None and settings.dataset != known.get("dataset"):
+    if settings.dataset is not None and canonical(settings.dataset) != canonical(known.get("dataset", "")):
         return settings
     missing = {name: value for name, value in known.items() if getattr(settings, name) in (None, ())}
     missing = {name: tuple(value) if isinstance(value, list) else value for name, value in missing.items()}
@@ -76,11 +86,11 @@ def merge_settings(settings: DataSettings, remembered: Mapping[str, Any]) -> Dat
     return replace(settings, **missing)
 
 
-def load(settings: DataSettings, seed: int, device: torch.device) -> Data:
-    """Read, check, split and move a data set. `seed` draws the subset of --max-samples."""
+def load(settings: DataSettings, device: torch.device) -> Data:
+    """Read, check, split and move a data set. The subset of --max-samples is the same for every command."""
     if settings.dataset is None:
         raise SettingsError("no data set", f"pass --dataset ({', '.join(DATASETS)} or an .npz file)")
-    source = _source(settings.dataset, settings)
+    source = _source(canonical(settings.dataset), settings)
     channels = source.train.images.shape[1]
     transform = transforms.named(settings.transform or source.transform, channels)
     if settings.mean or settings.std:
@@ -95,7 +105,7 @@ def load(settings: DataSettings, seed: int, device: torch.device) -> Data:
 
     def samples(part: Part, keep: Tensor, split: str) -> Samples:
         if settings.max_samples is not None and settings.max_samples < len(keep):
-            drawn = keyed.permutation(seed, f"subset of {split}", len(keep))[: settings.max_samples]
+            drawn = keyed.permutation(0, f"subset of {split}", len(keep))[: settings.max_samples]
             keep = keep[drawn.sort().values]
         whole = Samples(part.images, part.labels, part.ids, transform)
         chosen = whole if len(keep) == len(whole) else whole.take(keep)
@@ -111,19 +121,20 @@ def load(settings: DataSettings, seed: int, device: torch.device) -> Data:
         test=samples(source.test, test_rows, "test"),
         use_test=settings.use_test,
         remembered={
-            "dataset": settings.dataset,
+            "dataset": canonical(settings.dataset),
             "data_arg": list(settings.data_arg),
             "val_size": val_size,
             "transform": transform.name,
             "mean": list(settings.mean),
             "std": list(settings.std),
             "image_size": settings.image_size,
+            "max_samples": settings.max_samples,
         },
     )
     if len(data.held_out) == 0:
         raise SettingsError(
             f"data set '{source.name}' has no {'test' if settings.use_test else 'validation'} images",
-            "pass --no-use-test --val-size N to cut some from the training images",
+            "train with --no-use-test or --val-size N to keep some training images for it",
         )
     return data
 
@@ -142,10 +153,9 @@ def _source(name: str, settings: DataSettings) -> Source:
         return folder.read(inside if inside.is_dir() else root, settings.image_size, workers)
     if "/" in name or Path(name).is_dir():
         return folder.read(_look_up(Path(name), settings.data_path), settings.image_size, workers)
-    key = name.casefold().replace("-", "").replace("_", "")
-    if key not in DATASETS:
+    if name not in DATASETS:
         raise SettingsError(f"unknown data set '{name}'", did_you_mean(name, (*DATASETS, *FOLDERS)))
-    module, function = DATASETS[key].split(":")
+    module, function = DATASETS[name].split(":")
     factory = getattr(importlib.import_module(f"modeconn_cli.engine.datasets.{module}"), function)
     source: Source = call(factory, args, "--data-arg", folder=settings.data_path, download=settings.download)
     return source
@@ -164,7 +174,10 @@ def _resized(images: Tensor | ImageFiles, size: int | None) -> Tensor | ImageFil
     """Images of size x size by antialiased bilinear interpolation, in their own type (files are read that way)."""
     if isinstance(images, ImageFiles) or size is None or images.shape[2:] == (size, size) or len(images) == 0:
         return images
-    resized = F.interpolate(
-        images.float(), (size, size), mode="bilinear", antialias=True, align_corners=False
-    )
-    return resized.round().clamp(0, 255).to(torch.uint8) if images.dtype == torch.uint8 else resized
+    out = torch.empty(len(images), images.shape[1], size, size, dtype=images.dtype)
+    for part, into in zip(torch.split(images, 256), torch.split(out, 256), strict=True):
+        resized = F.interpolate(
+            part.float(), (size, size), mode="bilinear", antialias=True, align_corners=False
+        )
+        into.copy_(resized.round().clamp(0, 255) if images.dtype == torch.uint8 else resized)
+    return out

@@ -114,7 +114,7 @@ def run(settings: LmcRunSettings, runtime: Runtime) -> LmcRunResult | None:
     if settings.model is None:
         raise SettingsError("no network", "pass --model NAME or --preset NAME")
     todo, at = plan(settings), line.alphas(settings.num_alphas)
-    data = datasets.load(settings, settings.seed, runtime.device)
+    data = datasets.load(settings, runtime.device)
     if settings.patience is not None and len(data.val) == 0:
         raise SettingsError(
             "early stopping watches validation images and there are none", "pass --val-size N"

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from modeconn_cli.engine.errors import SettingsError
+
 
 class CNN(nn.Module):
     """Three 3 x 3 convolutions with a pooling step between them, one hidden linear layer."""
@@ -33,4 +35,6 @@ class CNN(nn.Module):
 
 def cnn(input_shape: tuple[int, ...], num_classes: int, width: int = 16, norm: str = "none") -> CNN:
     """`width` is the number of channels of the first convolution; `norm` is none or batch."""
+    if norm not in ("none", "batch"):
+        raise SettingsError(f"--model-arg: norm is none or batch, got {norm!r}")
     return CNN(input_shape, num_classes, width, norm)

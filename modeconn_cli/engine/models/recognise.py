@@ -7,7 +7,7 @@ A network of dnn-mode-connectivity says nothing of itself in its files; its fami
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from modeconn_cli.engine.checkpoints import Checkpoint
 from modeconn_cli.engine.errors import SettingsError
 from modeconn_cli.engine.models import Architecture, build
-from modeconn_cli.engine.registry import MODELS, find_model
+from modeconn_cli.engine.registry import MODELS, find_model, is_import_path
 from modeconn_cli.engine.runtime import Runtime
 from modeconn_cli.engine.settings.shared import ModelSettings
 
@@ -28,11 +28,31 @@ TRANSFORMS = {"vgg": "vgg", "garipov-vgg": "vgg", "convfc": "vgg", "preresnet": 
 def recognised(checkpoint: Checkpoint, settings: ModelSettings, runtime: Runtime) -> Checkpoint:
     """The checkpoint with what its keys say of its network, where neither it nor the settings say.
 
-    Raises SettingsError naming --model where several networks fit, or none.
+    With --model, classes and width of that network are read off the shapes. Raises SettingsError naming --model
+    where several networks fit, or none.
     """
-    if settings.model is not None or checkpoint.about.get("model") is not None:
+    if checkpoint.about.get("model") is not None or _is_own_code(settings):
         return checkpoint
-    return _decided(checkpoint, matches(checkpoint.state), runtime)
+    fits = matches(checkpoint.state, settings.model)
+    if settings.model is not None and not fits:
+        return checkpoint  # the mismatch is named, tensor by tensor, where the weights are loaded
+    return _decided(checkpoint, fits, runtime)
+
+
+def recognised_curve(
+    checkpoint: Checkpoint, point: Mapping[str, Tensor], settings: ModelSettings, runtime: Runtime
+) -> Checkpoint:
+    """The same for a foreign curve, whose modules have other names: shapes and their order decide."""
+    if _is_own_code(settings):
+        return checkpoint
+    fits = matches_in_order(point, settings.model)
+    if settings.model is not None and not fits:
+        return checkpoint
+    return _decided(checkpoint, fits, runtime)
+
+
+def _is_own_code(settings: ModelSettings) -> bool:
+    return settings.model is not None and is_import_path(settings.model)
 
 
 def _decided(checkpoint: Checkpoint, fits: list[Architecture], runtime: Runtime) -> Checkpoint:
@@ -52,23 +72,22 @@ def _decided(checkpoint: Checkpoint, fits: list[Architecture], runtime: Runtime)
     return replace(checkpoint, about=about)
 
 
-def recognised_curve(
-    checkpoint: Checkpoint, point: Mapping[str, Tensor], settings: ModelSettings, runtime: Runtime
-) -> Checkpoint:
-    """The same for a foreign curve, whose modules have other names: shapes and their order decide."""
-    if settings.model is not None:
-        return checkpoint
-    return _decided(checkpoint, matches_in_order(point), runtime)
+def matches(state: Mapping[str, Tensor], only: str | None = None) -> list[Architecture]:
+    """The registered networks with exactly these tensors, or the one named."""
+    return _first_of_each(arch for arch in _candidates(state, only) if _fits(arch, state))
 
 
-def matches(state: Mapping[str, Tensor]) -> list[Architecture]:
-    """The registered networks with exactly these tensors."""
-    return [arch for arch in _candidates(state) if _fits(arch, state)]
+def matches_in_order(point: Mapping[str, Tensor], only: str | None = None) -> list[Architecture]:
+    """The registered networks with tensors of these kinds and shapes in this order, or the one named."""
+    return _first_of_each(arch for arch in _candidates(point, only) if _fits_in_order(arch, point))
 
 
-def matches_in_order(point: Mapping[str, Tensor]) -> list[Architecture]:
-    """The registered networks with tensors of these kinds and shapes in this order."""
-    return [arch for arch in _candidates(point) if _fits_in_order(arch, point)]
+def _first_of_each(found: Iterable[Architecture]) -> list[Architecture]:
+    """One per name: a width that is spelled out and equal to the default is the same network."""
+    out: dict[str, Architecture] = {}
+    for arch in found:
+        out.setdefault(arch.model, arch)
+    return list(out.values())
 
 
 def implied_data(arch: Architecture) -> dict[str, Any]:
@@ -79,7 +98,7 @@ def implied_data(arch: Architecture) -> dict[str, Any]:
     return {"dataset": f"cifar{arch.num_classes}", "transform": TRANSFORMS[family]}
 
 
-def _candidates(state: Mapping[str, Tensor]) -> Iterator[Architecture]:
+def _candidates(state: Mapping[str, Tensor], only: str | None) -> Iterator[Architecture]:
     """What the network could be: by its number of blocks, the first convolution and the rows of its matrices.
 
     The order of the tensors is not relied on: safetensors files sort them.
@@ -87,8 +106,8 @@ def _candidates(state: Mapping[str, Tensor]) -> Iterator[Architecture]:
     kernels = [tensor for tensor in state.values() if tensor.ndim == 4]
     first = min(kernels, key=lambda kernel: kernel.shape[1], default=None)
     rows = {tensor.shape[0] for tensor in state.values() if tensor.ndim == 2}
-    for name in {**MODELS, **dict.fromkeys(_family_members(state))}:
-        _, entry = find_model(name)
+    for name in [only] if only is not None else {**MODELS, **dict.fromkeys(_family_members(state))}:
+        name, entry = find_model(name)
         shape = entry.input_shape if first is None else (first.shape[1], *entry.input_shape[1:])
         for classes in sorted(rows):
             yield Architecture(name, classes, shape, {})
