@@ -288,3 +288,43 @@ def test_batch_norm_policies_are_recorded_and_decide_the_result(mcx, tmp_path: P
     plain = found["lerp"]["endpoints"][0]["te_nll"]
     assert found["lerp"]["statistics"]["te_nll"]["start"] == pytest.approx(plain, abs=1e-9)
     assert found["recompute"]["passes"]["statistics"] == 3 * 12
+
+
+def test_half_way_is_one_half_whatever_positions_are_asked_for(mcx, story: Path, tmp_path: Path) -> None:
+    words = ("curve", "analyze", "--curve-checkpoint", curve(story, "seeds"), "--json")
+    found = [
+        json.loads(mcx(*words, "--num-points", str(n), "--output-dir", tmp_path / str(n)).out)
+        for n in (2, 4, 61)
+    ]
+    for other in found[:2]:
+        assert other["participation_ratio"] == pytest.approx(found[2]["participation_ratio"], rel=1e-9)
+        for a, b in zip(other["layers"], found[2]["layers"], strict=True):
+            assert a["normalized_l2_middle"] == pytest.approx(b["normalized_l2_middle"], rel=1e-9)
+
+
+def test_a_line_has_the_weight_decay_of_its_endpoints(mcx, networks: Path, tmp_path: Path) -> None:
+    ends = (
+        "--endpoint0",
+        networks / "seed0/checkpoint-4.pt",
+        "--endpoint1",
+        networks / "seed1/checkpoint-4.pt",
+    )
+    done = json.loads(
+        mcx("curve", "eval", *ends, "--num-points", "3", "--output-dir", tmp_path, "--json").out
+    )
+    assert done["wd"] == 5e-4
+
+
+@pytest.mark.parametrize("damage", ["kind", "shape", "buffers"])
+def test_a_curve_that_is_none_is_refused(mcx, story: Path, tmp_path: Path, damage: str) -> None:
+    content = torch.load(curve(story, "seeds"), weights_only=True)
+    if damage == "kind":
+        content["curve"] = "spline"
+    elif damage == "shape":
+        content["control_points"][1]["conv1.bias"] = torch.zeros(7)
+    else:
+        content["buffers"] = 5
+    with (tmp_path / "c.pt").open("wb") as stream:
+        torch.save(content, stream)
+    done = mcx("curve", "eval", "--curve-checkpoint", tmp_path / "c.pt", "--output-dir", tmp_path / "out")
+    assert (done.code, done.out) == (3, "")

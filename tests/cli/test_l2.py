@@ -126,3 +126,50 @@ def test_an_existing_output_is_kept_unless_the_same_command_made_it(
     assert (other.code, other.out, output.read_bytes()) == (5, "", before)
     assert "use --overwrite" in other.err
     assert mcx("l2", second, first, "--output", output, "--overwrite").code == 0
+
+
+def test_flags_reach_the_summaries_of_several_too(mcx, networks: Path, tmp_path: Path) -> None:
+    first, second = pair(networks)
+    done = mcx("l2", "--checkpoint1", first, "--checkpoint2", second, "--output-dir", tmp_path)
+    assert done.code == 0, done.err
+    assert len(list(tmp_path.glob("*.json"))) == 1
+    assert mcx("l2", "--output-dir", tmp_path / "one", first).code == 2
+    assert mcx("l2", "--checkpoint1", first, first, second, second).code == 2
+
+
+def test_a_pair_may_be_labelled(mcx, networks: Path) -> None:
+    first, second = pair(networks)
+    assert mcx("l2", f"a={first}", f"b={second}").out == mcx("l2", first, second).out
+
+
+def test_whole_number_weights_are_refused(mcx, tmp_path: Path) -> None:
+    for name in "ab":
+        with (tmp_path / f"{name}.pt").open("wb") as stream:
+            torch.save({"w": torch.ones(3, dtype=torch.int8)}, stream)
+    done = mcx("l2", tmp_path / "a.pt", tmp_path / "b.pt")
+    assert (done.code, "w holds whole numbers" in done.err) == (3, True)
+
+
+def test_buffers_and_second_names_of_a_users_network_are_no_parameters(
+    mcx, tmp_path: Path, monkeypatch
+) -> None:
+    (tmp_path / "odd.py").write_text(
+        "import torch\nfrom torch import nn\n"
+        "class Odd(nn.Module):\n"
+        "    def __init__(self, classes):\n"
+        "        super().__init__()\n"
+        "        self.a, self.b = nn.Linear(64, 64), nn.Linear(64, 64)\n"
+        "        self.b.weight = self.a.weight\n"
+        "        self.out = nn.Linear(64, classes)\n"
+        "        self.register_buffer('scale', torch.tensor([2.0]))\n"
+        "    def forward(self, x):\n"
+        "        return self.out(torch.relu(self.b(torch.relu(self.a(x.flatten(1) * self.scale)))))\n"
+        "def make(num_classes):\n"
+        "    return Odd(num_classes)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    words = ("train", "--model", "odd:make", "--dataset", "digits", "--epochs", "1", "--seeds", "0,1")
+    assert mcx(*words, "--output-dir", tmp_path / "out", "-q").code == 0
+    ends = [tmp_path / f"out/seed{k}/checkpoint-1.pt" for k in (0, 1)]
+    found = json.loads(mcx("l2", *ends, "--json").out)
+    assert found["total_params"] == 64 * 64 + 64 + 64 + 64 * 10 + 10

@@ -176,3 +176,21 @@ def test_the_synthetic_set_is_seeded_and_of_any_size() -> None:
     assert torch.equal(a.fit.images, b.fit.images)
     assert not torch.equal(a.fit.images, other.fit.images)
     assert (len(a.fit), len(a.test), a.input_shape, a.num_classes) == (30, 10, (1, 8, 8), 4)
+
+
+def test_the_spelling_of_a_name_does_not_change_what_is_remembered() -> None:
+    remembered = {"dataset": "synthetic", "val_size": 20, "transform": "none", "max_samples": 5}
+    merged = datasets.merge_settings(DataSettings(dataset="Synthetic"), remembered)
+    assert (merged.val_size, merged.transform, merged.max_samples) == (20, "none", 5)
+    assert load(dataset="Digits").remembered["dataset"] == "digits"
+
+
+def test_large_resizes_are_those_of_one_piece() -> None:
+    whole = load(dataset="digits", image_size=12).fit.images
+    assert isinstance(whole, Tensor)
+    plain = load(dataset="digits").fit.images
+    assert isinstance(plain, Tensor)
+    alone = torch.nn.functional.interpolate(
+        plain[700:701].float(), (12, 12), mode="bilinear", antialias=True, align_corners=False
+    )
+    assert torch.equal(whole[700:701], alone.round().clamp(0, 255).to(torch.uint8))

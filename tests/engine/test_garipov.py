@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from modeconn_cli.engine import checkpoints, distances, weights
+from modeconn_cli.engine import checkpoints, distances, names, weights
 from modeconn_cli.engine.checkpoints import Checkpoint, garipov
 from modeconn_cli.engine.curve import files
 from modeconn_cli.engine.errors import InputError, SettingsError
@@ -137,3 +137,34 @@ def test_what_fits_nothing_asks_for_a_model() -> None:
     file = Checkpoint(Path("f.pt"), "bare", {"a": torch.zeros(3, 3), "b": torch.zeros(2, 3)})
     with pytest.raises(SettingsError, match="no registered one fits"):
         recognised(file, ModelSettings(), RUNTIME)
+
+
+def test_the_default_width_spelled_out_is_the_same_network() -> None:
+    with torch.device("meta"):
+        state = build(Architecture("cnn", 10, (1, 8, 8), {})).state_dict()
+    assert [arch.model for arch in matches(state)] == ["cnn"]
+
+
+def test_a_named_network_gets_its_classes_and_width_from_the_shapes() -> None:
+    with torch.device("meta"):
+        state = build(Architecture("garipov-vgg16bn", 100, (3, 32, 32), {"width": 8})).state_dict()
+    file = Checkpoint(Path("f.pt"), "model_state", dict(state))
+    about = recognised(file, ModelSettings(model="garipov-vgg16bn"), RUNTIME).about
+    assert (about["num_classes"], about["model_args"], about["dataset"]) == (100, {"width": 8}, "cifar100")
+
+
+@pytest.mark.parametrize(
+    ("name", "epoch"),
+    [
+        ("checkpoint-200.pt", 200),
+        ("index-0_epoch-199.pt", 199),
+        ("checkpoint_index-3_epoch-17.pt", 17),
+        ("model_checkpoint_pre_trained_MNIST_batch_1024_epoch_5.pt", 5),
+        ("cifar100_resnet18_noisy_idx_1_epoch_12_noise_0.01.ckpt", 12),
+        ("model_ep20_it0.pth", 20),
+        ("epoch_7.safetensors", 7),
+        ("weights.pt", None),
+    ],
+)
+def test_the_epoch_is_read_off_every_pattern_of_names(name: str, epoch: int | None) -> None:
+    assert names.epoch_of(Path(name)) == epoch

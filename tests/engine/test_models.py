@@ -137,3 +137,8 @@ def test_an_unknown_model_argument_is_named() -> None:
     arch = models.architecture(ModelSettings(model="cnn", model_arg=("widht=4",)), num_classes=10)
     with pytest.raises(SettingsError, match="widht"):
         models.build(arch)
+
+
+def test_a_misspelt_norm_is_refused() -> None:
+    with pytest.raises(SettingsError, match="norm is none or batch"):
+        models.build(Architecture("cnn", 10, (1, 8, 8), {"norm": "layer"}))
