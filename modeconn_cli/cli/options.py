@@ -147,6 +147,10 @@ def takes(cls: type[Settings], command: str) -> Callable[[Callable[..., None]], 
             for note in notes:
                 report.note(note)
             if print_config:
+                from modeconn_cli.engine import resolved
+
+                settings, known = resolved.complete(settings)
+                origins |= known
                 report.print_config(settings, origins)
             else:
                 function(settings, report)

@@ -328,3 +328,24 @@ def test_a_curve_that_is_none_is_refused(mcx, story: Path, tmp_path: Path, damag
         torch.save(content, stream)
     done = mcx("curve", "eval", "--curve-checkpoint", tmp_path / "c.pt", "--output-dir", tmp_path / "out")
     assert (done.code, done.out) == (3, "")
+
+
+def test_a_point_taken_twice_is_already_complete(mcx, story: Path, tmp_path: Path) -> None:
+    words = ("curve", "extract", "--curve-checkpoint", curve(story, "seeds"), "--output", tmp_path / "p.pt")
+    assert mcx(*words, "--t", "0.5").code == 0
+    before = (tmp_path / "p.pt").read_bytes()
+    again = mcx(*words, "--t", "0.5")
+    assert (again.code, "already complete" in again.err, (tmp_path / "p.pt").read_bytes()) == (
+        0,
+        True,
+        before,
+    )
+    assert mcx(*words, "--t", "0.25").code == 5
+
+
+def test_print_config_shows_what_the_checkpoint_says(mcx, networks: Path) -> None:
+    end = networks / "seed0/checkpoint-4.pt"
+    out = mcx("swap", "--checkpoint", end, "--print-config").out
+    assert f"model: cnn  # checkpoint {end}" in out
+    assert f"dataset: digits  # checkpoint {end}" in out
+    assert "layer_depth: mid  # default" in out

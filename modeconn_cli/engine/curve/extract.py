@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
-from modeconn_cli.engine import checkpoints, files, weights
-from modeconn_cli.engine.errors import SettingsError
+from modeconn_cli.engine import checkpoints, files, records, weights
+from modeconn_cli.engine.errors import InputError, SettingsError
 from modeconn_cli.engine.positions import Positioned, load_data, open_path
 from modeconn_cli.engine.records import Record, provenance, strict
 from modeconn_cli.engine.runtime import Runtime
@@ -37,7 +39,9 @@ def run(settings: CurveExtractSettings, runtime: Runtime) -> CurveExtractResult 
     made = provenance(settings, "curve extract", source.inputs)
     files.refuse_inputs([settings.output], source.inputs)
     files.check_writable(settings.output.parent)
-    files.refuse_existing(settings.output, settings.overwrite)
+    due = settings.overwrite or not _made_alike(settings.output, made)
+    if due:
+        files.refuse_existing(settings.output, settings.overwrite)
     if runtime.dry_run:
         runtime.plan([f"write the network at t = {settings.t:g} to {settings.output}"])
         return None
@@ -54,7 +58,10 @@ def run(settings: CurveExtractSettings, runtime: Runtime) -> CurveExtractResult 
         "path": strict({"t": settings.t, "curve": source.path.kind, "bn": positioned.describe()}),
         "provenance": strict(made),
     }
-    files.write_tensors(settings.output, {"epoch": 0, "model_state": state, "mcx": about})
+    if due:
+        files.write_tensors(settings.output, {"epoch": 0, "model_state": state, "mcx": about})
+    else:
+        runtime.note(f"already complete: {settings.output}")
     parameters = weights.parameters_of(source.model, state)
     norm = math.sqrt(sum(float(p.double().square().sum()) for p in parameters.values()))
     return CurveExtractResult(
@@ -65,3 +72,12 @@ def run(settings: CurveExtractSettings, runtime: Runtime) -> CurveExtractResult 
         bn=positioned.describe(),
         provenance=made,
     )
+
+
+def _made_alike(output: Path, made: dict[str, Any]) -> bool:
+    """Whether the same command with the same settings and inputs wrote the file."""
+    if not output.exists():
+        return False
+    with contextlib.suppress(InputError):
+        return records.made_alike(checkpoints.read(output).about.get("provenance"), made)
+    return False
