@@ -17,7 +17,7 @@ SOURCES = ("checkpoint", "curve_checkpoint", "endpoint0")
 def complete(settings: Settings) -> tuple[Settings, dict[str, str]]:
     """The settings with the checkpoint's own word where they have none, and the origin of each such value."""
     path = next(
-        (p for name in SOURCES if isinstance(p := getattr(settings, name, None), Path) and p.exists()), None
+        (p for name in SOURCES if isinstance(p := getattr(settings, name, None), Path) and p.is_file()), None
     )
     if path is None or not isinstance(settings, ModelSettings):
         return settings, {}

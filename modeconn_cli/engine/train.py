@@ -10,6 +10,7 @@ from torch import nn
 
 from modeconn_cli.engine import checkpoints, datasets, jobs, models, names, weights
 from modeconn_cli.engine.datasets import Data
+from modeconn_cli.engine.datasets.samples import spans
 from modeconn_cli.engine.errors import SettingsError
 from modeconn_cli.engine.records import Record
 from modeconn_cli.engine.runtime import Runtime
@@ -65,11 +66,12 @@ def run(settings: TrainSettings, runtime: Runtime) -> TrainResult | None:
     if len(set(seeds)) < len(seeds):
         raise SettingsError(f"--seeds {','.join(map(str, seeds))} names a seed twice")
     size = weights.count(dict(models.build(arch).named_parameters()))
+    steps = len(spans(len(data.fit), settings.batch_size, merge_single=True))
     if runtime.plan(
         [
             f"train {arch.model} ({size:,} parameters) on {data.name}: {len(data.fit):,} images, "
-            f"{len(seeds)} x {settings.epochs} epochs on {runtime.device} with {runtime.threads} threads",
-            f"results in {settings.output_dir}",
+            f"{len(seeds)} x {settings.epochs} epochs of {steps} steps on {runtime.device}, {runtime.threads} threads",
+            f"results in {settings.output_dir}, a checkpoint every {settings.save_freq or settings.epochs} epochs",
         ]
     ):
         return None
