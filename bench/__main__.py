@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from bench import checkpoint_read, command_line, curve_step, evaluation, layer_analysis, table
+from bench import checkpoint_read, command_line, curve_step, data_pipeline, evaluation, layer_analysis, table
 from bench.pairs import Case, Result, measure
 
 CASES = (
@@ -25,6 +25,7 @@ CASES = (
     Case("command-help", 3.5, command_line.command_help),
     Case("evaluate", 1.15, evaluation.prepare),
     Case("checkpoint-read", 1.1, checkpoint_read.prepare),
+    Case("data-pipeline", 0.25, data_pipeline.prepare),
 )
 
 

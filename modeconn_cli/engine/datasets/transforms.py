@@ -36,13 +36,15 @@ class Transform:
     def normalise(self, images: Tensor) -> Tensor:
         """float32 [B, C, H, W] from uint8 or float images; floats are used as they are without a mean."""
         whole = images.dtype == torch.uint8
+        # One memory layout for all: kernels round differently in another one.
+        floats = images.to(torch.float32, memory_format=torch.contiguous_format)
         if not self.mean:
-            return images.to(torch.float32).div_(255) if whole else images.to(torch.float32)
+            return floats.div_(255) if whole else floats
         scale = 1 / 255 if whole else 1.0
         factor = torch.tensor([scale / std for std in self.std], device=images.device).view(1, -1, 1, 1)
         shift = torch.tensor([-m / s for m, s in zip(self.mean, self.std, strict=True)], device=images.device)
-        # uint8 images become a fresh tensor, which may be changed in place.
-        scaled = images.to(torch.float32).mul_(factor) if whole else images.to(torch.float32) * factor
+        # uint8 images have become a fresh tensor, which may be changed in place.
+        scaled = floats.mul_(factor) if whole else floats * factor
         return scaled.add_(shift.view(1, -1, 1, 1))
 
     def augment(self, images: Tensor, ids: Tensor, seed: int, epoch: int) -> Tensor:
@@ -63,16 +65,33 @@ class Transform:
     def _crop(self, images: Tensor, corner: Tensor, mirrored: Tensor) -> Tensor:
         """Windows of the padded images, mirrored where `mirrored` [B, 1] says so.
 
-        `corner` is the upper left corner (row, column), [B, 2]. The mirror is in the column index: one gather.
+        `corner` is the upper left corner (row, column), [B, 2]. Crop and mirror are one gather; the channels of
+        uint8 images go through it as one 32-bit word.
         """
         pad, (height, width) = self.crop_padding, images.shape[2:]
-        padded = F.pad(images.float(), (pad,) * 4, mode=self.crop_mode).to(images.dtype)
         rows = corner[:, :1] + torch.arange(height, device=images.device)
         across = torch.arange(width, device=images.device)
         columns = corner[:, 1:] + torch.where(mirrored, across.flip(0), across)
-        batch = torch.arange(len(images), device=images.device).view(-1, 1, 1)
-        window = padded.permute(0, 2, 3, 1)[batch, rows[:, :, None], columns[:, None, :]]
-        return window.permute(0, 3, 1, 2).contiguous()
+        index = (rows[:, :, None] * (width + 2 * pad) + columns[:, None, :]).flatten(1)
+        if images.dtype == torch.uint8 and images.shape[1] <= 4:
+            words = self._packed(images).view(torch.int32).flatten(1)
+            window = words.gather(1, index).view(torch.uint8).view(len(images), height, width, 4)
+            return window[..., : images.shape[1]].permute(0, 3, 1, 2)
+        padded = F.pad(images.float(), (pad,) * 4, mode=self.crop_mode).to(images.dtype).flatten(2)
+        index = index[:, None].expand(-1, images.shape[1], -1)
+        return padded.gather(2, index).view(images.shape)
+
+    def _packed(self, images: Tensor) -> Tensor:
+        """The padded images with four channels last, uint8 [B, H + 2p, W + 2p, 4]."""
+        pad, (count, channels, height, width) = self.crop_padding, images.shape
+        size = (count, height + 2 * pad, width + 2 * pad, 4)
+        out = torch.zeros(size, dtype=torch.uint8, device=images.device)
+        if self.crop_mode == "constant":
+            out[:, pad : pad + height, pad : pad + width, :channels] = images.permute(0, 2, 3, 1)
+        else:
+            padded = F.pad(images.float(), (pad,) * 4, mode=self.crop_mode)
+            out[..., :channels] = padded.permute(0, 2, 3, 1)
+        return out
 
     def describe(self) -> dict[str, Any]:
         """What a record says about it."""
