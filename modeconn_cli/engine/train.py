@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+import torch
 from torch import nn
 
 from modeconn_cli.engine import checkpoints, datasets, jobs, models, names, weights
@@ -65,7 +66,9 @@ def run(settings: TrainSettings, runtime: Runtime) -> TrainResult | None:
     seeds = settings.seeds or (settings.seed,)
     if len(set(seeds)) < len(seeds):
         raise SettingsError(f"--seeds {','.join(map(str, seeds))} names a seed twice")
-    size = weights.count(dict(models.build(arch).named_parameters()))
+    model = models.build(arch)
+    size = weights.count(dict(model.named_parameters()))
+    _probe(model, arch)
     steps = len(spans(len(data.fit), settings.batch_size, merge_single=True))
     if runtime.plan(
         [
@@ -84,6 +87,23 @@ def run(settings: TrainSettings, runtime: Runtime) -> TrainResult | None:
     return TrainResult(
         model=arch.model, dataset=data.name, num_params=size, epochs=settings.epochs, networks=tuple(networks)
     )
+
+
+def _probe(model: nn.Module, arch: models.Architecture) -> None:
+    """One forward of two blank images: a network that cannot take the data is named before the work begins."""
+    try:
+        with torch.no_grad():
+            output = model.eval()(torch.zeros(2, *arch.input_shape))
+    except (RuntimeError, ValueError) as error:
+        raise SettingsError(
+            f"{arch.model} cannot take images of {arch.input_shape}: {str(error).splitlines()[0]}",
+            "pass --image-size N",
+        ) from error
+    if not isinstance(output, torch.Tensor) or output.shape != (2, arch.num_classes):
+        shape = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
+        raise SettingsError(
+            f"{arch.model} gives {shape} for two images, expected (2, {arch.num_classes}) logits"
+        )
 
 
 def _train_one(

@@ -349,3 +349,26 @@ def test_print_config_shows_what_the_checkpoint_says(mcx, networks: Path) -> Non
     assert f"model: cnn  # checkpoint {end}" in out
     assert f"dataset: digits  # checkpoint {end}" in out
     assert "layer_depth: mid  # default" in out
+
+
+def test_a_curve_stops_early_by_its_validation_loss(mcx, networks: Path, tmp_path: Path) -> None:
+    ends = [networks / f"seed{k}/checkpoint-4.pt" for k in (0, 1)]
+    words = (
+        "curve",
+        "train",
+        "--endpoint0",
+        ends[0],
+        "--endpoint1",
+        ends[1],
+        "--epochs",
+        "9",
+        "--patience",
+        "1",
+    )
+    refused = mcx(*words, "--output-dir", tmp_path / "none")
+    assert (refused.code, "validation images" in refused.err) == (2, True)
+    done = json.loads(
+        mcx(*words, "--min-delta", "100", "--val-size", "100", "--output-dir", tmp_path, "--json").out
+    )
+    assert done["epoch"] == 2
+    assert (tmp_path / "checkpoints/checkpoint-2.pt").exists()

@@ -118,3 +118,13 @@ def test_the_original_experiments_configuration_loads_as_it_is(mcx, tmp_path: Pa
     folder = tmp_path / "checkpoints/seed2"
     assert sorted(path.name for path in folder.glob("*.pt")) == ["checkpoint-0.pt", "checkpoint-2.pt"]
     assert "val_loss" in json.loads((folder / "metrics.jsonl").read_text().splitlines()[0])
+
+
+def test_a_network_that_cannot_take_the_images_is_named_before_the_work(mcx, tmp_path: Path) -> None:
+    words = ("--dataset", "digits", "--epochs", "1", "--output-dir", tmp_path)
+    for model in ("lenet5", "torchvision:shufflenet_v2_x0_5"):
+        done = mcx("train", "--model", model, *words)
+        assert (done.code, done.out) == (2, ""), done.err
+        assert f"{model} cannot take images of (1, 8, 8)" in done.err
+    done = mcx("train", "--model", "cnn", "--num-classes", "5", *words)
+    assert (done.code, "has 5 classes" in done.err) == (2, True)

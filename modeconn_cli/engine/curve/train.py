@@ -55,6 +55,10 @@ def run(settings: CurveTrainSettings, runtime: Runtime) -> CurveTrainResult | No
     settings = _complete(settings, first)
     folder = checkpoints_folder(settings)
     data = datasets.load(settings, runtime.device)
+    if settings.patience is not None and len(data.val) == 0:
+        raise SettingsError(
+            "early stopping watches validation images and there are none", "pass --val-size N"
+        )
     arch = models.architecture(settings, first, num_classes=data.num_classes, input_shape=data.input_shape)
     model = models.build(arch)
     for end in (first, last):
@@ -182,13 +186,19 @@ def _fit(
     )
 
     def measure(epoch: int) -> dict[str, float]:
-        if not settings.eval_every or epoch % settings.eval_every:
+        due = bool(settings.eval_every) and epoch % settings.eval_every == 0
+        if not due and settings.patience is None:
             return {}
         problem.move_to(0.5)
         recompute_statistics(model, data.fit, settings.batch_size, settings.seed)
-        score = evaluate(model, data.held_out, settings.batch_size)
-        name = "test" if data.use_test else "val"
-        return {f"{name}_loss_middle": score.loss, f"{name}_accuracy_middle": score.accuracy}
+        out: dict[str, float] = {}
+        if settings.patience is not None:
+            out["val_loss"] = evaluate(model, data.val, settings.batch_size).loss
+        if due:
+            score = evaluate(model, data.held_out, settings.batch_size)
+            name = "test" if data.use_test else "val"
+            out |= {f"{name}_loss_middle": score.loss, f"{name}_accuracy_middle": score.accuracy}
+        return out
 
     about = {
         "schema": checkpoints.SCHEMA,
@@ -200,7 +210,7 @@ def _fit(
         "settings": settings.lasting(),
     }
     recipe = recipe_of(settings, epochs=settings.epochs, batch_size=settings.batch_size, seed=settings.seed)
-    keeping = Keeping(folder, settings.save_freq, about)
+    keeping = Keeping(folder, settings.save_freq, about, settings.patience, settings.min_delta)
     return train(problem, data.fit, recipe, runtime, job, keeping, measure).checkpoint
 
 
@@ -220,8 +230,8 @@ def _finished(
         curve=settings.curve,
         num_bends=settings.num_bends,
         distance=distance,
-        checkpoint=tilde(folder / names.checkpoint(settings.epochs)),
-        epoch=settings.epochs,
+        checkpoint=tilde(folder / names.checkpoint(metrics.get("epoch", 0))),
+        epoch=metrics.get("epoch", 0),
         metrics=metrics,
         provenance=job.record,
     )

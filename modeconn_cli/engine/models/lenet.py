@@ -5,6 +5,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from modeconn_cli.engine.errors import SettingsError
+
 
 class LeNet5(nn.Module):
     """28 x 28 images are padded by two pixels; 32 x 32 images are used as they are."""
@@ -14,6 +16,8 @@ class LeNet5(nn.Module):
         channels, height, side = input_shape
         pad = 2 if height < 32 else 0
         rest = [((n + 2 * pad - 4) // 2 - 4) // 2 for n in (height, side)]
+        if min(rest) < 1:
+            raise SettingsError(f"lenet5 cannot take images of {tuple(input_shape)}", "pass --image-size 28")
         self.conv1 = nn.Conv2d(channels, 6, 5, padding=pad)
         self.conv2 = nn.Conv2d(6, 16, 5)
         self.fc1 = nn.Linear(16 * rest[0] * rest[1], 120)

@@ -57,6 +57,16 @@ class CurveTrainSettings(ModelSettings, DataSettings, OptimizationSettings, Comp
     eval_every: int = setting(
         0, "epochs between two evaluations at t = 0.5 on held-out images; 0: never", low=0, group="training"
     )
+    patience: int | None = setting(
+        None,
+        "stop after so many epochs without a better validation loss at t = 0.5",
+        low=1,
+        shown="off",
+        group="training",
+    )
+    min_delta: float = setting(
+        0.0, "smallest decrease of the validation loss that counts", low=0, group="training"
+    )
     allow_nonfinite: bool = setting(False, "accept NaN and infinity in the endpoints", group="model")
 
 

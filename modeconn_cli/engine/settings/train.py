@@ -43,6 +43,16 @@ class OptimizationSettings(OptimizerSettings):
 class TrainSettings(ModelSettings, DataSettings, OptimizationSettings, ComputeSettings, FolderSettings):
     """Train networks, one per seed."""
 
+    model: str | None = setting(
+        None, "network: a registered name or pkg.mod:factory (runs that code)", shown="none", group="model"
+    )
+    num_classes: int | None = setting(None, "number of classes", low=1, shown="the data's", group="model")
+    dataset: str | None = setting(
+        None,
+        "data set: a registered name, a folder of class folders, an .npz file or pkg.mod:factory (runs that code)",
+        shown="none",
+        group="data",
+    )
     output_dir: Path | None = setting(
         None,
         "folder of the results; one folder seed<k> per seed is made in it",
