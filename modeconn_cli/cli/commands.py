@@ -25,6 +25,7 @@ COMMANDS: dict[str, Command] = {
     "lmc interpolate": Command(
         "lmc", "lmc:LmcInterpolateSettings", "Measure the barrier between two networks."
     ),
+    "lmc report": Command("lmc", "lmc:LmcReportSettings", "Compare the barriers of several experiments."),
     "animate": Command("animate", "animate:AnimateSettings", "Draw layer distances along a curve."),
     "info": Command("info", "info:InfoSettings", "Say what a checkpoint holds."),
     "completion": Command(

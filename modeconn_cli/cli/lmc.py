@@ -1,4 +1,4 @@
-"""`mcx lmc`: run, interpolate."""
+"""`mcx lmc`: run, interpolate, report."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ import typer
 
 from modeconn_cli.cli.options import takes
 from modeconn_cli.cli.report import Report
-from modeconn_cli.cli.tables import Lines, Part, Table, number, percent
-from modeconn_cli.engine.settings.lmc import LmcInterpolateSettings, LmcRunSettings
+from modeconn_cli.cli.tables import Lines, Part, Table, number
+from modeconn_cli.engine.settings.lmc import LmcInterpolateSettings, LmcReportSettings, LmcRunSettings
 
 if TYPE_CHECKING:
     from modeconn_cli.engine.lmc.interpolate import LmcInterpolateResult
+    from modeconn_cli.engine.lmc.report import LmcReportResult, Series
     from modeconn_cli.engine.lmc.run import LmcRunResult
 
 app = typer.Typer(rich_markup_mode=None, no_args_is_help=True)
@@ -40,10 +41,23 @@ def interpolate(settings: LmcInterpolateSettings, report: Report) -> None:
     report.run(engine.run, settings, interpolate_table)
 
 
+@app.command("report")
+@takes(LmcReportSettings, "lmc report")
+def report_(settings: LmcReportSettings, report: Report) -> None:
+    """Compare barriers and distances of several experiments.
+
+    Writes lmc_report.csv, lmc_report.png and lmc_across.png to <output-dir>. Reads the original study's JSON files
+    too: their α is turned round and their absolute k2 counted from k1.
+    """
+    from modeconn_cli.engine.lmc import report as engine
+
+    report.run(engine.run, settings, report_table)
+
+
 def run_table(result: LmcRunResult) -> list[Part]:
     columns = (
         "k1", "k2", "epoch", "L2 distance", "train loss max_gap", "test loss max_gap", "test loss midpoint",
-        "test error sup_minus_mean",
+        "train error sup_minus_mean", "test error sup_minus_mean",
     )  # fmt: skip
     rows = tuple(
         (
@@ -54,36 +68,91 @@ def run_table(result: LmcRunResult) -> list[Part]:
             number(pair.barriers["max_gap"]["loss_train"], 4),
             number(pair.barriers["max_gap"]["loss_test"], 4),
             number(pair.barriers["midpoint"]["loss_test"], 4),
+            number(pair.barriers["sup_minus_mean"]["error_train"], 2),
             number(pair.barriers["sup_minus_mean"]["error_test"], 2),
         )
         for pair in result.pairs
     )
     title = f"{result.model} on {result.dataset}: branch (seed {result.branch_seed}) against main (seed {result.seed})"
-    lines = [f"Epochs trained in this run: {result.trained_epochs}", f"Table: {result.table}"]
+    lines = [
+        _stable(result.stable_from),
+        f"In this run: {result.trained_epochs} epochs trained, {result.evaluated_positions} positions evaluated",
+        f"Table: {result.table}",
+    ]
     lines += [f"Figure: {figure}" for figure in result.figures]
     lines += [f"Missing (stopped early): {path}" for path in result.missing]
     return [Table(title, columns, rows, text_columns=0), Lines(tuple(lines))]
 
 
-def interpolate_table(result: LmcInterpolateResult) -> list[Part]:
-    series = tuple(next(iter(result.barriers.values())))
-    rows = tuple(
-        (definition, *(number(values[name], 4) for name in series))
-        for definition, values in result.barriers.items()
-    )
-    ends = tuple(
-        (
-            name,
-            number(result.losses_train[i], 4),
-            percent(1 - result.accuracy_lst_train[i]),
-            number(result.losses_test[i], 4),
-            percent(1 - result.accuracy_lst_test[i]),
-        )
-        for name, i in (("first", 0), ("middle", len(result.alphas) // 2), ("second", -1))
-    )
-    columns = ("position", "train loss", "train error", f"{result.held_out} loss", f"{result.held_out} error")
+def _stable(k1: int | None) -> str:
+    found = "no k1 here" if k1 is None else f"k1 = {k1}"
+    return f"Stable to SGD noise (error rises by less than 2 points, Frankle et al. 2020) from: {found}"
+
+
+def report_table(result: LmcReportResult) -> list[Part]:
+    columns = ("series", "k1", "pairs", "k2", "L2 distance", f"{result.barrier} {result.which}", "at k2")
+    rows = tuple(row for series in result.series for row in _report_rows(series, result))
+    lines = [
+        f"{series.name}: {_stable(series.stable_from)[0].lower()}{_stable(series.stable_from)[1:]}"
+        for series in result.series
+    ]
+    lines += [
+        f"{series.name}: files of the original study, α turned round"
+        for series in result.series
+        if series.original
+    ]
     return [
-        Table("On the line", columns, ends),
-        Table("Barriers", ("definition", *(name.replace("_", " ") for name in series)), rows),
-        Lines((f"L2 distance: {number(result.distance)}",)),
+        Table("Largest barrier of each k1", columns, rows),
+        Lines((*lines, *(f"File: {path}" for path in result.files))),
+    ]
+
+
+def _report_rows(series: Series, result: LmcReportResult) -> list[tuple[str, ...]]:
+    rows: list[tuple[str, ...]] = []
+    for k1 in sorted({pair.k1 for pair in series.pairs}):
+        chosen = [pair for pair in series.pairs if pair.k1 == k1]
+        top = max(chosen, key=lambda pair: pair.barrier(result.barrier, result.which))
+        rows.append(
+            (
+                series.name,
+                str(k1),
+                str(len(chosen)),
+                _span([pair.k2 for pair in chosen]),
+                number(top.distance, 4),
+                number(top.barriers[result.barrier][result.which], 4),
+                str(top.k2),
+            )
+        )
+    return rows
+
+
+def _span(values: list[int]) -> str:
+    return str(values[0]) if min(values) == max(values) else f"{min(values)}–{max(values)}"
+
+
+NAMES = {
+    "loss_train": "train loss",
+    "error_train": "train error (%)",
+    "loss_test": "{} loss",
+    "error_test": "{} error (%)",
+}
+
+
+def interpolate_table(result: LmcInterpolateResult) -> list[Part]:
+    keys = tuple(next(iter(result.statistics.values())))
+    rows = tuple(
+        (
+            NAMES[name].format(result.held_out),
+            *(number(values[key], 4) for key in keys),
+            *(number(result.barriers[definition][name], 4) for definition in result.barriers),
+        )
+        for name, values in result.statistics.items()
+    )
+    lines = [f"L2 distance: {number(result.distance)}"]
+    if result.distance_unpermuted is not None:
+        lines[0] += f" (before the permutation: {number(result.distance_unpermuted)})"
+    lines += [f"File: {path}" for path in result.files]
+    return [
+        Table(f"On the line ({len(result.alphas)} positions)", ("series", *keys, *result.barriers), rows),
+        Lines(tuple(lines)),
     ]

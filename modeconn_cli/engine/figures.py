@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -84,30 +84,6 @@ def lines_against_curves(pairs: Mapping[str, Mapping[str, Mapping[str, np.ndarra
     panels[0].set_ylabel("test cross-entropy (nats)")
     top = max(float(path["te_nll"].max()) for paths in pairs.values() for path in paths.values())
     panels[0].set_ylim(0, 1.4 * top)  # the legends stand above the curves
-    return png(figure)
-
-
-def over_k1_k2(title: str, places: Sequence[tuple[int, int]], values: Sequence[float]) -> bytes:
-    """A heat map over (k1, k2) pairs; each cell says its value."""
-    from matplotlib.figure import Figure
-
-    rows, columns = sorted({k1 for k1, _ in places}), sorted({k2 for _, k2 in places})
-    grid = np.full((len(rows), len(columns)), np.nan)
-    for (k1, k2), value in zip(places, values, strict=True):
-        grid[rows.index(k1), columns.index(k2)] = value
-    figure = Figure(figsize=(1.6 + 1.1 * len(columns), 1.6 + 0.7 * len(rows)), layout="constrained")
-    axis = figure.subplots()
-    image = axis.imshow(grid, cmap="viridis", aspect="auto")
-    top = np.nanmax(np.abs(grid)) if np.isfinite(grid).any() else 1.0
-    for i, j in np.argwhere(np.isfinite(grid)):
-        colour = "white" if grid[i, j] < 0.6 * top else "black"
-        axis.text(j, i, f"{grid[i, j]:.3g}", ha="center", va="center", color=colour, fontsize=9)
-    axis.set_xticks(range(len(columns)), map(str, columns))
-    axis.set_yticks(range(len(rows)), map(str, rows))
-    axis.set_xlabel("k2 (further epochs)")
-    axis.set_ylabel("k1 (epoch of the branch)")
-    axis.set_title(title, fontsize=10)
-    figure.colorbar(image)
     return png(figure)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path as FilePath
@@ -11,11 +10,11 @@ from typing import Any, ClassVar
 import numpy as np
 from torch import Tensor
 
-from modeconn_cli.engine import checkpoints, files, graph, jobs, names, symmetry, units, weights
+from modeconn_cli.engine import checkpoints, files, graph, jobs, names, permutations, symmetry, weights
 from modeconn_cli.engine.curve import files as curve_files
 from modeconn_cli.engine.curve.files import CurveFile
 from modeconn_cli.engine.curve.layers import LayerDistances, layer_distances
-from modeconn_cli.engine.errors import InputError, SettingsError
+from modeconn_cli.engine.errors import SettingsError
 from modeconn_cli.engine.records import Record
 from modeconn_cli.engine.runtime import Runtime
 from modeconn_cli.engine.settings.curve import CurveAnalyzeSettings
@@ -117,16 +116,12 @@ def _compare_original(path: FilePath, curve: CurveFile, runtime: Runtime) -> Non
 
 def _swap(settings: CurveAnalyzeSettings, curve: CurveFile) -> Swap:
     assert settings.swap_metadata is not None
-    metadata = read_metadata(settings.swap_metadata)
+    metadata = permutations.read_metadata(settings.swap_metadata)
     model, arch = curve_files.build(curve, settings)
     found = symmetry.find(graph.trace(model, arch.input_shape))
     layer = metadata["layer_name"]
-    mode, seed = metadata.get("mode", "pairs"), metadata.get("seed", 0)
-    try:
-        pairs = [(int(i), int(j)) for i, j in metadata["neuron_pairs"]]
-        orders = units.orders(found, mode, layer=layer, pairs=pairs, seed=int(seed))
-    except (SettingsError, ValueError, TypeError) as error:
-        raise InputError(f"'{settings.swap_metadata}' does not fit the curve's network: {error}") from error
+    orders = permutations.of_swap(metadata, settings.swap_metadata, found)
+    pairs = [[int(i), int(j)] for i, j in metadata["neuron_pairs"]]
     swapped = symmetry.permute(curve.points[0], found, orders)
     state = {name: swapped[name] for name in curve.points[0]}
     touched = {name.rpartition(".")[0] for name in state if state[name] is not curve.points[0][name]}
@@ -134,26 +129,10 @@ def _swap(settings: CurveAnalyzeSettings, curve: CurveFile) -> Swap:
         layer=layer,
         block=int(metadata.get("block_idx", -1)),
         index=int(metadata.get("layer_idx", -1)),
-        pairs=[list(pair) for pair in pairs],
+        pairs=pairs,
         neighbours=frozenset(touched - {str(layer)}),
         state=state,
     )
-
-
-def read_metadata(path: FilePath) -> dict[str, Any]:
-    """A swap's metadata. Raises InputError where the file is missing, broken or lacks what is needed."""
-    try:
-        document = json.loads(path.read_text("utf-8"))
-    except OSError as error:
-        raise InputError(f"cannot read '{path}': {error.strerror}") from error
-    except ValueError as error:
-        raise InputError(f"'{path}' is not JSON: {error}") from error
-    if not isinstance(document, dict):
-        raise InputError(f"'{path}' is not the metadata of mcx swap")
-    missing = [key for key in ("layer_name", "neuron_pairs") if key not in document]
-    if missing:
-        raise InputError(f"'{path}' lacks {', '.join(missing)}: it is not the metadata of mcx swap")
-    return dict(document)
 
 
 def _arrays(found: LayerDistances, swap: Swap | None) -> dict[str, Any]:

@@ -77,3 +77,24 @@ class LmcInterpolateSettings(AlphaSettings, PathSettings, FolderSettings):
     """Measure the barrier between two networks."""
 
     checkpoints: tuple[Path, ...] = setting((), "the two checkpoints", positional=True)
+    permutation: Path | None = setting(
+        None,
+        "units of the second network: the <stem>_metadata.json of the swap that made it from the first, which is "
+        "undone, or an .npz with an order of units per layer, which is applied",
+        group="line",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LmcReportSettings(FolderSettings):
+    """Compare the barriers of experiments."""
+
+    folders: tuple[Path, ...] = setting(
+        (), "folders of mcx lmc run, or of the original study's JSON files", positional=True
+    )
+    barrier: Literal["max_gap", "sup_minus_mean", "midpoint", "max_minus_max_end", "max_minus_min_end"] = (
+        setting("max_gap", "definition that table and figures show; the CSV holds all", group="report")
+    )
+    series: Literal["loss_test", "error_test", "loss_train", "error_train"] = setting(
+        "loss_test", "what rises: loss in nats or error in points, on test or training images", group="report"
+    )
