@@ -12,7 +12,16 @@ from pathlib import Path
 
 import torch
 
-from bench import checkpoint_read, command_line, curve_step, data_pipeline, evaluation, layer_analysis, table
+from bench import (
+    checkpoint_read,
+    command_line,
+    curve_step,
+    data_pipeline,
+    evaluation,
+    layer_analysis,
+    line_walk,
+    table,
+)  # fmt: skip
 from bench.pairs import Case, Result, measure
 
 CASES = (
@@ -24,6 +33,8 @@ CASES = (
     Case("tab", 2.0, command_line.tab),
     Case("command-help", 3.5, command_line.command_help),
     Case("evaluate", 1.15, evaluation.prepare),
+    Case("line", 1.15, partial(line_walk.prepare, norm="none")),
+    Case("line-batch-norm", 1.15, partial(line_walk.prepare, norm="batch")),
     Case("checkpoint-read", 1.1, checkpoint_read.prepare),
     Case("data-pipeline", 0.25, data_pipeline.prepare),
 )

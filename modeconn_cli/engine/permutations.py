@@ -53,7 +53,7 @@ def rebasing(path: Path, symmetry: Symmetry) -> Orders:
         orders = of_swap(read_metadata(path), path, symmetry)
         return {group: np.argsort(order).tolist() for group, order in orders.items()}
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
     except FileNotFoundError as error:
         raise InputError(f"cannot read '{path}': {error.strerror}") from error

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
-from modeconn_cli.engine import checkpoints, datasets, models
+from modeconn_cli.engine import checkpoints, datasets, models, positions
+from modeconn_cli.engine.lmc import pairs
 from modeconn_cli.engine.lmc.line import alphas
 from modeconn_cli.engine.models import Architecture
 from modeconn_cli.engine.settings.shared import DataSettings
@@ -143,4 +146,214 @@ def test_any_two_networks_can_be_interpolated(mcx: Callable, networks: Path, tmp
     assert all(value == 0 for row in same["barriers"].values() for value in row.values())
     with np.load(tmp_path / "line.npz") as file:
         assert file["losses_test"].shape == (5,)
+        assert np.array_equal(file["te_nll"], file["losses_test"])
+        assert {"ts", "dl", "tr_loss_int", "te_err_max", "l2_norm"} <= set(file.files)
     assert (tmp_path / "line.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_line_is_that_of_curve_eval(mcx: Callable, networks: Path, tmp_path: Path) -> None:
+    a, b = (networks / f"seed{k}/checkpoint-4.pt" for k in (0, 1))
+    mcx("lmc", "interpolate", a, b, "--num-alphas", "5", "--output-dir", tmp_path / "line")
+    words = ("--endpoint0", a, "--endpoint1", b, "--num-points", "5", "--output-dir", tmp_path / "curve")
+    assert mcx("curve", "eval", *words).code == 0
+    with np.load(tmp_path / "line/line.npz") as line, np.load(tmp_path / "curve/curve.npz") as curve:
+        for name in curve.files:
+            assert np.array_equal(line[name], curve[name]), name
+
+
+@pytest.fixture
+def shuffled(mcx: Callable, networks: Path, tmp_path: Path) -> tuple[Path, Path]:
+    """A network and the same function with every hidden layer permuted at random."""
+    original, moved = networks / "seed0/checkpoint-4.pt", tmp_path / "moved.pt"
+    assert mcx("swap", "--checkpoint", original, "--output", moved, "--random", "--seed", "5").code == 0
+    return original, moved
+
+
+def test_a_line_can_be_taken_modulo_the_swap_that_made_one_end(
+    mcx: Callable, shuffled: tuple[Path, Path], tmp_path: Path
+) -> None:
+    words = ("lmc", "interpolate", *shuffled, "--num-alphas", "3", "--json")
+    plain = json.loads(mcx(*words).out)
+    assert plain["barriers"]["max_gap"]["loss_train"] > 0.01
+    found = json.loads(mcx(*words, "--permutation", tmp_path / "moved_metadata.json").out)
+    assert found["distance"] == 0
+    assert found["distance_unpermuted"] == plain["distance"] > 1
+    assert all(value == 0 for row in found["barriers"].values() for value in row.values())
+
+
+def test_a_line_can_be_taken_modulo_an_order_per_layer(mcx: Callable, networks: Path, tmp_path: Path) -> None:
+    """Against permuting the tensors by hand: output channels of conv1 and input channels of what follows."""
+    first = networks / "seed0/checkpoint-4.pt"
+    state = dict(checkpoints.read(first).state)
+    layer, after = [name for name in state if name.endswith("weight")][:2]
+    order = np.random.default_rng(0).permutation(len(state[layer]))
+    back = torch.from_numpy(np.argsort(order))
+    bias = layer.replace("weight", "bias")
+    moved = {**state, layer: state[layer][back], bias: state[bias][back], after: state[after][:, back]}
+    content = dict(checkpoints.read(first).content)
+    torch.save({**content, "model_state": moved}, tmp_path / "moved.pt")
+    np.savez(tmp_path / "order.npz", **{layer.removesuffix(".weight"): order})
+    words = ("lmc", "interpolate", first, tmp_path / "moved.pt", "--num-alphas", "3", "--json")
+    done = mcx(*words, "--permutation", tmp_path / "order.npz")
+    assert json.loads(done.out)["distance"] == 0
+    assert json.loads(done.out)["distance_unpermuted"] > 0
+
+
+@pytest.mark.parametrize(
+    ("orders", "message"),
+    [
+        ({"nowhere": np.arange(4)}, "no layer 'nowhere'"),
+        ({"features.0": np.arange(4)}, "no layer"),
+        ({}, "cannot be read as .npz"),
+    ],
+)
+def test_a_permutation_that_does_not_fit_is_refused(
+    mcx: Callable, shuffled: tuple[Path, Path], tmp_path: Path, orders: dict, message: str
+) -> None:
+    path = tmp_path / "order.npz"
+    np.savez(path, **orders) if orders else path.write_bytes(b"PK\x03\x04 cut off")
+    done = mcx("lmc", "interpolate", *shuffled, "--num-alphas", "3", "--permutation", path)
+    assert (done.code, done.out, message in done.err) == (3, "", True), done.err
+
+
+def test_a_lost_checkpoint_is_named(mcx: Callable, folder: Path) -> None:
+    (folder / "checkpoints/main/checkpoint-2.pt").unlink()
+    (folder / "checkpoints/main/checkpoint-3.pt").unlink()
+    kept = {path: path.read_bytes() for path in folder.glob("checkpoints/*/*.pt")}
+    done = mcx(*RUN, "--k2", "1,2,3", "--output-dir", folder)
+    assert done.code == 3
+    assert "lacks checkpoint-2.pt, checkpoint-3.pt" in done.err
+    assert all(path.read_bytes() == content for path, content in kept.items())
+
+
+def test_epochs_that_early_stopping_left_out_are_named_and_the_rest_is_compared(
+    mcx: Callable, tmp_path: Path
+) -> None:
+    words = (
+        *RUN,
+        "--lr",
+        "5",
+        "--patience",
+        "1",
+        "--val-size",
+        "40",
+        "--k2",
+        "1,6",
+        "--output-dir",
+        tmp_path,
+    )
+    done = json.loads(mcx(*words, "--json").out)
+    assert any(path.endswith("main/checkpoint-8.pt") for path in done["missing"])
+    assert (0, 1) in {(pair["k1"], pair["k2"]) for pair in done["pairs"]}
+
+
+def test_the_plan_says_what_is_left_and_how_long_it_takes(mcx: Callable, folder: Path) -> None:
+    before = sorted(path.name for path in folder.rglob("*"))
+    again = mcx(*RUN, "--output-dir", folder, "--dry-run")
+    assert "still to do: 0 epochs and 0 positions\n" in again.err
+    more = mcx(*RUN, "--k2", "1,2,3", "--num-alphas", "9", "--output-dir", folder, "--dry-run")
+    assert "still to do: 3 epochs and 34 positions, about " in more.err
+    assert sorted(path.name for path in folder.rglob("*")) == before
+
+
+def original(path: Path, target: Path) -> None:
+    """The pair as the study's scripts would have written it: α = 0 at the branch, k2 absolute, float32 positions."""
+    document = json.loads(path.read_text())
+    lists = {
+        name: document[name][::-1]
+        for name in ("losses_train", "accuracy_lst_train", "losses_test", "accuracy_lst_test")
+    }
+    at = np.linspace(0, 1, len(document["alphas"]), dtype=np.float32).astype(float).tolist()
+    k1, k2 = document["k1"], document["k1"] + document["k2"]
+    head = {"dataset": "MNIST", "k1": k1, "k2": k2, "distance": document["distance"], "alphas": at}
+    target.mkdir(exist_ok=True)
+    (target / f"MNIST_batch_128_k1_{k1}_k2_{k2}.json").write_text(json.dumps({**head, **lists}))
+
+
+def test_a_report_reads_the_original_files_as_what_they_are(
+    mcx: Callable, folder: Path, tmp_path: Path
+) -> None:
+    for path in (folder / "processed").glob("*.json"):
+        original(path, tmp_path / "study")
+    words = ("lmc", "report", folder, tmp_path / "study", "--output-dir", tmp_path / "report")
+    done = mcx(*words)
+    assert done.code == 0, done.err
+    assert "MNIST: files of the original study" in done.out
+    found = json.loads(mcx(*words, "--json").out)
+    ours, theirs = found["series"]
+    assert (ours["name"], theirs["name"]) == ("digits", "MNIST")
+    for one, other in zip(ours["pairs"], theirs["pairs"], strict=True):
+        assert [one[key] for key in ("k1", "k2", "epoch", "distance", "barriers")] == [
+            other[key] for key in ("k1", "k2", "epoch", "distance", "barriers")
+        ]
+    rows = (tmp_path / "report/lmc_report.csv").read_text().splitlines()
+    assert rows[0].startswith("series,dataset,batch_size,k1,k2,epoch,distance,max_gap_loss_train,")
+    assert len(rows) == 1 + 8
+    for name in ("lmc_report.png", "lmc_across.png"):
+        assert (tmp_path / "report" / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_equal_experiments_are_told_apart_by_their_folders(
+    mcx: Callable, folder: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(folder / "processed", tmp_path / "other/processed")
+    found = json.loads(mcx("lmc", "report", folder, tmp_path / "other", "--json").out)
+    assert [series["name"] for series in found["series"]] == [f"{folder.name} digits", "other digits"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "holds no pairs"),
+        ("{", "cannot be read"),
+        ('{"k1": 0}', "it lacks 'alphas'"),
+        ('{"alphas": [0, 1], "losses_train": [1]}', "it lacks 'accuracy_lst_train'"),
+    ],
+)
+def test_a_report_names_what_it_cannot_read(
+    mcx: Callable, tmp_path: Path, content: str | None, message: str
+) -> None:
+    if content is not None:
+        (tmp_path / "X_batch_1_k1_0_k2_1.json").write_text(content)
+    done = mcx("lmc", "report", tmp_path)
+    assert (done.code, done.out, message in done.err) == (3, "", True), done.err
+
+
+def test_stability_is_that_of_frankle() -> None:
+    def pair(k1: int, rise: float) -> pairs.PairResult:
+        return pairs.PairResult(
+            k1, 1, k1 + 1, 1.0, {"sup_minus_mean": {"error_train": 0.0, "error_test": rise}}, ""
+        )
+
+    assert pairs.stable_from([pair(0, 9.0), pair(1, 1.9), pair(2, 0.0)]) == 1
+    assert pairs.stable_from([pair(0, 0.0), pair(1, 2.0), pair(2, 0.0)]) == 2
+    assert pairs.stable_from([pair(0, 0.0), pair(2, 2.5)]) is None
+
+
+def test_results_are_strict_json(folder: Path) -> None:
+    def refuse(word: str) -> None:
+        raise AssertionError(word)
+
+    for path in folder.rglob("*.json"):
+        json.loads(path.read_text(), parse_constant=refuse)
+
+
+@pytest.mark.parametrize(("norm", "statistics"), [("none", 0), ("batch", 1)])
+def test_evaluation_costs_a_pass_per_position_and_one_for_batch_norm(
+    mcx: Callable, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, norm: str, statistics: int
+) -> None:
+    args = ("--model", "cnn", "--model-arg", f"width=4,norm={norm}")
+    words = ("--dataset", "digits", "--max-samples", "100", "--k1", "0", "--k2", "1", "--num-alphas", "5")
+    seen: list[int] = []
+    whole = positions.line_between
+
+    def counted(*given: Any) -> positions.Source:
+        source = whole(*given)
+        source.model.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
+        return source
+
+    monkeypatch.setattr(positions, "line_between", counted)
+    done = mcx("lmc", "run", *args, *words, "--batch-size", "32", "--output-dir", tmp_path)
+    assert done.code == 0, done.err
+    data = datasets.load(DataSettings(dataset="digits", max_samples=100), torch.device("cpu"))
+    assert sum(seen) == 5 * (len(data.fit) * (1 + statistics) + len(data.test))

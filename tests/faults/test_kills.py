@@ -146,3 +146,29 @@ def test_a_lock_is_taken_over_only_from_the_dead(forked, here: Path, evaluated) 
     done = forked(words)
     assert (done.code, done.out) == (5, "")
     assert f"is locked by pid {os.getppid()} on {owner['host']} (started {owner['started']})" in done.err
+
+
+BRANCHES = (
+    "lmc", "run", "--model", "mlp", "--model-arg", "width=4,depth=1", "--dataset", "digits", "--max-samples", "60",
+    "--lr", "0.1", "--k1", "0,1", "--k2", "1", "--num-alphas", "3", "-q",
+)  # fmt: skip
+
+
+def test_an_experiment_killed_again_and_again_ends_with_the_same_files(forked, mcx, here: Path) -> None:
+    """Each run publishes a file or two of the experiment and is killed before the next."""
+    assert mcx(*BRANCHES, "--output-dir", "whole").code == 0
+    kinds = ("checkpoints/*/*.pt", "processed/*.json", "dataframes/*.csv", "figures/*.png")
+
+    def made(folder: str) -> dict[str, bytes]:
+        root = here / folder
+        return {str(p.relative_to(root)): p.read_bytes() for kind in kinds for p in root.glob(kind)}
+
+    words, seen = [*BRANCHES, "--output-dir", "run"], [-1]
+    assert forked(words, at("before_rename", 5)).code == KILLED, "before the first checkpoint"
+    while len(made("run")) > seen[-1]:
+        seen.append(len(made("run")))
+        assert forked(words, at("before_rename", 5)).code == KILLED
+    assert len(seen) > 6, "killed in the main branch, in both others, between the pairs and before the table"
+    done = forked(words)
+    assert done.code == 0, done.err
+    assert made("run") == made("whole")

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+MAPS = ("barrier_loss_test", "barrier_error_test", "distance")  # over k1 and k2
 UNITS = {"loss": "nats", "error": "points"}
 Value = Callable[[PairResult], float]
 
@@ -52,13 +53,12 @@ def maps(results: Sequence[PairResult], definition: str = HEADLINE) -> dict[str,
     def barrier(series: str) -> Value:
         return lambda pair: pair.barrier(definition, series)
 
-    wanted = {
-        f"barrier_{series}": (title_of(definition, series), barrier(series))
-        for series in ("loss_test", "error_test")
-    }
-    wanted["distance"] = ("L2 distance", lambda pair: pair.distance)
     out = {}
-    for name, (title, value) in wanted.items():
+    for name in MAPS:
+        title, value = "L2 distance", lambda pair: pair.distance
+        if name != "distance":
+            series = name.removeprefix("barrier_")
+            title, value = title_of(definition, series), barrier(series)
         rows, columns = _grid(results)
         figure = Figure(figsize=(2.2 + 0.9 * len(columns), 1.8 + 0.55 * len(rows)), layout="constrained")
         _heat(figure, figure.subplots(), results, value)
@@ -122,10 +122,11 @@ def _lines(axis: Axes, pairs: Sequence[Pair], definition: str) -> None:
         straight = np.interp(at, [0, 1], values[[0, -1]])
         barrier = pair.result.barrier(definition)
         axis.plot(at, values, color=colour, label=f"k1 = {k1}, k2 = {pair.result.k2}: barrier {barrier:.3f}")
-        axis.fill_between(at, straight, values, color=colour, alpha=0.12, linewidth=0)
+        above = values > straight
+        axis.fill_between(at, straight, values, where=above, color=colour, alpha=0.12, linewidth=0)
         axis.plot(at, straight, color=colour, linewidth=0.8, linestyle=":")
     axis.set_xlim(0, 1)
-    axis.set_ylim(bottom=0)
+    axis.set_ylim(0, 1.4 * max(axis.get_ylim()[1], 1e-9))  # the legend stands above the lines
     axis.set_xlabel("α (0: main branch, 1: branch)")
     axis.set_ylabel("test cross-entropy (nats)")
     axis.grid(alpha=0.25)

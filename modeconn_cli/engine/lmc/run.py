@@ -88,7 +88,7 @@ def run(settings: LmcRunSettings, runtime: Runtime) -> LmcRunResult | None:
     ):
         experiment.train(job)
         results = [found for pair in todo.pairs if (found := experiment.pair(*pair)) is not None]
-        table, drawn = _summarise(todo, data.name, results)
+        table, drawn = _summarise(todo, data.name, results, write=not job.complete)
         if not job.complete:
             job.finish([table, *drawn, *(Path(pair.file) for pair in results)])
     return LmcRunResult(
@@ -251,17 +251,18 @@ class _Experiment:
         }
 
 
-def _summarise(todo: Plan, dataset: str, results: list[PairResult]) -> tuple[Path, list[Path]]:
+def _summarise(
+    todo: Plan, dataset: str, results: list[PairResult], *, write: bool
+) -> tuple[Path, list[Path]]:
     """One row per pair, heat maps of barrier and distance over k1 and k2, and the story in one figure."""
     table = todo.root / "dataframes" / f"{dataset}.csv"
-    files.write_text(table, pairs.table([({}, pair) for pair in results]))
-    if not results:
-        return table, []
-    seen = [pairs.read(Path(pair.file)) for pair in results]
-    drawn = {
-        f"{dataset}_barriers.png": figures.story(dataset, seen),
-        **{f"{dataset}_{name}.png": content for name, content in figures.maps(results).items()},
-    }
-    for name, content in drawn.items():
-        files.atomic_write(todo.root / "figures" / name, content)
-    return table, [todo.root / "figures" / name for name in drawn]
+    drawn = [
+        todo.root / "figures" / f"{dataset}_{name}.png" for name in ("barriers", *figures.MAPS) if results
+    ]
+    if write:
+        files.write_text(table, pairs.table([({}, pair) for pair in results]))
+    if write and results:
+        story = figures.story(dataset, [pairs.read(Path(pair.file)) for pair in results])
+        for path, content in zip(drawn, (story, *figures.maps(results).values()), strict=True):
+            files.atomic_write(path, content)
+    return table, drawn

@@ -201,4 +201,6 @@ def _truncate(log: Path, epoch: int, keeping: Keeping) -> None:
             f"'{log}' has {len(kept)} lines, the checkpoint is at epoch {epoch}",
             "use --no-resume --overwrite",
         )
-    files.write_text(log, "".join(line + "\n" for line in kept))
+    text = "".join(line + "\n" for line in kept)
+    if not log.exists() or log.read_bytes() != text.encode():
+        files.write_text(log, text)
