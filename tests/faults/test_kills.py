@@ -154,8 +154,8 @@ BRANCHES = (
 )  # fmt: skip
 
 
-def test_an_experiment_killed_again_and_again_ends_with_the_same_files(forked, mcx, here: Path) -> None:
-    """Each run publishes a file or two of the experiment and is killed before the next."""
+def test_an_experiment_killed_again_and_again_ends_with_the_same_files(fresh, mcx, here: Path) -> None:
+    """Each run publishes a few files of the experiment and is killed before the next. New processes: they train."""
     assert mcx(*BRANCHES, "--output-dir", "whole").code == 0
     kinds = ("checkpoints/*/*.pt", "processed/*.json", "dataframes/*.csv", "figures/*.png")
 
@@ -163,12 +163,12 @@ def test_an_experiment_killed_again_and_again_ends_with_the_same_files(forked, m
         root = here / folder
         return {str(p.relative_to(root)): p.read_bytes() for kind in kinds for p in root.glob(kind)}
 
-    words, seen = [*BRANCHES, "--output-dir", "run"], [-1]
-    assert forked(words, at("before_rename", 5)).code == KILLED, "before the first checkpoint"
-    while len(made("run")) > seen[-1]:
+    words, seen = [*BRANCHES, "--output-dir", "run"], [0]
+    for turn in (7, 6, 7, 5):
+        assert fresh(*words, environment=at("before_rename", turn)).code == KILLED
         seen.append(len(made("run")))
-        assert forked(words, at("before_rename", 5)).code == KILLED
-    assert len(seen) > 6, "killed in the main branch, in both others, between the pairs and before the table"
-    done = forked(words)
+    assert seen == sorted(set(seen)), "every run got further"
+    assert 7 <= seen[-1] < len(made("whole")), "and none to the end"
+    done = fresh(*words)
     assert done.code == 0, done.err
     assert made("run") == made("whole")
