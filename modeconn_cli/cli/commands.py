@@ -26,6 +26,8 @@ COMMANDS: dict[str, Command] = {
         "lmc", "lmc:LmcInterpolateSettings", "Measure the barrier between two networks."
     ),
     "lmc report": Command("lmc", "lmc:LmcReportSettings", "Compare the barriers of several experiments."),
+    "csl score": Command("csl", "csl:CslScoreSettings", "Score every sample at every checkpoint of a run."),
+    "csl aggregate": Command("csl", "csl:CslAggregateSettings", "Cumulative sample loss and learning time."),
     "animate": Command("animate", "animate:AnimateSettings", "Draw layer distances along a curve."),
     "info": Command("info", "info:InfoSettings", "Say what a checkpoint holds."),
     "completion": Command(
@@ -36,6 +38,7 @@ COMMANDS: dict[str, Command] = {
 GROUPS: dict[str, str] = {
     "curve": "Train, evaluate and analyse curves between networks.",
     "lmc": "Study linear mode connectivity.",
+    "csl": "Follow every sample's loss over a training run.",
 }
 
 

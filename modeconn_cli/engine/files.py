@@ -148,6 +148,14 @@ def write_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
     atomic_write(path, buffer.getvalue())
 
 
+def write_array(path: Path, array: Any) -> None:
+    """A `.npy` file without pickles."""
+    plain = np.ascontiguousarray(array)
+    if plain.dtype == object:
+        raise TypeError(f"'{path.name}' would need a pickle")
+    atomic_write(path, lambda stream: np.lib.format.write_array(stream, plain, allow_pickle=False))
+
+
 def append_line(path: Path, line: str) -> None:
     """Add one line to a log with a single write."""
     try:

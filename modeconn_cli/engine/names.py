@@ -14,6 +14,7 @@ MANIFEST_FILE = "manifest.json"
 CHECKPOINTS = "checkpoints"
 LAST = "last.pt"
 METRICS = "metrics.jsonl"
+LABEL_NOISE = "label_noise.csv"
 ENDPOINT_DISTANCE = "endpoint_l2_distance.txt"
 CURVE_ARRAYS = "curve.npz"
 CURVE_SUMMARY = "curve_summary.json"
@@ -44,6 +45,25 @@ def epoch_of(path: Path) -> int | None:
     """The epoch that a checkpoint's file name says, None where it says none."""
     found = next((match for pattern in _EPOCHS if (match := pattern.fullmatch(path.name))), None)
     return int(found[1]) if found else None
+
+
+_RUNS = (
+    re.compile(r"(?:checkpoint_)?index-(\d+)_epoch-\d+\.pt"),
+    re.compile(r".+_idx_(\d+)_epoch_\d+_noise_[\d.]+\.ckpt"),
+)
+_NOISE = re.compile(r".+_noise_(\d+(?:\.\d+)?)\.ckpt")
+
+
+def run_of(path: Path) -> int | None:
+    """The number of the run that a checkpoint's file name says, None where it says none."""
+    found = next((match for pattern in _RUNS if (match := pattern.fullmatch(path.name))), None)
+    return int(found[1]) if found else None
+
+
+def noise_of(path: Path) -> float | None:
+    """The noise level that a checkpoint's file name says, None where it says none."""
+    found = _NOISE.fullmatch(path.name)
+    return float(found[1]) if found else None
 
 
 def swap_metadata(output: Path) -> Path:

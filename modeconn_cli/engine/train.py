@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -9,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from modeconn_cli.engine import checkpoints, datasets, jobs, models, names, weights
+from modeconn_cli.engine import checkpoints, datasets, files, jobs, models, names, weights
 from modeconn_cli.engine.datasets import Data
 from modeconn_cli.engine.datasets.samples import spans
 from modeconn_cli.engine.errors import SettingsError
@@ -113,9 +114,11 @@ def _train_one(
         model = models.build(arch, settings.seed).to(runtime.device)
         if not job.complete:
             outcome = _fit(settings, folder, data, arch, model, job, runtime)
-            job.finish(
-                [outcome.checkpoint, folder / names.METRICS], epoch=outcome.epoch, early=outcome.stopped_early
-            )
+            products = [outcome.checkpoint, folder / names.METRICS]
+            if data.flips is not None:
+                files.write_text(folder / names.LABEL_NOISE, data.flips.table())
+                products.append(folder / names.LABEL_NOISE)
+            job.finish(products, epoch=outcome.epoch, early=outcome.stopped_early)
     return _finished(settings, folder, data, model)
 
 
@@ -156,10 +159,6 @@ def _fit(
 
 def _finished(settings: TrainSettings, folder: Path, data: Data, model: nn.Module) -> Network:
     """Read a finished run back and measure its last checkpoint."""
-    import json
-
-    from modeconn_cli.engine import files
-
     rows = [json.loads(line) for line in files.read_lines(folder / names.METRICS)]
     last: dict[str, Any] = rows[-1] if rows else {"epoch": 0}
     path = folder / names.checkpoint(last["epoch"])

@@ -6,8 +6,8 @@ A sample's id is its index in the untransformed source file of its split; (split
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +16,23 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from modeconn_cli.engine import keyed
-from modeconn_cli.engine.datasets import folder, npz, transforms, user
+from modeconn_cli.engine.datasets import folder, noise, npz, transforms, user
 from modeconn_cli.engine.datasets.images import ImageFiles, default_workers
+from modeconn_cli.engine.datasets.noise import Flips
 from modeconn_cli.engine.datasets.samples import Batch, Samples
 from modeconn_cli.engine.datasets.source import Part, Source
 from modeconn_cli.engine.errors import SettingsError, did_you_mean
 from modeconn_cli.engine.factories import arguments, call
 from modeconn_cli.engine.registry import DATASETS, FOLDERS, is_import_path
-from modeconn_cli.engine.settings.shared import DataSettings
+from modeconn_cli.engine.settings.shared import DataSettings, SplitName
 
 __all__ = ["Batch", "Data", "Samples", "load", "merge_settings"]
 
 # What a checkpoint remembers of the data its network was trained on.
-REMEMBERED = ("dataset", "data_arg", "val_size", "transform", "mean", "std", "image_size", "max_samples")
+REMEMBERED = (
+    "dataset", "data_arg", "val_size", "transform", "mean", "std", "image_size", "max_samples", "label_noise",
+    "label_seed",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,14 @@ class Data:
     test: Samples
     use_test: bool
     remembered: Mapping[str, Any]
+    flips: Flips | None = None  # of the training file's labels
+    all_train: Callable[[], Samples] | None = field(default=None, repr=False)
+
+    def split(self, name: SplitName) -> Samples:
+        """`fit`, `val`, `test`, or `all-train`: the training file, `fit` and `val` together."""
+        if name == "all-train":
+            return self.fit if len(self.val) == 0 or self.all_train is None else self.all_train()
+        return {"fit": self.fit, "val": self.val, "test": self.test}[name]
 
     @property
     def held_out(self) -> Samples:
@@ -102,23 +114,31 @@ def load(settings: DataSettings, device: torch.device) -> Data:
         raise SettingsError(f"--val-size {val_size} leaves nothing of {len(source.train.labels)} images")
     cut = len(source.train.labels) - val_size
     rows = torch.arange(len(source.train.labels))
+    flips = noise.of(settings, source.train.labels, source.train.ids, source.num_classes)
+    labels = source.train.labels if flips is None or settings.labels == "clean" else flips.trained
+    train = replace(source.train, labels=labels)
 
-    def samples(part: Part, keep: Tensor, split: str) -> Samples:
-        if settings.max_samples is not None and settings.max_samples < len(keep):
-            drawn = keyed.permutation(0, f"subset of {split}", len(keep))[: settings.max_samples]
-            keep = keep[drawn.sort().values]
+    def kept(keep: Tensor, split: str) -> Tensor:
+        if settings.max_samples is None or settings.max_samples >= len(keep):
+            return keep
+        drawn = keyed.permutation(0, f"subset of {split}", len(keep))[: settings.max_samples]
+        return keep[drawn.sort().values]
+
+    def samples(part: Part, keep: Tensor) -> Samples:
         whole = Samples(part.images, part.labels, part.ids, transform)
         chosen = whole if len(keep) == len(whole) else whole.take(keep)
         return replace(chosen, images=_resized(chosen.images, settings.image_size)).to(device)
 
-    test_rows = torch.arange(len(source.test.labels))
+    fit_rows, val_rows = kept(rows[:cut], "fit"), kept(rows[cut:], "val")
     data = Data(
         name=source.name,
         num_classes=source.num_classes,
         input_shape=(channels, *_size(source.train.images, settings.image_size)),
-        fit=samples(source.train, rows[:cut], "fit"),
-        val=samples(source.train, rows[cut:], "val"),
-        test=samples(source.test, test_rows, "test"),
+        fit=samples(train, fit_rows),
+        val=samples(train, val_rows),
+        test=samples(source.test, kept(torch.arange(len(source.test.labels)), "test")),
+        flips=flips,
+        all_train=lambda: samples(train, torch.cat([fit_rows, val_rows])),
         use_test=settings.use_test,
         remembered={
             "dataset": canonical(settings.dataset),
@@ -129,6 +149,8 @@ def load(settings: DataSettings, device: torch.device) -> Data:
             "std": list(settings.std),
             "image_size": settings.image_size,
             "max_samples": settings.max_samples,
+            "label_noise": None if flips is None else flips.share,
+            "label_seed": None if flips is None else flips.seed,
         },
     )
     if len(data.held_out) == 0:

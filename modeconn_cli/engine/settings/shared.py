@@ -11,6 +11,8 @@ from modeconn_cli.engine.settings.base import Settings, setting
 TransformName = Literal["none", "vgg", "resnet", "cifar100", "imagenet", "mnist", "half"]
 BatchNorm = Literal["recompute", "keep", "lerp", "none"]
 
+SplitName = Literal["fit", "val", "all-train", "test"]
+
 _FROM_FILE = "from the checkpoint"
 
 
@@ -78,6 +80,20 @@ class DataSettings(Settings):
     )
     max_samples: int | None = setting(
         None, "use a seeded random subset of each split", low=1, shown="all", group="data"
+    )
+    label_noise: float | None = setting(
+        None,
+        "share of the training labels that are flipped to another class",
+        low=0,
+        high=1,
+        shown="from the checkpoint, else 0",
+        group="data",
+    )
+    label_seed: int | None = setting(
+        None, "seed of the flips", low=0, shown="from the checkpoint, else the seed", group="data"
+    )
+    labels: Literal["trained", "clean"] = setting(
+        "trained", "training labels with the run's label noise, or as they were", group="data"
     )
 
 

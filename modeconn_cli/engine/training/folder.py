@@ -19,7 +19,7 @@ from modeconn_cli.engine.runtime import Runtime
 from modeconn_cli.engine.training.loop import Epoch, Position, Problem, Recipe, fit, make_optimizer
 
 # The files of a run in its folder.
-OWNED = ("checkpoint-*.pt", names.LAST, names.METRICS)
+OWNED = ("checkpoint-*.pt", names.LAST, names.METRICS, names.LABEL_NOISE)
 
 SAVE_SECONDS = 20.0  # at most this much work is lost to a kill, or one epoch if that is longer
 

@@ -1,0 +1,113 @@
+"""`mcx csl`: score, aggregate."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import typer
+
+from modeconn_cli.cli.options import takes
+from modeconn_cli.cli.report import Report
+from modeconn_cli.cli.tables import Lines, Part, Table, number
+from modeconn_cli.engine.settings.csl import CslAggregateSettings, CslScoreSettings
+
+if TYPE_CHECKING:
+    from modeconn_cli.engine.csl.aggregate import CslAggregateResult
+    from modeconn_cli.engine.csl.score import CslScoreResult
+
+app = typer.Typer(rich_markup_mode=None, no_args_is_help=True)
+
+SHOWN = 12  # epochs in a table; the others are in the files
+
+
+@app.command("score")
+@takes(CslScoreSettings, "csl score")
+def score(settings: CslScoreSettings, report: Report) -> None:
+    """Score the loss and the gradient norm of every sample at every checkpoint of a run.
+
+    Writes loss_*.npy, loss_grad_*.npy and, with weight decay, loss_ce_*.npy (the loss without it) per epoch, in id
+    order, beside sample_ids.npy. Epochs that are there are not scored again.
+    """
+    from modeconn_cli.engine.csl import score as engine
+
+    report.run(engine.run, settings, score_table)
+
+
+@app.command("aggregate")
+@takes(CslAggregateSettings, "csl aggregate")
+def aggregate(settings: CslAggregateSettings, report: Report) -> None:
+    """Sum losses and gradient norms over epochs: cumulative sample loss and learning time.
+
+    Writes csl_*.npy, lt_*.npy, lt_first_epoch_*.npy, metrics_*.json and figures; reads the original's arrays too.
+    """
+    from modeconn_cli.engine.csl import aggregate as engine
+
+    report.run(engine.run, settings, aggregate_table)
+
+
+def score_table(result: CslScoreResult) -> list[Part]:
+    chosen = (
+        result.epochs
+        if len(result.epochs) <= SHOWN
+        else (*result.epochs[: SHOWN // 2], *result.epochs[-SHOWN // 2 :])
+    )
+    rows = tuple(
+        (
+            str(each.epoch),
+            f"{result.samples - each.skipped:,}",
+            number(each.mean_loss),
+            number(each.shift),
+            number(each.mean_grad),
+            str(each.nonfinite),
+            each.checkpoint,
+        )
+        for each in chosen
+    )
+    columns = (
+        "epoch",
+        "samples",
+        "mean loss",
+        "weight decay",
+        f"mean grad norm ({result.grad})",
+        "non-finite",
+        "checkpoint",
+    )
+    title = f"{result.dataset}, {result.split}: {result.samples:,} samples at {len(result.epochs)} epochs"
+    lines = [f"Scored in this run: {result.scored} epochs"]
+    if result.samples_per_second is not None:
+        lines[0] += f", {result.samples_per_second:,.0f} samples per second"
+    if len(chosen) < len(result.epochs):
+        lines.append(f"Shown: {len(chosen)} of {len(result.epochs)} epochs")
+    lines += [f"Gradient norms: {result.grad_method}", f"Folder: {result.output_dir}"]
+    return [Table(title, columns, rows, text_columns=0), Lines(tuple(lines))]
+
+
+def aggregate_table(result: CslAggregateResult) -> list[Part]:
+    head = (
+        ("epochs", f"{result.num_epochs} ({result.kept_epochs[0]} … {result.kept_epochs[-1]})"),
+        ("samples", f"{result.losses_shape[1]:,}"),
+        ("mean CSL", number(result.mean_csl)),
+        ("tau", number(result.tau)),
+        *((("tau of squares", number(result.tau_sq)),) if result.tau_sq is not None else ()),
+        *((("samples with NaN", f"{result.samples_with_nan:,}"),) if result.samples_with_nan else ()),
+    )
+    parts: list[Part] = [Table(f"CSL of {result.dataset}", ("figure", "value"), head)]
+    names = [
+        name
+        for name in ("csl", "csl_ce", "lt", "lt_first_epoch")
+        if result.hardest and name in result.hardest[0]
+    ]
+    for title, rows in (("Hardest samples", result.hardest), ("Easiest samples", result.easiest)):
+        cells = tuple((str(row["sample_id"]), *(_value(row[name], name) for name in names)) for row in rows)
+        parts.append(Table(title, ("sample id", *names), cells, text_columns=0))
+    if result.auroc:
+        cells = tuple((name, number(value, 4)) for name, value in result.auroc.items())
+        parts.append(Table(f"Finding the {result.flipped} flipped labels", ("metric", "AUROC"), cells))
+    lines = [f"File: {result.csl_path}", *([f"File: {result.lt_path}"] if result.lt_path else [])]
+    return [*parts, Lines((*lines, *(f"Figure: {path}" for path in result.figures)))]
+
+
+def _value(value: float, name: str) -> str:
+    if value != value:
+        return "never" if name.startswith("lt_first") else "n/a"
+    return f"{value:g}" if name.startswith("lt_first") else number(value)

@@ -1,0 +1,1 @@
+"""The commands of `mcx csl`: cumulative sample loss and learning time."""

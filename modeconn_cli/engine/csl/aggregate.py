@@ -1,0 +1,338 @@
+"""`mcx csl aggregate`: cumulative sample loss and learning time from per-epoch arrays, ours or the original's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from modeconn_cli.engine import files, jobs, names
+from modeconn_cli.engine.csl import arrays, figures, metrics, naming
+from modeconn_cli.engine.csl.naming import IDS, Found, Run
+from modeconn_cli.engine.errors import InputError, SettingsError
+from modeconn_cli.engine.records import Record
+from modeconn_cli.engine.runtime import Runtime
+from modeconn_cli.engine.settings.csl import CslAggregateSettings
+
+OWNED = ("csl_*.npy", "lt_*.npy", "epochs_seen_*.npy", "metrics_*.json", "csl_*.png", IDS)
+REPORT = "csl_score.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CslAggregateResult(Record):
+    """`lt_source` says per epoch what stood for the gradient norm; `auroc`: metric -> AUROC for the flipped labels."""
+
+    schema: ClassVar[str] = "mcx.csl_aggregate/1"
+
+    dataset: str
+    run_idx: int | None
+    noise_level: float | None
+    scheme: str
+    kept_epochs: list[int]
+    missing_epochs: list[int]
+    num_epochs: int
+    losses_shape: list[int]
+    loss_grads_shape: list[int] | None
+    csl_path: str
+    lt_path: str | None
+    tau: float | None
+    tau_sq: float | None
+    lt_source: dict[str, Any]
+    mean_csl: float | None
+    samples_with_nan: int
+    excluded_from_tau: int
+    hardest: list[dict[str, float | int]]
+    easiest: list[dict[str, float | int]]
+    auroc: dict[str, float | None]
+    flipped: int | None
+    figures: list[str]
+
+
+@dataclass(frozen=True)
+class _Input:
+    """The arrays of a run for the kept epochs; `grads` None: no gradient norms at all."""
+
+    found: Found
+    epochs: list[int]
+    missing: list[int]
+    losses: list[Path]
+    grads: list[Path] | None
+    ce: list[Path] | None
+    ids: np.ndarray
+    stand_ins: list[int]  # epochs whose losses stand for missing gradient norms
+    by_input: bool
+
+    @property
+    def count(self) -> int:
+        return len(self.ids)
+
+
+def run(settings: CslAggregateSettings, runtime: Runtime) -> CslAggregateResult | None:
+    """Stream the arrays; write metrics, ids and figures."""
+    given = _open(settings, runtime)
+    folder = settings.output_dir
+    if folder is None:
+        raise SettingsError("no folder for the results", "pass --output-dir DIR")
+    if runtime.plan(
+        [
+            f"aggregate {len(given.epochs)} epochs x {given.count:,} samples of {given.found.run.words()}",
+            f"results in {folder}",
+        ]
+    ):
+        return None
+    inputs = [*given.losses, *(given.grads or ())]
+    with jobs.opened(settings, folder, "csl aggregate", runtime, owned=_owned(settings)) as job:
+        values, learnt, squared = _measure(given, settings, runtime)
+        flips = _flips(given, settings)
+        drawn = [folder / given.found.run.aggregated("csl", f"_{name}.png") for name in figures.NAMES]
+        result = _result(settings, given, values, learnt, squared, flips, drawn)
+        if not job.complete:
+            _write(folder, given, values, result)
+            _draw(settings, given, values, drawn, runtime)
+            made = [path for pattern in _owned(settings) for path in sorted(folder.glob(pattern))]
+            job.finish(
+                dict.fromkeys(made), inputs=[str(path) for path in inputs[:2]], input_files=len(inputs)
+            )
+    return result
+
+
+def _owned(settings: CslAggregateSettings) -> tuple[str, ...]:
+    """What the job may replace; the ids stay where they are when the arrays are beside them."""
+    beside = settings.output_dir is not None and settings.output_dir == settings.input_dir
+    return tuple(pattern for pattern in OWNED if not (beside and pattern == IDS))
+
+
+def _open(settings: CslAggregateSettings, runtime: Runtime) -> _Input:
+    """Find the run and check every array's header before anything is computed."""
+    if settings.input_dir is None:
+        raise SettingsError("no arrays", "pass --input-dir DIR")
+    found = naming.find(
+        settings.input_dir,
+        dataset=settings.dataset,
+        run_idx=settings.run_idx,
+        noise=settings.noise_level,
+        scheme=settings.scheme,
+    )
+    losses = found.files["loss"]
+    epochs, missing = naming.epochs_between(
+        losses, settings.start_epoch, settings.end_epoch, settings.epoch_step, "losses",
+        lenient=settings.allow_missing,
+    )  # fmt: skip
+    if missing:
+        runtime.warn(f"{len(missing)} epochs of the range are missing and left out: {missing[:10]}")
+    first = arrays.read(losses[epochs[0]])
+    ids_file = settings.input_dir / IDS
+    ids = arrays.read_ids(ids_file) if ids_file.exists() else np.arange(len(first))
+    if len(ids) != len(first):
+        raise InputError(
+            f"'{ids_file}' names {len(ids):,} samples, '{losses[epochs[0]]}' holds {len(first):,}"
+        )
+    grads, stand_ins = _gradients(found, epochs, settings, runtime)
+    ce = found.files["loss_ce"]
+    chosen = [losses[epoch] for epoch in epochs]
+    kept_ce = [ce[epoch] for epoch in epochs] if all(epoch in ce for epoch in epochs) else None
+    for path in (*chosen, *(grads or ()), *(kept_ce or ())):
+        arrays.read(path, len(ids))
+    return _Input(
+        found, epochs, missing, chosen, grads, kept_ce, ids, stand_ins, _by_input(settings.input_dir)
+    )
+
+
+def _gradients(
+    found: Found, epochs: list[int], settings: CslAggregateSettings, runtime: Runtime
+) -> tuple[list[Path] | None, list[int]]:
+    """The file that stands for every epoch's gradient norms, and the epochs whose losses do."""
+    losses, grads = found.files["loss"], found.files["loss_grad"]
+    if settings.loss_as_grad:
+        return [losses[epoch] for epoch in epochs], list(epochs)
+    absent = [epoch for epoch in epochs if epoch not in grads]
+    if absent and settings.strict_grads:
+        raise InputError(
+            f"gradient norms of {len(absent)} epochs are missing: {absent[:10]}", "leave out --strict-grads"
+        )
+    if len(absent) == len(epochs):
+        runtime.note("no gradient norms: cumulative loss only (--loss-as-grad takes the losses for them)")
+        return None, []
+    if absent:
+        runtime.warn(f"the losses stand in for the missing gradient norms of epochs {absent[:10]}")
+    return [grads.get(epoch, losses[epoch]) for epoch in epochs], absent
+
+
+def _by_input(folder: Path) -> bool:
+    """Whether the gradient norms are the paper's, by the input; the report of the scoring says so."""
+    if not (folder / REPORT).exists():
+        return False
+    return bool(_document(folder / REPORT).get("grad") == "input")
+
+
+def _document(path: Path) -> Mapping[str, Any]:
+    import json
+
+    try:
+        document = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"'{path}' cannot be read: {error}") from error
+    return document if isinstance(document, dict) else {}
+
+
+def _stream(paths: list[Path], count: int) -> Iterator[np.ndarray]:
+    for path in paths:
+        yield arrays.read(path, count)
+
+
+def _measure(
+    given: _Input, settings: CslAggregateSettings, runtime: Runtime
+) -> tuple[dict[str, np.ndarray], metrics.LearningTime | None, metrics.LearningTime | None]:
+    """All per-sample values by the name of their file, float64 [N]."""
+    unseen = settings.class_order is not None
+    csl, epochs = metrics.cumulative_loss(_stream(given.losses, given.count), given.count, skip_unseen=unseen)
+    values: dict[str, np.ndarray] = {"csl": csl}
+    if unseen:
+        values["epochs_seen"] = epochs
+    bad = int(np.isnan(csl).sum())
+    if bad:
+        runtime.warn(f"{bad:,} samples have a NaN among their losses; their CSL is NaN")
+    if given.ce is not None:
+        values["csl_ce"], _ = metrics.cumulative_loss(
+            _stream(given.ce, given.count), given.count, skip_unseen=unseen
+        )
+    if given.grads is None:
+        return values, None, None
+    grads = given.grads
+    learnt = metrics.learning_time(lambda: _stream(grads, given.count), given.epochs, given.count)
+    values |= {"lt": learnt.lt, "lt_first_epoch": learnt.first}
+    squared = None
+    if given.by_input:
+        squared = metrics.learning_time(
+            lambda: _stream(grads, given.count), given.epochs, given.count, squared=True
+        )
+        values["lt_first_epoch_sq"] = squared.first
+    if learnt.finite < given.count:
+        runtime.warn(
+            f"{given.count - learnt.finite:,} samples have a NaN among their gradient norms: not in tau"
+        )
+    return values, learnt, squared
+
+
+def _flips(given: _Input, settings: CslAggregateSettings) -> np.ndarray | None:
+    """Which samples' labels were flipped, [N], where the run says so."""
+    assert settings.input_dir is not None
+    path = settings.input_dir / names.LABEL_NOISE
+    if not path.exists():
+        return None
+    try:
+        rows = np.loadtxt(path, delimiter=",", skiprows=1, dtype=np.int64, usecols=(0, 3), ndmin=2)
+    except ValueError as error:
+        raise InputError(f"'{path}' cannot be read: {error}") from error
+    flipped = dict(zip(rows[:, 0].tolist(), rows[:, 1].tolist(), strict=True))
+    return np.array([bool(flipped.get(i, 0)) for i in given.ids.tolist()])
+
+
+def _result(
+    settings: CslAggregateSettings,
+    given: _Input,
+    values: Mapping[str, np.ndarray],
+    learnt: metrics.LearningTime | None,
+    squared: metrics.LearningTime | None,
+    flips: np.ndarray | None,
+    drawn: list[Path],
+) -> CslAggregateResult:
+    run, folder, csl = given.found.run, settings.output_dir, values["csl"]
+    assert folder is not None
+    order = _ranked(csl)
+    finite = csl[np.isfinite(csl)]
+    number = min(settings.num_samples, len(order))
+
+    def rows(places: np.ndarray) -> list[dict[str, float | int]]:
+        return [
+            {"sample_id": int(given.ids[i]), **{name: float(v[i]) for name, v in values.items()}}
+            for i in places
+        ]
+
+    found = (
+        {name: metrics.auroc(values[name], flips) for name in values if name != "epochs_seen"}
+        if flips is not None
+        else {}
+    )
+    return CslAggregateResult(
+        dataset=run.dataset,
+        run_idx=run.run_idx,
+        noise_level=run.noise,
+        scheme=run.scheme,
+        kept_epochs=given.epochs,
+        missing_epochs=given.missing,
+        num_epochs=len(given.epochs),
+        losses_shape=[len(given.epochs), given.count],
+        loss_grads_shape=None if given.grads is None else [len(given.epochs), given.count],
+        csl_path=str(folder / run.aggregated("csl")),
+        lt_path=None if learnt is None else str(folder / run.aggregated("lt")),
+        tau=None if learnt is None else learnt.tau,
+        tau_sq=None if squared is None else squared.tau,
+        lt_source=_source(given, settings),
+        mean_csl=float(finite.mean()) if len(finite) else None,
+        samples_with_nan=int(np.isnan(csl).sum()),
+        excluded_from_tau=0 if learnt is None else given.count - learnt.finite,
+        hardest=rows(order[::-1][:number]),
+        easiest=rows(order[:number]),
+        auroc=found,
+        flipped=None if flips is None else int(flips.sum()),
+        figures=[str(path) for path in drawn],
+    )
+
+
+def _source(given: _Input, settings: CslAggregateSettings) -> dict[str, Any]:
+    """What the learning time was computed from."""
+    if given.grads is None:
+        return {"source": "none"}
+    if settings.loss_as_grad:
+        return {"source": "loss"}
+    return {"source": "loss_grad", "loss_at_epochs": given.stand_ins}
+
+
+def _ranked(csl: np.ndarray) -> np.ndarray:
+    """Places of the samples with a CSL, the smallest first; equal ones in id order."""
+    order = np.argsort(csl, kind="stable")
+    return (
+        order[: int(np.isfinite(csl[order]).sum())]
+        if np.isfinite(csl).all()
+        else order[np.isfinite(csl[order])]
+    )
+
+
+def _write(folder: Path, given: _Input, values: Mapping[str, np.ndarray], result: CslAggregateResult) -> None:
+    run: Run = given.found.run
+    if not (folder / IDS).exists():
+        files.write_array(folder / IDS, given.ids.astype(np.int64))
+    for name, array in values.items():
+        kind = np.int32 if name == "epochs_seen" else np.float32
+        files.write_array(folder / run.aggregated(name), array.astype(kind))
+    files.write_json(folder / run.aggregated("metrics", ".json"), result.document())
+
+
+def _draw(
+    settings: CslAggregateSettings,
+    given: _Input,
+    values: Mapping[str, np.ndarray],
+    drawn: list[Path],
+    runtime: Runtime,
+) -> None:
+    order = _ranked(values["csl"])
+    number = min(settings.num_samples, len(order) // 2)
+    chosen = {"hardest": order[::-1][:number], "easiest": order[:number]}
+    curves = {
+        name: np.stack([np.asarray(values_[places]) for values_ in _stream(given.losses, given.count)])
+        for name, places in chosen.items()
+    }
+    images = figures.images_of(
+        settings, given.found.run.dataset, {k: given.ids[v] for k, v in chosen.items()}, runtime
+    )
+    contents = (
+        figures.histograms(values),
+        figures.curves(given.epochs, curves),
+        figures.gallery(given.ids, chosen, values["csl"], images),
+    )
+    for path, content in zip(drawn, contents, strict=True):
+        files.atomic_write(path, content)

@@ -1,0 +1,67 @@
+"""Reading per-sample arrays that someone else may have written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from modeconn_cli.engine.errors import InputError
+
+MAX_HEADER = 10_000  # bytes; a longer one is no array of ours or of the original scripts
+
+
+def read(path: Path, length: int | None = None, kinds: str = "f") -> np.ndarray:
+    """A vector [N], mapped, not loaded; a trailing axis of 1 is dropped.
+
+    `kinds` are the accepted NumPy kinds. Raises InputError for anything else: pickles, matrices, truncated files,
+    trailing bytes, other lengths.
+    """
+    try:
+        with path.open("rb") as stream:
+            version = np.lib.format.read_magic(stream)
+            reader = {1: np.lib.format.read_array_header_1_0, 2: np.lib.format.read_array_header_2_0}[
+                version[0]
+            ]
+            shape, _, dtype = reader(stream, max_header_size=MAX_HEADER)
+            begin = stream.tell()
+        if dtype.hasobject:
+            raise InputError(
+                f"'{path}' holds Python objects, which are never loaded", "save it as float32 [N]"
+            )
+        size = int(np.prod(shape, dtype=np.float64)) * dtype.itemsize
+        if path.stat().st_size != begin + size:
+            raise InputError(
+                f"'{path}' has {path.stat().st_size - begin:,} bytes of data, its header says {size:,}: it is damaged"
+            )
+        values: np.ndarray = (
+            np.memmap(path, dtype=dtype, mode="r", offset=begin, shape=shape)
+            if size
+            else np.empty(shape, dtype)
+        )
+    except InputError:
+        raise
+    except (OSError, ValueError, KeyError, EOFError) as error:
+        raise InputError(f"'{path}' is not a readable .npy array: {error}") from error
+    if values.ndim == 2 and 1 in values.shape:
+        values = values.reshape(-1)
+    if values.ndim != 1 or values.dtype.kind not in kinds:
+        raise InputError(
+            f"'{path}' holds {values.dtype} {tuple(values.shape)}, expected {'float' if kinds == 'f' else 'int'} [N]"
+        )
+    if length is not None and len(values) != length:
+        raise InputError(f"'{path}' holds {len(values):,} samples, the others {length:,}")
+    return values
+
+
+def read_ids(path: Path) -> np.ndarray:
+    """Sample ids, int64 [N]. Raises InputError for duplicates and negative ones."""
+    ids = np.asarray(read(path, kinds="iu"), dtype=np.int64)
+    if len(ids) and ids.min() < 0:
+        raise InputError(f"'{path}' holds the negative id {ids.min()}")
+    unique, counts = np.unique(ids, return_counts=True)
+    if len(unique) < len(ids):
+        raise InputError(
+            f"'{path}' holds id {unique[counts > 1][0]} twice ({len(ids) - len(unique)} duplicates)"
+        )
+    return ids

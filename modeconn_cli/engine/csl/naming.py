@@ -1,0 +1,158 @@
+"""The names of per-epoch and aggregated arrays, in both documented schemes.
+
+long   loss_<dataset>_run<r>_epoch_<e>_noise_<n>.npy
+short  loss_<dataset>_epoch_<e>.npy
+Gradient norms are `loss_grad_…`, losses without weight decay `loss_ce_…`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from modeconn_cli.engine.errors import InputError, SettingsError, did_you_mean
+
+Scheme = Literal["long", "short"]
+Kind = Literal["loss", "loss_grad", "loss_ce"]
+KINDS: tuple[Kind, ...] = ("loss", "loss_grad", "loss_ce")
+
+IDS = "sample_ids.npy"
+
+_LONG = re.compile(r"(loss|loss_grad|loss_ce)_(.+)_run(\d+)_epoch_(\d+)_noise_([\d.]+(?:e-?\d+)?)\.npy")
+_SHORT = re.compile(r"(loss|loss_grad|loss_ce)_(.+)_epoch_(\d+)\.npy")
+
+
+@dataclass(frozen=True)
+class Run:
+    """What tells the arrays of one run from another's; a short name says neither run nor noise."""
+
+    dataset: str
+    run_idx: int | None
+    noise: float | None
+
+    @property
+    def scheme(self) -> Scheme:
+        return "short" if self.run_idx is None else "long"
+
+    def per_epoch(self, kind: Kind, epoch: int) -> str:
+        if self.run_idx is None:
+            return f"{kind}_{self.dataset}_epoch_{epoch}.npy"
+        return f"{kind}_{self.dataset}_run{self.run_idx}_epoch_{epoch}_noise_{self.noise:g}.npy"
+
+    def aggregated(self, what: str, suffix: str = ".npy") -> str:
+        """`csl_<dataset>_run<r>_noise_<n>.npy`; run 1 and noise 0 where the short names do not say."""
+        return f"{what}_{self.dataset}_run{self.run_idx or 1}_noise_{self.noise or 0:g}{suffix}"
+
+    def words(self) -> str:
+        if self.run_idx is None:
+            return f"{self.dataset} (short names)"
+        return f"{self.dataset}, run {self.run_idx}, noise {self.noise:g}"
+
+
+def parse(name: str) -> tuple[Run, Kind, int] | None:
+    """Run, kind and epoch that a file name says; None for other files."""
+    for kind in ("loss_grad", "loss_ce", "loss"):  # `loss` would take the others for data sets
+        if (found := _LONG.fullmatch(name)) and name.startswith(f"{kind}_"):
+            rest = _LONG.fullmatch("loss" + name.removeprefix(kind))
+            assert rest is not None
+            return Run(rest[2], int(rest[3]), float(rest[5])), kind, int(rest[4])
+        if (found or _SHORT.fullmatch(name)) and name.startswith(f"{kind}_"):
+            rest = _SHORT.fullmatch("loss" + name.removeprefix(kind))
+            assert rest is not None
+            return Run(rest[2], None, None), kind, int(rest[3])
+    return None
+
+
+@dataclass(frozen=True)
+class Found:
+    """The arrays of one run in a folder: kind -> epoch -> file."""
+
+    run: Run
+    files: dict[Kind, dict[int, Path]]
+
+
+def find(
+    folder: Path, *, dataset: str | None, run_idx: int | None, noise: float | None, scheme: Scheme | None
+) -> Found:
+    """The arrays of the run that is asked for, or of the only one.
+
+    Raises InputError for a folder without any, SettingsError where several runs or both schemes fit.
+    """
+    if not folder.is_dir():
+        raise InputError(f"'{folder}' is not a folder", "pass the --output-dir of mcx csl score")
+    runs: dict[Run, dict[Kind, dict[int, Path]]] = {}
+    for path in sorted(folder.iterdir()):
+        said = parse(path.name)
+        if said is not None:
+            run, kind, epoch = said
+            runs.setdefault(run, {name: {} for name in KINDS})[kind][epoch] = path
+    fits = [run for run in runs if runs[run]["loss"] and (scheme is None or run.scheme == scheme)]
+    if not fits:
+        raise InputError(
+            f"'{folder}' holds no loss_<dataset>_…epoch_<e>…npy"
+            + (f" in the {scheme} scheme" if scheme and runs else ""),
+            "pass the --output-dir of mcx csl score",
+        )
+    if dataset is not None:
+        fits = _only(fits, [run for run in fits if run.dataset == dataset], f"data set '{dataset}'", dataset)
+    if len({run.scheme for run in fits}) > 1:
+        raise SettingsError(
+            f"'{folder}' holds both naming schemes", "choose with --scheme long or --scheme short"
+        )
+    if run_idx is not None and fits[0].scheme == "long":
+        fits = _only(fits, [run for run in fits if run.run_idx == run_idx], f"run {run_idx}")
+    if noise is not None and fits[0].scheme == "long":
+        fits = _only(fits, [run for run in fits if run.noise == noise], f"noise {noise:g}")
+    if len(fits) > 1:
+        raise SettingsError(
+            f"'{folder}' holds {len(fits)} runs: {'; '.join(run.words() for run in fits)}",
+            "choose with --dataset, --run-idx and --noise-level",
+        )
+    return Found(fits[0], runs[fits[0]])
+
+
+def _only(all_runs: list[Run], fits: list[Run], what: str, name: str = "") -> list[Run]:
+    if fits:
+        return fits
+    there = "; ".join(run.words() for run in all_runs)
+    guess = did_you_mean(name, [run.dataset for run in all_runs]) if name else ""
+    raise InputError(f"there are no arrays of {what}", guess or f"found: {there}")
+
+
+def epochs_between(
+    found: Iterable[int], start: int | None, end: int | None, step: int, what: str, *, lenient: bool = False
+) -> tuple[list[int], list[int]]:
+    """The epochs of a range that are there, and those that are not; without bounds every epoch found.
+
+    `end` is included. Raises InputError for missing epochs unless `lenient`, and where nothing is left.
+    """
+    there = sorted(found)
+    if start is None and end is None and step == 1:
+        return there, []
+    first = there[0] if start is None and there else start or 0
+    last = there[-1] if end is None and there else end or 0
+    if last < first:
+        raise SettingsError(f"--end-epoch {last} lies before --start-epoch {first}")
+    wanted = list(range(first, last + 1, step))
+    missing = [epoch for epoch in wanted if epoch not in set(there)]
+    kept = [epoch for epoch in wanted if epoch in set(there)]
+    if missing and not lenient:
+        named = ", ".join(map(str, missing[:10])) + (
+            f" and {len(missing) - 10} more" if len(missing) > 10 else ""
+        )
+        raise InputError(
+            f"{what} of {len(missing)} epochs are missing: {named}",
+            f"found: {_range(there)}; choose with --start-epoch, --end-epoch and --epoch-step",
+        )
+    if not kept:
+        raise InputError(f"no {what} between epochs {first} and {last}", f"found: {_range(there)}")
+    return kept, missing
+
+
+def _range(epochs: list[int]) -> str:
+    if len(epochs) <= 6:
+        return ", ".join(map(str, epochs)) or "none"
+    return f"{epochs[0]}, {epochs[1]}, {epochs[2]} … {epochs[-1]} ({len(epochs)} epochs)"

@@ -1,0 +1,190 @@
+"""Losses and squared gradient norms of every sample."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+
+from modeconn_cli.engine import graph as graphs
+from modeconn_cli.engine.errors import InputError
+from modeconn_cli.engine.per_sample import fallback, uses
+from modeconn_cli.engine.per_sample.layout import Unclear
+from modeconn_cli.engine.per_sample.program import Program
+from modeconn_cli.engine.per_sample.rules import Met
+from modeconn_cli.engine.per_sample.uses import Use
+
+Gradient = Literal["param", "input", "none"]
+COLLECTED = 1 << 26  # elements of collected gradients that exist at a time
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Of N samples, float64 [N] on the CPU: cross-entropy in nats, ‖∇ℓ_i‖², and ⟨θ, ∇ℓ_i⟩; None where not asked for."""
+
+    losses: Tensor
+    squares: Tensor | None
+    inner: Tensor | None
+
+
+class PerSample:
+    """Scores batches under a model's present weights; `refresh` after they have changed.
+
+    `gradient` is by the trainable parameters, by the input, or none. Costs one forward pass, and one backward pass
+    that computes no weight gradients; how the norms by parameters come about is said in `method`.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        input_shape: tuple[int, ...],
+        gradient: Gradient,
+        *,
+        inner: bool = False,
+        note: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self.model = model.eval()
+        self.gradient, self.wants_inner = gradient, inner
+        self.trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self.method = "none" if gradient == "none" else "one backward pass"
+        self._note = note
+        self._program: Program | None = None
+        self._step = 0
+        if gradient == "param":
+            self._prepare(input_shape)
+
+    def _prepare(self, input_shape: tuple[int, ...]) -> None:
+        try:
+            graph = graphs.trace(self.model, input_shape)
+            plan = uses.find(graph, self.trainable)
+        except (InputError, Unclear) as error:
+            self._fall_back(str(error))
+            return
+        device = next(self.model.parameters()).device
+        self._program = Program(graph, plan, self.model, device)
+        roots = {name for names in plan.made_of.values() for name in names}
+        elements = sum(self.trainable[name].numel() for name in roots)
+        self._step = max(1, COLLECTED // elements) if elements else 0
+        self._program.refresh()
+
+    def _fall_back(self, reason: str) -> None:
+        self._program, self.method = None, "torch.func in chunks"
+        self._note(f"gradient norms sample by sample with torch.func, which is slower: {reason}")
+
+    def refresh(self) -> None:
+        """Take up the model's present weights."""
+        if self._program is not None:
+            self._program.refresh()
+
+    def square_norm(self) -> float:
+        """‖θ‖² of the trainable parameters."""
+        return sum(float(p.detach().double().square().sum()) for p in self.trainable.values())
+
+    def score(self, images: Tensor, labels: Tensor, classes: Tensor | None = None) -> Scores:
+        """Score N samples: images [N, …], labels [N] int64.
+
+        With `classes` the loss is over these classes alone; every label must be among them.
+        """
+
+        def losses(logits: Tensor, labels: Tensor) -> Tensor:
+            if classes is not None:
+                logits, labels = logits[:, classes], torch.searchsorted(classes, labels)
+            # In float64: the losses of learnt samples are far below float32's distance from 1.
+            return F.cross_entropy(logits.double(), labels, reduction="none")
+
+        if self.gradient == "none":
+            with torch.no_grad():
+                return Scores(losses(self.model(images), labels).cpu(), None, None)
+        if self.gradient == "input":
+            return self._by_input(images, labels, losses)
+        if self._program is not None:
+            try:
+                return self._by_parameters(images, labels, losses)
+            except Unclear as error:
+                self._fall_back(str(error))
+        return Scores(*fallback.score(self.model, self.trainable, images, labels, losses, self._note))
+
+    def _by_input(self, images: Tensor, labels: Tensor, losses: fallback.Losses) -> Scores:
+        images = images.detach().requires_grad_()
+        with Frozen(self.trainable), torch.enable_grad():
+            found = losses(self.model(images), labels)
+            (gradient,) = torch.autograd.grad(found.sum(), images)
+        squares = gradient.flatten(1).double().square().sum(1)
+        return Scores(found.detach().cpu(), squares.cpu(), None)
+
+    def _by_parameters(self, images: Tensor, labels: Tensor, losses: fallback.Losses) -> Scores:
+        step = self._step or len(images)
+        parts = [
+            self._pass(a, b, losses)
+            for a, b in zip(torch.split(images, step), torch.split(labels, step), strict=True)
+        ]
+        return Scores(*(torch.cat(values).cpu() for values in zip(*parts, strict=True)))
+
+    def _pass(self, images: Tensor, labels: Tensor, losses: fallback.Losses) -> tuple[Tensor, Tensor, Tensor]:
+        """One forward and one backward pass."""
+        program = self._program
+        assert program is not None
+        squares, inner = (
+            torch.zeros(len(images), dtype=torch.float64, device=images.device) for _ in range(2)
+        )
+        collected: dict[fx.Node, Tensor] = {}
+
+        def arrived(use: Use, met: Met) -> None:
+            with torch.no_grad():
+                if use.whole:
+                    square, along = use.rule.measure(met, use.whole, self.wants_inner)
+                    squares.add_(square)
+                    if along is not None:
+                        inner.add_(along)
+                for place in use.collected:
+                    part, found = use.parts[place], use.rule.gradient(met, place)
+                    collected[part] = collected[part] + found if part in collected else found
+
+        with torch.enable_grad():
+            logits, leaves = program.run(images, arrived)
+            found = losses(logits, labels)
+            if leaves:
+                gradients = torch.autograd.grad(found.sum(), [leaf for leaf, _ in leaves])
+                for (_, hear), gradient in zip(leaves, gradients, strict=True):
+                    hear(gradient)
+        for name, gradient in self._rooted(program, collected).items():
+            flat = gradient.flatten(1)
+            squares += flat.square().sum(1)
+            inner += flat @ self.trainable[name].detach().flatten()
+        return found.detach(), squares, inner
+
+    @staticmethod
+    def _rooted(program: Program, collected: dict[fx.Node, Tensor]) -> dict[str, Tensor]:
+        """Collected gradients, [N, …] each, carried back to the parameters that their tensors are made of."""
+        if not collected:
+            return {}
+        nodes = list(collected)
+        names = list(dict.fromkeys(name for node in nodes for name in program.plan.made_of[node]))
+        found = torch.autograd.grad(
+            [program.fixed[node] for node in nodes],
+            [program.roots[name] for name in names],
+            grad_outputs=[collected[node] for node in nodes],
+            is_grads_batched=True,
+            retain_graph=True,
+            allow_unused=True,
+        )
+        return {name: gradient for name, gradient in zip(names, found, strict=True) if gradient is not None}
+
+
+class Frozen:
+    """Parameters take no gradients inside the block."""
+
+    def __init__(self, parameters: dict[str, nn.Parameter]) -> None:
+        self._parameters = parameters
+
+    def __enter__(self) -> None:
+        for parameter in self._parameters.values():
+            parameter.requires_grad_(False)
+
+    def __exit__(self, *_: object) -> None:
+        for parameter in self._parameters.values():
+            parameter.requires_grad_(True)

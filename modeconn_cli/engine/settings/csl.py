@@ -1,0 +1,103 @@
+"""Settings of the `mcx csl` commands."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from modeconn_cli.engine.settings.base import Settings, setting
+from modeconn_cli.engine.settings.shared import (
+    ComputeSettings,
+    DataSettings,
+    FolderSettings,
+    ModelSettings,
+    SplitName,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpochSettings(Settings):
+    """Which checkpoints of a run."""
+
+    start_epoch: int | None = setting(
+        None, "first epoch", low=0, shown="the first one found", change="grow", group="epochs"
+    )
+    end_epoch: int | None = setting(
+        None, "last epoch, included", low=0, shown="the last one found", change="grow", group="epochs"
+    )
+    epoch_step: int = setting(
+        1, "epochs from one to the next", low=1, flags=("--step",), change="grow", group="epochs"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoringSettings(ModelSettings, DataSettings, ComputeSettings, FolderSettings, EpochSettings):
+    """Every sample under the checkpoints of a run."""
+
+    checkpoint_dir: Path | None = setting(
+        None,
+        "folder of the run's checkpoints (checkpoint-<e>.pt and the other documented names)",
+        group="epochs",
+    )
+    split: SplitName = setting(
+        "all-train", "which samples; all-train is the whole training file", group="data"
+    )
+    allow_nonfinite: bool = setting(False, "accept NaN and infinity in the weights", group="model")
+
+
+@dataclass(frozen=True, kw_only=True)
+class NameSettings(Settings):
+    """How the arrays are called."""
+
+    run_idx: int | None = setting(
+        None, "number of the run in file names", low=0, shown="the run's own, else 1", group="names"
+    )
+    noise_level: float | None = setting(
+        None, "noise level in file names", low=0, shown="the run's own, else 0.01", group="names"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CslScoreSettings(ScoringSettings, NameSettings):
+    """Score every sample at every checkpoint."""
+
+    grad: Literal["param", "input", "none"] = setting(
+        "param", "gradient norm by the parameters, by the input, or none", group="csl"
+    )
+    weight_decay: float = setting(1e-4, "weight decay in the loss; 0 leaves it out", low=0, group="csl")
+    wd_form: Literal["seed", "half"] = setting(
+        "seed", "seed adds wd·Σp² as documented, half ½·wd·Σp² as SGD minimises", group="csl"
+    )
+    scheme: Literal["long", "short"] = setting(
+        "long", "file names with run and noise, or without", group="names"
+    )
+    class_order: Path | None = setting(None, "classes in the order they were learnt, .npy", group="csl")
+    classes_per_task: int = setting(5, "classes added at once (--seen-classes)", low=1, group="csl")
+    epochs_per_task: int = setting(200, "epochs between two additions (--seen-classes)", low=1, group="csl")
+    seen_classes: bool = setting(
+        False,
+        "losses over the classes seen by the epoch alone; samples of other classes are NaN",
+        group="csl",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CslAggregateSettings(FolderSettings, EpochSettings, NameSettings):
+    """Cumulative sample loss and learning time from the arrays of a run."""
+
+    input_dir: Path | None = setting(None, "folder of the loss_*.npy and loss_grad_*.npy")
+    dataset: str | None = setting(
+        None,
+        "data set in the file names; its images are drawn where it can be loaded",
+        shown="the only one there",
+    )
+    data_path: Path | None = setting(None, "folder of the data, for the images", change="free")
+    scheme: Literal["long", "short"] | None = setting(None, "naming scheme", shown="the only one there")
+    strict_grads: bool = setting(False, "missing gradient norms of an epoch are an error")
+    loss_as_grad: bool = setting(False, "take the losses for gradient norms throughout")
+    allow_missing: bool = setting(False, "leave out missing epochs of the range, and say so")
+    class_order: Path | None = setting(
+        None, "classes in the order they were learnt, .npy: NaN before a class was seen is no fault"
+    )
+    num_samples: int = setting(10, "hardest and easiest samples that are drawn", low=1, change="free")
