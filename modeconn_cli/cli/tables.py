@@ -34,7 +34,7 @@ Part = Table | Lines
 
 def number(value: float | None, digits: int = 6) -> str:
     """A number with a fixed count of decimals, `n/a` where there is none."""
-    return "n/a" if value is None else f"{value:.{digits}f}"
+    return "n/a" if value is None or value != value else f"{value:.{digits}f}"
 
 
 def percent(ratio: float | None, digits: int = 2) -> str:

@@ -23,11 +23,13 @@ def png(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
-def along_path(curves: Mapping[str, Mapping[str, np.ndarray]], *, shade: bool = False) -> bytes:
+def along_path(
+    curves: Mapping[str, Mapping[str, np.ndarray]], *, shade: bool = False, axis_label: str = "t"
+) -> bytes:
     """Loss and error along one path or several: name -> {`ts`, `tr_nll`, `te_nll`, `te_err`}, each [T].
 
     Test values are solid, training values dashed; the straight line between the end values is dotted and, with
-    `shade`, the area between it and the test values is filled.
+    `shade`, the area where the test values are above it is filled.
     """
     from matplotlib.figure import Figure
 
@@ -45,9 +47,10 @@ def along_path(curves: Mapping[str, Mapping[str, np.ndarray]], *, shade: bool = 
         if shade:
             straight = np.interp(arrays["ts"], [0, 1], ends)
             axis.fill_between(
-                arrays["ts"], straight, arrays[series], color=COLOURS[0], alpha=0.15, linewidth=0
-            )
-        axis.set_xlabel("t")
+                arrays["ts"], straight, arrays[series], where=arrays[series] > straight, interpolate=True,
+                color=COLOURS[0], alpha=0.15, linewidth=0,
+            )  # fmt: skip
+        axis.set_xlabel(axis_label)
         axis.set_xlim(0, 1)
         axis.set_ylim(bottom=0)
         axis.grid(alpha=0.25)

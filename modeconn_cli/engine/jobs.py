@@ -73,12 +73,14 @@ def opened(
     *,
     inputs: Iterable[Path] = (),
     owned: Iterable[str] = (),
+    mends: bool = False,
 ) -> Iterator[Job]:
     """Open a job folder for one run and leave it locked, recorded and with a true status.
 
     `owned` are the glob patterns of the job's own files in the folder: `--overwrite` removes them, and
-    finding them without a record means that someone else's results lie there. Raises OutputError for those, for a
-    folder that cannot be written and for a live lock; InputError where settings or inputs changed.
+    finding them without a record means that someone else's results lie there. A job that `mends` makes files again
+    that are missing from a finished run. Raises OutputError for those, for a folder that cannot be written and for a
+    live lock; InputError where settings or inputs changed.
     """
     private = folder / names.JOB_FOLDER / command.replace(" ", "-")
     for place in (folder, private):
@@ -88,9 +90,8 @@ def opened(
     try:
         record = records.provenance(settings, command, inputs)
         job = Job(folder, private, record)
-        _continue_or_begin(
-            job, settings, runtime, [path for pattern in owned for path in folder.glob(pattern)]
-        )
+        present = [path for pattern in owned for path in folder.glob(pattern)]
+        _continue_or_begin(job, settings, runtime, present, mends)
         if job.complete:
             runtime.note(f"already complete: {folder}")
             yield job
@@ -118,7 +119,9 @@ def _status(private: Path, state: str, **more: Any) -> None:
     )
 
 
-def _continue_or_begin(job: Job, settings: Settings, runtime: Runtime, present: list[Path]) -> None:
+def _continue_or_begin(
+    job: Job, settings: Settings, runtime: Runtime, present: list[Path], mends: bool
+) -> None:
     overwrite, resume = getattr(settings, "overwrite", False), getattr(settings, "resume", True)
     record = job.private / RECORD_FILE
     if not (resume and record.exists()):
@@ -136,8 +139,15 @@ def _continue_or_begin(job: Job, settings: Settings, runtime: Runtime, present: 
     # What an earlier run recorded stays: begin time and the settings that its files were made with.
     job.resumed = True
     job.complete = (job.private / names.MANIFEST_FILE).exists()
-    if job.complete:
-        _check_products(job)
+    lost = _lost_products(job) if job.complete else []
+    if lost and not mends:
+        raise InputError(
+            f"'{lost[0]}' is missing or was changed after the job had finished", "use --no-resume --overwrite"
+        )
+    if lost:
+        runtime.note(f"'{lost[0]}' is missing or was changed after the job had finished: made again")
+        (job.private / names.MANIFEST_FILE).unlink()
+        job.complete = False
     grown = [s.name for s in specs(type(settings)) if s.change == "grow"]
     then, now = old.get("settings", {}), job.record["settings"]
     if any(then.get(name) != now[name] for name in grown):
@@ -156,6 +166,8 @@ def _compare(old: dict[str, Any], new: dict[str, Any], settings: Settings, runti
     """Raise InputError where something that changes the result is not what it was."""
     then, now = old.get("settings", {}), new["settings"]
     hint = "use another --output-dir, or --no-resume --overwrite to start anew"
+    # A record of before a setting existed was made with its default.
+    then = {**type(settings)().as_plain(), **then}
     for spec in specs(type(settings)):
         if spec.change == "free":
             before, after = then.get(spec.name), now[spec.name]
@@ -174,15 +186,11 @@ def _compare(old: dict[str, Any], new: dict[str, Any], settings: Settings, runti
             raise InputError(f"'{entry['path']}' is not the file the job began with", hint)
 
 
-def _check_products(job: Job) -> None:
-    manifest = _read(job.private / names.MANIFEST_FILE)
-    for entry in manifest.get("files", []):
-        path = job.folder / entry["file"]
-        if not path.exists() or path.stat().st_size != entry["size"]:
-            raise InputError(
-                f"'{path}' is missing or was changed after the job had finished",
-                "use --no-resume --overwrite",
-            )
+def _lost_products(job: Job) -> list[Path]:
+    """Files of the manifest that are not there any more, or not as they were."""
+    entries = _read(job.private / names.MANIFEST_FILE).get("files", [])
+    paths = {job.folder / entry["file"]: entry["size"] for entry in entries}
+    return [path for path, size in paths.items() if not path.exists() or path.stat().st_size != size]
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -357,3 +357,73 @@ def test_evaluation_costs_a_pass_per_position_and_one_for_batch_norm(
     assert done.code == 0, done.err
     data = datasets.load(DataSettings(dataset="digits", max_samples=100), torch.device("cpu"))
     assert sum(seen) == 5 * (len(data.fit) * (1 + statistics) + len(data.test))
+
+
+COSINE = (*RUN, "--schedule", "cosine", "--k1", "0,1", "--k2", "1,2")
+
+
+def test_a_schedule_spans_what_the_experiment_began_with(mcx: Callable, tmp_path: Path) -> None:
+    """More branches must not change the learning rates of the epochs that are there."""
+    assert mcx(*COSINE, "--output-dir", tmp_path / "grown").code == 0
+    longer = ("--k1", "0,1,2", "--output-dir", tmp_path / "grown")
+    done = mcx(*COSINE, *longer)
+    assert (done.code, "spans 3 epochs, now 4" in done.err) == (3, True)
+    assert mcx(*COSINE, *longer, "--schedule-epochs", "3").code == 0
+    words = ("--k1", "0,1,2", "--schedule-epochs", "3", "--output-dir", tmp_path / "fresh")
+    assert mcx(*COSINE, *words).code == 0
+    for name in ("k1_2_k2_1", "k1_1_k2_2"):
+        file = f"processed/digits_batch_128_{name}.json"
+        assert (tmp_path / "grown" / file).read_bytes() == (tmp_path / "fresh" / file).read_bytes()
+
+
+@pytest.mark.parametrize("content", [None, "{", '{"alphas": []}'])
+def test_a_lost_or_broken_pair_is_measured_again(mcx: Callable, folder: Path, content: str | None) -> None:
+    path = folder / "processed/digits_batch_128_k1_2_k2_1.json"
+    before = path.read_bytes()
+    path.unlink()
+    if content is not None:
+        path.write_text(content)
+    done = json.loads(mcx(*RUN, "--output-dir", folder, "--json").out)
+    assert (done["trained_epochs"], done["evaluated_positions"], path.read_bytes()) == (0, 5, before)
+
+
+def test_the_plan_counts_nothing_that_early_stopping_left_out(mcx: Callable, tmp_path: Path) -> None:
+    words = (
+        *RUN,
+        "--lr",
+        "5",
+        "--patience",
+        "1",
+        "--val-size",
+        "40",
+        "--k2",
+        "1,6",
+        "--output-dir",
+        tmp_path,
+    )
+    assert mcx(*words).code == 0
+    assert "still to do: 0 epochs and 0 positions" in mcx(*words, "--dry-run").err
+
+
+def test_values_that_are_no_numbers_are_named_and_never_stable(
+    mcx: Callable, folder: Path, tmp_path: Path
+) -> None:
+    original(folder / "processed/digits_batch_128_k1_2_k2_1.json", tmp_path / "study")
+    (path,) = (tmp_path / "study").glob("*.json")
+    document = json.loads(path.read_text())
+    document["accuracy_lst_test"][0] = float("nan")
+    path.write_text(json.dumps(document))
+    done = mcx("lmc", "report", tmp_path / "study", "--output-dir", tmp_path / "report")
+    assert "holds values that are no numbers" in done.err
+    assert "from: no k1 here" in done.out
+    assert "nan" not in (tmp_path / "report/lmc_report.csv").read_text()
+
+
+def test_an_original_file_whose_epochs_go_backwards_is_refused(
+    mcx: Callable, folder: Path, tmp_path: Path
+) -> None:
+    original(folder / "processed/digits_batch_128_k1_2_k2_1.json", tmp_path / "study")
+    (path,) = (tmp_path / "study").glob("*.json")
+    path.write_text(path.read_text().replace('"k2": 3', '"k2": 1'))
+    done = mcx("lmc", "report", tmp_path / "study")
+    assert (done.code, "epoch 1 does not come after k1 = 2" in done.err) == (3, True)

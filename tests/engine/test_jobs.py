@@ -343,3 +343,14 @@ def test_a_record_of_another_file_does_not_vouch_for_this_one(tmp_path: Path) ->
     files.write_json(record, {"provenance": PROVENANCE, "checkpoint_sha256": "cd"})
     with pytest.raises(OutputError, match=f"'{path}' exists"):
         jobs.file_output(path, PROVENANCE, False, record=record)
+
+
+def test_a_setting_that_a_record_does_not_know_had_its_default(tmp_path: Path) -> None:
+    """Folders of an older version go on."""
+    begin(tmp_path)
+    record = tmp_path / names.JOB_FOLDER / "some-job" / jobs.RECORD_FILE
+    document = json.loads(record.read_text())
+    del document["settings"]["lr"]
+    record.write_text(json.dumps(document))
+    run(tmp_path)
+    assert (tmp_path / RESULT).exists()

@@ -89,9 +89,17 @@ def run(settings: LmcInterpolateSettings, runtime: Runtime) -> LmcInterpolateRes
             lists = {name: np.array(getattr(result, name)) for name in ("alphas", *line.LISTS)}
             files.write_arrays(folder / ARRAYS, {**arrays, **lists})
             files.write_json(folder / SUMMARY, result.document())
-            files.atomic_write(folder / FIGURE, figures.along_path({"line": arrays}, shade=True))
+            files.atomic_write(folder / FIGURE, _draw(result, arrays))
             job.finish([folder / name for name in owned])
     return result
+
+
+def _draw(result: LmcInterpolateResult, arrays: dict[str, np.ndarray]) -> bytes:
+    ends = [Path(end).stem for end in (result.first, result.second)]
+    if ends[0] == ends[1]:
+        ends = [f"{Path(end).parent.name}/{Path(end).stem}" for end in (result.first, result.second)]
+    label = f"α (0: {ends[0]}, 1: {ends[1]})"
+    return figures.along_path({"line": arrays}, shade=True, axis_label=label)
 
 
 def _rebased(source: Source, permutation: Path) -> Source:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -48,8 +49,11 @@ class Line:
 
     @classmethod
     def read(cls, document: Mapping[str, Any]) -> Line:
-        """The line in a pair's JSON document. Raises KeyError, TypeError or ValueError where it holds none."""
-        lists = {name: [float(value) for value in document[name]] for name in ("alphas", *LISTS)}
+        """The line in a pair's JSON document; null is NaN. Raises KeyError, TypeError or ValueError for others."""
+        lists = {
+            name: [math.nan if value is None else float(value) for value in document[name]]
+            for name in ("alphas", *LISTS)
+        }
         if len({len(values) for values in lists.values()}) != 1 or len(lists["alphas"]) < 2:
             raise ValueError("its lists differ in length")
         return cls(**lists)

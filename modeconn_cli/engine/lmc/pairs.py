@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from modeconn_cli.engine.barriers import HEADLINE
 from modeconn_cli.engine.errors import InputError
 from modeconn_cli.engine.lmc.line import SERIES, Line
@@ -50,6 +52,11 @@ class Pair:
     line: Line
     original: bool
 
+    @property
+    def finite(self) -> bool:
+        """Whether all figures on the line are numbers."""
+        return all(np.isfinite(values).all() for values in self.line.series().values())
+
 
 def name(dataset: str, batch_size: int, k1: int, k2: int) -> str:
     """The documented file name of a pair."""
@@ -87,6 +94,8 @@ def read(path: Path) -> Pair:
         distance = float(content["distance"])
         if original:
             line, k2 = line.flipped(), k2 - k1
+        if k1 < 0 or k2 < 1:
+            raise ValueError(f"epoch {k1 + k2} does not come after k1 = {k1}")
         if not (line.alphas[0] == 0 and line.alphas[-1] == 1 and line.alphas == sorted(line.alphas)):
             raise ValueError("its positions do not run from 0 to 1")
     except (KeyError, TypeError, ValueError) as error:
@@ -110,7 +119,7 @@ def stable_from(results: Sequence[PairResult]) -> int | None:
             if pair.k1 == k1
             for series in ("error_train", "error_test")
         ]
-        if max(rises) >= STABLE:
+        if not all(rise < STABLE for rise in rises):  # nor where one is NaN
             break
         stable = k1
     return stable
@@ -125,5 +134,6 @@ def table(rows: Sequence[tuple[Mapping[str, Any], PairResult]]) -> str:
     writer.writerow([*leading, *COLUMNS, *(f"{name}_{series}" for name in definitions for series in SERIES)])
     for more, pair in rows:
         values = [pair.barriers[name][series] for name in definitions for series in SERIES]
-        writer.writerow([*more.values(), *(getattr(pair, column) for column in COLUMNS), *values])
+        finite = [value if value is not None and math.isfinite(value) else None for value in values]
+        writer.writerow([*more.values(), *(getattr(pair, column) for column in COLUMNS), *finite])
     return out.getvalue()

@@ -15,6 +15,7 @@ from modeconn_cli.engine.lmc import pairs
 from modeconn_cli.engine.runtime import Runtime
 from modeconn_cli.engine.settings.lmc import LmcRunSettings
 from modeconn_cli.engine.training import Recipe, batch_norms, rates
+from modeconn_cli.engine.training.folder import stopped_early
 
 
 @dataclass(frozen=True)
@@ -25,8 +26,11 @@ class Plan:
     max_epochs: int
     k1: tuple[int, ...]
     k2: tuple[int, ...]
+    schedule_epochs: int
     branch_seed: int
     alphas: tuple[float, ...]
+    patience: int | None
+    min_delta: float
 
     @property
     def pairs(self) -> list[tuple[int, int]]:
@@ -52,16 +56,28 @@ class Plan:
         """Epochs that no checkpoint is there for."""
         left = 0
         for k1, until in self.branches.items():
+            if self.ended(k1):
+                continue
             there = [
                 epoch for path in self.folder(k1).glob("*.pt") if (epoch := names.epoch_of(path)) is not None
             ]
             left += max(until - max(there, default=k1 or 0), 0)
         return left
 
+    def ended(self, k1: int | None) -> bool:
+        """Whether early stopping has ended a branch."""
+        if self.patience is None:
+            return False
+        return stopped_early(self.folder(k1), self.patience, self.min_delta)
+
     def positions_left(self, files: Sequence[Path]) -> int:
-        """Positions on the lines that the pairs' files do not hold."""
+        """Positions on the lines that the pairs' files do not hold; lines that early stopping left out have none."""
         left = 0
-        for path in files:
+        for (k1, k2), path in zip(self.pairs, files, strict=True):
+            if any(
+                self.ended(branch) and not self.checkpoint(branch, k1 + k2).exists() for branch in (None, k1)
+            ):
+                continue
             known: set[float] = set()
             if path.exists():
                 try:
@@ -96,7 +112,10 @@ def plan(settings: LmcRunSettings, alphas: Sequence[float]) -> Plan:
             f"the branch seed {branch_seed} is the main branch's: the branches would reproduce it",
             "pass another --branch-seed",
         )
-    return Plan(settings.output_dir, max_epochs, k1, k2, branch_seed, tuple(alphas))
+    return Plan(
+        settings.output_dir, max_epochs, k1, k2, settings.schedule_epochs or max_epochs, branch_seed, tuple(alphas),
+        settings.patience, settings.min_delta,
+    )  # fmt: skip
 
 
 def lines(

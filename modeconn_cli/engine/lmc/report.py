@@ -52,6 +52,8 @@ def run(settings: LmcReportSettings, runtime: Runtime) -> LmcReportResult | None
     if not settings.folders:
         raise SettingsError("no folder to read", "mcx lmc report DIR…")
     found = {folder: _pairs_in(folder) for folder in dict.fromkeys(settings.folders)}
+    for pair in (pair for pairs_there in found.values() for pair in pairs_there if not pair.finite):
+        runtime.warn(f"'{pair.result.file}' holds values that are no numbers: its barriers have none")
     series = _series(found)
     folder = settings.output_dir
     count = sum(len(each.pairs) for each in series)

@@ -83,11 +83,13 @@ def run(settings: LmcRunSettings, runtime: Runtime) -> LmcRunResult | None:
     if runtime.plan(said):
         return None
     with (
-        jobs.opened(settings, todo.root, "lmc run", runtime, owned=OWNED) as job,
+        jobs.opened(settings, todo.root, "lmc run", runtime, owned=OWNED, mends=True) as job,
         runtime.catching_signals(),
     ):
         experiment.train(job)
         results = [found for pair in todo.pairs if (found := experiment.pair(*pair)) is not None]
+        if not results:
+            runtime.warn("early stopping left no pair to compare: use a larger --patience")
         table, drawn = _summarise(todo, data.name, results, write=not job.complete)
         if not job.complete:
             job.finish([table, *drawn, *(Path(pair.file) for pair in results)])
@@ -128,7 +130,7 @@ class _Experiment:
             epochs=self.plan.branches[k1],
             batch_size=settings.batch_size,
             seed=settings.seed if k1 is None else self.plan.branch_seed,
-            horizon=self.plan.max_epochs,
+            horizon=self.plan.schedule_epochs,
         )
 
     def train(self, job: jobs.Job) -> None:
@@ -137,6 +139,7 @@ class _Experiment:
             for path in job.private.glob("k1_*.jsonl"):
                 path.unlink()  # positions of an experiment that is being replaced
         self.job = replace(job, resumed=True)  # whatever a branch's folder holds is the job's own
+        self._check_schedule()
         ends = {epoch for k1, k2 in self.plan.pairs for epoch in (k1, k1 + k2)}
         self._branch(None)
         self._check(None, ends)
@@ -144,6 +147,19 @@ class _Experiment:
             if self.plan.checkpoint(None, k1).exists():
                 self._branch(k1)
                 self._check(k1, {k1 + k2 for k2 in self.plan.k2})
+
+    def _check_schedule(self) -> None:
+        """Raises InputError where the learning rates would not be those of the epochs that are there."""
+        first = self.plan.checkpoint(None, 0)
+        if self.settings.schedule == "constant" or not first.exists():
+            return
+        spanned = checkpoints.read(first).about.get("schedule_epochs")
+        if spanned != self.plan.schedule_epochs:
+            raise InputError(
+                f"the {self.settings.schedule} schedule of this experiment spans {spanned} epochs, "
+                f"now {self.plan.schedule_epochs}",
+                f"pass --schedule-epochs {spanned} to go on with it, or use another --output-dir",
+            )
 
     def _check(self, k1: int | None, epochs: set[int]) -> None:
         """Name the epochs that early stopping left out. Raises InputError where others are missing."""
@@ -166,11 +182,13 @@ class _Experiment:
             **self.arch.describe(),
             **self.data.remembered,
             "seed": recipe.seed,
+            "schedule_epochs": self.plan.schedule_epochs,
         }
         start = None if k1 is None else self.plan.checkpoint(None, k1)
         before = len(list(folder.glob("checkpoint-*.pt")))
         files.make_folder(folder)
-        keeping = Keeping(folder, 1, about, settings.patience, settings.min_delta, start)
+        branch = "main" if k1 is None else f"k1={k1}"
+        keeping = Keeping(folder, 1, about, settings.patience, settings.min_delta, start, {"branch": branch})
         train(
             NetworkProblem(model, settings.wd),
             self.data.fit,
@@ -199,15 +217,25 @@ class _Experiment:
         if not all(path.exists() for path in ends):
             return None
         path, wanted = self.file(k1, k2), self.plan.alphas
-        old = pairs.document(path) if path.exists() else None
-        known = None if old is None else pairs.read(path).line
-        if old is not None and known is not None and (fewer := known.at(wanted)) is not None:
+        old = self._measured(path)
+        known = None if old is None else old.line
+        if old is not None and (fewer := old.line.at(wanted)) is not None:
             # Asked for fewer positions than the file holds: it keeps them all.
-            return PairResult(k1, k2, k1 + k2, old["distance"], fewer.barriers(), str(path))
+            return PairResult(k1, k2, k1 + k2, old.result.distance, fewer.barriers(), str(path))
         document = self._measure(k1, k2, ends, known)
         files.write_json(path, document)
         self._parts(k1, k2).unlink(missing_ok=True)
         return PairResult(k1, k2, k1 + k2, document["distance"], document["barriers"], str(path))
+
+    def _measured(self, path: Path) -> pairs.Pair | None:
+        """What a pair's file holds; a broken one is measured again."""
+        if not path.exists():
+            return None
+        try:
+            return pairs.read(path)
+        except InputError as error:
+            self.runtime.warn(f"{error.message}; measured again")
+            return None
 
     def _parts(self, k1: int, k2: int) -> Path:
         return self.job.private / f"k1_{k1}_k2_{k2}.jsonl"

@@ -24,7 +24,7 @@ class AlphaSettings(Settings):
 
     num_alphas: int = setting(
         25,
-        "positions from 0 to 1; odd, so that the middle is one of them",
+        "positions from 0 to 1; odd, so that the middle is one of them (a file keeps all it was measured at)",
         low=3,
         change="grow",
         group="line",
@@ -69,6 +69,14 @@ class LmcRunSettings(
     )
     schedule: Literal["garipov", "cosine", "step", "constant"] = setting(
         "constant", "learning rate over the epochs of the main branch", group="training"
+    )
+    schedule_epochs: int | None = setting(
+        None,
+        "epochs that the schedule spans; what an experiment began with stays",
+        low=1,
+        shown="--max-epochs",
+        change="free",
+        group="training",
     )
 
 

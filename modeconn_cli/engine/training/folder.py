@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ class Keeping:
     patience: int | None = None
     min_delta: float = 0.0
     start: Path | None = None  # the checkpoint a branch begins from: weights, optimizer and epoch
+    shown: Mapping[str, Any] = field(default_factory=dict)  # beside the metrics in the progress
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ def train(
         rows.append(row)
         job.heartbeat()
         shown = {key: value for key, value in row.items() if key not in ("epoch", "seconds")}
-        runtime.progress(epoch, recipe.epochs, unit="epoch", **shown)
+        runtime.progress(epoch, recipe.epochs, unit="epoch", **keeping.shown, **shown)
         watch.see(row)
         if epoch == recipe.epochs or (keeping.save_freq and epoch % keeping.save_freq == 0):
             _publish(problem, optimizer, keeping, epoch)
@@ -102,6 +103,12 @@ def train(
         if runtime.stopping() and epoch < recipe.epochs:
             raise _stopped(end)
     return _finish(problem, optimizer, keeping, rows, watch)
+
+
+def stopped_early(folder: Path, patience: int | None, min_delta: float) -> bool:
+    """Whether a run in a folder has come to its end before its last epoch."""
+    rows = [json.loads(line) for line in files.read_lines(folder / names.METRICS)]
+    return _Watch(Keeping(folder, 1, {}, patience, min_delta), rows).out_of_patience
 
 
 class _Watch:
