@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from bench import (
+    aggregation,
     checkpoint_read,
     command_line,
     curve_step,
@@ -20,6 +21,7 @@ from bench import (
     evaluation,
     layer_analysis,
     line_walk,
+    per_sample,
     table,
 )  # fmt: skip
 from bench.pairs import Case, Result, measure
@@ -35,6 +37,10 @@ CASES = (
     Case("evaluate", 1.15, evaluation.prepare),
     Case("line", 1.15, partial(line_walk.prepare, norm="none")),
     Case("line-batch-norm", 1.15, partial(line_walk.prepare, norm="batch")),
+    Case("score-param", 1.05, per_sample.against_training),
+    Case("score-input", 1.05, per_sample.by_input),
+    Case("score-document", 1 / 11, partial(per_sample.against_document, count=16)),
+    Case("aggregate", 6.0, aggregation.prepare),
     Case("checkpoint-read", 1.1, checkpoint_read.prepare),
     Case("data-pipeline", 0.25, data_pipeline.prepare),
 )

@@ -84,7 +84,7 @@ def run(settings: CslAggregateSettings, runtime: Runtime) -> CslAggregateResult 
     ):
         return None
     inputs = [*given.losses, *(given.grads or ())]
-    with jobs.opened(settings, folder, "csl aggregate", runtime, owned=_owned(settings)) as job:
+    with jobs.opened(settings, folder, "csl aggregate", runtime, owned=_owned(settings), mends=True) as job:
         values, learnt, squared = _measure(given, settings, runtime)
         flips = _flips(given, settings)
         drawn = [folder / given.found.run.aggregated("csl", f"_{name}.png") for name in figures.NAMES]

@@ -56,7 +56,7 @@ def read(path: Path, length: int | None = None, kinds: str = "f") -> np.ndarray:
 
 def read_ids(path: Path) -> np.ndarray:
     """Sample ids, int64 [N]. Raises InputError for duplicates and negative ones."""
-    ids = np.asarray(read(path, kinds="iu"), dtype=np.int64)
+    ids = np.array(read(path, kinds="iu"), dtype=np.int64)
     if len(ids) and ids.min() < 0:
         raise InputError(f"'{path}' holds the negative id {ids.min()}")
     unique, counts = np.unique(ids, return_counts=True)

@@ -94,7 +94,7 @@ def run(settings: CslScoreSettings, runtime: Runtime) -> CslScoreResult | None:
     settings = replace(settings, start_epoch=min(chosen), end_epoch=max(chosen))
     assert settings.output_dir is not None
     with (
-        jobs.opened(settings, settings.output_dir, "csl score", runtime, owned=OWNED) as job,
+        jobs.opened(settings, settings.output_dir, "csl score", runtime, owned=OWNED, mends=True) as job,
         runtime.catching_signals(),
     ):
         scorer = _Scorer(settings, subject, named, order, job, runtime)
@@ -139,7 +139,7 @@ def _class_order(settings: CslScoreSettings, subject: Subject) -> Tensor | None:
         return None
     if settings.class_order is None:
         raise SettingsError("--seen-classes needs the order of the classes", "pass --class-order FILE")
-    order = np.asarray(arrays.read(settings.class_order, kinds="iu"), dtype=np.int64)
+    order = np.array(arrays.read(settings.class_order, kinds="iu"), dtype=np.int64)
     if sorted(order.tolist()) != list(range(subject.arch.num_classes)):
         raise InputError(
             f"'{settings.class_order}' is no permutation of the {subject.arch.num_classes} classes"

@@ -19,11 +19,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.linalg import vecdot
 
-CHUNK = 1 << 22  # elements of inner products made at a time: they stay in the cache
+CHUNK = 1 << 20  # elements of inner products made at a time: they stay in the cache
 
-# Time per multiplication relative to that of a large matrix product, measured on two cores: patches have to be
-# copied, shifted sums only touch memory, and the gradient of one sample is written and read again.
-_PATCH, _SHIFT, _CELL = 30.0, 12.0, 20.0
+# Costs in multiplications of a large matrix product, measured on two cores: copying a patch's element, adding a
+# shifted one, writing and reading an element of one sample's gradient, and calling the kernel for one sample.
+_PATCH, _SHIFT, _CELL, _CALL = 30.0, 4.0, 40.0, 6e6
 
 
 @dataclass(frozen=True)
@@ -62,48 +62,54 @@ def weight_norms(x: Tensor, g: Tensor, weight: Tensor, how: Geometry) -> Tensor:
         return weight_gradients(x, g, weight, how).flatten(1).square().sum(1)
     kernel, per_group = math.prod(weight.shape[2:]), weight.shape[1]
     outputs = weight.shape[0] // how.groups
-    positions, padded = math.prod(g.shape[2:]), _padded(x, how)
+    positions, inputs = math.prod(g.shape[2:]), math.prod(x.shape[2:])
     costs = {
-        "gradient": per_group * kernel * outputs * (positions + _CELL),
+        "gradient": per_group * kernel * outputs * (positions + _CELL) + _CALL / how.groups,
         "patches": positions**2 * (per_group * kernel + outputs) + _PATCH * positions * per_group * kernel,
-        "shifts": padded**2 * per_group + positions**2 * (outputs + _SHIFT * kernel),
+        "shifts": inputs**2 * per_group + positions**2 * (outputs + _SHIFT * kernel),
     }
     if x.ndim != 4 or how.groups != 1:
         del costs["patches"]
     cheapest = min(costs, key=lambda name: costs[name])
     if cheapest == "gradient":
         return _gradient_norms(x, g, weight, how)
-    largest = positions * per_group * kernel if cheapest == "patches" else padded**2
+    largest = positions * per_group * kernel if cheapest == "patches" else inputs**2
     size = max(1, CHUNK // (largest * how.groups))
     norms = _patch_norms if cheapest == "patches" else _shift_norms
     pairs = zip(torch.split(x, size), torch.split(g, size), strict=True)
     return torch.cat([norms(a, b, weight, how) for a, b in pairs])
 
 
-def _padded(x: Tensor, how: Geometry) -> int:
-    return math.prod(size + 2 * pad for size, pad in zip(x.shape[2:], how.padding, strict=True))
-
-
 def _shift_norms(x: Tensor, g: Tensor, weight: Tensor, how: Geometry) -> Tensor:
-    count = len(x) * how.groups
-    pads = [pad for size in reversed(how.padding) for pad in (size, size)]
-    around = F.pad(x, pads)
-    sides, out = around.shape[2:], g.shape[2:]
-    rows = around.reshape(count, -1, math.prod(sides))
+    """The inputs' inner products once, and their copies shifted by every offset of the kernel added up."""
+    count, sides, out = len(x) * how.groups, x.shape[2:], g.shape[2:]
+    rows = x.reshape(count, -1, math.prod(sides))
     products = (rows.transpose(1, 2) @ rows).view(count, *sides, *sides)
-    total: Tensor | None = None
+    total = torch.zeros(count, *out, *out, dtype=x.dtype, device=x.device)
     for offset in itertools.product(*map(range, weight.shape[2:])):
-        window = tuple(
-            slice(o * d, o * d + s * (size - 1) + 1, s)
-            for o, d, s, size in zip(offset, how.dilation, how.stride, out, strict=True)
-        )
-        shifted = products[(slice(None), *window, *window)]
-        total = shifted.clone() if total is None else total.add_(shifted)
-    assert total is not None
+        spans = [
+            _span(*each)
+            for each in zip(offset, how.dilation, how.padding, how.stride, sides, out, strict=True)
+        ]
+        if all(last > first for first, last, _ in spans):
+            to = tuple(slice(first, last) for first, last, _ in spans)
+            of = tuple(
+                slice(begin, begin + step * (last - first - 1) + 1, step)
+                for (first, last, begin), step in zip(spans, how.stride, strict=True)
+            )
+            total[(slice(None), *to, *to)] += products[(slice(None), *of, *of)]
     gradients = g.reshape(count, -1, math.prod(out))
     gram = gradients.transpose(1, 2) @ gradients
-    along: Tensor = vecdot(total.reshape(count, -1), gram.flatten(1))
+    along: Tensor = vecdot(total.flatten(1), gram.flatten(1))
     return along.view(len(x), how.groups).sum(1)
+
+
+def _span(o: int, dilation: int, padding: int, stride: int, side: int, out: int) -> tuple[int, int, int]:
+    """The output positions [first, last) at which a kernel offset meets the input, and where the first one does."""
+    shift = o * dilation - padding
+    first = max(0, -(shift // stride)) if shift < 0 else 0
+    last = min(out, (side - 1 - shift) // stride + 1)
+    return first, last, first * stride + shift
 
 
 def _patch_norms(x: Tensor, g: Tensor, weight: Tensor, how: Geometry) -> Tensor:

@@ -77,23 +77,18 @@ class Program:
     def _listen(
         self, use: Use, out: Tensor, values: dict[fx.Node, Any], arrived: Arrived, leaves: list[Leaf]
     ) -> Tensor:
-        args, _ = _arguments(use.node, values)
-        met = Met(args, None, out, use.inside, use.outside)
-        watched = [
-            (t, t._version)
-            for t in (*args, *([out] if use.rule.needs_output else []))
-            if isinstance(t, Tensor)
-        ]
+        # Detached: a hook that holds a part of its own graph would never be freed.
+        args = [a.detach() if isinstance(a, Tensor) else a for a in _arguments(use.node, values)[0]]
+        met = Met(args, out.detach() if use.rule.needs_output else None, None, use.inside, use.outside)
+        versions = [t._version for t in met.tensors()]
 
         def hear(gradient: Tensor) -> None:
-            if any(tensor._version != version for tensor, version in watched):
+            if [t._version for t in met.tensors()] != versions:
                 raise Unclear(f"a tensor at {use.node.name} is overwritten in place")
-            met.gradient = gradient
+            met.arrived = gradient
             arrived(use, met)
-            met.args, met.out = (), None
+            met.clear()
 
-        if use.rule.needs_output:
-            met.out = out.detach()
         if out.requires_grad:
             out.register_hook(hear)  # type: ignore[no-untyped-call]
             return out

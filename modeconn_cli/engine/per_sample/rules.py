@@ -33,9 +33,22 @@ class Met:
 
     args: Sequence[Any]
     out: Tensor | None  # where the rule needs it
-    gradient: Tensor
+    arrived: Tensor | None
     inside: Layout | None  # of the data among the arguments
     outside: Layout
+
+    @property
+    def gradient(self) -> Tensor:
+        """∂ℓ/∂out as it is laid out."""
+        assert self.arrived is not None
+        return self.arrived
+
+    def tensors(self) -> list[Tensor]:
+        return [t for t in (*self.args, self.out) if isinstance(t, Tensor)]
+
+    def clear(self) -> None:
+        """Free what it holds: hooks live as long as the graph does."""
+        self.args, self.out, self.arrived = (), None, None
 
     def grad(self) -> Tensor:
         """∂ℓ_i/∂out, [N, …]."""
@@ -48,12 +61,10 @@ class Met:
     def data(self, place: int = 0) -> Tensor:
         """The data that the operation took, [N, …]."""
         assert self.inside is not None
-        taken: Tensor = self.args[place]
-        return self.inside.first(taken.detach())
+        return self.inside.first(self.args[place])
 
     def arg(self, place: int, default: Any = None) -> Any:
-        value = self.args[place] if len(self.args) > place else default
-        return value.detach() if isinstance(value, Tensor) else value
+        return self.args[place] if len(self.args) > place else default
 
 
 class Rule(ABC):

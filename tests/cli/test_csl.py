@@ -1,0 +1,454 @@
+"""`mcx csl`: the document's workflow on a run with flipped labels, and every way in which arrays can be wrong."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from modeconn_cli.cli import app
+from modeconn_cli.engine import checkpoints, datasets, keyed, models
+from modeconn_cli.engine.csl import metrics, naming
+from modeconn_cli.engine.datasets.noise import flip
+from modeconn_cli.engine.models import Architecture
+from modeconn_cli.engine.settings.shared import DataSettings
+
+GOLDEN = Path(__file__).parents[1] / "data/csl"
+EPOCHS = 4
+WIDTH = 4
+
+
+@pytest.fixture(scope="session")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of four epochs with 5 % flipped labels: checkpoint-0.pt … checkpoint-4.pt."""
+    folder = tmp_path_factory.mktemp("run")
+    words = [
+        "train",
+        "--model",
+        "cnn",
+        "--model-arg",
+        f"width={WIDTH}",
+        "--dataset",
+        "digits",
+        "--max-samples",
+        "150",
+    ]
+    words += [
+        "--epochs",
+        str(EPOCHS),
+        "--lr",
+        "0.05",
+        "--save-freq",
+        "1",
+        "--label-noise",
+        "0.05",
+        "--val-size",
+        "300",
+    ]
+    assert app.main([*words, "--output-dir", str(folder), "-q"]) == 0
+    return folder / "seed0"
+
+
+@pytest.fixture
+def scored(mcx: Callable, run: Path, tmp_path: Path) -> Path:
+    done = mcx(
+        "csl", "score", "--checkpoint-dir", run, "--output-dir", tmp_path / "scores", "--batch-size", "64"
+    )
+    assert done.code == 0, done.err
+    return tmp_path / "scores"
+
+
+def array(folder: Path, kind: str, epoch: int) -> np.ndarray:
+    return np.load(folder / f"{kind}_digits_run1_epoch_{epoch}_noise_0.05.npy")
+
+
+def expected(run: Path, epoch: int, decay: float = 1e-4) -> tuple[np.ndarray, np.ndarray, float]:
+    """Cross-entropy, norm of the documented gradient, and decay term, in float64 and one sample at a time."""
+    data = datasets.load(
+        DataSettings(dataset="digits", max_samples=150, val_size=300, label_noise=0.05, label_seed=0),
+        torch.device("cpu"),
+    )
+    model = models.build(Architecture("cnn", 10, (1, 8, 8), {"width": WIDTH})).double()
+    model.load_state_dict(checkpoints.read(run / f"checkpoint-{epoch}.pt").state)
+    parameters = list(model.parameters())
+    losses, norms = [], []
+    for batch in data.split("all-train").batches(1):
+        loss = F.cross_entropy(model.eval()(batch.images.double()), batch.labels)
+        total = loss + decay * sum((p**2).sum() for p in parameters)
+        found = torch.autograd.grad(total, parameters)
+        losses.append(float(loss.detach()))
+        norms.append(float(sum((g**2).sum() for g in found)) ** 0.5)
+    return np.array(losses), np.array(norms), decay * sum(float((p.detach() ** 2).sum()) for p in parameters)
+
+
+def test_scores_are_the_documented_ones(run: Path, scored: Path) -> None:
+    for epoch in (0, EPOCHS):
+        losses, norms, shift = expected(run, epoch)
+        np.testing.assert_allclose(array(scored, "loss_ce", epoch), losses, rtol=1e-5)
+        np.testing.assert_allclose(array(scored, "loss", epoch), losses + shift, rtol=1e-5)
+        np.testing.assert_allclose(array(scored, "loss_grad", epoch), norms, rtol=1e-5)
+        assert array(scored, "loss", epoch).dtype == np.float32
+    ids = np.load(scored / "sample_ids.npy")
+    assert (len(ids), ids.dtype, bool((np.diff(ids) > 0).all())) == (300, np.int64, True)
+
+
+def test_sgds_form_of_the_decay_halves_its_gradient(mcx: Callable, run: Path, tmp_path: Path) -> None:
+    words = ("csl", "score", "--checkpoint-dir", run, "--start-epoch", "4", "--wd-form", "half")
+    assert mcx(*words, "--weight-decay", "2e-4", "--output-dir", tmp_path).code == 0
+    losses, norms, shift = expected(run, 4)  # ½ · 2e-4 is the document's 1e-4
+    np.testing.assert_allclose(array(tmp_path, "loss", 4), losses + shift, rtol=1e-5)
+    np.testing.assert_allclose(array(tmp_path, "loss_grad", 4), norms, rtol=1e-5)
+
+
+def test_finished_epochs_are_not_scored_again_and_later_ones_are_added(
+    mcx: Callable, run: Path, scored: Path, tmp_path: Path
+) -> None:
+    before = {path.name: path.stat().st_mtime_ns for path in scored.glob("*.npy")}
+    words = ("csl", "score", "--checkpoint-dir", run, "--output-dir", tmp_path / "part", "--batch-size", "64")
+    assert mcx(*words, "--end-epoch", "2").code == 0
+    done = json.loads(mcx(*words, "--json").out)
+    assert (done["scored"], len(done["epochs"])) == (2, 5)
+    again = json.loads(
+        mcx("csl", "score", "--checkpoint-dir", run, *words[4:6], "--batch-size", "64", "--json").out
+    )
+    assert again["scored"] == 0
+    for name in before:
+        assert (tmp_path / "part" / name).read_bytes() == (scored / name).read_bytes()
+    (tmp_path / "part/loss_digits_run1_epoch_1_noise_0.05.npy").unlink()
+    assert json.loads(mcx(*words, "--json").out)["scored"] == 1
+    assert {path.name: path.stat().st_mtime_ns for path in scored.glob("*.npy")} == before
+
+
+def test_another_checkpoint_under_the_same_name_is_refused(mcx: Callable, run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    words = ("csl", "score", "--checkpoint-dir", tmp_path / "run", "--output-dir", tmp_path / "scores")
+    assert mcx(*words, "--grad", "none").code == 0
+    shutil.copy(run / "checkpoint-3.pt", tmp_path / "run/checkpoint-2.pt")
+    done = mcx(*words, "--grad", "none", "--start-epoch", "1")
+    assert (done.code, "is not the checkpoint that epoch 2 was scored with" in done.err) == (3, True)
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (("--start-epoch", "2", "--end-epoch", "9"), 3, "checkpoints of 5 epochs are missing: 5, 6, 7, 8, 9"),
+        (("--start-epoch", "3", "--end-epoch", "2"), 2, "lies before"),
+        (("--grad", "params"), 2, "did you mean 'param'"),
+        (("--split", "test", "--seen-classes"), 2, "--class-order"),
+        (("--checkpoint-dir", "nowhere"), 3, "is not a folder"),
+    ],
+)
+def test_what_cannot_be_scored_is_named(
+    mcx: Callable, run: Path, tmp_path: Path, words: tuple, code: int, message: str
+) -> None:
+    done = mcx("csl", "score", "--checkpoint-dir", run, "--output-dir", tmp_path / "new", *words)
+    assert (done.code, done.out, message in done.err) == (code, "", True), done.err
+
+
+def test_a_folder_above_the_checkpoints_gets_a_hint(mcx: Callable, run: Path, tmp_path: Path) -> None:
+    done = mcx("csl", "score", "--checkpoint-dir", run.parent, "--output-dir", tmp_path)
+    assert (done.code, f"did you mean --checkpoint-dir {run}?" in done.err) == (3, True)
+
+
+def test_losses_over_the_classes_seen_so_far(mcx: Callable, run: Path, tmp_path: Path) -> None:
+    """Two classes for each two epochs: at epoch 2 two are known, at epoch 3 four."""
+    order = np.array([3, 1, 4, 0, 5, 9, 2, 6, 8, 7])
+    np.save(tmp_path / "order.npy", order)
+    words = ("--seen-classes", "--class-order", tmp_path / "order.npy", "--classes-per-task", "2")
+    where = (
+        "--checkpoint-dir",
+        run,
+        "--output-dir",
+        tmp_path / "scores",
+        "--start-epoch",
+        "2",
+        "--end-epoch",
+        "3",
+    )
+    done = mcx("csl", "score", *where, *words, "--epochs-per-task", "2", "--weight-decay", "0")
+    assert done.code == 0, done.err
+    data = datasets.load(
+        DataSettings(dataset="digits", max_samples=150, val_size=300, label_noise=0.05, label_seed=0),
+        torch.device("cpu"),
+    ).split("all-train")
+    model = models.build(Architecture("cnn", 10, (1, 8, 8), {"width": WIDTH})).double().eval()
+    for epoch, known in ((2, [1, 3]), (3, [0, 1, 3, 4])):
+        model.load_state_dict(checkpoints.read(run / f"checkpoint-{epoch}.pt").state)
+        batch = next(iter(data.batches(len(data))))
+        logits = model(batch.images.double())[:, known].detach()
+        seen = torch.isin(batch.labels, torch.tensor(known))
+        losses = array(tmp_path / "scores", "loss", epoch)
+        assert np.array_equal(np.isnan(losses), ~seen.numpy())
+        wanted = torch.tensor([known.index(int(label)) for label in batch.labels[seen]])
+        found = F.cross_entropy(logits[seen], wanted, reduction="none")
+        np.testing.assert_allclose(losses[seen.numpy()], found.numpy(), rtol=1e-5)
+    np.save(tmp_path / "order.npy", order[:5])
+    done = mcx("csl", "score", *where, *words)
+    assert (done.code, "is no permutation of the 10 classes" in done.err) == (3, True)
+
+
+def test_a_killed_scoring_goes_on(mcx: Callable, run: Path, scored: Path, tmp_path: Path) -> None:
+    """As after a kill between the arrays of an epoch: its line is missing, and so is one of its files."""
+    words = ("csl", "score", "--checkpoint-dir", run, "--output-dir", tmp_path / "cut", "--batch-size", "64")
+    assert mcx(*words).code == 0
+    private = tmp_path / "cut/.mcx/csl-score"
+    lines = (private / "scored.jsonl").read_text().splitlines(keepends=True)
+    (private / "scored.jsonl").write_text("".join(lines[:-2]) + lines[-2][:20])
+    (private / "manifest.json").unlink()
+    (tmp_path / "cut/loss_digits_run1_epoch_4_noise_0.05.npy").unlink()
+    assert json.loads(mcx(*words, "--json").out)["scored"] == 2
+    for path in scored.glob("*.npy"):
+        assert (tmp_path / "cut" / path.name).read_bytes() == path.read_bytes()
+
+
+# --- aggregation
+
+
+def aggregated(mcx: Callable, folder: Path, output: Path, *words: object) -> tuple[dict, str]:
+    done = mcx("csl", "aggregate", "--input-dir", folder, "--output-dir", output, "--json", *words)
+    assert done.code == 0, done.err
+    return json.loads(done.out), done.err
+
+
+@pytest.mark.parametrize("scheme", ["short", "long"])
+def test_the_originals_arrays_give_the_originals_metrics(mcx: Callable, tmp_path: Path, scheme: str) -> None:
+    found, err = aggregated(mcx, GOLDEN / scheme, tmp_path)
+    with np.load(GOLDEN / "expected.npz") as file:
+        golden = dict(file)
+    name = "run1_noise_0.01" if scheme == "long" else "run1_noise_0"
+    csl, lt = (np.load(tmp_path / f"{kind}_cifar100_{name}.npy") for kind in ("csl", "lt"))
+    losses = np.stack([np.load(GOLDEN / f"short/loss_cifar100_epoch_{e}.npy") for e in golden["epochs"]])
+    # The original adds in float32, which is off by up to 2 units in the last place; the exact sum, rounded once.
+    assert np.array_equal(csl, losses.astype(np.float64).sum(0).astype(np.float32))
+    assert (np.abs(csl - golden["csl"]) <= 2 * np.spacing(golden["csl"])).all()
+    kind = "short" if scheme == "short" else "long_loss_fallback"
+    assert np.array_equal(lt, golden[f"lt_{kind}"])
+    assert found["tau"] == pytest.approx(float(golden[f"tau_{kind}"]), rel=1e-7)
+    if scheme == "long":
+        assert found["lt_source"] == {"source": "loss_grad", "loss_at_epochs": [15]}
+        assert "the losses stand in for the missing gradient norms of epochs [15]" in err
+        return
+    first = np.load(tmp_path / f"lt_first_epoch_cifar100_{name}.npy")
+    index = golden["first_epoch_index_below_tau_short"]
+    assert np.array_equal(first, np.where(index < 0, np.nan, golden["epochs"][index]), equal_nan=True)
+
+
+def test_flipped_labels_are_found_and_the_figures_drawn(
+    mcx: Callable, run: Path, scored: Path, tmp_path: Path
+) -> None:
+    found, _ = aggregated(mcx, scored, tmp_path / "csl")
+    table = np.loadtxt(run / "label_noise.csv", delimiter=",", skiprows=1, dtype=int)
+    ids = np.load(tmp_path / "csl/sample_ids.npy")
+    flipped = dict(zip(table[:, 0].tolist(), table[:, 3].tolist(), strict=True))
+    assert found["flipped"] == sum(flipped[i] for i in ids.tolist())
+    csl = np.load(found["csl_path"])
+    positive = np.array([flipped[i] for i in ids.tolist()], dtype=bool)
+    above = (csl[positive][:, None] > csl[~positive][None]).mean()
+    assert found["auroc"]["csl"] == pytest.approx(above)
+    assert found["hardest"][0]["sample_id"] == ids[csl.argmax()]
+    for figure in found["figures"]:
+        assert Path(figure).read_bytes().startswith(b"\x89PNG")
+
+
+def copy_of(scheme: str, target: Path) -> Path:
+    shutil.copytree(GOLDEN / scheme, target)
+    return target
+
+
+def test_no_gradient_norms_leave_the_loss_alone(mcx: Callable, tmp_path: Path) -> None:
+    folder = copy_of("short", tmp_path / "in")
+    for path in folder.glob("loss_grad_*"):
+        path.unlink()
+    found, err = aggregated(mcx, folder, tmp_path / "out")
+    assert (found["lt_path"], found["tau"], found["lt_source"]) == (None, None, {"source": "none"})
+    assert "cumulative loss only" in err
+    assert not list((tmp_path / "out").glob("lt_*"))
+    proxy, _ = aggregated(mcx, folder, tmp_path / "proxy", "--loss-as-grad")
+    assert proxy["lt_source"] == {"source": "loss"}
+
+
+def test_strict_gradients_refuse_a_missing_epoch(mcx: Callable, tmp_path: Path) -> None:
+    done = mcx("csl", "aggregate", "--input-dir", GOLDEN / "long", "--output-dir", tmp_path, "--strict-grads")
+    assert (done.code, "gradient norms of 1 epochs are missing: [15]" in done.err) == (3, True)
+
+
+def test_both_schemes_in_one_folder_have_to_be_chosen_from(mcx: Callable, tmp_path: Path) -> None:
+    folder = copy_of("short", tmp_path / "in")
+    for path in (GOLDEN / "long").iterdir():
+        shutil.copy(path, folder)
+    words = ("csl", "aggregate", "--input-dir", folder, "--output-dir", tmp_path / "out")
+    assert (mcx(*words).code, "both naming schemes" in mcx(*words).err) == (2, True)
+    assert mcx(*words, "--scheme", "short").code == 0
+
+
+def test_runs_are_told_apart_and_noise_compares_as_a_number(mcx: Callable, tmp_path: Path) -> None:
+    folder = copy_of("long", tmp_path / "in")
+    for path in list(folder.iterdir()):
+        shutil.copy(path, folder / path.name.replace("noise_0.01", "noise_0.1"))
+    words = ("csl", "aggregate", "--input-dir", folder, "--output-dir")
+    done = mcx(*words, tmp_path / "out")
+    assert (done.code, "holds 2 runs" in done.err) == (2, True)
+    assert mcx(*words, tmp_path / "out", "--noise-level", "0.10").code == 0
+    assert (tmp_path / "out/csl_cifar100_run1_noise_0.1.npy").exists()
+
+
+def damage(path: Path, how: str) -> None:
+    content = path.read_bytes()
+    if how == "truncated":
+        path.write_bytes(content[:-10])
+    elif how == "trailing":
+        path.write_bytes(content + b"x")
+    elif how == "objects":
+        np.save(path, np.array([{}] * 40, dtype=object), allow_pickle=True)
+    elif how == "length":
+        np.save(path, np.zeros(39, dtype=np.float32))
+    elif how == "matrix":
+        np.save(path, np.zeros((40, 2), dtype=np.float32))
+    elif how == "integers":
+        np.save(path, np.zeros(40, dtype=np.int64))
+    elif how == "header":
+        path.write_bytes(b"\x93NUMPY\x02\x00" + (1 << 31).to_bytes(4, "little") + b"{")
+    elif how == "text":
+        path.write_bytes(b"not an array")
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ("truncated", "it is damaged"),
+        ("trailing", "it is damaged"),
+        ("objects", "Python objects"),
+        ("length", "holds 39 samples, the others 40"),
+        ("matrix", "expected float [N]"),
+        ("integers", "expected float [N]"),
+        ("header", "not a readable .npy"),
+        ("text", "not a readable .npy"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["loss", "loss_grad"])
+def test_a_damaged_array_is_named(mcx: Callable, tmp_path: Path, kind: str, how: str, message: str) -> None:
+    folder = copy_of("short", tmp_path / "in")
+    path = folder / f"{kind}_cifar100_epoch_10.npy"
+    damage(path, how)
+    done = mcx("csl", "aggregate", "--input-dir", folder, "--output-dir", tmp_path / "out")
+    assert (done.code, done.out, path.name in done.err, message in done.err) == (3, "", True, True), done.err
+
+
+@pytest.mark.parametrize(
+    ("ids", "message"),
+    [
+        (np.arange(39), "names 39 samples"),
+        (np.r_[np.arange(39), 5], "holds id 5 twice"),
+        (np.arange(40) - 1, "negative id -1"),
+        (np.arange(40.0), "expected int [N]"),
+    ],
+)
+def test_ids_must_name_every_sample_once(
+    mcx: Callable, tmp_path: Path, ids: np.ndarray, message: str
+) -> None:
+    folder = copy_of("short", tmp_path / "in")
+    np.save(folder / "sample_ids.npy", ids)
+    done = mcx("csl", "aggregate", "--input-dir", folder, "--output-dir", tmp_path / "out")
+    assert (done.code, message in done.err) == (3, True), done.err
+
+
+def test_missing_epochs_of_a_range(mcx: Callable, tmp_path: Path) -> None:
+    folder = copy_of("short", tmp_path / "in")
+    (folder / "loss_cifar100_epoch_15.npy").unlink()
+    words = ("--start-epoch", "0", "--end-epoch", "25", "--epoch-step", "5")
+    done = mcx("csl", "aggregate", "--input-dir", folder, "--output-dir", tmp_path / "out", *words)
+    assert (done.code, "losses of 1 epochs are missing: 15" in done.err) == (3, True)
+    found, _ = aggregated(mcx, folder, tmp_path / "out", *words, "--allow-missing")
+    assert (found["missing_epochs"], found["kept_epochs"]) == ([15], [0, 5, 10, 20, 25])
+
+
+def test_a_nan_stays_with_its_sample(mcx: Callable, tmp_path: Path) -> None:
+    folder = copy_of("short", tmp_path / "in")
+    for kind in ("loss", "loss_grad"):
+        path = folder / f"{kind}_cifar100_epoch_10.npy"
+        values = np.load(path)
+        values[7] = np.nan
+        np.save(path, values)
+    found, err = aggregated(mcx, folder, tmp_path / "out")
+    assert (found["samples_with_nan"], found["excluded_from_tau"]) == (1, 1)
+    assert "1 samples have a NaN among their losses" in err
+    csl, lt = (np.load(tmp_path / f"out/{kind}_cifar100_run1_noise_0.npy") for kind in ("csl", "lt"))
+    assert np.flatnonzero(np.isnan(csl)).tolist() == [7]
+    assert np.flatnonzero(np.isnan(lt)).tolist() == [7]
+
+
+@given(st.integers(1, 6), st.integers(1, 9), st.booleans(), st.integers(0, 99))
+@settings(max_examples=40, deadline=None)
+def test_learning_time_is_the_documents(epochs: int, count: int, squared: bool, seed: int) -> None:
+    """Against the document's formula on whole matrices."""
+    norms = np.random.default_rng(seed).gamma(1.0, size=(epochs, count))
+    if seed % 3 == 0:
+        norms[0, 0] = np.nan
+    found = metrics.learning_time(lambda: list(norms), list(range(10, 10 + epochs)), count, squared=squared)
+    used = norms**2 if squared else norms
+    condition = np.cumsum(used, axis=0) / np.arange(1, epochs + 1)[:, None]
+    finite = np.isfinite(condition).all(0)
+    if not finite.any():
+        assert np.isnan(found.tau)
+        return
+    tau = condition[:, finite].mean()
+    assert found.tau == pytest.approx(tau)
+    below = condition < found.tau
+    np.testing.assert_allclose(found.lt[finite], 1 - below.mean(0)[finite])
+    reached = condition <= found.tau
+    first = np.where(reached.any(0), 10 + reached.argmax(0), np.nan)
+    np.testing.assert_array_equal(found.first[finite], first[finite])
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.booleans()), min_size=2, max_size=30))
+def test_auroc_counts_pairs(rows: list[tuple[int, bool]]) -> None:
+    values, positive = np.array([float(v) for v, _ in rows]), np.array([p for _, p in rows])
+    found = metrics.auroc(values, positive)
+    if positive.all() or not positive.any():
+        assert found is None
+        return
+    higher, lower = values[positive][:, None], values[~positive][None]
+    assert found == pytest.approx(((higher > lower) + 0.5 * (higher == lower)).mean())
+
+
+def test_file_names_are_read_as_they_are_written() -> None:
+    for run in (
+        naming.Run("my_set", 3, 0.01),
+        naming.Run("my_set", None, None),
+        naming.Run("x", 1, 1e-05),
+    ):
+        for kind in naming.KINDS:
+            assert naming.parse(run.per_epoch(kind, 12)) == (run, kind, 12)
+    assert naming.parse("loss_a_run1_epoch_2_noise_0.10.npy") == naming.parse(
+        "loss_a_run1_epoch_2_noise_0.1.npy"
+    )
+    assert naming.parse("csl_a_run1_noise_0.1.npy") is None
+
+
+def test_flips_depend_on_seed_and_id_alone() -> None:
+    ids, labels = torch.arange(20_000), torch.arange(20_000) % 10
+    noisy = flip(labels, ids, 10, 0.1, seed=3)
+    order = keyed.permutation(0, "test", 20_000)[:500]
+    assert torch.equal(flip(labels[order], ids[order], 10, 0.1, seed=3), noisy[order])
+    assert 0.09 < float((noisy != labels).double().mean()) < 0.11
+    steps = ((noisy - labels) % 10)[noisy != labels]
+    assert set(steps.tolist()) == set(range(1, 10))
+    assert not torch.equal(flip(labels, ids, 10, 0.1, seed=4), noisy)
+
+
+def test_clean_labels_can_be_asked_for(mcx: Callable, run: Path, tmp_path: Path) -> None:
+    words = ("csl", "score", "--checkpoint-dir", run, "--start-epoch", "4", "--grad", "none", "--output-dir")
+    assert mcx(*words, tmp_path / "trained").code == 0
+    assert mcx(*words, tmp_path / "clean", "--labels", "clean").code == 0
+    differ = array(tmp_path / "trained", "loss", 4) != array(tmp_path / "clean", "loss", 4)
+    table = np.loadtxt(run / "label_noise.csv", delimiter=",", skiprows=1, dtype=int)
+    flipped = np.isin(np.load(tmp_path / "clean/sample_ids.npy"), table[table[:, 3] == 1, 0])
+    assert np.array_equal(differ, flipped)
