@@ -40,7 +40,7 @@ CASES = (
     Case("score-param", 1.05, per_sample.against_training),
     Case("score-input", 1.05, per_sample.by_input),
     Case("score-document", 1 / 11, partial(per_sample.against_document, count=16)),
-    Case("aggregate", 6.0, aggregation.prepare),
+    Case("aggregate", 1.0, aggregation.prepare),
     Case("checkpoint-read", 1.1, checkpoint_read.prepare),
     Case("data-pipeline", 0.25, data_pipeline.prepare),
 )

@@ -22,7 +22,7 @@ SHAPE, CLASSES, BATCH = (3, 32, 32), 100, 64
 
 def network() -> nn.Module:
     torch.manual_seed(0)
-    model = torchvision.models.resnet18(num_classes=CLASSES)
+    model: nn.Module = torchvision.models.resnet18(num_classes=CLASSES)
     model.conv1, model.maxpool = nn.Conv2d(3, 64, 3, 1, 1, bias=False), nn.Identity()
     with torch.no_grad():
         for _ in range(3):

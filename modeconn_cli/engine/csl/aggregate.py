@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -178,17 +178,14 @@ def _document(path: Path) -> Mapping[str, Any]:
     return document if isinstance(document, dict) else {}
 
 
-def _stream(paths: list[Path], count: int) -> Iterator[np.ndarray]:
-    for path in paths:
-        yield arrays.read(path, count)
-
-
 def _measure(
     given: _Input, settings: CslAggregateSettings, runtime: Runtime
 ) -> tuple[dict[str, np.ndarray], metrics.LearningTime | None, metrics.LearningTime | None]:
     """All per-sample values by the name of their file, float64 [N]."""
     unseen = settings.class_order is not None
-    csl, epochs = metrics.cumulative_loss(_stream(given.losses, given.count), given.count, skip_unseen=unseen)
+    csl, epochs = metrics.cumulative_loss(
+        arrays.stream(given.losses, given.count), given.count, skip_unseen=unseen
+    )
     values: dict[str, np.ndarray] = {"csl": csl}
     if unseen:
         values["epochs_seen"] = epochs
@@ -197,17 +194,17 @@ def _measure(
         runtime.warn(f"{bad:,} samples have a NaN among their losses; their CSL is NaN")
     if given.ce is not None:
         values["csl_ce"], _ = metrics.cumulative_loss(
-            _stream(given.ce, given.count), given.count, skip_unseen=unseen
+            arrays.stream(given.ce, given.count), given.count, skip_unseen=unseen
         )
     if given.grads is None:
         return values, None, None
     grads = given.grads
-    learnt = metrics.learning_time(lambda: _stream(grads, given.count), given.epochs, given.count)
+    learnt = metrics.learning_time(lambda: arrays.stream(grads, given.count), given.epochs, given.count)
     values |= {"lt": learnt.lt, "lt_first_epoch": learnt.first}
     squared = None
     if given.by_input:
         squared = metrics.learning_time(
-            lambda: _stream(grads, given.count), given.epochs, given.count, squared=True
+            lambda: arrays.stream(grads, given.count), given.epochs, given.count, squared=True
         )
         values["lt_first_epoch_sq"] = squared.first
     if learnt.finite < given.count:
@@ -323,7 +320,7 @@ def _draw(
     number = min(settings.num_samples, len(order) // 2)
     chosen = {"hardest": order[::-1][:number], "easiest": order[:number]}
     curves = {
-        name: np.stack([np.asarray(values_[places]) for values_ in _stream(given.losses, given.count)])
+        name: np.stack([values_[places] for values_ in arrays.stream(given.losses, given.count)])
         for name, places in chosen.items()
     }
     images = figures.images_of(

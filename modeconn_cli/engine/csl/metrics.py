@@ -10,7 +10,7 @@ the norms: lt_first_epoch_sq, with the τ of the squares.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +18,7 @@ from scipy.stats import rankdata
 
 Vectors = Callable[[], Iterable[np.ndarray]]  # a fresh pass over the epochs, each [N]
 
-BLOCK = 1 << 16  # samples treated at a time: the work of a block stays in the cache
+BLOCK = 1 << 15  # samples treated at a time: the work of a block stays in the cache
 
 
 @dataclass(frozen=True)
@@ -40,17 +40,21 @@ def cumulative_loss(
     seen, and are left out.
     """
     total, epochs = np.zeros(count), np.zeros(count, dtype=np.int64)
+    scored = 0
     for values in losses:
         for block in _blocks(count):
-            part = values[block].astype(np.float64)
             if skip_unseen:
+                part = values[block].astype(np.float64)
                 unseen = np.isnan(part) & (epochs[block] == 0)
                 part[unseen] = 0.0
                 epochs[block] += ~unseen
+                total[block] += part
             else:
-                epochs[block] += 1
-            total[block] += part
-    if skip_unseen:
+                total[block] += values[block]
+        scored += 1
+    if not skip_unseen:
+        epochs[:] = scored
+    else:
         total[epochs == 0] = np.nan
     return total, epochs
 
@@ -59,35 +63,37 @@ def learning_time(
     norms: Vectors, epochs: Sequence[int], count: int, *, squared: bool = False
 ) -> LearningTime:
     """Two passes over the norms: τ first, then the comparison with it."""
-    finite = np.ones(count, dtype=bool)
-    sums = np.zeros(count)
     means = np.zeros(count)  # Σ_k cond_k of each sample
-    for k, part, block in _running(norms, count, sums, squared):
-        means[block] += part / k
-    finite &= np.isfinite(means)
+    for _, condition, block in _conditions(norms, count, squared):
+        means[block] += condition
+    finite = np.isfinite(means)
     tau = float(means[finite].mean() / len(epochs)) if finite.any() else float("nan")
-    below = np.zeros(count)
-    first = np.full(count, np.nan)
-    sums = np.zeros(count)
-    for k, part, block in _running(norms, count, sums, squared):
-        condition = part / k
-        below[block] += condition < tau
-        reached = (condition <= tau) & np.isnan(first[block])
-        first[block] = np.where(reached, epochs[k - 1], first[block])
+    below, hits = np.zeros(count, dtype=np.int32), np.empty(min(BLOCK, count), dtype=bool)
+    first, waiting = np.full(count, np.nan), np.ones(count, dtype=bool)
+    for k, condition, block in _conditions(norms, count, squared):
+        below[block] += np.less(condition, tau, out=hits[: len(condition)])
+        still = waiting[block]
+        if still.any():
+            reached = (condition <= tau) & still
+            first[block][reached] = epochs[k]
+            still[reached] = False
     lt = 1.0 - below / len(epochs)
     lt[~finite] = first[~finite] = np.nan
     return LearningTime(tau, lt, first, int(finite.sum()))
 
 
-def _running(
-    norms: Vectors, count: int, sums: np.ndarray, squared: bool
-) -> Iterable[tuple[int, np.ndarray, slice]]:
-    """(k, Σ_{j≤k} g_j of a block, the block) for every epoch and block; `sums` is where they are kept."""
-    for k, values in enumerate(norms(), start=1):
+def _conditions(norms: Vectors, count: int, squared: bool) -> Iterator[tuple[int, np.ndarray, slice]]:
+    """(epoch number from 0, cond of a block of samples, the block); cond is gone when the next one comes."""
+    sums, room = np.zeros(count), np.empty(min(BLOCK, count))
+    for k, values in enumerate(norms()):
         for block in _blocks(count):
-            part = values[block].astype(np.float64)
-            sums[block] += part * part if squared else part
-            yield k, sums[block], block
+            total, condition = sums[block], room[: block.stop - block.start]
+            if squared:
+                np.square(values[block], out=condition, dtype=np.float64)
+                total += condition
+            else:
+                total += values[block]
+            yield k, np.divide(total, k + 1, out=condition), block
 
 
 def _blocks(count: int) -> list[slice]:
