@@ -97,9 +97,17 @@ def aggregate_table(result: CslAggregateResult) -> list[Part]:
         for name in ("csl", "csl_ce", "lt", "lt_first_epoch")
         if result.hardest and name in result.hardest[0]
     ]
+    known = ("flipped",) if result.auroc else ()
     for title, rows in (("Hardest samples", result.hardest), ("Easiest samples", result.easiest)):
-        cells = tuple((str(row["sample_id"]), *(_value(row[name], name) for name in names)) for row in rows)
-        parts.append(Table(title, ("sample id", *names), cells, text_columns=0))
+        cells = tuple(
+            (
+                str(row["sample_id"]),
+                *(_value(row[name], name) for name in names),
+                *("yes" if row[name] else "no" for name in known),
+            )
+            for row in rows
+        )
+        parts.append(Table(title, ("sample id", *names, *known), cells, text_columns=0))
     if result.auroc:
         cells = tuple((name, number(value, 4)) for name, value in result.auroc.items())
         parts.append(Table(f"Finding the {result.flipped} flipped labels", ("metric", "AUROC"), cells))

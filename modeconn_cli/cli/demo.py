@@ -13,6 +13,7 @@ from modeconn_cli.engine.settings.demo import DemoSettings
 
 if TYPE_CHECKING:
     from modeconn_cli.engine.demo import DemoResult
+    from modeconn_cli.engine.demo_samples import Samples
 
 app = typer.Typer()
 
@@ -23,7 +24,8 @@ def demo(settings: DemoSettings, report: Report) -> None:
     """Run the whole story on the built-in digits: no download, about a minute on two cores.
 
     Trains two networks, swaps a pair of neurons in one and proves the swap, measures distances, trains Bezier
-    curves, evaluates and analyses them, and draws the result.
+    curves, evaluates and analyses them, and draws the result. With --full a third network is trained with 5 % of
+    the labels flipped, every sample is scored at every epoch, and the flipped ones are found.
     """
     from modeconn_cli.engine import demo as engine
 
@@ -31,6 +33,10 @@ def demo(settings: DemoSettings, report: Report) -> None:
 
 
 def table(result: DemoResult) -> list[Part]:
+    return [*_networks(result), *([] if result.samples is None else _samples(result.samples))]
+
+
+def _networks(result: DemoResult) -> list[Part]:
     first, second = result.accuracies
     i, j = result.swapped_pair
     columns = (
@@ -65,6 +71,33 @@ def table(result: DemoResult) -> list[Part]:
                 f"the layers that read it, {percent(result.share_elsewhere, 1)} elsewhere.",
                 f"Figure: {result.figure}",
                 f"Animation: {result.animation}",
+            )
+        ),
+    ]
+
+
+def _samples(samples: Samples) -> list[Part]:
+    names = [name for name in ("csl", "lt", "lt_first_epoch") if name in samples.hardest[0]]
+    rows = tuple(
+        (
+            str(row["sample_id"]),
+            "yes" if row.get("flipped") else "no",
+            *(number(row[name], 4) for name in names),
+        )
+        for row in samples.hardest
+    )
+    found = ", ".join(f"{name} {number(value, 4)}" for name, value in samples.auroc.items())
+    return [
+        Table(
+            f"The hardest samples of {samples.epochs} epochs with {percent(samples.noise, 0)} of the labels flipped",
+            ("sample id", "flipped", *names),
+            rows,
+            text_columns=0,
+        ),
+        Lines(
+            (
+                f"Finding the {samples.flipped} flipped labels (AUROC): {found}",
+                f"Pictures: {samples.pictures}",
             )
         ),
     ]

@@ -7,16 +7,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 
-from modeconn_cli.engine import animate, figures, files, l2, names, swap, train
+from modeconn_cli.engine import animate, demo_samples, figures, files, l2, names, swap, train
 from modeconn_cli.engine.curve import analyze
 from modeconn_cli.engine.curve import eval as curve_eval
 from modeconn_cli.engine.curve import train as curve_train
 from modeconn_cli.engine.curve.analyze import CurveAnalyzeResult
 from modeconn_cli.engine.curve.eval import CurveEvalResult
+from modeconn_cli.engine.demo_samples import Command, Samples
 from modeconn_cli.engine.l2 import L2Result
 from modeconn_cli.engine.records import Record
 from modeconn_cli.engine.runtime import Runtime
@@ -34,10 +35,6 @@ PARTS = 12
 
 S = TypeVar("S", contravariant=True)
 R = TypeVar("R", covariant=True)
-
-
-class Command(Protocol[S, R]):
-    def __call__(self, settings: S, runtime: Runtime, /) -> R | None: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +66,7 @@ class DemoResult(Record):
     folder: str
     figure: str
     animation: str
+    samples: Samples | None  # with --full
 
 
 class Story:
@@ -78,13 +76,13 @@ class Story:
         self.runtime = runtime
         self.quiet = runtime.hushed()
         self.root = settings.output_dir / "cnn" / "digits"
-        self.done = 0
+        self.done, self.parts = 0, PARTS + (demo_samples.PARTS if settings.full else 0)
 
     def part(self, text: str, command: Command[S, R], settings: S) -> R:
         """Run one command and count it."""
         result = command(settings, self.quiet)
         self.done += 1
-        self.runtime.progress(self.done, PARTS, unit="part", finished=text)
+        self.runtime.progress(self.done, self.parts, unit="part", finished=text)
         assert result is not None
         return result
 
@@ -94,7 +92,8 @@ def run(settings: DemoSettings, runtime: Runtime) -> DemoResult | None:
     if runtime.plan(
         [
             f"train two networks ({settings.epochs} epochs) and two curves ({settings.curve_epochs} epochs) on the "
-            f"built-in digits, on {runtime.device} with {runtime.threads} threads",
+            f"built-in digits, on {runtime.device} with {runtime.threads} threads"
+            + (", and score every sample of a third network" if settings.full else ""),
             f"results in {settings.output_dir}",
         ]
     ):
@@ -138,6 +137,9 @@ def run(settings: DemoSettings, runtime: Runtime) -> DemoResult | None:
     if not (figure.exists() and figure.read_bytes() == picture):
         files.refuse_existing(figure, overwrite=False)
         files.atomic_write(figure, picture)
+    samples = None
+    if settings.full:
+        samples = demo_samples.tell(story, story.root / "noisy", settings.epochs, machine)
     return DemoResult(
         accuracies=[network.held_out_accuracy for network in trained.networks],
         swapped_layer=proof.layer_name or "",
@@ -150,6 +152,7 @@ def run(settings: DemoSettings, runtime: Runtime) -> DemoResult | None:
         folder=str(story.root),
         figure=str(figure),
         animation=str(_curve_folder(story, "seed0-mid2") / "analysis" / "layer_distances_evolution.gif"),
+        samples=samples,
     )
 
 

@@ -245,7 +245,11 @@ def _result(
 
     def rows(places: np.ndarray) -> list[dict[str, float | int]]:
         return [
-            {"sample_id": int(given.ids[i]), **{name: float(v[i]) for name, v in values.items()}}
+            {
+                "sample_id": int(given.ids[i]),
+                **{name: float(v[i]) for name, v in values.items()},
+                **({} if flips is None else {"flipped": int(flips[i])}),
+            }
             for i in places
         ]
 

@@ -18,4 +18,7 @@ class DemoSettings(Settings):
     threads: int = setting(1, "CPU threads", low=1, change="free")
     epochs: int = setting(20, "epochs of each network", low=1)
     curve_epochs: int = setting(60, "epochs of each curve", low=1)
+    full: bool = setting(
+        False, "also train on flipped labels and find them: every sample at every epoch, half a minute more"
+    )
     num_points: int = setting(61, "positions along each path", low=3)
