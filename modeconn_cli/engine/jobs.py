@@ -74,15 +74,17 @@ def opened(
     inputs: Iterable[Path] = (),
     owned: Iterable[str] = (),
     mends: bool = False,
+    key: str = "",
 ) -> Iterator[Job]:
     """Open a job folder for one run and leave it locked, recorded and with a true status.
 
     `owned` are the glob patterns of the job's own files in the folder: `--overwrite` removes them, and
     finding them without a record means that someone else's results lie there. A job that `mends` makes files again
-    that are missing from a finished run. Raises OutputError for those, for a folder that cannot be written and for a
-    live lock; InputError where settings or inputs changed.
+    that are missing from a finished run. Jobs with different `key`s of one command share a folder. Raises
+    OutputError for foreign results, for a folder that cannot be written and for a live lock; InputError where
+    settings or inputs changed.
     """
-    private = folder / names.JOB_FOLDER / command.replace(" ", "-")
+    private = folder / names.JOB_FOLDER / "-".join([*command.split(), *key.split()])
     for place in (folder, private):
         files.make_folder(place)
         files.check_writable(place)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 
 from modeconn_cli.cli import app
 from modeconn_cli.engine import checkpoints, datasets, keyed, models
-from modeconn_cli.engine.csl import metrics, naming
+from modeconn_cli.engine.csl import arrays, metrics, naming
 from modeconn_cli.engine.datasets.noise import flip
 from modeconn_cli.engine.models import Architecture
 from modeconn_cli.engine.settings.shared import DataSettings
@@ -199,7 +200,7 @@ def test_a_killed_scoring_goes_on(mcx: Callable, run: Path, scored: Path, tmp_pa
     """As after a kill between the arrays of an epoch: its line is missing, and so is one of its files."""
     words = ("csl", "score", "--checkpoint-dir", run, "--output-dir", tmp_path / "cut", "--batch-size", "64")
     assert mcx(*words).code == 0
-    private = tmp_path / "cut/.mcx/csl-score"
+    private = tmp_path / "cut/.mcx/csl-score-digits-run1-noise0.05"
     lines = (private / "scored.jsonl").read_text().splitlines(keepends=True)
     (private / "scored.jsonl").write_text("".join(lines[:-2]) + lines[-2][:20])
     (private / "manifest.json").unlink()
@@ -452,3 +453,74 @@ def test_clean_labels_can_be_asked_for(mcx: Callable, run: Path, tmp_path: Path)
     table = np.loadtxt(run / "label_noise.csv", delimiter=",", skiprows=1, dtype=int)
     flipped = np.isin(np.load(tmp_path / "clean/sample_ids.npy"), table[table[:, 3] == 1, 0])
     assert np.array_equal(differ, flipped)
+
+
+def test_runs_share_a_folder_as_in_the_documents(
+    mcx: Callable, run: Path, scored: Path, tmp_path: Path
+) -> None:
+    words = ("csl", "score", "--checkpoint-dir", run, "--output-dir", scored, "--batch-size", "64")
+    before = {path.name: path.read_bytes() for path in scored.glob("*.npy")}
+    assert mcx(*words, "--run-idx", "2", "--start-epoch", "3").code == 0
+    assert {name: (scored / name).read_bytes() for name in before} == before
+    both = ("csl", "aggregate", "--input-dir", scored, "--output-dir", tmp_path / "csl")
+    for number in (1, 2):
+        assert mcx(*both, "--run-idx", number).code == 0
+        assert (tmp_path / f"csl/csl_digits_run{number}_noise_0.05.npy").exists()
+    done = mcx(*words, "--run-idx", "3", "--split", "test", "--grad", "none")
+    assert (done.code, "names other samples than these" in done.err) == (5, True)
+
+
+def test_a_flipped_byte_in_an_array_of_ours_is_found(mcx: Callable, scored: Path, tmp_path: Path) -> None:
+    path = scored / "loss_digits_run1_epoch_2_noise_0.05.npy"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    done = mcx("csl", "aggregate", "--input-dir", scored, "--output-dir", tmp_path / "out")
+    assert (done.code, path.name in done.err, "changed or damaged" in done.err) == (3, True, True)
+
+
+def test_arrays_that_changed_since_are_aggregated_again(mcx: Callable, tmp_path: Path) -> None:
+    folder = copy_of("short", tmp_path / "in")
+    first, _ = aggregated(mcx, folder, tmp_path / "out")
+    again, err = aggregated(mcx, folder, tmp_path / "out")
+    assert (again, "already complete" in err) == (first, True)
+    np.save(folder / "loss_cifar100_epoch_25.npy", np.full(40, 9.0, dtype=np.float32))
+    changed, _ = aggregated(mcx, folder, tmp_path / "out")
+    assert changed["mean_csl"] > first["mean_csl"]
+    csl = np.load(tmp_path / "out/csl_cifar100_run1_noise_0.npy")
+    assert csl.mean() == pytest.approx(changed["mean_csl"])
+
+
+def test_memory_does_not_grow_with_the_epochs(tmp_path: Path) -> None:
+    count, peaks = 20_000, []
+    for epochs in (4, 40):
+        paths = [tmp_path / f"{e}.npy" for e in range(epochs)]
+        for path in paths:
+            np.save(path, np.zeros(count, dtype=np.float32))
+        tracemalloc.start()
+        metrics.cumulative_loss(arrays.stream(paths, count), count)
+        metrics.learning_time(lambda paths=paths: arrays.stream(paths, count), range(epochs), count)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.05 * peaks[0]
+    assert peaks[1] < 60 * count  # bytes: a few vectors in float64
+
+
+@pytest.mark.parametrize(
+    ("name", "run_idx", "noise"),
+    [("index-3_epoch-5.pt", 3, 0.01), ("cifar100_resnet18_noisy_idx_2_epoch_5_noise_0.1.ckpt", 2, 0.1)],
+)
+def test_names_of_other_code_bases_say_run_and_noise(
+    mcx: Callable, run: Path, tmp_path: Path, name: str, run_idx: int, noise: float
+) -> None:
+    """A raw state dict under the name that the original gives it."""
+    (tmp_path / "run").mkdir()
+    torch.save(checkpoints.read(run / "checkpoint-4.pt").state, tmp_path / "run" / name)
+    words = ("--model", "cnn", "--model-arg", f"width={WIDTH}", "--dataset", "digits", "--max-samples", "150")
+    where = ("--checkpoint-dir", tmp_path / "run", "--output-dir", tmp_path / "out", "--val-size", "300")
+    done = mcx(
+        "csl", "score", *where, *words, "--label-noise", "0.05", "--grad", "none", "--labels", "trained"
+    )
+    assert done.code == 0, done.err
+    path = tmp_path / f"out/loss_digits_run{run_idx}_epoch_5_noise_{noise:g}.npy"
+    np.testing.assert_allclose(np.load(path), expected(run, 4)[0] + expected(run, 4)[2], rtol=1e-5)

@@ -67,3 +67,10 @@ def test_the_readme_shows_what_the_demo_prints(mcx: Callable, demo: Path) -> Non
     shown = README.read_text().split("<!-- demo -->\n```\n")[1].split("```")[0]
     printed = mcx("demo", "--output-dir", demo, *SHORT).out
     assert shape(shown) == shape(printed)[: len(shape(shown))]
+
+
+def test_the_full_demo_finds_flipped_labels(mcx: Callable, demo: Path) -> None:
+    done = json.loads(mcx("demo", "--output-dir", demo, *SHORT, "--full", "--json").out)
+    assert done["samples"]["auroc"]["csl"] > 0.75  # after six epochs; 0.99 after twenty
+    assert Path(done["samples"]["pictures"]).read_bytes().startswith(b"\x89PNG")
+    assert "flipped" in done["samples"]["hardest"][0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,16 +10,16 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from modeconn_cli.engine import files, jobs, names
+from modeconn_cli.engine import files, jobs, names, records
 from modeconn_cli.engine.csl import arrays, figures, metrics, naming
 from modeconn_cli.engine.csl.naming import IDS, Found, Run
-from modeconn_cli.engine.errors import InputError, SettingsError
+from modeconn_cli.engine.errors import InputError, OutputError, SettingsError
 from modeconn_cli.engine.records import Record
 from modeconn_cli.engine.runtime import Runtime
 from modeconn_cli.engine.settings.csl import CslAggregateSettings
 
-OWNED = ("csl_*.npy", "lt_*.npy", "epochs_seen_*.npy", "metrics_*.json", "csl_*.png", IDS)
-REPORT = "csl_score.json"
+ARRAYS = ("csl", "csl_ce", "lt", "lt_first_epoch", "lt_first_epoch_sq", "epochs_seen")
+INPUTS = "arrays.txt"  # names, sizes and times of what was aggregated
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +70,15 @@ class _Input:
     def count(self) -> int:
         return len(self.ids)
 
+    @property
+    def files(self) -> list[Path]:
+        return [*self.losses, *(self.grads or ()), *(self.ce or ())]
+
+    def listing(self) -> str:
+        """A line per file: name, size and time."""
+        stats = [(path.name, path.stat()) for path in self.files]
+        return "".join(f"{name} {stat.st_size} {stat.st_mtime_ns}\n" for name, stat in stats)
+
 
 def run(settings: CslAggregateSettings, runtime: Runtime) -> CslAggregateResult | None:
     """Stream the arrays; write metrics, ids and figures."""
@@ -83,26 +93,51 @@ def run(settings: CslAggregateSettings, runtime: Runtime) -> CslAggregateResult 
         ]
     ):
         return None
-    inputs = [*given.losses, *(given.grads or ())]
-    with jobs.opened(settings, folder, "csl aggregate", runtime, owned=_owned(settings), mends=True) as job:
+    run, owned = given.found.run, _owned(given.found.run)
+    with jobs.opened(settings, folder, "csl aggregate", runtime, owned=owned, mends=True, key=run.key) as job:
+        _compare_inputs(given, job)
         values, learnt, squared = _measure(given, settings, runtime)
-        flips = _flips(given, settings)
-        drawn = [folder / given.found.run.aggregated("csl", f"_{name}.png") for name in figures.NAMES]
+        noise = _noise(settings, run)
+        flips = _flips(given, noise)
+        drawn = [folder / run.aggregated("csl", f"_{name}.png") for name in figures.NAMES]
         result = _result(settings, given, values, learnt, squared, flips, drawn)
         if not job.complete:
             _write(folder, given, values, result)
-            _draw(settings, given, values, drawn, runtime)
-            made = [path for pattern in _owned(settings) for path in sorted(folder.glob(pattern))]
-            job.finish(
-                dict.fromkeys(made), inputs=[str(path) for path in inputs[:2]], input_files=len(inputs)
-            )
+            _draw(settings, given, values, noise, drawn, runtime)
+            files.write_text(job.private / INPUTS, given.listing())
+            job.finish(path for path in (folder / name for name in owned) if path.exists())
     return result
 
 
-def _owned(settings: CslAggregateSettings) -> tuple[str, ...]:
-    """What the job may replace; the ids stay where they are when the arrays are beside them."""
-    beside = settings.output_dir is not None and settings.output_dir == settings.input_dir
-    return tuple(pattern for pattern in OWNED if not (beside and pattern == IDS))
+def _owned(run: Run) -> list[str]:
+    """The job's files; the ids are shared by all runs in a folder."""
+    made = [run.aggregated(name) for name in ARRAYS]
+    drawn = [run.aggregated("csl", f"_{name}.png") for name in figures.NAMES]
+    return [*made, *drawn, run.aggregated("metrics", ".json")]
+
+
+def _compare_inputs(given: _Input, job: jobs.Job) -> None:
+    """A finished job whose arrays have changed since has to be done again."""
+    listing = job.private / INPUTS
+    if job.complete and not (listing.exists() and listing.read_text("utf-8") == given.listing()):
+        (job.private / names.MANIFEST_FILE).unlink(missing_ok=True)
+        job.complete = False
+
+
+def _check_manifest(found: Found, folder: Path, paths: list[Path]) -> None:
+    """Raises InputError where an array is not what mcx csl score wrote; other folders say nothing of their arrays."""
+    manifest = (
+        folder / names.JOB_FOLDER / "-".join(["csl", "score", *found.run.key.split()]) / names.MANIFEST_FILE
+    )
+    if not manifest.exists():
+        return
+    known = {entry["file"]: entry["sha256"] for entry in _document(manifest).get("files", [])}
+    for path in paths:
+        if path.name in known and records.sha256(path) != known[path.name]:
+            raise InputError(
+                f"'{path}' is not what mcx csl score wrote: it was changed or damaged",
+                "score its epoch again",
+            )
 
 
 def _open(settings: CslAggregateSettings, runtime: Runtime) -> _Input:
@@ -134,11 +169,12 @@ def _open(settings: CslAggregateSettings, runtime: Runtime) -> _Input:
     ce = found.files["loss_ce"]
     chosen = [losses[epoch] for epoch in epochs]
     kept_ce = [ce[epoch] for epoch in epochs] if all(epoch in ce for epoch in epochs) else None
-    for path in (*chosen, *(grads or ()), *(kept_ce or ())):
+    by_input = _by_input(settings.input_dir / found.run.aggregated(naming.SUMMARY, ".json"))
+    given = _Input(found, epochs, missing, chosen, grads, kept_ce, ids, stand_ins, by_input)
+    for path in given.files:
         arrays.read(path, len(ids))
-    return _Input(
-        found, epochs, missing, chosen, grads, kept_ce, ids, stand_ins, _by_input(settings.input_dir)
-    )
+    _check_manifest(found, settings.input_dir, given.files)
+    return given
 
 
 def _gradients(
@@ -161,16 +197,12 @@ def _gradients(
     return [grads.get(epoch, losses[epoch]) for epoch in epochs], absent
 
 
-def _by_input(folder: Path) -> bool:
-    """Whether the gradient norms are the paper's, by the input; the report of the scoring says so."""
-    if not (folder / REPORT).exists():
-        return False
-    return bool(_document(folder / REPORT).get("grad") == "input")
+def _by_input(summary: Path) -> bool:
+    """Whether the gradient norms are the paper's, by the input; the summary of the scoring says so."""
+    return summary.exists() and bool(_document(summary).get("grad") == "input")
 
 
 def _document(path: Path) -> Mapping[str, Any]:
-    import json
-
     try:
         document = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
@@ -214,18 +246,29 @@ def _measure(
     return values, learnt, squared
 
 
-def _flips(given: _Input, settings: CslAggregateSettings) -> np.ndarray | None:
-    """Which samples' labels were flipped, [N], where the run says so."""
+def _noise(settings: CslAggregateSettings, run: Run) -> dict[int, tuple[int, int]]:
+    """id -> clean and trained label, where the run says so; empty otherwise."""
     assert settings.input_dir is not None
-    path = settings.input_dir / names.LABEL_NOISE
+    path = settings.input_dir / run.aggregated(naming.LABEL_NOISE, ".csv")
     if not path.exists():
-        return None
+        return {}
     try:
-        rows = np.loadtxt(path, delimiter=",", skiprows=1, dtype=np.int64, usecols=(0, 3), ndmin=2)
+        rows = np.loadtxt(path, delimiter=",", skiprows=1, dtype=np.int64, usecols=(0, 1, 2), ndmin=2)
     except ValueError as error:
         raise InputError(f"'{path}' cannot be read: {error}") from error
-    flipped = dict(zip(rows[:, 0].tolist(), rows[:, 1].tolist(), strict=True))
-    return np.array([bool(flipped.get(i, 0)) for i in given.ids.tolist()])
+    return {number: (clean, trained) for number, clean, trained in rows.tolist()}
+
+
+def _flips(given: _Input, noise: Mapping[int, tuple[int, int]]) -> np.ndarray | None:
+    """Which samples' labels were flipped, [N]. Raises InputError for samples that the run does not know."""
+    if not noise:
+        return None
+    unknown = [number for number in given.ids.tolist() if number not in noise]
+    if unknown:
+        raise InputError(
+            f"the label noise of the run does not name {len(unknown)} samples, such as id {unknown[0]}"
+        )
+    return np.array([noise[number][0] != noise[number][1] for number in given.ids.tolist()])
 
 
 def _result(
@@ -305,8 +348,10 @@ def _ranked(csl: np.ndarray) -> np.ndarray:
 
 def _write(folder: Path, given: _Input, values: Mapping[str, np.ndarray], result: CslAggregateResult) -> None:
     run: Run = given.found.run
-    if not (folder / IDS).exists():
-        files.write_array(folder / IDS, given.ids.astype(np.int64))
+    path = folder / IDS
+    if path.exists() and not np.array_equal(arrays.read_ids(path), given.ids):
+        raise OutputError(f"'{path}' names other samples than these", "use another --output-dir")
+    files.write_array(path, given.ids.astype(np.int64))
     for name, array in values.items():
         kind = np.int32 if name == "epochs_seen" else np.float32
         files.write_array(folder / run.aggregated(name), array.astype(kind))
@@ -317,6 +362,7 @@ def _draw(
     settings: CslAggregateSettings,
     given: _Input,
     values: Mapping[str, np.ndarray],
+    noise: Mapping[int, tuple[int, int]],
     drawn: list[Path],
     runtime: Runtime,
 ) -> None:
@@ -333,7 +379,7 @@ def _draw(
     contents = (
         figures.histograms(values),
         figures.curves(given.epochs, curves),
-        figures.gallery(given.ids, chosen, values["csl"], images),
+        figures.gallery(given.ids, chosen, values["csl"], images, noise),
     )
     for path, content in zip(drawn, contents, strict=True):
         files.atomic_write(path, content)

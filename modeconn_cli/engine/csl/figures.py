@@ -74,9 +74,16 @@ def curves(epochs: Sequence[int], losses: Mapping[str, np.ndarray]) -> bytes:
 
 
 def gallery(
-    ids: np.ndarray, chosen: Mapping[str, np.ndarray], csl: np.ndarray, images: Mapping[int, Picture]
+    ids: np.ndarray,
+    chosen: Mapping[str, np.ndarray],
+    csl: np.ndarray,
+    images: Mapping[int, Picture],
+    noise: Mapping[int, tuple[int, int]],
 ) -> bytes:
-    """The hardest samples above the easiest; without images only their ids and values."""
+    """The hardest samples above the easiest; without images only their ids and values.
+
+    `noise`: id -> clean and trained label.
+    """
     from matplotlib.figure import Figure
 
     columns = max(max((len(places) for places in chosen.values()), default=1), 1)
@@ -95,7 +102,8 @@ def gallery(
             title = f"id {number}\nCSL {csl[places[k]]:.3g}"
             if picture is not None:
                 axis.imshow(picture.pixels, cmap="gray", vmin=0, vmax=1)
-                title += f"\nlabel {picture.label}"
+                clean, trained = noise.get(number, (picture.label, picture.label))
+                title += f"\nlabel {trained}" + (f", was {clean}" if clean != trained else "")
             axis.set_title(title, fontsize=7)
     return png(figure)
 

@@ -20,6 +20,8 @@ Kind = Literal["loss", "loss_grad", "loss_ce"]
 KINDS: tuple[Kind, ...] = ("loss", "loss_grad", "loss_ce")
 
 IDS = "sample_ids.npy"
+SUMMARY = "csl_score"  # of a scoring, .json
+LABEL_NOISE = "label_noise"  # of the run that was scored, .csv
 
 _LONG = re.compile(r"(loss|loss_grad|loss_ce)_(.+)_run(\d+)_epoch_(\d+)_noise_([\d.]+(?:e-?\d+)?)\.npy")
 _SHORT = re.compile(r"(loss|loss_grad|loss_ce)_(.+)_epoch_(\d+)\.npy")
@@ -45,6 +47,19 @@ class Run:
     def aggregated(self, what: str, suffix: str = ".npy") -> str:
         """`csl_<dataset>_run<r>_noise_<n>.npy`; run 1 and noise 0 where the short names do not say."""
         return f"{what}_{self.dataset}_run{self.run_idx or 1}_noise_{self.noise or 0:g}{suffix}"
+
+    def patterns(self) -> list[str]:
+        """Globs of the run's per-epoch files."""
+        return [self.per_epoch(kind, 0).replace("epoch_0", "epoch_*") for kind in KINDS]
+
+    @property
+    def key(self) -> str:
+        """What tells the run's job from others in the same folder."""
+        return (
+            f"{self.dataset} short"
+            if self.run_idx is None
+            else f"{self.dataset} run{self.run_idx} noise{self.noise:g}"
+        )
 
     def words(self) -> str:
         if self.run_idx is None:

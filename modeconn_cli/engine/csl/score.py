@@ -20,17 +20,15 @@ from torch import Tensor
 
 from modeconn_cli.engine import files, jobs, names, records, scoring
 from modeconn_cli.engine.csl import arrays
-from modeconn_cli.engine.csl.naming import IDS, Run
-from modeconn_cli.engine.errors import InputError, SettingsError, Stopped
+from modeconn_cli.engine.csl.naming import IDS, LABEL_NOISE, SUMMARY, Run
+from modeconn_cli.engine.errors import InputError, OutputError, SettingsError, Stopped
 from modeconn_cli.engine.per_sample import PerSample, check_independent
 from modeconn_cli.engine.records import Record
 from modeconn_cli.engine.runtime import Runtime
 from modeconn_cli.engine.scoring import Subject
 from modeconn_cli.engine.settings.csl import CslScoreSettings
 
-SUMMARY = "csl_score.json"
 SCORED = "scored.jsonl"  # a line per finished epoch
-OWNED = ("loss_*.npy", IDS, names.LABEL_NOISE, SUMMARY)
 
 
 @dataclass(frozen=True)
@@ -94,7 +92,15 @@ def run(settings: CslScoreSettings, runtime: Runtime) -> CslScoreResult | None:
     settings = replace(settings, start_epoch=min(chosen), end_epoch=max(chosen))
     assert settings.output_dir is not None
     with (
-        jobs.opened(settings, settings.output_dir, "csl score", runtime, owned=OWNED, mends=True) as job,
+        jobs.opened(
+            settings,
+            settings.output_dir,
+            "csl score",
+            runtime,
+            owned=_owned(named),
+            mends=True,
+            key=named.key,
+        ) as job,
         runtime.catching_signals(),
     ):
         scorer = _Scorer(settings, subject, named, order, job, runtime)
@@ -118,6 +124,11 @@ def run(settings: CslScoreSettings, runtime: Runtime) -> CslScoreResult | None:
         if not job.complete:
             job.finish(scorer.products(chosen, result))
     return result
+
+
+def _owned(named: Run) -> list[str]:
+    """The ids are shared by all runs in a folder."""
+    return [*named.patterns(), named.aggregated(SUMMARY, ".json"), named.aggregated(LABEL_NOISE, ".csv")]
 
 
 def _named(settings: CslScoreSettings, subject: Subject, first: Path) -> Run:
@@ -217,11 +228,13 @@ class _Scorer:
         return [self.folder / self.named.per_epoch(kind, epoch) for kind in kinds]  # type: ignore[arg-type]
 
     def _write_ids(self) -> None:
-        ids = self.subject.samples.ids.cpu().numpy()
-        files.write_array(self.folder / IDS, ids)
+        ids, path = self.subject.samples.ids.cpu().numpy(), self.folder / IDS
+        if path.exists() and not np.array_equal(arrays.read_ids(path), ids):
+            raise OutputError(f"'{path}' names other samples than these", "use another --output-dir")
+        files.write_array(path, ids)
         flips = self.subject.data.flips
         if flips is not None and self.settings.split in ("fit", "val", "all-train"):
-            files.write_text(self.folder / names.LABEL_NOISE, flips.table())
+            files.write_text(self.folder / self.named.aggregated(LABEL_NOISE, ".csv"), flips.table())
 
     def _score(self, epoch: int, path: Path, number: int, count: int) -> EpochScore:
         """One checkpoint: its arrays, then its line in the log."""
@@ -316,8 +329,9 @@ class _Scorer:
 
     def products(self, chosen: Mapping[int, Path], result: CslScoreResult) -> list[Path]:
         """Write the summary; every file of the job."""
-        files.write_json(self.folder / SUMMARY, result.document())
-        made = [self.folder / IDS, self.folder / SUMMARY, self.folder / names.LABEL_NOISE]
+        summary = self.folder / self.named.aggregated(SUMMARY, ".json")
+        files.write_json(summary, result.document())
+        made = [self.folder / IDS, summary, self.folder / self.named.aggregated(LABEL_NOISE, ".csv")]
         made += [path for epoch in chosen for path in self._files(epoch)]
         return [path for path in made if path.exists()]
 
