@@ -524,3 +524,18 @@ def test_names_of_other_code_bases_say_run_and_noise(
     assert done.code == 0, done.err
     path = tmp_path / f"out/loss_digits_run{run_idx}_epoch_5_noise_{noise:g}.npy"
     np.testing.assert_allclose(np.load(path), expected(run, 4)[0] + expected(run, 4)[2], rtol=1e-5)
+
+
+def test_shuffled_ids_are_stored_in_their_order(mcx: Callable, tmp_path: Path) -> None:
+    folder = copy_of("short", tmp_path / "in")
+    plain, _ = aggregated(mcx, folder, tmp_path / "plain")
+    order = np.random.default_rng(0).permutation(40)
+    for path in list(folder.glob("*.npy")):
+        np.save(path, np.load(path)[order])
+    np.save(folder / "sample_ids.npy", order)
+    found, _ = aggregated(mcx, folder, tmp_path / "out")
+    for kind in ("csl", "lt", "lt_first_epoch"):
+        name = f"{kind}_cifar100_run1_noise_0.npy"
+        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "plain" / name).read_bytes()
+    assert np.array_equal(np.load(tmp_path / "out/sample_ids.npy"), np.arange(40))
+    assert [row["sample_id"] for row in found["hardest"]] == [row["sample_id"] for row in plain["hardest"]]

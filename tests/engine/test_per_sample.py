@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from modeconn_cli.engine.errors import InputError
-from modeconn_cli.engine.per_sample import PerSample, check_independent, convolution
+from modeconn_cli.engine.per_sample import PerSample, check_independent, convolution, rules
 from modeconn_cli.engine.per_sample.convolution import Geometry
 
 CLASSES = 5
@@ -340,3 +340,14 @@ def test_networks_that_mix_samples_or_draw_are_refused() -> None:
         check_independent(Coupled(0), images)
     with pytest.raises(InputError, match="other logits for the same batch"):
         check_independent(Coupled(0.1), images)
+
+
+def test_a_rule_that_is_wrong_is_found_before_the_first_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    images, labels = batch()
+    model = made(NETWORKS["mlp"], images)
+    right = rules.Linear.bias
+    monkeypatch.setattr(rules.Linear, "bias", lambda self, met: 2 * right(self, met))
+    notes: list[str] = []
+    engine = PerSample(model, (3, 4, 4), "param", note=notes.append)
+    same(engine.score(images, labels).squares, loop_of_one(model, images, labels)[1])
+    assert "differ from" in notes[0]

@@ -348,13 +348,14 @@ def _ranked(csl: np.ndarray) -> np.ndarray:
 
 def _write(folder: Path, given: _Input, values: Mapping[str, np.ndarray], result: CslAggregateResult) -> None:
     run: Run = given.found.run
-    path = folder / IDS
-    if path.exists() and not np.array_equal(arrays.read_ids(path), given.ids):
-        raise OutputError(f"'{path}' names other samples than these", "use another --output-dir")
-    files.write_array(path, given.ids.astype(np.int64))
+    path, order = folder / IDS, np.argsort(given.ids)
+    ids = given.ids[order]
+    if path.exists() and not np.array_equal(arrays.read_ids(path), ids):
+        raise OutputError(f"'{path}' names other samples, or in another order", "use another --output-dir")
+    files.write_array(path, ids)
     for name, array in values.items():
         kind = np.int32 if name == "epochs_seen" else np.float32
-        files.write_array(folder / run.aggregated(name), array.astype(kind))
+        files.write_array(folder / run.aggregated(name), array[order].astype(kind))
     files.write_json(folder / run.aggregated("metrics", ".json"), result.document())
 
 

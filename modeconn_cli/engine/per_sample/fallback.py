@@ -28,22 +28,42 @@ def score(
         try:
             gradients = _batched(model, parameters, x, y, losses)
         except RuntimeError as error:
-            if size > 1:
-                note(f"one sample at a time: torch.func refused ({str(error).splitlines()[0]})")
-                size = 1
-            alone = [
-                _single(model, parameters, a, b, losses)
-                for a, b in zip(torch.split(x, 1), torch.split(y, 1), strict=True)
-            ]
-            gradients = {name: torch.stack([each[name] for each in alone]) for name in parameters}
+            note(f"one sample at a time: torch.func refused ({str(error).splitlines()[0]})")
+            return one_by_one(model, parameters, images, labels, losses)
         with torch.no_grad():
             found = losses(model(x), y)
-        squares, inner = torch.zeros_like(found), torch.zeros_like(found)
-        for name, gradient in gradients.items():
-            flat = gradient.flatten(1)
-            squares += flat.square().sum(1)
-            inner += flat @ parameters[name].detach().flatten()
-        parts.append((found.cpu(), squares.cpu(), inner.cpu()))
+        parts.append((found.cpu(), *_sums(gradients, parameters, len(x))))
+    return _joined(parts)
+
+
+def one_by_one(
+    model: nn.Module, parameters: Mapping[str, nn.Parameter], images: Tensor, labels: Tensor, losses: Losses
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The same by plain autograd on batches of one: slow, and true of any network."""
+    parts = []
+    for image, label in zip(torch.split(images, 1), torch.split(labels, 1), strict=True):
+        with torch.enable_grad():
+            loss = losses(model(image), label)
+            found = torch.autograd.grad(loss.sum(), list(parameters.values()), allow_unused=True)
+        named = zip(parameters, found, strict=True)
+        gradients = {name: gradient.unsqueeze(0) for name, gradient in named if gradient is not None}
+        parts.append((loss.detach().cpu(), *_sums(gradients, parameters, 1)))
+    return _joined(parts)
+
+
+def _sums(
+    gradients: Mapping[str, Tensor], parameters: Mapping[str, nn.Parameter], count: int
+) -> tuple[Tensor, Tensor]:
+    """‖∇ℓ_i‖² and ⟨θ, ∇ℓ_i⟩ of gradients [N, …] by name."""
+    squares, inner = torch.zeros(2, count, dtype=torch.float64)
+    for name, gradient in gradients.items():
+        flat = gradient.flatten(1)
+        squares += flat.square().sum(1).cpu()
+        inner += (flat @ parameters[name].detach().flatten()).cpu()
+    return squares, inner
+
+
+def _joined(parts: list[tuple[Tensor, Tensor, Tensor]]) -> tuple[Tensor, Tensor, Tensor]:
     first, second, third = (torch.cat(values) for values in zip(*parts, strict=True))
     return first, second, third
 
@@ -63,15 +83,3 @@ def _batched(
         warnings.filterwarnings("ignore", message="There is a performance drop", category=UserWarning)
         gradients: dict[str, Tensor] = every(theta, images, labels)
     return gradients
-
-
-def _single(
-    model: nn.Module, parameters: Mapping[str, nn.Parameter], image: Tensor, label: Tensor, losses: Losses
-) -> dict[str, Tensor]:
-    with torch.enable_grad():
-        loss = losses(model(image), label).sum()
-        found = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
-    return {
-        name: torch.zeros_like(p) if gradient is None else gradient
-        for (name, p), gradient in zip(parameters.items(), found, strict=True)
-    }

@@ -20,6 +20,7 @@ from modeconn_cli.engine.per_sample.uses import Use
 
 Gradient = Literal["param", "input", "none"]
 COLLECTED = 1 << 26  # elements of collected gradients that exist at a time
+CHECKED, AGREE = 2, 1e-2  # samples that are compared with a loop of one first, and how far they may be off
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,7 @@ class PerSample:
         self._note = note
         self._program: Program | None = None
         self._step = 0
+        self._checked = False
         if gradient == "param":
             self._prepare(input_shape)
 
@@ -103,10 +105,24 @@ class PerSample:
             return self._by_input(images, labels, losses)
         if self._program is not None:
             try:
+                self._check(images[:CHECKED], labels[:CHECKED], losses)
                 return self._by_parameters(images, labels, losses)
             except Unclear as error:
                 self._fall_back(str(error))
         return Scores(*fallback.score(self.model, self.trainable, images, labels, losses, self._note))
+
+    def _check(self, images: Tensor, labels: Tensor, losses: fallback.Losses) -> None:
+        """Before the first batch: raises Unclear where a rule gives another norm than plain autograd does."""
+        if self._checked:
+            return
+        self._checked = True
+        found = self._by_parameters(images, labels, losses).squares
+        exact = fallback.one_by_one(self.model, self.trainable, images, labels, losses)[1]
+        assert found is not None
+        if bool(torch.isfinite(exact).all()) and not torch.allclose(found, exact, rtol=AGREE, atol=0.0):
+            raise Unclear(
+                f"squared norms of {found.tolist()} differ from {exact.tolist()}, those of single samples"
+            )
 
     def _by_input(self, images: Tensor, labels: Tensor, losses: fallback.Losses) -> Scores:
         images = images.detach().requires_grad_()

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.linalg import vecdot
 
 from modeconn_cli.engine.per_sample import convolution
-from modeconn_cli.engine.per_sample.layout import Layout
+from modeconn_cli.engine.per_sample.layout import Layout, Unclear
 
 PRODUCTS = 1 << 18
 CHUNK = 1 << 24  # elements of an intermediate that is made for some samples at a time
@@ -311,7 +311,10 @@ class AnyOperation(Rule):
             return found  # type: ignore[no-any-return]
 
         data = [layout.first(met.arg(place)) for place, layout in self.layouts.items()]
-        batched: Tensor = torch.func.vmap(one)(met.grad(), *data)
+        try:
+            batched: Tensor = torch.func.vmap(one)(met.grad(), *data)
+        except RuntimeError as error:
+            raise Unclear(f"torch.func refused {self.target}: {str(error).splitlines()[0]}") from error
         return batched
 
 
