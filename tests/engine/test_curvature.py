@@ -1,0 +1,99 @@
+"""Curvature along random directions, against Hessians."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from modeconn_cli.engine.per_sample import curvature
+from modeconn_cli.engine.per_sample.curvature import Curvature, directions, measure
+
+
+def softmax_linear() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(12, 4)).double().eval()
+
+
+def batch(count: int = 6) -> tuple[Tensor, Tensor, Tensor]:
+    torch.manual_seed(1)
+    return torch.randn(count, 3, 2, 2).double(), torch.arange(count) % 4, torch.arange(count) + 100
+
+
+def hessian(model: nn.Module, image: Tensor, label: Tensor, temperature: float) -> Tensor:
+    """[12, 12]."""
+
+    def loss(x: Tensor) -> Tensor:
+        return F.cross_entropy(model(x.view(1, 3, 2, 2)) / temperature, label[None])
+
+    found: Tensor = torch.autograd.functional.hessian(loss, image.flatten())  # type: ignore[no-untyped-call]
+    return found
+
+
+@pytest.mark.parametrize(("method", "tolerance"), [("fd", 1e-3), ("hvp", 1e-10)])
+def test_a_softmax_linear_model_gives_its_analytic_curvature(method: str, tolerance: float) -> None:
+    model, (images, labels, ids) = softmax_linear(), batch()
+    h, draws, temperature = 1e-4, 5, 1.5
+    found = measure(
+        model, images, labels, ids, h=h, draws=draws, temperature=temperature, seed=3,
+        method="fd" if method == "fd" else "hvp",
+    )  # fmt: skip
+    s = torch.stack([directions(3, ids, k, images.shape).double().flatten(1) for k in range(draws)])
+    for i in range(len(ids)):
+        matrix = hessian(model, images[i], labels[i], temperature)
+        products = s[:, i] @ matrix
+        traces = (products * s[:, i]).sum(1)
+        expected = {
+            "curvature": h * products.norm(dim=1).mean(),
+            "directional_eig": h**2 * traces.mean(),
+            "hvp_norm": products.norm(dim=1).mean(),
+            "trace": traces.mean(),
+            "trace_stderr": traces.std() / draws**0.5,
+        }
+        for name, value in expected.items():
+            assert float(getattr(found, name)[i]) == pytest.approx(float(value), rel=tolerance), name
+    assert not found.rounded.any()
+
+
+def test_the_mean_over_directions_is_the_trace() -> None:
+    model, (images, labels, ids) = softmax_linear(), batch(3)
+    found = measure(model, images, labels, ids, h=1e-3, draws=400, temperature=1.0, seed=0, method="hvp")
+    for i in range(3):
+        trace = float(hessian(model, images[i], labels[i], 1.0).trace())
+        assert abs(float(found.trace[i]) - trace) < 4 * float(found.trace_stderr[i])
+
+
+def values(found: Curvature) -> Tensor:
+    return torch.stack(
+        [found.curvature, found.directional_eig, found.hvp_norm, found.trace, found.trace_stderr]
+    )
+
+
+def test_directions_belong_to_the_sample() -> None:
+    """Any batch, any order: the same values."""
+    model, (images, labels, ids) = softmax_linear(), batch(7)
+    how = {"h": 1e-3, "draws": 3, "temperature": 1.0, "seed": 5}
+    whole = values(measure(model, images, labels, ids, **how))  # type: ignore[arg-type]
+    order = torch.tensor([4, 0, 6, 2, 5, 1, 3])
+    for rows in (order[:3], order[3:]):
+        part = values(measure(model, images[rows], labels[rows], ids[rows], **how))  # type: ignore[arg-type]
+        torch.testing.assert_close(part, whole[:, rows], rtol=1e-9, atol=1e-12)
+    assert not torch.equal(directions(0, ids, 0, images.shape), directions(0, ids, 1, images.shape))
+    assert set(directions(0, ids, 0, images.shape).unique().tolist()) == {-1.0, 1.0}
+
+
+def test_a_step_too_small_for_float32_is_said() -> None:
+    model, (images, labels, ids) = softmax_linear().float(), batch()
+    found = measure(model, images.float(), labels, ids, h=1e-9, draws=2, temperature=1.0, seed=0)
+    assert found.rounded.all()
+
+
+def test_one_gradient_more_than_directions(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, (images, labels, ids) = softmax_linear(), batch()
+    calls: list[int] = []
+    plain = curvature._gradient
+    monkeypatch.setattr(curvature, "_gradient", lambda *a, **k: (calls.append(1), plain(*a, **k))[1])
+    measure(model, images, labels, ids, h=1e-3, draws=10, temperature=1.0, seed=0)
+    assert len(calls) == 11
+    assert all(p.grad is None and p.requires_grad for p in model.parameters())
