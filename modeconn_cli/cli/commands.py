@@ -28,6 +28,9 @@ COMMANDS: dict[str, Command] = {
     "lmc report": Command("lmc", "lmc:LmcReportSettings", "Compare the barriers of several experiments."),
     "csl score": Command("csl", "csl:CslScoreSettings", "Score every sample at every checkpoint of a run."),
     "csl aggregate": Command("csl", "csl:CslAggregateSettings", "Cumulative sample loss and learning time."),
+    "curvature": Command(
+        "curvature", "curvature:CurvatureSettings", "Measure the curvature of every sample's loss."
+    ),
     "animate": Command("animate", "animate:AnimateSettings", "Draw layer distances along a curve."),
     "info": Command("info", "info:InfoSettings", "Say what a checkpoint holds."),
     "completion": Command(

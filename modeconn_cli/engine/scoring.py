@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from modeconn_cli.engine import checkpoints, datasets, models, names, weights
+from modeconn_cli.engine import checkpoints, datasets, files, jobs, models, names, records, weights
 from modeconn_cli.engine.csl.naming import epochs_between
 from modeconn_cli.engine.datasets import Data, Samples
 from modeconn_cli.engine.errors import InputError, SettingsError
@@ -96,6 +97,48 @@ def open_subject(settings: ScoringSettings, path: Path, runtime: Runtime) -> Sub
     model = models.build(arch).to(runtime.device)
     weights.load_into(model, first.state, str(path))
     return Subject(model.eval(), arch, data, samples, first.about)
+
+
+class EpochLog:
+    """The epochs of a job that are finished, a line each, with the checkpoint that each was made from."""
+
+    def __init__(self, job: jobs.Job) -> None:
+        self._path = job.private / "scored.jsonl"
+        if not job.resumed:
+            self._path.unlink(missing_ok=True)
+        self.rows: dict[int, dict[str, Any]] = {
+            row["epoch"]: row for row in map(json.loads, files.read_lines(self._path))
+        }
+
+    def kept(self, epoch: int, checkpoint: Path, made: Iterable[Path]) -> bool:
+        """Whether an epoch and its files are finished. Raises InputError where its checkpoint is another one now."""
+        row = self.rows.get(epoch)
+        if row is None or not all(file.exists() for file in made):
+            return False
+        stat = checkpoint.stat()
+        touched = (stat.st_size, stat.st_mtime_ns) != (row["size"], row["mtime_ns"])
+        if touched and records.sha256(checkpoint) != row["sha256"]:
+            raise InputError(
+                f"'{checkpoint}' is not the checkpoint that epoch {epoch} was scored with",
+                "use another --output-dir, or --no-resume --overwrite to start anew",
+            )
+        return True
+
+    @staticmethod
+    def stamp(checkpoint: Path) -> dict[str, Any]:
+        """What a line says of a checkpoint; taken before it is read."""
+        stat = checkpoint.stat()
+        return {
+            "checkpoint": checkpoint.name,
+            "sha256": records.sha256(checkpoint),
+            "size": stat.st_size,
+            "mtime_ns": stat.st_mtime_ns,
+        }
+
+    def add(self, epoch: int, stamp: Mapping[str, Any], **facts: Any) -> None:
+        """After the files of an epoch are there."""
+        self.rows[epoch] = row = {"epoch": epoch, **facts, **stamp}
+        files.append_line(self._path, json.dumps(row))
 
 
 def first_batch(samples: Samples, size: int) -> torch.Tensor:

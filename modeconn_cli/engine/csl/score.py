@@ -7,7 +7,6 @@ document.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -18,17 +17,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from modeconn_cli.engine import files, jobs, names, records, scoring
+from modeconn_cli.engine import files, jobs, names, scoring
 from modeconn_cli.engine.csl import arrays
 from modeconn_cli.engine.csl.naming import IDS, LABEL_NOISE, SUMMARY, Run
 from modeconn_cli.engine.errors import InputError, OutputError, SettingsError, Stopped
 from modeconn_cli.engine.per_sample import PerSample, check_independent
 from modeconn_cli.engine.records import Record
 from modeconn_cli.engine.runtime import Runtime
-from modeconn_cli.engine.scoring import Subject
+from modeconn_cli.engine.scoring import EpochLog, Subject
 from modeconn_cli.engine.settings.csl import CslScoreSettings
-
-SCORED = "scored.jsonl"  # a line per finished epoch
 
 
 @dataclass(frozen=True)
@@ -175,7 +172,7 @@ class _Scorer:
         self.job, self.runtime, self.folder = job, runtime, settings.output_dir
         self.scored = 0
         self.rate: float | None = None
-        self._log = job.private / SCORED
+        self._log = EpochLog(job)
         self._engine: PerSample | None = None
 
     @property
@@ -186,40 +183,22 @@ class _Scorer:
 
     def all(self, chosen: Mapping[int, Path]) -> list[EpochScore]:
         """Every epoch's score; those of earlier runs are read back."""
-        if not self.job.resumed:
-            self._log.unlink(missing_ok=True)
-        lines = map(json.loads, files.read_lines(self._log))
-        done = {line["epoch"]: EpochScore(**line) for line in lines}
-        left = [epoch for epoch in chosen if not self._kept(epoch, chosen[epoch], done.get(epoch))]
+        left = [epoch for epoch in chosen if not self._log.kept(epoch, chosen[epoch], self._files(epoch))]
         if left:
             self._write_ids()
         begun, samples = time.perf_counter(), len(self.subject.samples)
         for number, epoch in enumerate(left):
-            done[epoch] = self._score(epoch, chosen[epoch], number, len(left))
+            self._score(epoch, chosen[epoch], number, len(left))
             self.scored += 1
             self.rate = self.scored * samples / (time.perf_counter() - begun)
             self.job.heartbeat()
             self.runtime.progress(
-                number + 1, len(left), unit="epoch", epoch=epoch, mean_loss=done[epoch].mean_loss,
+                number + 1, len(left), unit="epoch", epoch=epoch, mean_loss=self._log.rows[epoch]["mean_loss"],
                 samples_per_second=round(self.rate),
             )  # fmt: skip
             if self.runtime.stopping() and number + 1 < len(left):
                 raise Stopped(f"stopped by a signal after epoch {epoch}", "run the same command again")
-        return [done[epoch] for epoch in chosen]
-
-    def _kept(self, epoch: int, path: Path, score: EpochScore | None) -> bool:
-        """Whether an epoch is finished. Raises InputError where its checkpoint is another one now."""
-        if score is None or not all(file.exists() for file in self._files(epoch)):
-            return False
-        stat = path.stat()
-        if (stat.st_size, stat.st_mtime_ns) != (score.size, score.mtime_ns) and records.sha256(
-            path
-        ) != score.sha256:
-            raise InputError(
-                f"'{path}' is not the checkpoint that epoch {epoch} was scored with",
-                "use another --output-dir, or --no-resume --overwrite to start anew",
-            )
-        return True
+        return [EpochScore(**self._log.rows[epoch]) for epoch in chosen]
 
     def _files(self, epoch: int) -> list[Path]:
         kinds = ["loss"]
@@ -236,9 +215,9 @@ class _Scorer:
         if flips is not None and self.settings.split in ("fit", "val", "all-train"):
             files.write_text(self.folder / self.named.aggregated(LABEL_NOISE, ".csv"), flips.table())
 
-    def _score(self, epoch: int, path: Path, number: int, count: int) -> EpochScore:
+    def _score(self, epoch: int, path: Path, number: int, count: int) -> None:
         """One checkpoint: its arrays, then its line in the log."""
-        stat, sha256 = path.stat(), records.sha256(path)
+        stamp = EpochLog.stamp(path)
         self.subject.load(path, self.settings)
         engine = self._ready()
         seen = self._seen(epoch)
@@ -260,12 +239,10 @@ class _Scorer:
             self.runtime.warn(
                 f"epoch {epoch}: {nonfinite:,} losses are NaN or infinite; they are kept as they are"
             )
-        score = EpochScore(
-            epoch, path.name, sha256, stat.st_size, stat.st_mtime_ns, shift, _mean(losses), _mean(norms), nonfinite,
-            skipped,
+        self._log.add(
+            epoch, stamp, shift=shift, mean_loss=_mean(losses), mean_grad=_mean(norms), nonfinite=nonfinite,
+            skipped=skipped,
         )  # fmt: skip
-        files.append_line(self._log, json.dumps(vars(score)))
-        return score
 
     def _ready(self) -> PerSample:
         if self._engine is None:

@@ -1,0 +1,54 @@
+"""`mcx curvature`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import typer
+
+from modeconn_cli.cli.options import takes
+from modeconn_cli.cli.report import Report
+from modeconn_cli.cli.tables import Lines, Part, Table, percent
+from modeconn_cli.engine.settings.curvature import CurvatureSettings
+
+if TYPE_CHECKING:
+    from modeconn_cli.engine.curvature import CurvatureResult
+
+app = typer.Typer()
+
+
+@app.command("curvature")
+@takes(CurvatureSettings, "curvature")
+def curvature(settings: CurvatureSettings, report: Report) -> None:
+    """Measure the curvature of every sample's loss around its input, along random directions.
+
+    Writes per_image_curvature.npy, per_image_directional_eig.npy (in units of h, as documented), and per epoch
+    curvature_results_*.csv with the true scale and its standard error. Over several epochs the arrays hold the mean.
+    """
+    from modeconn_cli.engine import curvature as engine
+
+    report.run(engine.run, settings, table)
+
+
+def table(result: CurvatureResult) -> list[Part]:
+    keys = ("mean", "std", "q5", "q50", "q95")
+    rows = tuple(
+        (
+            str(each.epoch),
+            *(_short(each.statistics["curvature"][key]) for key in keys),
+            _short(each.statistics["directional_eig"]["mean"]),
+            _short(each.statistics["trace"]["mean"]),
+            percent(each.rounded, 1),
+            str(each.nonfinite),
+        )
+        for each in result.epochs
+    )
+    columns = ("epoch", *keys, "mean directional eig", "mean trace", "near rounding", "non-finite")
+    how = f"{result.method}, h = {result.h:g}, {result.niter} directions"
+    title = f"Curvature of {result.samples:,} samples of {result.dataset} ({how})"
+    lines = (f"Scored in this run: {result.scored} epochs", f"Folder: {result.output_dir}")
+    return [Table(title, columns, rows, text_columns=0), Lines(lines)]
+
+
+def _short(value: float | None) -> str:
+    return "n/a" if value is None else f"{value:.4g}"

@@ -1,0 +1,40 @@
+"""Settings of `mcx curvature`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from modeconn_cli.engine.settings.base import setting
+from modeconn_cli.engine.settings.csl import ScoringSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class CurvatureSettings(ScoringSettings):
+    """Curvature of every sample's loss around its input."""
+
+    checkpoint: Path | None = setting(None, "one checkpoint instead of a folder of them", group="epochs")
+    output_dir: Path | None = setting(
+        Path("curvature_results"),
+        "folder of the results",
+        flags=("--save-dir",),
+        keys=("output_root",),
+        change="free",
+        group="output",
+    )
+    h: float = setting(1e-3, "step along a direction, in normalised input units", above=0, group="curvature")
+    niter: int = setting(10, "random directions per sample", low=1, group="curvature")
+    temp: float = setting(1.0, "temperature of the softmax", above=0, group="curvature")
+    method: Literal["fd", "hvp"] = setting(
+        "fd",
+        "difference of gradients as documented, or exact Hessian-vector products; in ReLU networks the difference "
+        "sees the kinks between its two points, the product does not",
+        group="curvature",
+    )
+    compat: Literal["garg"] | None = setting(
+        None,
+        "reproduce the original's numbers, which average the loss over the batch and so depend on --batch-size",
+        shown="off",
+        group="curvature",
+    )

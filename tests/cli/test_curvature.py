@@ -1,0 +1,109 @@
+"""`mcx curvature`: the documented files, the same values for any batch size, and epochs that are not scored twice."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+WORDS = ("--max-samples", "40", "--niter", "3", "--batch-size", "16")
+
+
+@pytest.fixture
+def scores(mcx: Callable, networks: Path, tmp_path: Path) -> Path:
+    done = mcx("curvature", "--checkpoint-dir", networks / "seed0", *WORDS, "--save-dir", tmp_path / "cv")
+    assert done.code == 0, done.err
+    return tmp_path / "cv"
+
+
+def test_the_documented_files_hold_the_mean_over_epochs(scores: Path) -> None:
+    epochs = sorted(int(path.name.removeprefix("epoch_")) for path in scores.glob("epoch_*"))
+    assert epochs == [0, 4]
+    for name in ("per_image_curvature.npy", "per_image_directional_eig.npy"):
+        each = [np.load(scores / f"epoch_{e}" / name) for e in epochs]
+        np.testing.assert_allclose(np.load(scores / name), np.mean(each, axis=0), rtol=1e-6)
+    ids, labels = np.load(scores / "sample_ids.npy"), np.load(scores / "per_image_labels.npy")
+    with (scores / "curvature_results_digits_4.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    assert [int(row["sample_id"]) for row in rows] == ids.tolist()
+    assert [int(row["label"]) for row in rows] == labels.tolist()
+    last = np.load(scores / "epoch_4/per_image_curvature.npy")
+    np.testing.assert_allclose([float(row["curvature"]) for row in rows], last, rtol=1e-6)
+    np.testing.assert_allclose([float(row["hvp_norm"]) for row in rows], last / 1e-3, rtol=1e-6)
+    summary = json.loads((scores / "curvature_summary_digits.json").read_text())
+    assert set(summary["epochs"]) == {"0", "4"}
+    assert summary["epochs"]["4"]["statistics"]["curvature"]["mean"] == pytest.approx(last.mean(), rel=1e-5)
+
+
+def test_any_batch_size_gives_the_same_values(
+    mcx: Callable, networks: Path, scores: Path, tmp_path: Path
+) -> None:
+    words = (
+        "--checkpoint-dir",
+        networks / "seed0",
+        "--max-samples",
+        "40",
+        "--niter",
+        "3",
+        "--batch-size",
+        "7",
+    )
+    assert mcx("curvature", *words, "--save-dir", tmp_path / "other").code == 0
+    for name in ("per_image_curvature.npy", "per_image_directional_eig.npy"):
+        found, expected = np.load(tmp_path / "other" / name), np.load(scores / name)
+        np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-5 * np.abs(expected).max())
+
+
+def test_finished_epochs_are_kept(mcx: Callable, networks: Path, scores: Path, tmp_path: Path) -> None:
+    words = (
+        "curvature",
+        "--checkpoint-dir",
+        networks / "seed0",
+        *WORDS,
+        "--save-dir",
+        tmp_path / "part",
+        "--json",
+    )
+    assert json.loads(mcx(*words, "--end-epoch", "0").out)["scored"] == 1
+    assert json.loads(mcx(*words).out)["scored"] == 1
+    for path in scores.glob("**/*.npy"):
+        assert (tmp_path / "part" / path.relative_to(scores)).read_bytes() == path.read_bytes()
+
+
+def test_the_originals_numbers_are_divided_by_the_batch(
+    mcx: Callable, networks: Path, scores: Path, tmp_path: Path
+) -> None:
+    words = (
+        "--checkpoint-dir",
+        networks / "seed0",
+        *WORDS,
+        "--compat",
+        "garg",
+        "--save-dir",
+        tmp_path / "garg",
+    )
+    assert mcx("curvature", *words).code == 0
+    sizes = np.repeat([16, 16, 8], [16, 16, 8])  # the last batch is smaller
+    found = np.load(tmp_path / "garg/per_image_curvature.npy")
+    np.testing.assert_allclose(found * sizes, np.load(scores / "per_image_curvature.npy"), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--h", "0"), "--h"),
+        (("--h", "-1"), "--h"),
+        (("--niter", "0"), "--niter"),
+        (("--temp", "0"), "--temp"),
+        (("--checkpoint", "a.pt"), "either one checkpoint or a folder"),
+    ],
+)
+def test_settings_without_a_meaning_are_refused(
+    mcx: Callable, networks: Path, tmp_path: Path, words: tuple, message: str
+) -> None:
+    done = mcx("curvature", "--checkpoint-dir", networks / "seed0", "--save-dir", tmp_path, *words)
+    assert (done.code, done.out, message in done.err) == (2, "", True), done.err
