@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
+from modeconn_cli.engine.per_sample.rules import by_sample
+
 Losses = Callable[[Tensor, Tensor], Tensor]  # logits [N, classes], labels [N] -> losses [N]
 
 GRADIENTS = 1 << 26  # elements of per-sample gradients that exist at a time
@@ -57,7 +59,7 @@ def _sums(
     """‖∇ℓ_i‖² and ⟨θ, ∇ℓ_i⟩ of gradients [N, …] by name."""
     squares, inner = torch.zeros(2, count, dtype=torch.float64)
     for name, gradient in gradients.items():
-        flat = gradient.flatten(1)
+        flat = by_sample(gradient)
         squares += flat.square().sum(1).cpu()
         inner += (flat @ parameters[name].detach().flatten()).cpu()
     return squares, inner

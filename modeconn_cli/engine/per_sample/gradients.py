@@ -15,12 +15,12 @@ from modeconn_cli.engine.errors import InputError
 from modeconn_cli.engine.per_sample import fallback, uses
 from modeconn_cli.engine.per_sample.layout import Unclear
 from modeconn_cli.engine.per_sample.program import Program
-from modeconn_cli.engine.per_sample.rules import Met
+from modeconn_cli.engine.per_sample.rules import Met, by_sample
 from modeconn_cli.engine.per_sample.uses import Use
 
 Gradient = Literal["param", "input", "none"]
 COLLECTED = 1 << 26  # elements of collected gradients that exist at a time
-CHECKED, AGREE = 2, 1e-2  # samples that are compared with a loop of one first, and how far they may be off
+CHECKED, AGREE = 3, 1e-3  # samples that are compared with a loop of one first, and how far they may be off
 
 
 @dataclass(frozen=True)
@@ -63,11 +63,10 @@ class PerSample:
         try:
             graph = graphs.trace(self.model, input_shape)
             plan = uses.find(graph, self.trainable)
+            self._program = Program(graph, plan, self.model, next(self.model.parameters()).device)
         except (InputError, Unclear) as error:
             self._fall_back(str(error))
             return
-        device = next(self.model.parameters()).device
-        self._program = Program(graph, plan, self.model, device)
         roots = {name for names in plan.made_of.values() for name in names}
         elements = sum(self.trainable[name].numel() for name in roots)
         self._step = max(1, COLLECTED // elements) if elements else 0
@@ -164,11 +163,13 @@ class PerSample:
             logits, leaves = program.run(images, arrived)
             found = losses(logits, labels)
             if leaves:
-                gradients = torch.autograd.grad(found.sum(), [leaf for leaf, _ in leaves])
+                wanted = [leaf for leaf, _ in leaves]
+                gradients = torch.autograd.grad(found.sum(), wanted, allow_unused=True)
                 for (_, hear), gradient in zip(leaves, gradients, strict=True):
-                    hear(gradient)
+                    if gradient is not None:  # a loss may stop before its first layers
+                        hear(gradient)
         for name, gradient in self._rooted(program, collected).items():
-            flat = gradient.flatten(1)
+            flat = by_sample(gradient)
             squares += flat.square().sum(1)
             inner += flat @ self.trainable[name].detach().flatten()
         return found.detach(), squares, inner

@@ -15,6 +15,12 @@ from torch import Tensor, fx
 
 from modeconn_cli.engine.graph import EXAMPLE_BATCH, concrete, operation
 
+# Operations that can change the order of the samples -> the argument that says along which axes.
+REORDERS = {
+    "flip": 1, "roll": 2, "index": 1, "index_put": 1, "index_select": 1, "gather": 1, "scatter": 1, "scatter_add": 1,
+    "index_add": 1, "index_copy": 1, "sort": 1, "argsort": 1, "topk": 2, "repeat_interleave": 2, "cumsum": 1,
+    "cumprod": 1, "logcumsumexp": 1,
+}  # fmt: skip
 RESHAPES = {"view", "reshape", "flatten", "unflatten", "_unsafe_view"}
 
 
@@ -82,17 +88,45 @@ def _times(size: Any) -> int:
 
 def _merged(node: fx.Node, axis: int, times: int, known: dict[fx.Node, Layout]) -> Layout:
     """The order on an axis that holds `times` entries of every sample."""
-    for source in node.all_input_nodes:
-        try:
-            before, shape = _of(source, known), _shape(source)
-        except Unclear:
-            continue
-        if operation(node) in RESHAPES:
-            leading = math.prod(shape[: before.axis]) * before.outer
-            outer, rest = divmod(leading, math.prod(_shape(node)[:axis]))
-            if not rest and times % outer == 0:
-                return Layout(axis, outer, times // outer)
-        elif before.outer * before.inner == times:
-            # All other operations keep the order along an axis, wherever that axis goes.
-            return Layout(axis, before.outer, before.inner)
+    if operation(node) in RESHAPES:
+        source = node.all_input_nodes[0]
+        before, shape = _of(source, known), _shape(source)
+        leading = math.prod(shape[: before.axis]) * before.outer
+        outer, rest = divmod(leading, math.prod(_shape(node)[:axis]))
+        if not rest and outer and times % outer == 0:
+            return Layout(axis, outer, times // outer)
+    # All other operations keep the order along an axis, wherever that axis goes, if their sources agree on it.
+    orders = {
+        (before.outer, before.inner)
+        for source in node.all_input_nodes
+        if _samples_in(source) and (before := _of(source, known))
+    }
+    if len(orders) == 1 and math.prod(order := next(iter(orders))) == times:
+        return Layout(axis, *order)
     raise Unclear(f"{node.name}: in what order {times} entries of every sample lie")
+
+
+def _samples_in(node: fx.Node) -> bool:
+    """Whether a node computes a tensor with an axis that the batch's size is in."""
+    value = node.meta.get("val")
+    return isinstance(value, Tensor) and any(isinstance(size, torch.SymInt) for size in value.shape)
+
+
+def check_order(node: fx.Node) -> None:
+    """Raises Unclear where an operation moves samples along their own axis."""
+    name = operation(node)
+    if name not in REORDERS or not node.args or not isinstance(node.args[0], fx.Node):
+        return
+    if not _samples_in(node.args[0]):
+        return
+    axis, dims = of(node.args[0]).axis, len(_shape(node.args[0]))
+    place = REORDERS[name]
+    given = node.args[place] if len(node.args) > place else node.kwargs.get("dim", -1)
+    if name in ("index", "index_put"):
+        indices = given if isinstance(given, list | tuple) else [given]
+        touched = len(indices) > axis and indices[axis] is not None
+    else:
+        along = given if isinstance(given, list | tuple) else [given]
+        touched = not along or any(isinstance(k, int) and k % dims == axis for k in along)
+    if touched:
+        raise Unclear(f"{name} moves samples along their own axis")

@@ -8,10 +8,10 @@ from typing import Any, cast
 import torch
 from torch import Tensor, fx, nn
 
-from modeconn_cli.engine.graph import Graph, operation
+from modeconn_cli.engine.graph import Graph, operation, schema
 from modeconn_cli.engine.per_sample.layout import Unclear
 from modeconn_cli.engine.per_sample.rules import Met
-from modeconn_cli.engine.per_sample.uses import MOVES, Plan, Use
+from modeconn_cli.engine.per_sample.uses import MOVES, Plan, Use, overwritten
 
 Arrived = Callable[[Use, Met], None]
 Leaf = tuple[Tensor, Callable[[Tensor], None]]  # and what has to be told its gradient
@@ -30,6 +30,10 @@ class Program:
         self._nodes = [node for node in graph.nodes if node not in plan.fixed]
         self._targets = {node: self._target(node) for node in self._nodes if node.op == "call_function"}
         self._last = self._last_uses()
+        for node in plan.uses:
+            if schema(node).is_mutable and not self._replaced(node):
+                raise Unclear(f"{operation(node)} overwrites what its gradient needs")
+        self._written = {node for node in plan.uses if overwritten(node)}
         self.fixed: dict[fx.Node, Any] = {}
 
     def refresh(self) -> None:
@@ -94,7 +98,7 @@ class Program:
             return out
         leaf = out.detach().requires_grad_()
         leaves.append((leaf, hear))
-        return leaf
+        return leaf.clone() if use.node in self._written else leaf  # a leaf cannot be written into
 
     def _target(self, node: fx.Node) -> Callable[..., Any]:
         """The operation; without its in-place mark where a rule needs the tensor that it would overwrite."""

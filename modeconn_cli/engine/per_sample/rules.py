@@ -80,7 +80,7 @@ class Rule(ABC):
 
     def measure(self, met: Met, parts: set[int], inner: bool) -> tuple[Tensor, Tensor | None]:
         """‖∇ℓ_i‖² and, if asked for, ⟨θ, ∇ℓ_i⟩, over the parameters at these places, [N] each."""
-        gradients = {part: self.gradient(met, part).flatten(1) for part in parts}
+        gradients = {part: by_sample(self.gradient(met, part)) for part in parts}
         squares = torch.stack([gradient.square().sum(1) for gradient in gradients.values()]).sum(0)
         if not inner:
             return squares, None
@@ -316,6 +316,11 @@ class AnyOperation(Rule):
         except RuntimeError as error:
             raise Unclear(f"torch.func refused {self.target}: {str(error).splitlines()[0]}") from error
         return batched
+
+
+def by_sample(values: Tensor) -> Tensor:
+    """[N, …] -> [N, entries]; a parameter without axes has one."""
+    return values.reshape(len(values), -1)
 
 
 def dot(a: Tensor, b: Tensor, first: int = 1) -> Tensor:

@@ -19,7 +19,7 @@ from modeconn_cli.engine.per_sample.rules import RULES, AnyOperation, Rule
 MOVES = {
     "view", "reshape", "flatten", "unflatten", "_unsafe_view", "permute", "transpose", "t", "movedim", "unsqueeze",
     "squeeze", "select", "slice", "split", "split_with_sizes", "chunk", "getitem", "contiguous", "clone", "alias",
-    "detach", "unbind", "narrow",
+    "unbind", "narrow",
 }  # fmt: skip
 
 
@@ -64,7 +64,8 @@ def find(graph: Graph, trainable: Iterable[str]) -> Plan:
             raise Unclear(f"{operation(node)} takes the parameter {made_of[inside[0]][0]} in a list")
         if parts:
             uses[node] = _use(node, parts, fixed)
-        if parts or any(a in dependent for a in node.all_input_nodes):
+        layout.check_order(node)
+        if parts or (operation(node) != "detach" and any(a in dependent for a in node.all_input_nodes)):
             dependent.add(node)
     _decide(uses.values(), made_of)
     used = {name for use in uses.values() for part in use.parts.values() for name in made_of[part]}
@@ -92,7 +93,8 @@ def _fixed(
             if not any(isinstance(size, torch.SymInt) for size in getattr(node.meta.get("val"), "shape", ())):
                 fixed.add(node)
                 sources = (name for source in node.all_input_nodes for name in made_of[source])
-                made_of[node] = tuple(dict.fromkeys(sources))
+                # No gradient passes a detach.
+                made_of[node] = () if operation(node) == "detach" else tuple(dict.fromkeys(sources))
         elif node.op == "call_function" and not node.all_input_nodes:
             fixed.add(node)
             made_of[node] = ()
@@ -108,6 +110,10 @@ def _use(node: fx.Node, parts: dict[int, fx.Node], fixed: set[fx.Node]) -> Use:
         if isinstance(a, fx.Node) and a not in fixed and isinstance(a.meta.get("val"), Tensor)
     }
     rule = RULES.get(name)
+    if name == "embedding" and len(node.args) > 3 and node.args[3]:
+        raise Unclear("an embedding scales its gradient by the batch's frequencies")
+    if schema(node).is_mutable and name not in ("add", "sub", "mul", "div"):
+        raise Unclear(f"{name} writes a parameter into a tensor in place")
     if rule is None or not set(parts) <= set(rule.places) or (name == "batch_norm" and node.args[5]):
         if name == "batch_norm" or len(tensors) != len([a for a in node.all_input_nodes if a not in fixed]):
             raise Unclear(f"{name} has no rule")
@@ -145,11 +151,11 @@ def _pieces(parts: list[fx.Node]) -> bool:
     return together is not None and len(torch.unique(together)) == len(together)
 
 
-def _overwritten(node: fx.Node) -> bool:
+def overwritten(node: fx.Node) -> bool:
     """Whether an operation writes into what a node computes, or into a view of it."""
     return any(
         (isinstance(user.target, torch._ops.OpOverload) and schema(user).is_mutable)
-        or (operation(user) in MOVES and _overwritten(user))
+        or (operation(user) in MOVES and overwritten(user))
         for user in node.users
         if user.op == "call_function"
     )
@@ -157,7 +163,7 @@ def _overwritten(node: fx.Node) -> bool:
 
 def _numbers(node: fx.Node) -> Any:
     """Which elements of its parameter a node holds, in the node's form; None where it is more than a piece of one."""
-    if _overwritten(node):
+    if overwritten(node):
         return None
     if node.op == "placeholder":
         shape = torch.Size(node.meta["val"].shape)
