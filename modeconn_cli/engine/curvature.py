@@ -42,6 +42,7 @@ class EpochCurvature:
     sha256: str
     size: int
     mtime_ns: int
+    sizes: list[int]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,7 +181,9 @@ class _Scorer:
         files.write_array(place / LABELS, self.subject.samples.labels.cpu().numpy())
         files.write_text(self._table(epoch), self._rows(columns))
         statistics = {name: _statistics(values) for name, values in columns.items()}
-        self._log.add(epoch, stamp, statistics=statistics, rounded=rounded, nonfinite=int(bad.sum()))
+        self._log.add(
+            epoch, stamp, self._files(epoch), statistics=statistics, rounded=rounded, nonfinite=int(bad.sum())
+        )
 
     def _pass(self, number: int, count: int) -> Curvature:
         settings, samples = self.settings, self.subject.samples

@@ -45,6 +45,12 @@ def series(settings: ScoringSettings, run_idx: int | None = None) -> dict[int, P
     folder = settings.checkpoint_dir
     if not folder.is_dir():
         raise InputError(f"'{folder}' is not a folder", "pass the folder that holds checkpoint-<epoch>.pt")
+    runs = {run for path in folder.iterdir() if (run := names.run_of(path)) is not None}
+    if len(runs) > 1 and run_idx is None:
+        raise SettingsError(
+            f"'{folder}' holds checkpoints of {len(runs)} runs: {', '.join(map(str, sorted(runs)[:10]))}",
+            "choose one with --run-idx",
+        )
     found: dict[int, list[Path]] = {}
     for path in sorted(folder.iterdir()):
         epoch = names.epoch_of(path)
@@ -113,7 +119,7 @@ class EpochLog:
     def kept(self, epoch: int, checkpoint: Path, made: Iterable[Path]) -> bool:
         """Whether an epoch and its files are finished. Raises InputError where its checkpoint is another one now."""
         row = self.rows.get(epoch)
-        if row is None or not all(file.exists() for file in made):
+        if row is None or row["sizes"] != _sizes(made):
             return False
         stat = checkpoint.stat()
         touched = (stat.st_size, stat.st_mtime_ns) != (row["size"], row["mtime_ns"])
@@ -135,10 +141,15 @@ class EpochLog:
             "mtime_ns": stat.st_mtime_ns,
         }
 
-    def add(self, epoch: int, stamp: Mapping[str, Any], **facts: Any) -> None:
+    def add(self, epoch: int, stamp: Mapping[str, Any], made: Iterable[Path], **facts: Any) -> None:
         """After the files of an epoch are there."""
-        self.rows[epoch] = row = {"epoch": epoch, **facts, **stamp}
+        self.rows[epoch] = row = {"epoch": epoch, **facts, **stamp, "sizes": _sizes(made)}
         files.append_line(self._path, json.dumps(row))
+
+
+def _sizes(made: Iterable[Path]) -> list[int]:
+    """Bytes of files, -1 for those that are not there."""
+    return [path.stat().st_size if path.exists() else -1 for path in made]
 
 
 def first_batch(samples: Samples, size: int) -> torch.Tensor:

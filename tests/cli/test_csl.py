@@ -380,7 +380,7 @@ def test_a_nan_stays_with_its_sample(mcx: Callable, tmp_path: Path) -> None:
         np.save(path, values)
     found, err = aggregated(mcx, folder, tmp_path / "out")
     assert (found["samples_with_nan"], found["excluded_from_tau"]) == (1, 1)
-    assert "1 samples have a NaN among their losses" in err
+    assert "1 samples have a NaN or an infinity among their losses" in err
     csl, lt = (np.load(tmp_path / f"out/{kind}_cifar100_run1_noise_0.npy") for kind in ("csl", "lt"))
     assert np.flatnonzero(np.isnan(csl)).tolist() == [7]
     assert np.flatnonzero(np.isnan(lt)).tolist() == [7]
@@ -539,3 +539,68 @@ def test_shuffled_ids_are_stored_in_their_order(mcx: Callable, tmp_path: Path) -
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "plain" / name).read_bytes()
     assert np.array_equal(np.load(tmp_path / "out/sample_ids.npy"), np.arange(40))
     assert [row["sample_id"] for row in found["hardest"]] == [row["sample_id"] for row in plain["hardest"]]
+
+
+def test_a_truncated_file_of_a_finished_epoch_is_made_again(mcx: Callable, run: Path, scored: Path) -> None:
+    path = scored / "loss_digits_run1_epoch_2_noise_0.05.npy"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-8])
+    words = ("csl", "score", "--checkpoint-dir", run, "--output-dir", scored, "--batch-size", "64", "--json")
+    assert json.loads(mcx(*words).out)["scored"] == 1
+    assert path.read_bytes() == whole
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "message"),
+    [
+        ("loss_cifar100_epoch_05.npy", 2, "are the same epoch of the same run"),
+        ("loss_grad_cifar100_epoch_7.npy", 3, "whose gradient norms are there: [7]"),
+    ],
+)
+def test_names_that_do_not_fit_together_are_refused(
+    mcx: Callable, tmp_path: Path, name: str, code: int, message: str
+) -> None:
+    folder = copy_of("short", tmp_path / "in")
+    shutil.copy(folder / "loss_grad_cifar100_epoch_5.npy", folder / name)
+    done = mcx("csl", "aggregate", "--input-dir", folder, "--output-dir", tmp_path / "out")
+    assert (done.code, message in done.err) == (code, True), done.err
+
+
+def test_files_that_only_look_like_arrays_are_left_alone(mcx: Callable, tmp_path: Path) -> None:
+    folder = copy_of("short", tmp_path / "in")
+    (folder / "loss_d_run1_epoch_2_noise_..npy").write_bytes(b"")
+    (folder / "loss_d_run1_epoch_2_noise_1.2.3.npy").write_bytes(b"")
+    assert aggregated(mcx, folder, tmp_path / "out", "--dataset", "cifar100")[0]["num_epochs"] == 6
+
+
+def test_checkpoints_of_two_runs_are_not_mixed(mcx: Callable, run: Path, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    for index, epoch in ((0, 1), (1, 2)):
+        shutil.copy(run / f"checkpoint-{epoch}.pt", tmp_path / f"run/index-{index}_epoch-{epoch}.pt")
+    words = (
+        "csl",
+        "score",
+        "--checkpoint-dir",
+        tmp_path / "run",
+        "--output-dir",
+        tmp_path / "out",
+        "--grad",
+        "none",
+    )
+    done = mcx(*words)
+    assert (done.code, "holds checkpoints of 2 runs: 0, 1" in done.err) == (2, True)
+    assert len(json.loads(mcx(*words, "--run-idx", "1", "--json").out)["epochs"]) == 1
+
+
+def test_a_sample_that_is_never_learnt_comes_last(mcx: Callable, tmp_path: Path) -> None:
+    folder = copy_of("short", tmp_path / "in")
+    plain, _ = aggregated(mcx, folder, tmp_path / "plain")
+    first = np.load(tmp_path / "plain/lt_first_epoch_cifar100_run1_noise_0.npy")
+    never = np.isnan(first)
+    rows = [f"{i},0,{int(flag)}" for i, flag in enumerate(never)]
+    (folder / "label_noise_cifar100_run1_noise_0.csv").write_text(
+        "\n".join(["sample_id,clean,trained", *rows])
+    )
+    found, _ = aggregated(mcx, folder, tmp_path / "out")
+    assert found["auroc"]["lt_first_epoch"] == 1.0
+    assert plain["auroc"] == {}

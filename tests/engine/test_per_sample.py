@@ -76,6 +76,52 @@ class Tokens(nn.Module):
         return logits
 
 
+class Scaled(nn.Module):
+    """A parameter without axes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(0.7))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.scale.exp() / self.scale
+
+
+class Detached(nn.Module):
+    """The weight takes no gradient here, the bias does; and nothing before it does."""
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.layer = nn.Linear(features, features)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.detach().mean((2, 3))
+        return F.linear(x, self.layer.weight.detach(), self.layer.bias)
+
+
+class Written(nn.Module):
+    """Writes into a part of the first layer's output."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x[:, :3] *= 2
+        return x
+
+
+class Reordered(nn.Module):
+    """Samples change places and go back; the norms must not go to the neighbours."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.head, self.how = nn.Linear(48, CLASSES), how
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.flatten(1)
+        if self.how == "flip":
+            return self.head(x.flip(0)).flip(0)  # type: ignore[no-any-return]
+        order = x[:, 0].argsort()
+        return self.head(x[order])[order.argsort()]  # type: ignore[no-any-return]
+
+
 class Cross(nn.Module):
     """Attention of a learnt query over the data: the projection is cut in three."""
 
@@ -147,6 +193,9 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "group norm": lambda: Small(6, nn.Conv2d(3, 6, 1), nn.GroupNorm(2, 6), nn.GELU()),
     "conv1d": lambda: Small(4, nn.Flatten(2), nn.Conv1d(3, 4, 5, padding=2, stride=2), nn.BatchNorm1d(4)),
     "conv3d": lambda: Small(2, nn.Unflatten(1, (1, 3)), nn.Conv3d(1, 2, (2, 3, 3), padding=(0, 1, 1))),
+    "no axes": lambda: Small(6, nn.Conv2d(3, 6, 1), Scaled()),
+    "detached": lambda: Small(6, nn.Conv2d(3, 6, 1), Detached(6)),
+    "written": lambda: Small(6, nn.Conv2d(3, 6, 1), Written()),
     "shared": Shared,
     "tokens": Tokens,
     "cross": Cross,
@@ -351,3 +400,13 @@ def test_a_rule_that_is_wrong_is_found_before_the_first_batch(monkeypatch: pytes
     engine = PerSample(model, (3, 4, 4), "param", note=notes.append)
     same(engine.score(images, labels).squares, loop_of_one(model, images, labels)[1])
     assert "differ from" in notes[0]
+
+
+@pytest.mark.parametrize("how", ["flip", "sort"])
+def test_samples_that_change_places_are_not_confused(how: str) -> None:
+    images, labels = batch()
+    model = made(lambda: Reordered(how), images)
+    notes: list[str] = []
+    found = PerSample(model, (3, 4, 4), "param", note=notes.append).score(images, labels)
+    same(found.squares, loop_of_one(model, images, labels)[1])
+    assert "moves samples along their own axis" in notes[0]

@@ -158,7 +158,10 @@ def _open(settings: CslAggregateSettings, runtime: Runtime) -> _Input:
     )  # fmt: skip
     if missing:
         runtime.warn(f"{len(missing)} epochs of the range are missing and left out: {missing[:10]}")
+    _check_holes(found, epochs, settings)
     first = arrays.read(losses[epochs[0]])
+    if len(first) == 0:
+        raise InputError(f"'{losses[epochs[0]]}' holds no samples")
     ids_file = settings.input_dir / IDS
     ids = arrays.read_ids(ids_file) if ids_file.exists() else np.arange(len(first))
     if len(ids) != len(first):
@@ -175,6 +178,19 @@ def _open(settings: CslAggregateSettings, runtime: Runtime) -> _Input:
         arrays.read(path, len(ids))
     _check_manifest(found, settings.input_dir, given.files)
     return given
+
+
+def _check_holes(found: Found, epochs: list[int], settings: CslAggregateSettings) -> None:
+    """Raises InputError where gradient norms say that an epoch's losses were there; SettingsError for two wishes."""
+    if settings.strict_grads and settings.loss_as_grad:
+        raise SettingsError("--strict-grads and --loss-as-grad exclude each other")
+    inside = [e for e in found.files["loss_grad"] if epochs[0] <= e <= epochs[-1]]
+    lost = sorted(e for e in inside if e not in found.files["loss"])
+    if lost and not settings.allow_missing:
+        raise InputError(
+            f"losses of {len(lost)} epochs are missing whose gradient norms are there: {lost[:10]}",
+            "score them again, or pass --allow-missing",
+        )
 
 
 def _gradients(
@@ -221,9 +237,9 @@ def _measure(
     values: dict[str, np.ndarray] = {"csl": csl}
     if unseen:
         values["epochs_seen"] = epochs
-    bad = int(np.isnan(csl).sum())
+    bad = int((~np.isfinite(csl)).sum())
     if bad:
-        runtime.warn(f"{bad:,} samples have a NaN among their losses; their CSL is NaN")
+        runtime.warn(f"{bad:,} samples have a NaN or an infinity among their losses, and so has their CSL")
     if given.ce is not None:
         values["csl_ce"], _ = metrics.cumulative_loss(
             arrays.stream(given.ce, given.count), given.count, skip_unseen=unseen
@@ -252,6 +268,8 @@ def _noise(settings: CslAggregateSettings, run: Run) -> dict[int, tuple[int, int
     path = settings.input_dir / run.aggregated(naming.LABEL_NOISE, ".csv")
     if not path.exists():
         return {}
+    if len(path.read_text("utf-8").splitlines()) < 2:
+        raise InputError(f"'{path}' names no samples")
     try:
         rows = np.loadtxt(path, delimiter=",", skiprows=1, dtype=np.int64, usecols=(0, 1, 2), ndmin=2)
     except ValueError as error:
@@ -297,7 +315,7 @@ def _result(
         ]
 
     found = (
-        {name: metrics.auroc(values[name], flips) for name in values if name != "epochs_seen"}
+        {name: metrics.auroc(_score(values, name), flips) for name in values if name != "epochs_seen"}
         if flips is not None
         else {}
     )
@@ -325,6 +343,13 @@ def _result(
         flipped=None if flips is None else int(flips.sum()),
         figures=[str(path) for path in drawn],
     )
+
+
+def _score(values: Mapping[str, np.ndarray], name: str) -> np.ndarray:
+    """A metric as a score: a sample that never falls below tau comes after all that do."""
+    if not name.startswith("lt_first_epoch"):
+        return values[name]
+    return np.where(np.isnan(values[name]) & np.isfinite(values["lt"]), np.inf, values[name])
 
 
 def _source(given: _Input, settings: CslAggregateSettings) -> dict[str, Any]:

@@ -43,8 +43,9 @@ def histograms(values: Mapping[str, np.ndarray]) -> bytes:
         np.atleast_1d(figure.subplots(1, len(chosen))), chosen.items(), strict=True
     ):
         finite = array[np.isfinite(array)]
-        axis.hist(finite, bins=60, color=COLOURS[1])
-        axis.set_yscale("log")
+        if len(finite):
+            axis.hist(finite, bins=60, color=COLOURS[1])
+            axis.set_yscale("log")
         axis.set_xlabel(TITLES[name])
         axis.set_ylabel("samples")
         if len(finite) < len(array):

@@ -23,7 +23,9 @@ IDS = "sample_ids.npy"
 SUMMARY = "csl_score"  # of a scoring, .json
 LABEL_NOISE = "label_noise"  # of the run that was scored, .csv
 
-_LONG = re.compile(r"(loss|loss_grad|loss_ce)_(.+)_run(\d+)_epoch_(\d+)_noise_([\d.]+(?:e-?\d+)?)\.npy")
+_LONG = re.compile(
+    r"(loss|loss_grad|loss_ce)_(.+)_run(\d+)_epoch_(\d+)_noise_(\d+(?:\.\d+)?(?:e-?\d+)?)\.npy"
+)
 _SHORT = re.compile(r"(loss|loss_grad|loss_ce)_(.+)_epoch_(\d+)\.npy")
 
 
@@ -103,7 +105,13 @@ def find(
         said = parse(path.name)
         if said is not None:
             run, kind, epoch = said
-            runs.setdefault(run, {name: {} for name in KINDS})[kind][epoch] = path
+            there = runs.setdefault(run, {name: {} for name in KINDS})[kind]
+            if epoch in there:
+                raise SettingsError(
+                    f"'{there[epoch].name}' and '{path.name}' are the same epoch of the same run",
+                    "move one of them away",
+                )
+            there[epoch] = path
     fits = [run for run in runs if runs[run]["loss"] and (scheme is None or run.scheme == scheme)]
     if not fits:
         raise InputError(

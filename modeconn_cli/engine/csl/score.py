@@ -37,6 +37,7 @@ class EpochScore:
     sha256: str
     size: int
     mtime_ns: int
+    sizes: list[int]
     shift: float
     mean_loss: float | None
     mean_grad: float | None
@@ -132,8 +133,9 @@ def _named(settings: CslScoreSettings, subject: Subject, first: Path) -> Run:
     """Names as the settings say, else as the run says, else as documented."""
     if settings.scheme == "short":
         return Run(subject.data.name, None, None)
-    said = subject.about.get("label_noise") if "label_noise" in subject.about else None
-    own = said if said is not None else (0.0 if "label_noise" in subject.about else names.noise_of(first))
+    own = names.noise_of(first)  # the file's name, then what the checkpoint says of its labels
+    if own is None and "label_noise" in subject.about:
+        own = subject.about["label_noise"] or 0.0
     run_idx = settings.run_idx if settings.run_idx is not None else names.run_of(first)
     noise = settings.noise_level if settings.noise_level is not None else own
     return Run(subject.data.name, 1 if run_idx is None else run_idx, 0.01 if noise is None else noise)
@@ -240,8 +242,8 @@ class _Scorer:
                 f"epoch {epoch}: {nonfinite:,} losses are NaN or infinite; they are kept as they are"
             )
         self._log.add(
-            epoch, stamp, shift=shift, mean_loss=_mean(losses), mean_grad=_mean(norms), nonfinite=nonfinite,
-            skipped=skipped,
+            epoch, stamp, self._files(epoch), shift=shift, mean_loss=_mean(losses), mean_grad=_mean(norms),
+            nonfinite=nonfinite, skipped=skipped,
         )  # fmt: skip
 
     def _ready(self) -> PerSample:

@@ -30,7 +30,7 @@ def score(
         try:
             gradients = _batched(model, parameters, x, y, losses)
         except RuntimeError as error:
-            note(f"one sample at a time: torch.func refused ({str(error).splitlines()[0]})")
+            note(f"one sample at a time: torch.func refused ({str(error).splitlines()[0][:160]})")
             return one_by_one(model, parameters, images, labels, losses)
         with torch.no_grad():
             found = losses(model(x), y)

@@ -74,7 +74,8 @@ class PerSample:
 
     def _fall_back(self, reason: str) -> None:
         self._program, self.method = None, "torch.func in chunks"
-        self._note(f"gradient norms sample by sample with torch.func, which is slower: {reason}")
+        short = reason.splitlines()[0][:160]
+        self._note(f"gradient norms sample by sample with torch.func, which is slower: {short}")
 
     def refresh(self) -> None:
         """Take up the model's present weights."""

@@ -43,7 +43,9 @@ class ScoringSettings(ModelSettings, DataSettings, ComputeSettings, FolderSettin
     split: SplitName = setting(
         "all-train", "which samples; all-train is the whole training file", group="data"
     )
-    allow_nonfinite: bool = setting(False, "accept NaN and infinity in the weights", group="model")
+    allow_nonfinite: bool = setting(
+        False, "accept NaN and infinity in the weights", change="free", group="model"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
