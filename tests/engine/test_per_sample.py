@@ -326,6 +326,16 @@ def test_what_the_graph_cannot_do_is_done_sample_by_sample_and_said() -> None:
     same(found.inner, expected[2])
 
 
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")  # torch's own word on such layers
+def test_a_convolution_that_pads_unevenly_is_done_sample_by_sample() -> None:
+    images, labels = batch()
+    model = made(lambda: Small(6, nn.Conv2d(3, 6, 2, padding="same")), images)
+    notes: list[str] = []
+    found = PerSample(model, (3, 4, 4), "param", note=notes.append).score(images, labels)
+    same(found.squares, loop_of_one(model, images, labels)[1])
+    assert "pads one side more" in notes[0]
+
+
 @pytest.mark.parametrize("name", ["batch norm", "tokens"])
 def test_a_pass_leaves_nothing_behind(name: str) -> None:
     """A hook that holds its own graph would keep every activation alive."""

@@ -19,6 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.linalg import vecdot
 
+from modeconn_cli.engine.per_sample.layout import Unclear
+
 CHUNK = 1 << 20  # elements of inner products made at a time: they stay in the cache
 
 # Costs in multiplications of a large matrix product, measured on two cores: copying a patch's element, adding a
@@ -49,7 +51,7 @@ def geometry(args: Sequence[Any]) -> Geometry:
     if len(args) > 4 and isinstance(args[4], str):
         reach = [d * (size - 1) for d, size in zip(dilation, weight.shape[2:], strict=True)]
         if args[4] == "same" and any(r % 2 for r in reach):
-            raise NotImplementedError("uneven padding")
+            raise Unclear("a convolution pads one side more than the other")
         padding = tuple(r // 2 for r in reach) if args[4] == "same" else (0,) * dims
     else:
         padding = each(4, 0)

@@ -45,7 +45,6 @@ class Plan:
     uses: dict[fx.Node, Use]
     made_of: dict[fx.Node, tuple[str, ...]]  # collected node -> names of trainable parameters
     dependent: set[fx.Node]  # nodes with a gradient: behind a use
-    unused: frozenset[str]  # trainable parameters that no operation takes
 
 
 def find(graph: Graph, trainable: Iterable[str]) -> Plan:
@@ -68,8 +67,7 @@ def find(graph: Graph, trainable: Iterable[str]) -> Plan:
         if parts or (operation(node) != "detach" and any(a in dependent for a in node.all_input_nodes)):
             dependent.add(node)
     _decide(uses.values(), made_of)
-    used = {name for use in uses.values() for part in use.parts.values() for name in made_of[part]}
-    return Plan(fixed, uses, _collected(uses.values(), made_of), dependent, frozenset(wanted - used))
+    return Plan(fixed, uses, _collected(uses.values(), made_of), dependent)
 
 
 def _canonical(graph: Graph, name: str) -> str:
