@@ -16,6 +16,8 @@ import numpy as np
 import torch
 
 from modeconn_cli.engine import checkpoints, files, jobs, names, scoring
+from modeconn_cli.engine.csl import arrays
+from modeconn_cli.engine.csl.metrics import cumulative_loss
 from modeconn_cli.engine.errors import SettingsError, Stopped
 from modeconn_cli.engine.per_sample import check_independent
 from modeconn_cli.engine.per_sample.curvature import Curvature, measure
@@ -195,10 +197,8 @@ class _Scorer:
             )  # fmt: skip
             if settings.compat == "garg":
                 # The gradient of the batch's mean loss: each sample's own, divided by the size of its batch.
-                scaled = {
-                    f.name: getattr(part, f.name) / len(batch) for f in fields(part) if f.name != "rounded"
-                }
-                part = Curvature(**scaled, rounded=part.rounded)
+                own, along = part.curvature / len(batch), part.directional_eig / len(batch)
+                part = replace(part, curvature=own, directional_eig=along)
             parts.append(part)
             at += len(batch)
             self.runtime.progress(number * len(samples) + at, count * len(samples), unit="step")
@@ -219,10 +219,10 @@ class _Scorer:
         """The top-level arrays (the mean over epochs, where there are several), ids and summary; all files."""
         made = [path for epoch in chosen for path in self._files(epoch)]
         for name in DOCUMENTED.values():
-            total = np.mean(
-                [np.load(self.folder / f"epoch_{epoch}" / name) for epoch in chosen], axis=0, dtype=np.float64
-            )
-            files.write_array(self.folder / name, total.astype(np.float32))
+            each = [self.folder / f"epoch_{epoch}" / name for epoch in chosen]
+            count = len(self.subject.samples)
+            total, _ = cumulative_loss(arrays.stream(each, count), count)
+            files.write_array(self.folder / name, (total / len(chosen)).astype(np.float32))
             made.append(self.folder / name)
         files.write_array(self.folder / LABELS, self.subject.samples.labels.cpu().numpy())
         files.write_array(self.folder / IDS, self.subject.samples.ids.cpu().numpy())

@@ -90,6 +90,11 @@ def test_the_originals_numbers_are_divided_by_the_batch(
     sizes = np.repeat([16, 16, 8], [16, 16, 8])  # the last batch is smaller
     found = np.load(tmp_path / "garg/per_image_curvature.npy")
     np.testing.assert_allclose(found * sizes, np.load(scores / "per_image_curvature.npy"), rtol=1e-5)
+    true, plain = (
+        np.loadtxt(folder / "curvature_results_digits_4.csv", delimiter=",", skiprows=1, usecols=(4, 5, 6))
+        for folder in (tmp_path / "garg", scores)
+    )
+    assert np.array_equal(true, plain), "the true scale does not depend on the batch"
 
 
 @pytest.mark.parametrize(
