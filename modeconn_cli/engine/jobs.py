@@ -64,6 +64,11 @@ class Job:
         self.complete = True
 
 
+def private_folder(folder: Path, command: str, key: str = "") -> Path:
+    """Where a job keeps its record, lock, status and manifest."""
+    return folder / names.JOB_FOLDER / "-".join([*command.split(), *key.split()])
+
+
 @contextlib.contextmanager
 def opened(
     settings: Settings,
@@ -84,7 +89,7 @@ def opened(
     OutputError for foreign results, for a folder that cannot be written and for a live lock; InputError where
     settings or inputs changed.
     """
-    private = folder / names.JOB_FOLDER / "-".join([*command.split(), *key.split()])
+    private = private_folder(folder, command, key)
     for place in (folder, private):
         files.make_folder(place)
         files.check_writable(place)

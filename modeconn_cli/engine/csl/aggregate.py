@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +9,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from modeconn_cli.engine import files, jobs, names, records
-from modeconn_cli.engine.csl import arrays, figures, metrics, naming
-from modeconn_cli.engine.csl.naming import IDS, Found, Run
+from modeconn_cli.engine import files, jobs, names
+from modeconn_cli.engine.csl import arrays, figures, inputs, metrics, naming
+from modeconn_cli.engine.csl.inputs import Input
+from modeconn_cli.engine.csl.naming import IDS, Run
 from modeconn_cli.engine.errors import InputError, OutputError, SettingsError
 from modeconn_cli.engine.records import Record
 from modeconn_cli.engine.runtime import Runtime
@@ -52,37 +52,9 @@ class CslAggregateResult(Record):
     figures: list[str]
 
 
-@dataclass(frozen=True)
-class _Input:
-    """The arrays of a run for the kept epochs; `grads` None: no gradient norms at all."""
-
-    found: Found
-    epochs: list[int]
-    missing: list[int]
-    losses: list[Path]
-    grads: list[Path] | None
-    ce: list[Path] | None
-    ids: np.ndarray
-    stand_ins: list[int]  # epochs whose losses stand for missing gradient norms
-    by_input: bool
-
-    @property
-    def count(self) -> int:
-        return len(self.ids)
-
-    @property
-    def files(self) -> list[Path]:
-        return [*self.losses, *(self.grads or ()), *(self.ce or ())]
-
-    def listing(self) -> str:
-        """A line per file: name, size and time."""
-        stats = [(path.name, path.stat()) for path in self.files]
-        return "".join(f"{name} {stat.st_size} {stat.st_mtime_ns}\n" for name, stat in stats)
-
-
 def run(settings: CslAggregateSettings, runtime: Runtime) -> CslAggregateResult | None:
     """Stream the arrays; write metrics, ids and figures."""
-    given = _open(settings, runtime)
+    given = inputs.open_run(settings, runtime)
     folder = settings.output_dir
     if folder is None:
         raise SettingsError("no folder for the results", "pass --output-dir DIR")
@@ -116,7 +88,7 @@ def _owned(run: Run) -> list[str]:
     return [*made, *drawn, run.aggregated("metrics", ".json")]
 
 
-def _compare_inputs(given: _Input, job: jobs.Job) -> None:
+def _compare_inputs(given: Input, job: jobs.Job) -> None:
     """A finished job whose arrays have changed since has to be done again."""
     listing = job.private / INPUTS
     if job.complete and not (listing.exists() and listing.read_text("utf-8") == given.listing()):
@@ -124,110 +96,8 @@ def _compare_inputs(given: _Input, job: jobs.Job) -> None:
         job.complete = False
 
 
-def _check_manifest(found: Found, folder: Path, paths: list[Path]) -> None:
-    """Raises InputError where an array is not what mcx csl score wrote; other folders say nothing of their arrays."""
-    manifest = (
-        folder / names.JOB_FOLDER / "-".join(["csl", "score", *found.run.key.split()]) / names.MANIFEST_FILE
-    )
-    if not manifest.exists():
-        return
-    known = {entry["file"]: entry["sha256"] for entry in _document(manifest).get("files", [])}
-    for path in paths:
-        if path.name in known and records.sha256(path) != known[path.name]:
-            raise InputError(
-                f"'{path}' is not what mcx csl score wrote: it was changed or damaged",
-                "score its epoch again",
-            )
-
-
-def _open(settings: CslAggregateSettings, runtime: Runtime) -> _Input:
-    """Find the run and check every array's header before anything is computed."""
-    if settings.input_dir is None:
-        raise SettingsError("no arrays", "pass --input-dir DIR")
-    found = naming.find(
-        settings.input_dir,
-        dataset=settings.dataset,
-        run_idx=settings.run_idx,
-        noise=settings.noise_level,
-        scheme=settings.scheme,
-    )
-    losses = found.files["loss"]
-    epochs, missing = naming.epochs_between(
-        losses, settings.start_epoch, settings.end_epoch, settings.epoch_step, "losses",
-        lenient=settings.allow_missing,
-    )  # fmt: skip
-    if missing:
-        runtime.warn(f"{len(missing)} epochs of the range are missing and left out: {missing[:10]}")
-    _check_holes(found, epochs, settings)
-    first = arrays.read(losses[epochs[0]])
-    if len(first) == 0:
-        raise InputError(f"'{losses[epochs[0]]}' holds no samples")
-    ids_file = settings.input_dir / IDS
-    ids = arrays.read_ids(ids_file) if ids_file.exists() else np.arange(len(first))
-    if len(ids) != len(first):
-        raise InputError(
-            f"'{ids_file}' names {len(ids):,} samples, '{losses[epochs[0]]}' holds {len(first):,}"
-        )
-    grads, stand_ins = _gradients(found, epochs, settings, runtime)
-    ce = found.files["loss_ce"]
-    chosen = [losses[epoch] for epoch in epochs]
-    kept_ce = [ce[epoch] for epoch in epochs] if all(epoch in ce for epoch in epochs) else None
-    by_input = _by_input(settings.input_dir / found.run.aggregated(naming.SUMMARY, ".json"))
-    given = _Input(found, epochs, missing, chosen, grads, kept_ce, ids, stand_ins, by_input)
-    for path in given.files:
-        arrays.read(path, len(ids))
-    _check_manifest(found, settings.input_dir, given.files)
-    return given
-
-
-def _check_holes(found: Found, epochs: list[int], settings: CslAggregateSettings) -> None:
-    """Raises InputError where gradient norms say that an epoch's losses were there; SettingsError for two wishes."""
-    if settings.strict_grads and settings.loss_as_grad:
-        raise SettingsError("--strict-grads and --loss-as-grad exclude each other")
-    inside = [e for e in found.files["loss_grad"] if epochs[0] <= e <= epochs[-1]]
-    lost = sorted(e for e in inside if e not in found.files["loss"])
-    if lost and not settings.allow_missing:
-        raise InputError(
-            f"losses of {len(lost)} epochs are missing whose gradient norms are there: {lost[:10]}",
-            "score them again, or pass --allow-missing",
-        )
-
-
-def _gradients(
-    found: Found, epochs: list[int], settings: CslAggregateSettings, runtime: Runtime
-) -> tuple[list[Path] | None, list[int]]:
-    """The file that stands for every epoch's gradient norms, and the epochs whose losses do."""
-    losses, grads = found.files["loss"], found.files["loss_grad"]
-    if settings.loss_as_grad:
-        return [losses[epoch] for epoch in epochs], list(epochs)
-    absent = [epoch for epoch in epochs if epoch not in grads]
-    if absent and settings.strict_grads:
-        raise InputError(
-            f"gradient norms of {len(absent)} epochs are missing: {absent[:10]}", "leave out --strict-grads"
-        )
-    if len(absent) == len(epochs):
-        runtime.note("no gradient norms: cumulative loss only (--loss-as-grad takes the losses for them)")
-        return None, []
-    if absent:
-        runtime.warn(f"the losses stand in for the missing gradient norms of epochs {absent[:10]}")
-    return [grads.get(epoch, losses[epoch]) for epoch in epochs], absent
-
-
-def _by_input(summary: Path) -> bool:
-    """Whether the gradient norms are the paper's, by the input; the summary of the scoring says so."""
-    return summary.exists() and bool(_document(summary).get("grad") == "input")
-
-
-def _document(path: Path) -> Mapping[str, Any]:
-    try:
-        document = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"'{path}' cannot be read: {error}") from error
-    return document if isinstance(document, dict) else {}
-
-
 def _measure(
-    given: _Input, settings: CslAggregateSettings, runtime: Runtime
+    given: Input, settings: CslAggregateSettings, runtime: Runtime
 ) -> tuple[dict[str, np.ndarray], metrics.LearningTime | None, metrics.LearningTime | None]:
     """All per-sample values by the name of their file, float64 [N]."""
     unseen = settings.class_order is not None
@@ -277,7 +147,7 @@ def _noise(settings: CslAggregateSettings, run: Run) -> dict[int, tuple[int, int
     return {number: (clean, trained) for number, clean, trained in rows.tolist()}
 
 
-def _flips(given: _Input, noise: Mapping[int, tuple[int, int]]) -> np.ndarray | None:
+def _flips(given: Input, noise: Mapping[int, tuple[int, int]]) -> np.ndarray | None:
     """Which samples' labels were flipped, [N]. Raises InputError for samples that the run does not know."""
     if not noise:
         return None
@@ -291,7 +161,7 @@ def _flips(given: _Input, noise: Mapping[int, tuple[int, int]]) -> np.ndarray | 
 
 def _result(
     settings: CslAggregateSettings,
-    given: _Input,
+    given: Input,
     values: Mapping[str, np.ndarray],
     learnt: metrics.LearningTime | None,
     squared: metrics.LearningTime | None,
@@ -352,7 +222,7 @@ def _score(values: Mapping[str, np.ndarray], name: str) -> np.ndarray:
     return np.where(np.isnan(values[name]) & np.isfinite(values["lt"]), np.inf, values[name])
 
 
-def _source(given: _Input, settings: CslAggregateSettings) -> dict[str, Any]:
+def _source(given: Input, settings: CslAggregateSettings) -> dict[str, Any]:
     """What the learning time was computed from."""
     if given.grads is None:
         return {"source": "none"}
@@ -362,16 +232,13 @@ def _source(given: _Input, settings: CslAggregateSettings) -> dict[str, Any]:
 
 
 def _ranked(csl: np.ndarray) -> np.ndarray:
-    """Places of the samples with a CSL, the smallest first; equal ones in id order."""
+    """Places of the samples with a CSL, the smallest first; equal ones in the order of the arrays."""
     order = np.argsort(csl, kind="stable")
-    return (
-        order[: int(np.isfinite(csl[order]).sum())]
-        if np.isfinite(csl).all()
-        else order[np.isfinite(csl[order])]
-    )
+    ranked: np.ndarray = order[np.isfinite(csl[order])]
+    return ranked
 
 
-def _write(folder: Path, given: _Input, values: Mapping[str, np.ndarray], result: CslAggregateResult) -> None:
+def _write(folder: Path, given: Input, values: Mapping[str, np.ndarray], result: CslAggregateResult) -> None:
     run: Run = given.found.run
     path, order = folder / IDS, np.argsort(given.ids)
     ids = given.ids[order]
@@ -386,7 +253,7 @@ def _write(folder: Path, given: _Input, values: Mapping[str, np.ndarray], result
 
 def _draw(
     settings: CslAggregateSettings,
-    given: _Input,
+    given: Input,
     values: Mapping[str, np.ndarray],
     noise: Mapping[int, tuple[int, int]],
     drawn: list[Path],
