@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from bench.pairs import Pair
-from modeconn_cli.engine.csl import arrays, metrics
+from modeconn_cli.engine import arrays
+from modeconn_cli.engine.csl import metrics
 
 EPOCHS, COUNT = 100, 200_000
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import datetime
 import fcntl
-import json
 import os
 import socket
 import time
@@ -24,6 +23,7 @@ from modeconn_cli.engine.runtime import Runtime
 from modeconn_cli.engine.settings.base import Settings, specs
 
 RECORD_FILE = "record.json"
+ANEW = "use --no-resume --overwrite"
 STALE_AFTER = 600.0  # seconds without a heartbeat after which another host's lock is taken over
 
 
@@ -141,7 +141,7 @@ def _continue_or_begin(
             path.unlink(missing_ok=True)
         _begin(job)
         return
-    old = _read(record)
+    old = records.read_object(record, ANEW)
     _compare(old, job.record, settings, runtime)
     # What an earlier run recorded stays: begin time and the settings that its files were made with.
     job.resumed = True
@@ -195,19 +195,9 @@ def _compare(old: dict[str, Any], new: dict[str, Any], settings: Settings, runti
 
 def _lost_products(job: Job) -> list[Path]:
     """Files of the manifest that are not there any more, or not as they were."""
-    entries = _read(job.private / names.MANIFEST_FILE).get("files", [])
+    entries = records.read_object(job.private / names.MANIFEST_FILE, ANEW).get("files", [])
     paths = {job.folder / entry["file"]: entry["size"] for entry in entries}
     return [path for path, size in paths.items() if not path.exists() or path.stat().st_size != size]
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        document = json.loads(path.read_text("utf-8"))
-        if not isinstance(document, dict):
-            raise ValueError("not a JSON object")
-    except (OSError, ValueError) as error:
-        raise InputError(f"'{path}' cannot be read: {error}", "use --no-resume --overwrite") from error
-    return document
 
 
 def _lock(private: Path, runtime: Runtime) -> Path:
@@ -243,11 +233,8 @@ def _alone(folder: Path) -> Iterator[None]:
 
 def _owner(path: Path) -> dict[str, Any]:
     """What a lock says: pid, host and started, or nothing at all."""
-    try:
-        owner = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return owner if isinstance(owner, dict) and {"pid", "host", "started"} <= set(owner) else {}
+    owner = _document(path)
+    return owner if {"pid", "host", "started"} <= set(owner) else {}
 
 
 def _lives(owner: dict[str, Any], path: Path) -> bool:
@@ -290,8 +277,6 @@ def file_output(
 
 def _document(path: Path) -> dict[str, Any]:
     """The JSON object in a file, empty where there is none."""
-    with contextlib.suppress(OSError, ValueError):
-        document = json.loads(path.read_text("utf-8"))
-        if isinstance(document, dict):
-            return document
+    with contextlib.suppress(InputError):
+        return records.read_object(path)
     return {}

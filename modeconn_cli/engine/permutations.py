@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from modeconn_cli.engine import units
+from modeconn_cli.engine import records, units
 from modeconn_cli.engine.errors import InputError, SettingsError
 from modeconn_cli.engine.symmetry import Group, Symmetry, group_of
 
@@ -18,18 +17,11 @@ Orders = dict[Group, list[int]]
 
 def read_metadata(path: Path) -> dict[str, Any]:
     """A swap's metadata. Raises InputError where the file is missing, broken or lacks what is needed."""
-    try:
-        document = json.loads(path.read_text("utf-8"))
-    except OSError as error:
-        raise InputError(f"cannot read '{path}': {error.strerror}") from error
-    except ValueError as error:
-        raise InputError(f"'{path}' is not JSON: {error}") from error
-    if not isinstance(document, dict):
-        raise InputError(f"'{path}' is not the metadata of mcx swap")
+    document = records.read_object(path, "pass the metadata that mcx swap wrote")
     missing = [key for key in ("layer_name", "neuron_pairs") if key not in document]
     if missing:
         raise InputError(f"'{path}' lacks {', '.join(missing)}: it is not the metadata of mcx swap")
-    return dict(document)
+    return document
 
 
 def of_swap(metadata: dict[str, Any], path: Path, symmetry: Symmetry) -> Orders:

@@ -83,11 +83,7 @@ def load_data(settings: PathSettings, source: Source, runtime: Runtime) -> Data:
     """The data the path was trained on, or that the settings name."""
     completed = datasets.merge_settings(settings, source.about)
     data = datasets.load(completed, runtime.device)
-    if data.input_shape != source.arch.input_shape or data.num_classes > source.arch.num_classes:
-        raise InputError(
-            f"data set '{data.name}' has images {data.input_shape} in {data.num_classes} classes, the network takes "
-            f"{source.arch.input_shape} in {source.arch.num_classes}"
-        )
+    models.check_fits(source.arch, data.name, data.input_shape, data.num_classes)
     return data
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import hashlib
+import json
 import math
 import platform
 import socket
@@ -20,6 +21,7 @@ import numpy as np
 import yaml
 
 from modeconn_cli.engine import files
+from modeconn_cli.engine.errors import InputError
 from modeconn_cli.engine.settings.base import Settings, tilde
 
 PACKAGES = ("torch", "torchvision", "numpy")
@@ -162,3 +164,15 @@ def sha256(path: Path) -> str:
 def _hash(path: str, size: int, modified: int, inode: int) -> str:  # noqa: ARG001 - they tell versions apart
     with open(path, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def read_object(path: Path, hint: str = "") -> dict[str, Any]:
+    """The JSON object in a file. Raises InputError with `hint` where there is none."""
+    try:
+        found = json.loads(path.read_text("utf-8"))
+        if not isinstance(found, dict):
+            raise ValueError("it holds no JSON object")
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise InputError(f"'{path}' cannot be read: {reason}", hint) from error
+    return found

@@ -16,8 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modeconn_cli.cli import app
-from modeconn_cli.engine import checkpoints, datasets, keyed, models
-from modeconn_cli.engine.csl import arrays, metrics, naming
+from modeconn_cli.engine import arrays, checkpoints, datasets, keyed, models
+from modeconn_cli.engine.csl import metrics, naming
 from modeconn_cli.engine.datasets.noise import flip
 from modeconn_cli.engine.models import Architecture
 from modeconn_cli.engine.settings.shared import DataSettings

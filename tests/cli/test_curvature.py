@@ -112,3 +112,19 @@ def test_settings_without_a_meaning_are_refused(
 ) -> None:
     done = mcx("curvature", "--checkpoint-dir", networks / "seed0", "--save-dir", tmp_path, *words)
     assert (done.code, done.out, message in done.err) == (2, "", True), done.err
+
+
+def test_scoring_one_checkpoint_after_the_other_adds_up(
+    mcx: Callable, networks: Path, scores: Path, tmp_path: Path
+) -> None:
+    """The document's loop: one call per epoch into one folder."""
+    for epoch in (4, 0):
+        checkpoint = networks / f"seed0/checkpoint-{epoch}.pt"
+        assert mcx("curvature", "--checkpoint", checkpoint, *WORDS, "--save-dir", tmp_path / "loop").code == 0
+    summary = json.loads((tmp_path / "loop/curvature_summary_digits.json").read_text())
+    assert sorted(summary["epochs"]) == ["0", "4"]
+    for path in scores.glob("**/*.npy"):
+        assert (tmp_path / "loop" / path.relative_to(scores)).read_bytes() == path.read_bytes()
+    other = networks / "seed1/checkpoint-4.pt"
+    done = mcx("curvature", "--checkpoint", other, *WORDS, "--save-dir", tmp_path / "loop")
+    assert (done.code, "is not the checkpoint that epoch 4 was scored with" in done.err) == (3, True)

@@ -204,7 +204,7 @@ def test_analysis_warns_where_the_curve_begins_elsewhere(
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", "is not JSON"),
+        ("{", "cannot be read"),
         ("{}", "lacks layer_name"),
         ('{"layer_name": "conv9", "neuron_pairs": [[0, 1]]}', "conv9"),
     ],

@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from modeconn_cli.engine import files, jobs, names
-from modeconn_cli.engine.csl import arrays, figures, inputs, metrics, naming
+from modeconn_cli.engine import arrays, files, jobs, names
+from modeconn_cli.engine.csl import figures, inputs, metrics, naming
 from modeconn_cli.engine.csl.inputs import Input
 from modeconn_cli.engine.csl.naming import IDS, Run
 from modeconn_cli.engine.errors import InputError, OutputError, SettingsError

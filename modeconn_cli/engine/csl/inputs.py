@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from modeconn_cli.engine import jobs, names, records
-from modeconn_cli.engine.csl import arrays, naming
+from modeconn_cli.engine import arrays, jobs, names, records
+from modeconn_cli.engine.csl import naming
 from modeconn_cli.engine.csl.naming import IDS, Found
 from modeconn_cli.engine.errors import InputError, SettingsError
 from modeconn_cli.engine.runtime import Runtime
+from modeconn_cli.engine.scoring.epochs import between
 from modeconn_cli.engine.settings.csl import CslAggregateSettings
 
 
@@ -51,7 +49,7 @@ def _check_manifest(found: Found, folder: Path, paths: list[Path]) -> None:
     manifest = jobs.private_folder(folder, "csl score", found.run.key) / names.MANIFEST_FILE
     if not manifest.exists():
         return
-    known = {entry["file"]: entry["sha256"] for entry in _document(manifest).get("files", [])}
+    known = {entry["file"]: entry["sha256"] for entry in records.read_object(manifest).get("files", [])}
     for path in paths:
         if path.name in known and records.sha256(path) != known[path.name]:
             raise InputError(
@@ -72,7 +70,7 @@ def open_run(settings: CslAggregateSettings, runtime: Runtime) -> Input:
         scheme=settings.scheme,
     )
     losses = found.files["loss"]
-    epochs, missing = naming.epochs_between(
+    epochs, missing = between(
         losses, settings.start_epoch, settings.end_epoch, settings.epoch_step, "losses",
         lenient=settings.allow_missing,
     )  # fmt: skip
@@ -135,12 +133,4 @@ def _gradients(
 
 def _by_input(summary: Path) -> bool:
     """Whether the gradient norms are the paper's, by the input; the summary of the scoring says so."""
-    return summary.exists() and bool(_document(summary).get("grad") == "input")
-
-
-def _document(path: Path) -> Mapping[str, Any]:
-    try:
-        document = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"'{path}' cannot be read: {error}") from error
-    return document if isinstance(document, dict) else {}
+    return summary.exists() and bool(records.read_object(summary).get("grad") == "input")

@@ -8,7 +8,6 @@ Gradient norms are `loss_grad_…`, losses without weight decay `loss_ce_…`.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -143,39 +142,3 @@ def _only(all_runs: list[Run], fits: list[Run], what: str, name: str = "") -> li
     there = "; ".join(run.words() for run in all_runs)
     guess = did_you_mean(name, [run.dataset for run in all_runs]) if name else ""
     raise InputError(f"there are no arrays of {what}", guess or f"found: {there}")
-
-
-def epochs_between(
-    found: Iterable[int], start: int | None, end: int | None, step: int, what: str, *, lenient: bool = False
-) -> tuple[list[int], list[int]]:
-    """The epochs of a range that are there, and those that are not; without bounds every epoch found.
-
-    `end` is included. Raises InputError for missing epochs unless `lenient`, and where nothing is left.
-    """
-    there = sorted(found)
-    if start is None and end is None and step == 1:
-        return there, []
-    first = there[0] if start is None and there else start or 0
-    last = there[-1] if end is None and there else end or 0
-    if last < first:
-        raise SettingsError(f"--end-epoch {last} lies before --start-epoch {first}")
-    wanted = list(range(first, last + 1, step))
-    missing = [epoch for epoch in wanted if epoch not in set(there)]
-    kept = [epoch for epoch in wanted if epoch in set(there)]
-    if missing and not lenient:
-        named = ", ".join(map(str, missing[:10])) + (
-            f" and {len(missing) - 10} more" if len(missing) > 10 else ""
-        )
-        raise InputError(
-            f"{what} of {len(missing)} epochs are missing: {named}",
-            f"found: {_range(there)}; choose with --start-epoch, --end-epoch and --epoch-step",
-        )
-    if not kept:
-        raise InputError(f"no {what} between epochs {first} and {last}", f"found: {_range(there)}")
-    return kept, missing
-
-
-def _range(epochs: list[int]) -> str:
-    if len(epochs) <= 6:
-        return ", ".join(map(str, epochs)) or "none"
-    return f"{epochs[0]}, {epochs[1]}, {epochs[2]} … {epochs[-1]} ({len(epochs)} epochs)"

@@ -7,37 +7,30 @@ document.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from modeconn_cli.engine import files, jobs, names, scoring
-from modeconn_cli.engine.csl import arrays
-from modeconn_cli.engine.csl.naming import IDS, LABEL_NOISE, SUMMARY, Run
-from modeconn_cli.engine.errors import InputError, OutputError, SettingsError, Stopped
-from modeconn_cli.engine.per_sample import PerSample, check_independent
+from modeconn_cli.engine import arrays, files, jobs, names, scoring
+from modeconn_cli.engine.csl.naming import IDS, LABEL_NOISE, SUMMARY, Kind, Run
+from modeconn_cli.engine.datasets import Batch
+from modeconn_cli.engine.errors import InputError, SettingsError
+from modeconn_cli.engine.per_sample import PerSample
 from modeconn_cli.engine.records import Record
 from modeconn_cli.engine.runtime import Runtime
-from modeconn_cli.engine.scoring import EpochLog, Subject
+from modeconn_cli.engine.scoring import Epoch, Part, Subject, Sweep
 from modeconn_cli.engine.settings.csl import CslScoreSettings
 
 
-@dataclass(frozen=True)
-class EpochScore:
+@dataclass(frozen=True, kw_only=True)
+class EpochScore(Epoch):
     """One checkpoint. `shift` is the weight decay term that every loss carries; means are over finite values."""
 
-    epoch: int
-    checkpoint: str
-    sha256: str
-    size: int
-    mtime_ns: int
-    sizes: list[int]
     shift: float
     mean_loss: float | None
     mean_grad: float | None
@@ -69,7 +62,7 @@ def run(settings: CslScoreSettings, runtime: Runtime) -> CslScoreResult | None:
     """Score the epochs that have not been scored yet."""
     if settings.output_dir is None:
         raise SettingsError("no folder for the results", "pass --output-dir DIR")
-    chosen = scoring.series(settings, settings.run_idx)
+    chosen = scoring.chosen_checkpoints(settings, runtime, settings.run_idx)
     first = next(iter(chosen.values()))
     subject = scoring.open_subject(settings, first, runtime)
     named = _named(settings, subject, first)
@@ -85,7 +78,6 @@ def run(settings: CslScoreSettings, runtime: Runtime) -> CslScoreResult | None:
         ]
     ):
         return None
-    check_independent(subject.model, scoring.first_batch(subject.samples, settings.batch_size))
     # The range that was found belongs to the record: checkpoints that come later are more work, not other work.
     settings = replace(settings, start_epoch=min(chosen), end_epoch=max(chosen))
     assert settings.output_dir is not None
@@ -101,8 +93,11 @@ def run(settings: CslScoreSettings, runtime: Runtime) -> CslScoreResult | None:
         ) as job,
         runtime.catching_signals(),
     ):
-        scorer = _Scorer(settings, subject, named, order, job, runtime)
-        done = scorer.all(chosen)
+        measure = _Losses(settings, subject, named, order, runtime)
+        if not job.complete:
+            measure.write_once()
+        sweep = Sweep(settings, subject, measure, job, runtime)
+        rows = sweep.run(chosen)
         result = CslScoreResult(
             dataset=named.dataset,
             run_idx=named.run_idx,
@@ -111,16 +106,16 @@ def run(settings: CslScoreSettings, runtime: Runtime) -> CslScoreResult | None:
             labels=settings.labels,
             samples=len(subject.samples),
             grad=settings.grad,
-            grad_method=scorer.method,
+            grad_method=measure.method,
             weight_decay=settings.weight_decay,
             wd_form=settings.wd_form,
-            epochs=tuple(done),
-            scored=scorer.scored,
-            samples_per_second=scorer.rate,
+            epochs=tuple(EpochScore(**row) for row in rows),
+            scored=sweep.scored,
+            samples_per_second=sweep.rate,
             output_dir=str(settings.output_dir),
         )
         if not job.complete:
-            job.finish(scorer.products(chosen, result))
+            job.finish(measure.products(result))
     return result
 
 
@@ -157,25 +152,19 @@ def _class_order(settings: CslScoreSettings, subject: Subject) -> Tensor | None:
     return torch.from_numpy(order)
 
 
-class _Scorer:
-    """Goes through the epochs and keeps what is finished."""
+class _Losses:
+    """Losses and gradient norms of samples under the subject's present weights, and the files they go to."""
 
     def __init__(
-        self,
-        settings: CslScoreSettings,
-        subject: Subject,
-        named: Run,
-        order: Tensor | None,
-        job: jobs.Job,
-        runtime: Runtime,
+        self, settings: CslScoreSettings, subject: Subject, named: Run, order: Tensor | None, runtime: Runtime
     ) -> None:
         assert settings.output_dir is not None
         self.settings, self.subject, self.named, self.order = settings, subject, named, order
-        self.job, self.runtime, self.folder = job, runtime, settings.output_dir
-        self.scored = 0
-        self.rate: float | None = None
-        self._log = EpochLog(job)
+        self.runtime, self.folder = runtime, settings.output_dir
+        self.columns = ("losses",) if settings.grad == "none" else ("losses", "norms")
         self._engine: PerSample | None = None
+        self._decay: tuple[float, float] | None = None
+        self._classes: Tensor | None = None  # over which losses are taken, None for all
 
     @property
     def method(self) -> str:
@@ -183,70 +172,70 @@ class _Scorer:
             return "none" if self.settings.grad == "none" else "as in the run that scored them"
         return self._engine.method
 
-    def all(self, chosen: Mapping[int, Path]) -> list[EpochScore]:
-        """Every epoch's score; those of earlier runs are read back."""
-        left = [epoch for epoch in chosen if not self._log.kept(epoch, chosen[epoch], self._files(epoch))]
-        if left:
-            self._write_ids()
-        begun, samples = time.perf_counter(), len(self.subject.samples)
-        for number, epoch in enumerate(left):
-            self._score(epoch, chosen[epoch], number, len(left))
-            self.scored += 1
-            self.rate = self.scored * samples / (time.perf_counter() - begun)
-            self.job.heartbeat()
-            self.runtime.progress(
-                number + 1, len(left), unit="epoch", epoch=epoch, mean_loss=self._log.rows[epoch]["mean_loss"],
-                samples_per_second=round(self.rate),
-            )  # fmt: skip
-            if self.runtime.stopping() and number + 1 < len(left):
-                raise Stopped(f"stopped by a signal after epoch {epoch}", "run the same command again")
-        return [EpochScore(**self._log.rows[epoch]) for epoch in chosen]
-
-    def _files(self, epoch: int) -> list[Path]:
-        kinds = ["loss"]
+    def files(self, epoch: int) -> list[Path]:
+        kinds: list[Kind] = ["loss"]
         kinds += ["loss_ce"] if self.settings.weight_decay else []
         kinds += ["loss_grad"] if self.settings.grad != "none" else []
-        return [self.folder / self.named.per_epoch(kind, epoch) for kind in kinds]  # type: ignore[arg-type]
+        return [self.folder / self.named.per_epoch(kind, epoch) for kind in kinds]
 
-    def _write_ids(self) -> None:
-        ids, path = self.subject.samples.ids.cpu().numpy(), self.folder / IDS
-        if path.exists() and not np.array_equal(arrays.read_ids(path), ids):
-            raise OutputError(f"'{path}' names other samples than these", "use another --output-dir")
-        files.write_array(path, ids)
+    def write_once(self) -> None:
+        """What all epochs share: ids and flipped labels."""
+        scoring.write_ids(self.folder / IDS, self.subject)
         flips = self.subject.data.flips
         if flips is not None and self.settings.split in ("fit", "val", "all-train"):
             files.write_text(self.folder / self.named.aggregated(LABEL_NOISE, ".csv"), flips.table())
 
-    def _score(self, epoch: int, path: Path, number: int, count: int) -> None:
-        """One checkpoint: its arrays, then its line in the log."""
-        stamp = EpochLog.stamp(path)
-        self.subject.load(path, self.settings)
+    def begin(self, epoch: int) -> Tensor | None:
         engine = self._ready()
-        seen = self._seen(epoch)
-        losses, norms = self._pass(engine, seen, number, count)
-        every = sum(float(p.detach().double().square().sum()) for p in self.subject.model.parameters())
-        factor = self.settings.weight_decay * (1.0 if self.settings.wd_form == "seed" else 0.5)
-        shift = factor * every
-        written = {"loss": losses + shift}
+        engine.refresh()
+        self._decay = self._decay_terms(engine)
+        if self.order is None:
+            return None
+        self._classes = self._classes_at(epoch).to(self.subject.samples.device)
+        return torch.isin(self.subject.samples.labels, self._classes).cpu()
+
+    def batch(self, batch: Batch) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
+        found = self._ready().score(batch.images, batch.labels, self._classes)
+        columns = {"losses": found.losses}
+        squares = found.squares
+        if squares is not None:
+            if found.inner is not None and self._decay is not None:
+                squares = squares + self._decay[0] * found.inner + self._decay[1]
+            columns["norms"] = squares.clamp_min(0.0).sqrt()
+        return columns, {}
+
+    def write(self, epoch: int, whole: Part) -> dict[str, Any]:
+        losses, norms = whole.columns["losses"], whole.columns.get("norms")
+        squares = sum(float(p.detach().double().square().sum()) for p in self.subject.model.parameters())
+        shift = self.settings.weight_decay * (1.0 if self.settings.wd_form == "seed" else 0.5) * squares
+        written: dict[Kind, np.ndarray] = {"loss": losses + shift}
         if self.settings.weight_decay:
             written["loss_ce"] = losses
         if norms is not None:
             written["loss_grad"] = norms
         for kind, values in written.items():
-            files.write_array(self.folder / self.named.per_epoch(kind, epoch), values.astype(np.float32))  # type: ignore[arg-type]
-        skipped = 0 if seen is None else int((~seen).sum())
-        wanted = losses if seen is None else losses[seen.numpy()]
+            files.write_array(self.folder / self.named.per_epoch(kind, epoch), values.astype(np.float32))
+        wanted = losses
+        if self._classes is not None:
+            wanted = losses[torch.isin(self.subject.samples.labels, self._classes).cpu().numpy()]
         nonfinite = int((~np.isfinite(wanted)).sum())
         if nonfinite:
             self.runtime.warn(
                 f"epoch {epoch}: {nonfinite:,} losses are NaN or infinite; they are kept as they are"
             )
-        self._log.add(
-            epoch, stamp, self._files(epoch), shift=shift, mean_loss=_mean(losses), mean_grad=_mean(norms),
-            nonfinite=nonfinite, skipped=skipped,
-        )  # fmt: skip
+        return {
+            "shift": shift,
+            "mean_loss": _mean(losses),
+            "mean_grad": _mean(norms),
+            "nonfinite": nonfinite,
+            "skipped": len(losses) - len(wanted),
+        }
+
+    def headline(self, facts: Mapping[str, Any]) -> dict[str, Any]:
+        return {"mean_loss": facts["mean_loss"]}
 
     def _ready(self) -> PerSample:
+        """The engine; it is made for the first epoch's first batch."""
         if self._engine is None:
             self._engine = PerSample(
                 self.subject.model,
@@ -255,16 +244,7 @@ class _Scorer:
                 inner=self.settings.weight_decay > 0,
                 note=self.runtime.note,
             )
-        else:
-            self._engine.refresh()
         return self._engine
-
-    def _seen(self, epoch: int) -> Tensor | None:
-        """Whether each sample's class had been learnt by an epoch, [N]."""
-        if self.order is None:
-            return None
-        self._classes = self._classes_at(epoch)
-        return torch.isin(self.subject.samples.labels.cpu(), self._classes)
 
     def _classes_at(self, epoch: int) -> Tensor:
         """The classes of the tasks that an epoch belongs to or comes after, ascending."""
@@ -272,46 +252,19 @@ class _Scorer:
         tasks = max(1, -(-epoch // self.settings.epochs_per_task))
         return self.order[: tasks * self.settings.classes_per_task].sort().values
 
-    def _pass(
-        self, engine: PerSample, seen: Tensor | None, number: int, count: int
-    ) -> tuple[np.ndarray, np.ndarray | None]:
-        """Cross-entropies and gradient norms, float64 [N]; NaN where the class has not been seen."""
-        samples = self.subject.samples
-        rows = torch.arange(len(samples)) if seen is None else seen.nonzero()[:, 0]
-        classes = None if seen is None else self._classes.to(samples.device)
-        part = samples if seen is None else samples.take(rows.to(samples.device))
-        losses = np.full(len(samples), np.nan)
-        norms = None if self.settings.grad == "none" else np.full(len(samples), np.nan)
-        decay = self._decay(engine)
-        at = 0
-        for batch in part.batches(self.settings.batch_size):
-            found = engine.score(batch.images, batch.labels, classes)
-            these = rows[at : at + len(batch)].numpy()
-            losses[these] = found.losses.numpy()
-            if norms is not None and found.squares is not None:
-                squares = found.squares.numpy()
-                if found.inner is not None and decay is not None:
-                    squares = squares + decay[0] * found.inner.numpy() + decay[1]
-                norms[these] = np.sqrt(np.maximum(squares, 0.0))
-            at += len(batch)
-            self.runtime.progress(number * len(samples) + at, count * len(samples), unit="step")
-            if self.runtime.stopping():
-                raise Stopped(f"stopped by a signal after {self.scored} epochs", "run the same command again")
-        return losses, norms
-
-    def _decay(self, engine: PerSample) -> tuple[float, float] | None:
+    def _decay_terms(self, engine: PerSample) -> tuple[float, float] | None:
         """What ‖∇ℓ + cθ‖² adds to ‖∇ℓ‖²: a factor of ⟨θ, ∇ℓ⟩ and a constant; c is 2·wd, or wd in SGD's form."""
         if self.settings.grad != "param" or not self.settings.weight_decay:
             return None
         c = self.settings.weight_decay * (2.0 if self.settings.wd_form == "seed" else 1.0)
         return 2 * c, c * c * engine.square_norm()
 
-    def products(self, chosen: Mapping[int, Path], result: CslScoreResult) -> list[Path]:
+    def products(self, result: CslScoreResult) -> list[Path]:
         """Write the summary; every file of the job."""
         summary = self.folder / self.named.aggregated(SUMMARY, ".json")
         files.write_json(summary, result.document())
         made = [self.folder / IDS, summary, self.folder / self.named.aggregated(LABEL_NOISE, ".csv")]
-        made += [path for epoch in chosen for path in self._files(epoch)]
+        made += [path for each in result.epochs for path in self.files(each.epoch)]
         return [path for path in made if path.exists()]
 
 

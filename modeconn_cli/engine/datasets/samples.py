@@ -67,6 +67,12 @@ class Samples:
         parts = spans(len(self), batch_size, merge_single=order is not None)[first:]
         every = order.to(self.device) if order is not None else None
         rows = [slice(begin, end) if every is None else every[begin:end] for begin, end in parts]
+        yield from self.read(rows, augment=augment)
+
+    def read(
+        self, rows: Sequence[slice | Tensor], *, augment: tuple[int, int] | None = None
+    ) -> Iterator[Batch]:
+        """One batch for each of the row numbers given."""
         for these, images in zip(rows, self._pixels(rows, augment), strict=True):
             ids = self.ids[these]
             if augment is not None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -14,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from modeconn_cli.engine import records
 from modeconn_cli.engine.barriers import HEADLINE
 from modeconn_cli.engine.errors import InputError
 from modeconn_cli.engine.lmc.line import SERIES, Line
@@ -68,16 +68,8 @@ def looks_like_one(path: Path) -> bool:
 
 
 def document(path: Path) -> dict[str, Any]:
-    """The JSON object in a file. Raises InputError where there is none."""
-    try:
-        found = json.loads(path.read_text("utf-8"))
-        if not isinstance(found, dict):
-            raise ValueError("not a JSON object")
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"'{path}' cannot be read: {error}", "delete it; its pair is then measured again"
-        ) from error
-    return found
+    """The JSON object in a pair's file. Raises InputError where there is none."""
+    return records.read_object(path, "delete it; its pair is then measured again")
 
 
 def read(path: Path) -> Pair:

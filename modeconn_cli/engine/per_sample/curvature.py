@@ -25,7 +25,7 @@ ROUNDING = 8.0  # float32 units of the two gradients below which their differenc
 
 @dataclass(frozen=True)
 class Curvature:
-    """Of N samples, float64 [N] on the CPU each; `rounded`: the difference was within rounding along some direction."""
+    """Of N samples, float64 [N] each; `rounded`: the difference was within rounding along some direction."""
 
     curvature: Tensor
     directional_eig: Tensor
@@ -80,7 +80,7 @@ def measure(
             norm, along = g.norm(dim=1), h * (g * s.flatten(1)).sum(1)
             t = along / h**2
             sums += torch.stack([norm, along, t, t * t, rounded.double()])
-    norm, along, t, squares, rounded = (sums / draws).cpu()
+    norm, along, t, squares, rounded = sums / draws
     spread = (squares - t * t).clamp_min(0) / (draws - 1) if draws > 1 else torch.full_like(t, torch.nan)
     return Curvature(norm, along, norm / h, t, spread.sqrt(), rounded > 0)
 

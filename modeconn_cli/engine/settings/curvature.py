@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import Literal
 
 from modeconn_cli.engine.settings.base import setting
-from modeconn_cli.engine.settings.csl import ScoringSettings
+from modeconn_cli.engine.settings.scoring import ScoringSettings
 
 
 @dataclass(frozen=True, kw_only=True)
 class CurvatureSettings(ScoringSettings):
     """Curvature of every sample's loss around its input."""
 
-    checkpoint: Path | None = setting(None, "one checkpoint instead of a folder of them", group="epochs")
     output_dir: Path | None = setting(
         Path("curvature_results"),
         "folder of the results",

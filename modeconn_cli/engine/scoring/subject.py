@@ -1,23 +1,24 @@
-"""What every per-sample score begins with: the checkpoints of a run by epoch, their network, and the samples."""
+"""What a score begins with: the checkpoints of a run by epoch, their network, and the samples."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
-from modeconn_cli.engine import checkpoints, datasets, files, jobs, models, names, records, weights
-from modeconn_cli.engine.csl.naming import epochs_between
+from modeconn_cli.engine import checkpoints, datasets, models, names, weights
 from modeconn_cli.engine.datasets import Data, Samples
 from modeconn_cli.engine.errors import InputError, SettingsError
 from modeconn_cli.engine.models.recognise import recognised
+from modeconn_cli.engine.per_sample import check_independent
 from modeconn_cli.engine.runtime import Runtime
-from modeconn_cli.engine.settings.csl import ScoringSettings
+from modeconn_cli.engine.scoring.epochs import between
+from modeconn_cli.engine.settings.scoring import ScoringSettings
+
+TRIED = 32  # samples whose independence is tried
 
 
 @dataclass(frozen=True)
@@ -38,11 +39,31 @@ class Subject:
         weights.load_into(self.model, found.state, str(path))
 
 
-def series(settings: ScoringSettings, run_idx: int | None = None) -> dict[int, Path]:
+def chosen_checkpoints(
+    settings: ScoringSettings, runtime: Runtime, run_idx: int | None = None
+) -> dict[int, Path]:
+    """epoch -> checkpoint, ascending: the one that the settings name, or the range of a folder.
+
+    Raises SettingsError where neither or both of file and folder are given.
+    """
+    if (settings.checkpoint is None) == (settings.checkpoint_dir is None):
+        raise SettingsError(
+            "give either one checkpoint or a folder of them", "pass --checkpoint or --checkpoint-dir"
+        )
+    if settings.checkpoint is None:
+        return series(settings, runtime, run_idx)
+    epoch = names.epoch_of(settings.checkpoint)
+    if epoch is None:
+        epoch = checkpoints.read(
+            settings.checkpoint, state_key=settings.state_key, allow_nonfinite=True
+        ).epoch
+    return {epoch or 0: settings.checkpoint}
+
+
+def series(settings: ScoringSettings, runtime: Runtime, run_idx: int | None = None) -> dict[int, Path]:
     """epoch -> checkpoint, ascending, of the range that the settings name."""
-    if settings.checkpoint_dir is None:
-        raise SettingsError("no checkpoints", "pass --checkpoint-dir DIR")
     folder = settings.checkpoint_dir
+    assert folder is not None
     if not folder.is_dir():
         raise InputError(f"'{folder}' is not a folder", "pass the folder that holds checkpoint-<epoch>.pt")
     runs = {run for path in folder.iterdir() if (run := names.run_of(path)) is not None}
@@ -67,9 +88,12 @@ def series(settings: ScoringSettings, run_idx: int | None = None) -> dict[int, P
         )
     if not found:
         raise InputError(f"'{folder}' holds no checkpoints", _nearby(folder))
-    kept, _ = epochs_between(
-        found, settings.start_epoch, settings.end_epoch, settings.epoch_step, "checkpoints"
-    )
+    kept, missing = between(
+        found, settings.start_epoch, settings.end_epoch, settings.epoch_step, "checkpoints",
+        lenient=getattr(settings, "allow_missing", False),
+    )  # fmt: skip
+    if missing:
+        runtime.warn(f"checkpoints of {len(missing)} epochs of the range are missing: {missing[:10]}")
     return {epoch: found[epoch][0] for epoch in kept}
 
 
@@ -90,11 +114,7 @@ def open_subject(settings: ScoringSettings, path: Path, runtime: Runtime) -> Sub
     completed = datasets.merge_settings(settings, first.about)
     data = datasets.load(completed, runtime.device)
     arch = models.architecture(settings, first, num_classes=data.num_classes, input_shape=data.input_shape)
-    if data.input_shape != arch.input_shape or data.num_classes > arch.num_classes:
-        raise InputError(
-            f"data set '{data.name}' has images {data.input_shape} in {data.num_classes} classes, the network takes "
-            f"{arch.input_shape} in {arch.num_classes}"
-        )
+    models.check_fits(arch, data.name, data.input_shape, data.num_classes)
     samples = data.split(settings.split)
     if len(samples) == 0:
         raise SettingsError(
@@ -102,56 +122,6 @@ def open_subject(settings: ScoringSettings, path: Path, runtime: Runtime) -> Sub
         )
     model = models.build(arch).to(runtime.device)
     weights.load_into(model, first.state, str(path))
-    return Subject(model.eval(), arch, data, samples, first.about)
-
-
-class EpochLog:
-    """The epochs of a job that are finished, a line each, with the checkpoint that each was made from."""
-
-    def __init__(self, job: jobs.Job) -> None:
-        self._path = job.private / "scored.jsonl"
-        if not job.resumed:
-            self._path.unlink(missing_ok=True)
-        self.rows: dict[int, dict[str, Any]] = {
-            row["epoch"]: row for row in map(json.loads, files.read_lines(self._path))
-        }
-
-    def kept(self, epoch: int, checkpoint: Path, made: Iterable[Path]) -> bool:
-        """Whether an epoch and its files are finished. Raises InputError where its checkpoint is another one now."""
-        row = self.rows.get(epoch)
-        if row is None or row["sizes"] != _sizes(made):
-            return False
-        stat = checkpoint.stat()
-        touched = (stat.st_size, stat.st_mtime_ns) != (row["size"], row["mtime_ns"])
-        if touched and records.sha256(checkpoint) != row["sha256"]:
-            raise InputError(
-                f"'{checkpoint}' is not the checkpoint that epoch {epoch} was scored with",
-                "use another --output-dir, or --no-resume --overwrite to start anew",
-            )
-        return True
-
-    @staticmethod
-    def stamp(checkpoint: Path) -> dict[str, Any]:
-        """What a line says of a checkpoint; taken before it is read."""
-        stat = checkpoint.stat()
-        return {
-            "checkpoint": checkpoint.name,
-            "sha256": records.sha256(checkpoint),
-            "size": stat.st_size,
-            "mtime_ns": stat.st_mtime_ns,
-        }
-
-    def add(self, epoch: int, stamp: Mapping[str, Any], made: Iterable[Path], **facts: Any) -> None:
-        """After the files of an epoch are there."""
-        self.rows[epoch] = row = {"epoch": epoch, **facts, **stamp, "sizes": _sizes(made)}
-        files.append_line(self._path, json.dumps(row))
-
-
-def _sizes(made: Iterable[Path]) -> list[int]:
-    """Bytes of files, -1 for those that are not there."""
-    return [path.stat().st_size if path.exists() else -1 for path in made]
-
-
-def first_batch(samples: Samples, size: int) -> torch.Tensor:
-    """The images of the first samples, as the network sees them."""
-    return next(iter(samples.batches(max(size, 2)))).images
+    subject = Subject(model.eval(), arch, data, samples, first.about)
+    check_independent(subject.model, next(iter(samples.batches(TRIED))).images)
+    return subject

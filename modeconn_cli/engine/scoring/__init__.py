@@ -1,0 +1,14 @@
+"""What every per-sample score shares: the checkpoints of a run, the network, samples, and the pass over them.
+
+`subject` opens network and samples, `epochs` chooses checkpoints, `log` remembers what is finished, `sweep` goes
+through checkpoints and samples.
+"""
+
+from modeconn_cli.engine.scoring.log import Epoch, EpochLog
+from modeconn_cli.engine.scoring.subject import Subject, chosen_checkpoints, open_subject, series
+from modeconn_cli.engine.scoring.sweep import Measure, Part, Sweep, write_ids
+
+__all__ = [
+    "Epoch", "EpochLog", "Measure", "Part", "Subject", "Sweep", "chosen_checkpoints", "open_subject", "series",
+    "write_ids",
+]  # fmt: skip
