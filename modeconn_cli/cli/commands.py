@@ -31,6 +31,9 @@ COMMANDS: dict[str, Command] = {
     "curvature": Command(
         "curvature", "curvature:CurvatureSettings", "Measure the curvature of every sample's loss."
     ),
+    "dormant": Command(
+        "dormant", "dormant:DormantSettings", "Find the units that every sample leaves inactive."
+    ),
     "animate": Command("animate", "animate:AnimateSettings", "Draw layer distances along a curve."),
     "info": Command("info", "info:InfoSettings", "Say what a checkpoint holds."),
     "completion": Command(

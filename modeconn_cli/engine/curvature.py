@@ -28,7 +28,6 @@ from modeconn_cli.engine.settings.curvature import CurvatureSettings
 DOCUMENTED = {"curvature": "per_image_curvature.npy", "directional_eig": "per_image_directional_eig.npy"}
 LABELS, IDS = "per_image_labels.npy", "sample_ids.npy"
 COLUMNS = ("curvature", "directional_eig", "hvp_norm", "trace", "trace_stderr")
-QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,7 +155,7 @@ class _Curvatures:
             files.write_array(place / file, columns[name].astype(np.float32))
         files.write_array(place / LABELS, self.subject.samples.labels.cpu().numpy())
         files.write_text(self._table(epoch), self._rows(columns))
-        statistics = {name: _statistics(values) for name, values in columns.items()}
+        statistics = {name: scoring.statistics(values) for name, values in columns.items()}
         return {"statistics": statistics, "rounded": rounded, "nonfinite": bad}
 
     def headline(self, facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -185,15 +184,3 @@ class _Curvatures:
         files.write_json(summary, document)
         tops = [self.folder / name for name in (*DOCUMENTED.values(), LABELS, IDS)]
         return [*(path for epoch in epochs for path in self.files(epoch)), *tops, summary]
-
-
-def _statistics(values: np.ndarray) -> dict[str, float | None]:
-    finite = values[np.isfinite(values)]
-    if len(finite) == 0:
-        return dict.fromkeys(("mean", "std", *(f"q{100 * q:g}" for q in QUANTILES)))
-    quantiles = np.quantile(finite, QUANTILES)
-    return {
-        "mean": float(finite.mean()),
-        "std": float(finite.std()),
-        **{f"q{100 * q:g}": float(value) for q, value in zip(QUANTILES, quantiles, strict=True)},
-    }

@@ -39,7 +39,8 @@ class Transform:
         # One memory layout for all: kernels round differently in another one.
         floats = images.to(torch.float32, memory_format=torch.contiguous_format)
         if not self.mean:
-            return floats.div_(255) if whole else floats
+            # A copy: a network may begin with an operation in place.
+            return floats.div_(255) if whole else floats.clone()
         scale = 1 / 255 if whole else 1.0
         factor = torch.tensor([scale / std for std in self.std], device=images.device).view(1, -1, 1, 1)
         shift = torch.tensor([-m / s for m, s in zip(self.mean, self.std, strict=True)], device=images.device)

@@ -99,14 +99,14 @@ def _merged(node: fx.Node, axis: int, times: int, known: dict[fx.Node, Layout]) 
     orders = {
         (before.outer, before.inner)
         for source in node.all_input_nodes
-        if _samples_in(source) and (before := _of(source, known))
+        if has_samples(source) and (before := _of(source, known))
     }
     if len(orders) == 1 and math.prod(order := next(iter(orders))) == times:
         return Layout(axis, *order)
     raise Unclear(f"{node.name}: in what order {times} entries of every sample lie")
 
 
-def _samples_in(node: fx.Node) -> bool:
+def has_samples(node: fx.Node) -> bool:
     """Whether a node computes a tensor with an axis that the batch's size is in."""
     value = node.meta.get("val")
     return isinstance(value, Tensor) and any(isinstance(size, torch.SymInt) for size in value.shape)
@@ -117,7 +117,7 @@ def check_order(node: fx.Node) -> None:
     name = operation(node)
     if name not in REORDERS or not node.args or not isinstance(node.args[0], fx.Node):
         return
-    if not _samples_in(node.args[0]):
+    if not has_samples(node.args[0]):
         return
     axis, dims = of(node.args[0]).axis, len(_shape(node.args[0]))
     place = REORDERS[name]

@@ -1,0 +1,81 @@
+"""`mcx dormant`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import typer
+
+from modeconn_cli.cli.options import takes
+from modeconn_cli.cli.report import Report
+from modeconn_cli.cli.tables import Lines, Part, Table, percent
+from modeconn_cli.engine.settings.dormant import DormantSettings
+
+if TYPE_CHECKING:
+    from modeconn_cli.engine.dormancy.run import DormantResult
+
+app = typer.Typer()
+
+SHOWN = 40  # layers in a table; the others are in the files
+
+
+@app.command("dormant")
+@takes(DormantSettings, "dormant")
+def dormant(settings: DormantSettings, report: Report) -> None:
+    """Find the share of units that every sample leaves inactive.
+
+    Writes dormant_props_epoch_*.npy (outputs of convolutions and linear layers, as documented),
+    dormant_post_epoch_*.npy (after each nonlinearity; the one to trust) and dormant_layers_epoch_*.csv.
+    """
+    from modeconn_cli.engine.dormancy import run as engine
+
+    report.run(engine.run, settings, table)
+
+
+def table(result: DormantResult) -> list[Part]:
+    columns = (
+        "epoch", "documented mean", "documented median", "post-activation mean", "post-activation median",
+        "never active", f"tau {result.tau:g}", f"frequency {result.dormant_unit_threshold:g}", "NaN samples",
+    )  # fmt: skip
+    rows = tuple(
+        (
+            str(each.epoch),
+            *(percent(found[key] if found else None) for found in (each.pre, each.post) for key in ("mean", "q50")),
+            *(percent(value) for value in (each.never, each.tau_dormant, each.frequency_dormant)),
+            str(each.nonfinite),
+        )
+        for each in result.epochs
+    )  # fmt: skip
+    units = ", ".join(f"{count:,} units {kind}" for kind, count in result.units.items())
+    title = f"Dormant units of {result.samples:,} samples of {result.dataset} ({units})"
+    every = result.layers
+    layers = every if len(every) <= SHOWN else (*every[: SHOWN // 2], *every[-SHOWN // 2 :])
+    by_layer = tuple(
+        (
+            layer.layer,
+            layer.site,
+            f"{layer.units:,}",
+            *(percent(value) for value in (layer.proportion, layer.never, layer.tau_dormant, layer.frequency_dormant)),
+        )
+        for layer in layers
+    )  # fmt: skip
+    lines = [f"Scored in this run: {result.scored} epochs"]
+    if result.samples_per_second is not None:
+        lines[0] += f", {result.samples_per_second:,.0f} samples per second"
+    if len(layers) < len(every):
+        lines.append(f"Shown: {len(layers)} of {len(every)} layers")
+    lines += [
+        "pre: outputs of convolutions and linear layers, as documented; post: after each nonlinearity",
+        f"Figure: {result.figure}",
+        f"Folder: {result.output_dir}",
+    ]
+    return [
+        Table(title, columns, rows, text_columns=0),
+        Table(
+            f"Layers at epoch {result.epochs[-1].epoch}",
+            ("layer", "site", "units", "dormant", "never active", "tau-dormant", "frequency-dormant"),
+            by_layer,
+            text_columns=2,
+        ),
+        Lines(tuple(lines)),
+    ]

@@ -1,0 +1,48 @@
+"""Settings of `mcx dormant`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from modeconn_cli.engine.settings.base import setting
+from modeconn_cli.engine.settings.scoring import ScoringSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class DormantSettings(ScoringSettings):
+    """Units that every sample leaves inactive."""
+
+    output_dir: Path | None = setting(
+        Path("dormant_results"),
+        "folder of the results",
+        flags=("--save-dir",),
+        keys=("output_root",),
+        change="free",
+        group="output",
+    )
+    allow_missing: bool = setting(
+        False, "leave out missing epochs of the range, and say so", change="free", group="epochs"
+    )
+    site: Literal["both", "pre", "post"] = setting(
+        "both",
+        "where units are looked at: pre, the outputs of convolutions and linear layers as documented; post, after "
+        "each nonlinearity",
+        group="dormant",
+    )
+    eps: float = setting(1e-6, "a value up to it counts as zero", low=0, group="dormant")
+    tau: float = setting(
+        0.1,
+        "a unit whose mean |h| is at most tau times its layer's mean is tau-dormant",
+        low=0,
+        group="dormant",
+    )
+    dormant_unit_threshold: float = setting(
+        0.01,
+        "a unit above eps on less than this share of samples and positions is frequency-dormant",
+        low=0,
+        high=1,
+        flags=("--frequency",),
+        group="dormant",
+    )

@@ -1,0 +1,155 @@
+"""`mcx dormant`: the documented files, epochs that are there, missing or added."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from modeconn_cli.engine import checkpoints, datasets, models
+from modeconn_cli.engine.settings.shared import DataSettings, ModelSettings
+
+
+@pytest.fixture(scope="session")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small network of four epochs, every one kept: checkpoint-0.pt … checkpoint-4.pt."""
+    from modeconn_cli.cli import app
+
+    folder = tmp_path_factory.mktemp("run")
+    words = ["train", "--model", "cnn", "--model-arg", "width=4", "--dataset", "digits", "--seeds", "0", "-q"]
+    assert (
+        app.main([*words, "--epochs", "4", "--save-freq", "1", "--lr", "0.1", "--output-dir", str(folder)])
+        == 0
+    )
+    return folder / "seed0"
+
+
+@pytest.fixture
+def scored(mcx: Callable, run: Path, tmp_path: Path) -> Path:
+    done = mcx("dormant", "--checkpoint-dir", run, "--start-epoch", "0", "--end-epoch", "4", "--step", "2",
+               "--output-dir", tmp_path / "dm", "--batch-size", "64")  # fmt: skip
+    assert done.code == 0, done.err
+    return tmp_path / "dm"
+
+
+def test_the_files_hold_what_the_seeds_function_gives(run: Path, scored: Path) -> None:
+    assert sorted(path.name for path in scored.glob("*.npy")) == sorted(
+        f"{kind}_epoch_{e}.npy"
+        for e in (0, 2, 4)
+        for kind in ("dormant_props", "dormant_post", "sample_ids", "labels")
+    )
+    found = checkpoints.read(run / "checkpoint-2.pt")
+    model = models.build(models.architecture(ModelSettings(), found)).eval()
+    model.load_state_dict(found.state)
+    samples = datasets.load(DataSettings(dataset="digits"), torch.device("cpu")).split("all-train")
+    counts, units = torch.zeros(len(samples)), 0
+
+    def hook(_module: nn.Module, _inputs: object, out: torch.Tensor) -> None:
+        nonlocal counts, units
+        most = out.amax(dim=(2, 3)) if out.ndim == 4 else out
+        counts, units = counts + (most <= 1e-6).sum(1), units + most.shape[1]
+
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            module.register_forward_hook(hook)
+    with torch.no_grad():
+        model(next(iter(samples.batches(len(samples)))).images)
+    np.testing.assert_allclose(
+        np.load(scored / "dormant_props_epoch_2.npy"), (counts / units).numpy(), rtol=1e-6
+    )
+    np.testing.assert_array_equal(np.load(scored / "sample_ids_epoch_2.npy"), samples.ids.numpy())
+    np.testing.assert_array_equal(np.load(scored / "labels_epoch_2.npy"), samples.labels.numpy())
+
+
+def test_layers_and_summary_are_the_means_over_samples(scored: Path) -> None:
+    with (scored / "dormant_layers_epoch_4.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    summary = json.loads((scored / "dormant_summary_digits.json").read_text())
+    assert list(summary["epochs"]) == ["0", "2", "4"]
+    for site, name in (("pre", "props"), ("post", "post")):
+        values = np.load(scored / f"dormant_{name}_epoch_4.npy")
+        own = [row for row in rows if row["site"] == site]
+        units = [int(row["units"]) for row in own]
+        assert summary["units"][site] == sum(units)
+        mean = sum(float(row["proportion"]) * n for row, n in zip(own, units, strict=True)) / sum(units)
+        assert values.mean(dtype=np.float64) == pytest.approx(mean, rel=1e-5)
+        assert summary["epochs"]["4"][site]["mean"] == pytest.approx(mean, rel=1e-5)
+        assert summary["epochs"]["4"][site]["q50"] == pytest.approx(float(np.median(values)), rel=1e-5)
+    assert {row["tau_dormant"] for row in rows if row["site"] == "pre"} == {""}
+    assert summary["epochs"]["4"]["tau_dormant"] > 0
+    assert (scored / "dormant_evolution.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("words", [("--batch-size", "7"), ("--batch-size", "1437"), ("--threads", "2")])
+def test_any_batch_size_gives_the_same_values(
+    mcx: Callable, run: Path, scored: Path, tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    where = ("--checkpoint", run / "checkpoint-4.pt", "--output-dir", tmp_path / "other")
+    assert mcx("dormant", *where, *words).code == 0
+    torch.set_num_threads(1)
+    for name in ("dormant_props_epoch_4.npy", "dormant_post_epoch_4.npy"):
+        np.testing.assert_allclose(np.load(tmp_path / "other" / name), np.load(scored / name), atol=1e-6)
+
+
+def test_one_kind_of_site_alone(mcx: Callable, run: Path, scored: Path, tmp_path: Path) -> None:
+    for site, there, absent in (("pre", "props", "post"), ("post", "post", "props")):
+        folder = tmp_path / site
+        done = mcx("dormant", "--checkpoint", run / "checkpoint-4.pt", "--site", site, "--output-dir", folder)
+        assert done.code == 0, done.err
+        assert not (folder / f"dormant_{absent}_epoch_4.npy").exists()
+        name = f"dormant_{there}_epoch_4.npy"
+        np.testing.assert_allclose(np.load(folder / name), np.load(scored / name), atol=1e-6)
+
+
+def test_missing_epochs_are_named_or_left_out(mcx: Callable, run: Path, scored: Path, tmp_path: Path) -> None:
+    holed = tmp_path / "holed"
+    shutil.copytree(run, holed, ignore=shutil.ignore_patterns("checkpoint-2.pt", ".mcx"))
+    words = ("dormant", "--checkpoint-dir", holed, "--start-epoch", "0", "--end-epoch", "4", "--step", "2")
+    done = mcx(*words, "--output-dir", tmp_path / "out")
+    assert (done.code, "checkpoints of 1 epochs are missing: 2" in done.err) == (3, True)
+    done = mcx(*words, "--output-dir", tmp_path / "out", "--allow-missing", "--batch-size", "64")
+    assert (done.code, "missing: [2]" in done.err) == (0, True)
+    for e in (0, 4):
+        name = f"dormant_props_epoch_{e}.npy"
+        assert (tmp_path / "out" / name).read_bytes() == (scored / name).read_bytes()
+
+
+def test_more_epochs_are_added_and_lost_files_made_again(
+    mcx: Callable, run: Path, scored: Path, tmp_path: Path
+) -> None:
+    before = {path.name: path.read_bytes() for path in scored.glob("*_*")}
+    words = ("dormant", "--checkpoint-dir", run, "--output-dir", scored, "--batch-size", "64", "--json")
+    assert json.loads(mcx(*words).out)["scored"] == 2
+    assert json.loads(mcx(*words).out)["scored"] == 0
+    (scored / "dormant_props_epoch_2.npy").unlink()
+    assert json.loads(mcx(*words).out)["scored"] == 1
+    for name, content in before.items():
+        if name.endswith((".npy", ".csv")):
+            assert (scored / name).read_bytes() == content
+    done = mcx(*words, "--eps", "0.1")
+    assert (done.code, "'eps' was 1e-06, now 0.1" in done.err) == (3, True)
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (("--eps", "-1"), 2, "--eps must be at least 0"),
+        (("--tau", "nan"), 2, "--tau"),
+        (("--dormant-unit-threshold", "2"), 2, "must be at most 1"),
+        (("--checkpoint", "x.pt"), 2, "give either one checkpoint or a folder"),
+        (("--start-epoch", "9", "--end-epoch", "12"), 3, "epochs are missing"),
+    ],
+)
+def test_bad_input_is_one_line(
+    mcx: Callable, run: Path, tmp_path: Path, words: tuple[str, ...], code: int, message: str
+) -> None:
+    done = mcx("dormant", "--checkpoint-dir", run, "--output-dir", tmp_path / "out", *words)
+    assert (done.code, done.out, message in done.err) == (code, "", True)
+    assert not (tmp_path / "out").exists()
