@@ -31,6 +31,9 @@ COMMANDS: dict[str, Command] = {
     "curvature": Command(
         "curvature", "curvature:CurvatureSettings", "Measure the curvature of every sample's loss."
     ),
+    "correlate": Command(
+        "correlate", "correlate:CorrelateSettings", "Join every per-sample metric and correlate them."
+    ),
     "animate": Command("animate", "animate:AnimateSettings", "Draw layer distances along a curve."),
     "info": Command("info", "info:InfoSettings", "Say what a checkpoint holds."),
     "completion": Command(
