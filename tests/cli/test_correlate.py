@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from modeconn_cli.cli import app
+from modeconn_cli.engine.correlate import figures
 
 COUNT = 60
 OWNED = {
@@ -96,7 +97,14 @@ def truth(tmp_path: Path) -> dict[str, np.ndarray]:
 
 
 @pytest.fixture
-def joined(mcx: Callable, tmp_path: Path, truth: dict[str, np.ndarray]) -> dict:
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures take most of the time of a small run."""
+    for name in ("scatter", "groups", "evolution"):
+        monkeypatch.setattr(figures, name, lambda *_: b"figure")
+
+
+@pytest.fixture
+def joined(mcx: Callable, tmp_path: Path, truth: dict[str, np.ndarray], undrawn: None) -> dict:
     """The JSON of a run over every kind of source."""
     done = mcx(*words(tmp_path, "--json"))
     assert done.code == 0, done.err
@@ -237,24 +245,21 @@ def test_the_printed_tables_name_sources_pairs_categories_and_files(
     assert "Finding the flagged samples" in done.out
     assert "Categories by median splits" in done.out
     assert f"File: {tmp_path / 'out/per_sample.csv'}" in done.out
+    for name in ("scatter", "groups", "evolution"):
+        assert (tmp_path / f"out/{name}.png").read_bytes().startswith(b"\x89PNG")
     assert "dormancy of epoch 200 is joined, the last of 2" in done.err
-    assert "1 values of csl are infinite" in done.err
+    assert "csl: 1 infinite values" in done.err
 
 
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(seed=st.integers(0, 2**32 - 1))
-def test_the_order_of_rows_does_not_matter(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], seed: int
-) -> None:
-    contents = []
-    for order in (np.random.default_rng(1), np.random.default_rng(seed)):
-        shutil.rmtree(tmp_path)
-        write_sources(tmp_path, order)
-        assert app.main([str(word) for word in words(tmp_path, "-q")]) == 0
-        contents.append(
-            {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir() if path.is_file()}
-        )
-    assert contents[0] == contents[1]
+@settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(seed=st.integers(2, 2**32 - 1))
+def test_the_order_of_rows_does_not_matter(tmp_path: Path, undrawn: None, joined: dict, seed: int) -> None:
+    other = tmp_path / "other"
+    shutil.rmtree(other, ignore_errors=True)
+    write_sources(other, np.random.default_rng(seed))
+    assert app.main([str(word) for word in words(other, "-q")]) == 0
+    for path in (tmp_path / "out").glob("*.csv"):
+        assert (other / "out" / path.name).read_bytes() == path.read_bytes()
 
 
 # Again -----------------------------------------------------------------------------------------------------
@@ -544,7 +549,7 @@ SAFE = {0: "'" + NAMES[0], 1: NAMES[1], 2: "plain", 3: "'@x"}
 
 
 @pytest.mark.parametrize("kind", ["csv", "json", "yaml"])
-def test_names_of_classes_do_no_harm(mcx: Callable, tmp_path: Path, truth, kind: str) -> None:
+def test_names_of_classes_do_no_harm(mcx: Callable, tmp_path: Path, truth, undrawn, kind: str) -> None:
     path = tmp_path / f"names.{kind}"
     if kind == "csv":
         with path.open("w", newline="") as stream:

@@ -70,13 +70,15 @@ def test_groups_are_those_of_pandas(columns: dict[str, np.ndarray]) -> None:
     frame = pd.DataFrame({**keys, **{name: columns[name].astype(float) for name in metrics}})
     for by in (["class_id"], ["task_num"], ["class_id", "task_num"]):
         expected = frame.groupby(by).agg({name: ["mean", "std", "count"] for name in metrics})
-        found = statistics.groups({**keys, **columns}, by, metrics)
+        found = statistics.groups({**keys, **columns}, by, [*metrics, "large"])
         assert np.array_equal(found.sizes, frame.groupby(by).size())
         index = expected.index.to_frame().to_numpy()
         assert np.array_equal(np.stack([found.keys[key] for key in by], axis=1), index)
         for name in metrics:
             for column, word in zip(found.statistics[name], ("mean", "std", "count"), strict=True):
                 np.testing.assert_allclose(column, expected[name][word], rtol=1e-12)
+        plain, large = found.statistics["smooth"], found.statistics["large"]
+        np.testing.assert_allclose(large[:2], np.multiply(plain[:2], 1e300), rtol=1e-9)
 
 
 SEED = {

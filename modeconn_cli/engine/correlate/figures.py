@@ -16,6 +16,7 @@ POINTS = 5_000  # more samples are drawn as counts
 BINS = 60
 LONGEST = 24  # characters of a name that fit beside a panel
 MOST = 12  # metrics in a figure
+LARGEST = 1e300  # an axis bears no more
 
 
 def label(name: str) -> str:
@@ -120,7 +121,8 @@ def groups(found: Mapping[str, Groups]) -> bytes:
     for (key, group), row in zip(found.items(), panels, strict=True):
         for name, axis in zip(names, row, strict=True):
             mean, sd, _ = group.statistics[name]
-            places, drawn = group.keys[key], np.isfinite(mean)
+            # The axis has to hold mean and sd together.
+            places, drawn = group.keys[key], np.maximum(np.abs(mean), np.nan_to_num(sd)) < LARGEST
             axis.errorbar(
                 places[drawn], mean[drawn], np.nan_to_num(sd[drawn]), fmt=".", color=COLOURS[1],
                 ecolor="0.7", elinewidth=1, markersize=4,

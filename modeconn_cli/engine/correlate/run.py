@@ -180,9 +180,7 @@ def _measure(
     for name, values in metrics.items():
         infinite = int(np.isinf(values).sum())
         if infinite:
-            runtime.warn(
-                f"{infinite:,} values of {name} are infinite: not in correlations, means and medians"
-            )
+            runtime.warn(f"{name}: {infinite:,} infinite values, not in correlations, means and medians")
     code, labels, medians = categories.split(metrics)
     chosen = {k: f for k, f in GROUP_FILES.items() if set(k) <= set(settings.by)}
     groups = {}

@@ -134,8 +134,11 @@ def _statistics(
     finite = np.isfinite(values)
     values, code = values[finite].astype(np.float64), code[finite]
     n = np.bincount(code, minlength=count)
-    with np.errstate(invalid="ignore", divide="ignore"):
+    # A power of two, which changes no digit: squares of the largest numbers would overflow.
+    power = int(np.frexp(np.abs(values).max(initial=1.0))[1])
+    values = np.ldexp(values, -power)
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
         mean = np.bincount(code, values, minlength=count) / n
         squares = np.bincount(code, (values - mean[code]) ** 2, minlength=count)
         sd = np.where(n > 1, np.sqrt(squares / (n - 1)), np.nan)
-    return mean, sd, n
+        return np.ldexp(mean, power), np.ldexp(sd, power), n

@@ -135,6 +135,6 @@ def id_column(names: Iterable[str], path: Path, known: tuple[str, ...] = ("sampl
     there = list(names)
     found = next((name for name in known if name in there), None)
     if found is None:
-        shown = ", ".join(map(str, there[:12]))
+        shown = ", ".join(map(str, there[:12])) or "nothing"
         raise InputError(f"'{path}' has no column {' or '.join(known)}", f"it has: {shown}")
     return found
