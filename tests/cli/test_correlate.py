@@ -236,6 +236,20 @@ def test_the_evolution_follows_every_epoch(tmp_path: Path, joined: dict) -> None
             assert row["quantiles"][f"q{share}"] == pytest.approx(np.quantile(values, share / 100))
 
 
+def test_samples_without_a_flag_are_neither(mcx: Callable, tmp_path: Path, truth, undrawn) -> None:
+    flags = pd.read_csv(tmp_path / "flags.csv").iloc[: COUNT // 2]
+    flags.to_csv(tmp_path / "flags.csv", index=False)
+    done = mcx(*words(tmp_path, "--how", "outer", "--json"))
+    assert done.code == 0, done.err
+    last = json.loads(done.out)["evolution"][-2]
+    values = pd.Series(truth["dormant_prop"].astype(float), index=truth["sample_id"]).loc[flags["sample_id"]]
+    marks = flags["flipped"].to_numpy()
+    assert (last["epoch"], last["metric"], last["samples"]) == (200, "dormant_prop", COUNT)
+    assert last["flagged_mean"] == pytest.approx(values[marks == 1].mean())
+    assert last["unflagged_mean"] == pytest.approx(values[marks == 0].mean())
+    assert pd.read_csv(tmp_path / "out/per_sample.csv")["flipped"].count() == COUNT // 2
+
+
 def test_the_printed_tables_name_sources_pairs_categories_and_files(
     mcx: Callable, tmp_path: Path, truth
 ) -> None:
