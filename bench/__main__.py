@@ -16,6 +16,7 @@ from bench import (
     aggregation,
     checkpoint_read,
     command_line,
+    correlation,
     curve_step,
     data_pipeline,
     evaluation,
@@ -41,6 +42,7 @@ CASES = (
     Case("score-input", 1.05, per_sample.by_input),
     Case("score-document", 1 / 11, partial(per_sample.against_document, count=16)),
     Case("aggregate", 1.0, aggregation.prepare),
+    Case("correlate", 15.0, correlation.prepare),
     Case("checkpoint-read", 1.1, checkpoint_read.prepare),
     Case("data-pipeline", 0.25, data_pipeline.prepare),
 )

@@ -34,6 +34,9 @@ COMMANDS: dict[str, Command] = {
     "dormant": Command(
         "dormant", "dormant:DormantSettings", "Find the units that every sample leaves inactive."
     ),
+    "correlate": Command(
+        "correlate", "correlate:CorrelateSettings", "Join every per-sample metric and correlate them."
+    ),
     "animate": Command("animate", "animate:AnimateSettings", "Draw layer distances along a curve."),
     "info": Command("info", "info:InfoSettings", "Say what a checkpoint holds."),
     "completion": Command(

@@ -1,0 +1,72 @@
+"""`mcx correlate`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import typer
+
+from modeconn_cli.cli.options import takes
+from modeconn_cli.cli.report import Report
+from modeconn_cli.cli.tables import Lines, Part, Table, number
+from modeconn_cli.engine.settings.correlate import CorrelateSettings
+
+if TYPE_CHECKING:
+    from modeconn_cli.engine.correlate.run import CorrelateResult
+
+app = typer.Typer()
+
+SHOWN = 28  # pairs in a table: those of eight metrics; the others are in the file
+
+
+@app.command("correlate")
+@takes(CorrelateSettings, "correlate")
+def correlate(settings: CorrelateSettings, report: Report) -> None:
+    """Join every per-sample metric by sample id and correlate them.
+
+    Writes per_sample.csv (one row per sample, with its category by median splits), correlations.csv, by_class.csv,
+    by_task.csv, auroc.csv and figures. Reads the files of mcx and of the original scripts.
+    """
+    from modeconn_cli.engine.correlate import run as engine
+
+    report.run(engine.run, settings, table)
+
+
+def table(result: CorrelateResult) -> list[Part]:
+    parts: list[Part] = [_coverage(result), _correlations(result)]
+    if result.categories:
+        cells = tuple((name or "no category", f"{count:,}") for name, count in result.categories.items())
+        parts.append(Table("Categories by median splits", ("category", "samples"), cells))
+    if result.auroc:
+        rows = tuple((a.flag, a.metric, f"{a.flagged:,}", number(a.auroc, 4)) for a in result.auroc)
+        parts.append(Table("Finding the flagged samples", ("flag", "metric", "flagged", "AUROC"), rows, 2))
+    return [*parts, Lines(tuple(f"File: {path}" for path in result.files))]
+
+
+def _coverage(result: CorrelateResult) -> Table:
+    split = f" of the {result.split} split" if result.split else ""
+    how = f", --how {result.how}" if result.how else ""
+    rows = tuple(
+        (each.source, f"{each.samples:,}", f"{each.in_all:,}", f"{each.only_here:,}")
+        for each in result.sources
+    )
+    title = f"{result.samples:,} samples{split}{how}"
+    return Table(title, ("source", "samples", "in all sources", "only here"), rows)
+
+
+def _correlations(result: CorrelateResult) -> Table:
+    shown = result.correlations[:SHOWN]
+    rows = tuple(
+        (c.metric_a, c.metric_b, f"{c.n:,}", number(c.pearson, 4), number(c.spearman, 4), _p(c.spearman_p))
+        for c in shown
+    )
+    title = "Correlations"
+    if len(shown) < len(result.correlations):
+        title += f" ({len(shown)} of {len(result.correlations)}; all are in correlations.csv)"
+    return Table(
+        title, ("metric", "metric", "n", "Pearson", "Spearman", "p (Spearman)"), rows, text_columns=2
+    )
+
+
+def _p(value: float | None) -> str:
+    return "n/a" if value is None else f"{value:.2g}"

@@ -1,0 +1,56 @@
+"""Which split a folder's arrays were scored on, as its records say."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from modeconn_cli.engine import jobs, names
+from modeconn_cli.engine.errors import InputError
+
+# The splits of the training file share its ids.
+SIDES = {"fit": "train", "val": "train", "all-train": "train", "train": "train", "test": "test"}
+SUMMARIES = {
+    "csl": "csl_score_*.json",
+    "curvature": "curvature_summary_*.json",
+    "dormant": "dormant_summary_*.json",
+}
+
+
+def of(folder: Path, kinds: Iterable[str] = tuple(SUMMARIES)) -> str:
+    """`train`, `test`, or empty where the folder's records of these kinds say nothing.
+
+    Raises InputError where they contradict each other.
+    """
+    found = _said(folder, tuple(kinds), follow=True)
+    if len(found) > 1:
+        raise InputError(
+            f"the records in '{folder}' name training and test samples", "keep them in two folders"
+        )
+    return next(iter(found), "")
+
+
+def _said(folder: Path, kinds: tuple[str, ...], follow: bool) -> set[str]:
+    found: set[str] = set()
+    for kind in kinds:
+        for path in sorted(folder.glob(SUMMARIES[kind])):
+            found.add(SIDES.get(str(_document(path).get("split")), ""))
+        for path in sorted((folder / names.JOB_FOLDER).glob(f"{kind}*/{jobs.RECORD_FILE}")):
+            settings = _document(path).get("settings")
+            if not isinstance(settings, dict):
+                continue
+            found.add(SIDES.get(str(settings.get("split")), ""))
+            if follow and settings.get("input_dir"):  # an aggregation knows only where the scores lie
+                found |= _said(Path(settings["input_dir"]).expanduser(), (kind,), follow=False)
+    return found - {""}
+
+
+def _document(path: Path) -> dict[str, Any]:
+    """The JSON object in a file; empty where it cannot be read, as foreign folders hold anything."""
+    try:
+        document = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return document if isinstance(document, dict) else {}

@@ -1,0 +1,64 @@
+"""Settings of `mcx correlate`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from modeconn_cli.engine.settings.base import setting
+from modeconn_cli.engine.settings.shared import FolderSettings
+
+GroupName = Literal["class_id", "task_num"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CorrelateSettings(FolderSettings):
+    """Every per-sample metric joined by sample id."""
+
+    tracking: Path | None = setting(None, "sample_tracking_data_final.csv of a run", group="sources")
+    csl: Path | None = setting(
+        None, "csl_*.npy, or the folder of mcx csl aggregate (its lt_*.npy is taken too)", group="sources"
+    )
+    lt: Path | None = setting(None, "lt_*.npy, or the folder that holds it", group="sources")
+    curvature: Path | None = setting(
+        None,
+        "folder of mcx curvature, its per_image_curvature.npy or a curvature_results_*.csv",
+        group="sources",
+    )
+    dormant: Path | None = setting(
+        None,
+        "dormant_props_epoch_<e>.npy, or a folder of them: the last epoch is joined, all are drawn",
+        group="sources",
+    )
+    memo: Path | None = setting(
+        None, "memorization scores: .csv with sample_id, .npz with ids, or .npy", group="sources"
+    )
+    with_files: tuple[Path, ...] = setting(
+        (),
+        "further metrics, comma-listed: .csv with sample_id, .npy with sample_ids.npy beside it",
+        flags=("--with",),
+        keys=("with",),
+        group="sources",
+    )
+    flags: Path | None = setting(
+        None,
+        "what the metrics should find: .csv with sample_id and columns of 0 and 1, or .npy",
+        group="sources",
+    )
+    by: tuple[GroupName, ...] = setting(
+        ("class_id", "task_num"), "what the groups are made by, comma-listed", group="groups"
+    )
+    class_map: Path | None = setting(
+        None, "names of the classes: .csv with class_id,class_name, or a JSON or YAML object", group="groups"
+    )
+    how: Literal["inner", "outer"] | None = setting(
+        None,
+        "where sources name different samples: keep those in all, or those in any",
+        shown="an error",
+        group="join",
+    )
+    assume_index: bool = setting(
+        False, "an array without ids holds sample 0, 1, 2 …, as the original scripts' arrays", group="join"
+    )
+    parquet: bool = setting(False, "write per_sample.parquet too (needs pyarrow)", group="output")
