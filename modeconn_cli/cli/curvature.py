@@ -8,11 +8,12 @@ import typer
 
 from modeconn_cli.cli.options import takes
 from modeconn_cli.cli.report import Report
-from modeconn_cli.cli.tables import Lines, Part, Table, percent
+from modeconn_cli.cli.tables import Lines, Part, Table, number, percent
 from modeconn_cli.engine.settings.curvature import CurvatureSettings
 
 if TYPE_CHECKING:
-    from modeconn_cli.engine.curvature import CurvatureResult
+    from modeconn_cli.engine.curvature.run import CurvatureResult
+    from modeconn_cli.engine.curvature.stability import StabilityResult
 
 app = typer.Typer()
 
@@ -24,10 +25,14 @@ def curvature(settings: CurvatureSettings, report: Report) -> None:
 
     Writes per_image_curvature.npy, per_image_directional_eig.npy (in units of h, as documented), and per epoch
     curvature_results_*.csv with the true scale and its standard error. Over several epochs the arrays hold the mean.
+    With --sweep-h or --sweep-niter it says instead how far the scores depend on the step and the directions.
     """
-    from modeconn_cli.engine import curvature as engine
+    from modeconn_cli.engine.curvature import run, stability
 
-    report.run(engine.run, settings, table)
+    if settings.sweep_h or settings.sweep_niter:
+        report.run(stability.run, settings, stability_table)
+    else:
+        report.run(run.run, settings, table)
 
 
 def table(result: CurvatureResult) -> list[Part]:
@@ -48,6 +53,36 @@ def table(result: CurvatureResult) -> list[Part]:
     title = f"Curvature of {result.samples:,} samples of {result.dataset} ({how})"
     lines = (f"Scored in this run: {result.scored} epochs", f"Folder: {result.output_dir}")
     return [Table(title, columns, rows, text_columns=0), Lines(lines)]
+
+
+def stability_table(result: StabilityResult) -> list[Part]:
+    rows = tuple(
+        (
+            row.parameter,
+            f"{row.value:g}",
+            _short(row.mean),
+            _short(row.median),
+            _short(row.mean_trace),
+            number(row.spearman, 4),
+            number(row.pearson, 4),
+            percent(row.median_change),
+            number(row.reliability, 4),
+            percent(row.rounded, 1),
+        )
+        for row in result.rows
+    )
+    columns = (
+        "swept", "value", "mean |Hs|", "median", "mean trace", "Spearman", "Pearson", "median change", "reliability",
+        "near rounding",
+    )  # fmt: skip
+    title = f"Stability of the curvature of {result.samples:,} samples of {result.dataset} at epoch {result.epoch}"
+    lines = (
+        f"Spearman, Pearson and median change: against h = {result.h:g}, and against the most directions",
+        "reliability: of two halves of the directions, by Spearman and Brown",
+        f"Figure: {result.figure}",
+        f"Table: {result.table}",
+    )
+    return [Table(title, columns, rows), Lines(lines)]
 
 
 def _short(value: float | None) -> str:

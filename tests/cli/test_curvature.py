@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.stats import spearmanr
 
 WORDS = ("--max-samples", "40", "--niter", "3", "--batch-size", "16")
 
@@ -128,3 +129,71 @@ def test_scoring_one_checkpoint_after_the_other_adds_up(
     other = networks / "seed1/checkpoint-4.pt"
     done = mcx("curvature", "--checkpoint", other, *WORDS, "--save-dir", tmp_path / "loop")
     assert (done.code, "is not the checkpoint that epoch 4 was scored with" in done.err) == (3, True)
+
+
+def test_a_sweep_compares_scores_over_steps_and_directions(
+    mcx: Callable, networks: Path, tmp_path: Path
+) -> None:
+    """Every row against scores made one value at a time."""
+    checkpoint = (
+        "--checkpoint",
+        networks / "seed0/checkpoint-4.pt",
+        "--max-samples",
+        "40",
+        "--batch-size",
+        "16",
+    )
+    words = (
+        "--sweep-h",
+        "1e-2,1e-3",
+        "--sweep-niter",
+        "2,4",
+        "--niter",
+        "3",
+        "--save-dir",
+        tmp_path / "sweep",
+    )
+    done = mcx("curvature", *checkpoint, *words, "--json")
+    assert done.code == 0, done.err
+    result = json.loads(done.out)
+    assert [(row["parameter"], row["value"]) for row in result["rows"]] == [
+        ("h", 0.001), ("h", 0.01), ("niter", 2), ("niter", 4),
+    ]  # fmt: skip
+    scores = {}
+    for name, how in {("h", 0.001): (), ("h", 0.01): ("--h", "1e-2"), ("niter", 2): ("--niter", "2"),
+                      ("niter", 4): ("--niter", "4")}.items():  # fmt: skip
+        folder = tmp_path / f"{name[0]}{name[1]}"
+        assert mcx("curvature", *checkpoint, "--niter", "3", *how, "--save-dir", folder).code == 0
+        with (folder / "curvature_results_digits_4.csv").open(newline="") as stream:
+            scores[name] = np.array([float(row["hvp_norm"]) for row in csv.DictReader(stream)])
+    for row in result["rows"]:
+        own = scores[row["parameter"], row["value"]]
+        reference = scores["h", 0.001] if row["parameter"] == "h" else scores["niter", 4]
+        assert row["mean"] == pytest.approx(own.mean(), rel=1e-6)
+        assert row["spearman"] == pytest.approx(spearmanr(own, reference).statistic, abs=1e-6)
+        assert row["pearson"] == pytest.approx(np.corrcoef(own, reference)[0, 1], abs=1e-6)
+        assert row["median_change"] == pytest.approx(
+            np.median(abs(own - reference) / reference), rel=1e-5, abs=1e-9
+        )
+    assert -1 < result["rows"][0]["reliability"] < 1
+    assert (tmp_path / "sweep/curvature_stability_digits_4.png").stat().st_size > 10_000
+    assert not list((tmp_path / "sweep").glob("per_image*"))
+    assert "already complete" in mcx("curvature", *checkpoint, *words).err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--sweep-h", "0"), "--sweep-h must be greater than 0"),
+        (("--sweep-niter", "0"), "--sweep-niter must be at least 1"),
+        (("--sweep-h", "1e-3", "--method", "hvp"), "has no step to sweep"),
+        (("--sweep-niter", "3", "--compat", "garg"), "depends on the batch"),
+    ],
+)
+def test_what_cannot_be_swept_is_refused(
+    mcx: Callable, networks: Path, tmp_path: Path, words: tuple[str, ...], message: str
+) -> None:
+    where = ("--checkpoint", networks / "seed0/checkpoint-4.pt", "--save-dir", tmp_path / "out")
+    done = mcx("curvature", *where, *words)
+    assert (done.code, message in done.err) == (2, True)
+    assert not (tmp_path / "out").exists()

@@ -16,7 +16,7 @@ from modeconn_cli.engine.runtime import Runtime
 IDS = "sample_ids.npy"
 CURVATURE, DIRECTIONAL = "per_image_curvature.npy", "per_image_directional_eig.npy"
 CURVATURE_LABELS = "per_image_labels.npy"
-_DORMANT = re.compile(r"dormant_props_epoch_(\d+)\.npy")
+_DORMANT = re.compile(r"dormant_(?:props|post)_epoch_(\d+)\.npy")
 _EPOCH_FOLDER = re.compile(r"epoch_\d+")
 
 
@@ -184,23 +184,32 @@ def _curvature_table(path: Path) -> Source:
 
 
 def dormant_files(path: Path) -> dict[int, Path]:
-    """epoch -> dormant_props_epoch_<e>.npy of a folder, or the one file that is meant."""
+    """epoch -> dormant_props_epoch_<e>.npy of a folder, or the one file that is meant; post where there is no props."""
     if not path.exists():
         raise InputError(f"'{path}' does not exist")
     there = sorted(path.iterdir()) if path.is_dir() else [path]
+    # In this order props come after post and take their place.
     found = {int(match[1]): p for p in there if (match := _DORMANT.fullmatch(p.name))}
     if not found:
         where = f"'{path}' holds no" if path.is_dir() else f"'{path}' is not called"
-        raise InputError(f"{where} dormant_props_epoch_<e>.npy", "pass the --output-dir of mcx dormant")
+        raise InputError(
+            f"{where} dormant_props_epoch_<e>.npy or dormant_post_epoch_<e>.npy",
+            "pass the --output-dir of mcx dormant",
+        )
     return dict(sorted(found.items()))
 
 
 def dormant(epoch: int, path: Path, assume: bool) -> Source:
     """The dormant proportions of one epoch, with class ids where the labels lie beside them."""
-    source = array("dormant", path, "dormant_prop", ("dormant",), assume)
+    names = {
+        "dormant_prop": f"dormant_props_epoch_{epoch}.npy",
+        "dormant_post": f"dormant_post_epoch_{epoch}.npy",
+    }
+    own = next(name for name, file in names.items() if file == path.name)
+    source = array("dormant", path, own, ("dormant",), assume)
     return with_companions(
         source,
-        {"dormant_post": path.with_name(f"dormant_post_epoch_{epoch}.npy")},
+        {name: path.with_name(file) for name, file in names.items() if name != own and own == "dormant_prop"},
         {"class_id": path.with_name(f"labels_epoch_{epoch}.npy")},
     )
 

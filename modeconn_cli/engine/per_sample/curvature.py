@@ -8,19 +8,43 @@ is the exact product h·Hs instead; in ReLU networks the two differ, as the diff
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from modeconn_cli.engine import keyed
-from modeconn_cli.engine.per_sample.gradients import Frozen
 
 Method = Literal["fd", "hvp"]
+Forward = Callable[[Tensor], Tensor]  # images [N, …] -> logits [N, classes]
 
 ROUNDING = 8.0  # float32 units of the two gradients below which their difference says nothing
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Of D directions and N samples, float64 [D, N] each: ‖g‖ and v·g in units of h, and whether the difference was
+    within rounding of zero.
+    """
+
+    h: float
+    norms: Tensor
+    along: Tensor
+    rounded: Tensor
+
+    def mean(self, draws: int | None = None) -> Curvature:
+        """The mean over all directions, or the first `draws`."""
+        norms, along, rounded = (values[:draws] for values in (self.norms, self.along, self.rounded))
+        traces = along / self.h**2
+        spread = (
+            traces.std(0) / len(traces) ** 0.5 if len(traces) > 1 else torch.full_like(traces[0], torch.nan)
+        )
+        return Curvature(
+            norms.mean(0), along.mean(0), norms.mean(0) / self.h, traces.mean(0), spread, rounded.any(0)
+        )
 
 
 @dataclass(frozen=True)
@@ -44,7 +68,7 @@ def directions(seed: int, ids: Tensor, draw: int, shape: torch.Size) -> Tensor:
 
 
 def measure(
-    model: nn.Module,
+    forward: Forward,
     images: Tensor,
     labels: Tensor,
     ids: Tensor,
@@ -55,40 +79,65 @@ def measure(
     seed: int,
     method: Method = "fd",
 ) -> Curvature:
-    """Score N samples: images [N, …], labels and ids int64 [N]. The model is in eval mode and is left as it was.
+    """Score N samples: images [N, …], labels and ids int64 [N]; `forward` gives logits, in eval mode.
 
     Costs draws + 1 passes of forward and input gradient (fd), or one and a double backward per draw (hvp).
     """
-    parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    count = len(images)
-    sums = torch.zeros(5, count, dtype=torch.float64, device=images.device)
-    with Frozen(parameters), torch.enable_grad():
+    (found,) = draw(
+        forward,
+        images,
+        labels,
+        ids,
+        steps=(h,),
+        draws=draws,
+        temperature=temperature,
+        seed=seed,
+        method=method,
+    )
+    return found.mean()
+
+
+def draw(
+    forward: Forward,
+    images: Tensor,
+    labels: Tensor,
+    ids: Tensor,
+    *,
+    steps: Sequence[float],
+    draws: int,
+    temperature: float,
+    seed: int,
+    method: Method = "fd",
+) -> list[Draws]:
+    """The same direction by direction, for each step h; the unperturbed gradient is computed once."""
+    with torch.enable_grad():
         exact = images.detach().requires_grad_()
-        first = _gradient(model, exact, labels, temperature, create_graph=method == "hvp")
+        first = _gradient(forward, exact, labels, temperature, create_graph=method == "hvp")
         base = first.detach().flatten(1)
-        for draw in range(draws):
-            s = directions(seed, ids, draw, images.shape)
-            if method == "fd":
-                moved = (images + h * s).detach().requires_grad_()
-                g = (_gradient(model, moved, labels, temperature).flatten(1) - base).double()
-                noise = ROUNDING * torch.finfo(images.dtype).eps * base.double().norm(dim=1)
-                rounded = g.norm(dim=1) <= noise
-            else:
-                (product,) = torch.autograd.grad(first, exact, s, retain_graph=draw + 1 < draws)
-                g = h * product.detach().flatten(1).double()
-                rounded = torch.zeros(count, dtype=torch.bool, device=images.device)
-            norm, along = g.norm(dim=1), h * (g * s.flatten(1)).sum(1)
-            t = along / h**2
-            sums += torch.stack([norm, along, t, t * t, rounded.double()])
-    norm, along, t, squares, rounded = sums / draws
-    spread = (squares - t * t).clamp_min(0) / (draws - 1) if draws > 1 else torch.full_like(t, torch.nan)
-    return Curvature(norm, along, norm / h, t, spread.sqrt(), rounded > 0)
+        noise = ROUNDING * torch.finfo(images.dtype).eps * base.double().norm(dim=1)
+        rows: list[list[tuple[Tensor, Tensor, Tensor]]] = [[] for _ in steps]
+        for k in range(draws):
+            s = directions(seed, ids, k, images.shape)
+            for h, out in zip(steps, rows, strict=True):
+                if method == "fd":
+                    moved = (images + h * s).detach().requires_grad_()
+                    g = (_gradient(forward, moved, labels, temperature).flatten(1) - base).double()
+                    rounded = g.norm(dim=1) <= noise
+                else:
+                    (product,) = torch.autograd.grad(first, exact, s, retain_graph=True)
+                    g = h * product.detach().flatten(1).double()
+                    rounded = torch.zeros(len(images), dtype=torch.bool, device=images.device)
+                out.append((g.norm(dim=1), h * (g * s.flatten(1)).sum(1), rounded))
+    return [
+        Draws(h, *(torch.stack(values) for values in zip(*out, strict=True)))
+        for h, out in zip(steps, rows, strict=True)
+    ]
 
 
 def _gradient(
-    model: nn.Module, images: Tensor, labels: Tensor, temperature: float, *, create_graph: bool = False
+    forward: Forward, images: Tensor, labels: Tensor, temperature: float, *, create_graph: bool = False
 ) -> Tensor:
     """∇_x ℓ_i of every sample's own loss, [N, …]."""
-    losses = F.cross_entropy(model(images) / temperature, labels, reduction="sum")
+    losses = F.cross_entropy(forward(images) / temperature, labels, reduction="sum")
     (found,) = torch.autograd.grad(losses, images, create_graph=create_graph)
     return found

@@ -37,3 +37,12 @@ class CurvatureSettings(ScoringSettings):
         shown="off",
         group="curvature",
     )
+    sweep_h: tuple[float, ...] = setting(
+        (),
+        "instead of scoring, compare the scores of the last checkpoint over these steps, comma-listed",
+        above=0,
+        group="stability",
+    )
+    sweep_niter: tuple[int, ...] = setting(
+        (), "the same over these numbers of directions, comma-listed", low=1, group="stability"
+    )

@@ -20,6 +20,7 @@ from modeconn_cli.engine.csl.metrics import cumulative_loss
 from modeconn_cli.engine.datasets import Batch
 from modeconn_cli.engine.errors import SettingsError
 from modeconn_cli.engine.per_sample.curvature import measure
+from modeconn_cli.engine.per_sample.execution import Execution
 from modeconn_cli.engine.records import Record
 from modeconn_cli.engine.runtime import Runtime
 from modeconn_cli.engine.scoring import Epoch, Part, Subject, Sweep
@@ -98,7 +99,7 @@ def run(settings: CurvatureSettings, runtime: Runtime) -> CurvatureResult | None
             compat=settings.compat,
             batch_size=settings.batch_size,
             seed=settings.seed,
-            layout="contiguous (NCHW)",
+            layout=measured.execution.layout,
             epochs=tuple(EpochCurvature(**row) for row in rows),
             scored=sweep.scored,
             output_dir=str(folder),
@@ -115,6 +116,7 @@ class _Curvatures:
 
     def __init__(self, settings: CurvatureSettings, subject: Subject, folder: Path, runtime: Runtime) -> None:
         self.settings, self.subject, self.folder, self.runtime = settings, subject, folder, runtime
+        self.execution = Execution(subject.model, subject.arch.input_shape, runtime.note)
 
     def files(self, epoch: int) -> list[Path]:
         place = self.folder / f"epoch_{epoch}"
@@ -124,12 +126,13 @@ class _Curvatures:
         return self.folder / f"curvature_results_{self.subject.data.name}_{epoch}.csv"
 
     def begin(self, _epoch: int) -> Tensor | None:
+        self.execution.refresh()
         return None
 
     def batch(self, batch: Batch) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
         settings = self.settings
         found = measure(
-            self.subject.model, batch.images, batch.labels, batch.ids, h=settings.h, draws=settings.niter,
+            self.execution, batch.images, batch.labels, batch.ids, h=settings.h, draws=settings.niter,
             temperature=settings.temp, seed=settings.seed, method=settings.method,
         )  # fmt: skip
         columns = {name: getattr(found, name) for name in COLUMNS}

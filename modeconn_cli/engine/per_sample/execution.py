@@ -1,0 +1,134 @@
+"""Many forward passes under the same weights, as fast as they get without changing what is computed.
+
+Batch norms in eval mode are folded into the convolutions before them (in float64), images and weights lie channels
+last, and no parameter takes gradients. What cannot be traced runs as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, cast
+
+import torch
+from torch import Tensor, fx, nn
+
+from modeconn_cli.engine import graph as graphs
+from modeconn_cli.engine.errors import InputError
+from modeconn_cli.engine.graph import Graph, operation
+from modeconn_cli.engine.per_sample.gradients import Frozen
+
+_CONVOLUTIONS = {"conv1d", "conv2d", "conv3d"}
+
+
+class Execution:
+    """A model's forward, images [N, …] -> logits [N, classes]; `refresh` has to be called when its weights have changed."""
+
+    def __init__(
+        self, model: nn.Module, input_shape: tuple[int, ...], note: Callable[[str], None] = lambda _: None
+    ) -> None:
+        self._model = model.eval()
+        self._trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self._program: _Program | None = None
+        try:
+            self._program = _Program(model, graphs.trace(model, input_shape))
+        except InputError as error:
+            note(f"the network runs as it is, which is slower: {error.message.splitlines()[0][:160]}")
+        self.refresh()
+
+    @property
+    def layout(self) -> str:
+        """What a record says of it."""
+        if self._program is None:
+            return "contiguous"
+        return f"channels last, {self._program.folded} batch norms folded into convolutions"
+
+    def refresh(self) -> None:
+        """Take up the model's present weights."""
+        if self._program is not None:
+            self._program.refresh()
+
+    def __call__(self, images: Tensor) -> Tensor:
+        if self._program is None:
+            with Frozen(self._trainable):
+                return cast("Tensor", self._model(images))
+        return self._program.logits(images)
+
+
+class _Program(fx.Interpreter):
+    """The traced model; a folded batch norm hands its input on."""
+
+    def __init__(self, model: nn.Module, graph: Graph) -> None:
+        super().__init__(graph.program.graph_module)
+        self._model, self._graph = model, graph
+        self._norms = {norm.name: conv.name for conv, norm in _foldable(graph)}
+        self._pairs = {conv.name: (conv, norm) for conv, norm in _foldable(graph)}
+        self._values: dict[str, Tensor] = {}
+        self._folded: dict[str, tuple[Tensor, Tensor]] = {}
+
+    @property
+    def folded(self) -> int:
+        return len(self._pairs)
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        state = self._model.state_dict()
+        device = next(iter(state.values())).device
+        self._values = {place: _last(state[name]) for place, name in self._graph.tensors.items()}
+        self._values |= {place: value.to(device) for place, value in self._graph.constants.items()}
+        self._folded = {name: self._fold(*pair) for name, pair in self._pairs.items()}
+
+    def _fold(self, conv: fx.Node, norm: fx.Node) -> tuple[Tensor, Tensor]:
+        """Weight and bias of a convolution followed by its batch norm."""
+
+        def value(node: Any) -> Tensor | None:
+            return None if node is None else self._values[node.name].double()
+
+        weight, bias = value(conv.args[1]), value(conv.args[2] if len(conv.args) > 2 else None)
+        gamma, beta, mean, variance = (value(argument) for argument in norm.args[1:5])
+        assert weight is not None
+        assert mean is not None
+        assert variance is not None
+        scale = (variance + cast("float", norm.args[7])).rsqrt()
+        scale = scale if gamma is None else scale * gamma
+        shift = (0.0 if beta is None else beta) + scale * ((0.0 if bias is None else bias) - mean)
+        kind = self._values[cast("fx.Node", conv.args[1]).name].dtype
+        return _last((weight * scale.view(-1, *[1] * (weight.ndim - 1))).to(kind)), shift.to(kind)
+
+    def logits(self, images: Tensor) -> Tensor:
+        out = self.run(*self._inputs(_last(images)))
+        return cast("Tensor", out[0] if isinstance(out, tuple | list) else out)
+
+    def _inputs(self, images: Tensor) -> Iterator[Tensor]:
+        for node in self._graph.nodes:
+            if node.op == "placeholder":
+                yield self._values.get(node.name, images)
+
+    def run_node(self, n: fx.Node) -> Any:
+        if n.name in self._norms:
+            return self.env[cast("fx.Node", n.args[0])]
+        if n.name in self._folded:
+            args, kwargs = self.fetch_args_kwargs_from_env(n)
+            weight, bias = self._folded[n.name]
+            return cast("Callable[..., Any]", n.target)(args[0], weight, bias, *args[3:], **kwargs)
+        return super().run_node(n)
+
+
+def _last(value: Tensor) -> Tensor:
+    """Channels last where there are two spatial axes, contiguous otherwise."""
+    return value.contiguous(memory_format=torch.channels_last if value.ndim == 4 else torch.contiguous_format)
+
+
+def _foldable(graph: Graph) -> list[tuple[fx.Node, fx.Node]]:
+    """Convolutions that nothing reads but a batch norm with fixed statistics."""
+    out = []
+    for norm in graph.nodes:
+        if norm.op != "call_function" or operation(norm) != "batch_norm" or len(norm.args) < 8:
+            continue
+        conv, *tensors, training = norm.args[:6]
+        if not isinstance(conv, fx.Node) or operation(conv) not in _CONVOLUTIONS or len(conv.users) != 1:
+            continue
+        own = [*tensors, *conv.args[1:3]]
+        known = all(a is None or (isinstance(a, fx.Node) and a.name in graph.tensors) for a in own)
+        if known and not training and tensors[2] is not None and tensors[3] is not None:
+            out.append((conv, norm))
+    return out
