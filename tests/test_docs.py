@@ -51,6 +51,35 @@ def test_the_readmes_story_can_be_pasted(
     ).exists()
 
 
+def test_the_readmes_samples_can_be_pasted(
+    mcx: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Shortened to four epochs and two directions."""
+    text = block("samples").replace("\\\n", " ").replace("$R", "results")
+    text = text.replace("checkpoint-20", "checkpoint-4").replace("--epochs 20", "--epochs 4")
+    text = text.replace("--end-epoch 20 --step 5", "--end-epoch 4 --step 2").replace("1,5,10,20", "1,2")
+    monkeypatch.chdir(tmp_path)
+    lines = [shlex.split(line)[1:] for line in text.splitlines() if line.startswith("mcx ")]
+    assert len(lines) == 7
+    for words in lines:
+        done = mcx(*words, *(["--niter", "2"] if words[0] == "curvature" else []))
+        assert done.code == 0, done.err
+    with (tmp_path / "results/correlations/per_sample.csv").open() as stream:
+        header, *rows = stream.read().splitlines()
+    named = {
+        "csl",
+        "lt",
+        "curvature",
+        "directional_eig",
+        "dormant_prop",
+        "dormant_post",
+        "flipped",
+        "category",
+    }
+    assert named <= set(header.split(","))
+    assert len(rows) == 1437
+
+
 def test_the_readmes_tree_is_the_packages() -> None:
     shown = set(re.findall(r"[├└]── (\w+)/", block("tree")))
     folders = {path.parent.name for path in (ROOT / "modeconn_cli").rglob("__init__.py")} - {"modeconn_cli"}

@@ -25,7 +25,7 @@ def demo(settings: DemoSettings, report: Report) -> None:
 
     Trains two networks, swaps a pair of neurons in one and proves the swap, measures distances, trains Bezier
     curves, evaluates and analyses them, and draws the result. With --full a third network is trained with 5 % of
-    the labels flipped, every sample is scored at every epoch, and the flipped ones are found.
+    the labels flipped, every sample is scored by every metric, and the metrics are joined and correlated.
     """
     from modeconn_cli.engine import demo as engine
 
@@ -77,27 +77,42 @@ def _networks(result: DemoResult) -> list[Part]:
 
 
 def _samples(samples: Samples) -> list[Part]:
-    names = [name for name in ("csl", "lt", "lt_first_epoch") if name in samples.hardest[0]]
+    columns = tuple(name for name in samples.hardest[0] if name != "sample_id")
+
+    def cell(value: object) -> str:
+        return number(value, 4) if isinstance(value, float) else str(value)
+
     rows = tuple(
         (
             str(row["sample_id"]),
-            "yes" if row.get("flipped") else "no",
-            *(number(row[name], 4) for name in names),
+            *(("yes" if row[name] else "no") if name == "flipped" else cell(row[name]) for name in columns),
         )
         for row in samples.hardest
+    )
+    pairs = tuple(
+        (each.metric_a, each.metric_b, f"{each.n:,}", number(each.pearson, 4), number(each.spearman, 4))
+        for each in samples.correlations
     )
     found = ", ".join(f"{name} {number(value, 4)}" for name, value in samples.auroc.items())
     return [
         Table(
             f"The hardest samples of {samples.epochs} epochs with {percent(samples.noise, 0)} of the labels flipped",
-            ("sample id", "flipped", *names),
+            ("sample id", *columns),
             rows,
             text_columns=0,
+        ),
+        Table(
+            "What the metrics of a sample share",
+            ("metric", "metric", "n", "Pearson", "Spearman"),
+            pairs,
+            text_columns=2,
         ),
         Lines(
             (
                 f"Finding the {samples.flipped} flipped labels (AUROC): {found}",
                 f"Pictures: {samples.pictures}",
+                f"Figure: {samples.figure}",
+                f"Table: {samples.per_sample}",
             )
         ),
     ]

@@ -25,8 +25,14 @@ def label(name: str) -> str:
     return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
 
 
-def scatter(columns: Mapping[str, np.ndarray], found: Sequence[Correlation]) -> bytes:
-    """Pairs below the diagonal, histograms on it, Spearman and Pearson above it. Columns [N]."""
+def scatter(
+    columns: Mapping[str, np.ndarray], found: Sequence[Correlation], flag: np.ndarray | None = None
+) -> bytes:
+    """Pairs below the diagonal, histograms on it, Spearman and Pearson above it. Columns [N].
+
+    Samples where `flag` is 1 are drawn in red, as long as samples are drawn as points. The ends of each metric's
+    range stand at the margins.
+    """
     from matplotlib.figure import Figure
 
     names = list(columns)[:MOST]
@@ -51,13 +57,13 @@ def scatter(columns: Mapping[str, np.ndarray], found: Sequence[Correlation]) -> 
             if i == j:
                 axis.stairs(binned[row].counts, fill=True, color=COLOURS[1])
             elif i > j:
-                _pair(axis, binned[column], binned[row])
+                _pair(axis, binned[column], binned[row], flag)
             else:
                 _numbers(axis, values[row, column])
             if j == 0:
-                axis.set_ylabel(label(row), fontsize=8, parse_math=False)
+                axis.set_ylabel(f"{label(row)}\n{binned[row].range()}", fontsize=7, parse_math=False)
             if i == count - 1:
-                axis.set_xlabel(label(column), fontsize=8, parse_math=False)
+                axis.set_xlabel(f"{label(column)}\n{binned[column].range()}", fontsize=7, parse_math=False)
     return png(figure)
 
 
@@ -76,12 +82,26 @@ class _Binned:
         self.bins[self.finite] = np.minimum((inside / 2 - self.low / 2) * scale, BINS - 1)
         self.counts = np.bincount(self.bins[self.finite], minlength=BINS)
 
+    def range(self) -> str:
+        return f"{self.low:.3g} … {self.high:.3g}"
 
-def _pair(axis: Any, x: _Binned, y: _Binned) -> None:
+
+def _pair(axis: Any, x: _Binned, y: _Binned, flag: np.ndarray | None) -> None:
     both = x.finite & y.finite
     if len(both) <= POINTS:
         # Bounded by hand, in units of the panel: no axis of its own has to bear 1e300.
-        axis.plot(_unit(x, both), _unit(y, both), ",", color=COLOURS[1])
+        size = 2.0 if len(both) <= POINTS // 2 else 1.0
+        axis.plot(_unit(x, both), _unit(y, both), ".", markersize=size, markeredgewidth=0, color=COLOURS[1])
+        if flag is not None:
+            chosen = both & (flag == 1)
+            axis.plot(
+                _unit(x, chosen),
+                _unit(y, chosen),
+                ".",
+                markersize=1.5 * size,
+                markeredgewidth=0,
+                color=COLOURS[0],
+            )
         axis.set_xlim(-0.03, 1.03)
         axis.set_ylim(-0.03, 1.03)
         return

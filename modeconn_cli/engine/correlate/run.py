@@ -284,10 +284,11 @@ def _write(folder: Path, settings: CorrelateSettings, measured: _Measured, resul
     for keys, groups in measured.groups.items():
         writer.groups(folder / GROUP_FILES[keys], groups, measured.class_names)
     if measured.auroc:
-        marks = [(writer.safe(a.flag), a.flagged, writer.safe(a.metric), a.auroc) for a in measured.auroc]
-        writer.rows(folder / AUROC, [field.name for field in fields(Auroc)], marks)
+        found = [(writer.safe(a.flag), a.flagged, writer.safe(a.metric), a.auroc) for a in measured.auroc]
+        writer.rows(folder / AUROC, [field.name for field in fields(Auroc)], found)
     shown = {name: table.columns[name] for name in table.metrics}
-    files.atomic_write(folder / SCATTER, figures.scatter(shown, measured.correlations))
+    marks = table.columns[table.flags[0]] if table.flags else None
+    files.atomic_write(folder / SCATTER, figures.scatter(shown, measured.correlations, marks))
     single = {keys[0]: groups for keys, groups in measured.groups.items() if len(keys) == 1}
     if single:
         files.atomic_write(folder / GROUPS_FIGURE, figures.groups(single))

@@ -28,6 +28,7 @@ from modeconn_cli.engine.settings.curvature import CurvatureSettings
 
 DOCUMENTED = {"curvature": "per_image_curvature.npy", "directional_eig": "per_image_directional_eig.npy"}
 LABELS, IDS = "per_image_labels.npy", "sample_ids.npy"
+WARNED = 0.01  # share of samples near rounding from which on the user is told
 COLUMNS = ("curvature", "directional_eig", "hvp_norm", "trace", "trace_stderr")
 
 
@@ -148,7 +149,7 @@ class _Curvatures:
         if bad:
             self.runtime.warn(f"epoch {epoch}: {bad:,} curvatures are NaN or infinite; they are kept")
         rounded = float(whole.columns["rounded"].mean())
-        if rounded > 0:
+        if rounded > WARNED:
             self.runtime.warn(
                 f"epoch {epoch}: {100 * rounded:.1f} % of the samples have a difference within rounding of zero: "
                 "use a larger --h, or --method hvp"

@@ -21,7 +21,7 @@ _CONVOLUTIONS = {"conv1d", "conv2d", "conv3d"}
 
 
 class Execution:
-    """A model's forward, images [N, …] -> logits [N, classes]; `refresh` has to be called when its weights have changed."""
+    """A model's forward, images [N, …] -> logits [N, classes]; to be refreshed when its weights have changed."""
 
     def __init__(
         self, model: nn.Module, input_shape: tuple[int, ...], note: Callable[[str], None] = lambda _: None

@@ -1,0 +1,250 @@
+"""The per-sample scores as Python functions, under the names and keywords of the framework's document.
+
+Everything is NumPy arrays, one value per sample in the order of the loader. Importing this module imports neither
+torch nor the engine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor, device, nn
+
+    from modeconn_cli.engine.dormancy.layers import LayerDormancy
+
+__all__ = [
+    "Curvatures",
+    "Dormancies",
+    "compute_csl",
+    "compute_curvature_per_image",
+    "compute_learning_time_from_grads",
+    "compute_per_sample_dormant",
+]
+
+
+@dataclass(frozen=True)
+class Curvatures:
+    """Of N samples, float64 [N]; unpacks into `curvature, directional_eig, labels`.
+
+    `curvature` and `directional_eig` are in the document's units (mean ‖g‖ and mean v·g with v = h·s); `hvp_norm`
+    (‖Hs‖), `trace` and `trace_stderr` are in the true scale. `rounded` bool [N]: the difference was within rounding
+    of zero. `ids_are_positions`: the loader gave no ids.
+    """
+
+    curvature: np.ndarray
+    directional_eig: np.ndarray
+    labels: np.ndarray
+    ids: np.ndarray
+    ids_are_positions: bool
+    hvp_norm: np.ndarray
+    trace: np.ndarray
+    trace_stderr: np.ndarray
+    rounded: np.ndarray
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return iter((self.curvature, self.directional_eig, self.labels))
+
+
+@dataclass(frozen=True)
+class Dormancies:
+    """Of N samples; unpacks into `dormant_props, sample_ids, labels`.
+
+    `dormant_props` float64 [N]: share of units whose convolution or linear output never exceeds 1e-6, as documented;
+    `dormant_post` [N]: the same after each nonlinearity, of absolute values, None where there is none. `layers` has
+    the shares of every layer's units. `ids_are_positions`: the loader gave no ids.
+    """
+
+    dormant_props: np.ndarray
+    sample_ids: np.ndarray
+    labels: np.ndarray
+    dormant_post: np.ndarray | None
+    layers: list[LayerDormancy]
+    ids_are_positions: bool
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return iter((self.dormant_props, self.sample_ids, self.labels))
+
+
+def compute_curvature_per_image(
+    net: nn.Module,
+    data_loader: Iterable[Any],
+    h: float = 1e-3,
+    niter: int = 10,
+    temp: float = 1.0,
+    save_dir: str | Path | None = None,
+    *,
+    seed: int = 0,
+    method: Literal["fd", "hvp"] = "fd",
+) -> Curvatures:
+    """Curvature of every sample's own loss around its input (Garg et al. 2024, arXiv:2307.05831).
+
+    `net` maps images [N, …] to logits [N, C]; its modes and gradients stay as they are. `data_loader` gives
+    (images, labels) or (images, labels, ids), labels as integers or one-hot. `h` is the step in units of the images,
+    `niter` the number of ±1 directions, which depend on seed and id alone, `temp` divides the logits. With
+    `method="hvp"` exact Hessian-vector products take the place of differences. `save_dir`: the documented files.
+
+    Raises SettingsError for numbers out of range, InputError for a loader or a network that cannot be scored.
+    """
+    import torch
+
+    from modeconn_cli.engine.loaders import Loaded, evaluating
+    from modeconn_cli.engine.per_sample import check_independent
+    from modeconn_cli.engine.per_sample.curvature import measure
+    from modeconn_cli.engine.per_sample.execution import Execution
+    from modeconn_cli.engine.settings.curvature import CurvatureSettings
+
+    CurvatureSettings(h=h, niter=niter, temp=temp, method=method, seed=seed)  # checks the ranges
+    found = []
+    with evaluating(net) as place:
+        loaded, execution = Loaded(data_loader, place), None
+        for batch in loaded:
+            if execution is None:
+                check_independent(net, batch.images[:32])
+                execution = Execution(net, tuple(batch.images.shape[1:]))
+            found.append(
+                measure(
+                    execution,
+                    batch.images,
+                    batch.labels,
+                    batch.ids,
+                    h=h,
+                    draws=niter,
+                    temperature=temp,
+                    seed=seed,
+                    method=method,
+                )
+            )
+
+    def joined(name: str) -> np.ndarray:
+        values: np.ndarray = torch.cat([getattr(part, name) for part in found]).cpu().numpy()
+        return values
+
+    result = Curvatures(
+        curvature=joined("curvature"),
+        directional_eig=joined("directional_eig"),
+        labels=loaded.labels,
+        ids=loaded.ids,
+        ids_are_positions=loaded.positions,
+        hvp_norm=joined("hvp_norm"),
+        trace=joined("trace"),
+        trace_stderr=joined("trace_stderr"),
+        rounded=joined("rounded"),
+    )
+    if save_dir is not None:
+        _save_curvatures(result, Path(save_dir))
+    return result
+
+
+def _save_curvatures(result: Curvatures, folder: Path) -> None:
+    """The documented files; without sample_ids.npy where positions stand for the ids."""
+    from modeconn_cli.engine import files
+
+    files.write_array(folder / "per_image_curvature.npy", result.curvature.astype("float32"))
+    files.write_array(folder / "per_image_directional_eig.npy", result.directional_eig.astype("float32"))
+    files.write_array(folder / "per_image_labels.npy", result.labels)
+    if not result.ids_are_positions:
+        files.write_array(folder / "sample_ids.npy", result.ids)
+
+
+def compute_per_sample_dormant(
+    net: nn.Module,
+    data_loader: Iterable[Any],
+    device: str | device | None = None,
+    dormant_unit_threshold: float = 0.01,
+    *,
+    eps: float = 1e-6,
+    tau: float = 0.1,
+    note: Callable[[str], None] = lambda _: None,
+) -> Dormancies:
+    """Share of units that every sample leaves inactive, at the documented sites and after each nonlinearity.
+
+    `net` and `data_loader` as in `compute_curvature_per_image`; `device` moves the network there first. A value up
+    to `eps` counts as zero. `dormant_unit_threshold` and `tau` define the frequency-dormant (Dohare et al. 2024) and
+    tau-dormant (Sokar et al. 2023) units of `layers`; the samples' shares do not depend on them. `note` hears what
+    is special about the network.
+
+    Raises SettingsError for numbers out of range, InputError for a loader or a network that cannot be scored.
+    """
+    import torch
+
+    from modeconn_cli.engine.dormancy.layers import dormancies
+    from modeconn_cli.engine.dormancy.observe import Observer, Seen, observer
+    from modeconn_cli.engine.loaders import Loaded, evaluating
+    from modeconn_cli.engine.per_sample import check_independent
+    from modeconn_cli.engine.settings.dormant import DormantSettings
+
+    DormantSettings(eps=eps, tau=tau, dormant_unit_threshold=dormant_unit_threshold)  # checks the ranges
+    if device is not None:
+        net.to(device)
+    found: list[Seen] = []
+    sums: dict[str, Tensor] = {}
+    observe: Observer | None = None
+    with evaluating(net) as place:
+        loaded = Loaded(data_loader, place)
+        for batch in loaded:
+            if observe is None:
+                check_independent(net, batch.images[:32])
+                observe = observer(net, batch.images[:2], eps=eps, note=note)
+            seen = observe(batch.images)
+            found.append(seen)
+            for name in ("dormant", "total", "active"):
+                sums[name] = sums[name] + getattr(seen, name) if name in sums else getattr(seen, name)
+    assert observe is not None
+    pre = [part.pre for part in found if part.pre is not None]
+    post = [part.post for part in found if part.post is not None]
+    return Dormancies(
+        dormant_props=torch.cat(pre).cpu().numpy(),
+        sample_ids=loaded.ids,
+        labels=loaded.labels,
+        dormant_post=torch.cat(post).cpu().numpy() if post else None,
+        layers=dormancies(
+            observe.layers,
+            {name: value.cpu().numpy() for name, value in sums.items()},
+            len(loaded.ids),
+            tau=tau,
+            threshold=dormant_unit_threshold,
+        ),
+        ids_are_positions=loaded.positions,
+    )
+
+
+def compute_csl(losses: np.ndarray) -> np.ndarray:
+    """Cumulative sample loss, float64 [N]: the sum of losses [E, N] over epochs, exact in float64.
+
+    NaN stays NaN. Raises InputError for other shapes.
+    """
+    from modeconn_cli.engine.csl.metrics import cumulative_loss
+
+    values = _epochs_by_samples(losses)
+    return cumulative_loss(values, values.shape[1])[0]
+
+
+def compute_learning_time_from_grads(loss_grads: np.ndarray) -> tuple[np.ndarray, float]:
+    """Learning time, float64 [N], and τ, from gradient norms [E, N].
+
+    cond_k is the running mean of a sample's norms, τ the mean of cond over epochs and samples; learning time is
+    1 − the share of epochs with cond < τ. Samples with NaN have none and do not count for τ. Raises InputError for
+    other shapes.
+    """
+    from modeconn_cli.engine.csl.metrics import learning_time
+
+    values = _epochs_by_samples(loss_grads)
+    found = learning_time(lambda: values, range(len(values)), values.shape[1])
+    return found.lt, found.tau
+
+
+def _epochs_by_samples(values: np.ndarray) -> np.ndarray:
+    """Raises InputError for anything but numbers [E, N] with at least one epoch."""
+    import numpy as np
+
+    from modeconn_cli.engine.errors import InputError
+
+    array = np.asarray(values)
+    if array.ndim != 2 or array.dtype.kind not in "fiu" or len(array) == 0:
+        raise InputError(f"expected numbers [epochs, samples], got {array.dtype} {array.shape}")
+    return array
