@@ -15,7 +15,7 @@ import typer
 from modeconn_cli import __version__
 from modeconn_cli.cli.commands import COMMANDS, GROUPS, first_words, named
 from modeconn_cli.cli.complete import flags_of
-from modeconn_cli.cli.report import Output, PipeClosed, say
+from modeconn_cli.cli.report import Output, PipeClosed, fail
 from modeconn_cli.engine.errors import McxError, SettingsError, did_you_mean
 
 EXIT_CODES = """Exit codes: 0 done · 1 a bug · 2 wrong usage or settings · 3 input cannot be used ·
@@ -103,10 +103,11 @@ def _run(words: list[str], command: str) -> int:
         sys.stdout.flush()
         return code if isinstance(code, int) else 0
     except McxError as error:
-        return _fail(command, error.message, error.hint, error.exit_code, error)
+        _debug(error)
+        return fail(command, error)
     except typer.TyperException as error:
-        message, hint = _usage(error, command)
-        return _fail(command, message, hint, error.exit_code, error)
+        _debug(error)
+        return fail(command, SettingsError(*_usage(error, command)))
     except typer.Abort as error:  # how Typer spells an EOFError, which is a bug here
         raise error.__cause__ or error from None
 
@@ -131,11 +132,6 @@ def _usage(error: typer.TyperException, command: str) -> tuple[str, str]:
     return message[:1].lower() + message[1:].rstrip("."), f"see 'mcx {command} --help'".replace("  ", " ")
 
 
-def _fail(command: str, message: str, hint: str, code: int, error: Exception) -> int:
+def _debug(error: Exception) -> None:
     if os.environ.get("MCX_DEBUG"):
         raise error
-    name = f"mcx {command}".strip()
-    say(f"{name}: error: {message}")
-    if hint:
-        say(f"hint: {hint}")
-    return code

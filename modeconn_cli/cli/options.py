@@ -152,6 +152,10 @@ def takes(cls: type[Settings], command: str) -> Callable[[Callable[..., None]], 
                 settings, known = resolved.complete(settings)
                 origins |= known
                 report.print_config(settings, origins)
+            elif getattr(settings, "nproc_per_node", None) and not report.dry_run:
+                from modeconn_cli.cli import processes
+
+                processes.run(settings, report, function)
             else:
                 function(settings, report)
 

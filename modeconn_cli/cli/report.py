@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol, TextIO, TypeVar
 
 from modeconn_cli.cli import tables
-from modeconn_cli.engine.errors import McxError, OutputError, one_line
+from modeconn_cli.engine.errors import Elsewhere, McxError, OutputError, one_line
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -86,6 +86,15 @@ def say(text: str) -> None:
         raise PipeClosed from None
     except OSError:
         silence(sys.stderr)
+
+
+def fail(command: str, error: McxError) -> int:
+    """Say an error, its hint, and the exit code; nothing where another rank has spoken."""
+    if error.message:
+        say(f"mcx {command}".strip() + f": error: {error.message}")
+    if error.hint:
+        say(f"hint: {error.hint}")
+    return error.exit_code
 
 
 class Report:
@@ -186,13 +195,25 @@ class Report:
         render: Callable[[Any], Sequence[tables.Part]],
     ) -> None:
         """Run an engine and print its result; where the answer is no, what led to it."""
+        runtime = self.runtime(settings)
+        group = runtime.group
         try:
-            result = engine(settings, self.runtime(settings))
+            result = engine(settings, runtime)
         except McxError as error:
+            if not group.failed(error):
+                raise Elsewhere(error.exit_code) from error
+            if not group.leader:
+                error.message = f"rank {group.rank}: {error.message}"
             if error.result is not None:
                 self.emit(error.result, render)
             raise
-        self.emit(result, render)
+        except Exception as error:
+            group.failed(McxError(f"{type(error).__name__}: {error}"))
+            raise
+        finally:
+            group.leave()
+        if group.leader:
+            self.emit(result, render)
 
     def emit(self, result: Result | None, render: Callable[[Any], Sequence[tables.Part]]) -> None:
         """Print a result: JSON for programs, ruled tables on a terminal, plain text in a pipe.

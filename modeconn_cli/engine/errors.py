@@ -52,6 +52,14 @@ class Stopped(McxError):
     exit_code = 75
 
 
+class Elsewhere(McxError):
+    """Another rank of the job has failed, and has said so: this one ends with its exit code and without a word."""
+
+    def __init__(self, exit_code: int) -> None:
+        super().__init__("")
+        self.exit_code = exit_code
+
+
 def did_you_mean(word: str, choices: Iterable[str]) -> str:
     """The hint that names the closest of `choices`, or a dozen of them where none is close.
 

@@ -90,15 +90,27 @@ def opened(
     settings or inputs changed.
     """
     private = private_folder(folder, command, key)
-    for place in (folder, private):
-        files.make_folder(place)
-        files.check_writable(place)
-    lock = _lock(private, runtime)
-    try:
-        record = records.provenance(settings, command, inputs)
-        job = Job(folder, private, record)
+    if not runtime.group.leader:
+        runtime.group.lead(lambda: None)
+        # Results are the leader's to write: for all others they are complete.
+        yield Job(folder, private, {}, complete=True, resumed=True)
+        return
+    job: Job | None = None
+    lock: Path | None = None
+
+    def open_() -> None:
+        nonlocal job, lock
+        for place in (folder, private):
+            files.make_folder(place)
+            files.check_writable(place)
+        lock = _lock(private, runtime)
+        job = Job(folder, private, records.provenance(settings, command, inputs))
         present = [path for pattern in owned for path in folder.glob(pattern)]
         _continue_or_begin(job, settings, runtime, present, mends)
+
+    try:
+        runtime.group.lead(open_)
+        assert job is not None
         if job.complete:
             runtime.note(f"already complete: {folder}")
             yield job
@@ -117,7 +129,8 @@ def opened(
             raise
         _status(private, "complete" if job.complete else "running")
     finally:
-        lock.unlink(missing_ok=True)
+        if lock is not None:
+            lock.unlink(missing_ok=True)
 
 
 def _status(private: Path, state: str, **more: Any) -> None:

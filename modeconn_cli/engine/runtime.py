@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import os
 import signal
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,8 +12,10 @@ from functools import cached_property
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Protocol
 
+from modeconn_cli.engine.distributed import Group, join
 from modeconn_cli.engine.errors import SettingsError
 from modeconn_cli.engine.settings.base import Settings
+from modeconn_cli.engine.settings.shared import DistributedSettings
 
 if TYPE_CHECKING:
     import torch
@@ -70,10 +73,13 @@ class Runtime:
         listener: Listener | None = None,
         command: str = "",
         dry_run: bool = False,
+        group: Group | None = None,
     ) -> None:
         self.command = command
         self.dry_run = dry_run
-        self._listener: Listener = listener or Silent()
+        self.group = group or Group()
+        # What one rank says is what all would say.
+        self._listener: Listener = (listener if self.group.leader else None) or Silent()
         self._stop = False
         self.deterministic = deterministic
         if device is not None:
@@ -82,7 +88,9 @@ class Runtime:
     def _prepare_torch(self, device: str, threads: int | None) -> None:
         import torch
 
-        self.device = find_device(device)
+        self.device = find_device(device, self.group.local_rank)
+        if threads is None and self.group.world > 1:
+            threads = max(1, len(os.sched_getaffinity(0)) // self.group.local_world)
         if threads is not None:
             torch.set_num_threads(threads)
         # The GPU rounds products to TF32 by default in convolutions; every number here is float32.
@@ -129,8 +137,8 @@ class Runtime:
         self._listener.progress(done, total, fields, unit)
 
     def stopping(self) -> bool:
-        """Whether a signal asked the job to save and end; asked at the end of every step."""
-        return self._stop
+        """Whether a signal asked the job to save and end, here or at another rank; asked at the end of every step."""
+        return self.group.stopping(self._stop)
 
     @contextlib.contextmanager
     def catching_signals(self) -> Iterator[None]:
@@ -160,15 +168,23 @@ def start(settings: Settings, *, listener: Listener, command: str, dry_run: bool
         listener=listener,
         command=command,
         dry_run=dry_run,
+        group=join(wanted=settings.dist == "auto", timeout=settings.dist_timeout)
+        if isinstance(settings, DistributedSettings)
+        else None,
     )
 
 
-def find_device(name: str) -> torch.device:
-    """`auto`, `cpu`, `cuda` or `cuda:N` as a device that is there. Raises SettingsError otherwise."""
+def find_device(name: str, local_rank: int = 0) -> torch.device:
+    """`auto`, `cpu`, `cuda` or `cuda:N` as a device that is there; every local rank gets a GPU of its own.
+
+    Raises SettingsError for anything else.
+    """
     import torch
 
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and torch.cuda.device_count() > 1:  # a launcher may show each process only its own
+        name = f"cuda:{local_rank % torch.cuda.device_count()}"
     kind, _, index = name.partition(":")
     if kind not in ("cpu", "cuda", "mps") or (index and not index.isdigit()) or (kind == "cpu" and index):
         raise SettingsError(f"unknown device '{name}'", "choose auto, cpu, cuda or cuda:N")

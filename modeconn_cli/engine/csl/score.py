@@ -36,6 +36,7 @@ class EpochScore(Epoch):
     mean_grad: float | None
     nonfinite: int
     skipped: int  # samples whose class had not been seen
+    grad_method: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +107,7 @@ def run(settings: CslScoreSettings, runtime: Runtime) -> CslScoreResult | None:
             labels=settings.labels,
             samples=len(subject.samples),
             grad=settings.grad,
-            grad_method=measure.method,
+            grad_method=rows[-1]["grad_method"],
             weight_decay=settings.weight_decay,
             wd_form=settings.wd_form,
             epochs=tuple(EpochScore(**row) for row in rows),
@@ -166,12 +167,6 @@ class _Losses:
         self._decay: tuple[float, float] | None = None
         self._classes: Tensor | None = None  # over which losses are taken, None for all
 
-    @property
-    def method(self) -> str:
-        if self._engine is None:
-            return "none" if self.settings.grad == "none" else "as in the run that scored them"
-        return self._engine.method
-
     def files(self, epoch: int) -> list[Path]:
         kinds: list[Kind] = ["loss"]
         kinds += ["loss_ce"] if self.settings.weight_decay else []
@@ -229,6 +224,7 @@ class _Losses:
             "mean_grad": _mean(norms),
             "nonfinite": nonfinite,
             "skipped": len(losses) - len(wanted),
+            "grad_method": self._ready().method,
         }
 
     def headline(self, facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -262,7 +258,7 @@ class _Losses:
     def products(self, result: CslScoreResult) -> list[Path]:
         """Write the summary; every file of the job."""
         summary = self.folder / self.named.aggregated(SUMMARY, ".json")
-        files.write_json(summary, result.document())
+        scoring.write_summary(summary, result, by_epoch=False)
         made = [self.folder / IDS, summary, self.folder / self.named.aggregated(LABEL_NOISE, ".csv")]
         made += [path for each in result.epochs for path in self.files(each.epoch)]
         return [path for path in made if path.exists()]

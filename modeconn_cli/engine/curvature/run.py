@@ -183,8 +183,6 @@ class _Curvatures:
             files.write_array(self.folder / name, (total / len(epochs)).astype(np.float32))
         files.write_array(self.folder / LABELS, self.subject.samples.labels.cpu().numpy())
         summary = self.folder / f"curvature_summary_{self.subject.data.name}.json"
-        document: dict[str, Any] = result.document()
-        document["epochs"] = {str(each.epoch): vars(each) for each in result.epochs}
-        files.write_json(summary, document)
+        scoring.write_summary(summary, result)
         tops = [self.folder / name for name in (*DOCUMENTED.values(), LABELS, IDS)]
         return [*(path for epoch in epochs for path in self.files(epoch)), *tops, summary]

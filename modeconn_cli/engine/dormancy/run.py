@@ -177,9 +177,7 @@ class _Dormancies:
         tables = [layers.parse((self.folder / LAYERS.format(epoch)).read_text("utf-8")) for epoch in epochs]
         files.atomic_write(self.folder / FIGURE, figures.evolution(epochs, _statistics(result), tables))
         summary = self.folder / f"dormant_summary_{self.subject.data.name}.json"
-        document = result.document()
-        document["epochs"] = {str(each.epoch): vars(each) for each in result.epochs}
-        files.write_json(summary, document)
+        scoring.write_summary(summary, result)
         return [*(path for epoch in epochs for path in self.files(epoch)), self.folder / FIGURE, summary]
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from modeconn_cli.engine import files, jobs, records
 from modeconn_cli.engine.errors import InputError
+from modeconn_cli.engine.records import Record
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +23,18 @@ class Epoch:
     size: int
     mtime_ns: int
     sizes: list[int]
+
+
+# What a result says of the run that made it; a summary says the same whoever made it, in one go or in several.
+OF_THE_RUN = ("scored", "samples_per_second", "output_dir", "figure")
+
+
+def write_summary(path: Path, result: Record, *, by_epoch: bool = True) -> None:
+    """A result as JSON; `by_epoch`: with the epochs' numbers as keys."""
+    document = {name: value for name, value in result.document().items() if name not in OF_THE_RUN}
+    if by_epoch:
+        document["epochs"] = {str(each["epoch"]): each for each in document["epochs"]}
+    files.write_json(path, document)
 
 
 class EpochLog:

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from modeconn_cli.engine import arrays, files, jobs
 from modeconn_cli.engine.datasets import Batch
-from modeconn_cli.engine.errors import OutputError, Stopped
+from modeconn_cli.engine.errors import InputError, OutputError, Stopped
 from modeconn_cli.engine.runtime import Runtime
 from modeconn_cli.engine.scoring.log import EpochLog
 from modeconn_cli.engine.scoring.subject import Subject
@@ -31,6 +31,7 @@ UNIT = 1024  # samples of a work unit, rounded down to whole batches
 PARTS = "parts"
 
 Unit = tuple[int, int]  # begin and end of its samples
+Stamp = Mapping[str, Any]  # of a checkpoint, taken before it is read
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ class Sweep:
         self, settings: ScoringSettings, subject: Subject, measure: Measure, job: jobs.Job, runtime: Runtime
     ) -> None:
         self.settings, self.subject, self.measure = settings, subject, measure
-        self.job, self.runtime = job, runtime
+        self.job, self.runtime, self._group = job, runtime, runtime.group
         self.scored = 0  # epochs in this run
         self.rate: float | None = None  # samples per second
         self._log = EpochLog(job)
@@ -107,42 +108,80 @@ class Sweep:
     def run(self, chosen: Mapping[int, Path]) -> list[dict[str, Any]]:
         """The line in the log of every epoch; those of earlier runs are read back.
 
-        Scoring one checkpoint after the other into one folder adds up: earlier ones are listed too.
+        Several ranks share the units of all epochs, and the leader puts the epochs together at the end. Scoring one
+        checkpoint after the other into one folder adds up: earlier ones are listed too.
         """
-        left = [
-            epoch for epoch in chosen if not self._log.kept(epoch, chosen[epoch], self.measure.files(epoch))
-        ]
+        left = self._group.lead(
+            lambda: [e for e in chosen if not self._log.kept(e, chosen[e], self.measure.files(e))]
+        )
         begun = time.perf_counter()
         for number, epoch in enumerate(left):
-            self._epoch(epoch, chosen[epoch], number, len(left))
-            self.scored += 1
+            if self._group.world == 1:
+                self._finish(epoch, *self._score(epoch, chosen[epoch], number, len(left)), len(left))
+                self.rate = self.scored * len(self.subject.samples) / (time.perf_counter() - begun)
+                if self.runtime.stopping() and number + 1 < len(left):
+                    raise Stopped(f"stopped by a signal after epoch {epoch}", "run the same command again")
+            else:
+                self._score(epoch, chosen[epoch], number, len(left))
+        if left and self._group.world > 1:
+            self._group.finish()
+            self._group.lead(lambda: self._finish_all({epoch: chosen[epoch] for epoch in left}))
+            self.scored = len(left)
             self.rate = self.scored * len(self.subject.samples) / (time.perf_counter() - begun)
-            self.job.heartbeat()
-            self.runtime.progress(
-                number + 1, len(left), unit="epoch", epoch=epoch,
-                **self.measure.headline(self._log.rows[epoch]), samples_per_second=round(self.rate),
-            )  # fmt: skip
-            if self.runtime.stopping() and number + 1 < len(left):
-                raise Stopped(f"stopped by a signal after epoch {epoch}", "run the same command again")
         listed = chosen if self.settings.checkpoint is None else self._log.rows
-        return [self._log.rows[epoch] for epoch in sorted(listed)]
+        return self._group.lead(lambda: [self._log.rows[epoch] for epoch in sorted(listed)])
 
-    def _epoch(self, epoch: int, path: Path, number: int, count: int) -> None:
-        """One checkpoint: its units, its files, then its line in the log."""
+    def _score(self, epoch: int, path: Path, number: int, count: int) -> tuple[Stamp, dict[Unit, Part]]:
+        """The units of an epoch that fall to this process; those of an earlier run are read back."""
+        units = self._units()
+        mine = [
+            u for k, u in enumerate(units, number * len(units)) if k % self._group.world == self._group.rank
+        ]
+        if not mine:
+            return {}, {}
         stamp = EpochLog.stamp(path)
         self.subject.load(path, self.settings)
         chosen = self.measure.begin(epoch)
-        units = self._units()
-        places = {u: self._parts / f"epoch_{epoch}-{stamp['sha256'][:16]}-{u[0]}-{u[1]}.npz" for u in units}
-        parts = {unit: part for unit in units if (part := Part.read(places[unit])) is not None}
-        for unit, part in self._scored([u for u in units if u not in parts], chosen, number, count):
+        places = {unit: self._place(epoch, stamp, unit) for unit in mine}
+        parts = {unit: part for unit in mine if (part := Part.read(places[unit])) is not None}
+        for unit, part in self._scored([u for u in mine if u not in parts], chosen, number, count):
             parts[unit] = part
-            if len(units) > 1:
+            if len(units) > 1 or self._group.world > 1:
                 part.write(places[unit])
                 files.failpoint("scoring.after_part")
-        facts = self.measure.write(epoch, Part.joined([parts[unit] for unit in units]))
+                files.failpoint(f"scoring.after_part.rank{self._group.rank}")
+            self._group.beat()
+        return stamp, parts
+
+    def _finish_all(self, left: Mapping[int, Path]) -> None:
+        """Put the epochs together from the parts of all ranks. Raises InputError where they saw other files."""
+        for epoch, path in left.items():
+            stamp = EpochLog.stamp(path)
+            parts = {unit: Part.read(self._place(epoch, stamp, unit)) for unit in self._units()}
+            there = {unit: part for unit, part in parts.items() if part is not None}
+            if len(there) < len(parts):
+                raise InputError(
+                    f"{len(parts) - len(there)} parts of epoch {epoch} are missing: the ranks saw other files than "
+                    f"'{path}'",
+                    "all ranks need the same checkpoints and the same --output-dir",
+                )
+            self.subject.load(path, self.settings)
+            self.measure.begin(epoch)
+            self._finish(epoch, stamp, there, len(left))
+            self._group.beat()
+
+    def _finish(self, epoch: int, stamp: Stamp, parts: Mapping[Unit, Part], count: int) -> None:
+        """Write the files of an epoch, then its line in the log."""
+        facts = self.measure.write(epoch, Part.joined([parts[unit] for unit in self._units()]))
         self._log.add(epoch, stamp, self.measure.files(epoch), **facts)
         self._remove_parts(f"epoch_{epoch}-*")
+        self.scored += 1
+        self.job.heartbeat()
+        self.runtime.progress(self.scored, count, unit="epoch", epoch=epoch, **self.measure.headline(facts))
+
+    def _place(self, epoch: int, stamp: Stamp, unit: Unit) -> Path:
+        """The file of a part: it belongs to one content of the checkpoint."""
+        return self._parts / f"epoch_{epoch}-{stamp['sha256'][:16]}-{unit[0]}-{unit[1]}.npz"
 
     def _units(self) -> list[Unit]:
         size = max(1, UNIT // self.settings.batch_size) * self.settings.batch_size

@@ -9,6 +9,7 @@ from modeconn_cli.engine.settings.base import Settings, setting
 from modeconn_cli.engine.settings.shared import (
     ComputeSettings,
     DataSettings,
+    DistributedSettings,
     FolderSettings,
     ModelSettings,
     SplitName,
@@ -31,7 +32,9 @@ class EpochSettings(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScoringSettings(ModelSettings, DataSettings, ComputeSettings, FolderSettings, EpochSettings):
+class ScoringSettings(
+    ModelSettings, DataSettings, ComputeSettings, DistributedSettings, FolderSettings, EpochSettings
+):
     """Every sample under the checkpoints of a run."""
 
     checkpoint: Path | None = setting(

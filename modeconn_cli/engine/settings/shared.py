@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from modeconn_cli.engine.errors import SettingsError
 from modeconn_cli.engine.settings.base import Settings, setting
 
 TransformName = Literal["none", "vgg", "resnet", "cifar100", "imagenet", "mnist", "half"]
@@ -108,13 +109,45 @@ class ComputeSettings(Settings):
         None,
         "CPU threads (results are byte-equal for equal threads)",
         low=1,
-        shown="all cores",
+        shown="cores / processes",
         group="compute",
         change="free",
     )
     deterministic: bool = setting(
         False, "only deterministic algorithms (CUDA; CPU always is)", change="free", group="compute"
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistributedSettings(Settings):
+    """Who shares the work."""
+
+    nproc_per_node: str | None = setting(
+        None,
+        "processes to start here, a number or auto (one per GPU, else per core); torchrun and srun need no flag",
+        shown="1",
+        change="free",
+        group="distributed",
+    )
+    dist: Literal["auto", "off"] = setting(
+        "auto",
+        "share the work with the other processes of torchrun or srun",
+        change="free",
+        group="distributed",
+    )
+    dist_timeout: float = setting(
+        600.0,
+        "seconds without a sign of life after which a rank is given up",
+        above=0,
+        change="free",
+        group="distributed",
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        count = self.nproc_per_node
+        if count not in (None, "auto") and not (str(count).isdigit() and int(str(count)) > 0):
+            raise SettingsError(f"--nproc-per-node takes a number of processes or auto, got '{count}'")
 
 
 @dataclass(frozen=True, kw_only=True)

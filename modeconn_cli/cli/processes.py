@@ -1,0 +1,36 @@
+"""`--nproc-per-node`: one command line, several processes of this machine."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import typer
+
+from modeconn_cli.cli.report import Report, fail
+from modeconn_cli.engine import distributed, launch
+from modeconn_cli.engine.errors import McxError, SettingsError, Stopped
+
+
+def run(settings: Any, report: Report, function: Callable[..., None]) -> None:
+    """Run the command in several processes of this machine; raises typer.Exit with their exit code."""
+    if settings.dist == "off":
+        raise SettingsError("--nproc-per-node starts processes that share the work", "leave out --dist off")
+    if distributed.find(os.environ) is not None:
+        raise SettingsError(
+            "--nproc-per-node starts processes, and torchrun or srun has started some already", "leave it out"
+        )
+
+    def body() -> int:
+        try:
+            function(settings, report)
+        except McxError as error:
+            return fail(report.command, error)
+        return 0
+
+    code = launch.launch(launch.count(settings.nproc_per_node, settings.device), body)
+    if signal := launch.name_of(code):
+        again = "finished parts are kept: run the same command again"
+        fail(report.command, Stopped(f"a process was ended by {signal}", again))
+    raise typer.Exit(code)

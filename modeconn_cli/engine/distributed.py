@@ -1,0 +1,301 @@
+"""Several processes that share the work units of one job: who is here, who does what, and who speaks.
+
+Ranks exchange a few words (what is left to do, which files there are, that one has ended) through torch's key-value
+store, and their results through files. Nothing else passes between them, so no process group of gloo or NCCL has to
+come up, and a rank that dies leaves no other in the middle of a collective.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+from modeconn_cli.engine import errors
+from modeconn_cli.engine.errors import Elsewhere, McxError, SettingsError, Stopped
+
+if TYPE_CHECKING:
+    from torch._C._distributed_c10d import Store
+
+T = TypeVar("T")
+U = TypeVar("U")
+
+POLL = 0.02  # seconds between two looks at the store
+LOOK = 0.5  # seconds between two looks for a stop of all
+
+
+@dataclass(frozen=True)
+class Place:
+    """A process among others: `local` counts on its own machine."""
+
+    rank: int
+    world: int
+    local_rank: int
+    local_world: int
+    address: str
+    port: int
+    session: str  # what tells this start from others at the same store
+    agent: bool  # whether a launcher holds the store
+
+
+def find(environment: Mapping[str, str]) -> Place | None:
+    """The place that torchrun's or SLURM's variables give; None for a process on its own.
+
+    SLURM's are those of a running step with several tasks: an interactive shell has none. Raises SettingsError for
+    variables that contradict each other or are not all there.
+    """
+    if "RANK" in environment or "WORLD_SIZE" in environment:
+        return _of_torchrun(environment)
+    if _number(environment, "SLURM_STEP_NUM_TASKS", 1) > 1 and "SLURM_PTY_PORT" not in environment:
+        return _of_slurm(environment)
+    return None
+
+
+def _of_torchrun(environment: Mapping[str, str]) -> Place | None:
+    world = _number(environment, "WORLD_SIZE", 1)
+    rank = _number(environment, "RANK", 0 if world == 1 else None)
+    if not 0 <= rank < world:
+        raise SettingsError(
+            f"RANK={rank} is not one of WORLD_SIZE={world} processes",
+            "start with torchrun, or pass --dist off",
+        )
+    if world == 1:
+        return None
+    if "MASTER_ADDR" not in environment:
+        raise SettingsError(
+            "WORLD_SIZE is set, MASTER_ADDR is not", "start with torchrun, or pass --dist off"
+        )
+    local_world = _number(environment, "LOCAL_WORLD_SIZE", 1)
+    return Place(
+        rank=rank,
+        world=world,
+        local_rank=_number(environment, "LOCAL_RANK", rank % local_world),
+        local_world=local_world,
+        address=environment["MASTER_ADDR"],
+        port=_number(environment, "MASTER_PORT", 29500),
+        session=environment.get("TORCHELASTIC_RUN_ID", "")
+        + environment.get("TORCHELASTIC_RESTART_COUNT", ""),
+        agent=environment.get("TORCHELASTIC_USE_AGENT_STORE") == "True",
+    )
+
+
+def _of_slurm(environment: Mapping[str, str]) -> Place:
+    world = _number(environment, "SLURM_STEP_NUM_TASKS", None)
+    job, step = _number(environment, "SLURM_JOB_ID", 0), environment.get("SLURM_STEP_ID", "0")
+    hosts = environment.get("SLURM_STEP_NODELIST") or environment.get("SLURM_JOB_NODELIST", "")
+    address = environment.get("MASTER_ADDR") or first_host(hosts)
+    if not address:
+        raise SettingsError(
+            "SLURM names no node for the first process", "set MASTER_ADDR, or pass --dist off"
+        )
+    # SLURM writes 2(x3),1 for two tasks on each of three nodes and one on a fourth; nodes have as many as the first.
+    tasks = re.match(r"\d+", environment.get("SLURM_STEP_TASKS_PER_NODE", ""))
+    return Place(
+        rank=_number(environment, "SLURM_PROCID", None),
+        world=world,
+        local_rank=_number(environment, "SLURM_LOCALID", None),
+        local_world=int(tasks[0]) if tasks else world,
+        address=address,
+        port=_number(environment, "MASTER_PORT", 20000 + (job * 8 + len(step) + sum(map(ord, step))) % 20000),
+        session=f"{job}.{step}.{environment.get('SLURM_RESTART_COUNT', '0')}",
+        agent=False,
+    )
+
+
+def first_host(nodes: str) -> str:
+    """`node003` of SLURM's `node[003-005,009],other1`."""
+    found = re.match(r"([^,\[]*)(?:\[(\d+)[^\]]*\])?([^,\[]*)", nodes)
+    return "" if found is None else "".join(part or "" for part in found.groups())
+
+
+def _number(environment: Mapping[str, str], name: str, default: int | None) -> int:
+    text = environment.get(name)
+    if text is None and default is not None:
+        return default
+    try:
+        return int(text or "")
+    except ValueError:
+        what = "is not set" if text is None else f"is '{text}', not a number"
+        raise SettingsError(f"{name} {what}", "start with torchrun or srun, or pass --dist off") from None
+
+
+class Group:
+    """A process on its own: leader of itself."""
+
+    rank, world, local_rank, local_world = 0, 1, 0, 1
+
+    @property
+    def leader(self) -> bool:
+        """The one that writes results and speaks."""
+        return self.rank == 0
+
+    def share(self, units: Sequence[U]) -> list[U]:
+        """The units that fall to this process: every world-th."""
+        return list(units[self.rank :: self.world])
+
+    def lead(self, function: Callable[[], T]) -> T:
+        """What the leader's call returns (as JSON holds it), or raises, on every rank."""
+        return function()
+
+    def beat(self) -> None:
+        """This process lives; called after every unit."""
+
+    def stopping(self, local: bool) -> bool:
+        """Whether this process or any other was asked to stop."""
+        return local
+
+    def failed(self, error: McxError) -> bool:
+        """Tell the others of an error; whether this process is the first, which speaks."""
+        del error
+        return True
+
+    def finish(self) -> None:
+        """Wait until every process has ended its units."""
+
+    def leave(self) -> None:
+        """The last call."""
+
+
+class Many(Group):
+    """One of several processes. Every wait ends when another rank fails, or says nothing for `timeout` seconds."""
+
+    def __init__(self, place: Place, timeout: float) -> None:
+        self.rank, self.world = place.rank, place.world
+        self.local_rank, self.local_world = place.local_rank, place.local_world
+        self._timeout, self._turn, self._looked, self._stop = timeout, 0, 0.0, False
+        self._agent = place.agent
+        self._store = _connect(place, timeout)
+
+    def lead(self, function: Callable[[], T]) -> T:
+        self._turn += 1
+        key = f"lead/{self._turn}"
+        if not self.leader:
+            return cast("T", self._follow(key))
+        try:
+            value = function()
+        except BaseException as error:
+            self._set(key, {"error": _described(error)})
+            raise
+        self._set(key, {"value": value})
+        return value
+
+    def _follow(self, key: str) -> Any:
+        self._wait(lambda: self._store.check([key]), [0])
+        said = json.loads(self._store.get(key))
+        if "error" in said:
+            raise _revived(said["error"])
+        return said["value"]
+
+    def beat(self) -> None:
+        self._store.add(f"beat/{self.rank}", 1)
+
+    def stopping(self, local: bool) -> bool:
+        now = time.monotonic()
+        if local and not self._stop:
+            self._set("stop", self.rank)
+            self._stop = True
+        elif not self._stop and now - self._looked > LOOK:
+            self._looked = now
+            self._stop = self._store.check(["stop"]) or self._store.check(["failed"])
+        return self._stop
+
+    def failed(self, error: McxError) -> bool:
+        with suppress(RuntimeError):  # the store may have gone with the leader
+            return self._store.add("failures", 1) == 1 and self._say_failed(error)
+        return False
+
+    def _say_failed(self, error: McxError) -> bool:
+        self._set("failed", {"rank": self.rank, **_described(error)})
+        return True
+
+    def finish(self) -> None:
+        self._set(f"done/{self.rank}", True)
+        if self.leader:
+            others = list(range(1, self.world))
+            self._wait(lambda: all(self._store.check([f"done/{rank}"]) for rank in others), others)
+
+    def leave(self) -> None:
+        """The leader goes last where it holds the store."""
+        with suppress(RuntimeError):
+            self._set(f"left/{self.rank}", True)
+            end = time.monotonic() + 10
+            while self.leader and not self._agent and time.monotonic() < end:
+                if all(self._store.check([f"left/{rank}"]) for rank in range(self.world)):
+                    break
+                time.sleep(POLL)
+
+    def _set(self, key: str, value: Any) -> None:
+        self._store.set(key, json.dumps(value))
+
+    def _wait(self, there: Callable[[], bool], ranks: Sequence[int]) -> None:
+        """Until `there`, as long as one of `ranks` gives signs of life."""
+        beats, since = self._beats(ranks), time.monotonic()
+        while not there():
+            if self._store.check(["failed"]):
+                said = json.loads(self._store.get("failed"))
+                raise Elsewhere(said["exit_code"])
+            time.sleep(POLL)
+            now = self._beats(ranks)
+            if now != beats:
+                beats, since = now, time.monotonic()
+            elif time.monotonic() - since > self._timeout:
+                raise Stopped(
+                    f"rank {ranks[0] if len(ranks) == 1 else list(ranks)} has said nothing for {self._timeout:g} s",
+                    "finished parts are kept: run the same command again; --dist-timeout waits longer",
+                )
+
+    def _beats(self, ranks: Sequence[int]) -> list[int]:
+        return [self._store.add(f"beat/{rank}", 0) for rank in ranks]
+
+
+def _connect(place: Place, timeout: float) -> Store:
+    """The store at the address of rank 0, or of the launcher. Raises SettingsError where nobody answers."""
+    import datetime
+
+    from torch import distributed
+
+    try:
+        store = distributed.TCPStore(  # type: ignore[attr-defined]
+            place.address,
+            place.port,
+            None if place.agent else place.world,
+            is_master=place.rank == 0 and not place.agent,
+            timeout=datetime.timedelta(seconds=timeout),
+            wait_for_workers=not place.agent,
+        )
+    except (RuntimeError, ValueError) as error:
+        raise SettingsError(
+            f"rank {place.rank} found no other at {place.address}:{place.port}: {str(error).splitlines()[0][:120]}",
+            "start all ranks, set MASTER_ADDR and MASTER_PORT, or pass --dist off",
+        ) from error
+    return cast("Store", distributed.PrefixStore(f"mcx/{place.session}", store))  # type: ignore[attr-defined]
+
+
+def _described(error: BaseException) -> dict[str, Any]:
+    if isinstance(error, McxError):
+        return {
+            "kind": type(error).__name__,
+            "message": error.message,
+            "hint": error.hint,
+            "exit_code": error.exit_code,
+        }
+    return {"kind": "Elsewhere", "message": f"{type(error).__name__}: {error}", "hint": "", "exit_code": 1}
+
+
+def _revived(said: Mapping[str, Any]) -> McxError:
+    """The leader's error, for a rank that has nothing to say."""
+    if said["kind"] == Elsewhere.__name__:
+        return Elsewhere(said["exit_code"])
+    kind: type[McxError] = getattr(errors, said["kind"])
+    return kind(said["message"], said["hint"])
+
+
+def join(environment: Mapping[str, str] | None = None, *, wanted: bool = True, timeout: float = 600) -> Group:
+    """The group that the environment describes, or a process on its own."""
+    place = find(os.environ if environment is None else environment) if wanted else None
+    return Group() if place is None else Many(place, timeout)

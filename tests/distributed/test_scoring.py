@@ -1,0 +1,173 @@
+"""Several processes share the samples: the files of one, whatever happens to any of them."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+# The words of a command, and the ranks that are killed one run after the other.
+COMMANDS = {
+    "dormant": (("dormant", "--output-dir"), (1, 0)),
+    "curvature": (("curvature", "--niter", "2", "--save-dir"), (1,)),
+    "csl": (("csl", "score", "--output-dir"), (0,)),
+}
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    """Every result, as bytes, by its name in the folder."""
+    found = {str(path.relative_to(folder)): path for path in folder.rglob("*") if path.is_file()}
+    return {name: path.read_bytes() for name, path in found.items() if not name.startswith(".mcx")}
+
+
+def kill(rank: int) -> dict[str, str]:
+    return {"MCX_TESTING": "1", "MCX_FAILPOINT": f"scoring.after_part.rank{rank}:1=kill"}
+
+
+@pytest.fixture
+def where(networks: Path) -> tuple[str | Path, ...]:
+    """Two epochs of two work units each."""
+    return ("--checkpoint-dir", networks / "seed0", "--batch-size", "64")
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize("command", COMMANDS)
+def test_killed_ranks_and_one_process_in_the_end_give_the_files_of_one(
+    mcx: Callable, start: Callable, where: tuple, tmp_path: Path, command: str
+) -> None:
+    (words, killed), folder = COMMANDS[command], tmp_path / "many"
+    assert mcx(*words, tmp_path / "one", *where, "--threads", "1").code == 0
+    for rank in killed:
+        done = start(*words, folder, *where, "--nproc-per-node", "2", environment=kill(rank))
+        out, err = done.communicate(timeout=100)
+        assert (done.returncode, out) == (137, "")
+        assert "a process was ended by SIGKILL" in err
+    assert list(folder.glob(".mcx/*/parts/*.npz"))
+    assert mcx(*words, folder, *where, "--threads", "1").code == 0
+    assert files_of(folder) == files_of(tmp_path / "one")
+
+
+@pytest.mark.distributed
+def test_two_processes_give_the_files_of_one_and_one_clean_output(
+    mcx: Callable, start: Callable, where: tuple, tmp_path: Path
+) -> None:
+    assert mcx("dormant", *where, "--output-dir", tmp_path / "one", "--threads", "1").code == 0
+    done = start("dormant", *where, "--output-dir", tmp_path / "two", "--nproc-per-node", "2")
+    out, err = done.communicate(timeout=100)
+    assert done.returncode == 0, err
+    assert files_of(tmp_path / "two") == files_of(tmp_path / "one")
+    assert out.count("Dormant units of 1,437 samples") == 1
+    assert err.count("epoch 2/2") == 1
+    again = start("dormant", *where, "--output-dir", tmp_path / "two", "--nproc-per-node", "3")
+    out, err = again.communicate(timeout=100)
+    assert (again.returncode, err.count("already complete")) == (0, 1)
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize("fault", ["other", "damaged"])
+def test_a_rank_that_sees_other_files_is_named_once(
+    start: Callable, ranks: list, networks: Path, tmp_path: Path, fault: str
+) -> None:
+    """Rank 1's copy of the run has another checkpoint, or one that cannot be read."""
+    folders = [networks / "seed0", tmp_path / "seed0"]
+    shutil.copytree(networks / "seed0", folders[1], ignore=shutil.ignore_patterns(".mcx"))
+    broken = folders[1] / "checkpoint-4.pt"
+    broken.write_bytes(
+        (networks / "seed1/checkpoint-4.pt").read_bytes() if fault == "other" else b"PK\x03\x04"
+    )
+    begun = time.monotonic()
+    both = [
+        start(
+            "dormant",
+            "--checkpoint-dir",
+            folder,
+            "--batch-size",
+            "64",
+            "--output-dir",
+            tmp_path / "out",
+            environment=rank,
+        )
+        for folder, rank in zip(folders, ranks, strict=True)
+    ]
+    ended = [process.communicate(timeout=60) for process in both]
+    assert [process.returncode for process in both] == [3, 3]
+    assert [out for out, _ in ended] == ["", ""]
+    errors = [err for _, err in ended if "error:" in err]
+    assert len(errors) == 1
+    assert ("the ranks saw other files" if fault == "other" else "error: rank 1: ") in errors[0]
+    assert time.monotonic() - begun < 40
+
+
+@pytest.mark.distributed
+def test_a_signal_stops_all_ranks_and_the_work_goes_on(
+    mcx: Callable, start: Callable, networks: Path, tmp_path: Path
+) -> None:
+    where = ("--checkpoint", networks / "seed0/checkpoint-4.pt", "--niter", "40", "--batch-size", "64")
+    words = ("curvature", *where, "--save-dir", tmp_path / "out")
+    done = start(*words, "--nproc-per-node", "2")
+    private = tmp_path / "out/.mcx/curvature"
+    end = time.monotonic() + 60
+    while not (private / "status.json").exists() and time.monotonic() < end:
+        time.sleep(0.05)
+    time.sleep(0.3)
+    done.send_signal(signal.SIGTERM)
+    out, err = done.communicate(timeout=60)
+    assert (done.returncode, out) == (75, ""), err
+    assert err.count("error: ") == 1
+    assert "stopped by a signal" in err
+    assert '"state": "preempted"' in (private / "status.json").read_text()
+    assert mcx(*words, "--threads", "1").code == 0
+    assert mcx("curvature", *where, "--save-dir", tmp_path / "one", "--threads", "1").code == 0
+    assert files_of(tmp_path / "out") == files_of(tmp_path / "one")
+
+
+@pytest.mark.distributed
+def test_a_rank_that_never_comes_is_given_up(
+    start: Callable, ranks: list, where: tuple, tmp_path: Path
+) -> None:
+    done = start(
+        "dormant", *where, "--output-dir", tmp_path / "out", "--dist-timeout", "2", environment=ranks[0]
+    )
+    out, err = done.communicate(timeout=60)
+    assert (done.returncode, out) == (2, "")
+    assert "rank 0 found no other at localhost:" in err
+
+
+@pytest.mark.distributed
+def test_a_rank_that_hangs_is_given_up_and_finished_parts_stay(
+    mcx: Callable, start: Callable, ranks: list, where: tuple, tmp_path: Path
+) -> None:
+    words = ("dormant", *where, "--output-dir", tmp_path / "out", "--dist-timeout", "3")
+    hangs = {"MCX_TESTING": "1", "MCX_FAILPOINT": "scoring.after_part.rank1:1=stop"}
+    both = [start(*words, environment=ranks[0]), start(*words, environment={**ranks[1], **hangs})]
+    _, err = both[0].communicate(timeout=60)
+    both[1].kill()
+    both[1].communicate()
+    assert (both[0].returncode, "rank 1 has said nothing for 3 s" in err) == (75, True)
+    assert len(list((tmp_path / "out").glob(".mcx/*/parts/*.npz"))) == 3
+    assert mcx(*words, "--threads", "1").code == 0
+
+
+def test_bad_flags_are_refused_before_anything_starts(
+    mcx: Callable, where: tuple, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ("dormant", *where, "--output-dir", tmp_path / "out")
+    for flags, message in (
+        (("--nproc-per-node", "0"), "takes a number of processes or auto"),
+        (("--nproc-per-node", "two"), "takes a number of processes or auto"),
+        (("--nproc-per-node", "2", "--dist", "off"), "leave out --dist off"),
+        (("--dist-timeout", "0"), "--dist-timeout must be greater than 0"),
+    ):
+        done = mcx(*words, *flags)
+        assert (done.code, message in done.err) == (2, True)
+    monkeypatch.setenv("RANK", "2")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    done = mcx(*words)
+    assert (done.code, "RANK=2 is not one of WORLD_SIZE=2" in done.err) == (2, True)
+    done = mcx(*words, "--dist", "off", "--dry-run")
+    assert done.code == 0
+    assert not (tmp_path / "out").exists()
