@@ -92,8 +92,7 @@ def compute_curvature_per_image(
     """
     import torch
 
-    from modeconn_cli.engine.loaders import Loaded, evaluating
-    from modeconn_cli.engine.per_sample import check_independent
+    from modeconn_cli.engine.loaders import Loaded, check, check_labels, evaluating
     from modeconn_cli.engine.per_sample.curvature import measure
     from modeconn_cli.engine.per_sample.execution import Execution
     from modeconn_cli.engine.settings.curvature import CurvatureSettings
@@ -101,11 +100,12 @@ def compute_curvature_per_image(
     CurvatureSettings(h=h, niter=niter, temp=temp, method=method, seed=seed)  # checks the ranges
     found = []
     with evaluating(net) as place:
-        loaded, execution = Loaded(data_loader, place), None
+        loaded, execution, classes = Loaded(data_loader, place), None, 0
         for batch in loaded:
             if execution is None:
-                check_independent(net, batch.images[:32])
+                classes = check(net, batch)
                 execution = Execution(net, tuple(batch.images.shape[1:]))
+            check_labels(batch.labels, classes)
             found.append(
                 measure(
                     execution,
@@ -141,14 +141,23 @@ def compute_curvature_per_image(
 
 
 def _save_curvatures(result: Curvatures, folder: Path) -> None:
-    """The documented files; without sample_ids.npy where positions stand for the ids."""
-    from modeconn_cli.engine import files
+    """The documented files; without sample_ids.npy where positions stand for the ids.
 
+    Raises OutputError where the folder's sample_ids.npy names other samples.
+    """
+    import numpy as np
+
+    from modeconn_cli.engine import arrays, files
+    from modeconn_cli.engine.errors import OutputError
+
+    ids = folder / "sample_ids.npy"
+    if ids.exists() and (result.ids_are_positions or not np.array_equal(arrays.read_ids(ids), result.ids)):
+        raise OutputError(f"'{ids}' names other samples than the loader", "use another save_dir")
     files.write_array(folder / "per_image_curvature.npy", result.curvature.astype("float32"))
     files.write_array(folder / "per_image_directional_eig.npy", result.directional_eig.astype("float32"))
     files.write_array(folder / "per_image_labels.npy", result.labels)
     if not result.ids_are_positions:
-        files.write_array(folder / "sample_ids.npy", result.ids)
+        files.write_array(ids, result.ids)
 
 
 def compute_per_sample_dormant(
@@ -174,8 +183,7 @@ def compute_per_sample_dormant(
 
     from modeconn_cli.engine.dormancy.layers import dormancies
     from modeconn_cli.engine.dormancy.observe import Observer, Seen, observer
-    from modeconn_cli.engine.loaders import Loaded, evaluating
-    from modeconn_cli.engine.per_sample import check_independent
+    from modeconn_cli.engine.loaders import Loaded, check, evaluating
     from modeconn_cli.engine.settings.dormant import DormantSettings
 
     DormantSettings(eps=eps, tau=tau, dormant_unit_threshold=dormant_unit_threshold)  # checks the ranges
@@ -188,7 +196,7 @@ def compute_per_sample_dormant(
         loaded = Loaded(data_loader, place)
         for batch in loaded:
             if observe is None:
-                check_independent(net, batch.images[:32])
+                check(net, batch)
                 observe = observer(net, batch.images[:2], eps=eps, note=note)
             seen = observe(batch.images)
             found.append(seen)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from modeconn_cli import api
-from modeconn_cli.engine.errors import InputError, SettingsError
+from modeconn_cli.engine.errors import InputError, OutputError, SettingsError
 from modeconn_cli.engine.per_sample.curvature import directions
 
 
@@ -31,6 +31,9 @@ def net() -> nn.Module:
 def data() -> tuple[Tensor, Tensor, Tensor]:
     torch.manual_seed(1)
     return torch.randn(10, 1, 8, 8), torch.arange(10) % 4, torch.arange(10) + 50
+
+
+curvature = api.compute_curvature_per_image
 
 
 def loader(*tensors: Tensor, **how: object) -> DataLoader:
@@ -140,13 +143,19 @@ def test_csl_and_learning_time_are_the_documents_code() -> None:
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda net, d: api.compute_curvature_per_image(net, loader(*d), h=0), SettingsError, "--h must be greater"),
-        (lambda net, d: api.compute_curvature_per_image(net, loader(*d), niter=0), SettingsError, "--niter"),
-        (lambda net, d: api.compute_curvature_per_image(net, []), InputError, "no samples"),
-        (lambda net, d: api.compute_curvature_per_image(net, [d[0]]), InputError, "must give"),
-        (lambda net, d: api.compute_curvature_per_image(net, [(d[0], d[0])]), InputError, "not the classes"),
-        (lambda net, d: api.compute_curvature_per_image(net, [d, d], niter=1), InputError, "sample 50 more than once"),
+        (lambda net, d: curvature(net, loader(*d), h=0), SettingsError, "--h must be greater"),
+        (lambda net, d: curvature(net, loader(*d), niter=0), SettingsError, "--niter"),
+        (lambda net, d: curvature(net, []), InputError, "no samples"),
+        (lambda net, d: curvature(net, [d[0]]), InputError, "must give"),
+        (lambda net, d: curvature(net, [(d[0], d[0])]), InputError, "not the classes"),
+        (lambda net, d: curvature(net, [d, d], niter=1), InputError, "sample 50 more than once"),
         (lambda net, d: api.compute_per_sample_dormant(nn.Flatten(), loader(*d)), InputError, "no convolution"),
+        (lambda net, d: curvature(net, loader(*d), method="x"), SettingsError, "--method must be one of"),
+        (lambda net, d: curvature(net, loader(d[0], d[1] - 100)), InputError, "label -100 is none of"),
+        (lambda net, d: curvature(net, loader(d[0], torch.full((10, 4), 0.25))), InputError, "one-hot"),
+        (lambda net, d: curvature(net, loader(d[0].byte(), d[1])), InputError, "images are torch.uint8"),
+        (lambda net, d: curvature(net, loader(*d[:2], d[2] / 2)), InputError, "not whole numbers"),
+        (lambda net, d: api.compute_per_sample_dormant(nn.Sequential(net[0]), loader(*d)), InputError, "not logits"),
         (lambda net, d: api.compute_csl(np.zeros(3)), InputError, "expected numbers"),
     ],
 )  # fmt: skip
@@ -160,3 +169,11 @@ def test_importing_it_is_instant() -> None:
     code = "import sys, modeconn_cli.api; print({'torch', 'numpy', 'modeconn_cli.engine'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_arrays_never_lie_beside_the_ids_of_others(net: nn.Module, data: tuple, tmp_path: Path) -> None:
+    api.compute_curvature_per_image(net, loader(*data), niter=1, save_dir=tmp_path)
+    with torch.no_grad():  # the caller's own mode changes nothing
+        api.compute_curvature_per_image(net, loader(*data), niter=1, save_dir=tmp_path)
+    with pytest.raises(OutputError, match="names other samples than the loader"):
+        api.compute_curvature_per_image(net, loader(*data[:2]), niter=1, save_dir=tmp_path)

@@ -39,6 +39,7 @@ COMMANDS: dict[str, Command] = {
     ),
     "animate": Command("animate", "animate:AnimateSettings", "Draw layer distances along a curve."),
     "info": Command("info", "info:InfoSettings", "Say what a checkpoint holds."),
+    "status": Command("status", "status:StatusSettings", "Say how far the jobs of a folder are."),
     "completion": Command(
         "completion", "completion:CompletionSettings", "Print a shell's completion script."
     ),

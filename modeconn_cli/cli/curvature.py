@@ -78,7 +78,7 @@ def stability_table(result: StabilityResult) -> list[Part]:
     title = f"Stability of the curvature of {result.samples:,} samples of {result.dataset} at epoch {result.epoch}"
     lines = (
         f"Spearman, Pearson and median change: against h = {result.h:g}, and against the most directions",
-        "reliability: of two halves of the directions, by Spearman and Brown",
+        "reliability: of two halves of the directions (of an odd number without the last), by Spearman and Brown",
         f"Figure: {result.figure}",
         f"Table: {result.table}",
     )

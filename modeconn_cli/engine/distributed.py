@@ -142,6 +142,10 @@ class Group:
         """What the leader's call returns (as JSON holds it), or raises, on every rank."""
         return function()
 
+    def gather(self, value: T) -> list[T]:
+        """Every rank's value (as JSON holds it), in the order of the ranks."""
+        return [value]
+
     def beat(self) -> None:
         """This process lives; called after every unit."""
 
@@ -190,6 +194,14 @@ class Many(Group):
         if "error" in said:
             raise _revived(said["error"])
         return said["value"]
+
+    def gather(self, value: T) -> list[T]:
+        self._turn += 1
+        self._set(f"gather/{self._turn}/{self.rank}", value)
+        keys = [f"gather/{self._turn}/{rank}" for rank in range(self.world)]
+        others = [rank for rank in range(self.world) if rank != self.rank]
+        self._wait(lambda: all(self._store.check([key]) for key in keys), others)
+        return [json.loads(self._store.get(key)) for key in keys]
 
     def beat(self) -> None:
         self._store.add(f"beat/{self.rank}", 1)

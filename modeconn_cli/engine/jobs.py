@@ -20,9 +20,9 @@ from typing import Any
 from modeconn_cli.engine import files, names, records
 from modeconn_cli.engine.errors import InputError, McxError, OutputError, Stopped
 from modeconn_cli.engine.runtime import Runtime
-from modeconn_cli.engine.settings.base import Settings, specs
+from modeconn_cli.engine.settings.base import Settings, Spec, specs
 
-RECORD_FILE = "record.json"
+RECORD_FILE, LISTING = "record.json", "inputs.txt"
 ANEW = "use --no-resume --overwrite"
 STALE_AFTER = 600.0  # seconds without a heartbeat after which another host's lock is taken over
 
@@ -36,6 +36,7 @@ class Job:
     record: dict[str, Any]
     complete: bool = False
     resumed: bool = False
+    listing: str | None = None
     products: list[Path] = field(default_factory=list)
 
     def heartbeat(self) -> None:
@@ -60,6 +61,8 @@ class Job:
             **self.record,
             "end": records.now(),
         }
+        if self.listing is not None:
+            files.write_text(self.private / LISTING, self.listing)
         files.write_json(self.private / names.MANIFEST_FILE, document)
         self.complete = True
 
@@ -80,13 +83,14 @@ def opened(
     owned: Iterable[str] = (),
     mends: bool = False,
     key: str = "",
+    listing: str | None = None,
 ) -> Iterator[Job]:
     """Open a job folder for one run and leave it locked, recorded and with a true status.
 
     `owned` are the glob patterns of the job's own files in the folder: `--overwrite` removes them, and
     finding them without a record means that someone else's results lie there. A job that `mends` makes files again
-    that are missing from a finished run. Jobs with different `key`s of one command share a folder. Raises
-    OutputError for foreign results, for a folder that cannot be written and for a live lock; InputError where
+    that are missing from a finished run. Jobs with different `key`s of one command share a folder. `listing` says
+    what the result is made of: a finished job is done again where it has changed. Raises OutputError for foreign results, for a folder that cannot be written and for a live lock; InputError where
     settings or inputs changed.
     """
     private = private_folder(folder, command, key)
@@ -104,7 +108,7 @@ def opened(
             files.make_folder(place)
             files.check_writable(place)
         lock = _lock(private, runtime)
-        job = Job(folder, private, records.provenance(settings, command, inputs))
+        job = Job(folder, private, records.provenance(settings, command, inputs), listing=listing)
         present = [path for pattern in owned for path in folder.glob(pattern)]
         _continue_or_begin(job, settings, runtime, present, mends)
 
@@ -152,6 +156,9 @@ def _continue_or_begin(
         # Manifest and record vouch for the files, so they go first.
         for path in (job.private / names.MANIFEST_FILE, record, *present):
             path.unlink(missing_ok=True)
+        for path in job.private.rglob("*"):  # parts and logs of what is begun anew
+            if path.is_file() and path.name != names.LOCK_FILE:
+                path.unlink(missing_ok=True)
         _begin(job)
         return
     old = records.read_object(record, ANEW)
@@ -159,14 +166,18 @@ def _continue_or_begin(
     # What an earlier run recorded stays: begin time and the settings that its files were made with.
     job.resumed = True
     job.complete = (job.private / names.MANIFEST_FILE).exists()
-    lost = _lost_products(job) if job.complete else []
+    lost = lost_products(job.folder, job.private)
     if lost and not mends:
         raise InputError(
             f"'{lost[0]}' is missing or was changed after the job had finished", "use --no-resume --overwrite"
         )
+    if job.complete and job.listing is not None and not _lists(job):
+        runtime.note("the inputs have changed since the job had finished: done again")
+        (job.private / names.MANIFEST_FILE).unlink()
+        job.complete = False
     if lost:
         runtime.note(f"'{lost[0]}' is missing or was changed after the job had finished: made again")
-        (job.private / names.MANIFEST_FILE).unlink()
+        (job.private / names.MANIFEST_FILE).unlink(missing_ok=True)
         job.complete = False
     grown = [s.name for s in specs(type(settings)) if s.change == "grow"]
     then, now = old.get("settings", {}), job.record["settings"]
@@ -175,6 +186,20 @@ def _continue_or_begin(
         (job.private / names.MANIFEST_FILE).unlink(missing_ok=True)
         job.complete = False
         _begin(job)
+
+
+def _alike(spec: Spec, before: Any, after: Any) -> bool:
+    """Whether a setting is what it was; a path may be spelled in another way."""
+    if spec.kind is Path and not spec.many and before and after:
+        first, second = (os.path.abspath(os.path.expanduser(str(path))) for path in (before, after))
+        return first == second
+    return bool(before == after)
+
+
+def _lists(job: Job) -> bool:
+    """Whether the finished job was made of the same inputs."""
+    path = job.private / LISTING
+    return path.exists() and path.read_text("utf-8") == job.listing
 
 
 def _begin(job: Job) -> None:
@@ -196,7 +221,7 @@ def _compare(old: dict[str, Any], new: dict[str, Any], settings: Settings, runti
                     f"{spec.name} was {before or 'unset'}, now {after or 'unset'}: last bits may differ"
                 )
             continue
-        if spec.change == "same" and then.get(spec.name) != now[spec.name]:
+        if spec.change == "same" and not _alike(spec, then.get(spec.name), now[spec.name]):
             raise InputError(f"'{spec.name}' was {then.get(spec.name)}, now {now[spec.name]}", hint)
     hashes = [entry["sha256"] for entry in old.get("inputs", [])]
     if len(hashes) != len(new["inputs"]):
@@ -206,11 +231,28 @@ def _compare(old: dict[str, Any], new: dict[str, Any], settings: Settings, runti
             raise InputError(f"'{entry['path']}' is not the file the job began with", hint)
 
 
-def _lost_products(job: Job) -> list[Path]:
-    """Files of the manifest that are not there any more, or not as they were."""
-    entries = records.read_object(job.private / names.MANIFEST_FILE, ANEW).get("files", [])
-    paths = {job.folder / entry["file"]: entry["size"] for entry in entries}
+def lost_products(folder: Path, private: Path) -> list[Path]:
+    """Files of the manifest that are not there any more, or not as they were; none where the job is not complete."""
+    paths = {folder / entry["file"]: entry["size"] for entry in _products(private) or []}
     return [path for path, size in paths.items() if not path.exists() or path.stat().st_size != size]
+
+
+def count_products(private: Path) -> int | None:
+    """How many files a complete job has made; None for one that is not complete."""
+    found = _products(private)
+    return None if found is None else len(found)
+
+
+def is_running(private: Path) -> bool:
+    """Whether a live process holds the job's lock."""
+    path = private / names.LOCK_FILE
+    return path.exists() and _lives(_owner(path), path)
+
+
+def _products(private: Path) -> list[dict[str, Any]] | None:
+    """The manifest's entries; None without a manifest."""
+    path = private / names.MANIFEST_FILE
+    return list(records.read_object(path, ANEW).get("files", [])) if path.exists() else None
 
 
 def _lock(private: Path, runtime: Runtime) -> Path:

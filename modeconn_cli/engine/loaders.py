@@ -11,10 +11,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import RandomSampler
+from torch.utils.data import SequentialSampler
 
 from modeconn_cli.engine.datasets import Batch
 from modeconn_cli.engine.errors import InputError
+from modeconn_cli.engine.per_sample import check_independent
+
+TRIED = 32  # samples whose independence is tried
 
 
 @dataclass
@@ -27,6 +30,7 @@ class Loaded:
     loader: Iterable[Any]
     device: torch.device
     positions: bool = False
+    shape: tuple[int, ...] | None = None  # of an image
     _ids: list[Tensor] = field(default_factory=list)
     _labels: list[Tensor] = field(default_factory=list)
 
@@ -45,19 +49,42 @@ class Loaded:
     def _batch(self, item: Any, seen: int) -> Batch:
         if not (isinstance(item, list | tuple) and len(item) in (2, 3) and all(map(torch.is_tensor, item))):
             raise InputError("the loader must give (images, labels) or (images, labels, ids) as tensors")
-        images, labels = item[0].to(self.device), item[1].to(self.device)
-        labels = labels.argmax(1) if labels.ndim == 2 and labels.shape[1] > 1 else labels.reshape(-1)
-        if labels.is_floating_point() or len(labels) != len(images):
-            raise InputError(f"labels {tuple(item[1].shape)} are not the classes of {len(images)} samples")
+        images, labels = item[0].to(self.device), self._classes(item[1].to(self.device), len(item[0]))
+        if not images.is_floating_point():
+            raise InputError(
+                f"images are {images.dtype}: the loader must give what the network takes, floats"
+            )
+        if self.shape not in (None, tuple(images.shape[1:])):
+            raise InputError(f"images {tuple(images.shape[1:])} come after images {self.shape}")
+        self.shape = tuple(images.shape[1:])
         if len(item) == 3:
+            if item[2].is_floating_point() or item[2].numel() != len(images):
+                raise InputError(
+                    f"ids {item[2].dtype} {tuple(item[2].shape)} are not whole numbers, one per sample"
+                )
             ids = item[2].to(self.device).reshape(-1).long()
         else:
             self._say_once()
             ids = torch.arange(seen, seen + len(images), device=self.device)
         return Batch(images, labels.long(), ids)
 
+    @staticmethod
+    def _classes(labels: Tensor, count: int) -> Tensor:
+        """int64 [N] of integers or one-hot rows."""
+        if labels.ndim == 2 and labels.shape[1] > 1:
+            if not (((labels == 0) | (labels == 1)).all() and (labels.sum(1) == 1).all()):
+                raise InputError("labels with several columns must be one-hot")
+            labels = labels.argmax(1)
+        labels = labels.reshape(-1)
+        if labels.is_floating_point() or len(labels) != count:
+            raise InputError(
+                f"labels {labels.dtype} {tuple(labels.shape)} are not the classes of {count} samples"
+            )
+        return labels
+
     def _say_once(self) -> None:
-        if not self.positions and isinstance(getattr(self.loader, "sampler", None), RandomSampler):
+        sampler = getattr(self.loader, "sampler", None)
+        if not self.positions and sampler is not None and not isinstance(sampler, SequentialSampler):
             warnings.warn(
                 "the loader shuffles and gives no ids: positions hold for this pass alone", stacklevel=5
             )
@@ -76,6 +103,20 @@ class Loaded:
     def labels(self) -> np.ndarray:
         """int64 [N], after the pass."""
         return torch.cat(self._labels).numpy()
+
+
+def check(model: nn.Module, batch: Batch) -> int:
+    """How many classes a model tells apart. Raises InputError where it cannot score samples one by one."""
+    check_independent(model, batch.images[:TRIED])
+    with torch.no_grad():
+        return int(model(batch.images[:1]).shape[1])
+
+
+def check_labels(labels: Tensor, classes: int) -> None:
+    """Raises InputError for a label that no class has."""
+    wrong = (labels < 0) | (labels >= classes)
+    if wrong.any():
+        raise InputError(f"label {int(labels[wrong][0])} is none of the network's {classes} classes")
 
 
 @contextlib.contextmanager

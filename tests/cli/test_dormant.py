@@ -153,3 +153,29 @@ def test_bad_input_is_one_line(
     done = mcx("dormant", "--checkpoint-dir", run, "--output-dir", tmp_path / "out", *words)
     assert (done.code, done.out, message in done.err) == (code, "", True)
     assert not (tmp_path / "out").exists()
+
+
+def test_other_samples_or_another_network_are_not_mixed_into_a_job(
+    mcx: Callable, run: Path, networks: Path, tmp_path: Path
+) -> None:
+    """Data that were replaced between a stop and the next run, and a checkpoint of another network."""
+    generator = np.random.default_rng(0)
+
+    def write(path: Path) -> None:
+        images = generator.integers(0, 255, (60, 1, 8, 8), dtype=np.uint8)
+        labels = np.arange(60) % 10
+        np.savez(path, images=images, labels=labels, test_images=images[:20], test_labels=labels[:20])
+
+    write(tmp_path / "own.npz")
+    words = ("dormant", "--dataset", tmp_path / "own.npz", "--output-dir", tmp_path / "out")
+    first = mcx(*words, "--checkpoint", run / "checkpoint-4.pt")
+    assert first.code == 0, first.err
+    write(tmp_path / "own.npz")
+    done = mcx(*words, "--checkpoint", run / "checkpoint-3.pt")
+    assert (done.code, "the samples are not those that the job" in done.err) == (3, True)
+    train = ("train", "--model", "mlp", "--dataset", "digits", "--seeds", "0", "--epochs", "1", "-q")
+    assert mcx(*train, "--output-dir", tmp_path / "mlp").code == 0
+    where = ("--output-dir", tmp_path / "digits", "--checkpoint")
+    assert mcx("dormant", *where, run / "checkpoint-4.pt").code == 0
+    done = mcx("dormant", *where, tmp_path / "mlp/seed0/checkpoint-1.pt")
+    assert (done.code, "the network is not what the job" in done.err) == (3, True)

@@ -97,3 +97,31 @@ def test_one_gradient_more_than_directions(monkeypatch: pytest.MonkeyPatch) -> N
     measure(model, images, labels, ids, h=1e-3, draws=10, temperature=1.0, seed=0)
     assert len(calls) == 11
     assert all(p.grad is None and p.requires_grad for p in model.parameters())
+
+
+def test_a_network_that_ignores_its_input_has_no_curvature() -> None:
+    images, labels, ids = batch(3)
+
+    def constant(images: Tensor) -> Tensor:
+        return torch.ones(len(images), 4, dtype=images.dtype)
+
+    for method in ("fd", "hvp"):
+        found = measure(
+            constant, images, labels, ids, h=1e-3, draws=2, temperature=1.0, seed=0, method=method
+        )
+        assert found.curvature.tolist() == [0.0] * 3
+
+
+def test_exact_products_of_attention() -> None:
+    """Fused attention has no second derivative; its plain form has."""
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(4, 2, 8, dropout=0.0, batch_first=True).double().eval()
+    head = nn.Linear(4, 4).double()
+
+    def model(images: Tensor) -> Tensor:
+        return head(layer(images.flatten(1).view(len(images), 3, 4)).mean(1))
+
+    images, labels, ids = batch(2)
+    how = {"h": 1e-5, "draws": 3, "temperature": 1.0, "seed": 0}
+    exact, near = (measure(model, images, labels, ids, **how, method=m) for m in ("hvp", "fd"))  # type: ignore[arg-type]
+    torch.testing.assert_close(exact.hvp_norm, near.hvp_norm, rtol=1e-3, atol=1e-8)

@@ -278,8 +278,8 @@ def test_networks_without_sites_are_refused_or_said() -> None:
     plain, notes = nn.Sequential(nn.Flatten(), nn.Linear(192, 4)), []
     seen = observer(plain, images(2), eps=EPS, note=notes.append)(images())
     assert seen.post is None
-    assert "no nonlinearity" in notes[0]
-    assert "no nonlinearity" in refused(lambda: observer(plain, images(2), eps=EPS, wanted="post"))
+    assert "no nonlinearity is known" in notes[0]
+    assert "no nonlinearity is known" in refused(lambda: observer(plain, images(2), eps=EPS, wanted="post"))
     bare = nn.Sequential(nn.ReLU(), nn.Flatten())
     assert "no convolution" in refused(lambda: observer(bare, images(2), eps=EPS))
 
@@ -335,3 +335,44 @@ def test_torchvision_families_agree_with_hooks_on_their_modules(name: str) -> No
     seen: Seen = observer(model, x, eps=0.3)(x)
     np.testing.assert_allclose(seen.post.numpy(), (counts / units).numpy(), rtol=1e-6)
     assert 0 < float(seen.post[0]) < 1
+
+
+def test_relus_in_other_words() -> None:
+    """`maximum` with a constant is looked at; what is not is named."""
+
+    class Spelled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.two, self.three = nn.Linear(6, 8), nn.Linear(8, 8), nn.Linear(8, 3)
+            self.register_buffer("zero", torch.zeros(1))
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = torch.maximum(self.one(x), self.zero)
+            x = self.two(x)
+            return self.three(torch.where(x > 0, x, 0.0))
+
+    model, x, notes = Spelled(), torch.randn(5, 6), []
+    observe = observer(model, x[:2], eps=EPS, note=notes.append)
+    assert [(layer.name, layer.zero) for layer in observe.layers if layer.kind == "post"] == [
+        ("maximum", True)
+    ]
+    with torch.no_grad():
+        hidden = model.one(x).relu()
+    np.testing.assert_allclose(observe(x).post.numpy(), (hidden <= EPS).double().mean(1).numpy())
+    assert any("may act as nonlinearities: gt, where" in note for note in notes)
+
+
+def test_a_scale_of_the_logits_does_not_make_them_hidden() -> None:
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.scale = (
+                nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3)),
+                nn.Parameter(torch.ones(1)),
+            )
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.tanh(self.body(x)) * self.scale
+
+    kinds = [(layer.kind, layer.name) for layer in observer(Scaled(), torch.zeros(2, 4), eps=EPS).layers]
+    assert kinds == [("pre", "body.0"), ("post", "body.1"), ("pre", "body.2")]

@@ -92,3 +92,29 @@ def test_what_cannot_be_traced_runs_as_it_is() -> None:
     x = torch.randn(4, 3)
     assert torch.equal(execution(x), model(x))
     assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_views_survive_another_memory_format() -> None:
+    class Head(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.head = nn.Conv2d(3, 4, 3), nn.Linear(36, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = F.avg_pool2d(self.conv(x), 2)
+            return self.head(x.contiguous().view(x.size(0), -1))
+
+    notes: list[str] = []
+    model, images = Head().eval(), torch.randn(3, 3, 8, 8)
+    execution = Execution(model, (3, 8, 8), notes.append)
+    torch.testing.assert_close(execution(images), model(images))
+    assert notes == []
+
+
+def test_a_program_that_fails_makes_way_for_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    notes: list[str] = []
+    model, images = randomised(networks()["folded"]).eval(), torch.randn(3, 3, 8, 8)
+    execution = Execution(model, (3, 8, 8), notes.append)
+    monkeypatch.setattr(execution._program, "logits", lambda images: model(images) + 1)
+    assert torch.equal(execution(images), model(images))
+    assert "other logits" in notes[0]

@@ -46,7 +46,7 @@ def split(columns: Mapping[str, np.ndarray]) -> tuple[np.ndarray, list[str], dic
     code, missing = np.zeros(count, dtype=np.int64), np.zeros(count, dtype=bool)
     for metric in present:
         values = columns[metric]
-        code = 2 * code + (values > medians[metric])
+        code = 2 * code + (values.astype(np.float64) > medians[metric])
         missing |= np.isnan(values)
     code[missing] = -1
     names = [

@@ -7,11 +7,11 @@ import os
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
-from modeconn_cli.engine import files, jobs, names
+from modeconn_cli.engine import files, jobs
 from modeconn_cli.engine.correlate import (
     categories,
     evolution,
@@ -43,7 +43,6 @@ SCATTER, GROUPS_FIGURE, EVOLUTION = "scatter.png", "groups.png", "evolution.png"
 OWNED = (
     PER_SAMPLE, PARQUET, CORRELATIONS, AUROC, *GROUP_FILES.values(), SCATTER, GROUPS_FIGURE, EVOLUTION, SUMMARY
 )  # fmt: skip
-INPUTS = "inputs.txt"  # names, sizes and times of what was joined
 
 
 @dataclass(frozen=True)
@@ -123,8 +122,8 @@ def run(settings: CorrelateSettings, runtime: Runtime) -> CorrelateResult | None
     inputs = _inputs(settings, found, read)
     files.refuse_inputs([folder / name for name in OWNED], inputs)
     table = join(read, settings.how)
-    with jobs.opened(settings, folder, "correlate", runtime, owned=OWNED, mends=True) as job:
-        _compare_inputs(inputs, job)
+    how: dict[str, Any] = {"owned": OWNED, "mends": True, "listing": _listing(inputs)}
+    with jobs.opened(settings, folder, "correlate", runtime, **how) as job:
         flag = next((source for source in read if source.flags), None)
         measured = _measure(settings, table, class_names, assumed, found, flag, runtime)
         made = _made(settings, measured)
@@ -133,7 +132,6 @@ def run(settings: CorrelateSettings, runtime: Runtime) -> CorrelateResult | None
             for name in set(OWNED) - set(made):
                 (folder / name).unlink(missing_ok=True)  # of other inputs, before they changed
             _write(folder, settings, measured, result)
-            files.write_text(job.private / INPUTS, _listing(inputs))
             job.finish(folder / name for name in made)
     return result
 
@@ -156,14 +154,6 @@ def _listing(inputs: Sequence[Path]) -> str:
     """A line per file: name, size and time."""
     stats = [(os.fspath(path), path.stat()) for path in inputs]
     return "".join(f"{name} {stat.st_size} {stat.st_mtime_ns}\n" for name, stat in stats)
-
-
-def _compare_inputs(inputs: Sequence[Path], job: jobs.Job) -> None:
-    """A finished job whose inputs have changed since has to be done again."""
-    listing = job.private / INPUTS
-    if job.complete and not (listing.exists() and listing.read_text("utf-8") == _listing(inputs)):
-        (job.private / names.MANIFEST_FILE).unlink(missing_ok=True)
-        job.complete = False
 
 
 def _measure(

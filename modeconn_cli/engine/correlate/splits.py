@@ -38,6 +38,8 @@ def _said(folder: Path, kinds: tuple[str, ...], follow: bool) -> set[str]:
         for path in sorted(folder.glob(SUMMARIES[kind])):
             found.add(SIDES.get(str(_document(path).get("split")), ""))
         for path in sorted((folder / names.JOB_FOLDER).glob(f"{kind}*/{jobs.RECORD_FILE}")):
+            if path.parent.name == "curvature-sweep":
+                continue  # its samples need not be those of the arrays
             settings = _document(path).get("settings")
             if not isinstance(settings, dict):
                 continue

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from modeconn_cli.engine import arrays, files, jobs, names
+from modeconn_cli.engine import arrays, files, jobs
 from modeconn_cli.engine.csl import figures, inputs, metrics, naming
 from modeconn_cli.engine.csl.inputs import Input
 from modeconn_cli.engine.csl.naming import IDS, Run
@@ -19,7 +19,6 @@ from modeconn_cli.engine.runtime import Runtime
 from modeconn_cli.engine.settings.csl import CslAggregateSettings
 
 ARRAYS = ("csl", "csl_ce", "lt", "lt_first_epoch", "lt_first_epoch_sq", "epochs_seen")
-INPUTS = "arrays.txt"  # names, sizes and times of what was aggregated
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,8 +65,8 @@ def run(settings: CslAggregateSettings, runtime: Runtime) -> CslAggregateResult 
     ):
         return None
     run, owned = given.found.run, _owned(given.found.run)
-    with jobs.opened(settings, folder, "csl aggregate", runtime, owned=owned, mends=True, key=run.key) as job:
-        _compare_inputs(given, job)
+    how: dict[str, Any] = {"owned": owned, "mends": True, "key": run.key, "listing": given.listing()}
+    with jobs.opened(settings, folder, "csl aggregate", runtime, **how) as job:
         values, learnt, squared = _measure(given, settings, runtime)
         noise = _noise(settings, run)
         flips = _flips(given, noise)
@@ -76,7 +75,6 @@ def run(settings: CslAggregateSettings, runtime: Runtime) -> CslAggregateResult 
         if not job.complete:
             _write(folder, given, values, result)
             _draw(settings, given, values, noise, drawn, runtime)
-            files.write_text(job.private / INPUTS, given.listing())
             job.finish(path for path in (folder / name for name in owned) if path.exists())
     return result
 
@@ -86,14 +84,6 @@ def _owned(run: Run) -> list[str]:
     made = [run.aggregated(name) for name in ARRAYS]
     drawn = [run.aggregated("csl", f"_{name}.png") for name in figures.NAMES]
     return [*made, *drawn, run.aggregated("metrics", ".json")]
-
-
-def _compare_inputs(given: Input, job: jobs.Job) -> None:
-    """A finished job whose arrays have changed since has to be done again."""
-    listing = job.private / INPUTS
-    if job.complete and not (listing.exists() and listing.read_text("utf-8") == given.listing()):
-        (job.private / names.MANIFEST_FILE).unlink(missing_ok=True)
-        job.complete = False
 
 
 def _measure(

@@ -79,7 +79,12 @@ def run(settings: CurvatureSettings, runtime: Runtime) -> CurvatureResult | None
     ):
         return None
     settings = replace(settings, start_epoch=min(chosen), end_epoch=max(chosen))
-    owned = ["per_image_*.npy", "epoch_*/*.npy", "curvature_results_*.csv", "curvature_summary_*.json", IDS]
+    owned = [
+        "per_image_*.npy",
+        "epoch_*/per_image_*.npy",
+        "curvature_results_*.csv",
+        "curvature_summary_*.json",
+    ]
     with (
         jobs.opened(settings, folder, "curvature", runtime, owned=owned, mends=True) as job,
         runtime.catching_signals(),

@@ -24,7 +24,7 @@ from modeconn_cli.engine.training import evaluate
 Row = dict[str, float]  # t, and nll, err and acc of both splits
 
 SERIES = ("tr_loss", "tr_nll", "tr_err", "te_loss", "te_nll", "te_err")
-PARTS = "positions.jsonl"  # finished positions, so that a killed evaluation goes on where it was
+PARTS = "positions-{}.jsonl"  # finished positions of a rank, so that a killed evaluation goes on where it was
 
 # What the tables of barriers call the series.
 _BARRIERS = {"loss_train": "tr_nll", "error_train": "tr_err", "loss_test": "te_nll", "error_test": "te_err"}
@@ -40,13 +40,19 @@ def figures_of(model: nn.Module, data: Data, batch_size: int) -> Row:
 
 
 def walk(
-    positioned: Positioned, data: Data, ts: Iterable[float], batch_size: int, parts: Path | None = None
+    positioned: Positioned,
+    data: Data,
+    ts: Iterable[float],
+    batch_size: int,
+    parts: Path | None = None,
+    beside: Iterable[Path] = (),
 ) -> Iterator[Row]:
-    """The figures at every t; those that the file `parts` holds are read back, new ones are added to it.
+    """The figures at every t; those that `parts` and the files `beside` hold are read back, new ones go to `parts`.
 
     Costs one pass over both splits per new position, and the passes that the batch norm policy needs.
     """
-    done = {} if parts is None else {row["t"]: row for row in map(json.loads, files.read_lines(parts))}
+    logs = (*beside, *([] if parts is None else [parts]))
+    done = {row["t"]: row for log in logs for row in map(json.loads, files.read_lines(log))}
     for t in ts:
         if t not in done:
             positioned.move_to(t)
@@ -64,21 +70,28 @@ def complete(
     runtime: Runtime,
     job: jobs.Job | None = None,
 ) -> list[Row]:
-    """The whole walk with its progress, kept in the job's folder as it goes. Raises Stopped after a signal."""
-    parts = None if job is None else job.private / PARTS
-    if job is not None and parts is not None and not job.resumed:
-        parts.unlink(missing_ok=True)
-    rows: list[Row] = []
-    for row in walk(positioned, data, ts, batch_size, parts):
+    """The whole walk with its progress, kept in the job's folder as it goes; ranks share the positions.
+
+    Raises Stopped after a signal.
+    """
+    group = runtime.group
+    parts = None if job is None else job.private / PARTS.format(group.rank)
+    mine, rows = group.share(ts), list[Row]()
+    beside = [] if job is None else sorted(job.private.glob(PARTS.format("*")))
+    for row in walk(positioned, data, mine, batch_size, parts, beside):
         rows.append(row)
+        group.beat()
         if job is not None:
             job.heartbeat()
-        runtime.progress(len(rows), len(ts), t=row["t"], te_nll=row["te_nll"])
-        if runtime.stopping() and len(rows) < len(ts):
+        runtime.progress(len(rows), len(mine), t=row["t"], te_nll=row["te_nll"])
+        if runtime.stopping() and len(rows) < len(mine):
             raise Stopped(
-                f"stopped by a signal after {len(rows)} of {len(ts)} positions", "run the same command again"
+                f"stopped by a signal after {len(rows)} of {len(mine)} positions",
+                "run the same command again",
             )
-    return rows
+    found = group.gather((rows, positioned.passes))
+    positioned.passes = sum(passes for _, passes in found)
+    return sorted((row for part, _ in found for row in part), key=lambda row: row["t"])
 
 
 def arrays(ts: np.ndarray, rows: list[Row], path: paths.Path, wd: float) -> dict[str, np.ndarray]:

@@ -98,8 +98,11 @@ def merge_settings(settings: DataSettings, remembered: Mapping[str, Any]) -> Dat
     return replace(settings, **missing)
 
 
-def load(settings: DataSettings, device: torch.device) -> Data:
-    """Read, check, split and move a data set. The subset of --max-samples is the same for every command."""
+def load(settings: DataSettings, device: torch.device, *, held_out: bool = True) -> Data:
+    """Read, check, split and move a data set. The subset of --max-samples is the same for every command.
+
+    Raises SettingsError where `held_out` images are needed and there are none.
+    """
     if settings.dataset is None:
         raise SettingsError("no data set", f"pass --dataset ({', '.join(DATASETS)} or an .npz file)")
     source = _source(canonical(settings.dataset), settings)
@@ -153,7 +156,7 @@ def load(settings: DataSettings, device: torch.device) -> Data:
             "label_seed": None if flips is None else flips.seed,
         },
     )
-    if len(data.held_out) == 0:
+    if held_out and len(data.held_out) == 0:
         raise SettingsError(
             f"data set '{source.name}' has no {'test' if settings.use_test else 'validation'} images",
             "train with --no-use-test or --val-size N to keep some training images for it",

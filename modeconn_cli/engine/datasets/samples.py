@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -46,6 +47,17 @@ class Samples:
     def to(self, device: torch.device) -> Samples:
         images = self.images.to(device) if isinstance(self.images, Tensor) else self.images
         return replace(self, images=images, labels=self.labels.to(device), ids=self.ids.to(device))
+
+    def fingerprint(self) -> str:
+        """What tells these samples from others: a hash of ids, labels and images, of image files by their names."""
+        found = hashlib.sha256(repr(self.transform).encode())
+        for tensor in (self.ids, self.labels, *([self.images] if isinstance(self.images, Tensor) else [])):
+            found.update(tensor.cpu().contiguous().numpy().tobytes())
+        if not isinstance(self.images, Tensor):
+            found.update(
+                "\0".join(path.name for path in self.images.paths).encode("utf-8", "surrogateescape")
+            )
+        return found.hexdigest()
 
     def take(self, rows: Tensor) -> Samples:
         images = self.images[rows] if isinstance(self.images, Tensor) else self.images.take(rows)

@@ -86,9 +86,9 @@ def observer(
             "the network has no convolution and no linear layer", "use --site post for its nonlinearities"
         )
     if wanted == "post" and not kinds:
-        raise InputError("the network has no nonlinearity before its output layer", "use --site pre")
+        raise InputError("no nonlinearity is known before the output layer", "use --site pre")
     if wanted == "both" and "post" not in kinds:
-        note("the network has no nonlinearity before its output layer: outputs of layers only")
+        note("no nonlinearity is known before the output layer: outputs of layers only")
     return _Traced(model, graph, found, eps)
 
 

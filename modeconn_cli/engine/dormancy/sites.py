@@ -50,6 +50,45 @@ _PLAIN: dict[str, Nonlinearity] = {
         Nonlinearity(signed=True, zero=False),
     ),
 }  # fmt: skip
+# Operations that act as nonlinearities in some networks and are not looked at; `maximum` is that of two activations.
+_SUSPECT = {
+    *(
+        "abs",
+        "ge",
+        "gru",
+        "gt",
+        "le",
+        "lstm",
+        "lt",
+        "maximum",
+        "minimum",
+        "rnn_relu",
+        "rnn_tanh",
+        "sgn",
+        "sign",
+        "where",
+    ),
+    *("clamp", "clamp_min", "clip", "max", "min", "sin", "cos", "exp", "log", "log1p", "square", "pow"),
+}
+# Operations whose parameters make a layer; a scale or a shift of logits does not.
+_MEETS = {
+    *LAYERS,
+    *(
+        "addmm",
+        "baddbmm",
+        "bmm",
+        "dot",
+        "einsum",
+        "embedding",
+        "gru",
+        "lstm",
+        "matmul",
+        "mm",
+        "mv",
+        "rnn_relu",
+    ),
+    *("rnn_tanh", "batch_norm", "group_norm", "instance_norm", "layer_norm", "rms_norm"),
+}
 _BOUNDED = {"hardtanh", "clamp", "clamp_min", "clip", "threshold"}
 
 
@@ -92,12 +131,14 @@ def find(graph: Graph) -> tuple[list[Site], list[str]]:
     """
     axes = unit_axes.find(graph)
     hidden = _before_parameters(graph)
-    calls, apart, sites = Counter[tuple[Kind, str]](), list[str](), list[Site]()
+    calls, apart, unknown, sites = Counter[tuple[Kind, str]](), list[str](), list[str](), list[Site]()
     for node in graph.nodes:
         if node.op != "call_function":
             continue
         layout.check_order(node)
         kind, absolute, zero = _looked_at(node)
+        if kind is None and operation(node) in _SUSPECT and node in hidden and layout.has_samples(node):
+            unknown.append(_name(node, "post", graph))
         if kind is None or (kind == "post" and node not in hidden):
             continue
         name = _name(node, kind, graph)
@@ -112,6 +153,7 @@ def find(graph: Graph) -> tuple[list[Site], list[str]]:
     notes = {
         "called more than once, and counted once per call": twice,
         "left out, as they see no samples": apart,
+        "not looked at, though they may act as nonlinearities": list(dict.fromkeys(unknown)),
     }
     return sites, [f"{text}: {_listed(found)}" for text, found in notes.items() if found]
 
@@ -151,6 +193,8 @@ def _looked_at(node: fx.Node) -> tuple[Kind | None, bool, bool]:
 def _nonlinearity(node: fx.Node, name: str) -> Nonlinearity | None:
     if name in _PLAIN:
         return _PLAIN[name]
+    if name == "maximum" and sum(layout.has_samples(a) for a in node.all_input_nodes) == 1:
+        return Nonlinearity(signed=True, zero=True)  # with a constant, which is 0 for a ReLU
     if name not in _BOUNDED or any(isinstance(a, fx.Node) for a in node.args[1:]):
         return None
     if name == "threshold":
@@ -214,6 +258,10 @@ def _before_parameters(graph: Graph) -> set[fx.Node]:
     for node in reversed(graph.nodes):
         for user in node.users:
             meets = any(a in fixed for a in user.all_input_nodes)
-            if node not in fixed and user.op == "call_function" and (user in out or meets):
+            if (
+                node not in fixed
+                and user.op == "call_function"
+                and (user in out or (meets and operation(user) in _MEETS))
+            ):
                 out.add(node)
     return out

@@ -135,9 +135,6 @@ class _Experiment:
 
     def train(self, job: jobs.Job) -> None:
         """The main branch, then each branch; finished epochs are kept."""
-        if not job.resumed:
-            for path in job.private.glob("k1_*.jsonl"):
-                path.unlink()  # positions of an experiment that is being replaced
         self.job = replace(job, resumed=True)  # whatever a branch's folder holds is the job's own
         self._check_schedule()
         ends = {epoch for k1, k2 in self.plan.pairs for epoch in (k1, k1 + k2)}

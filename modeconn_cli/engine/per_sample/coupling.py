@@ -12,9 +12,15 @@ TOLERANCE = 1e-3  # relative to the largest logit: other batch sizes take other 
 
 @torch.no_grad()
 def check_independent(model: nn.Module, images: Tensor) -> None:
-    """Run a batch [N, …] twice, then in halves. Raises InputError where the logits differ."""
+    """Run a batch [N, …] twice, then in halves. Raises InputError where the logits differ, or are none."""
     model.eval()
     first, again = model(images), model(images)
+    if not (isinstance(first, Tensor) and first.ndim == 2):
+        what = f"a tensor {tuple(first.shape)}" if isinstance(first, Tensor) else f"a {type(first).__name__}"
+        raise InputError(
+            f"the network gives {what}, not logits [samples, classes]",
+            "wrap it in a module that returns the logits",
+        )
     scale = first.abs().max().clamp_min(1e-6)
     if not torch.equal(first.nan_to_num(), again.nan_to_num()):
         difference = float((first - again).abs().max() / scale)

@@ -9,12 +9,14 @@ is the exact product h·Hs instead; in ReLU networks the two differ, as the diff
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from modeconn_cli.engine import keyed
 
@@ -110,7 +112,8 @@ def draw(
     method: Method = "fd",
 ) -> list[Draws]:
     """The same direction by direction, for each step h; the unperturbed gradient is computed once."""
-    with torch.enable_grad():
+    # Fused attention has no second derivative.
+    with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH) if method == "hvp" else nullcontext():
         exact = images.detach().requires_grad_()
         first = _gradient(forward, exact, labels, temperature, create_graph=method == "hvp")
         base = first.detach().flatten(1)
@@ -124,7 +127,9 @@ def draw(
                     g = (_gradient(forward, moved, labels, temperature).flatten(1) - base).double()
                     rounded = g.norm(dim=1) <= noise
                 else:
-                    (product,) = torch.autograd.grad(first, exact, s, retain_graph=True)
+                    (product,) = torch.autograd.grad(
+                        first, exact, s, retain_graph=True, allow_unused=True, materialize_grads=True
+                    )
                     g = h * product.detach().flatten(1).double()
                     rounded = torch.zeros(len(images), dtype=torch.bool, device=images.device)
                 out.append((g.norm(dim=1), h * (g * s.flatten(1)).sum(1), rounded))
@@ -139,5 +144,9 @@ def _gradient(
 ) -> Tensor:
     """∇_x ℓ_i of every sample's own loss, [N, …]."""
     losses = F.cross_entropy(forward(images) / temperature, labels, reduction="sum")
-    (found,) = torch.autograd.grad(losses, images, create_graph=create_graph)
+    if not losses.requires_grad:  # a network that ignores its input
+        return torch.zeros_like(images, requires_grad=create_graph)
+    (found,) = torch.autograd.grad(
+        losses, images, create_graph=create_graph, allow_unused=True, materialize_grads=True
+    )
     return found

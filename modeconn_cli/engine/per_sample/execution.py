@@ -17,6 +17,7 @@ from modeconn_cli.engine.errors import InputError
 from modeconn_cli.engine.graph import Graph, operation
 from modeconn_cli.engine.per_sample.gradients import Frozen
 
+AGREE = 1e-3  # relative to the largest logit
 _CONVOLUTIONS = {"conv1d", "conv2d", "conv3d"}
 
 
@@ -28,9 +29,11 @@ class Execution:
     ) -> None:
         self._model = model.eval()
         self._trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self._note, self._tried = note, False
         self._program: _Program | None = None
         try:
-            self._program = _Program(model, graphs.trace(model, input_shape))
+            with torch.enable_grad():
+                self._program = _Program(model, graphs.trace(model, input_shape))
         except InputError as error:
             note(f"the network runs as it is, which is slower: {error.message.splitlines()[0][:160]}")
         self.refresh()
@@ -48,10 +51,28 @@ class Execution:
             self._program.refresh()
 
     def __call__(self, images: Tensor) -> Tensor:
+        if self._program is not None and not self._tried:
+            self._try(images[:2])
         if self._program is None:
             with Frozen(self._trainable):
                 return cast("Tensor", self._model(images))
         return self._program.logits(images)
+
+    def _try(self, images: Tensor) -> None:
+        """Fall back where the program fails, or gives other logits than the model."""
+        assert self._program is not None
+        self._tried = True
+        with torch.no_grad():
+            expected = self._model(images)
+            try:
+                found = self._program.logits(images)
+                off = float((found - expected).abs().max() / expected.abs().max().clamp_min(1e-6))
+                reason = f"other logits (relative difference {off:.1e})" if off > AGREE else ""
+            except RuntimeError as error:
+                reason = str(error).strip().splitlines()[0]
+        if reason:
+            self._program = None
+            self._note(f"the network runs as it is, which is slower: {reason[:160]}")
 
 
 class _Program(fx.Interpreter):
@@ -72,7 +93,7 @@ class _Program(fx.Interpreter):
     @torch.no_grad()
     def refresh(self) -> None:
         state = self._model.state_dict()
-        device = next(iter(state.values())).device
+        device = next((tensor.device for tensor in state.values()), torch.device("cpu"))
         self._values = {place: _last(state[name]) for place, name in self._graph.tensors.items()}
         self._values |= {place: value.to(device) for place, value in self._graph.constants.items()}
         self._folded = {name: self._fold(*pair) for name, pair in self._pairs.items()}
@@ -106,6 +127,9 @@ class _Program(fx.Interpreter):
     def run_node(self, n: fx.Node) -> Any:
         if n.name in self._norms:
             return self.env[cast("fx.Node", n.args[0])]
+        if n.target is torch.ops.aten.view.default:  # as strided as the memory format makes it
+            args, _ = self.fetch_args_kwargs_from_env(n)
+            return args[0].reshape(args[1])
         if n.name in self._folded:
             args, kwargs = self.fetch_args_kwargs_from_env(n)
             weight, bias = self._folded[n.name]

@@ -42,8 +42,6 @@ class EpochLog:
 
     def __init__(self, job: jobs.Job) -> None:
         self._path = job.private / "scored.jsonl"
-        if not job.resumed:
-            self._path.unlink(missing_ok=True)
         self.rows: dict[int, dict[str, Any]] = {
             row["epoch"]: row for row in map(json.loads, files.read_lines(self._path))
         }

@@ -31,6 +31,14 @@ class Subject:
     samples: Samples
     about: Mapping[str, Any]  # of the first checkpoint
 
+    def identity(self) -> dict[str, Any]:
+        """What has to be the same for all epochs of a job."""
+        return {
+            "network": self.arch.describe(),
+            "data set": self.data.name,
+            "samples": self.samples.fingerprint(),
+        }
+
     def load(self, path: Path, settings: ScoringSettings) -> None:
         """Take the weights of a checkpoint. Raises InputError where they do not fit."""
         found = checkpoints.read(path, state_key=settings.state_key, allow_nonfinite=settings.allow_nonfinite)
@@ -112,7 +120,7 @@ def open_subject(settings: ScoringSettings, path: Path, runtime: Runtime) -> Sub
         raise InputError(f"'{path}' is a curve, not a network", "mcx curve extract gives its networks")
     first = recognised(first, settings, runtime)
     completed = datasets.merge_settings(settings, first.about)
-    data = datasets.load(completed, runtime.device)
+    data = datasets.load(completed, runtime.device, held_out=False)
     arch = models.architecture(settings, first, num_classes=data.num_classes, input_shape=data.input_shape)
     models.check_fits(arch, data.name, data.input_shape, data.num_classes)
     samples = data.split(settings.split)

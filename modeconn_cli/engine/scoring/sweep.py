@@ -7,6 +7,7 @@ computed which unit changes a byte of them.
 
 from __future__ import annotations
 
+import json
 import time
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -19,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from modeconn_cli.engine import arrays, files, jobs
+from modeconn_cli.engine import arrays, files, jobs, records
 from modeconn_cli.engine.datasets import Batch
 from modeconn_cli.engine.errors import InputError, OutputError, Stopped
 from modeconn_cli.engine.runtime import Runtime
@@ -28,7 +29,7 @@ from modeconn_cli.engine.scoring.subject import Subject
 from modeconn_cli.engine.settings.scoring import ScoringSettings
 
 UNIT = 1024  # samples of a work unit, rounded down to whole batches
-PARTS = "parts"
+PARTS, SUBJECT = "parts", "subject.json"
 
 Unit = tuple[int, int]  # begin and end of its samples
 Stamp = Mapping[str, Any]  # of a checkpoint, taken before it is read
@@ -102,8 +103,6 @@ class Sweep:
         self.rate: float | None = None  # samples per second
         self._log = EpochLog(job)
         self._parts = job.private / PARTS
-        if not job.resumed:
-            self._remove_parts("*")
 
     def run(self, chosen: Mapping[int, Path]) -> list[dict[str, Any]]:
         """The line in the log of every epoch; those of earlier runs are read back.
@@ -111,9 +110,7 @@ class Sweep:
         Several ranks share the units of all epochs, and the leader puts the epochs together at the end. Scoring one
         checkpoint after the other into one folder adds up: earlier ones are listed too.
         """
-        left = self._group.lead(
-            lambda: [e for e in chosen if not self._log.kept(e, chosen[e], self.measure.files(e))]
-        )
+        left = self._group.lead(lambda: self._left(chosen))
         begun = time.perf_counter()
         for number, epoch in enumerate(left):
             if self._group.world == 1:
@@ -130,6 +127,22 @@ class Sweep:
             self.rate = self.scored * len(self.subject.samples) / (time.perf_counter() - begun)
         listed = chosen if self.settings.checkpoint is None else self._log.rows
         return self._group.lead(lambda: [self._log.rows[epoch] for epoch in sorted(listed)])
+
+    def _left(self, chosen: Mapping[int, Path]) -> list[int]:
+        """The epochs that are not finished. Raises InputError where the job began with another network or samples."""
+        record, now = self.job.private / SUBJECT, json.loads(json.dumps(self.subject.identity()))
+        if not record.exists():
+            files.write_json(record, now)
+        then = records.read_object(record)
+        changed = [name for name in now if then.get(name) != now[name]]
+        if changed:
+            raise InputError(
+                f"the {changed[0]} is not what the job in '{self.job.folder}' began with"
+                if changed[0] != "samples"
+                else f"the samples are not those that the job in '{self.job.folder}' began with",
+                "use another --output-dir, or --no-resume --overwrite to start anew",
+            )
+        return [e for e in chosen if not self._log.kept(e, chosen[e], self.measure.files(e))]
 
     def _score(self, epoch: int, path: Path, number: int, count: int) -> tuple[Stamp, dict[Unit, Part]]:
         """The units of an epoch that fall to this process; those of an earlier run are read back."""

@@ -82,6 +82,8 @@ class Spec:
             return ""
         items = value if self.many else (value,)
         for item in items:
+            if self.choices and item not in self.choices:
+                return f"must be one of {', '.join(self.choices)}, got {item!r}"
             if self.kind in (int, float) and not isinstance(item, str):
                 problem = self._out_of_bounds(item)
                 if problem:

@@ -11,6 +11,7 @@ from modeconn_cli.engine.settings.shared import (
     BatchNorm,
     ComputeSettings,
     DataSettings,
+    DistributedSettings,
     FolderSettings,
     ModelSettings,
 )
@@ -90,7 +91,7 @@ class PathSettings(ModelSettings, DataSettings, ComputeSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CurveEvalSettings(PathSettings, FolderSettings):
+class CurveEvalSettings(PathSettings, DistributedSettings, FolderSettings):
     """Evaluate a curve at equally spaced positions."""
 
     num_points: int = setting(61, "positions t from 0 to 1", low=2, group="curve")

@@ -12,6 +12,7 @@ from modeconn_cli.engine.settings.shared import (
     BatchNorm,
     ComputeSettings,
     DataSettings,
+    DistributedSettings,
     FolderSettings,
     ModelSettings,
 )
@@ -81,7 +82,7 @@ class LmcRunSettings(
 
 
 @dataclass(frozen=True, kw_only=True)
-class LmcInterpolateSettings(AlphaSettings, PathSettings, FolderSettings):
+class LmcInterpolateSettings(AlphaSettings, PathSettings, DistributedSettings, FolderSettings):
     """Measure the barrier between two networks."""
 
     checkpoints: tuple[Path, ...] = setting((), "the two checkpoints", positional=True)

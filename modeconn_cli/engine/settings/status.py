@@ -1,0 +1,15 @@
+"""Settings of `mcx status`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from modeconn_cli.engine.settings.base import Settings, setting
+
+
+@dataclass(frozen=True, kw_only=True)
+class StatusSettings(Settings):
+    """How far the jobs of a folder are."""
+
+    folder: Path | None = setting(None, "the --output-dir of any command", positional=True)
