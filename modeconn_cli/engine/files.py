@@ -256,6 +256,7 @@ def reading(path: Path) -> Iterator[None]:
         raise InputError(f"cannot read '{path}': {error.strerror}") from error
 
 
+_SIGNALS = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP, "usr2": signal.SIGUSR2}
 _counts: dict[str, int] = {}
 
 
@@ -274,10 +275,8 @@ def failpoint(name: str) -> None:
     _counts[name] = _counts.get(name, 0) + 1
     if _counts[name] != int(turn or 1):
         return
-    if action == "kill":
-        os.kill(os.getpid(), signal.SIGKILL)
-    elif action == "stop":
-        os.kill(os.getpid(), signal.SIGSTOP)
+    if action in _SIGNALS:
+        os.kill(os.getpid(), _SIGNALS[action])
     elif action in ("enospc", "eio"):
         code = errno.ENOSPC if action == "enospc" else errno.EIO
         raise OSError(code, os.strerror(code))

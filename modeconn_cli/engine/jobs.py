@@ -90,7 +90,8 @@ def opened(
     `owned` are the glob patterns of the job's own files in the folder: `--overwrite` removes them, and
     finding them without a record means that someone else's results lie there. A job that `mends` makes files again
     that are missing from a finished run. Jobs with different `key`s of one command share a folder. `listing` says
-    what the result is made of: a finished job is done again where it has changed. Raises OutputError for foreign results, for a folder that cannot be written and for a live lock; InputError where
+    what the result is made of: a finished job is done again where it has changed. Raises OutputError for foreign
+    results, for a folder that cannot be written and for a live lock; InputError where
     settings or inputs changed.
     """
     private = private_folder(folder, command, key)
@@ -122,11 +123,11 @@ def opened(
         _status(private, "running")
         try:
             yield job
-        except Stopped:
-            _status(private, "preempted")
-            raise
         except McxError as error:
-            _status(private, "failed", error=error.message)
+            if error.exit_code == Stopped.exit_code:  # here or at another rank
+                _status(private, "preempted")
+            else:
+                _status(private, "failed", error=error.message)
             raise
         except (KeyboardInterrupt, SystemExit):
             _status(private, "interrupted")
