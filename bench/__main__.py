@@ -25,6 +25,7 @@ from bench import (
     layer_analysis,
     line_walk,
     per_sample,
+    processes,
     table,
 )  # fmt: skip
 from bench.pairs import Case, Result, measure
@@ -46,6 +47,9 @@ CASES = (
     Case("curvature-document", 1 / 2.7, partial(curvature.against_document, count=128)),
     Case("curvature-floor", 1.15, partial(curvature.against_floor, count=32)),
     Case("dormant", 1.25, partial(dormancy.prepare, count=64)),
+    Case("two-processes-csl", 1 / 1.7, processes.csl),
+    Case("two-processes-dormant", 1 / 1.7, processes.dormant),
+    Case("merge", 2.0, processes.merge),
     Case("aggregate", 1.0, aggregation.prepare),
     Case("correlate", 15.0, correlation.prepare),
     Case("checkpoint-read", 1.1, checkpoint_read.prepare),
