@@ -26,7 +26,7 @@ def animate(settings: AnimateSettings, report: Report) -> None:
     os.environ.pop("MPLBACKEND", None)
     from modeconn_cli.engine import animate as engine
 
-    report.emit(engine.run(settings, report.runtime(settings)), table)
+    report.run(engine.run, settings, table)
 
 
 def table(result: AnimateResult) -> list[Part]:

@@ -34,7 +34,7 @@ def train(settings: CurveTrainSettings, report: Report) -> None:
     """
     from modeconn_cli.engine.curve import train as engine
 
-    report.emit(engine.run(settings, report.runtime(settings)), train_table)
+    report.run(engine.run, settings, train_table)
 
 
 @app.command("eval")
@@ -46,7 +46,7 @@ def evaluate(settings: CurveEvalSettings, report: Report) -> None:
     """
     from modeconn_cli.engine.curve import eval as engine
 
-    report.emit(engine.run(settings, report.runtime(settings)), eval_table)
+    report.run(engine.run, settings, eval_table)
 
 
 @app.command("analyze")
@@ -58,7 +58,7 @@ def analyze(settings: CurveAnalyzeSettings, report: Report) -> None:
     """
     from modeconn_cli.engine.curve import analyze as engine
 
-    report.emit(engine.run(settings, report.runtime(settings)), analyze_table)
+    report.run(engine.run, settings, analyze_table)
 
 
 @app.command("extract")
@@ -67,7 +67,7 @@ def extract(settings: CurveExtractSettings, report: Report) -> None:
     """Write the network at one position of a curve as an ordinary checkpoint."""
     from modeconn_cli.engine.curve import extract as engine
 
-    report.emit(engine.run(settings, report.runtime(settings)), extract_table)
+    report.run(engine.run, settings, extract_table)
 
 
 def train_table(result: CurveTrainResult) -> list[Part]:

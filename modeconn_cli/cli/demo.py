@@ -29,7 +29,7 @@ def demo(settings: DemoSettings, report: Report) -> None:
     """
     from modeconn_cli.engine import demo as engine
 
-    report.emit(engine.run(settings, report.runtime(settings)), table)
+    report.run(engine.run, settings, table)
 
 
 def table(result: DemoResult) -> list[Part]:

@@ -26,7 +26,7 @@ def train(settings: TrainSettings, report: Report) -> None:
     """
     from modeconn_cli.engine import train as engine
 
-    report.emit(engine.run(settings, report.runtime(settings)), table)
+    report.run(engine.run, settings, table)
 
 
 def table(result: TrainResult) -> list[Part]:

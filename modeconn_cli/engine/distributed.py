@@ -129,6 +129,9 @@ class Group:
 
     rank, world, local_rank, local_world = 0, 1, 0, 1
 
+    def __init__(self) -> None:
+        self.asked: Callable[[], bool] = lambda: False  # whether a signal has asked this process to stop
+
     @property
     def leader(self) -> bool:
         """The one that writes results and speaks."""
@@ -147,7 +150,7 @@ class Group:
         return [value]
 
     def beat(self) -> None:
-        """This process lives; called after every unit."""
+        """This process lives; called after every unit, and when it asks whether to stop."""
 
     def stopping(self, local: bool) -> bool:
         """Whether this process or any other was asked to stop."""
@@ -169,6 +172,7 @@ class Many(Group):
     """One of several processes. Every wait ends when another rank fails, or says nothing for `timeout` seconds."""
 
     def __init__(self, place: Place, timeout: float) -> None:
+        super().__init__()
         self.rank, self.world = place.rank, place.world
         self.local_rank, self.local_world = place.local_rank, place.local_world
         self._timeout, self._turn, self._looked, self._stop = timeout, 0, 0.0, False
@@ -207,13 +211,13 @@ class Many(Group):
         self._store.add(f"beat/{self.rank}", 1)
 
     def stopping(self, local: bool) -> bool:
-        now = time.monotonic()
         if local and not self._stop:
             self._set("stop", self.rank)
             self._stop = True
-        elif not self._stop and now - self._looked > LOOK:
-            self._looked = now
-            self._stop = self._store.check(["stop"]) or self._store.check(["failed"])
+        if time.monotonic() - self._looked > LOOK:  # asked at every step, which need not wait for the store
+            self._looked = time.monotonic()
+            self.beat()
+            self._stop = self._stop or self._store.check(["stop"]) or self._store.check(["failed"])
         return self._stop
 
     def failed(self, error: McxError) -> bool:
@@ -251,6 +255,10 @@ class Many(Group):
             if self._store.check(["failed"]):
                 said = json.loads(self._store.get("failed"))
                 raise Elsewhere(said["exit_code"])
+            if self.asked():
+                raise Stopped(
+                    "stopped by a signal while waiting for other ranks", "run the same command again"
+                )
             time.sleep(POLL)
             now = self._beats(ranks)
             if now != beats:

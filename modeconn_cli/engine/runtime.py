@@ -78,6 +78,7 @@ class Runtime:
         self.command = command
         self.dry_run = dry_run
         self.group = group or Group()
+        self.group.asked = lambda: self._stop
         # What one rank says is what all would say.
         self._listener: Listener = (listener if self.group.leader else None) or Silent()
         self._stop = False

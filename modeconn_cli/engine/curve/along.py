@@ -80,7 +80,7 @@ def complete(
     beside = [] if job is None else sorted(job.private.glob(PARTS.format("*")))
     for row in walk(positioned, data, mine, batch_size, parts, beside):
         rows.append(row)
-        group.beat()
+        files.failpoint(f"along.after_position.rank{group.rank}")
         if job is not None:
             job.heartbeat()
         runtime.progress(len(rows), len(mine), t=row["t"], te_nll=row["te_nll"])

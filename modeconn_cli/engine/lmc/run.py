@@ -87,7 +87,7 @@ def run(settings: LmcRunSettings, runtime: Runtime) -> LmcRunResult | None:
         runtime.catching_signals(),
     ):
         experiment.train(job)
-        results = [found for pair in todo.pairs if (found := experiment.pair(*pair)) is not None]
+        results = experiment.results()
         if not results:
             runtime.warn("early stopping left no pair to compare: use a larger --patience")
         table, drawn = _summarise(todo, data.name, results, write=not job.complete)
@@ -134,8 +134,19 @@ class _Experiment:
         )
 
     def train(self, job: jobs.Job) -> None:
-        """The main branch, then each branch; finished epochs are kept."""
+        """The main branch, then each branch; finished epochs are kept. The other ranks wait for the leader."""
         self.job = replace(job, resumed=True)  # whatever a branch's folder holds is the job's own
+        self.trained, self.missing = self.runtime.group.lead(self._train)
+
+    def results(self) -> list[PairResult]:
+        """Every pair; ranks share those that are to be measured."""
+        group = self.runtime.group
+        for pair in group.share(self.plan.pairs):
+            self.pair(*pair)
+        self.evaluated = sum(group.gather(self.evaluated))
+        return [found for pair in self.plan.pairs if (found := self.pair(*pair)) is not None]
+
+    def _train(self) -> tuple[int, list[str]]:
         self._check_schedule()
         ends = {epoch for k1, k2 in self.plan.pairs for epoch in (k1, k1 + k2)}
         self._branch(None)
@@ -144,6 +155,7 @@ class _Experiment:
             if self.plan.checkpoint(None, k1).exists():
                 self._branch(k1)
                 self._check(k1, {k1 + k2 for k2 in self.plan.k2})
+        return self.trained, self.missing
 
     def _check_schedule(self) -> None:
         """Raises InputError where the learning rates would not be those of the epochs that are there."""

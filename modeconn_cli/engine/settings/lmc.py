@@ -34,7 +34,13 @@ class AlphaSettings(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class LmcRunSettings(
-    AlphaSettings, ModelSettings, DataSettings, OptimizerSettings, ComputeSettings, FolderSettings
+    AlphaSettings,
+    ModelSettings,
+    DataSettings,
+    OptimizerSettings,
+    ComputeSettings,
+    DistributedSettings,
+    FolderSettings,
 ):
     """Branch off a training run and measure the straight lines back to it."""
 

@@ -1,0 +1,71 @@
+"""Several processes share the positions of a path and the pairs of an experiment."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+
+def documents(folder: Path, pattern: str) -> dict[str, dict]:
+    """JSON results by name, without what is of the run."""
+    out = {}
+    for path in folder.rglob(pattern):
+        if ".mcx" not in path.parts:
+            found = json.loads(path.read_text())
+            out[path.name] = {
+                k: v for k, v in found.items() if k not in ("provenance", "figure", "arrays", "folder")
+            }
+    return out
+
+
+@pytest.mark.distributed
+def test_positions_are_shared_and_the_curve_is_that_of_one(
+    mcx: Callable, start: Callable, networks: Path, tmp_path: Path
+) -> None:
+    ends = [networks / f"seed{k}/checkpoint-4.pt" for k in (0, 1)]
+    words = (
+        "curve",
+        "eval",
+        "--endpoint0",
+        ends[0],
+        "--endpoint1",
+        ends[1],
+        "--num-points",
+        "5",
+        "--output-dir",
+    )
+    assert mcx(*words, tmp_path / "one", "--threads", "1").code == 0
+    stopped = {"MCX_TESTING": "1", "MCX_FAILPOINT": "along.after_position.rank1:1=kill"}
+    done = start(*words, tmp_path / "two", "--nproc-per-node", "2", environment=stopped)
+    assert (done.wait(100), done.communicate()[0]) == (137, "")
+    done = start(*words, tmp_path / "two", "--nproc-per-node", "2")
+    out, err = done.communicate(timeout=100)
+    assert done.returncode == 0, err
+    assert out.count("Along the line (5 positions)") == 1
+    with np.load(tmp_path / "one/curve.npz") as one, np.load(tmp_path / "two/curve.npz") as two:
+        assert one.files == two.files
+        for name in one.files:
+            np.testing.assert_array_equal(one[name], two[name])
+    assert documents(tmp_path / "one", "curve_summary.json") == documents(
+        tmp_path / "two", "curve_summary.json"
+    )
+
+
+@pytest.mark.distributed
+def test_the_leader_trains_and_pairs_are_shared(mcx: Callable, start: Callable, tmp_path: Path) -> None:
+    words = ("lmc", "run", "--preset", "digits", "--max-epochs", "3", "--k1", "0,1", "--k2", "1,2", "--num-alphas", "3",
+             "--batch-size", "256", "--output-dir")  # fmt: skip
+    assert mcx(*words, tmp_path / "one", "--threads", "1").code == 0
+    done = start(*words, tmp_path / "two", "--nproc-per-node", "2", "--json")
+    out, err = done.communicate(timeout=100)
+    assert done.returncode == 0, err
+    assert json.loads(out)["evaluated_positions"] == 12
+    pairs = documents(tmp_path / "one", "*_k1_*.json")
+    assert len(pairs) == 4
+    assert documents(tmp_path / "two", "*_k1_*.json") == pairs
+    (one,), (two,) = (list((tmp_path / k).rglob("dataframes/*.csv")) for k in ("one", "two"))
+    assert one.read_text() == two.read_text()
