@@ -197,3 +197,39 @@ def test_what_cannot_be_swept_is_refused(
     done = mcx("curvature", *where, *words)
     assert (done.code, message in done.err) == (2, True)
     assert not (tmp_path / "out").exists()
+
+
+def test_scores_share_a_folder_and_its_ids(
+    mcx: Callable, networks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The ids are everyone's: equal ones are fine, and nobody overwrites them."""
+    checkpoint = (
+        "--checkpoint",
+        networks / "seed0/checkpoint-4.pt",
+        "--max-samples",
+        "30",
+        "--batch-size",
+        "16",
+    )
+    assert mcx("csl", "score", *checkpoint, "--grad", "none", "--output-dir", tmp_path).code == 0
+    ids = (tmp_path / "sample_ids.npy").read_bytes()
+    (tmp_path / "epoch_9").mkdir()
+    np.save(tmp_path / "epoch_9/mine.npy", np.zeros(3))
+    words = ("curvature", "--niter", "1", "--save-dir", tmp_path)
+    assert mcx(*words, *checkpoint).code == 0
+    done = mcx(*words, *checkpoint, "--max-samples", "20", "--no-resume", "--overwrite")
+    assert (done.code, "names other samples than these" in done.err) == (5, True)
+    assert (tmp_path / "sample_ids.npy").read_bytes() == ids
+    assert (tmp_path / "epoch_9/mine.npy").exists()
+
+
+def test_a_folder_of_checkpoints_may_be_spelled_in_another_way(
+    mcx: Callable, networks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(networks)
+    words = ("curvature", "--niter", "1", "--max-samples", "5", "--save-dir", tmp_path)
+    assert mcx(*words, "--checkpoint-dir", "seed0").code == 0
+    done = mcx(*words, "--checkpoint-dir", networks / "seed0")
+    assert (done.code, "already complete" in done.err) == (0, True)
+    done = mcx(*words, "--checkpoint-dir", networks / "seed1")
+    assert (done.code, "'checkpoint_dir' was seed0" in done.err) == (3, True)
