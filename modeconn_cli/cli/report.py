@@ -202,6 +202,8 @@ class Report:
         except McxError as error:
             if not group.failed(error):
                 raise Elsewhere(error.exit_code) from error
+            if group.world > 1:
+                _keep_cause(settings, group.rank, error)
             if not group.leader:
                 error.message = f"rank {group.rank}: {error.message}"
             if error.result is not None:
@@ -242,6 +244,17 @@ class Report:
             line = settings_text({name: value}).rstrip("\n") or f"# {name}:"
             sys.stdout.write(f"{line}  # {one_line(origins[name])}\n")
         sys.stdout.flush()
+
+
+def _keep_cause(settings: Settings, rank: int, error: McxError) -> None:
+    """Why the first rank failed, beside the results: a launcher's own report hides it."""
+    from modeconn_cli.engine import files, names
+
+    folder = getattr(settings, "output_dir", None)
+    if folder is not None and (folder / names.JOB_FOLDER).is_dir():
+        cause = {"rank": rank, "message": error.message, "hint": error.hint, "exit_code": error.exit_code}
+        with suppress(McxError):
+            files.write_json(folder / names.JOB_FOLDER / f"error.rank{rank}.json", cause)
 
 
 def _printable(parts: Sequence[tables.Part]) -> list[tables.Part]:

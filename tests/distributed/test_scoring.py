@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import signal
 import time
@@ -98,6 +99,8 @@ def test_a_rank_that_sees_other_files_is_named_once(
     assert [out for out, _ in ended] == ["", ""]
     errors = [err for _, err in ended if "error:" in err]
     assert len(errors) == 1
+    cause = json.loads(next((tmp_path / "out/.mcx").glob("error.rank*.json")).read_text())
+    assert (cause["exit_code"], cause["message"] in errors[0]) == (3, True)
     assert ("the ranks saw other files" if fault == "other" else "error: rank 1: ") in errors[0]
     assert time.monotonic() - begun < 40
 
