@@ -200,7 +200,7 @@ class Report:
         try:
             result = engine(settings, runtime)
         except McxError as error:
-            if not group.failed(error):
+            if isinstance(error, Elsewhere) or not group.failed(error):
                 raise Elsewhere(error.exit_code) from error
             if group.world > 1:
                 _keep_cause(settings, group.rank, error)

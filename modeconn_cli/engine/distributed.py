@@ -217,8 +217,15 @@ class Many(Group):
         if time.monotonic() - self._looked > LOOK:  # asked at every step, which need not wait for the store
             self._looked = time.monotonic()
             self.beat()
-            self._stop = self._stop or self._store.check(["stop"]) or self._store.check(["failed"])
+            self._end_with_others()
+            self._stop = self._stop or self._store.check(["stop"])
         return self._stop
+
+    def _end_with_others(self) -> None:
+        """Raises Elsewhere where another rank has failed."""
+        if self._store.check(["failed"]):
+            said = json.loads(self._store.get("failed"))
+            raise Elsewhere(said["exit_code"], said["message"])
 
     def failed(self, error: McxError) -> bool:
         with suppress(RuntimeError):  # the store may have gone with the leader
@@ -252,9 +259,7 @@ class Many(Group):
         """Until `there`, as long as one of `ranks` gives signs of life."""
         beats, since = self._beats(ranks), time.monotonic()
         while not there():
-            if self._store.check(["failed"]):
-                said = json.loads(self._store.get("failed"))
-                raise Elsewhere(said["exit_code"])
+            self._end_with_others()
             if self.asked():
                 raise Stopped(
                     "stopped by a signal while waiting for other ranks", "run the same command again"
@@ -310,7 +315,7 @@ def _described(error: BaseException) -> dict[str, Any]:
 def _revived(said: Mapping[str, Any]) -> McxError:
     """The leader's error, for a rank that has nothing to say."""
     if said["kind"] == Elsewhere.__name__:
-        return Elsewhere(said["exit_code"])
+        return Elsewhere(said["exit_code"], said["message"])
     kind: type[McxError] = getattr(errors, said["kind"])
     return kind(said["message"], said["hint"])
 

@@ -55,9 +55,9 @@ class Stopped(McxError):
 class Elsewhere(McxError):
     """Another rank of the job has failed, and has said so: this one ends with its exit code and without a word."""
 
-    def __init__(self, exit_code: int) -> None:
+    def __init__(self, exit_code: int, cause: str = "") -> None:
         super().__init__("")
-        self.exit_code = exit_code
+        self.exit_code, self.cause = exit_code, cause
 
 
 def did_you_mean(word: str, choices: Iterable[str]) -> str:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from modeconn_cli.engine import files, names, records
-from modeconn_cli.engine.errors import InputError, McxError, OutputError, Stopped
+from modeconn_cli.engine.errors import InputError, McxError, OutputError, SettingsError, Stopped
 from modeconn_cli.engine.runtime import Runtime
 from modeconn_cli.engine.settings.base import Settings, Spec, specs
 
@@ -97,6 +97,7 @@ def opened(
     private = private_folder(folder, command, key)
     if not runtime.group.leader:
         runtime.group.lead(lambda: None)
+        _compare_ranks(runtime.group.lead(settings.lasting), settings)
         # Results are the leader's to write: for all others they are complete.
         yield Job(folder, private, {}, complete=True, resumed=True)
         return
@@ -115,6 +116,7 @@ def opened(
 
     try:
         runtime.group.lead(open_)
+        runtime.group.lead(settings.lasting)
         assert job is not None
         if job.complete:
             runtime.note(f"already complete: {folder}")
@@ -127,7 +129,7 @@ def opened(
             if error.exit_code == Stopped.exit_code:  # here or at another rank
                 _status(private, "preempted")
             else:
-                _status(private, "failed", error=error.message)
+                _status(private, "failed", error=getattr(error, "cause", "") or error.message)
             raise
         except (KeyboardInterrupt, SystemExit):
             _status(private, "interrupted")
@@ -187,6 +189,18 @@ def _continue_or_begin(
         (job.private / names.MANIFEST_FILE).unlink(missing_ok=True)
         job.complete = False
         _begin(job)
+
+
+def _compare_ranks(leaders: dict[str, Any], settings: Settings) -> None:
+    """Raises SettingsError where this rank was started with other settings than the leader."""
+    own = settings.lasting()
+    paths = {spec.name for spec in specs(type(settings)) if spec.kind is Path}  # may be local to a machine
+    other = next((name for name in own if name not in paths and own[name] != leaders.get(name)), None)
+    if other is not None:
+        raise SettingsError(
+            f"'{other}' is {own[other]} here and {leaders.get(other)} at rank 0",
+            "start all ranks with the same words",
+        )
 
 
 def _alike(spec: Spec, before: Any, after: Any) -> bool:

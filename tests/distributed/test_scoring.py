@@ -174,3 +174,15 @@ def test_bad_flags_are_refused_before_anything_starts(
     done = mcx(*words, "--dist", "off", "--dry-run")
     assert done.code == 0
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.distributed
+def test_ranks_with_other_settings_are_refused(
+    start: Callable, ranks: list, where: tuple, tmp_path: Path
+) -> None:
+    words = ("dormant", *where, "--output-dir", tmp_path / "out")
+    both = [start(*words, environment=ranks[0]), start(*words, "--batch-size", "32", environment=ranks[1])]
+    ended = [process.communicate(timeout=60)[1] for process in both]
+    assert [process.returncode for process in both] == [2, 2]
+    assert "rank 1: 'batch_size' is 32 here and 64 at rank 0" in ended[1]
+    assert "error:" not in ended[0]

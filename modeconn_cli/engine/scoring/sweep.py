@@ -110,7 +110,11 @@ class Sweep:
         Several ranks share the units of all epochs, and the leader puts the epochs together at the end. Scoring one
         checkpoint after the other into one folder adds up: earlier ones are listed too.
         """
-        left = self._group.lead(lambda: self._left(chosen))
+        mine = json.loads(json.dumps(self.subject.identity()))
+        left, leaders = self._group.lead(lambda: (self._left(chosen, mine), mine))
+        other = next((name for name in mine if mine[name] != leaders[name]), None)
+        if other is not None:
+            raise InputError(f"this rank sees other {other} than rank 0", "all ranks need the same files")
         begun = time.perf_counter()
         for number, epoch in enumerate(left):
             if self._group.world == 1:
@@ -128,9 +132,9 @@ class Sweep:
         listed = chosen if self.settings.checkpoint is None else self._log.rows
         return self._group.lead(lambda: [self._log.rows[epoch] for epoch in sorted(listed)])
 
-    def _left(self, chosen: Mapping[int, Path]) -> list[int]:
+    def _left(self, chosen: Mapping[int, Path], now: dict[str, Any]) -> list[int]:
         """The epochs that are not finished. Raises InputError where the job began with another network or samples."""
-        record, now = self.job.private / SUBJECT, json.loads(json.dumps(self.subject.identity()))
+        record = self.job.private / SUBJECT
         if not record.exists():
             files.write_json(record, now)
         then = records.read_object(record)
