@@ -8,7 +8,7 @@ from typing import Any
 
 import typer
 
-from modeconn_cli.cli.report import Report, fail
+from modeconn_cli.cli.report import PipeClosed, Report, fail
 from modeconn_cli.engine import distributed, launch
 from modeconn_cli.engine.errors import McxError, SettingsError, Stopped
 
@@ -27,10 +27,12 @@ def run(settings: Any, report: Report, function: Callable[..., None]) -> None:
             function(settings, report)
         except McxError as error:
             return fail(report.command, error)
+        except PipeClosed:
+            return 141
         return 0
 
     code = launch.launch(launch.count(settings.nproc_per_node, settings.device), body)
     if signal := launch.name_of(code):
-        again = "finished parts are kept: run the same command again"
+        again = "what is finished is kept: run the same command again"
         fail(report.command, Stopped(f"a process was ended by {signal}", again))
     raise typer.Exit(code)

@@ -7,9 +7,13 @@ come up, and a rank that dies leaves no other in the middle of a collective.
 
 from __future__ import annotations
 
+import datetime
 import json
 import os
+import queue
 import re
+import sys
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -27,6 +31,7 @@ U = TypeVar("U")
 
 POLL = 0.02  # seconds between two looks at the store
 LOOK = 0.5  # seconds between two looks for a stop of all
+_AGAIN = "finished parts are kept: run the same command again; --dist-timeout waits longer"
 
 
 @dataclass(frozen=True)
@@ -43,15 +48,17 @@ class Place:
     agent: bool  # whether a launcher holds the store
 
 
-def find(environment: Mapping[str, str]) -> Place | None:
+def find(environment: Mapping[str, str], *, typed: bool = False) -> Place | None:
     """The place that torchrun's or SLURM's variables give; None for a process on its own.
 
-    SLURM's are those of a running step with several tasks: an interactive shell has none. Raises SettingsError for
-    variables that contradict each other or are not all there.
+    SLURM's are those of a running step with several tasks; `typed` by hand into a step's interactive shell a command
+    stays single. Raises SettingsError for variables that contradict each other or are not all there.
     """
     if "RANK" in environment or "WORLD_SIZE" in environment:
         return _of_torchrun(environment)
-    if _number(environment, "SLURM_STEP_NUM_TASKS", 1) > 1 and "SLURM_PTY_PORT" not in environment:
+    if _number(environment, "SLURM_STEP_NUM_TASKS", 1) > 1 and not (
+        typed and "SLURM_PTY_PORT" in environment
+    ):
         return _of_slurm(environment)
     return None
 
@@ -177,7 +184,20 @@ class Many(Group):
         self.local_rank, self.local_world = place.local_rank, place.local_world
         self._timeout, self._turn, self._looked, self._stop = timeout, 0, 0.0, False
         self._agent = place.agent
-        self._store = _connect(place, timeout)
+        self._store = _Talk(place, timeout)
+        self._meet(place)
+
+    def _meet(self, place: Place) -> None:
+        """Wait for all ranks. Raises SettingsError where one does not come."""
+        self._set(f"here/{self.rank}", True)
+        end = time.monotonic() + self._timeout
+        while missing := [rank for rank in range(self.world) if not self._store.check(f"here/{rank}")]:
+            if time.monotonic() > end:
+                raise SettingsError(
+                    f"rank {self.rank} found no rank {missing[0]} at {place.address}:{place.port}",
+                    "start all ranks, or pass --dist off",
+                )
+            time.sleep(POLL)
 
     def lead(self, function: Callable[[], T]) -> T:
         self._turn += 1
@@ -193,7 +213,7 @@ class Many(Group):
         return value
 
     def _follow(self, key: str) -> Any:
-        self._wait(lambda: self._store.check([key]), [0])
+        self._wait(lambda: self._store.check(key), [0])
         said = json.loads(self._store.get(key))
         if "error" in said:
             raise _revived(said["error"])
@@ -204,7 +224,7 @@ class Many(Group):
         self._set(f"gather/{self._turn}/{self.rank}", value)
         keys = [f"gather/{self._turn}/{rank}" for rank in range(self.world)]
         others = [rank for rank in range(self.world) if rank != self.rank]
-        self._wait(lambda: all(self._store.check([key]) for key in keys), others)
+        self._wait(lambda: all(self._store.check(key) for key in keys), others)
         return [json.loads(self._store.get(key)) for key in keys]
 
     def beat(self) -> None:
@@ -218,19 +238,20 @@ class Many(Group):
             self._looked = time.monotonic()
             self.beat()
             self._end_with_others()
-            self._stop = self._stop or self._store.check(["stop"])
+            self._stop = self._stop or self._store.check("stop")
         return self._stop
 
     def _end_with_others(self) -> None:
         """Raises Elsewhere where another rank has failed."""
-        if self._store.check(["failed"]):
+        if self._store.check("failed"):
             said = json.loads(self._store.get("failed"))
             raise Elsewhere(said["exit_code"], said["message"])
 
     def failed(self, error: McxError) -> bool:
-        with suppress(RuntimeError):  # the store may have gone with the leader
+        try:
             return self._store.add("failures", 1) == 1 and self._say_failed(error)
-        return False
+        except Stopped:  # the store has gone with the leader, which said nothing
+            return True
 
     def _say_failed(self, error: McxError) -> bool:
         self._set("failed", {"rank": self.rank, **_described(error)})
@@ -240,15 +261,15 @@ class Many(Group):
         self._set(f"done/{self.rank}", True)
         if self.leader:
             others = list(range(1, self.world))
-            self._wait(lambda: all(self._store.check([f"done/{rank}"]) for rank in others), others)
+            self._wait(lambda: all(self._store.check(f"done/{rank}") for rank in others), others)
 
     def leave(self) -> None:
         """The leader goes last where it holds the store."""
-        with suppress(RuntimeError):
+        with suppress(Stopped):
             self._set(f"left/{self.rank}", True)
             end = time.monotonic() + 10
             while self.leader and not self._agent and time.monotonic() < end:
-                if all(self._store.check([f"left/{rank}"]) for rank in range(self.world)):
+                if all(self._store.check(f"left/{rank}") for rank in range(self.world)):
                     break
                 time.sleep(POLL)
 
@@ -271,34 +292,78 @@ class Many(Group):
             elif time.monotonic() - since > self._timeout:
                 raise Stopped(
                     f"rank {ranks[0] if len(ranks) == 1 else list(ranks)} has said nothing for {self._timeout:g} s",
-                    "finished parts are kept: run the same command again; --dist-timeout waits longer",
+                    _AGAIN,
                 )
 
     def _beats(self, ranks: Sequence[int]) -> list[int]:
         return [self._store.add(f"beat/{rank}", 0) for rank in ranks]
 
 
-def _connect(place: Place, timeout: float) -> Store:
-    """The store at the address of rank 0, or of the launcher. Raises SettingsError where nobody answers."""
-    import datetime
+class _Talk:
+    """Torch's store, spoken to in a thread of its own: a store that does not answer stops no signal and no time-out."""
 
-    from torch import distributed
+    def __init__(self, place: Place, timeout: float) -> None:
+        self._timeout, self._dead = timeout, False
+        self._asked: queue.Queue[Callable[[], Any]] = queue.Queue()
+        self._said: queue.Queue[tuple[Any, Exception | None]] = queue.Queue()
+        threading.Thread(target=self._speak, daemon=True).start()
+        self._store = self._connected(place)
+        visits = self.add(
+            f"mcx/{place.session}/visits/{place.rank}", 1
+        )  # commands of one launcher one after the other
+        self._prefix = f"mcx/{place.session}/{visits}/"
 
-    try:
-        store = distributed.TCPStore(  # type: ignore[attr-defined]
-            place.address,
-            place.port,
-            None if place.agent else place.world,
-            is_master=place.rank == 0 and not place.agent,
-            timeout=datetime.timedelta(seconds=timeout),
-            wait_for_workers=not place.agent,
-        )
-    except (RuntimeError, ValueError) as error:
-        raise SettingsError(
-            f"rank {place.rank} found no other at {place.address}:{place.port}: {str(error).splitlines()[0][:120]}",
-            "start all ranks, set MASTER_ADDR and MASTER_PORT, or pass --dist off",
-        ) from error
-    return cast("Store", distributed.PrefixStore(f"mcx/{place.session}", store))  # type: ignore[attr-defined]
+    _prefix = ""
+
+    def set(self, key: str, value: str) -> None:
+        self._call(lambda: self._store.set(self._prefix + key, value))
+
+    def get(self, key: str) -> bytes:
+        return self._call(lambda: self._store.get(self._prefix + key))
+
+    def add(self, key: str, amount: int) -> int:
+        return self._call(lambda: self._store.add(self._prefix + key, amount))
+
+    def check(self, key: str) -> bool:
+        return self._call(lambda: self._store.check([self._prefix + key]))
+
+    def _connected(self, place: Place) -> Store:
+        """The store at the address of rank 0, or of the launcher. Raises SettingsError where nobody answers."""
+        from torch import distributed
+
+        end = time.monotonic() + self._timeout
+        while True:
+            try:
+                return cast("Store", self._call(lambda: distributed.TCPStore(  # type: ignore[attr-defined]
+                    place.address, place.port, None, is_master=place.rank == 0 and not place.agent,
+                    timeout=datetime.timedelta(seconds=min(self._timeout, 5)), wait_for_workers=False,
+                )))  # fmt: skip
+            except Stopped as error:
+                if time.monotonic() > end or place.rank == 0:
+                    raise SettingsError(
+                        f"rank {place.rank} found no store at {place.address}:{place.port}: {error.message}",
+                        "start all ranks, set MASTER_ADDR and MASTER_PORT, or pass --dist off",
+                    ) from error
+
+    def _call(self, function: Callable[[], T]) -> T:
+        """Raises Stopped where the store has gone, or does not answer in time."""
+        self._asked.put(function)
+        try:
+            value, error = self._said.get(timeout=0 if self._dead else self._timeout)
+        except queue.Empty:
+            self._dead = True  # what was asked may be answered yet, to nobody
+            raise Stopped(f"rank 0 has said nothing for {self._timeout:g} s", _AGAIN) from None
+        if error is not None:
+            raise Stopped(f"rank 0 does not answer: {str(error).splitlines()[0][:120]}", _AGAIN) from error
+        return cast("T", value)
+
+    def _speak(self) -> None:
+        while True:
+            function = self._asked.get()
+            try:
+                self._said.put((function(), None))
+            except Exception as error:  # noqa: BLE001 - raised again where it was asked
+                self._said.put((None, error))
 
 
 def _described(error: BaseException) -> dict[str, Any]:
@@ -322,5 +387,6 @@ def _revived(said: Mapping[str, Any]) -> McxError:
 
 def join(environment: Mapping[str, str] | None = None, *, wanted: bool = True, timeout: float = 600) -> Group:
     """The group that the environment describes, or a process on its own."""
-    place = find(os.environ if environment is None else environment) if wanted else None
+    typed = sys.stdin is not None and sys.stdin.isatty()
+    place = find(os.environ if environment is None else environment, typed=typed) if wanted else None
     return Group() if place is None else Many(place, timeout)

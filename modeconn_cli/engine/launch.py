@@ -38,8 +38,9 @@ def launch(processes: int, body: Callable[[], int]) -> int:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    for name in ("torch.distributed", "torch.multiprocessing"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)  # what they say, the failing process has said
+    for name in list(logging.root.manager.loggerDict):
+        if name.startswith(("torch.distributed", "torch.multiprocessing")):
+            logging.getLogger(name).setLevel(logging.CRITICAL)  # what they say, the failing process has said
     stopping = ",".join(number.name for number in STOP_SIGNALS)
     config = LaunchConfig(
         min_nodes=1,
@@ -57,6 +58,7 @@ def launch(processes: int, body: Callable[[], int]) -> int:
     )
     with tempfile.TemporaryDirectory(prefix="mcx-") as folder:
         codes = Path(folder)
+        temporary, tempfile.tempdir = tempfile.tempdir, folder  # what the launcher leaves goes with it
 
         def child() -> None:
             code = body()
@@ -70,8 +72,10 @@ def launch(processes: int, body: Callable[[], int]) -> int:
         except ChildFailedError as error:
             return _code_of(error.get_first_failure()[1].exitcode)
         except SignalException as error:
-            ended = [int(path.read_text()) for path in codes.iterdir()]
+            ended = [int(path.read_text()) for path in codes.iterdir() if path.name.isdigit()]
             return max(ended, default=_code_of(-int(error.sigval)))
+        finally:
+            tempfile.tempdir = temporary
     return 0
 
 

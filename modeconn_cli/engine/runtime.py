@@ -13,7 +13,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from modeconn_cli.engine.distributed import Group, join
-from modeconn_cli.engine.errors import SettingsError
+from modeconn_cli.engine.errors import Elsewhere, McxError, SettingsError
 from modeconn_cli.engine.settings.base import Settings
 from modeconn_cli.engine.settings.shared import DistributedSettings
 
@@ -162,17 +162,23 @@ class Runtime:
 
 def start(settings: Settings, *, listener: Listener, command: str, dry_run: bool = False) -> Runtime:
     """The runtime that a command's settings ask for; commands without compute settings leave torch alone."""
-    return Runtime(
-        device=getattr(settings, "device", None),
-        threads=getattr(settings, "threads", None),
-        deterministic=getattr(settings, "deterministic", False),
-        listener=listener,
-        command=command,
-        dry_run=dry_run,
-        group=join(wanted=settings.dist == "auto", timeout=settings.dist_timeout)
-        if isinstance(settings, DistributedSettings)
-        else None,
-    )
+    group = Group()
+    if isinstance(settings, DistributedSettings):
+        group = join(wanted=settings.dist == "auto", timeout=settings.dist_timeout)
+    try:
+        return Runtime(
+            device=getattr(settings, "device", None),
+            threads=getattr(settings, "threads", None),
+            deterministic=getattr(settings, "deterministic", False),
+            listener=listener,
+            command=command,
+            dry_run=dry_run,
+            group=group,
+        )
+    except McxError as error:
+        if not group.failed(error):
+            raise Elsewhere(error.exit_code) from error
+        raise
 
 
 def find_device(name: str, local_rank: int = 0) -> torch.device:

@@ -43,7 +43,6 @@ def test_a_step_of_srun_is_found_with_the_address_of_its_first_node() -> None:
         {},
         {"SLURM_JOB_ID": "1", "SLURM_NTASKS": "4", "SLURM_PROCID": "0"},  # an allocation, or the batch script
         {**SRUN, "SLURM_STEP_NUM_TASKS": "1"},
-        {**SRUN, "SLURM_PTY_PORT": "1"},  # an interactive shell
         {"RANK": "0", "WORLD_SIZE": "1"},
     ],
 )
@@ -83,3 +82,8 @@ def test_variables_that_contradict_each_other_are_refused(
 )
 def test_the_first_host_of_a_list(nodes: str, first: str) -> None:
     assert first_host(nodes) == first
+
+
+def test_a_command_typed_into_an_interactive_step_stays_single() -> None:
+    assert find({**SRUN, "SLURM_PTY_PORT": "1"}, typed=True) is None
+    assert find({**SRUN, "SLURM_PTY_PORT": "1"}) is not None  # started by srun from that shell

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import signal
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,8 +15,8 @@ import pytest
 # The words of a command, and the ranks that are killed one run after the other.
 COMMANDS = {
     "dormant": (("dormant", "--output-dir"), (1,)),
-    "curvature": (("curvature", "--niter", "2", "--save-dir"), (1, 0)),
-    "csl": (("csl", "score", "--output-dir"), (0, 1)),
+    "curvature": (("curvature", "--niter", "2", "--save-dir"), (1,)),
+    "csl": (("csl", "score", "--output-dir"), (0,)),
 }
 
 
@@ -137,22 +138,51 @@ def test_a_rank_that_never_comes_is_given_up(
     )
     out, err = done.communicate(timeout=60)
     assert (done.returncode, out) == (2, "")
-    assert "rank 0 found no other at localhost:" in err
+    assert "rank 0 found no rank 1 at localhost:" in err
 
 
 @pytest.mark.distributed
-def test_a_rank_that_hangs_is_given_up_and_finished_parts_stay(
-    mcx: Callable, start: Callable, ranks: list, where: tuple, tmp_path: Path
+@pytest.mark.parametrize(
+    ("rank", "how", "message"),
+    [
+        (1, "stop", "rank 1 has said nothing for 3 s"),
+        (0, "stop", "rank 1: rank 0 has said nothing for 3 s"),
+        (0, "kill", "rank 1: rank 0 does not answer"),
+    ],
+)
+def test_a_rank_that_hangs_or_dies_is_given_up_and_finished_parts_stay(
+    mcx: Callable,
+    start: Callable,
+    ranks: list,
+    where: tuple,
+    tmp_path: Path,
+    rank: int,
+    how: str,
+    message: str,
 ) -> None:
+    """Rank 0 holds the store: without it the others end too, and without a traceback."""
     words = ("dormant", *where, "--output-dir", tmp_path / "out", "--dist-timeout", "3")
-    hangs = {"MCX_TESTING": "1", "MCX_FAILPOINT": "scoring.after_part.rank1:1=stop"}
-    both = [start(*words, environment=ranks[0]), start(*words, environment={**ranks[1], **hangs})]
-    _, err = both[0].communicate(timeout=60)
-    both[1].kill()
-    both[1].communicate()
-    assert (both[0].returncode, "rank 1 has said nothing for 3 s" in err) == (75, True)
-    assert len(list((tmp_path / "out").glob(".mcx/*/parts/*.npz"))) == 3
+    fault = {"MCX_TESTING": "1", "MCX_FAILPOINT": f"scoring.after_part.rank{rank}:1={how}"}
+    both = [start(*words, environment={**ranks[k], **(fault if k == rank else {})}) for k in (0, 1)]
+    _, err = both[1 - rank].communicate(timeout=60)
+    both[rank].kill()
+    both[rank].communicate()
+    assert (both[1 - rank].returncode, message in err) == (75, True), err
+    assert "Traceback" not in err
+    assert list((tmp_path / "out").glob(".mcx/*/parts/*.npz"))
     assert mcx(*words, "--threads", "1").code == 0
+
+
+@pytest.mark.distributed
+def test_a_signal_ends_a_rank_that_waits_for_the_others(
+    start: Callable, ranks: list, where: tuple, tmp_path: Path
+) -> None:
+    done = start("dormant", *where, "--output-dir", tmp_path / "out", environment=ranks[0])
+    with pytest.raises(subprocess.TimeoutExpired):
+        done.communicate(timeout=8)
+    done.terminate()
+    assert done.communicate(timeout=20)[0] == ""
+    assert done.returncode == 143
 
 
 def test_bad_flags_are_refused_before_anything_starts(

@@ -113,6 +113,11 @@ class Sweep:
         mine = json.loads(json.dumps(self.subject.identity()))
         left, leaders = self._group.lead(lambda: (self._left(chosen, mine), mine))
         other = next((name for name in mine if mine[name] != leaders[name]), None)
+        lacking = [epoch for epoch in left if epoch not in chosen]
+        if lacking:
+            raise InputError(
+                f"this rank lacks the checkpoints of epochs {lacking[:10]}", "all ranks need the same files"
+            )
         if other is not None:
             raise InputError(f"this rank sees other {other} than rank 0", "all ranks need the same files")
         begun = time.perf_counter()
