@@ -17,6 +17,7 @@ import typer
 from modeconn_cli.engine import settings as settings_package
 from modeconn_cli.engine.errors import SettingsError, did_you_mean
 from modeconn_cli.engine.settings.base import Settings, Spec, specs
+from modeconn_cli.engine.settings.shared import DistributedSettings
 
 TRUE, FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 PRESETS = Path(settings_package.__file__).parent / "presets"
@@ -152,7 +153,11 @@ def takes(cls: type[Settings], command: str) -> Callable[[Callable[..., None]], 
                 settings, known = resolved.complete(settings)
                 origins |= known
                 report.print_config(settings, origins)
-            elif getattr(settings, "nproc_per_node", None) and not report.dry_run:
+            elif (
+                isinstance(settings, DistributedSettings)
+                and settings.nproc_per_node is not None
+                and not report.dry_run
+            ):
                 from modeconn_cli.cli import processes
 
                 processes.run(settings, report, function)

@@ -20,7 +20,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from modeconn_cli.engine import errors
 from modeconn_cli.engine.errors import Elsewhere, McxError, SettingsError, Stopped
 
 if TYPE_CHECKING:
@@ -216,7 +215,7 @@ class Many(Group):
         self._wait(lambda: self._store.check(key), [0])
         said = json.loads(self._store.get(key))
         if "error" in said:
-            raise _revived(said["error"])
+            raise Elsewhere(said["error"]["exit_code"], said["error"]["message"])
         return said["value"]
 
     def gather(self, value: T) -> list[T]:
@@ -249,13 +248,12 @@ class Many(Group):
 
     def failed(self, error: McxError) -> bool:
         try:
-            return self._store.add("failures", 1) == 1 and self._say_failed(error)
+            first = self._store.add("failures", 1) == 1
+            if first:
+                self._set("failed", _described(error))
         except Stopped:  # the store has gone with the leader, which said nothing
             return True
-
-    def _say_failed(self, error: McxError) -> bool:
-        self._set("failed", {"rank": self.rank, **_described(error)})
-        return True
+        return first
 
     def finish(self) -> None:
         self._set(f"done/{self.rank}", True)
@@ -303,17 +301,14 @@ class _Talk:
     """Torch's store, spoken to in a thread of its own: a store that does not answer stops no signal and no time-out."""
 
     def __init__(self, place: Place, timeout: float) -> None:
-        self._timeout, self._dead = timeout, False
+        self._timeout, self._dead, self._prefix = timeout, False, ""
         self._asked: queue.Queue[Callable[[], Any]] = queue.Queue()
         self._said: queue.Queue[tuple[Any, Exception | None]] = queue.Queue()
         threading.Thread(target=self._speak, daemon=True).start()
         self._store = self._connected(place)
-        visits = self.add(
-            f"mcx/{place.session}/visits/{place.rank}", 1
-        )  # commands of one launcher one after the other
+        # A launcher's store outlives a command: the next one must not read what this one has said.
+        visits = self.add(f"mcx/{place.session}/visits/{place.rank}", 1)
         self._prefix = f"mcx/{place.session}/{visits}/"
-
-    _prefix = ""
 
     def set(self, key: str, value: str) -> None:
         self._call(lambda: self._store.set(self._prefix + key, value))
@@ -367,22 +362,10 @@ class _Talk:
 
 
 def _described(error: BaseException) -> dict[str, Any]:
+    """What other ranks are told of an error."""
     if isinstance(error, McxError):
-        return {
-            "kind": type(error).__name__,
-            "message": error.message,
-            "hint": error.hint,
-            "exit_code": error.exit_code,
-        }
-    return {"kind": "Elsewhere", "message": f"{type(error).__name__}: {error}", "hint": "", "exit_code": 1}
-
-
-def _revived(said: Mapping[str, Any]) -> McxError:
-    """The leader's error, for a rank that has nothing to say."""
-    if said["kind"] == Elsewhere.__name__:
-        return Elsewhere(said["exit_code"], said["message"])
-    kind: type[McxError] = getattr(errors, said["kind"])
-    return kind(said["message"], said["hint"])
+        return {"message": error.message, "exit_code": error.exit_code}
+    return {"message": f"{type(error).__name__}: {error}", "exit_code": 1}
 
 
 def join(environment: Mapping[str, str] | None = None, *, wanted: bool = True, timeout: float = 600) -> Group:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from modeconn_cli.engine import files, names, records
-from modeconn_cli.engine.errors import InputError, McxError, OutputError, SettingsError, Stopped
+from modeconn_cli.engine.errors import Elsewhere, InputError, McxError, OutputError, SettingsError, Stopped
 from modeconn_cli.engine.runtime import Runtime
 from modeconn_cli.engine.settings.base import Settings, Spec, specs
 
@@ -96,7 +96,6 @@ def opened(
     """
     private = private_folder(folder, command, key)
     if not runtime.group.leader:
-        runtime.group.lead(lambda: None)
         _compare_ranks(runtime.group.lead(settings.lasting), settings)
         # Results are the leader's to write: for all others they are complete.
         yield Job(folder, private, {}, complete=True, resumed=True)
@@ -104,7 +103,7 @@ def opened(
     job: Job | None = None
     lock: Path | None = None
 
-    def open_() -> None:
+    def open_() -> dict[str, Any]:
         nonlocal job, lock
         for place in (folder, private):
             files.make_folder(place)
@@ -113,10 +112,10 @@ def opened(
         job = Job(folder, private, records.provenance(settings, command, inputs), listing=listing)
         present = [path for pattern in owned for path in folder.glob(pattern)]
         _continue_or_begin(job, settings, runtime, present, mends)
+        return settings.lasting()
 
     try:
         runtime.group.lead(open_)
-        runtime.group.lead(settings.lasting)
         assert job is not None
         if job.complete:
             runtime.note(f"already complete: {folder}")
@@ -129,7 +128,9 @@ def opened(
             if error.exit_code == Stopped.exit_code:  # here or at another rank
                 _status(private, "preempted")
             else:
-                _status(private, "failed", error=getattr(error, "cause", "") or error.message)
+                _status(
+                    private, "failed", error=error.cause if isinstance(error, Elsewhere) else error.message
+                )
             raise
         except (KeyboardInterrupt, SystemExit):
             _status(private, "interrupted")
@@ -303,7 +304,7 @@ def _alone(folder: Path) -> Iterator[None]:
 
 def _owner(path: Path) -> dict[str, Any]:
     """What a lock says: pid, host and started, or nothing at all."""
-    owner = _document(path)
+    owner = records.peek_object(path)
     return owner if {"pid", "host", "started"} <= set(owner) else {}
 
 
@@ -336,17 +337,10 @@ def file_output(
     present = [file for file in (path, *companions) if files.occupied(file)]
     if overwrite or not present:
         return True
-    document = _document(record or path)
+    document = records.peek_object(record or path)
     if records.made_alike(document.get("provenance"), provenance):
         if path not in present:
             return True  # a kill came before the last file
         if record is None or document.get("checkpoint_sha256") == records.sha256(path):
             return False
     raise OutputError(f"'{present[0]}' exists", "use --overwrite to replace it")
-
-
-def _document(path: Path) -> dict[str, Any]:
-    """The JSON object in a file, empty where there is none."""
-    with contextlib.suppress(InputError):
-        return records.read_object(path)
-    return {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
 import hashlib
@@ -176,3 +177,10 @@ def read_object(path: Path, hint: str = "") -> dict[str, Any]:
         reason = error.strerror if isinstance(error, OSError) else error
         raise InputError(f"'{path}' cannot be read: {reason}", hint) from error
     return found
+
+
+def peek_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file that may be anyone's; empty where there is none."""
+    with contextlib.suppress(InputError):
+        return read_object(path)
+    return {}

@@ -172,10 +172,10 @@ def test_other_samples_or_another_network_are_not_mixed_into_a_job(
     assert first.code == 0, first.err
     write(tmp_path / "own.npz")
     done = mcx(*words, "--checkpoint", run / "checkpoint-3.pt")
-    assert (done.code, "the samples are not those that the job" in done.err) == (3, True)
+    assert (done.code, "began with another set of samples" in done.err) == (3, True)
     train = ("train", "--model", "mlp", "--dataset", "digits", "--seeds", "0", "--epochs", "1", "-q")
     assert mcx(*train, "--output-dir", tmp_path / "mlp").code == 0
     where = ("--output-dir", tmp_path / "digits", "--checkpoint")
     assert mcx("dormant", *where, run / "checkpoint-4.pt").code == 0
     done = mcx("dormant", *where, tmp_path / "mlp/seed0/checkpoint-1.pt")
-    assert (done.code, "the network is not what the job" in done.err) == (3, True)
+    assert (done.code, "began with another network" in done.err) == (3, True)

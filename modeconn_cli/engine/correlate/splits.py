@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
-from modeconn_cli.engine import jobs, names
+from modeconn_cli.engine import jobs, names, records
 from modeconn_cli.engine.errors import InputError
 
 # The splits of the training file share its ids.
@@ -36,23 +34,14 @@ def _said(folder: Path, kinds: tuple[str, ...], follow: bool) -> set[str]:
     found: set[str] = set()
     for kind in kinds:
         for path in sorted(folder.glob(SUMMARIES[kind])):
-            found.add(SIDES.get(str(_document(path).get("split")), ""))
+            found.add(SIDES.get(str(records.peek_object(path).get("split")), ""))
         for path in sorted((folder / names.JOB_FOLDER).glob(f"{kind}*/{jobs.RECORD_FILE}")):
             if path.parent.name == "curvature-sweep":
                 continue  # its samples need not be those of the arrays
-            settings = _document(path).get("settings")
+            settings = records.peek_object(path).get("settings")
             if not isinstance(settings, dict):
                 continue
             found.add(SIDES.get(str(settings.get("split")), ""))
             if follow and settings.get("input_dir"):  # an aggregation knows only where the scores lie
                 found |= _said(Path(settings["input_dir"]).expanduser(), (kind,), follow=False)
     return found - {""}
-
-
-def _document(path: Path) -> dict[str, Any]:
-    """The JSON object in a file; empty where it cannot be read, as foreign folders hold anything."""
-    try:
-        document = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return document if isinstance(document, dict) else {}

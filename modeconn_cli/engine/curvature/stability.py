@@ -11,10 +11,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from scipy.stats import rankdata
 from torch import Tensor
 
 from modeconn_cli.engine import files, jobs, scoring
+from modeconn_cli.engine.correlate.statistics import correlations
 from modeconn_cli.engine.datasets import Batch
 from modeconn_cli.engine.errors import SettingsError
 from modeconn_cli.engine.figures import COLOURS, png
@@ -115,7 +115,7 @@ def run(settings: CurvatureSettings, runtime: Runtime) -> StabilityResult | None
         )
         if not job.complete:
             summary = stem.with_name(f"{stem.name}.json")
-            files.write_json(summary, result.document())
+            scoring.write_summary(summary, result, by_epoch=False)
             job.finish([*swept.files(epoch), summary])
     return result
 
@@ -181,15 +181,16 @@ class _Swept:
         reference = self.settings.h if parameter == "h" else max(self.counts)
         norm, base = column("norm"), column("norm", reference)
         both = np.isfinite(norm) & np.isfinite(base) & (base > 0)
-        halves = _pearson(column("first"), column("second"))
+        (found,) = correlations({"here": norm, "reference": base})
+        halves = correlations({"first": column("first"), "second": column("second")})[0].pearson
         return Row(
             parameter=parameter,
             value=value,
             mean=scoring.statistics(norm)["mean"],
             median=scoring.statistics(norm)["q50"],
             mean_trace=scoring.statistics(column("trace"))["mean"],
-            spearman=_pearson(norm, base, ranks=True),
-            pearson=_pearson(norm, base),
+            spearman=found.spearman,
+            pearson=found.pearson,
             median_change=float(np.median(np.abs(norm - base)[both] / base[both])) if both.any() else None,
             reliability=None if halves is None or halves <= -1 else 2 * halves / (1 + halves),
             rounded=float(column("rounded").mean()),
@@ -211,17 +212,6 @@ def _values(draws: Draws, count: int) -> dict[str, Tensor]:
         "first": draws.norms[:half].mean(0) if half else none,
         "second": draws.norms[half : 2 * half].mean(0) if half else none,
     }
-
-
-def _pearson(a: np.ndarray, b: np.ndarray, *, ranks: bool = False) -> float | None:
-    """Correlation over samples where both are finite, of ranks for Spearman's; None where one does not vary."""
-    both = np.isfinite(a) & np.isfinite(b)
-    a, b = a[both], b[both]
-    if ranks:
-        a, b = rankdata(a), rankdata(b)
-    if len(a) < 3 or a.min() == a.max() or b.min() == b.max():
-        return None
-    return float(np.corrcoef(a, b)[0, 1])
 
 
 def _figure(rows: list[Row]) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 from torch import nn
 
 from modeconn_cli.engine import checkpoints, datasets, models, names, weights
+from modeconn_cli.engine.checkpoints import Checkpoint
 from modeconn_cli.engine.datasets import Data, Samples
 from modeconn_cli.engine.errors import InputError, SettingsError
 from modeconn_cli.engine.models.recognise import recognised
@@ -32,19 +34,21 @@ class Subject:
     about: Mapping[str, Any]  # of the first checkpoint
 
     def identity(self) -> dict[str, Any]:
-        """What has to be the same for all epochs of a job."""
-        return {
-            "network": self.arch.describe(),
-            "data set": self.data.name,
-            "samples": self.samples.fingerprint(),
-        }
+        """What has to be the same for all epochs of a job, as JSON holds it."""
+        network: dict[str, Any] = json.loads(json.dumps(self.arch.describe()))
+        return {"network": network, "data set": self.data.name, "set of samples": self.samples.fingerprint()}
 
     def load(self, path: Path, settings: ScoringSettings) -> None:
         """Take the weights of a checkpoint. Raises InputError where they do not fit."""
-        found = checkpoints.read(path, state_key=settings.state_key, allow_nonfinite=settings.allow_nonfinite)
-        if found.is_curve:
-            raise InputError(f"'{path}' is a curve, not a network", "mcx curve extract gives its networks")
-        weights.load_into(self.model, found.state, str(path))
+        weights.load_into(self.model, _network(path, settings).state, str(path))
+
+
+def _network(path: Path, settings: ScoringSettings) -> Checkpoint:
+    """A checkpoint. Raises InputError for a curve."""
+    found = checkpoints.read(path, state_key=settings.state_key, allow_nonfinite=settings.allow_nonfinite)
+    if found.is_curve:
+        raise InputError(f"'{path}' is a curve, not a network", "mcx curve extract gives its networks")
+    return found
 
 
 def chosen_checkpoints(
@@ -98,7 +102,7 @@ def series(settings: ScoringSettings, runtime: Runtime, run_idx: int | None = No
         raise InputError(f"'{folder}' holds no checkpoints", _nearby(folder))
     kept, missing = between(
         found, settings.start_epoch, settings.end_epoch, settings.epoch_step, "checkpoints",
-        lenient=getattr(settings, "allow_missing", False),
+        lenient=settings.allow_missing,
     )  # fmt: skip
     if missing:
         runtime.warn(f"checkpoints of {len(missing)} epochs of the range are missing: {missing[:10]}")
@@ -115,10 +119,7 @@ def _nearby(folder: Path) -> str:
 
 def open_subject(settings: ScoringSettings, path: Path, runtime: Runtime) -> Subject:
     """The network of a checkpoint with the data it was trained on, or what the settings name."""
-    first = checkpoints.read(path, state_key=settings.state_key, allow_nonfinite=settings.allow_nonfinite)
-    if first.is_curve:
-        raise InputError(f"'{path}' is a curve, not a network", "mcx curve extract gives its networks")
-    first = recognised(first, settings, runtime)
+    first = recognised(_network(path, settings), settings, runtime)
     completed = datasets.merge_settings(settings, first.about)
     data = datasets.load(completed, runtime.device, held_out=False)
     arch = models.architecture(settings, first, num_classes=data.num_classes, input_shape=data.input_shape)

@@ -7,7 +7,6 @@ computed which unit changes a byte of them.
 
 from __future__ import annotations
 
-import json
 import time
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -110,16 +109,9 @@ class Sweep:
         Several ranks share the units of all epochs, and the leader puts the epochs together at the end. Scoring one
         checkpoint after the other into one folder adds up: earlier ones are listed too.
         """
-        mine = json.loads(json.dumps(self.subject.identity()))
+        mine = self.subject.identity()
         left, leaders = self._group.lead(lambda: (self._left(chosen, mine), mine))
-        other = next((name for name in mine if mine[name] != leaders[name]), None)
-        lacking = [epoch for epoch in left if epoch not in chosen]
-        if lacking:
-            raise InputError(
-                f"this rank lacks the checkpoints of epochs {lacking[:10]}", "all ranks need the same files"
-            )
-        if other is not None:
-            raise InputError(f"this rank sees other {other} than rank 0", "all ranks need the same files")
+        _check_rank(mine, leaders, [epoch for epoch in left if epoch not in chosen])
         begun = time.perf_counter()
         for number, epoch in enumerate(left):
             if self._group.world == 1:
@@ -142,13 +134,10 @@ class Sweep:
         record = self.job.private / SUBJECT
         if not record.exists():
             files.write_json(record, now)
-        then = records.read_object(record)
-        changed = [name for name in now if then.get(name) != now[name]]
+        changed = _difference(now, records.read_object(record))
         if changed:
             raise InputError(
-                f"the {changed[0]} is not what the job in '{self.job.folder}' began with"
-                if changed[0] != "samples"
-                else f"the samples are not those that the job in '{self.job.folder}' began with",
+                f"the job in '{self.job.folder}' began with another {changed}",
                 "use another --output-dir, or --no-resume --overwrite to start anew",
             )
         return [e for e in chosen if not self._log.kept(e, chosen[e], self.measure.files(e))]
@@ -249,6 +238,20 @@ class Sweep:
     def _remove_parts(self, pattern: str) -> None:
         for path in self._parts.glob(pattern):
             path.unlink(missing_ok=True)
+
+
+def _difference(now: Mapping[str, Any], then: Mapping[str, Any]) -> str:
+    """The first part of an identity that is another one; empty where none is."""
+    return next((name for name in now if then.get(name) != now[name]), "")
+
+
+def _check_rank(mine: Mapping[str, Any], leaders: Mapping[str, Any], lacking: list[int]) -> None:
+    """Raises InputError where this rank sees other files than the leader."""
+    other = _difference(mine, leaders)
+    if lacking:
+        other = f"folder of checkpoints, without epochs {lacking[:10]}"
+    if other:
+        raise InputError(f"this rank sees another {other} than rank 0", "all ranks need the same files")
 
 
 def _rows(unit: Unit, chosen: Tensor | None, batch_size: int) -> list[slice | Tensor]:

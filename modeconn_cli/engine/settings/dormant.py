@@ -22,9 +22,6 @@ class DormantSettings(ScoringSettings):
         change="free",
         group="output",
     )
-    allow_missing: bool = setting(
-        False, "leave out missing epochs of the range, and say so", change="free", group="epochs"
-    )
     site: Literal["both", "pre", "post"] = setting(
         "both",
         "where units are looked at: pre, the outputs of convolutions and linear layers as documented; post, after "

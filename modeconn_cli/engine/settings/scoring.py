@@ -48,6 +48,9 @@ class ScoringSettings(
         "folder of the run's checkpoints (checkpoint-<e>.pt and the other documented names)",
         group="epochs",
     )
+    allow_missing: bool = setting(
+        False, "leave out missing epochs of the range, and say so", change="free", group="epochs"
+    )
     split: SplitName = setting(
         "all-train", "which samples; all-train is the whole training file", group="data"
     )
