@@ -148,14 +148,15 @@ def _save_curvatures(result: Curvatures, folder: Path) -> None:
     import numpy as np
 
     from modeconn_cli.engine import arrays, files
+    from modeconn_cli.engine.curvature.run import DOCUMENTED, IDS, LABELS
     from modeconn_cli.engine.errors import OutputError
 
-    ids = folder / "sample_ids.npy"
+    ids = folder / IDS
     if ids.exists() and (result.ids_are_positions or not np.array_equal(arrays.read_ids(ids), result.ids)):
         raise OutputError(f"'{ids}' names other samples than the loader", "use another save_dir")
-    files.write_array(folder / "per_image_curvature.npy", result.curvature.astype("float32"))
-    files.write_array(folder / "per_image_directional_eig.npy", result.directional_eig.astype("float32"))
-    files.write_array(folder / "per_image_labels.npy", result.labels)
+    for name, file in DOCUMENTED.items():
+        files.write_array(folder / file, getattr(result, name).astype("float32"))
+    files.write_array(folder / LABELS, result.labels)
     if not result.ids_are_positions:
         files.write_array(ids, result.ids)
 

@@ -8,7 +8,7 @@ import typer
 
 from modeconn_cli.cli.options import takes
 from modeconn_cli.cli.report import Report
-from modeconn_cli.cli.tables import Lines, Part, Table, number
+from modeconn_cli.cli.tables import EPOCHS, Lines, Part, Table, ends, number
 from modeconn_cli.engine.settings.csl import CslAggregateSettings, CslScoreSettings
 
 if TYPE_CHECKING:
@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from modeconn_cli.engine.csl.score import CslScoreResult
 
 app = typer.Typer(rich_markup_mode=None, no_args_is_help=True)
-
-SHOWN = 12  # epochs in a table; the others are in the files
 
 
 @app.command("score")
@@ -46,11 +44,7 @@ def aggregate(settings: CslAggregateSettings, report: Report) -> None:
 
 
 def score_table(result: CslScoreResult) -> list[Part]:
-    chosen = (
-        result.epochs
-        if len(result.epochs) <= SHOWN
-        else (*result.epochs[: SHOWN // 2], *result.epochs[-SHOWN // 2 :])
-    )
+    chosen, omitted = ends(result.epochs, EPOCHS, "epochs")
     rows = tuple(
         (
             str(each.epoch),
@@ -76,9 +70,7 @@ def score_table(result: CslScoreResult) -> list[Part]:
     lines = [f"Scored in this run: {result.scored} epochs"]
     if result.samples_per_second is not None:
         lines[0] += f", {result.samples_per_second:,.0f} samples per second"
-    if len(chosen) < len(result.epochs):
-        lines.append(f"Shown: {len(chosen)} of {len(result.epochs)} epochs")
-    lines += [f"Gradient norms: {result.grad_method}", f"Folder: {result.output_dir}"]
+    lines += [*omitted, f"Gradient norms: {result.grad_method}", f"Folder: {result.output_dir}"]
     return [Table(title, columns, rows, text_columns=0), Lines(tuple(lines))]
 
 

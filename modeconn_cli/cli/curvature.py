@@ -8,7 +8,7 @@ import typer
 
 from modeconn_cli.cli.options import takes
 from modeconn_cli.cli.report import Report
-from modeconn_cli.cli.tables import Lines, Part, Table, number, percent
+from modeconn_cli.cli.tables import EPOCHS, Lines, Part, Table, ends, number, percent
 from modeconn_cli.engine.settings.curvature import CurvatureSettings
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ def curvature(settings: CurvatureSettings, report: Report) -> None:
 
 def table(result: CurvatureResult) -> list[Part]:
     keys = ("mean", "std", "q5", "q50", "q95")
+    epochs, omitted = ends(result.epochs, EPOCHS, "epochs")
     rows = tuple(
         (
             str(each.epoch),
@@ -46,12 +47,12 @@ def table(result: CurvatureResult) -> list[Part]:
             percent(each.rounded, 1),
             str(each.nonfinite),
         )
-        for each in result.epochs
+        for each in epochs
     )
     columns = ("epoch", *keys, "mean directional eig", "mean trace", "near rounding", "non-finite")
     how = f"{result.method}, h = {result.h:g}, {result.niter} directions"
     title = f"Curvature of {result.samples:,} samples of {result.dataset} ({how})"
-    lines = (f"Scored in this run: {result.scored} epochs", f"Folder: {result.output_dir}")
+    lines = (f"Scored in this run: {result.scored} epochs", *omitted, f"Folder: {result.output_dir}")
     return [Table(title, columns, rows, text_columns=0), Lines(lines)]
 
 

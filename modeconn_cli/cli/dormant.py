@@ -8,7 +8,7 @@ import typer
 
 from modeconn_cli.cli.options import takes
 from modeconn_cli.cli.report import Report
-from modeconn_cli.cli.tables import Lines, Part, Table, percent
+from modeconn_cli.cli.tables import EPOCHS, Lines, Part, Table, ends, percent
 from modeconn_cli.engine.settings.dormant import DormantSettings
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 
-SHOWN = 40  # layers in a table; the others are in the files
+LAYERS = 40  # layers in a table; the others are in the files
 
 
 @app.command("dormant")
@@ -37,6 +37,7 @@ def table(result: DormantResult) -> list[Part]:
         "epoch", "documented mean", "documented median", "post-activation mean", "post-activation median",
         "never active", f"tau {result.tau:g}", f"frequency {result.dormant_unit_threshold:g}", "NaN samples",
     )  # fmt: skip
+    epochs, omitted = ends(result.epochs, EPOCHS, "epochs")
     rows = tuple(
         (
             str(each.epoch),
@@ -44,12 +45,11 @@ def table(result: DormantResult) -> list[Part]:
             *(percent(value) for value in (each.never, each.tau_dormant, each.frequency_dormant)),
             str(each.nonfinite),
         )
-        for each in result.epochs
+        for each in epochs
     )  # fmt: skip
     units = ", ".join(f"{count:,} units {kind}" for kind, count in result.units.items())
     title = f"Dormant units of {result.samples:,} samples of {result.dataset} ({units})"
-    every = result.layers
-    layers = every if len(every) <= SHOWN else (*every[: SHOWN // 2], *every[-SHOWN // 2 :])
+    layers, left = ends(result.layers, LAYERS, "layers")
     by_layer = tuple(
         (
             layer.layer,
@@ -62,9 +62,9 @@ def table(result: DormantResult) -> list[Part]:
     lines = [f"Scored in this run: {result.scored} epochs"]
     if result.samples_per_second is not None:
         lines[0] += f", {result.samples_per_second:,.0f} samples per second"
-    if len(layers) < len(every):
-        lines.append(f"Shown: {len(layers)} of {len(every)} layers")
     lines += [
+        *omitted,
+        *left,
         "pre: outputs of convolutions and linear layers, as documented; post: after each nonlinearity",
         f"Figure: {result.figure}",
         f"Folder: {result.output_dir}",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -30,6 +30,15 @@ class Lines:
 
 
 Part = Table | Lines
+T = TypeVar("T")
+EPOCHS = 12  # in a table; the others are in the files
+
+
+def ends(rows: Sequence[T], most: int, what: str) -> tuple[list[T], list[str]]:
+    """The first and the last rows where there are more than `most`, with the line that says so."""
+    if len(rows) <= most:
+        return list(rows), []
+    return [*rows[: most // 2], *rows[-(most // 2) :]], [f"Shown: {most} of {len(rows)} {what}"]
 
 
 def number(value: float | None, digits: int = 6) -> str:

@@ -7,6 +7,7 @@ leaves the old file or none.
 from __future__ import annotations
 
 import contextlib
+import csv
 import errno
 import io
 import itertools
@@ -18,7 +19,7 @@ import signal
 import socket
 import sys
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -86,6 +87,15 @@ def _sync_folder(folder: Path) -> None:
 def write_text(path: Path, text: str) -> None:
     """UTF-8; the bytes of a file name that are none are spelled out, in JSON's own way."""
     atomic_write(path, text.encode("utf-8", "backslashreplace"))
+
+
+def csv_text(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """A table as CSV, with the same line ends everywhere; None is an empty cell."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    return out.getvalue()
 
 
 def write_json(path: Path, document: Mapping[str, Any]) -> None:

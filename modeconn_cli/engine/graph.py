@@ -27,6 +27,8 @@ from modeconn_cli.engine.errors import InputError
 # Rows of the example batch. Export specialises 0 and 1; an odd number keeps batch // 2 from looking exact.
 EXAMPLE_BATCH = 3
 
+CONVOLUTIONS = frozenset({"conv1d", "conv2d", "conv3d"})
+TRANSPOSED = frozenset({"conv_transpose1d", "conv_transpose2d", "conv_transpose3d"})
 _TORCH = str(Path(torch.__file__).parent) + os.sep
 
 # What export raises, and what a model's own forward raises while export runs it.
@@ -61,6 +63,18 @@ class Graph:
     def nodes(self) -> tuple[fx.Node, ...]:
         """Placeholders, operations and the output, in execution order."""
         return tuple(self.program.graph.nodes)
+
+    def arguments(self, values: Mapping[str, Tensor], images: Tensor) -> Iterator[Tensor]:
+        """What the placeholders stand for, in order: `values` by the names of the state dict, constants, images."""
+        for node in self.nodes:
+            if node.op != "placeholder":
+                continue
+            if node.name in self.tensors:
+                yield values[self.tensors[node.name]]
+            elif node.name in self.constants:
+                yield self.constants[node.name].to(images.device)
+            else:
+                yield images
 
 
 def trace(model: nn.Module, input_shape: tuple[int, ...], dtype: torch.dtype | None = None) -> Graph:

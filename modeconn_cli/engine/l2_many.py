@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -164,11 +162,4 @@ def summary_text(rows: tuple[PairDistance, ...]) -> str:
 
 
 def summary_csv(rows: tuple[PairDistance, ...]) -> str:
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    for row in rows:
-        writer.writerow(
-            ["" if value is None else value for value in (getattr(row, name) for name in COLUMNS)]
-        )
-    return out.getvalue()
+    return files.csv_text(COLUMNS, ([getattr(row, name) for name in COLUMNS] for row in rows))

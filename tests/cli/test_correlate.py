@@ -229,11 +229,11 @@ def test_the_evolution_follows_every_epoch(tmp_path: Path, joined: dict) -> None
         file = {"dormant_prop": "dormant_props", "dormant_post": "dormant_post"}[row["metric"]]
         values = np.load(tmp_path / f"dormant/{file}_epoch_{row['epoch']}.npy").astype(float)
         flagged = flags.loc[np.load(tmp_path / f"dormant/sample_ids_epoch_{row['epoch']}.npy")].to_numpy()
-        assert row["mean"] == pytest.approx(values.mean())
+        assert row["statistics"]["mean"] == pytest.approx(values.mean())
         assert row["flagged_mean"] == pytest.approx(values[flagged == 1].mean())
         assert row["unflagged_mean"] == pytest.approx(values[flagged == 0].mean())
         for share in (5, 25, 50, 75, 95):
-            assert row["quantiles"][f"q{share}"] == pytest.approx(np.quantile(values, share / 100))
+            assert row["statistics"][f"q{share}"] == pytest.approx(np.quantile(values, share / 100))
 
 
 def test_samples_without_a_flag_are_neither(mcx: Callable, tmp_path: Path, truth, undrawn) -> None:

@@ -10,8 +10,8 @@ import numpy as np
 
 from modeconn_cli.engine.correlate import sources
 from modeconn_cli.engine.correlate.sources import Source
+from modeconn_cli.engine.quantiles import statistics
 
-QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 METRICS = ("dormant_prop", "dormant_post")
 
 
@@ -22,8 +22,7 @@ class Epoch:
     epoch: int
     metric: str
     samples: int
-    mean: float | None
-    quantiles: dict[str, float]
+    statistics: dict[str, float | None]
     flagged_mean: float | None
     unflagged_mean: float | None
 
@@ -51,14 +50,11 @@ def _epoch(epoch: int, metric: str, source: Source, flag: Source | None) -> Epoc
         inside[inside] = flag.ids[place[inside]] == source.ids[inside]
         marks[inside] = known[place[inside]]
         flagged, unflagged = _mean(values[finite & (marks == 1)]), _mean(values[finite & (marks == 0)])
-    values = values[finite]
-    quantiles = np.quantile(values, QUANTILES) if len(values) else np.array([])
     return Epoch(
         epoch=epoch,
         metric=metric,
-        samples=len(values),
-        mean=_mean(values),
-        quantiles={f"q{100 * q:g}": float(v) for q, v in zip(QUANTILES, quantiles, strict=False)},
+        samples=int(finite.sum()),
+        statistics=statistics(values),
         flagged_mean=flagged,
         unflagged_mean=unflagged,
     )

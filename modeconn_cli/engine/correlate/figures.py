@@ -11,6 +11,7 @@ from modeconn_cli.engine.correlate.evolution import Epoch
 from modeconn_cli.engine.correlate.statistics import Correlation, Groups
 from modeconn_cli.engine.errors import one_line
 from modeconn_cli.engine.figures import COLOURS, png
+from modeconn_cli.engine.quantiles import bands
 
 POINTS = 5_000  # more samples are drawn as counts
 BINS = 60
@@ -162,13 +163,9 @@ def evolution(epochs: Sequence[Epoch], flag: str | None) -> bytes:
     for axis, name in zip(np.atleast_1d(figure.subplots(1, len(names))), names, strict=True):
         rows = [each for each in epochs if each.metric == name and each.samples]
         places = [each.epoch for each in rows]
-        for low, high, alpha in (("q5", "q95", 0.15), ("q25", "q75", 0.3)):
-            edges = ([each.quantiles[low] for each in rows], [each.quantiles[high] for each in rows])
-            shown = f"{low[1:]}-{high[1:]} %"
-            axis.fill_between(places, *edges, color=COLOURS[1], alpha=alpha, linewidth=0, label=shown)
-        median = [each.quantiles["q50"] for each in rows]
-        axis.plot(places, median, color=COLOURS[1], linestyle="--", linewidth=1, label="median")
-        lines = {"mean": [each.mean for each in rows]}
+        if rows:
+            bands(axis, places, [each.statistics for each in rows], COLOURS[1])
+        lines = {"mean": [each.statistics["mean"] for each in rows]}
         if flag is not None:
             lines[f"{label(flag)}: yes"] = [each.flagged_mean for each in rows]
             lines[f"{label(flag)}: no"] = [each.unflagged_mean for each in rows]

@@ -27,12 +27,8 @@ def safe(text: str) -> str:
 
 def rows(path: Path, header: Sequence[str], cells: Iterable[Sequence[Any]]) -> None:
     """A small table; None and NaN are empty cells."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow([safe(name) for name in header])
-    for row in cells:
-        writer.writerow(["" if cell is None or cell != cell else cell for cell in row])
-    files.write_text(path, out.getvalue())
+    known = ([None if cell != cell else cell for cell in row] for row in cells)
+    files.write_text(path, files.csv_text([safe(name) for name in header], known))
 
 
 def groups(path: Path, found: Groups, class_names: Mapping[int, str] | None) -> None:

@@ -5,8 +5,6 @@ Source: Garg et al. 2024, arXiv:2307.05831; raw units under the documented names
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +19,7 @@ from modeconn_cli.engine.datasets import Batch
 from modeconn_cli.engine.errors import SettingsError
 from modeconn_cli.engine.per_sample.curvature import measure
 from modeconn_cli.engine.per_sample.execution import Execution
+from modeconn_cli.engine.quantiles import statistics
 from modeconn_cli.engine.records import Record
 from modeconn_cli.engine.runtime import Runtime
 from modeconn_cli.engine.scoring import Epoch, Part, Subject, Sweep
@@ -164,20 +163,17 @@ class _Curvatures:
             files.write_array(place / file, columns[name].astype(np.float32))
         files.write_array(place / LABELS, self.subject.samples.labels.cpu().numpy())
         files.write_text(self._table(epoch), self._rows(columns))
-        statistics = {name: scoring.statistics(values) for name, values in columns.items()}
-        return {"statistics": statistics, "rounded": rounded, "nonfinite": bad}
+        found = {name: statistics(values) for name, values in columns.items()}
+        return {"statistics": found, "rounded": rounded, "nonfinite": bad}
 
     def headline(self, facts: Mapping[str, Any]) -> dict[str, Any]:
         return {"mean_curvature": facts["statistics"]["curvature"]["mean"]}
 
     def _rows(self, columns: Mapping[str, np.ndarray]) -> str:
-        out = io.StringIO()
-        writer = csv.writer(out, lineterminator="\n")
-        writer.writerow(["sample_id", "label", *COLUMNS])
         samples = self.subject.samples
         values = (columns[name].tolist() for name in COLUMNS)
-        writer.writerows(zip(samples.ids.tolist(), samples.labels.tolist(), *values, strict=True))
-        return out.getvalue()
+        rows = zip(samples.ids.tolist(), samples.labels.tolist(), *values, strict=True)
+        return files.csv_text(["sample_id", "label", *COLUMNS], rows)
 
     def products(self, result: CurvatureResult) -> list[Path]:
         """The top-level arrays (the mean over the epochs listed) and the summary; every file of the job."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping
 from dataclasses import astuple, dataclass, fields, replace
 from pathlib import Path
@@ -20,6 +18,7 @@ from modeconn_cli.engine.errors import SettingsError
 from modeconn_cli.engine.figures import COLOURS, png
 from modeconn_cli.engine.per_sample.curvature import Draws, draw
 from modeconn_cli.engine.per_sample.execution import Execution
+from modeconn_cli.engine.quantiles import statistics
 from modeconn_cli.engine.records import Record
 from modeconn_cli.engine.runtime import Runtime
 from modeconn_cli.engine.scoring import Part, Subject, Sweep
@@ -163,11 +162,8 @@ class _Swept:
     def write(self, epoch: int, whole: Part) -> dict[str, Any]:
         rows = [self._row(parameter, value, whole.columns) for parameter, value in self.values]
         table, figure = self.files(epoch)
-        out = io.StringIO()
-        writer = csv.writer(out, lineterminator="\n")
-        writer.writerow([field.name for field in fields(Row)])
-        writer.writerows(astuple(row) for row in rows)
-        files.write_text(table, out.getvalue())
+        header = [field.name for field in fields(Row)]
+        files.write_text(table, files.csv_text(header, map(astuple, rows)))
         files.atomic_write(figure, _figure(rows))
         return {"rows": [vars(row) for row in rows]}
 
@@ -186,9 +182,9 @@ class _Swept:
         return Row(
             parameter=parameter,
             value=value,
-            mean=scoring.statistics(norm)["mean"],
-            median=scoring.statistics(norm)["q50"],
-            mean_trace=scoring.statistics(column("trace"))["mean"],
+            mean=statistics(norm)["mean"],
+            median=statistics(norm)["q50"],
+            mean_trace=statistics(column("trace"))["mean"],
             spearman=found.spearman,
             pearson=found.pearson,
             median_change=float(np.median(np.abs(norm - base)[both] / base[both])) if both.any() else None,

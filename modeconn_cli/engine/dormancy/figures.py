@@ -9,6 +9,7 @@ import numpy as np
 
 from modeconn_cli.engine.dormancy.layers import LayerDormancy
 from modeconn_cli.engine.figures import COLOURS, png
+from modeconn_cli.engine.quantiles import bands
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -41,15 +42,9 @@ def evolution(
 def _quantiles(
     axis: Axes, epochs: Sequence[int], rows: Sequence[Mapping[str, float | None]], title: str, colour: str
 ) -> None:
-    values = {name: np.array([_number(row[name]) for row in rows]) for name in rows[0]}
-    marker = "o" if len(epochs) < 3 else None
-    for low, high, alpha in (("q5", "q95", 0.15), ("q25", "q75", 0.3)):
-        axis.fill_between(
-            epochs, values[low], values[high], color=colour, alpha=alpha, linewidth=0,
-            label=f"{low[1:]} … {high[1:]} % of samples",
-        )  # fmt: skip
-    axis.plot(epochs, values["q50"], color=colour, marker=marker, label="median")
-    axis.plot(epochs, values["mean"], color="0.2", linestyle="--", marker=marker, label="mean")
+    bands(axis, epochs, rows, colour)
+    means = np.array([row["mean"] for row in rows], dtype=float)  # None: NaN
+    axis.plot(epochs, means, color=colour, marker=".", label="mean")
     axis.set_title(title, fontsize=10)
     axis.set_xlabel("epoch")
     axis.set_ylabel("dormant share of units")
@@ -72,7 +67,3 @@ def _layers(
     axis.set_xticks(list(shown), [str(epochs[k]) for k in shown])
     axis.set_xlabel("epoch")
     figure.colorbar(image, ax=axis, label="mean dormant share")
-
-
-def _number(value: float | None) -> float:
-    return np.nan if value is None else value

@@ -5,10 +5,11 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import astuple, dataclass, fields
 
 import numpy as np
 
+from modeconn_cli.engine import files
 from modeconn_cli.engine.dormancy.observe import Layer
 
 
@@ -74,12 +75,7 @@ def share(rows: Sequence[LayerDormancy], what: str) -> float | None:
 
 def table(rows: Sequence[LayerDormancy]) -> str:
     """CSV, a row per site; empty where a quantity has no meaning."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    names = [field.name for field in fields(LayerDormancy)]
-    writer.writerow(names)
-    writer.writerows([getattr(row, name) for name in names] for row in rows)
-    return out.getvalue()
+    return files.csv_text([field.name for field in fields(LayerDormancy)], map(astuple, rows))
 
 
 def parse(text: str) -> list[LayerDormancy]:

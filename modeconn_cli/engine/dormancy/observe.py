@@ -146,18 +146,8 @@ class _Traced(fx.Interpreter):
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Seen:
         self._gathered = _Gathered(self.layers, self._eps)
-        self.run(*self._inputs(images))
+        self.run(*self._graph.arguments(self._state, images))
         return self._gathered.seen()
-
-    def _inputs(self, images: Tensor) -> Iterator[Tensor]:
-        for node in self._graph.nodes:
-            if node.op == "placeholder":
-                if node.name in self._graph.tensors:
-                    yield self._state[self._graph.tensors[node.name]]
-                elif node.name in self._graph.constants:
-                    yield self._graph.constants[node.name].to(images.device)
-                else:
-                    yield images
 
     def run_node(self, n: fx.Node) -> Any:
         out = super().run_node(n)

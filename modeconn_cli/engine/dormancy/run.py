@@ -20,6 +20,7 @@ from modeconn_cli.engine.dormancy import figures, layers
 from modeconn_cli.engine.dormancy.layers import LayerDormancy
 from modeconn_cli.engine.dormancy.observe import observer
 from modeconn_cli.engine.errors import SettingsError
+from modeconn_cli.engine.quantiles import statistics
 from modeconn_cli.engine.records import Record
 from modeconn_cli.engine.runtime import Runtime
 from modeconn_cli.engine.scoring import Epoch, Part, Subject, Sweep
@@ -159,8 +160,7 @@ class _Dormancies:
         after = [row for row in rows if row.site == self.columns[-1]]
         return {
             **{
-                kind: scoring.statistics(whole.columns[kind]) if kind in self.columns else None
-                for kind in DOCUMENTED
+                kind: statistics(whole.columns[kind]) if kind in self.columns else None for kind in DOCUMENTED
             },
             "never": layers.share(after, "never"),
             "tau_dormant": layers.share(after, "tau_dormant"),

@@ -10,24 +10,13 @@ from typing import Literal, cast
 from torch import Tensor, fx
 
 from modeconn_cli.engine.dormancy import unit_axes
-from modeconn_cli.engine.graph import Graph, operation, shape_of
+from modeconn_cli.engine.graph import CONVOLUTIONS, TRANSPOSED, Graph, operation, shape_of
 from modeconn_cli.engine.per_sample import layout
 from modeconn_cli.engine.per_sample.layout import Layout, Unclear
 
 Kind = Literal["pre", "post"]
 
-LAYERS = {
-    *(
-        "conv1d",
-        "conv2d",
-        "conv3d",
-        "convolution",
-        "conv_transpose1d",
-        "conv_transpose2d",
-        "conv_transpose3d",
-    ),
-    *("linear", "bilinear"),
-}
+LAYERS = {*CONVOLUTIONS, *TRANSPOSED, "convolution", "linear", "bilinear"}
 ATTENTION = "MultiheadAttention"
 
 

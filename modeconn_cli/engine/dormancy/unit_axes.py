@@ -7,18 +7,10 @@ from typing import Any, cast
 
 from torch import fx
 
-from modeconn_cli.engine.graph import Graph, operation, shape_of
+from modeconn_cli.engine.graph import CONVOLUTIONS, TRANSPOSED, Graph, operation, shape_of
 
 _CHANNELS_SECOND = {
-    *(
-        "conv1d",
-        "conv2d",
-        "conv3d",
-        "convolution",
-        "conv_transpose1d",
-        "conv_transpose2d",
-        "conv_transpose3d",
-    ),
+    *(*CONVOLUTIONS, *TRANSPOSED, "convolution"),
     *("batch_norm", "instance_norm", "group_norm", "native_batch_norm", "cudnn_batch_norm"),
 }
 _LAST = {"linear", "bilinear", "embedding"}

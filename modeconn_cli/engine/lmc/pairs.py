@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -13,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from modeconn_cli.engine import records
+from modeconn_cli.engine import files, records
 from modeconn_cli.engine.barriers import HEADLINE
 from modeconn_cli.engine.errors import InputError
 from modeconn_cli.engine.lmc.line import SERIES, Line
@@ -119,13 +117,12 @@ def stable_from(results: Sequence[PairResult]) -> int | None:
 
 def table(rows: Sequence[tuple[Mapping[str, Any], PairResult]]) -> str:
     """CSV, a row per pair: the leading columns given, then k1, k2, epoch, distance and every barrier."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
     definitions = list(rows[0][1].barriers) if rows else []
     leading = list(rows[0][0]) if rows else []
-    writer.writerow([*leading, *COLUMNS, *(f"{name}_{series}" for name in definitions for series in SERIES)])
+    header = [*leading, *COLUMNS, *(f"{name}_{series}" for name in definitions for series in SERIES)]
+    cells = []
     for more, pair in rows:
         values = [pair.barriers[name][series] for name in definitions for series in SERIES]
         finite = [value if value is not None and math.isfinite(value) else None for value in values]
-        writer.writerow([*more.values(), *(getattr(pair, column) for column in COLUMNS), *finite])
-    return out.getvalue()
+        cells.append([*more.values(), *(getattr(pair, column) for column in COLUMNS), *finite])
+    return files.csv_text(header, cells)

@@ -6,7 +6,7 @@ last, and no parameter takes gradients. What cannot be traced runs as it is.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch
@@ -14,11 +14,10 @@ from torch import Tensor, fx, nn
 
 from modeconn_cli.engine import graph as graphs
 from modeconn_cli.engine.errors import InputError
-from modeconn_cli.engine.graph import Graph, operation
+from modeconn_cli.engine.graph import CONVOLUTIONS, Graph, operation
 from modeconn_cli.engine.per_sample.gradients import Frozen
 
 AGREE = 1e-3  # relative to the largest logit
-_CONVOLUTIONS = {"conv1d", "conv2d", "conv3d"}
 
 
 class Execution:
@@ -93,16 +92,14 @@ class _Program(fx.Interpreter):
     @torch.no_grad()
     def refresh(self) -> None:
         state = self._model.state_dict()
-        device = next((tensor.device for tensor in state.values()), torch.device("cpu"))
-        self._values = {place: _last(state[name]) for place, name in self._graph.tensors.items()}
-        self._values |= {place: value.to(device) for place, value in self._graph.constants.items()}
+        self._values = {name: _last(state[name]) for name in self._graph.tensors.values()}
         self._folded = {name: self._fold(*pair) for name, pair in self._pairs.items()}
 
     def _fold(self, conv: fx.Node, norm: fx.Node) -> tuple[Tensor, Tensor]:
         """Weight and bias of a convolution followed by its batch norm."""
 
         def value(node: Any) -> Tensor | None:
-            return None if node is None else self._values[node.name].double()
+            return None if node is None else self._values[self._graph.tensors[node.name]].double()
 
         weight, bias = value(conv.args[1]), value(conv.args[2] if len(conv.args) > 2 else None)
         gamma, beta, mean, variance = (value(argument) for argument in norm.args[1:5])
@@ -112,17 +109,12 @@ class _Program(fx.Interpreter):
         scale = (variance + cast("float", norm.args[7])).rsqrt()
         scale = scale if gamma is None else scale * gamma
         shift = (0.0 if beta is None else beta) + scale * ((0.0 if bias is None else bias) - mean)
-        kind = self._values[cast("fx.Node", conv.args[1]).name].dtype
+        kind = self._values[self._graph.tensors[cast("fx.Node", conv.args[1]).name]].dtype
         return _last((weight * scale.view(-1, *[1] * (weight.ndim - 1))).to(kind)), shift.to(kind)
 
     def logits(self, images: Tensor) -> Tensor:
-        out = self.run(*self._inputs(_last(images)))
+        out = self.run(*self._graph.arguments(self._values, _last(images)))
         return cast("Tensor", out[0] if isinstance(out, tuple | list) else out)
-
-    def _inputs(self, images: Tensor) -> Iterator[Tensor]:
-        for node in self._graph.nodes:
-            if node.op == "placeholder":
-                yield self._values.get(node.name, images)
 
     def run_node(self, n: fx.Node) -> Any:
         if n.name in self._norms:
@@ -149,7 +141,7 @@ def _foldable(graph: Graph) -> list[tuple[fx.Node, fx.Node]]:
         if norm.op != "call_function" or operation(norm) != "batch_norm" or len(norm.args) < 8:
             continue
         conv, *tensors, training = norm.args[:6]
-        if not isinstance(conv, fx.Node) or operation(conv) not in _CONVOLUTIONS or len(conv.users) != 1:
+        if not isinstance(conv, fx.Node) or operation(conv) not in CONVOLUTIONS or len(conv.users) != 1:
             continue
         own = [*tensors, *conv.args[1:3]]
         known = all(a is None or (isinstance(a, fx.Node) and a.name in graph.tensors) for a in own)

@@ -5,11 +5,10 @@ through checkpoints and samples.
 """
 
 from modeconn_cli.engine.scoring.log import Epoch, EpochLog, write_summary
-from modeconn_cli.engine.scoring.statistics import statistics
 from modeconn_cli.engine.scoring.subject import Subject, chosen_checkpoints, open_subject, series
 from modeconn_cli.engine.scoring.sweep import Measure, Part, Sweep, write_ids
 
 __all__ = [
     "Epoch", "EpochLog", "Measure", "Part", "Subject", "Sweep", "chosen_checkpoints", "open_subject", "series",
-    "statistics", "write_ids", "write_summary",
+    "write_ids", "write_summary",
 ]  # fmt: skip
