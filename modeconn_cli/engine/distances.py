@@ -1,35 +1,40 @@
-"""Distances between two sets of weights, in all, per tensor and per module. Norms are taken in float64."""
+"""Distances between two sets of weights, in all, per tensor and per module."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from modeconn_cli.engine import weights
+from modeconn_cli.engine import sums, weights
+from modeconn_cli.engine.sums import Squares
 
 
 @dataclass(frozen=True)
 class LayerDistance:
-    """‖Δ‖, ‖Δ‖/√n and ‖Δ‖/‖θ₀‖ (None where ‖θ₀‖ is 0) of one tensor or module with n parameters."""
+    """‖Δ‖, ‖Δ‖/√n and ‖Δ‖/‖θ₀‖ (None where ‖θ₀‖ is 0) of one tensor or module with n parameters; the cosine distance
+    (None for a zero vector) and the Fisher distance (None where no Fisher information is known).
+    """
 
     layer_name: str
     raw_l2: float
     normalized_l2: float
     relative_distance: float | None
     n_params: int
+    cosine_distance: float | None = None
+    fisher_distance: float | None = None
 
-    def figures(self) -> dict[str, Any]:
-        """The entry of a layer in the documented files."""
+    def figures(self, more: Iterable[str] = ()) -> dict[str, Any]:
+        """The entry of a layer in the documented files, with further distances by their names."""
         return {
             "raw_l2": self.raw_l2,
             "normalized_l2": self.normalized_l2,
             "relative_distance": self.relative_distance,
             "n_params": self.n_params,
+            **{name: getattr(self, name) for name in more},
         }
 
 
@@ -43,6 +48,8 @@ class Distance:
     total_params: int
     layers: tuple[LayerDistance, ...]  # tensors, in state-dict order
     modules: tuple[LayerDistance, ...]
+    cosine_distance: float | None = None
+    fisher_distance: float | None = None
 
     def top(self, count: int, order: str = "normalized_l2") -> list[LayerDistance]:
         """The `count` most distant tensors; ties keep the order of the state dict."""
@@ -73,48 +80,35 @@ def _key(value: float | None) -> float:
 
 def l2(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> Distance:
     """Distances from `a` to `b`, which must be alike (`weights.check_alike`); relative to the norm of `a`."""
-    squares = {name: difference_and_norm(a[name], b[name]) for name in a}
-    sizes = {name: a[name].numel() for name in a}
+    return distance(sums.among([a, b], [(0, 1)])[0])
 
-    def layer(title: str, names: list[str]) -> LayerDistance:
-        delta = math.fsum(squares[name][0] for name in names)
-        norm = math.fsum(squares[name][1] for name in names)
-        return _layer(title, delta, norm, sum(sizes[name] for name in names))
 
-    total = layer("total", list(a))
+def distance(found: Mapping[str, Squares]) -> Distance:
+    """What the sums over all tensors of a pair say."""
+    total = _layer("total", [found[name] for name in found])
     return Distance(
         total_l2=total.raw_l2,
         normalized_total_l2=total.normalized_l2,
         relative_total=total.relative_distance,
         total_params=total.n_params,
-        layers=tuple(layer(name, [name]) for name in a),
-        modules=tuple(layer(title, names) for title, names in weights.modules(a).items()),
+        cosine_distance=total.cosine_distance,
+        fisher_distance=total.fisher_distance,
+        layers=tuple(_layer(name, [found[name]]) for name in found),
+        modules=tuple(
+            _layer(title, [found[name] for name in names]) for title, names in weights.modules(found).items()
+        ),
     )
 
 
-def _layer(name: str, delta: float, norm: float, count: int) -> LayerDistance:
-    raw = math.sqrt(delta)
+def _layer(name: str, parts: list[Squares]) -> LayerDistance:
+    whole = Squares.total(parts)
+    raw = math.sqrt(whole.delta)
     return LayerDistance(
         layer_name=name,
         raw_l2=raw,
-        normalized_l2=raw / math.sqrt(count) if count else 0.0,
-        relative_distance=raw / math.sqrt(norm) if norm > 0 else None,
-        n_params=count,
+        normalized_l2=raw / math.sqrt(whole.size) if whole.size else 0.0,
+        relative_distance=raw / math.sqrt(whole.first) if whole.first > 0 else None,
+        n_params=whole.size,
+        cosine_distance=whole.cosine_distance,
+        fisher_distance=None if whole.fisher is None else math.sqrt(whole.fisher),
     )
-
-
-@weights.one_thread()
-def difference_and_norm(a: Tensor, b: Tensor) -> tuple[float, float]:
-    """‖a − b‖² and ‖a‖² in float64, both tensors read once in cache-sized chunks."""
-    x, y = a.detach().reshape(-1), b.detach().reshape(-1)
-    delta = norm = 0.0
-    left, right = torch.empty(2, min(weights.CHUNK, max(x.numel(), 1)), dtype=torch.float64)
-    for begin in range(0, x.numel(), weights.CHUNK):
-        n = min(weights.CHUNK, x.numel() - begin)
-        p, q = left[:n], right[:n]
-        p.copy_(x[begin : begin + n])
-        q.copy_(y[begin : begin + n])
-        norm += float(torch.dot(p, p))
-        q.sub_(p)
-        delta += float(torch.dot(q, q))
-    return delta, norm

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn.utils import parameters_to_vector
 
-from modeconn_cli.engine import distances, weights
+from modeconn_cli.engine import distances, sums, weights
 
 
 def two_networks(seed: int = 0) -> tuple[nn.Module, nn.Module]:
@@ -65,9 +65,10 @@ def test_large_values_do_not_overflow() -> None:
 def test_chunks_do_not_change_a_sum(size: int, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     a, b = torch.randn(2, size, generator=generator)
-    delta, norm = distances.difference_and_norm(a, b)
-    assert math.isclose(delta, float(((a.double() - b.double()) ** 2).sum()), rel_tol=1e-12)
-    assert math.isclose(norm, float((a.double() ** 2).sum()), rel_tol=1e-12)
+    (pair,) = sums.among([{"w": a}, {"w": b}], [(0, 1)])
+    found = pair["w"]
+    assert math.isclose(found.delta, float(((a.double() - b.double()) ** 2).sum()), rel_tol=1e-12)
+    assert math.isclose(found.first, float((a.double() ** 2).sum()), rel_tol=1e-12)
 
 
 def test_gram_holds_the_inner_products_of_differences_in_float64() -> None:

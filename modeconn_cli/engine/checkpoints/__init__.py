@@ -19,7 +19,7 @@ from modeconn_cli.engine.checkpoints import integrity, safe
 from modeconn_cli.engine.errors import InputError
 from modeconn_cli.engine.weights import is_buffer, one_thread
 
-__all__ = ["Checkpoint", "finite", "read"]
+__all__ = ["Checkpoint", "check_finite", "finite", "read"]
 
 SCHEMA = "mcx.checkpoint/1"
 
@@ -79,9 +79,16 @@ class Checkpoint:
         return "control_points" in self.content
 
 
-def read(path: Path, *, state_key: str | None = None, allow_nonfinite: bool = False) -> Checkpoint:
-    """Read a checkpoint after checking its bytes. Raises InputError for everything that is wrong with it."""
-    content: Any = _shards(path) if safe.is_index(path) else integrity.load(path)
+def read(
+    path: Path, *, state_key: str | None = None, allow_nonfinite: bool = False, mapped: bool = False
+) -> Checkpoint:
+    """Read a checkpoint after checking its bytes. Raises InputError for everything that is wrong with it.
+
+    With `mapped` the tensors are pages of the file (`integrity.load`); values are then left to `check_finite`, as
+    looking at them would read the file twice.
+    """
+    content: Any = _shards(path, mapped) if safe.is_index(path) else integrity.load(path, mapped=mapped)
+    allow_nonfinite = allow_nonfinite or mapped
     if not isinstance(content, dict):
         raise InputError(f"'{path}' holds a {type(content).__name__}, expected a state dict")
     about = _about(content, path)
@@ -108,10 +115,10 @@ def read(path: Path, *, state_key: str | None = None, allow_nonfinite: bool = Fa
     )
 
 
-def _shards(path: Path) -> dict[str, Tensor]:
+def _shards(path: Path, mapped: bool) -> dict[str, Tensor]:
     out: dict[str, Tensor] = {}
     for part in safe.shards(path):
-        for name, tensor in integrity.load(part).items():
+        for name, tensor in integrity.load(part, mapped=mapped).items():
             if name in out:
                 raise InputError(f"'{path}': tensor '{name}' is in two of its files")
             out[name] = tensor
@@ -180,8 +187,12 @@ def _check_tensors(state: Mapping[str, Tensor], path: Path, allow_nonfinite: boo
         if tensor.layout != torch.strided or tensor.is_complex():
             kind = "complex" if tensor.is_complex() else "sparse"
             raise InputError(f"'{path}': {name} is a {kind} tensor, expected real, dense ones")
-    if allow_nonfinite:
-        return
+    if not allow_nonfinite:
+        check_finite(state, path)
+
+
+def check_finite(state: Mapping[str, Tensor], path: Path) -> None:
+    """Raises InputError, naming the tensors of a checkpoint that hold NaN or infinity."""
     with one_thread():
         bad = [name for name, tensor in state.items() if not finite(tensor)]
     if bad:

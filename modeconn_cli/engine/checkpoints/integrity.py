@@ -50,28 +50,38 @@ UNREADABLE = (
 )
 
 
-def load(path: Path) -> Any:
+def load(path: Path, *, mapped: bool = False) -> Any:
     """The content of a `.pt` or `.safetensors` file, tensors on the CPU. Never runs code from the file.
 
-    Raises InputError for every other file.
+    With `mapped` the tensors are pages of the file, which come into memory when they are read and leave it when it
+    is short; torch's old format without a zip archive cannot be mapped. Raises InputError for every other file.
 
     The file is opened once: to replace it meanwhile changes nothing.
     """
     with opened(path) as stream:
         if safe.recognised(stream, path):
-            return safe.load(stream, path)
+            return safe.mapped(_name(stream, path), path) if mapped else safe.load(stream, path)
+        mapped = mapped and stream.read(len(ZIP_BEGIN)) == ZIP_BEGIN
+        stream.seek(0)
         size = check(stream, path)
         allowed: list[Any] = [(function, name) for name, function in pickles.STAND_INS.items()]
         try:
             with warnings.catch_warnings(), torch.serialization.safe_globals(allowed):
                 warnings.simplefilter("ignore")
-                content = torch.load(stream, map_location="cpu", weights_only=True)  # noqa: TID251
+                source: Any = str(_name(stream, path)) if mapped else stream
+                content = torch.load(source, map_location="cpu", weights_only=True, mmap=mapped)  # noqa: TID251
             return pickles.plain(content, size)
         except UNREADABLE as error:
             reason = str(error).split("WeightsUnpickler error: ")[-1].strip().split("\n")[0][:200]
             raise InputError(
                 f"'{path}' cannot be read as a checkpoint: {reason or type(error).__name__}", RESAVE
             ) from error
+
+
+def _name(stream: IO[bytes], path: Path) -> Path:
+    """A name of the file that is open, also after its path has come to mean another one."""
+    name = Path(f"/dev/fd/{stream.fileno()}")
+    return name if name.exists() else path
 
 
 def opened(path: Path) -> IO[bytes]:

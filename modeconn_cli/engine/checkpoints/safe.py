@@ -36,6 +36,15 @@ def load(stream: IO[bytes], path: Path) -> dict[str, Tensor]:
         raise InputError(f"'{path}' is not a whole safetensors file: {error}") from error
 
 
+def mapped(name: Path, path: Path) -> dict[str, Tensor]:
+    """The same of the file called `name`, as pages of the file."""
+    try:
+        with safetensors.safe_open(name, framework="pt") as file:
+            return {key: file.get_tensor(key) for key in sorted(file.keys())}
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, MemoryError) as error:
+        raise InputError(f"'{path}' is not a whole safetensors file: {error}") from error
+
+
 def is_index(path: Path) -> bool:
     return path.name.endswith(".safetensors.index.json")
 
