@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -124,9 +124,25 @@ def _patch_norms(x: Tensor, g: Tensor, weight: Tensor, how: Geometry) -> Tensor:
 
 def _gradient_norms(x: Tensor, g: Tensor, weight: Tensor, how: Geometry) -> Tensor:
     """From the gradients, one sample or a few at a time."""
+    return torch.cat([some.flatten(1).square().sum(1) for some in _few(x, g, weight, how)])
+
+
+def weight_squares(x: Tensor, g: Tensor, weight: Tensor, how: Geometry) -> Tensor:
+    """Σ_i (∇_W ℓ_i)², in the weight's shape."""
+    out = torch.zeros_like(weight)
+    for some in _few(x, g, weight, how):
+        if len(some) == 1:  # in one sweep
+            out.addcmul_(some[0], some[0])
+        else:
+            out += some.square().sum(0)
+    return out
+
+
+def _few(x: Tensor, g: Tensor, weight: Tensor, how: Geometry) -> Iterator[Tensor]:
+    """The gradients of one sample or a few at a time, [n, *weight]."""
     size = 1 if x.device.type == "cpu" else max(1, (1 << 26) // weight.numel())
-    pairs = zip(torch.split(x, size), torch.split(g, size), strict=True)
-    return torch.cat([weight_gradients(a, b, weight, how).flatten(1).square().sum(1) for a, b in pairs])
+    for a, b in zip(torch.split(x, size), torch.split(g, size), strict=True):
+        yield weight_gradients(a, b, weight, how)
 
 
 def weight_gradients(x: Tensor, g: Tensor, weight: Tensor, how: Geometry) -> Tensor:

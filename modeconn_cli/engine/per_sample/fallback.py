@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -24,41 +24,60 @@ def score(
     note: Callable[[str], None],
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Losses, squared gradient norms and ⟨θ, ∇ℓ_i⟩, each float64 [N] on the CPU."""
+    parts = [
+        (found, *_sums(some, parameters, len(found)))
+        for found, some in gradients(model, parameters, images, labels, losses, note)
+    ]
+    return _joined(parts)
+
+
+def gradients(
+    model: nn.Module,
+    parameters: Mapping[str, nn.Parameter],
+    images: Tensor,
+    labels: Tensor,
+    losses: Losses,
+    note: Callable[[str], None],
+) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
+    """Losses [n] on the CPU and ∇_θ ℓ_i, [n, …] by name, of some samples after the other."""
     size = max(1, GRADIENTS // max(sum(p.numel() for p in parameters.values()), 1))
-    parts = []
     for x, y in zip(torch.split(images, size), torch.split(labels, size), strict=True):
         try:
-            gradients = _batched(model, parameters, x, y, losses)
+            found = _batched(model, parameters, x, y, losses)
         except RuntimeError as error:
             note(f"one sample at a time: torch.func refused ({str(error).splitlines()[0][:160]})")
-            return one_by_one(model, parameters, images, labels, losses)
+            yield from alone(model, parameters, x, y, losses)
+            continue
         with torch.no_grad():
-            found = losses(model(x), y)
-        parts.append((found.cpu(), *_sums(gradients, parameters, len(x))))
-    return _joined(parts)
+            yield losses(model(x), y).cpu(), found
 
 
 def one_by_one(
     model: nn.Module, parameters: Mapping[str, nn.Parameter], images: Tensor, labels: Tensor, losses: Losses
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The same by plain autograd on batches of one: slow, and true of any network."""
-    parts = []
+    found = alone(model, parameters, images, labels, losses)
+    return _joined([(loss, *_sums(gradient, parameters, 1)) for loss, gradient in found])
+
+
+def alone(
+    model: nn.Module, parameters: Mapping[str, nn.Parameter], images: Tensor, labels: Tensor, losses: Losses
+) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
+    """Loss [1] and gradients [1, …] of one sample after the other."""
     for image, label in zip(torch.split(images, 1), torch.split(labels, 1), strict=True):
         with torch.enable_grad():
             loss = losses(model(image), label)
             found = torch.autograd.grad(loss.sum(), list(parameters.values()), allow_unused=True)
         named = zip(parameters, found, strict=True)
-        gradients = {name: gradient.unsqueeze(0) for name, gradient in named if gradient is not None}
-        parts.append((loss.detach().cpu(), *_sums(gradients, parameters, 1)))
-    return _joined(parts)
+        yield loss.detach().cpu(), {name: one.unsqueeze(0) for name, one in named if one is not None}
 
 
 def _sums(
-    gradients: Mapping[str, Tensor], parameters: Mapping[str, nn.Parameter], count: int
+    found: Mapping[str, Tensor], parameters: Mapping[str, nn.Parameter], count: int
 ) -> tuple[Tensor, Tensor]:
     """‖∇ℓ_i‖² and ⟨θ, ∇ℓ_i⟩ of gradients [N, …] by name."""
     squares, inner = torch.zeros(2, count, dtype=torch.float64)
-    for name, gradient in gradients.items():
+    for name, gradient in found.items():
         flat = by_sample(gradient)
         squares += flat.square().sum(1).cpu()
         inner += (flat @ parameters[name].detach().flatten()).cpu()
@@ -83,5 +102,5 @@ def _batched(
     every = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0, 0))
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="There is a performance drop", category=UserWarning)
-        gradients: dict[str, Tensor] = every(theta, images, labels)
-    return gradients
+        found: dict[str, Tensor] = every(theta, images, labels)
+    return found

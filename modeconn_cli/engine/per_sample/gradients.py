@@ -8,18 +8,16 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
-from modeconn_cli.engine import graph as graphs
 from modeconn_cli.engine.errors import InputError
-from modeconn_cli.engine.per_sample import fallback, uses
+from modeconn_cli.engine.per_sample import fallback
 from modeconn_cli.engine.per_sample.layout import Unclear
-from modeconn_cli.engine.per_sample.program import Program
+from modeconn_cli.engine.per_sample.passes import Passes
 from modeconn_cli.engine.per_sample.rules import Met, by_sample
 from modeconn_cli.engine.per_sample.uses import Use
 
 Gradient = Literal["param", "input", "none"]
-COLLECTED = 1 << 26  # elements of collected gradients that exist at a time
 CHECKED, AGREE = 3, 1e-3  # samples that are compared with a loop of one first, and how far they may be off
 
 
@@ -53,34 +51,26 @@ class PerSample:
         self.trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self.method = "none" if gradient == "none" else "one backward pass"
         self._note = note
-        self._program: Program | None = None
-        self._step = 0
+        self._passes: Passes | None = None
         self._checked = False
         if gradient == "param":
             self._prepare(input_shape)
 
     def _prepare(self, input_shape: tuple[int, ...]) -> None:
         try:
-            graph = graphs.trace(self.model, input_shape)
-            plan = uses.find(graph, self.trainable)
-            self._program = Program(graph, plan, self.model, next(self.model.parameters()).device)
+            self._passes = Passes(self.model, input_shape, self.trainable)
         except (InputError, Unclear) as error:
             self._fall_back(str(error))
-            return
-        roots = {name for names in plan.made_of.values() for name in names}
-        elements = sum(self.trainable[name].numel() for name in roots)
-        self._step = max(1, COLLECTED // elements) if elements else 0
-        self._program.refresh()
 
     def _fall_back(self, reason: str) -> None:
-        self._program, self.method = None, "torch.func in chunks"
+        self._passes, self.method = None, "torch.func in chunks"
         short = reason.splitlines()[0][:160]
         self._note(f"gradient norms sample by sample with torch.func, which is slower: {short}")
 
     def refresh(self) -> None:
         """Take up the model's present weights."""
-        if self._program is not None:
-            self._program.refresh()
+        if self._passes is not None:
+            self._passes.refresh()
 
     def square_norm(self) -> float:
         """‖θ‖² of the trainable parameters."""
@@ -103,7 +93,7 @@ class PerSample:
                 return Scores(losses(self.model(images), labels).cpu(), None, None)
         if self.gradient == "input":
             return self._by_input(images, labels, losses)
-        if self._program is not None:
+        if self._passes is not None:
             try:
                 self._check(images[:CHECKED], labels[:CHECKED], losses)
                 return self._by_parameters(images, labels, losses)
@@ -133,7 +123,8 @@ class PerSample:
         return Scores(found.detach().cpu(), squares.cpu(), None)
 
     def _by_parameters(self, images: Tensor, labels: Tensor, losses: fallback.Losses) -> Scores:
-        step = self._step or len(images)
+        assert self._passes is not None
+        step = self._passes.step or len(images)
         parts = [
             self._pass(a, b, losses)
             for a, b in zip(torch.split(images, step), torch.split(labels, step), strict=True)
@@ -142,55 +133,23 @@ class PerSample:
 
     def _pass(self, images: Tensor, labels: Tensor, losses: fallback.Losses) -> tuple[Tensor, Tensor, Tensor]:
         """One forward and one backward pass."""
-        program = self._program
-        assert program is not None
+        assert self._passes is not None
         squares, inner = (
             torch.zeros(len(images), dtype=torch.float64, device=images.device) for _ in range(2)
         )
-        collected: dict[fx.Node, Tensor] = {}
 
-        def arrived(use: Use, met: Met) -> None:
-            with torch.no_grad():
-                if use.whole:
-                    square, along = use.rule.measure(met, use.whole, self.wants_inner)
-                    squares.add_(square)
-                    if along is not None:
-                        inner.add_(along)
-                for place in use.collected:
-                    part, found = use.parts[place], use.rule.gradient(met, place)
-                    collected[part] = collected[part] + found if part in collected else found
+        def heard(use: Use, met: Met) -> None:
+            square, along = use.rule.measure(met, set(use.whole), self.wants_inner)
+            squares.add_(square)
+            if along is not None:
+                inner.add_(along)
 
-        with torch.enable_grad():
-            logits, leaves = program.run(images, arrived)
-            found = losses(logits, labels)
-            if leaves:
-                wanted = [leaf for leaf, _ in leaves]
-                gradients = torch.autograd.grad(found.sum(), wanted, allow_unused=True)
-                for (_, hear), gradient in zip(leaves, gradients, strict=True):
-                    if gradient is not None:  # a loss may stop before its first layers
-                        hear(gradient)
-        for name, gradient in self._rooted(program, collected).items():
+        found, collected = self._passes.run(images, lambda logits: losses(logits, labels), heard)
+        for name, gradient in collected.items():
             flat = by_sample(gradient)
             squares += flat.square().sum(1)
             inner += flat @ self.trainable[name].detach().flatten()
-        return found.detach(), squares, inner
-
-    @staticmethod
-    def _rooted(program: Program, collected: dict[fx.Node, Tensor]) -> dict[str, Tensor]:
-        """Collected gradients, [N, …] each, carried back to the parameters that their tensors are made of."""
-        if not collected:
-            return {}
-        nodes = list(collected)
-        names = list(dict.fromkeys(name for node in nodes for name in program.plan.made_of[node]))
-        found = torch.autograd.grad(
-            [program.fixed[node] for node in nodes],
-            [program.roots[name] for name in names],
-            grad_outputs=[collected[node] for node in nodes],
-            is_grads_batched=True,
-            retain_graph=True,
-            allow_unused=True,
-        )
-        return {name: gradient for name, gradient in zip(names, found, strict=True) if gradient is not None}
+        return found, squares, inner
 
 
 class Frozen:

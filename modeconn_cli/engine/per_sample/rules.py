@@ -10,7 +10,7 @@ arXiv:2110.05679.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -78,6 +78,10 @@ class Rule(ABC):
     def gradient(self, met: Met, part: int) -> Tensor:
         """∇ℓ_i by the parameter at a place, [N, *its shape]."""
 
+    def squares(self, met: Met, part: int) -> Tensor:
+        """Σ_i (∇ℓ_i)² by every element of the parameter at a place, in its shape."""
+        return self.gradient(met, part).square().sum(0)
+
     def measure(self, met: Met, parts: set[int], inner: bool) -> tuple[Tensor, Tensor | None]:
         """‖∇ℓ_i‖² and, if asked for, ⟨θ, ∇ℓ_i⟩, over the parameters at these places, [N] each."""
         gradients = {part: by_sample(self.gradient(met, part)) for part in parts}
@@ -112,6 +116,13 @@ class Weighted(Rule):
     def gradient(self, met: Met, part: int) -> Tensor:
         return self.weight(met) if part == 1 else self.bias(met)
 
+    def squares(self, met: Met, part: int) -> Tensor:
+        return self.weight_squares(met) if part == 1 else super().squares(met, part)
+
+    @abstractmethod
+    def weight_squares(self, met: Met) -> Tensor:
+        """Σ_i (∇_W ℓ_i)², in the weight's shape; the gradients of a few samples at a time."""
+
     @abstractmethod
     def weight_norms(self, met: Met) -> Tensor:
         """‖∇_W ℓ_i‖², [N]."""
@@ -140,6 +151,14 @@ class Linear(Weighted):
     def weight(self, met: Met) -> Tensor:
         return _rows(met.grad()).transpose(1, 2) @ _rows(met.data())
 
+    def weight_squares(self, met: Met) -> Tensor:
+        a, g = _rows(met.data()), _rows(met.grad())
+        if a.shape[1] == 1:
+            return g[:, 0].square().T @ a[:, 0].square()
+        size = max(1, CHUNK // (a.shape[2] * g.shape[2]))
+        pairs = zip(torch.split(a, size), torch.split(g, size), strict=True)
+        return torch.stack([(y.transpose(1, 2) @ x).square().sum(0) for x, y in pairs]).sum(0)
+
     def bias(self, met: Met) -> Tensor:
         return _rows(met.grad()).sum(1)
 
@@ -154,6 +173,9 @@ class Convolution(Weighted):
         return convolution.weight_gradients(
             met.data(), met.grad(), met.arg(1), convolution.geometry(met.args)
         )
+
+    def weight_squares(self, met: Met) -> Tensor:
+        return convolution.weight_squares(met.data(), met.grad(), met.arg(1), convolution.geometry(met.args))
 
     def bias(self, met: Met) -> Tensor:
         grad, dims = met.grad(), met.arg(1).ndim
@@ -270,12 +292,21 @@ class Embedding(Rule):
     places: Mapping[int, str] = MappingProxyType({0: "weight"})
 
     def gradient(self, met: Met, part: int) -> Tensor:
+        return torch.cat(list(self._gradients(met, part, len(met.grad()))))
+
+    def squares(self, met: Met, part: int) -> Tensor:
+        size = max(1, CHUNK // met.arg(part).numel())
+        return torch.stack([some.square().sum(0) for some in self._gradients(met, part, size)]).sum(0)
+
+    def _gradients(self, met: Met, part: int, size: int) -> Iterator[Tensor]:
+        """The gradients of `size` samples at a time, [n, *weight]."""
         weight: Tensor = met.arg(part)
         index, g = met.data(1).flatten(1), met.grad().flatten(1, -2)
         if met.arg(2, -1) >= 0:
             g = g * (index != met.arg(2)).unsqueeze(2)
-        out = g.new_zeros(len(g), *weight.shape)
-        return out.scatter_add_(1, index.unsqueeze(2).expand_as(g), g)
+        for rows, values in zip(torch.split(index, size), torch.split(g, size), strict=True):
+            out = g.new_zeros(len(values), *weight.shape)
+            yield out.scatter_add_(1, rows.unsqueeze(2).expand_as(values), values)
 
 
 class AnyOperation(Rule):

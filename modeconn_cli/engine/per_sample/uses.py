@@ -25,15 +25,15 @@ MOVES = {
 
 @dataclass
 class Use:
-    """An operation with parameters. `whole` are the arguments whose squared norms simply add to the total; the
-    gradients of those in `collected` are needed themselves."""
+    """An operation with parameters. `whole` are the arguments whose squares simply add to those of a parameter, with
+    its name; the gradients of those in `collected` are needed themselves."""
 
     node: fx.Node
     rule: Rule
     inside: Layout | None
     outside: Layout
     parts: dict[int, fx.Node]  # argument number -> the parameter, or what was made of parameters
-    whole: set[int] = field(default_factory=set)
+    whole: dict[int, str] = field(default_factory=dict)
     collected: set[int] = field(default_factory=set)
 
 
@@ -135,15 +135,17 @@ def _decide(uses: Iterable[Use], made_of: Mapping[fx.Node, tuple[str, ...]]) -> 
     separate = {name: _pieces(parts) for name, parts in meetings.items()}
     for use in uses:
         for place, part in use.parts.items():
-            alone = len(made_of[part]) == 1 and separate[made_of[part][0]]
-            (use.whole if alone else use.collected).add(place)
+            if len(made_of[part]) == 1 and separate[made_of[part][0]]:
+                use.whole[place] = made_of[part][0]
+            else:
+                use.collected.add(place)
 
 
 def _pieces(parts: list[fx.Node]) -> bool:
     """Whether tensors are pieces of one parameter, each moved only, that do not overlap."""
     if len(parts) == 1 and parts[0].op == "placeholder":
         return True
-    pieces = [_numbers(part) for part in parts]
+    pieces = [elements(part) for part in parts]
     flat = [piece.flatten() for piece in pieces if isinstance(piece, Tensor)]
     together = torch.cat(flat) if len(flat) == len(pieces) else None
     return together is not None and len(torch.unique(together)) == len(together)
@@ -159,7 +161,7 @@ def overwritten(node: fx.Node) -> bool:
     )
 
 
-def _numbers(node: fx.Node) -> Any:
+def elements(node: fx.Node) -> Any:
     """Which elements of its parameter a node holds, in the node's form; None where it is more than a piece of one."""
     if overwritten(node):
         return None
@@ -168,7 +170,7 @@ def _numbers(node: fx.Node) -> Any:
         return torch.arange(shape.numel()).view(shape)
     if operation(node) not in MOVES or len(node.all_input_nodes) != 1:
         return None
-    source = _numbers(node.all_input_nodes[0])
+    source = elements(node.all_input_nodes[0])
     if source is None:
         return None
     args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda _: source)

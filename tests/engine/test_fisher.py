@@ -1,0 +1,150 @@
+"""The diagonal Fisher information, against closed forms and a loop of one in float64."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from modeconn_cli.engine.per_sample.fisher import DiagonalFisher, Kind
+
+
+class Tied(nn.Module):
+    """A weight used twice, one used transposed, a parameter that is added, and one that nothing reads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.twice = nn.Linear(12, 12)
+        self.moved = nn.Parameter(torch.randn(12, 4) / 3)
+        self.shift = nn.Parameter(torch.randn(4))
+        self.unread = nn.Parameter(torch.randn(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.tanh(self.twice(torch.tanh(self.twice(x.flatten(1)))))
+        return F.linear(x, self.moved.t()) + self.shift
+
+
+class Attention(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.TransformerEncoderLayer(4, 2, 8, dropout=0.0, batch_first=True)
+        self.head = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.layer(x.flatten(2)).mean(1))
+
+
+class Branching(nn.Module):
+    """Cannot be traced: its path depends on the values."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(12, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x.flatten(1)) * (2.0 if bool(x.sum() > 0) else 1.0)
+
+
+def convolutional() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3, padding=1, groups=1),
+        nn.BatchNorm2d(4),
+        nn.ReLU(),
+        nn.Conv2d(4, 4, 2, groups=2),
+        nn.GroupNorm(2, 4),
+        nn.Flatten(),
+        nn.Linear(4, 4),
+    )
+
+
+NETWORKS: dict[str, Callable[[], nn.Module]] = {
+    "convolutional": convolutional,
+    "tied": Tied,
+    "attention": Attention,
+    "branching": Branching,
+}
+
+
+def batch(count: int = 7) -> tuple[Tensor, Tensor, Tensor]:
+    torch.manual_seed(1)
+    return torch.randn(count, 3, 2, 2), torch.arange(count) % 4, torch.arange(count) + 50
+
+
+def loop(model: nn.Module, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    """Mean squared gradients of single samples, in float64."""
+    model = copy.deepcopy(model).double().eval()
+    total = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
+    for image, label in zip(images.double(), labels, strict=True):
+        model.zero_grad()
+        F.cross_entropy(model(image[None]), label[None]).backward()  # type: ignore[no-untyped-call]
+        for name, p in model.named_parameters():
+            if p.grad is not None:
+                total[name] += p.grad.square()
+    return {name: value / len(images) for name, value in total.items()}
+
+
+def fisher(model: nn.Module, kind: Kind, *batches: tuple[Tensor, Tensor, Tensor]) -> dict[str, Tensor]:
+    found = DiagonalFisher(model, (3, 2, 2), kind)
+    for each in batches:
+        found.add(*each)
+    return found.information()
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_squares_are_those_of_a_loop_of_one(name: str) -> None:
+    torch.manual_seed(0)
+    model = NETWORKS[name]().eval()
+    images, labels, ids = batch()
+    found, exact = fisher(model, "empirical", (images, labels, ids)), loop(model, images, labels)
+    assert list(found) == list(exact)
+    for key in exact:
+        torch.testing.assert_close(found[key], exact[key], rtol=1e-3, atol=1e-6 * float(exact[key].max()))
+    assert all(p.grad is None for p in model.parameters())
+
+
+@pytest.mark.parametrize("name", ["convolutional", "tied"])
+def test_batches_do_not_matter(name: str) -> None:
+    torch.manual_seed(0)
+    model = NETWORKS[name]().eval()
+    whole = batch()
+    parts = [tuple(values[rows] for values in whole) for rows in (slice(0, 1), slice(1, 4), slice(4, 7))]
+    for kind in ("true", "empirical"):
+        one, many = fisher(model, kind, whole), fisher(model, kind, *parts)  # type: ignore[arg-type]
+        for key in one:
+            torch.testing.assert_close(one[key], many[key], rtol=1e-4, atol=1e-5 * float(one[key].max()))
+
+
+def test_a_logistic_regression_has_its_closed_form() -> None:
+    """F of a weight is E[x_j² p_k (1 − p_k)]; draws of y converge to it."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(12, 4)).eval()
+    images = torch.randn(1, 3, 2, 2).expand(4000, 3, 2, 2)
+    found = fisher(model, "true", (images, torch.zeros(4000, dtype=torch.int64), torch.arange(4000)))
+    p = model(images[:1]).double().softmax(1)[0].detach()
+    x = images[0].flatten().double()
+    exact = (p * (1 - p))[:, None] * x.square()
+    torch.testing.assert_close(found["1.weight"], exact, rtol=0.1, atol=1e-3 * float(exact.max()))
+    torch.testing.assert_close(found["1.bias"], p * (1 - p), rtol=0.1, atol=1e-4)
+
+
+def test_draws_belong_to_the_sample_and_the_seed() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(12, 4)).eval()
+    images, labels, ids = batch()
+    order = torch.randperm(7)
+    one = fisher(model, "true", (images, labels, ids))
+    other = fisher(model, "true", (images[order], labels[order], ids[order]))
+    torch.testing.assert_close(one["1.weight"], other["1.weight"])
+    again = DiagonalFisher(model, (3, 2, 2), "true", seed=3)
+    again.add(images, labels, ids)
+    assert not torch.allclose(one["1.weight"], again.information()["1.weight"])
+
+
+def test_what_cannot_be_traced_says_so() -> None:
+    notes: list[str] = []
+    DiagonalFisher(Branching(), (3, 2, 2), "true", note=notes.append)
+    assert "torch.func" in notes[0]
