@@ -2,50 +2,124 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from modeconn_cli.cli.options import takes
 from modeconn_cli.cli.report import Report
-from modeconn_cli.cli.tables import Part, Table, distance_block, layers_block, number, percent
+from modeconn_cli.cli.tables import (
+    EPOCHS,
+    Lines,
+    Part,
+    Table,
+    distance_block,
+    ends,
+    layers_block,
+    number,
+    percent,
+)
 from modeconn_cli.engine.settings.l2 import L2Settings
 
 if TYPE_CHECKING:
-    from modeconn_cli.engine.l2 import L2Result
-    from modeconn_cli.engine.l2_many import L2ManyResult
+    from modeconn_cli.engine.l2.many import L2ManyResult
+    from modeconn_cli.engine.l2.run import L2Result
+    from modeconn_cli.engine.l2.trajectory import Position
 
 app = typer.Typer()
+
+PAIRS = 60  # in a table; the others are in the files
 
 
 @app.command("l2")
 @takes(L2Settings, "l2")
 def l2(settings: L2Settings, report: Report) -> None:
-    """Measure how far apart checkpoints are in weight space."""
-    from modeconn_cli.engine import l2 as engine
-    from modeconn_cli.engine import l2_many
+    """Measure how far apart checkpoints are, in weight space and in what they compute.
 
-    if len(engine.given(settings)) > 2 or settings.output_dir is not None:
-        report.run(l2_many.run, settings, many_table)
-        return
-    report.run(engine.run, settings, table)
+    Two checkpoints give the documented statistics and layers; several, or the folder of a run, give a table of pairs
+    and, for the epochs of a run, its trajectory. --output-dir keeps a JSON file per pair, summaries and figures.
+    """
+    from modeconn_cli.engine.l2 import inputs, many, run
+
+    if inputs.is_pair(settings):
+        report.run(run.run, settings, table)
+    else:
+        report.run(many.run, settings, many_table)
 
 
 def many_table(result: L2ManyResult) -> list[Part]:
-    rows = tuple(
+    kinds: dict[str, tuple[str, Callable[[Any], str]]] = {
+        "pair": ("pair", str),
+        "total_l2": ("total L2", number),
+        "normalized_l2": ("normalized L2", number),
+        "relative": ("relative", percent),
+        "total_params": ("parameters", lambda value: "n/a" if value is None else f"{value:,}"),
+        "cosine_distance": ("cosine", number),
+        "fisher_distance": ("Fisher", number),
+        "disagreement": ("disagreement", percent),
+        "kl": ("KL", number),
+        "logit_distance": ("logits", number),
+        "modulo_permutation": ("modulo swap", number),
+        "status": ("status", str),
+    }
+    shown, omitted = ends(result.pairs, PAIRS, "pairs")
+    columns = tuple(kinds[name][0] for name in result.columns)
+    rows = tuple(tuple(kinds[name][1](getattr(row, name)) for name in result.columns) for row in shown)
+    parts: list[Part] = [Table(f"Distances of {len(result.checkpoints)} checkpoints", columns, rows)]
+    if result.trajectory is not None:
+        parts.append(trajectory_table(result.trajectory, omitted))
+    if omitted:
+        parts.append(Lines(tuple(omitted)))
+    return parts
+
+
+def trajectory_table(rows: Sequence[Position], omitted: list[str]) -> Table:
+    """A row per epoch; a line is added to `omitted` where some are not shown."""
+    shown, left = ends(rows, EPOCHS, "epochs")
+    omitted += left
+    columns = ("epoch", "from start", "from end", "step", "length", "relative", "turn")
+    cells = tuple(
         (
-            row.pair,
-            number(row.total_l2),
-            number(row.normalized_l2),
+            str(row.epoch),
+            *(number(value) for value in (row.from_start, row.from_end, row.step, row.length)),
             percent(row.relative),
-            "n/a" if row.total_params is None else f"{row.total_params:,}",
-            row.status,
+            number(row.turn, 3),
         )
-        for row in result.pairs
+        for row in shown
     )
-    columns = ("pair", "total L2", "normalized L2", "relative", "parameters", "status")
-    return [Table(f"L2 distances of {len(result.checkpoints)} checkpoints", columns, rows)]
+    return Table("Trajectory", columns, cells, text_columns=0)
 
 
 def table(result: L2Result) -> list[Part]:
-    return [distance_block(result.distance), layers_block(result.distance, result.top_k, result.order)]
+    """The documented blocks, where L2 is asked for, and one for all further metrics."""
+    parts: list[Part] = []
+    distance, apart = result.distance, result.apart
+    if "l2" in result.metrics:
+        parts.append(distance_block(distance))
+    further: list[tuple[str, str]] = []
+    if "cosine" in result.metrics:
+        further.append(("Cosine distance", number(distance.cosine_distance)))
+    if "fisher" in result.metrics:
+        further.append((f"Fisher distance ({_samples(result, 'fisher')})", number(distance.fisher_distance)))
+    if apart.functional is not None:
+        where = _samples(result, "functional")
+        further += [
+            (f"Disagreement ({where})", percent(apart.functional.disagreement)),
+            ("Mean KL divergence", number(apart.functional.kl)),
+            ("Mean distance of logits", number(apart.functional.logit_distance)),
+        ]
+    if apart.permuted is not None:
+        further.append(("Total L2 with the swap undone", number(apart.permuted.distance.total_l2)))
+    if further:
+        width = max(len(name) for name, _ in further) + 1
+        lines = (f"  {name + ':':{width}} {value}" for name, value in further)
+        parts.append(Lines(("Further distances:", *lines)))
+    if result.metrics != ("functional",):
+        parts.append(layers_block(distance, result.top_k, result.order))
+    return parts
+
+
+def _samples(result: L2Result, metric: str) -> str:
+    facts = result.data[metric]
+    return f"{facts['samples']:,} {facts['split']} samples of {facts['dataset']}"

@@ -107,6 +107,8 @@ ORDER_NAMES = {
     "normalized_l2": "normalized L2 distance",
     "raw_l2": "raw L2 distance",
     "relative_distance": "relative distance",
+    "cosine_distance": "cosine distance",
+    "fisher_distance": "Fisher distance",
 }
 
 
@@ -119,6 +121,8 @@ def layers_block(distance: Distance, count: int, order: str) -> Lines:
             "normalized_l2": number(layer.normalized_l2),
             "raw_l2": number(layer.raw_l2),
             "relative_distance": percent(layer.relative_distance, 4),
+            "cosine_distance": number(layer.cosine_distance),
+            "fisher_distance": number(layer.fisher_distance),
         }[order]
         size = f"(raw: {number(layer.raw_l2, 2)}, params: {layer.n_params:,})"
         lines.append(f"  {rank}. {layer.layer_name}: {shown} {size}")

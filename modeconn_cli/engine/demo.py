@@ -11,14 +11,15 @@ from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 
-from modeconn_cli.engine import animate, demo_samples, figures, files, l2, names, swap, train
+from modeconn_cli.engine import animate, demo_samples, figures, files, names, swap, train
 from modeconn_cli.engine.curve import analyze
 from modeconn_cli.engine.curve import eval as curve_eval
 from modeconn_cli.engine.curve import train as curve_train
 from modeconn_cli.engine.curve.analyze import CurveAnalyzeResult
 from modeconn_cli.engine.curve.eval import CurveEvalResult
 from modeconn_cli.engine.demo_samples import Command, Samples
-from modeconn_cli.engine.l2 import L2Result
+from modeconn_cli.engine.l2 import run as l2
+from modeconn_cli.engine.l2.run import L2Result
 from modeconn_cli.engine.records import Record
 from modeconn_cli.engine.runtime import Runtime
 from modeconn_cli.engine.settings.animate import AnimateSettings

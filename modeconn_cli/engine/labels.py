@@ -1,8 +1,9 @@
-"""Short names for checkpoints: `label=path`, else the file's stem, else its folder where stems collide."""
+"""Short names for checkpoints: `label=path`, else the file's stem, else its folder where stems collide, else both."""
 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,10 +17,20 @@ def labelled(words: Sequence[Path]) -> dict[str, Path]:
     Raises SettingsError where two checkpoints would get one label, or a label cannot be a file name.
     """
     given = _split(words)
-    stems = [path.stem for label, path in given if label is None]
+    alone = [path for label, path in given if label is None]
+    stems = Counter(path.stem for path in alone)
+    folders = Counter(path.resolve().parent.name for path in alone if stems[path.stem] > 1)
     out: dict[str, Path] = {}
     for label, path in given:
-        name = label or (path.stem if stems.count(path.stem) == 1 else path.resolve().parent.name)
+        folder = path.resolve().parent.name
+        short = (
+            path.stem
+            if stems[path.stem] == 1
+            else folder
+            if folders[folder] == 1
+            else f"{folder}_{path.stem}"
+        )
+        name = label or short
         if re.search(r"[/\\\x00-\x1f]", name) or name in (".", ".."):
             raise SettingsError(
                 f"'{name}' cannot be part of a file name", "give it another label: label=path"

@@ -48,7 +48,8 @@ WRONG: dict[tuple[str, ...], tuple[str, str]] = {
     ("l2", "-x"): ("mcx l2: error: unknown option '-x'", ""),
     ("--nope",): ("mcx: error: unknown option '--nope'", "did you mean '--help'?"),
     ("l2", "--sort-by", "raw"): (
-        "mcx l2: error: --sort-by: 'raw' is not one of normalized_l2, raw_l2, relative_distance, relative",
+        "mcx l2: error: --sort-by: 'raw' is not one of normalized_l2, raw_l2, relative_distance, relative, "
+        "cosine_distance, fisher_distance",
         "did you mean 'raw_l2'?",
     ),
     ("swap", "--layer-depth", "middle"): (
@@ -178,13 +179,13 @@ def test_a_dry_run_says_what_it_would_do_and_writes_nothing(mcx, pair, tmp_path:
     before = contents(tmp_path)
     done = mcx("l2", *pair, "--output", tmp_path / "out/x.json", "--dry-run")
     assert (done.code, done.out) == (0, "")
-    assert done.err == f"measure the distance from {pair[0]} to {pair[1]}\n"
+    assert done.err == f"measure the distance from {pair[0]} to {pair[1]} (l2)\n"
     assert contents(tmp_path) == before
     assert not (tmp_path / "out").exists()
 
 
 def test_a_bug_keeps_its_traceback(pair, monkeypatch: pytest.MonkeyPatch) -> None:
-    from modeconn_cli.engine import l2
+    from modeconn_cli.engine.l2 import run as l2
 
     def broken(*_: object) -> None:
         raise EOFError("not the user's doing")

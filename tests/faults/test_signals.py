@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from modeconn_cli.engine import distances, files, l2, records, runtime
+from modeconn_cli.engine import files, records, runtime, sums
+from modeconn_cli.engine.l2 import inputs
 
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
 SIGNALS = pytest.mark.parametrize("number", CODES, ids=["INT", "TERM"])
@@ -70,7 +71,7 @@ def test_ctrl_c_before_anything_is_imported_is_quiet(fresh) -> None:
 @SIGNALS
 @pytest.mark.parametrize(
     ("module", "name"),
-    [(l2, "read_weights"), (records, "sha256"), (distances, "l2"), (files, "atomic_write")],
+    [(inputs, "read"), (records, "sha256"), (sums, "among"), (files, "atomic_write")],
 )
 def test_a_signal_while_it_reads_computes_or_writes_keeps_every_file(
     forked, pair, monkeypatch: pytest.MonkeyPatch, module: Any, name: str, number: int
@@ -104,12 +105,12 @@ def test_a_second_signal_ends_at_once(forked, pair, monkeypatch, number: int) ->
         finally:
             os.kill(os.getpid(), number)
 
-    monkeypatch.setattr(distances, "l2", twice)
+    monkeypatch.setattr(sums, "among", twice)
     assert forked(["l2", *pair]).code == -number
 
 
 def test_ctrl_c_that_the_shell_has_switched_off_stays_off(forked, pair, monkeypatch) -> None:
-    monkeypatch.setattr(distances, "l2", after(signal.SIGINT, distances.l2))
+    monkeypatch.setattr(sums, "among", after(signal.SIGINT, sums.among))
     done = forked(["l2", *pair], before=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN))
     assert (done.code, done.out.splitlines()[0]) == (0, "L2 Distance Statistics:")
 

@@ -17,7 +17,7 @@ from modeconn_cli.engine.errors import InputError, SettingsError
 from modeconn_cli.engine.models.recognise import recognised
 from modeconn_cli.engine.per_sample import check_independent
 from modeconn_cli.engine.runtime import Runtime
-from modeconn_cli.engine.scoring.epochs import between
+from modeconn_cli.engine.scoring.epochs import in_range
 from modeconn_cli.engine.settings.scoring import ScoringSettings
 
 TRIED = 32  # samples whose independence is tried
@@ -76,45 +76,7 @@ def series(settings: ScoringSettings, runtime: Runtime, run_idx: int | None = No
     """epoch -> checkpoint, ascending, of the range that the settings name."""
     folder = settings.checkpoint_dir
     assert folder is not None
-    if not folder.is_dir():
-        raise InputError(f"'{folder}' is not a folder", "pass the folder that holds checkpoint-<epoch>.pt")
-    runs = {run for path in folder.iterdir() if (run := names.run_of(path)) is not None}
-    if len(runs) > 1 and run_idx is None:
-        raise SettingsError(
-            f"'{folder}' holds checkpoints of {len(runs)} runs: {', '.join(map(str, sorted(runs)[:10]))}",
-            "choose one with --run-idx",
-        )
-    found: dict[int, list[Path]] = {}
-    for path in sorted(folder.iterdir()):
-        epoch = names.epoch_of(path)
-        if epoch is not None and names.run_of(path) in (
-            None,
-            run_idx if run_idx is not None else names.run_of(path),
-        ):
-            found.setdefault(epoch, []).append(path)
-    twice = next((paths for paths in found.values() if len(paths) > 1), None)
-    if twice is not None:
-        raise SettingsError(
-            f"'{folder}' holds several checkpoints of one epoch: {', '.join(path.name for path in twice[:3])}",
-            "choose the run with --run-idx, or move them apart",
-        )
-    if not found:
-        raise InputError(f"'{folder}' holds no checkpoints", _nearby(folder))
-    kept, missing = between(
-        found, settings.start_epoch, settings.end_epoch, settings.epoch_step, "checkpoints",
-        lenient=settings.allow_missing,
-    )  # fmt: skip
-    if missing:
-        runtime.warn(f"checkpoints of {len(missing)} epochs of the range are missing: {missing[:10]}")
-    return {epoch: found[epoch][0] for epoch in kept}
-
-
-def _nearby(folder: Path) -> str:
-    """Where checkpoints are below a folder that has none."""
-    below = sorted({path.parent for path in folder.glob("*/*") if names.epoch_of(path) is not None})
-    if below:
-        return f"did you mean --checkpoint-dir {below[0]}?"
-    return "names such as checkpoint-<e>.pt and index-<i>_epoch-<e>.pt are known"
+    return in_range(folder, settings, runtime, run_idx=run_idx, lenient=settings.allow_missing)
 
 
 def open_subject(settings: ScoringSettings, path: Path, runtime: Runtime) -> Subject:

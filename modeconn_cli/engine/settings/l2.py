@@ -6,31 +6,66 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from modeconn_cli.engine.settings.base import Settings, setting
+from modeconn_cli.engine.errors import SettingsError
+from modeconn_cli.engine.settings.base import setting
+from modeconn_cli.engine.settings.scoring import EpochSettings
+from modeconn_cli.engine.settings.shared import ComputeSettings, DataSettings, ModelSettings, SplitName
 
-Order = Literal["normalized_l2", "raw_l2", "relative_distance", "relative"]
+Metric = Literal["l2", "cosine", "fisher", "functional"]
+Order = Literal[
+    "normalized_l2", "raw_l2", "relative_distance", "relative", "cosine_distance", "fisher_distance"
+]
 
 
 @dataclass(frozen=True, kw_only=True)
-class L2Settings(Settings):
+class L2Settings(ModelSettings, DataSettings, ComputeSettings, EpochSettings):
     """Measure how far apart checkpoints are."""
 
     checkpoints: tuple[Path, ...] = setting(
-        (), "two checkpoints or more, as path or label=path", positional=True
+        (), "two checkpoints or more, each as path or label=path; or the folder of a run", positional=True
     )
     checkpoint1: Path | None = setting(None, "the first checkpoint; distances are relative to its norm")
     checkpoint2: Path | None = setting(None, "the second checkpoint")
+    metric: tuple[Metric, ...] = setting(
+        ("l2",), "l2, cosine, fisher (on training samples), functional (on test samples), comma-listed"
+    )
     output: Path | None = setting(None, "write the result as JSON", change="free")
-    output_dir: Path | None = setting(None, "of several: a JSON file per pair and a summary", change="free")
+    output_dir: Path | None = setting(
+        None, "of several: a JSON file per pair, a summary, figures", change="free"
+    )
     pairs: Literal["first", "all"] = setting("first", "of several: which pairs, the first with each or all")
     overwrite: bool = setting(False, "replace what is there", change="free")
     show_top_k: int = setting(10, "number of layers listed", low=1)
     sort_by: Order = setting("normalized_l2", "order of the listed layers")
     include_buffers: bool = setting(False, "count the statistics of normalisation layers too")
-    state_key: str | None = setting(None, "entry of the files that holds the weights")
+    modulo_permutation: bool = setting(
+        False, "measure also with the swap undone that made one of a pair from the other (by its metadata)"
+    )
+    fisher: Literal["true", "empirical"] = setting(
+        "true", "Fisher information of labels drawn from the network, or of the data's", group="fisher"
+    )
+    fisher_samples: int = setting(1000, "samples that it is estimated on", low=1, group="fisher")
+    split: SplitName | None = setting(
+        None, "which samples", shown="all-train for fisher, test for functional", group="data"
+    )
     allow_nonfinite: bool = setting(False, "accept NaN and infinity in the weights")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        metric = self.sort_by.removesuffix("_distance")
+        if metric in ("cosine", "fisher") and metric not in self.metric:
+            raise SettingsError(f"--sort-by {self.sort_by} needs that metric", f"--metric l2,{metric}")
 
     @property
     def order(self) -> str:
         """`relative` is the arrays' word for `relative_distance`."""
         return "relative_distance" if self.sort_by == "relative" else self.sort_by
+
+    @property
+    def further(self) -> tuple[str, ...]:
+        """The distances beside the documented ones that layers have."""
+        return tuple(f"{name}_distance" for name in ("cosine", "fisher") if name in self.metric)
+
+    @property
+    def needs_data(self) -> bool:
+        return "fisher" in self.metric or "functional" in self.metric

@@ -1,0 +1,228 @@
+"""`mcx l2` of several checkpoints: each file is read once; a broken one spoils its own pairs only."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+
+from modeconn_cli.engine import files, jobs
+from modeconn_cli.engine.errors import InputError, SettingsError
+from modeconn_cli.engine.l2 import figures, inputs, trajectory
+from modeconn_cli.engine.l2.inputs import Given, Network
+from modeconn_cli.engine.l2.measures import Apart, Measures, measure
+from modeconn_cli.engine.l2.pairs import Pair
+from modeconn_cli.engine.l2.run import L2Result, of_pair
+from modeconn_cli.engine.l2.trajectory import Position
+from modeconn_cli.engine.records import Record
+from modeconn_cli.engine.runtime import Runtime
+from modeconn_cli.engine.settings.base import tilde
+from modeconn_cli.engine.settings.l2 import L2Settings
+
+SUMMARY_TEXT, SUMMARY_CSV = "summary.txt", "summary.csv"
+MATRIX, HEAT_MAP = "matrix.npz", "heatmap.png"
+TRAJECTORY_CSV, TRAJECTORY_FIGURE = "trajectory.csv", "trajectory.png"
+DOCUMENTED = ("pair", "total_l2", "normalized_l2", "relative", "total_params")
+FURTHER = {
+    "cosine": ("cosine_distance",),
+    "fisher": ("fisher_distance",),
+    "functional": ("disagreement", "kl", "logit_distance"),
+}
+
+
+@dataclass(frozen=True)
+class PairDistance:
+    """One row of the summary; figures are None where they were not asked for or a file could not be used, and
+    `status` says why.
+    """
+
+    pair: str
+    total_l2: float | None
+    normalized_l2: float | None
+    relative: float | None
+    total_params: int | None
+    status: str
+    cosine_distance: float | None = None
+    fisher_distance: float | None = None
+    disagreement: float | None = None
+    kl: float | None = None
+    logit_distance: float | None = None
+    modulo_permutation: float | None = None  # total L2 with the swap undone
+
+
+@dataclass(frozen=True, kw_only=True)
+class L2ManyResult(Record):
+    schema: ClassVar[str] = "mcx.l2_many/1"
+
+    checkpoints: dict[str, str]
+    metrics: tuple[str, ...]
+    columns: tuple[str, ...]  # of the summary
+    pairs: tuple[PairDistance, ...]
+    trajectory: tuple[Position, ...] | None
+    include_buffers: bool
+    data: Mapping[str, Mapping[str, object]]
+    output_dir: str | None
+
+
+def run(settings: L2Settings, runtime: Runtime) -> L2ManyResult | None:
+    """Measure the first checkpoint against all others, or all pairs. Raises InputError if a file failed."""
+    if settings.output is not None:
+        raise SettingsError("--output is for one pair", "use --output-dir for several")
+    given = inputs.given(settings, runtime)
+    labels = list(given.paths)
+    wanted = list(itertools.combinations(labels, 2))
+    if settings.pairs == "first":
+        wanted = wanted[: len(labels) - 1]
+    if runtime.dry_run:
+        runtime.plan([f"measure {len(wanted)} distances between {len(labels)} checkpoints"])
+        return None
+    if settings.output_dir is not None:
+        files.check_writable(settings.output_dir)
+    networks = _read(given, settings, runtime)
+    way = trajectory.pairs(labels) if given.epochs is not None else []
+    found = measure(networks, wanted, settings, runtime, way)
+    rows = tuple(_row(pair, found.apart[pair]) for pair in wanted)
+    whole = L2ManyResult(
+        checkpoints={label: tilde(path) for label, path in given.paths.items()},
+        metrics=settings.metric,
+        columns=_columns(settings),
+        pairs=rows,
+        trajectory=trajectory.positions(labels, given.epochs, found.beside) if given.epochs else None,
+        include_buffers=settings.include_buffers,
+        data=found.data,
+        output_dir=None if settings.output_dir is None else tilde(settings.output_dir),
+    )
+    if settings.output_dir is not None:
+        _write(settings.output_dir, settings, labels, networks, found, whole, runtime)
+    failed = [row.status for row in rows if row.status != "ok"]
+    if failed:
+        count = f"{len(failed)} of {len(rows)} pairs could not be measured"
+        raise InputError(f"{count}: {failed[0]}", result=whole)
+    return whole
+
+
+def _read(given: Given, settings: L2Settings, runtime: Runtime) -> dict[str, Network | InputError]:
+    networks: dict[str, Network | InputError] = {}
+    for done, (label, path) in enumerate(given.paths.items(), start=1):
+        try:
+            networks[label] = inputs.read(label, path, settings, runtime)
+        except InputError as error:
+            networks[label] = error
+        runtime.progress(done, len(given.paths), "checkpoint", checkpoint=label)
+    return networks
+
+
+def _columns(settings: L2Settings) -> tuple[str, ...]:
+    further = [
+        column for metric, columns in FURTHER.items() if metric in settings.metric for column in columns
+    ]
+    permuted = ["modulo_permutation"] if settings.modulo_permutation else []
+    return (*DOCUMENTED, *further, *permuted, "status")
+
+
+def _row(pair: Pair, apart: Apart | InputError) -> PairDistance:
+    name = "-".join(pair)
+    if isinstance(apart, InputError):
+        return PairDistance(name, None, None, None, None, apart.message)
+    d, f, undone = apart.distance, apart.functional, apart.permuted
+    return PairDistance(
+        name, d.total_l2, d.normalized_total_l2, d.relative_total, d.total_params, "ok",
+        cosine_distance=d.cosine_distance,
+        fisher_distance=d.fisher_distance,
+        **({} if f is None else {column: getattr(f, column) for column in FURTHER["functional"]}),
+        modulo_permutation=None if undone is None else undone.distance.total_l2,
+    )  # fmt: skip
+
+
+def _write(
+    folder: Path,
+    settings: L2Settings,
+    labels: Sequence[str],
+    networks: Mapping[str, Network | InputError],
+    found: Measures,
+    whole: L2ManyResult,
+    runtime: Runtime,
+) -> None:
+    """One JSON file per pair, and the summaries last. Pairs that the same command made stay as they are."""
+    due: dict[Path, L2Result] = {}
+    for pair, apart in found.apart.items():
+        first, second = (networks[label] for label in pair)
+        if isinstance(apart, Apart) and isinstance(first, Network) and isinstance(second, Network):
+            result = of_pair((first, second), apart, found.data, settings)
+            path = folder / f"{'-'.join(pair)}.json"
+            if jobs.file_output(path, result.provenance, settings.overwrite):
+                due[path] = result
+    for path, result in due.items():
+        files.write_json(path, result.document())
+    if not due:
+        runtime.note(f"already complete: {folder}")
+    if settings.pairs == "all":
+        matrices = _matrices(labels, whole)
+        files.write_arrays(folder / MATRIX, {"labels": np.array(labels), **matrices})
+        files.atomic_write(folder / HEAT_MAP, figures.heat_map(labels, _drawn(matrices)))
+    if whole.trajectory is not None:
+        files.write_text(folder / TRAJECTORY_CSV, trajectory.table(whole.trajectory))
+        files.atomic_write(folder / TRAJECTORY_FIGURE, figures.trajectory(whole.trajectory))
+    files.write_text(folder / SUMMARY_TEXT, summary_text(whole))
+    files.write_text(
+        folder / SUMMARY_CSV,
+        files.csv_text(
+            whole.columns, ([getattr(row, name) for name in whole.columns] for row in whole.pairs)
+        ),
+    )
+
+
+def _matrices(labels: Sequence[str], whole: L2ManyResult) -> dict[str, np.ndarray]:
+    """Every figure of the summary as [K, K], 0 on the diagonal, NaN where a pair could not be measured.
+
+    Row i, column j is the pair (i, j); what is relative to the first of a pair, or goes from it, is so for i < j.
+    """
+    place = {label: k for k, label in enumerate(labels)}
+    out = {}
+    for name in whole.columns:
+        if name in ("pair", "total_params", "status"):
+            continue
+        values = np.zeros((len(labels), len(labels)))
+        for (first, second), row in zip(itertools.combinations(labels, 2), whole.pairs, strict=True):
+            value = getattr(row, name)
+            i, j = place[first], place[second]
+            values[i, j] = values[j, i] = np.nan if value is None else value
+        out[name] = values
+    return out
+
+
+def _drawn(matrices: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The panels of the heat map: one per metric."""
+    titles = {
+        "total_l2": "L2 distance", "cosine_distance": "cosine distance", "fisher_distance": "Fisher distance",
+        "disagreement": "share of different answers",
+    }  # fmt: skip
+    return {title: matrices[name] for name, title in titles.items() if name in matrices}
+
+
+def summary_text(whole: L2ManyResult) -> str:
+    """The comparison table of the documents: a line per pair in input order, full precision in the CSV."""
+
+    def cell(name: str, value: object) -> str:
+        if value is None:
+            return "n/a"
+        if isinstance(value, float):
+            return f"{100 * value:.4f}%" if name in ("relative", "disagreement") else f"{value:.6f}"
+        return f"{value:,}" if isinstance(value, int) else str(value)
+
+    rows = [[cell(name, getattr(row, name)) for name in whole.columns] for row in whole.pairs]
+    cells = [list(whole.columns), *rows]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(whole.columns))]
+    text = (0, len(widths) - 1)
+    lines = [
+        "  ".join(
+            value.ljust(width) if i in text else value.rjust(width)
+            for i, (value, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in cells
+    ]
+    return "\n".join(lines) + "\n"
