@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from modeconn_cli.engine.per_sample import curvature
 from modeconn_cli.engine.per_sample.curvature import Curvature, directions, measure
+from modeconn_cli.engine.per_sample.execution import Execution
 
 
 def softmax_linear() -> nn.Module:
@@ -81,7 +82,15 @@ def values(found: Curvature) -> Tensor:
 def test_any_batches_in_any_order_give_the_same_values_in_float32(order: list[int], cuts: list[int]) -> None:
     """A difference of gradients a thousandth apart shows the rounding of the kernels."""
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(512, 10)).eval()
+    layers = (
+        nn.Conv2d(3, 6, 3, stride=2),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(54, 23),
+        nn.ReLU(),
+        nn.Linear(23, 10),
+    )
+    model = Execution(nn.Sequential(*layers), (3, 8, 8))
     images, labels, ids = torch.rand(40, 3, 8, 8), torch.arange(40) % 10, torch.arange(40)
     how = {"h": 1e-3, "draws": 2, "temperature": 1.0, "seed": 5}
     whole = values(measure(model, images, labels, ids, **how))  # type: ignore[arg-type]

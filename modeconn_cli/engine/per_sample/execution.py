@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from modeconn_cli.engine import graph as graphs
@@ -18,6 +19,7 @@ from modeconn_cli.engine.graph import CONVOLUTIONS, Graph, operation
 from modeconn_cli.engine.per_sample.gradients import Frozen
 
 AGREE = 1e-3  # relative to the largest logit
+LINE = 16  # float32 values of a cache line
 
 
 class Execution:
@@ -84,6 +86,8 @@ class _Program(fx.Interpreter):
         self._pairs = {conv.name: (conv, norm) for conv, norm in _foldable(graph)}
         self._values: dict[str, Tensor] = {}
         self._folded: dict[str, tuple[Tensor, Tensor]] = {}
+        self._linear = [node for node in graph.nodes if _is_ragged(node, graph)]
+        self._widened: dict[str, tuple[Tensor, Tensor | None]] = {}
 
     @property
     def folded(self) -> int:
@@ -94,6 +98,7 @@ class _Program(fx.Interpreter):
         state = self._model.state_dict()
         self._values = {name: _last(state[name]) for name in self._graph.tensors.values()}
         self._folded = {name: self._fold(*pair) for name, pair in self._pairs.items()}
+        self._widened = {node.name: self._widen(node) for node in self._linear}
 
     def _fold(self, conv: fx.Node, norm: fx.Node) -> tuple[Tensor, Tensor]:
         """Weight and bias of a convolution followed by its batch norm."""
@@ -112,6 +117,14 @@ class _Program(fx.Interpreter):
         kind = self._values[self._graph.tensors[cast("fx.Node", conv.args[1]).name]].dtype
         return _last((weight * scale.view(-1, *[1] * (weight.ndim - 1))).to(kind)), shift.to(kind)
 
+    def _widen(self, node: fx.Node) -> tuple[Tensor, Tensor | None]:
+        """Weight and bias of a linear layer with zeros up to whole cache lines."""
+        weight, *bias = (
+            self._values[self._graph.tensors[cast("fx.Node", a).name]] for a in node.args[1:] if a
+        )
+        outputs, inputs = (-size % LINE for size in weight.shape)
+        return F.pad(weight, (0, inputs, 0, outputs)), F.pad(bias[0], (0, outputs)) if bias else None
+
     def logits(self, images: Tensor) -> Tensor:
         out = self.run(*self._graph.arguments(self._values, _last(images)))
         return cast("Tensor", out[0] if isinstance(out, tuple | list) else out)
@@ -126,7 +139,24 @@ class _Program(fx.Interpreter):
             args, kwargs = self.fetch_args_kwargs_from_env(n)
             weight, bias = self._folded[n.name]
             return cast("Callable[..., Any]", n.target)(args[0], weight, bias, *args[3:], **kwargs)
+        if n.name in self._widened:
+            wide_weight, wide_bias = self._widened[n.name]
+            x = self.env[cast("fx.Node", n.args[0])]
+            wide = F.linear(F.pad(x, (0, wide_weight.shape[1] - x.shape[-1])), wide_weight, wide_bias)
+            return wide[..., : n.meta["val"].shape[-1]]
         return super().run_node(n)
+
+
+def _is_ragged(node: fx.Node, graph: Graph) -> bool:
+    """Whether a linear layer's rows begin at different places of a cache line.
+
+    Kernels treat them differently then: a sample's last bits would depend on its place in the batch.
+    """
+    if node.op != "call_function" or operation(node) != "linear":
+        return False
+    own = [a for a in node.args[1:] if a is not None]
+    known = all(isinstance(a, fx.Node) and a.name in graph.tensors for a in own)
+    return known and any(size % LINE for size in node.args[1].meta["val"].shape)  # type: ignore[union-attr]
 
 
 def _last(value: Tensor) -> Tensor:
