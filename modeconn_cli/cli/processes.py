@@ -22,17 +22,20 @@ def run(settings: Any, report: Report, function: Callable[..., None]) -> None:
             "--nproc-per-node starts processes, and torchrun or srun has started some already", "leave it out"
         )
 
-    def body() -> int:
+    def body() -> McxError | int:
         try:
             function(settings, report)
         except McxError as error:
-            return fail(report.command, error)
+            return error
         except PipeClosed:
             return 141
         return 0
 
-    code = launch.launch(launch.count(settings.nproc_per_node, settings.device), body)
-    if signal := launch.name_of(code):
+    ended = launch.launch(launch.count(settings.nproc_per_node, settings.device), body)
+    errors = ended.errors[:1]
+    if signal := launch.name_of(ended.code):  # what the others say then is that they were ended
         again = "what is finished is kept: run the same command again"
-        fail(report.command, Stopped(f"a process was ended by {signal}", again))
-    raise typer.Exit(code)
+        errors = (Stopped(f"a process was ended by {signal}", again),)
+    for error in errors:
+        fail(report.command, error)
+    raise typer.Exit(ended.code)

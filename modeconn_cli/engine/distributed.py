@@ -15,18 +15,20 @@ import re
 import sys
 import threading
 import time
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from modeconn_cli.engine.errors import Elsewhere, McxError, SettingsError, Stopped
+from modeconn_cli.engine.errors import Elsewhere, InputError, McxError, SettingsError, Stopped
 
 if TYPE_CHECKING:
     from torch._C._distributed_c10d import Store
 
 T = TypeVar("T")
 U = TypeVar("U")
+Answer = queue.Queue[tuple[Any, Exception | None]]
 
 POLL = 0.02  # seconds between two looks at the store
 LOOK = 0.5  # seconds between two looks for a stop of all
@@ -107,7 +109,7 @@ def _of_slurm(environment: Mapping[str, str]) -> Place:
         local_rank=_number(environment, "SLURM_LOCALID", None),
         local_world=int(tasks[0]) if tasks else world,
         address=address,
-        port=_number(environment, "MASTER_PORT", 20000 + (job * 8 + len(step) + sum(map(ord, step))) % 20000),
+        port=_number(environment, "MASTER_PORT", 20000 + zlib.crc32(f"{job}.{step}".encode()) % 20000),
         session=f"{job}.{step}.{environment.get('SLURM_RESTART_COUNT', '0')}",
         agent=False,
     )
@@ -150,6 +152,9 @@ class Group:
     def lead(self, function: Callable[[], T]) -> T:
         """What the leader's call returns (as JSON holds it), or raises, on every rank."""
         return function()
+
+    def agree(self, look: Callable[[], Mapping[str, Any]]) -> None:
+        """Raises InputError where what this rank sees (name -> what JSON holds) is not what the leader does."""
 
     def gather(self, value: T) -> list[T]:
         """Every rank's value (as JSON holds it), in the order of the ranks."""
@@ -206,7 +211,8 @@ class Many(Group):
         try:
             value = function()
         except BaseException as error:
-            self._set(key, {"error": _described(error)})
+            with suppress(Stopped):  # what went wrong here is what has to be heard
+                self._set(key, {"error": _described(error)})
             raise
         self._set(key, {"value": value})
         return value
@@ -217,6 +223,10 @@ class Many(Group):
         if "error" in said:
             raise Elsewhere(said["error"]["exit_code"], said["error"]["message"])
         return said["value"]
+
+    def agree(self, look: Callable[[], Mapping[str, Any]]) -> None:
+        mine = look()
+        check_same(mine, self.lead(lambda: mine))
 
     def gather(self, value: T) -> list[T]:
         self._turn += 1
@@ -302,8 +312,7 @@ class _Talk:
 
     def __init__(self, place: Place, timeout: float) -> None:
         self._timeout, self._dead, self._prefix = timeout, False, ""
-        self._asked: queue.Queue[Callable[[], Any]] = queue.Queue()
-        self._said: queue.Queue[tuple[Any, Exception | None]] = queue.Queue()
+        self._asked: queue.Queue[tuple[Callable[[], Any], Answer]] = queue.Queue()
         threading.Thread(target=self._speak, daemon=True).start()
         self._store = self._connected(place)
         # A launcher's store outlives a command: the next one must not read what this one has said.
@@ -342,11 +351,12 @@ class _Talk:
 
     def _call(self, function: Callable[[], T]) -> T:
         """Raises Stopped where the store has gone, or does not answer in time."""
-        self._asked.put(function)
+        said: Answer = queue.Queue()  # of its own: a late answer is nobody else's
+        self._asked.put((function, said))
         try:
-            value, error = self._said.get(timeout=0 if self._dead else self._timeout)
+            value, error = said.get(timeout=0 if self._dead else self._timeout)
         except queue.Empty:
-            self._dead = True  # what was asked may be answered yet, to nobody
+            self._dead = True
             raise Stopped(f"rank 0 has said nothing for {self._timeout:g} s", _AGAIN) from None
         if error is not None:
             raise Stopped(f"rank 0 does not answer: {str(error).splitlines()[0][:120]}", _AGAIN) from error
@@ -354,11 +364,18 @@ class _Talk:
 
     def _speak(self) -> None:
         while True:
-            function = self._asked.get()
+            function, said = self._asked.get()
             try:
-                self._said.put((function(), None))
+                said.put((function(), None))
             except Exception as error:  # noqa: BLE001 - raised again where it was asked
-                self._said.put((None, error))
+                said.put((None, error))
+
+
+def check_same(mine: Mapping[str, Any], leaders: Mapping[str, Any]) -> None:
+    """Raises InputError, naming the first thing that this rank sees otherwise than the leader."""
+    other = next((name for name in mine if leaders.get(name) != mine[name]), None)
+    if other is not None:
+        raise InputError(f"this rank sees another {other} than rank 0", "all ranks need the same files")
 
 
 def _described(error: BaseException) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import datetime
 import fcntl
 import os
 import socket
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -24,7 +25,8 @@ from modeconn_cli.engine.settings.base import Settings, Spec, specs
 
 RECORD_FILE, LISTING = "record.json", "inputs.txt"
 ANEW = "use --no-resume --overwrite"
-STALE_AFTER = 600.0  # seconds without a heartbeat after which another host's lock is taken over
+PULSE = 30.0  # seconds between two touches of a lock by its live owner
+STALE_AFTER = 600.0  # seconds without one after which another host's lock is taken over
 
 
 @dataclass
@@ -38,11 +40,6 @@ class Job:
     resumed: bool = False
     listing: str | None = None
     products: list[Path] = field(default_factory=list)
-
-    def heartbeat(self) -> None:
-        """Show that the job lives; called at the end of every epoch."""
-        with contextlib.suppress(OSError):
-            os.utime(self.private / names.LOCK_FILE)
 
     def finish(self, products: Iterable[Path], **facts: Any) -> None:
         """Write the manifest: the job is done and these are its files."""
@@ -101,14 +98,14 @@ def opened(
         yield Job(folder, private, {}, complete=True, resumed=True)
         return
     job: Job | None = None
-    lock: Path | None = None
+    lock: _Lock | None = None
 
     def open_() -> dict[str, Any]:
         nonlocal job, lock
         for place in (folder, private):
             files.make_folder(place)
             files.check_writable(place)
-        lock = _lock(private, runtime)
+        lock = _Lock(private, runtime)
         job = Job(folder, private, records.provenance(settings, command, inputs), listing=listing)
         present = [path for pattern in owned for path in folder.glob(pattern)]
         _continue_or_begin(job, settings, runtime, present, mends)
@@ -138,7 +135,7 @@ def opened(
         _status(private, "complete" if job.complete else "running")
     finally:
         if lock is not None:
-            lock.unlink(missing_ok=True)
+            lock.release()
 
 
 def _status(private: Path, state: str, **more: Any) -> None:
@@ -231,7 +228,7 @@ def _compare(old: dict[str, Any], new: dict[str, Any], settings: Settings, runti
     then = {**type(settings)().as_plain(), **then}
     for spec in specs(type(settings)):
         if spec.change == "free":
-            before, after = then.get(spec.name), now[spec.name]
+            before, after = then.get(spec.name), now.get(spec.name)
             if spec.name in ("device", "threads") and before != after:
                 runtime.note(
                     f"{spec.name} was {before or 'unset'}, now {after or 'unset'}: last bits may differ"
@@ -265,29 +262,58 @@ def is_running(private: Path) -> bool:
     return path.exists() and _lives(_owner(path), path)
 
 
+def silent_for(private: Path) -> float | None:
+    """Seconds without a sign of life of an owner on another machine; None where nobody has left a lock there."""
+    path = private / names.LOCK_FILE
+    owner = _owner(path)
+    if not owner or owner["host"] == socket.gethostname():
+        return None
+    return time.time() - path.stat().st_mtime
+
+
 def _products(private: Path) -> list[dict[str, Any]] | None:
     """The manifest's entries; None without a manifest."""
     path = private / names.MANIFEST_FILE
     return list(records.read_object(path, ANEW).get("files", [])) if path.exists() else None
 
 
-def _lock(private: Path, runtime: Runtime) -> Path:
-    """Take the folder's lock; a lock whose owner is dead is taken over with a note."""
-    path = private / names.LOCK_FILE
-    started = datetime.datetime.now().strftime("%H:%M")
-    content = {"pid": os.getpid(), "host": socket.gethostname(), "started": started}
-    with _alone(private):
-        if path.exists():
-            owner = _owner(path)
-            if _lives(owner, path):
-                raise OutputError(
-                    f"'{private.parent.parent}' is locked by pid {owner['pid']} on {owner['host']} "
-                    f"(started {owner['started']})",
-                    "wait for it or choose another --output-dir",
-                )
-            runtime.note(f"taking over the lock of pid {owner.get('pid', 'unknown')}, which has ended")
-        files.write_json(path, content)
-    return path
+class _Lock:
+    """A folder's lock, kept alive by a thread; one whose owner is dead is taken over with a note."""
+
+    def __init__(self, private: Path, runtime: Runtime) -> None:
+        self._path = private / names.LOCK_FILE
+        started = datetime.datetime.now().strftime("%H:%M")
+        self._content = {"pid": os.getpid(), "host": socket.gethostname(), "started": started, **_queued()}
+        with _alone(private):
+            if self._path.exists():
+                owner = _owner(self._path)
+                if _lives(owner, self._path):
+                    raise OutputError(
+                        f"'{private.parent.parent}' is locked by pid {owner['pid']} on {owner['host']} "
+                        f"(started {owner['started']})",
+                        "wait for it or choose another --output-dir",
+                    )
+                runtime.note(f"taking over the lock of pid {owner.get('pid', 'unknown')}, which has ended")
+            files.write_json(self._path, self._content)
+        self._released = threading.Event()
+        threading.Thread(target=self._pulse, daemon=True).start()
+
+    def _pulse(self) -> None:
+        while not self._released.wait(PULSE):
+            with contextlib.suppress(OSError):
+                os.utime(self._path)
+
+    def release(self) -> None:
+        """Give the lock up, unless another process has taken it over meanwhile."""
+        self._released.set()
+        if records.peek_object(self._path) == self._content:
+            self._path.unlink(missing_ok=True)
+
+
+def _queued() -> dict[str, str]:
+    """Which job of a queue this is, and how often it was started again."""
+    job = os.environ.get("SLURM_JOB_ID")
+    return {} if job is None else {"slurm": job, "restart": os.environ.get("SLURM_RESTART_COUNT", "0")}
 
 
 @contextlib.contextmanager
@@ -311,6 +337,9 @@ def _owner(path: Path) -> dict[str, Any]:
 def _lives(owner: dict[str, Any], path: Path) -> bool:
     if not owner:
         return False
+    own = _queued()
+    if own and owner.get("slurm") == own["slurm"] and owner.get("restart") != own["restart"]:
+        return False  # this job, before it was put into the queue again
     if owner["host"] == socket.gethostname() and isinstance(owner["pid"], int):
         return files.alive(owner["pid"]) and owner["pid"] != os.getpid()
     with contextlib.suppress(OSError):

@@ -5,14 +5,19 @@ torch's elastic launch API watches them, ends all when one fails, and passes sig
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import signal
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from modeconn_cli.engine import records
+from modeconn_cli.engine.errors import McxError
 from modeconn_cli.engine.runtime import STOP_SIGNALS
 
 SAVING = 120  # seconds that processes have for saving after a signal
@@ -29,11 +34,18 @@ def count(wanted: str, device: str) -> int:
     return gpus or len(os.sched_getaffinity(0))
 
 
-def launch(processes: int, body: Callable[[], int]) -> int:
-    """Run `body` in every process; its exit code, or that of the first one that failed.
-
-    A process that a signal killed counts as 128 + its number.
+@dataclass(frozen=True)
+class Ended:
+    """How processes ended: the exit code of the first that failed, 128 + the number of a signal that killed it; and
+    the errors that they had to tell, in the order of the ranks.
     """
+
+    code: int
+    errors: tuple[McxError, ...] = ()
+
+
+def launch(processes: int, body: Callable[[], McxError | int]) -> Ended:
+    """Run `body` in every process: it returns an exit code, or the error that ended it."""
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
@@ -57,12 +69,16 @@ def launch(processes: int, body: Callable[[], int]) -> int:
         shutdown_timeout=SAVING,
     )
     with tempfile.TemporaryDirectory(prefix="mcx-") as folder:
-        codes = Path(folder)
+        ends = Path(folder)
         temporary, tempfile.tempdir = tempfile.tempdir, folder  # what the launcher leaves goes with it
 
         def child() -> None:
-            code = body()
-            (codes / os.environ["RANK"]).write_text(str(code))  # the launcher forgets codes after a signal
+            end = body()
+            error = end if isinstance(end, McxError) else None
+            code = end if isinstance(end, int) else end.exit_code
+            said = {} if error is None else {"message": error.message, "hint": error.hint}
+            # The launcher forgets codes after a signal, and knows no words.
+            (ends / os.environ["RANK"]).write_text(json.dumps({"code": code, **said}))
             sys.stdout.flush()
             if code:
                 os._exit(code)
@@ -70,13 +86,28 @@ def launch(processes: int, body: Callable[[], int]) -> int:
         try:
             elastic_launch(config, child)()
         except ChildFailedError as error:
-            return _code_of(error.get_first_failure()[1].exitcode)
+            return Ended(_code_of(error.get_first_failure()[1].exitcode), _errors(_told(ends)))
         except SignalException as error:
-            ended = [int(path.read_text()) for path in codes.iterdir() if path.name.isdigit()]
-            return max(ended, default=_code_of(-int(error.sigval)))
+            told = _told(ends)
+            return Ended(
+                max((int(each.get("code", 0)) for each in told), default=_code_of(-int(error.sigval))), _errors(told)
+            )
         finally:
             tempfile.tempdir = temporary
-    return 0
+    return Ended(0)
+
+
+def _told(folder: Path) -> list[dict[str, Any]]:
+    """What every process has left, in the order of the ranks."""
+    paths = sorted(
+        (path for path in folder.iterdir() if path.name.isdigit()), key=lambda path: int(path.name)
+    )
+    return [records.peek_object(path) for path in paths]
+
+
+def _errors(told: Iterable[dict[str, Any]]) -> tuple[McxError, ...]:
+    """The errors with words: other ranks have none to add."""
+    return tuple(McxError(each["message"], each.get("hint", "")) for each in told if each.get("message"))
 
 
 def _code_of(exitcode: int) -> int:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from modeconn_cli.engine import checkpoints, datasets, keyed, models, weights
+from modeconn_cli.engine import checkpoints, datasets, keyed, models, records, weights
 from modeconn_cli.engine.checkpoints import Checkpoint
 from modeconn_cli.engine.curve import files
 from modeconn_cli.engine.datasets import Data, Samples
@@ -100,6 +100,10 @@ class Positioned:
             chosen = keyed.permutation(settings.seed, "statistics subset", len(fit))[: settings.bn_samples]
             self._statistics = fit.take(chosen.sort().values.to(fit.ids.device))
         self.passes = 0  # forward passes over batches that statistics have cost
+
+    def identity(self) -> dict[str, str]:
+        """What tells this path from others: its files by their content."""
+        return {f"file {k}": records.sha256(path) for k, path in enumerate(self._source.inputs)}
 
     def move_to(self, t: float) -> None:
         """w(t) and its statistics."""

@@ -78,7 +78,7 @@ def provenance(settings: Settings, command: str, inputs: Iterable[Path]) -> dict
     """
     return {
         "command": f"mcx {command}",
-        "settings": settings.as_plain(),
+        "settings": settings.recorded(),
         "versions": versions(),
         "inputs": [describe_input(path) for path in inputs],
         "git_commit": git_commit(),

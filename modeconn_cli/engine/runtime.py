@@ -7,6 +7,7 @@ import copy
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from types import FrameType
@@ -20,6 +21,7 @@ from modeconn_cli.engine.settings.shared import DistributedSettings
 if TYPE_CHECKING:
     import torch
 
+ECHO = 2.0  # seconds within which a second Ctrl-C at a rank is the first one again
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
 
@@ -81,7 +83,7 @@ class Runtime:
         self.group.asked = lambda: self._stop
         # What one rank says is what all would say.
         self._listener: Listener = (listener if self.group.leader else None) or Silent()
-        self._stop = False
+        self._stop, self._asked = False, 0.0
         self.deterministic = deterministic
         if device is not None:
             self._prepare_torch(device, threads)
@@ -155,8 +157,12 @@ class Runtime:
                 signal.signal(number, handler)
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
-        if self._stop and number == signal.SIGINT:
+        # A terminal's Ctrl-C reaches a rank twice, from the terminal and from its launcher.
+        echo = self.group.world > 1 and time.monotonic() - self._asked < ECHO
+        if self._stop and number == signal.SIGINT and not echo:
             raise KeyboardInterrupt
+        if not self._stop:
+            self._asked = time.monotonic()
         self._stop = True
 
 

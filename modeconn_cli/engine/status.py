@@ -71,5 +71,8 @@ def _status(folder: Path, private: Path) -> JobStatus:
     elif state == "failed":
         now, reason = "failed", said.get("error", "")
     else:
-        now, reason = "resumable", "it was stopped" if state == "preempted" else "its process has ended"
+        now, silent = "resumable", jobs.silent_for(private)
+        reason = "it was stopped" if state == "preempted" else "its process has ended"
+        if silent is not None:
+            reason = f"its process on another machine has given no sign of life for {silent:.0f} s"
     return JobStatus(private.name, now, said.get("time"), reason, count or 0)

@@ -110,7 +110,7 @@ def _probe(model: nn.Module, arch: models.Architecture) -> None:
 def _train_one(
     settings: TrainSettings, folder: Path, data: Data, arch: models.Architecture, runtime: Runtime
 ) -> Network:
-    with jobs.opened(settings, folder, "train", runtime, owned=OWNED) as job, runtime.catching_signals():
+    with runtime.catching_signals(), jobs.opened(settings, folder, "train", runtime, owned=OWNED) as job:
         model = models.build(arch, settings.seed).to(runtime.device)
         if not job.complete:
             outcome = _fit(settings, folder, data, arch, model, job, runtime)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -93,7 +94,7 @@ def dead_pid() -> int:
 
 def lock(folder: Path, **words: Any) -> Path:
     path = private(folder) / names.LOCK_FILE
-    path.parent.mkdir(parents=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({"pid": 1, "host": socket.gethostname(), "started": "10:02", **words}))
     return path
 
@@ -271,12 +272,34 @@ def test_the_lock_of_another_host_lives_by_its_heartbeat(tmp_path: Path) -> None
     assert run(tmp_path) == ["taking over the lock of pid 1, which has ended"]
 
 
-def test_a_heartbeat_renews_the_lock(tmp_path: Path) -> None:
-    with opened(tmp_path) as (job, _):
+def test_a_live_owner_renews_its_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs, "PULSE", 0.01)
+    with opened(tmp_path):
         path = private(tmp_path) / names.LOCK_FILE
         os.utime(path, (0, 0))
-        job.heartbeat()
+        end = time.monotonic() + 20
+        while path.stat().st_mtime == 0 and time.monotonic() < end:
+            time.sleep(0.01)
         assert path.stat().st_mtime > 0
+
+
+def test_a_lock_that_another_has_taken_over_is_left_to_it(tmp_path: Path) -> None:
+    with opened(tmp_path):
+        other = lock(tmp_path, host="elsewhere")
+    assert other.exists()
+
+
+def test_a_job_of_a_queue_that_is_started_again_takes_its_own_lock_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "77")
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    lock(tmp_path, host="elsewhere", slurm="78", restart="0")
+    assert "locked by pid 1 on elsewhere" in refused(OutputError, tmp_path).message
+    lock(tmp_path, host="elsewhere", slurm="77", restart="1")
+    assert "locked by pid 1 on elsewhere" in refused(OutputError, tmp_path).message
+    lock(tmp_path, host="elsewhere", slurm="77", restart="0")
+    assert run(tmp_path) == ["taking over the lock of pid 1, which has ended"]
 
 
 def test_two_commands_share_a_folder(tmp_path: Path) -> None:

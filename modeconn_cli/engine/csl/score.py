@@ -83,6 +83,7 @@ def run(settings: CslScoreSettings, runtime: Runtime) -> CslScoreResult | None:
     settings = replace(settings, start_epoch=min(chosen), end_epoch=max(chosen))
     assert settings.output_dir is not None
     with (
+        runtime.catching_signals(),  # until the job has said how it ended
         jobs.opened(
             settings,
             settings.output_dir,
@@ -92,7 +93,6 @@ def run(settings: CslScoreSettings, runtime: Runtime) -> CslScoreResult | None:
             mends=True,
             key=named.key,
         ) as job,
-        runtime.catching_signals(),
     ):
         measure = _Losses(settings, subject, named, order, runtime)
         if not job.complete:

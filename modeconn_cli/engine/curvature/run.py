@@ -85,8 +85,8 @@ def run(settings: CurvatureSettings, runtime: Runtime) -> CurvatureResult | None
         "curvature_summary_*.json",
     ]
     with (
+        runtime.catching_signals(),  # until the job has said how it ended
         jobs.opened(settings, folder, "curvature", runtime, owned=owned, mends=True) as job,
-        runtime.catching_signals(),
     ):
         if not job.complete:
             scoring.write_ids(folder / IDS, subject)

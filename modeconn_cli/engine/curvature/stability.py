@@ -91,8 +91,8 @@ def run(settings: CurvatureSettings, runtime: Runtime) -> StabilityResult | None
     settings = replace(settings, start_epoch=epoch, end_epoch=epoch)
     owned = ["curvature_stability_*"]
     with (
+        runtime.catching_signals(),  # until the job has said how it ended
         jobs.opened(settings, folder, "curvature sweep", runtime, owned=owned, mends=True) as job,
-        runtime.catching_signals(),
     ):
         lines = Sweep(settings, subject, swept, job, runtime).run({epoch: every[epoch]})
         line = next(line for line in lines if line["epoch"] == epoch)

@@ -75,14 +75,13 @@ def complete(
     Raises Stopped after a signal.
     """
     group = runtime.group
+    group.agree(lambda: {**positioned.identity(), **data.identity()})
     parts = None if job is None else job.private / PARTS.format(group.rank)
     mine, rows = group.share(ts), list[Row]()
     beside = [] if job is None else sorted(job.private.glob(PARTS.format("*")))
     for row in walk(positioned, data, mine, batch_size, parts, beside):
         rows.append(row)
         files.failpoint(f"along.after_position.rank{group.rank}")
-        if job is not None:
-            job.heartbeat()
         runtime.progress(len(rows), len(mine), t=row["t"], te_nll=row["te_nll"])
         if runtime.stopping() and len(rows) < len(mine):
             raise Stopped(

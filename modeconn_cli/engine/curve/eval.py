@@ -61,11 +61,13 @@ def run(settings: CurveEvalSettings, runtime: Runtime) -> CurveEvalResult | None
         return None
     owned = (names.CURVE_ARRAYS, names.CURVE_SUMMARY, names.CURVE_FIGURE)
     folder = settings.output_dir
-    with jobs.opened(settings, folder, "curve eval", runtime, inputs=source.inputs, owned=owned) as job:
+    with (
+        runtime.catching_signals(),  # until the job has said how it ended
+        jobs.opened(settings, folder, "curve eval", runtime, inputs=source.inputs, owned=owned) as job,
+    ):
         positioned = Positioned(source, settings, data.fit)
-        with runtime.catching_signals():
-            rows = along.complete(positioned, data, ts.tolist(), settings.batch_size, runtime, job)
-            ends = [_end(positioned, source, data, settings, rows, k) for k in (0, 1)]
+        rows = along.complete(positioned, data, ts.tolist(), settings.batch_size, runtime, job)
+        ends = [_end(positioned, source, data, settings, rows, k) for k in (0, 1)]
         arrays = along.arrays(ts, rows, source.path, wd)
         result = _result(settings, source, data, positioned, arrays, ends, wd, job)
         if not job.complete:

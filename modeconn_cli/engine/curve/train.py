@@ -72,15 +72,17 @@ def run(settings: CurveTrainSettings, runtime: Runtime) -> CurveTrainResult | No
     if runtime.plan(_plan(settings, data, distance, folder, runtime)):
         return None
     inputs = [first.path, last.path, *([settings.init_curve] if settings.init_curve is not None else [])]
-    with jobs.opened(settings, folder, "curve train", runtime, inputs=inputs, owned=_owned()) as job:
+    with (
+        runtime.catching_signals(),  # until the job has said how it ended
+        jobs.opened(settings, folder, "curve train", runtime, inputs=inputs, owned=_owned()) as job,
+    ):
         if not job.complete:
             files.write_text(folder / names.ENDPOINT_DISTANCE, distance_text(first.path, last.path, distance))
             weights.load_into(model, first.state, str(first.path))
             model.to(runtime.device)
             points = control_points(settings, starts[0], starts[1], runtime)
             path = Path.through(settings.curve, points, model)
-            with runtime.catching_signals():
-                outcome = _fit(settings, folder, data, arch, model, path, job, runtime)
+            outcome = _fit(settings, folder, data, arch, model, path, job, runtime)
             products = [outcome, folder / names.METRICS, folder / names.ENDPOINT_DISTANCE]
             job.finish(products)
         return _finished(settings, folder, first.path, last.path, distance, job)

@@ -61,6 +61,14 @@ class Data:
         """The images that `te_` figures are measured on."""
         return self.test if self.use_test else self.val
 
+    def identity(self) -> dict[str, str]:
+        """What tells these samples from others."""
+        return {
+            "data set": self.name,
+            "set of training samples": self.fit.fingerprint(),
+            "set of held-out samples": self.held_out.fingerprint() if len(self.held_out) else "",
+        }
+
     def describe(self) -> dict[str, Any]:
         """What a record says about the data."""
         return {

@@ -88,8 +88,8 @@ def run(settings: DormantSettings, runtime: Runtime) -> DormantResult | None:
     settings = replace(settings, start_epoch=min(chosen), end_epoch=max(chosen))
     owned = ["dormant_*", IDS.format("*"), LABELS.format("*")]
     with (
+        runtime.catching_signals(),  # until the job has said how it ended
         jobs.opened(settings, folder, "dormant", runtime, owned=owned, mends=True) as job,
-        runtime.catching_signals(),
     ):
         sweep = Sweep(settings, subject, measure, job, runtime)
         epochs = tuple(EpochDormancy(**row) for row in sweep.run(chosen))

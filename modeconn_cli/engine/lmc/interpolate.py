@@ -73,17 +73,20 @@ def run(settings: LmcInterpolateSettings, runtime: Runtime) -> LmcInterpolateRes
     apart = None if source is files_given else along.endpoint_distance(files_given.path)
 
     def measured(job: jobs.Job | None) -> tuple[dict[str, np.ndarray], LmcInterpolateResult]:
-        with runtime.catching_signals():
-            rows = along.complete(positioned, data, at, settings.batch_size, runtime, job)
+        rows = along.complete(positioned, data, at, settings.batch_size, runtime, job)
         arrays = along.arrays(np.array(at), rows, source.path, float(source.about.get("wd") or 0.0))
         held_out = "test" if data.use_test else "val"
         distances = (along.endpoint_distance(source.path), apart)
         return arrays, _result(settings, line.Line.of(rows), arrays["dl"], positioned, distances, held_out)
 
     if folder is None:
-        return measured(None)[1]
+        with runtime.catching_signals():
+            return measured(None)[1]
     owned = (ARRAYS, SUMMARY, FIGURE)
-    with jobs.opened(settings, folder, "lmc interpolate", runtime, inputs=source.inputs, owned=owned) as job:
+    with (
+        runtime.catching_signals(),  # until the job has said how it ended
+        jobs.opened(settings, folder, "lmc interpolate", runtime, inputs=source.inputs, owned=owned) as job,
+    ):
         arrays, result = measured(job)
         if not job.complete:
             lists = {name: np.array(getattr(result, name)) for name in ("alphas", *line.LISTS)}

@@ -83,12 +83,13 @@ def run(settings: LmcRunSettings, runtime: Runtime) -> LmcRunResult | None:
     if runtime.plan(said):
         return None
     with (
+        runtime.catching_signals(),  # until the job has said how it ended
         jobs.opened(settings, todo.root, "lmc run", runtime, owned=OWNED, mends=True) as job,
-        runtime.catching_signals(),
     ):
+        runtime.group.agree(data.identity)
         experiment.train(job)
         results = experiment.results()
-        if not results:
+        if not results and runtime.group.leader:
             runtime.warn("early stopping left no pair to compare: use a larger --patience")
         table, drawn = _summarise(todo, data.name, results, write=not job.complete)
         if not job.complete:
@@ -144,6 +145,8 @@ class _Experiment:
         for pair in group.share(self.plan.pairs):
             self.pair(*pair)
         self.evaluated = sum(group.gather(self.evaluated))
+        if not group.leader:
+            return []  # results are the leader's to read
         return [found for pair in self.plan.pairs if (found := self.pair(*pair)) is not None]
 
     def _train(self) -> tuple[int, list[str]]:
@@ -263,7 +266,6 @@ class _Experiment:
         for row in along.walk(positioned, self.data, new, how.batch_size, self._parts(k1, k2)):
             rows.append(row)
             self.evaluated += 1
-            self.job.heartbeat()
             self.runtime.progress(len(rows), len(new), k1=k1, k2=k2, alpha=row["t"], te_nll=row["te_nll"])
             if self.runtime.stopping():
                 raise Stopped(

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from modeconn_cli.engine import arrays, files, jobs, records
 from modeconn_cli.engine.datasets import Batch
+from modeconn_cli.engine.distributed import check_same
 from modeconn_cli.engine.errors import InputError, OutputError, Stopped
 from modeconn_cli.engine.runtime import Runtime
 from modeconn_cli.engine.scoring.log import EpochLog
@@ -111,7 +112,12 @@ class Sweep:
         """
         mine = self.subject.identity()
         left, leaders = self._group.lead(lambda: (self._left(chosen, mine), mine))
-        _check_rank(mine, leaders, [epoch for epoch in left if epoch not in chosen])
+        check_same(mine, leaders)
+        if lacking := [epoch for epoch in left if epoch not in chosen]:
+            raise InputError(
+                f"this rank sees another folder of checkpoints than rank 0, without epochs {lacking[:10]}",
+                "all ranks need the same files",
+            )
         begun = time.perf_counter()
         for number, epoch in enumerate(left):
             if self._group.world == 1:
@@ -187,7 +193,6 @@ class Sweep:
         self._log.add(epoch, stamp, self.measure.files(epoch), **facts)
         self._remove_parts(f"epoch_{epoch}-*")
         self.scored += 1
-        self.job.heartbeat()
         self.runtime.progress(self.scored, count, unit="epoch", epoch=epoch, **self.measure.headline(facts))
 
     def _place(self, epoch: int, stamp: Stamp, unit: Unit) -> Path:
@@ -243,15 +248,6 @@ class Sweep:
 def _difference(now: Mapping[str, Any], then: Mapping[str, Any]) -> str:
     """The first part of an identity that is another one; empty where none is."""
     return next((name for name in now if then.get(name) != now[name]), "")
-
-
-def _check_rank(mine: Mapping[str, Any], leaders: Mapping[str, Any], lacking: list[int]) -> None:
-    """Raises InputError where this rank sees other files than the leader."""
-    other = _difference(mine, leaders)
-    if lacking:
-        other = f"folder of checkpoints, without epochs {lacking[:10]}"
-    if other:
-        raise InputError(f"this rank sees another {other} than rank 0", "all ranks need the same files")
 
 
 def _rows(unit: Unit, chosen: Tensor | None, batch_size: int) -> list[slice | Tensor]:

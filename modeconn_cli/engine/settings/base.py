@@ -116,6 +116,10 @@ class Settings:
         """Values as a YAML or JSON file holds them: paths as text, tuples as lists."""
         return {spec.name: plain(getattr(self, spec.name)) for spec in specs(type(self))}
 
+    def recorded(self) -> dict[str, Any]:
+        """The same without who shares the work, which is no part of a result."""
+        return {s.name: plain(getattr(self, s.name)) for s in specs(type(self)) if s.group != "distributed"}
+
     def lasting(self) -> dict[str, Any]:
         """The same without what may change freely between runs: a result does not depend on it."""
         return {s.name: plain(getattr(self, s.name)) for s in specs(type(self)) if s.change != "free"}

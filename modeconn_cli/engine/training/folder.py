@@ -88,7 +88,6 @@ def train(
         # The line first: a checkpoint without its line could not be told from a finished epoch.
         files.append_line(log, json.dumps(row))
         rows.append(row)
-        job.heartbeat()
         shown = {key: value for key, value in row.items() if key not in ("epoch", "seconds")}
         runtime.progress(epoch, recipe.epochs, unit="epoch", **keeping.shown, **shown)
         watch.see(row)
