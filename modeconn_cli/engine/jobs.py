@@ -18,13 +18,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from modeconn_cli.engine import files, names, records
+from modeconn_cli.engine import files, names, products, records
 from modeconn_cli.engine.errors import Elsewhere, InputError, McxError, OutputError, SettingsError, Stopped
+from modeconn_cli.engine.products import ANEW
 from modeconn_cli.engine.runtime import Runtime
 from modeconn_cli.engine.settings.base import Settings, Spec, specs
 
-RECORD_FILE, LISTING = "record.json", "inputs.txt"
-ANEW = "use --no-resume --overwrite"
+LISTING = "inputs.txt"
 PULSE = 30.0  # seconds between two touches of a lock by its live owner
 STALE_AFTER = 600.0  # seconds without one after which another host's lock is taken over
 
@@ -148,7 +148,7 @@ def _continue_or_begin(
     job: Job, settings: Settings, runtime: Runtime, present: list[Path], mends: bool
 ) -> None:
     overwrite, resume = getattr(settings, "overwrite", False), getattr(settings, "resume", True)
-    record = job.private / RECORD_FILE
+    record = job.private / names.RECORD_FILE
     if not (resume and record.exists()):
         if record.exists() and not overwrite:
             raise OutputError(f"'{job.folder}' exists", "use --no-resume --overwrite to start anew")
@@ -167,11 +167,9 @@ def _continue_or_begin(
     # What an earlier run recorded stays: begin time and the settings that its files were made with.
     job.resumed = True
     job.complete = (job.private / names.MANIFEST_FILE).exists()
-    lost = lost_products(job.folder, job.private)
+    lost = products.lost(job.folder, job.private)
     if lost and not mends:
-        raise InputError(
-            f"'{lost[0]}' is missing or was changed after the job had finished", "use --no-resume --overwrite"
-        )
+        raise InputError(f"'{lost[0]}' is missing or was changed after the job had finished", ANEW)
     if job.complete and job.listing is not None and not _lists(job):
         runtime.note("the inputs have changed since the job had finished: done again")
         (job.private / names.MANIFEST_FILE).unlink()
@@ -217,7 +215,7 @@ def _lists(job: Job) -> bool:
 
 def _begin(job: Job) -> None:
     files.write_text(job.private / names.SETTINGS_FILE, records.settings_text(job.record["settings"]))
-    files.write_json(job.private / RECORD_FILE, records.strict(job.record))
+    files.write_json(job.private / names.RECORD_FILE, records.strict(job.record))
 
 
 def _compare(old: dict[str, Any], new: dict[str, Any], settings: Settings, runtime: Runtime) -> None:
@@ -244,18 +242,6 @@ def _compare(old: dict[str, Any], new: dict[str, Any], settings: Settings, runti
             raise InputError(f"'{entry['path']}' is not the file the job began with", hint)
 
 
-def lost_products(folder: Path, private: Path) -> list[Path]:
-    """Files of the manifest that are not there any more, or not as they were; none where the job is not complete."""
-    paths = {folder / entry["file"]: entry["size"] for entry in _products(private) or []}
-    return [path for path, size in paths.items() if not path.exists() or path.stat().st_size != size]
-
-
-def count_products(private: Path) -> int | None:
-    """How many files a complete job has made; None for one that is not complete."""
-    found = _products(private)
-    return None if found is None else len(found)
-
-
 def is_running(private: Path) -> bool:
     """Whether a live process holds the job's lock."""
     path = private / names.LOCK_FILE
@@ -269,12 +255,6 @@ def silent_for(private: Path) -> float | None:
     if not owner or owner["host"] == socket.gethostname():
         return None
     return time.time() - path.stat().st_mtime
-
-
-def _products(private: Path) -> list[dict[str, Any]] | None:
-    """The manifest's entries; None without a manifest."""
-    path = private / names.MANIFEST_FILE
-    return list(records.read_object(path, ANEW).get("files", [])) if path.exists() else None
 
 
 class _Lock:

@@ -90,7 +90,8 @@ def launch(processes: int, body: Callable[[], McxError | int]) -> Ended:
         except SignalException as error:
             told = _told(ends)
             return Ended(
-                max((int(each.get("code", 0)) for each in told), default=_code_of(-int(error.sigval))), _errors(told)
+                max((int(each.get("code", 0)) for each in told), default=_code_of(-int(error.sigval))),
+                _errors(told),
             )
         finally:
             tempfile.tempdir = temporary

@@ -7,6 +7,7 @@ from pathlib import Path
 
 JOB_FOLDER = ".mcx"
 SETTINGS_FILE = "config.resolved.yaml"
+RECORD_FILE = "record.json"
 LOCK_FILE = "run.lock"
 STATUS_FILE = "status.json"
 MANIFEST_FILE = "manifest.json"

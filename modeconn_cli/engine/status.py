@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from modeconn_cli.engine import jobs, names, records
+from modeconn_cli.engine import jobs, names, products, records
 from modeconn_cli.engine.errors import InputError, SettingsError, Stopped
 from modeconn_cli.engine.records import Record
 from modeconn_cli.engine.runtime import Runtime
@@ -39,7 +39,7 @@ def run(settings: StatusSettings, _runtime: Runtime) -> StatusResult:
     folder = settings.folder
     if folder is None:
         raise SettingsError("no folder", "mcx status DIR")
-    found = sorted(path.parent for path in (folder / names.JOB_FOLDER).glob(f"*/{jobs.RECORD_FILE}"))
+    found = sorted(path.parent for path in (folder / names.JOB_FOLDER).glob(f"*/{names.RECORD_FILE}"))
     if not found:
         raise InputError(f"'{folder}' holds no job of mcx", "pass the --output-dir of a command")
     each = tuple(_status(folder, private) for private in found)
@@ -59,7 +59,7 @@ def _status(folder: Path, private: Path) -> JobStatus:
     said: dict[str, str] = {}
     if (private / names.STATUS_FILE).exists():
         said = records.read_object(private / names.STATUS_FILE)
-    lost, count = jobs.lost_products(folder, private), jobs.count_products(private)
+    lost, count = products.lost(folder, private), products.count(private)
     state, reason = said.get("state", ""), ""
     now: State
     if jobs.is_running(private):

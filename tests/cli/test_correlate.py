@@ -502,6 +502,7 @@ def test_training_and_test_samples_are_never_mixed(mcx: Callable, tmp_path: Path
     (tmp_path / "csl/.mcx/csl-aggregate").mkdir(parents=True)
     record = {"settings": {"input_dir": str(tmp_path / "scores")}}
     (tmp_path / "csl/.mcx/csl-aggregate/record.json").write_text(json.dumps(record))
+    (tmp_path / "csl/.mcx/csl-aggregate/manifest.json").write_text("{}")
     (tmp_path / "scores").mkdir()
     (tmp_path / "scores/csl_score_x.json").write_text('{"split": "test"}')
     done = mcx(*overlapping, "--how", "inner")
@@ -693,3 +694,35 @@ def test_the_files_of_the_other_commands_are_joined(mcx: Callable, networks: Pat
     assert np.array_equal(
         found["curvature"].to_numpy(np.float32), np.load(cv / "epoch_4/per_image_curvature.npy")
     )
+
+
+@pytest.fixture
+def scored(mcx: Callable, networks: Path, tmp_path: Path) -> Path:
+    where = ("--checkpoint", networks / "seed0/checkpoint-4.pt", "--max-samples", "40", "--niter", "2")
+    assert mcx("curvature", *where, "--save-dir", tmp_path / "scored").code == 0
+    return tmp_path / "scored"
+
+
+def test_a_job_that_has_not_finished_is_not_joined(mcx: Callable, scored: Path, tmp_path: Path) -> None:
+    words = ("correlate", "--curvature", scored, "--output-dir", tmp_path / "out")
+    assert mcx(*words).code == 0
+    (scored / ".mcx/curvature/manifest.json").unlink()
+    done = mcx(*words, "--overwrite", "--no-resume")
+    assert (done.code, f"'curvature' in '{scored}' is not complete" in done.err) == (3, True)
+
+
+def test_a_flipped_bit_of_a_result_is_noticed(mcx: Callable, scored: Path, tmp_path: Path) -> None:
+    path = scored / "per_image_curvature.npy"
+    data = bytearray(path.read_bytes())
+    data[-3] ^= 1
+    path.write_bytes(data)
+    done = mcx("correlate", "--curvature", scored, "--output-dir", tmp_path / "out")
+    assert (done.code, f"'{path}' is not as 'curvature' left it" in done.err) == (3, True)
+
+
+def test_classes_are_no_metric_and_no_flag(mcx: Callable, scored: Path, tmp_path: Path) -> None:
+    table = next(scored.glob("curvature_results_*.csv"))
+    words = ("correlate", "--curvature", scored, "--with", table, "--output-dir", tmp_path / "out", "--json")
+    done = mcx(*words)
+    assert (done.code, "as they number classes and tasks: label" in done.err) == (0, True)
+    assert "label" not in {row["metric_a"] for row in json.loads(done.out)["correlations"]}

@@ -18,13 +18,14 @@ Started = subprocess.Popen[str]
 def start() -> Callable[..., Started]:
     """Start `mcx` with one thread and return at once."""
 
-    def run(*words: str | Path, environment: Mapping[str, str] | None = None) -> Started:
+    def run(*words: str | Path, environment: Mapping[str, str] | None = None, group: bool = False) -> Started:
         return subprocess.Popen(
             [sys.executable, "-m", "modeconn_cli", *map(str, words), "--threads", "1"],
             env={**os.environ, **(environment or {})},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            start_new_session=group,
         )
 
     return run

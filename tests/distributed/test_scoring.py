@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -216,3 +217,39 @@ def test_ranks_with_other_settings_are_refused(
     assert [process.returncode for process in both] == [2, 2]
     assert "rank 1: 'batch_size' is 32 here and 64 at rank 0" in ended[1]
     assert "error:" not in ended[0]
+
+
+@pytest.mark.distributed
+def test_a_killed_rank_is_said_once(start: Callable, where: tuple, tmp_path: Path) -> None:
+    done = start(
+        "dormant", *where, "--output-dir", tmp_path / "out", "--nproc-per-node", "2", environment=kill(1)
+    )
+    out, err = done.communicate(timeout=60)
+    assert (done.returncode, out) == (137, "")
+    assert [line for line in err.splitlines() if "error" in line] == [
+        "mcx dormant: error: a process was ended by SIGKILL"
+    ]
+
+
+@pytest.mark.distributed
+def test_one_ctrl_c_of_a_terminal_saves_the_work(start: Callable, networks: Path, tmp_path: Path) -> None:
+    """It reaches the ranks twice: from the terminal, and from the process that has started them."""
+    words = (
+        "curvature",
+        "--checkpoint",
+        networks / "seed0/checkpoint-4.pt",
+        "--niter",
+        "40",
+        "--batch-size",
+        "64",
+    )
+    done = start(*words, "--save-dir", tmp_path / "out", "--nproc-per-node", "2", group=True)
+    status = tmp_path / "out/.mcx/curvature/status.json"
+    end = time.monotonic() + 60
+    while not status.exists() and time.monotonic() < end:
+        time.sleep(0.05)
+    time.sleep(0.3)
+    os.killpg(done.pid, signal.SIGINT)
+    _, err = done.communicate(timeout=60)
+    assert (done.returncode, json.loads(status.read_text())["state"]) == (75, "preempted"), err
+    assert err.count("error:") == 1

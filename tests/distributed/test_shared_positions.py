@@ -69,3 +69,21 @@ def test_the_leader_trains_and_pairs_are_shared(mcx: Callable, start: Callable, 
     assert documents(tmp_path / "two", "*_k1_*.json") == pairs
     (one,), (two,) = (list((tmp_path / k).rglob("dataframes/*.csv")) for k in ("one", "two"))
     assert one.read_text() == two.read_text()
+
+
+@pytest.mark.distributed
+def test_a_rank_with_another_end_is_refused(
+    start: Callable, ranks: list, networks: Path, tmp_path: Path
+) -> None:
+    ends = [networks / f"seed1/checkpoint-{epoch}.pt" for epoch in (0, 4)]
+    both = [
+        start(
+            "curve", "eval", "--endpoint0", networks / "seed0/checkpoint-4.pt", "--endpoint1", end,
+            "--num-points", "5", "--output-dir", tmp_path / "out", environment=rank,
+        )
+        for end, rank in zip(ends, ranks, strict=True)
+    ]  # fmt: skip
+    ended = [process.communicate(timeout=60) for process in both]
+    assert [process.returncode for process in both] == [3, 3]
+    assert "rank 1: this rank sees another file 1 than rank 0" in ended[1][1]
+    assert not (tmp_path / "out/curve.npz").exists()

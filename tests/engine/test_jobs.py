@@ -228,7 +228,7 @@ def test_files_of_other_names_survive_an_overwrite(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["{", "[1]", ""])
 def test_a_damaged_record_is_refused_and_can_be_overwritten(tmp_path: Path, text: str) -> None:
     run(tmp_path)
-    (private(tmp_path) / jobs.RECORD_FILE).write_text(text)
+    (private(tmp_path) / names.RECORD_FILE).write_text(text)
     assert "record.json' cannot be read" in refused(InputError, tmp_path).message
     assert run(tmp_path, resume=False, overwrite=True) == []
 
@@ -371,7 +371,7 @@ def test_a_record_of_another_file_does_not_vouch_for_this_one(tmp_path: Path) ->
 def test_a_setting_that_a_record_does_not_know_had_its_default(tmp_path: Path) -> None:
     """Folders of an older version go on."""
     begin(tmp_path)
-    record = tmp_path / names.JOB_FOLDER / "some-job" / jobs.RECORD_FILE
+    record = tmp_path / names.JOB_FOLDER / "some-job" / names.RECORD_FILE
     document = json.loads(record.read_text())
     del document["settings"]["lr"]
     record.write_text(json.dumps(document))

@@ -25,6 +25,7 @@ MEMO = "memo_score"
 _ID_COLUMNS = ("sample_id", "id", "index")
 _NPZ_IDS = ("sample_ids", "sample_id", "ids", "index", "tr_idx")
 _NPZ_SCORES = ("memo_score", "memo_scores", "memorization", "memorization_scores", "tr_mem", "scores")
+_GROUPS = {"label", "labels", "class_id", "task_num"}  # columns that measure nothing
 _FLIPPED = "flipped"  # of the project's own label_noise_*.csv, whose other columns are labels
 _TRUTH = {"0": 0.0, "1": 1.0, "0.0": 0.0, "1.0": 1.0, "false": 0.0, "true": 1.0}
 
@@ -118,6 +119,9 @@ def further(path: Path, taken: Collection[str], assume: bool, runtime: Runtime) 
     ids = values.id_column(frame.columns, path)
     # A column without a heading is the index that pandas writes.
     rest = [name for name in frame.columns if name != ids and not str(name).startswith("Unnamed: ")]
+    if groups := [name for name in rest if name in _GROUPS]:
+        runtime.note(f"left out of '{path}', as they number classes and tasks: {', '.join(groups)}")
+        rest = [name for name in rest if name not in _GROUPS]
     numeric = [name for name in rest if frame[name].dtype.kind in "iufb"]
     if not numeric:
         raise InputError(f"'{path}' has no column of numbers beside {ids}")
@@ -150,7 +154,7 @@ def flags(path: Path, taken: Collection[str], assume: bool) -> Source:
         return _flag_array(path, taken, assume)
     frame = values.read_csv(path)
     ids = values.id_column(frame.columns, path)
-    rest = [name for name in frame.columns if name != ids]
+    rest = [name for name in frame.columns if name != ids and name not in _GROUPS]
     binary = {name: column for name in rest if (column := _truth(frame[name])) is not None}
     if not binary:
         raise InputError(

@@ -9,11 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
+from modeconn_cli.engine import products
 from modeconn_cli.engine.correlate import splits, values
 from modeconn_cli.engine.errors import InputError
 from modeconn_cli.engine.runtime import Runtime
 
 IDS = "sample_ids.npy"
+JOBS = ("csl", "curvature", "dormant")  # that make arrays per sample
 CURVATURE, DIRECTIONAL = "per_image_curvature.npy", "per_image_directional_eig.npy"
 CURVATURE_LABELS = "per_image_labels.npy"
 _DORMANT = re.compile(r"dormant_(?:props|post)_epoch_(\d+)\.npy")
@@ -85,6 +87,8 @@ def ids_of(path: Path, count: int, assume: bool) -> tuple[np.ndarray, Path | Non
 
 def array(name: str, path: Path, column: str, kinds: Iterable[str], assume: bool) -> Source:
     """One array [N] as a metric."""
+    if path.exists():
+        products.check(path, tuple(kinds))
     metric = values.read_array(path)
     ids, beside = ids_of(path, len(metric), assume)
     return Source(
@@ -102,7 +106,10 @@ def with_companions(source: Source, metrics: Mapping[str, Path], facts: Mapping[
     """The source with the arrays beside it that are there. Raises InputError for other lengths."""
 
     def read(found: Mapping[str, Path], reader: Callable[[Path], np.ndarray]) -> dict[str, np.ndarray]:
-        out = {name: reader(path) for name, path in found.items() if path.exists()}
+        there = {name: path for name, path in found.items() if path.exists()}
+        for path in there.values():
+            products.check(path, JOBS)
+        out = {name: reader(path) for name, path in there.items()}
         for name, column in out.items():
             if len(column) != len(source.ids):
                 raise InputError(
@@ -168,6 +175,7 @@ def curvature(path: Path, assume: bool) -> Source:
 
 
 def _curvature_table(path: Path) -> Source:
+    products.check(path, ("curvature",))
     frame = values.read_csv(path)
     ids = values.sample_ids(frame[values.id_column(frame.columns, path)], path)
     values.id_column(frame.columns, path, ("curvature",))

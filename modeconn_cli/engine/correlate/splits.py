@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from modeconn_cli.engine import jobs, names, records
+from modeconn_cli.engine import names, records
 from modeconn_cli.engine.errors import InputError
 
 # The splits of the training file share its ids.
@@ -35,7 +35,7 @@ def _said(folder: Path, kinds: tuple[str, ...], follow: bool) -> set[str]:
     for kind in kinds:
         for path in sorted(folder.glob(SUMMARIES[kind])):
             found.add(SIDES.get(str(records.peek_object(path).get("split")), ""))
-        for path in sorted((folder / names.JOB_FOLDER).glob(f"{kind}*/{jobs.RECORD_FILE}")):
+        for path in sorted((folder / names.JOB_FOLDER).glob(f"{kind}*/{names.RECORD_FILE}")):
             if path.parent.name == "curvature-sweep":
                 continue  # its samples need not be those of the arrays
             settings = records.peek_object(path).get("settings")

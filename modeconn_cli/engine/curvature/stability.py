@@ -232,7 +232,7 @@ def _figure(rows: list[Row]) -> bytes:
         scale = axis.twinx()
         scale.plot(
             values,
-            [row.median or np.nan for row in own],
+            [np.nan if row.median is None else row.median for row in own],
             color=COLOURS[0],
             linestyle="--",
             label="median |Hs|",
