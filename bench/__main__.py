@@ -20,6 +20,7 @@ from bench import (
     curvature,
     curve_step,
     data_pipeline,
+    distances,
     dormancy,
     evaluation,
     layer_analysis,
@@ -52,6 +53,10 @@ CASES = (
     Case("merge", 2.0, processes.merge),
     Case("aggregate", 1.0, aggregation.prepare),
     Case("correlate", 15.0, correlation.prepare),
+    Case("l2-sharded", 2 * 4 * 4 * 16 * 2048**2 / 6e9, distances.sharded),
+    Case("l2-vgg16", 1.2, distances.vgg),
+    Case("l2-many", 1.0, distances.many),
+    Case("fisher", 2.5, distances.fisher),
     Case("checkpoint-read", 1.1, checkpoint_read.prepare),
     Case("data-pipeline", 0.25, data_pipeline.prepare),
 )

@@ -90,8 +90,8 @@ def _scored(
             machine.group.leave()
             return 0
 
-        code = launch.launch(processes, body)
-        assert code == 0, f"the processes ended with {code}"
+        ended = launch.launch(processes, body)
+        assert ended.code == 0, f"the processes ended with {ended}"
         shutil.rmtree(out)
         return Seconds(float(spent.read_text()))
 

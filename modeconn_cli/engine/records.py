@@ -148,11 +148,14 @@ def git_commit() -> str | None:
 
 
 def describe_input(path: Path) -> dict[str, Any]:
-    """Path, size, time and content hash of an input file."""
+    """Path, time, size and content of an input file."""
+    from modeconn_cli.engine import contents
+
     with files.reading(path):
-        status, content = path.stat(), sha256(path)
-    modified = datetime.datetime.fromtimestamp(status.st_mtime, datetime.UTC).isoformat(timespec="seconds")
-    return {"path": tilde(path), "size": status.st_size, "modified": modified, "sha256": content}
+        found = contents.identify(path)
+        time = path.stat().st_mtime
+    modified = datetime.datetime.fromtimestamp(time, datetime.UTC).isoformat(timespec="seconds")
+    return {"path": tilde(path), "modified": modified, **found}
 
 
 def sha256(path: Path) -> str:
