@@ -1,7 +1,7 @@
-"""The per-sample scores as Python functions, under the names and keywords of the framework's document.
+"""Per-sample scores and distances as Python functions, under the names and keywords of the documents.
 
-Everything is NumPy arrays, one value per sample in the order of the loader. Importing this module imports neither
-torch nor the engine.
+Scores are NumPy arrays, one value per sample in the order of the loader; distances are NumPy scalars. Importing this
+module imports neither torch nor the engine.
 """
 
 from __future__ import annotations
@@ -16,14 +16,21 @@ if TYPE_CHECKING:
     from torch import Tensor, device, nn
 
     from modeconn_cli.engine.dormancy.layers import LayerDormancy
+    from modeconn_cli.engine.l2.functions import FunctionalDistance
+    from modeconn_cli.engine.l2.sides import Data, Side
 
 __all__ = [
     "Curvatures",
     "Dormancies",
+    "calculate_l2_distance",
     "compute_csl",
     "compute_curvature_per_image",
     "compute_learning_time_from_grads",
     "compute_per_sample_dormant",
+    "cosine_similarity_distance",
+    "euclidean_distance",
+    "functional_distance",
+    "weighted_euclidean_distance",
 ]
 
 
@@ -245,6 +252,84 @@ def compute_learning_time_from_grads(loss_grads: np.ndarray) -> tuple[np.ndarray
     values = _epochs_by_samples(loss_grads)
     found = learning_time(lambda: values, range(len(values)), values.shape[1])
     return found.lt, found.tau
+
+
+def calculate_l2_distance(original: Side, modified: Side) -> dict[str, Any]:
+    """Distances between the parameters of two networks: `total_l2`, `normalized_total_l2` (by √P), `relative_total`
+    (by the norm of `original`, None where that is 0), `total_params` P, and `layer_distances`: tensor name ->
+    `raw_l2`, `normalized_l2`, `relative_distance`, `n_params`.
+
+    Networks are modules, state dicts or paths of checkpoints; files are read tensor by tensor. Sums are taken in
+    float64; buffers do not count. Raises InputError for networks that are not alike, and for NaN or infinity.
+    """
+    import numpy as np
+
+    from modeconn_cli.engine.l2.sides import distance
+
+    found = distance(original, modified)
+    return {
+        "total_l2": np.float64(found.total_l2),
+        "normalized_total_l2": np.float64(found.normalized_total_l2),
+        "relative_total": None if found.relative_total is None else np.float64(found.relative_total),
+        "total_params": found.total_params,
+        "layer_distances": {layer.layer_name: layer.figures() for layer in found.layers},
+    }
+
+
+def euclidean_distance(model_a: Side, model_b: Side) -> np.float64:
+    """‖a − b‖₂ over all parameters. Networks and errors as in `calculate_l2_distance`."""
+    import numpy as np
+
+    from modeconn_cli.engine.l2.sides import distance
+
+    return np.float64(distance(model_a, model_b).total_l2)
+
+
+def cosine_similarity_distance(model_a: Side, model_b: Side) -> np.float64:
+    """1 − ⟨a, b⟩ / (‖a‖‖b‖) over all parameters, within [0, 2]; NaN for a network of zeros.
+
+    Networks and errors as in `calculate_l2_distance`.
+    """
+    import numpy as np
+
+    from modeconn_cli.engine.l2.sides import distance
+
+    found = distance(model_a, model_b).cosine_distance
+    return np.float64(np.nan if found is None else found)
+
+
+def weighted_euclidean_distance(
+    model_a: Side,
+    model_b: Side,
+    input_data: Data,
+    *,
+    kind: Literal["true", "empirical"] = "true",
+    seed: int = 0,
+) -> np.float64:
+    """The Fisher distance √Σ F (a − b)²: F is the mean of both networks' diagonal Fisher information on the data.
+
+    `input_data`: inputs [N, …], or a loader of (inputs, labels) or (inputs, labels, ids). The outputs [N, C] are
+    logits. With `kind="true"` labels are drawn from the network, one per sample, by `seed` and id; `empirical` takes
+    the loader's. (The document's weights, gradients of a network's error against itself, are always zero.)
+
+    One of two state dicts has to be a module, or the checkpoint of mcx. Modes and gradients stay as they are.
+    """
+    import numpy as np
+
+    from modeconn_cli.engine.l2.sides import weighted
+
+    return np.float64(weighted(model_a, model_b, input_data, kind, seed))
+
+
+def functional_distance(model_a: Side, model_b: Side, input_data: Data) -> FunctionalDistance:
+    """How far apart the answers are on the same inputs: `disagreement` (share of other arg-max), `kl` (mean
+    KL(p_a‖p_b) in nats), `logit_distance` (mean ‖logits_a − logits_b‖), `samples`.
+
+    Networks and data as in `weighted_euclidean_distance`; logits [N, C].
+    """
+    from modeconn_cli.engine.l2.sides import in_function
+
+    return in_function(model_a, model_b, input_data)
 
 
 def _epochs_by_samples(values: np.ndarray) -> np.ndarray:

@@ -177,3 +177,83 @@ def test_arrays_never_lie_beside_the_ids_of_others(net: nn.Module, data: tuple, 
         api.compute_curvature_per_image(net, loader(*data), niter=1, save_dir=tmp_path)
     with pytest.raises(OutputError, match="names other samples than the loader"):
         api.compute_curvature_per_image(net, loader(*data[:2]), niter=1, save_dir=tmp_path)
+
+
+@pytest.fixture
+def pair() -> tuple[nn.Module, nn.Module]:
+    torch.manual_seed(3)
+    one, other = nn.Linear(10, 2), nn.Linear(10, 2)
+    return one, other
+
+
+def vector(model: nn.Module) -> Tensor:
+    return nn.utils.parameters_to_vector(model.parameters()).detach().double()
+
+
+def test_the_documents_distances_are_its_formulas(pair: tuple[nn.Module, nn.Module]) -> None:
+    a, b = map(vector, pair)
+    assert api.euclidean_distance(*pair).item() == pytest.approx(float((a - b).norm()), rel=1e-12)
+    cosine = 1 - float(F.cosine_similarity(a, b, dim=0))
+    assert api.cosine_similarity_distance(*pair).item() == pytest.approx(cosine, rel=1e-9)
+    found = api.calculate_l2_distance(*pair)
+    assert float(found["total_l2"]) == pytest.approx(float((a - b).norm()), rel=1e-12)
+    assert float(found["normalized_total_l2"]) == pytest.approx(float((a - b).norm()) / 22**0.5, rel=1e-12)
+    squares = sum(layer["raw_l2"] ** 2 for layer in found["layer_distances"].values())
+    assert squares == pytest.approx(float((a - b).square().sum()), rel=1e-12)
+
+
+def test_the_fisher_distance_of_a_logistic_regression_has_its_closed_form(
+    pair: tuple[nn.Module, nn.Module],
+) -> None:
+    """With labels: F_kj = mean (p_k − 1[y = k])² x_j², of both networks."""
+    inputs = torch.randn(64, 10)
+    labels = torch.arange(64) % 2
+    batches = [(inputs[:40], labels[:40]), (inputs[40:], labels[40:])]
+    found = api.weighted_euclidean_distance(*pair, batches, kind="empirical")
+    total = 0.0
+    x, one_hot = inputs.double(), F.one_hot(labels, 2)
+    for model in pair:
+        error = (model.double()(x).softmax(1) - one_hot).detach().square()
+        weight, bias = error.T @ x.square() / 64, error.mean(0)
+        model.float()
+        delta = [
+            p.detach().double() - q.detach().double()
+            for p, q in zip(*(m.parameters() for m in pair), strict=True)
+        ]
+        total += float((weight * delta[0].square()).sum() + (bias * delta[1].square()).sum()) / 2
+    assert found.item() == pytest.approx(total**0.5, rel=1e-5)
+    assert found > 0, "the document's own weights are zero"
+
+
+def test_distances_leave_networks_as_they_are(pair: tuple[nn.Module, nn.Module]) -> None:
+    pair[0].weight.requires_grad_(False)  # type: ignore[union-attr]
+    api.weighted_euclidean_distance(*pair, torch.randn(8, 10))
+    api.functional_distance(*pair, torch.randn(8, 10))
+    assert all(p.grad is None for model in pair for p in model.parameters())
+    assert [p.requires_grad for p in pair[0].parameters()] == [False, True]
+    assert all(model.training for model in pair)
+
+
+def test_functional_distance_is_that_of_the_answers(pair: tuple[nn.Module, nn.Module]) -> None:
+    inputs = torch.randn(50, 10)
+    x, y = (model(inputs).detach().double() for model in pair)
+    found = api.functional_distance(*pair, inputs)
+    assert found.disagreement == float((x.argmax(1) != y.argmax(1)).double().mean())
+    kl = F.kl_div(y.log_softmax(1), x.log_softmax(1), log_target=True, reduction="batchmean")
+    assert found.kl == pytest.approx(float(kl), rel=1e-6)
+    assert found.logit_distance == pytest.approx(float((x - y).norm(dim=1).mean()), rel=1e-6)
+
+
+def test_distances_take_paths_and_state_dicts(networks: Path) -> None:
+    paths = [networks / f"seed{k}/checkpoint-4.pt" for k in (0, 1)]
+    states = [torch.load(path, weights_only=True)["model_state"] for path in paths]
+    by_path = api.euclidean_distance(*paths)
+    assert api.euclidean_distance(str(paths[0]), states[1]) == by_path
+    inputs = torch.rand(20, 1, 8, 8)
+    assert api.functional_distance(paths[0], states[1], inputs) == api.functional_distance(*paths, inputs)
+    with pytest.raises(InputError, match="do not say what they compute"):
+        api.functional_distance(states[0], states[1], inputs)
+    with pytest.raises(InputError, match="different networks"):
+        api.euclidean_distance(nn.Linear(3, 2), states[0])
+    with pytest.raises(InputError, match="NaN or infinity"):
+        api.euclidean_distance({"w": torch.tensor([1.0])}, {"w": torch.tensor([float("nan")])})

@@ -120,3 +120,22 @@ def test_the_table_of_commands_is_what_the_modules_offer() -> None:
         prefix = f"{module} " if module in GROUPS else ""
         offered |= {prefix + str(command.name) for command in app.registered_commands}
     assert offered == set(COMMANDS)
+
+
+def test_the_readmes_distances_can_be_pasted(
+    mcx: Callable, networks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    swapped = "R/endpoints_neuronswap/mid2/checkpoint-4.pt"
+    assert mcx("swap", "--checkpoint", networks / "seed0/checkpoint-4.pt", "--output", swapped).code == 0
+    text = block("distances").replace("\\\n", " ").replace("checkpoint-20", "checkpoint-4")
+    text = text.replace("$R/endpoints/checkpoints", str(networks)).replace("$R/noisy", str(networks))
+    text = text.replace("$R", "R").replace(" --step 5", "")
+    lines = [shlex.split(line)[1:] for line in text.splitlines() if line.startswith("mcx ")]
+    assert len(lines) == 5
+    for words in lines:
+        done = mcx(*words)
+        assert done.code == 0, done.err
+    assert {path.name for path in Path("R/endpoint_l2_distances").iterdir()} == {
+        "seed0-seed1.json", "seed0-mid2.json", "summary.txt", "summary.csv",
+    }  # fmt: skip
