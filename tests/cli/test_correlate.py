@@ -665,7 +665,6 @@ def test_parquet_without_pyarrow_names_the_extra(mcx: Callable, tmp_path: Path, 
 
 
 def test_parquet_holds_the_same_table(mcx: Callable, tmp_path: Path, truth) -> None:
-    pytest.importorskip("pyarrow")
     assert mcx(*words(tmp_path, "--parquet")).code == 0
     found = pd.read_parquet(tmp_path / "out/per_sample.parquet")
     assert list(found) == list(table(tmp_path))
