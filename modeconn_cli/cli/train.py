@@ -52,4 +52,38 @@ def table(result: TrainResult) -> list[Part]:
         f"{held_out} acc (%)",
         "checkpoint",
     )
-    return [Table(f"{result.model} on {result.dataset} ({result.num_params:,} parameters)", columns, rows)]
+    tasks = [
+        Table(
+            f"Tasks of seed{network.seed} (accuracies in percent, {held_out} images of the classes seen)",
+            (
+                "task",
+                "classes",
+                "seen",
+                "best epoch",
+                "val acc",
+                f"{held_out} acc",
+                "first task",
+                "newest task",
+            ),
+            tuple(
+                (
+                    str(task.task),
+                    " ".join(map(str, task.classes)),
+                    str(task.seen),
+                    str(task.epoch),
+                    number(task.val_accuracy, 2),
+                    number(task.accuracy, 2),
+                    number(task.of_tasks[0], 2),
+                    number(task.of_tasks[-1], 2),
+                )
+                for task in network.tasks
+            ),
+            text_columns=0,
+        )
+        for network in result.networks
+        if network.tasks
+    ]
+    return [
+        *tasks,
+        Table(f"{result.model} on {result.dataset} ({result.num_params:,} parameters)", columns, rows),
+    ]

@@ -42,6 +42,11 @@ def checkpoint(epoch: int) -> str:
     return f"checkpoint-{epoch}.pt"
 
 
+def task(number: int) -> str:
+    """`task-<number>.pt`: the weights that a task ended with, tasks counted from 0."""
+    return f"task-{number}.pt"
+
+
 def epoch_of(path: Path) -> int | None:
     """The epoch that a checkpoint's file name says, None where it says none."""
     found = next((match for pattern in _EPOCHS if (match := pattern.fullmatch(path.name))), None)

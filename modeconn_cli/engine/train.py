@@ -10,15 +10,17 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from modeconn_cli.engine import checkpoints, datasets, files, jobs, models, names, weights
-from modeconn_cli.engine.datasets import Data
+from modeconn_cli.engine import checkpoints, datasets, files, incremental, jobs, models, names, weights
+from modeconn_cli.engine.datasets import Data, Samples
 from modeconn_cli.engine.datasets.samples import spans
 from modeconn_cli.engine.errors import SettingsError
+from modeconn_cli.engine.incremental import TaskResult, of_classes, tasks_of
 from modeconn_cli.engine.records import Record
 from modeconn_cli.engine.runtime import Runtime
 from modeconn_cli.engine.settings.train import TrainSettings
-from modeconn_cli.engine.training import NetworkProblem, evaluate, recipe_of
+from modeconn_cli.engine.training import NetworkProblem, Score, evaluate, recipe_of
 from modeconn_cli.engine.training.folder import OWNED, Keeping, Trained, train
+from modeconn_cli.engine.training.tasks import Tasks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +36,7 @@ class Network:
     held_out_loss: float
     held_out_accuracy: float
     stopped_early: bool
+    tasks: tuple[TaskResult, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +57,10 @@ def run(settings: TrainSettings, runtime: Runtime) -> TrainResult | None:
     if settings.model is None:
         raise SettingsError("no network", "pass --model NAME")
     data = datasets.load(settings, runtime.device)
+    if settings.patience is not None and settings.classes_per_task is not None:
+        raise SettingsError(
+            "--patience would end the run within its first task", "leave it out of incremental training"
+        )
     if settings.patience is not None and len(data.val) == 0:
         raise SettingsError(
             "early stopping watches validation images and there are none", "pass --val-size N"
@@ -67,6 +74,12 @@ def run(settings: TrainSettings, runtime: Runtime) -> TrainResult | None:
     seeds = settings.seeds or (settings.seed,)
     if len(set(seeds)) < len(seeds):
         raise SettingsError(f"--seeds {','.join(map(str, seeds))} names a seed twice")
+    plans = {seed: tasks_of(settings, data.num_classes, seed) for seed in seeds}
+    any_plan = plans[seeds[0]]
+    epochs = settings.epochs
+    if epochs is None:
+        epochs = 200 if any_plan is None else any_plan.count * any_plan.epochs
+    settings = replace(settings, epochs=epochs)
     model = models.build(arch)
     size = weights.count(dict(model.named_parameters()))
     _probe(model, arch)
@@ -74,20 +87,36 @@ def run(settings: TrainSettings, runtime: Runtime) -> TrainResult | None:
     if runtime.plan(
         [
             f"train {arch.model} ({size:,} parameters) on {data.name}: {len(data.fit):,} images, "
-            f"{len(seeds)} x {settings.epochs} epochs of {steps} steps on {runtime.device}, {runtime.threads} threads",
-            f"results in {settings.output_dir}, a checkpoint every {settings.save_freq or settings.epochs} epochs",
+            f"{len(seeds)} x {epochs} epochs of {steps} steps on {runtime.device}, {runtime.threads} threads",
+            *_said(any_plan),
+            f"results in {settings.output_dir}, a checkpoint every {settings.save_freq or epochs} epochs",
         ]
     ):
         return None
+    root = settings.output_dir
+    assert root is not None
     networks = [
         _train_one(
-            replace(settings, seed=seed, seeds=()), settings.output_dir / f"seed{seed}", data, arch, runtime
+            replace(settings, seed=seed, seeds=()),
+            root / f"seed{seed}",
+            data,
+            arch,
+            plans[seed],
+            runtime,
         )
         for seed in seeds
     ]
     return TrainResult(
-        model=arch.model, dataset=data.name, num_params=size, epochs=settings.epochs, networks=tuple(networks)
+        model=arch.model, dataset=data.name, num_params=size, epochs=epochs, networks=tuple(networks)
     )
+
+
+def _said(tasks: Tasks | None) -> list[str]:
+    if tasks is None:
+        return []
+    left = len(tasks.added(tasks.count - 1))
+    fewer = f"; the last one adds {left}" if left < tasks.per_task else ""
+    return [f"{tasks.count} tasks of {tasks.per_task} classes and {tasks.epochs} epochs each{fewer}"]
 
 
 def _probe(model: nn.Module, arch: models.Architecture) -> None:
@@ -108,18 +137,29 @@ def _probe(model: nn.Module, arch: models.Architecture) -> None:
 
 
 def _train_one(
-    settings: TrainSettings, folder: Path, data: Data, arch: models.Architecture, runtime: Runtime
+    settings: TrainSettings,
+    folder: Path,
+    data: Data,
+    arch: models.Architecture,
+    tasks: Tasks | None,
+    runtime: Runtime,
 ) -> Network:
     with runtime.catching_signals(), jobs.opened(settings, folder, "train", runtime, owned=OWNED) as job:
         model = models.build(arch, settings.seed).to(runtime.device)
         if not job.complete:
-            outcome = _fit(settings, folder, data, arch, model, job, runtime)
-            products = [outcome.checkpoint, folder / names.METRICS]
+            begun = [] if tasks is None else [incremental.write_order(folder, tasks)]
+            outcome = _fit(settings, folder, data, arch, model, tasks, job, runtime)
+            products = [outcome.checkpoint, folder / names.METRICS, *begun]
+            if tasks is not None:
+                paths = incremental.finished(folder, outcome.epoch, tasks)
+                found = incremental.measure(paths, tasks, model, data, settings.batch_size)
+                files.write_text(folder / incremental.TABLE, incremental.table(found))
+                products += [*paths, folder / incremental.TABLE]
             if data.flips is not None:
                 files.write_text(folder / names.LABEL_NOISE, data.flips.table())
                 products.append(folder / names.LABEL_NOISE)
             job.finish(products, epoch=outcome.epoch, early=outcome.stopped_early)
-    return _finished(settings, folder, data, model)
+    return _finished(settings, folder, data, tasks, model)
 
 
 def _fit(
@@ -128,16 +168,24 @@ def _fit(
     data: Data,
     arch: models.Architecture,
     model: nn.Module,
+    tasks: Tasks | None,
     job: jobs.Job,
     runtime: Runtime,
 ) -> Trained:
+    def score_of(samples: Samples, epoch: int) -> Score:
+        """Over the classes that the epoch was trained on."""
+        if tasks is None:
+            return evaluate(model, samples, settings.batch_size)
+        classes = tasks.seen(tasks.at(epoch - 1)).to(samples.device)
+        return evaluate(model, of_classes(samples, classes), settings.batch_size, classes)
+
     def measure(epoch: int) -> dict[str, float]:
         out: dict[str, float] = {}
-        if settings.patience is not None:
-            score = evaluate(model, data.val, settings.batch_size)
+        if settings.patience is not None or (tasks is not None and len(data.val)):
+            score = score_of(data.val, epoch)
             out |= {"val_loss": score.loss, "val_accuracy": score.accuracy}
         if settings.eval_every and epoch % settings.eval_every == 0:
-            score = evaluate(model, data.held_out, settings.batch_size)
+            score = score_of(data.held_out, epoch)
             name = "test" if data.use_test else "val"
             out |= {f"{name}_loss": score.loss, f"{name}_accuracy": score.accuracy}
         return out
@@ -150,20 +198,38 @@ def _fit(
         "wd": settings.wd,
         "buffers": weights.not_parameters(model),
         "settings": settings.lasting(),
+        **incremental.describe(tasks),
     }
     problem = NetworkProblem(model, settings.wd)
-    recipe = recipe_of(settings, epochs=settings.epochs, batch_size=settings.batch_size, seed=settings.seed)
-    keeping = Keeping(folder, settings.save_freq, about, settings.patience, settings.min_delta)
+    assert settings.epochs is not None
+    recipe = recipe_of(
+        settings,
+        epochs=settings.epochs,
+        batch_size=settings.batch_size,
+        seed=settings.seed,
+        period=None if tasks is None else tasks.epochs,
+    )
+    keeping = Keeping(folder, settings.save_freq, about, settings.patience, settings.min_delta, tasks=tasks)
     return train(problem, data.fit, recipe, runtime, job, keeping, measure)
 
 
-def _finished(settings: TrainSettings, folder: Path, data: Data, model: nn.Module) -> Network:
-    """Read a finished run back and measure its last checkpoint."""
+def _finished(
+    settings: TrainSettings, folder: Path, data: Data, tasks: Tasks | None, model: nn.Module
+) -> Network:
+    """Read a finished run back and measure its last checkpoint, and what each task ended with."""
+    assert settings.epochs is not None
     rows = [json.loads(line) for line in files.read_lines(folder / names.METRICS)]
     last: dict[str, Any] = rows[-1] if rows else {"epoch": 0}
     path = folder / names.checkpoint(last["epoch"])
+    measured: list[TaskResult] = []
+    classes = None
+    if tasks is not None:
+        paths = incremental.finished(folder, last["epoch"], tasks)
+        measured = incremental.measure(paths, tasks, model, data, settings.batch_size)
+        classes = tasks.seen(tasks.at(max(last["epoch"] - 1, 0))).to(data.fit.device)
     weights.load_into(model, checkpoints.read(path).state, str(path))
-    score = evaluate(model, data.held_out, settings.batch_size)
+    held_out = data.held_out if classes is None else of_classes(data.held_out, classes)
+    score = evaluate(model, held_out, settings.batch_size, classes)
     return Network(
         seed=settings.seed,
         checkpoint=str(path),
@@ -174,4 +240,5 @@ def _finished(settings: TrainSettings, folder: Path, data: Data, model: nn.Modul
         held_out_loss=score.loss,
         held_out_accuracy=score.accuracy,
         stopped_early=last["epoch"] < settings.epochs,
+        tasks=tuple(measured),
     )

@@ -16,10 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from modeconn_cli.engine import arrays, files, jobs, names, scoring
+from modeconn_cli.engine import files, jobs, names, scoring
 from modeconn_cli.engine.csl.naming import IDS, LABEL_NOISE, SUMMARY, Kind, Run
 from modeconn_cli.engine.datasets import Batch
-from modeconn_cli.engine.errors import InputError, SettingsError
+from modeconn_cli.engine.errors import SettingsError
+from modeconn_cli.engine.incremental import read_order
 from modeconn_cli.engine.per_sample import PerSample
 from modeconn_cli.engine.records import Record
 from modeconn_cli.engine.runtime import Runtime
@@ -145,12 +146,7 @@ def _class_order(settings: CslScoreSettings, subject: Subject) -> Tensor | None:
         return None
     if settings.class_order is None:
         raise SettingsError("--seen-classes needs the order of the classes", "pass --class-order FILE")
-    order = np.array(arrays.read(settings.class_order, kinds="iu"), dtype=np.int64)
-    if sorted(order.tolist()) != list(range(subject.arch.num_classes)):
-        raise InputError(
-            f"'{settings.class_order}' is no permutation of the {subject.arch.num_classes} classes"
-        )
-    return torch.from_numpy(order)
+    return read_order(settings.class_order, subject.arch.num_classes)
 
 
 class _Losses:

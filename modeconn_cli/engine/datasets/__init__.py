@@ -30,8 +30,8 @@ __all__ = ["Batch", "Data", "Samples", "load", "merge_settings"]
 
 # What a checkpoint remembers of the data its network was trained on.
 REMEMBERED = (
-    "dataset", "data_arg", "val_size", "transform", "mean", "std", "image_size", "max_samples", "label_noise",
-    "label_seed",
+    "dataset", "data_arg", "val_size", "val_per_class", "transform", "mean", "std", "image_size", "max_samples",
+    "label_noise", "label_seed",
 )  # fmt: skip
 
 
@@ -123,7 +123,9 @@ def load(settings: DataSettings, device: torch.device, *, held_out: bool = True)
     val_size = tenth if settings.val_size is None else settings.val_size
     if val_size >= len(source.train.labels):
         raise SettingsError(f"--val-size {val_size} leaves nothing of {len(source.train.labels)} images")
-    cut = len(source.train.labels) - val_size
+    if settings.val_per_class is not None and settings.val_size is not None:
+        raise SettingsError("--val-size and --val-per-class both choose validation images", "use one of them")
+    held = _validation(source.train.labels, val_size, settings.val_per_class)
     rows = torch.arange(len(source.train.labels))
     flips = noise.of(settings, source.train.labels, source.train.ids, source.num_classes)
     labels = source.train.labels if flips is None or settings.labels == "clean" else flips.trained
@@ -140,7 +142,7 @@ def load(settings: DataSettings, device: torch.device, *, held_out: bool = True)
         chosen = whole if len(keep) == len(whole) else whole.take(keep)
         return replace(chosen, images=_resized(chosen.images, settings.image_size)).to(device)
 
-    fit_rows, val_rows = kept(rows[:cut], "fit"), kept(rows[cut:], "val")
+    fit_rows, val_rows = kept(rows[~held], "fit"), kept(rows[held], "val")
     data = Data(
         name=source.name,
         num_classes=source.num_classes,
@@ -149,12 +151,13 @@ def load(settings: DataSettings, device: torch.device, *, held_out: bool = True)
         val=samples(train, val_rows),
         test=samples(source.test, kept(torch.arange(len(source.test.labels)), "test")),
         flips=flips,
-        all_train=lambda: samples(train, torch.cat([fit_rows, val_rows])),
+        all_train=lambda: samples(train, torch.cat([fit_rows, val_rows]).sort().values),
         use_test=settings.use_test,
         remembered={
             "dataset": canonical(settings.dataset),
             "data_arg": list(settings.data_arg),
-            "val_size": val_size,
+            "val_size": None if settings.val_per_class is not None else val_size,
+            "val_per_class": settings.val_per_class,
             "transform": transform.name,
             "mean": list(settings.mean),
             "std": list(settings.std),
@@ -170,6 +173,25 @@ def load(settings: DataSettings, device: torch.device, *, held_out: bool = True)
             "train with --no-use-test or --val-size N to keep some training images for it",
         )
     return data
+
+
+def _validation(labels: Tensor, size: int, per_class: int | None) -> Tensor:
+    """Which training images are held back, bool [N]: the first of each class, or the last of all.
+
+    Raises SettingsError where that leaves nothing of a class.
+    """
+    held = torch.zeros(len(labels), dtype=torch.bool)
+    if per_class is None:
+        held[len(labels) - size :] = True
+        return held
+    for number in torch.unique(labels).tolist():
+        own = (labels == number).nonzero()[:, 0]
+        if len(own) <= per_class:
+            raise SettingsError(
+                f"--val-per-class {per_class} leaves nothing of class {number}: {len(own)} images"
+            )
+        held[own[:per_class]] = True
+    return held
 
 
 def _source(name: str, settings: DataSettings) -> Source:

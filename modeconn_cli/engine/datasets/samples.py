@@ -71,12 +71,13 @@ class Samples:
         augment: tuple[int, int] | None = None,
         first: int = 0,
     ) -> Iterator[Batch]:
-        """Batches in id order or in `order` (row numbers [N]), from batch number `first` on.
+        """Batches in id order or of the rows `order` [n], from batch number `first` on.
 
         `augment` is (seed, epoch): the random crops and flips depend on them and on the sample id alone. In a
         shuffled pass the last batch is never a single sample, which batch norm could not use.
         """
-        parts = spans(len(self), batch_size, merge_single=order is not None)[first:]
+        count = len(self) if order is None else len(order)
+        parts = spans(count, batch_size, merge_single=order is not None)[first:]
         every = order.to(self.device) if order is not None else None
         rows = [slice(begin, end) if every is None else every[begin:end] for begin, end in parts]
         yield from self.read(rows, augment=augment)

@@ -16,6 +16,7 @@ from modeconn_cli.engine.per_sample.layout import Unclear
 from modeconn_cli.engine.per_sample.passes import Passes
 from modeconn_cli.engine.per_sample.rules import Met, by_sample
 from modeconn_cli.engine.per_sample.uses import Use
+from modeconn_cli.engine.training.evaluation import among
 
 Gradient = Literal["param", "input", "none"]
 CHECKED, AGREE = 3, 1e-3  # samples that are compared with a loop of one first, and how far they may be off
@@ -83,8 +84,7 @@ class PerSample:
         """
 
         def losses(logits: Tensor, labels: Tensor) -> Tensor:
-            if classes is not None:
-                logits, labels = logits[:, classes], torch.searchsorted(classes, labels)
+            logits, labels = among(logits, labels, classes)
             # In float64: the losses of learnt samples are far below float32's distance from 1.
             return F.cross_entropy(logits.double(), labels, reduction="none")
 

@@ -56,6 +56,9 @@ class DataSettings(Settings):
         shown="0; a tenth with --no-use-test",
         group="data",
     )
+    val_per_class: int | None = setting(
+        None, "images of each class, its first ones, kept for validation", low=1, shown="off", group="data"
+    )
     transform: TransformName | None = setting(
         None,
         "normalisation and augmentation",

@@ -9,6 +9,8 @@ from typing import Literal
 from modeconn_cli.engine.settings.base import Settings, setting
 from modeconn_cli.engine.settings.shared import ComputeSettings, DataSettings, FolderSettings, ModelSettings
 
+Schedule = Literal["garipov", "cosine", "step", "incremental", "constant"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerSettings(Settings):
@@ -18,9 +20,7 @@ class OptimizerSettings(Settings):
     momentum: float = setting(0.9, "momentum (sgd)", low=0, high=1, group="training")
     wd: float = setting(5e-4, "weight decay", low=0, flags=("--weight-decay",), group="training")
     optimizer: Literal["sgd", "adam", "adamw"] = setting("sgd", "optimizer", group="training")
-    schedule: Literal["garipov", "cosine", "step", "constant"] = setting(
-        "garipov", "learning rate over the epochs", group="training"
-    )
+    schedule: Schedule = setting("garipov", "learning rate over the epochs", group="training")
     data_seed: int | None = setting(
         None, "seed of data order and augmentation", low=0, shown="the seed", group="training"
     )
@@ -40,8 +40,43 @@ class OptimizationSettings(OptimizerSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainSettings(ModelSettings, DataSettings, OptimizationSettings, ComputeSettings, FolderSettings):
+class TaskSettings(Settings):
+    """Classes that are added task by task."""
+
+    classes_per_task: int | None = setting(
+        None,
+        "add so many classes at a time; losses are over the classes seen",
+        low=1,
+        shown="off",
+        group="tasks",
+    )
+    epochs_per_task: int = setting(
+        200, "epochs of a task; the learning rate restarts with each", low=1, group="tasks"
+    )
+    class_order: Path | None = setting(
+        None, "the classes in the order they are added, .npy", shown="drawn from the seed", group="tasks"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSettings(
+    ModelSettings, DataSettings, OptimizationSettings, TaskSettings, ComputeSettings, FolderSettings
+):
     """Train networks, one per seed."""
+
+    preset: Literal["incremental-cifar100", "incremental-digits"] | None = setting(
+        None,
+        "settings of a documented experiment; flags and files come before it",
+        shown="none",
+        change="free",
+    )
+    epochs: int | None = setting(  # type: ignore[assignment] # a number by the time it is trained
+        None,
+        "passes over the training images",
+        low=0,
+        shown="200; with tasks those of all tasks",
+        group="training",
+    )
 
     model: str | None = setting(
         None, "network: a registered name or pkg.mod:factory (runs that code)", shown="none", group="model"

@@ -37,16 +37,29 @@ class Score:
         return 100 - self.accuracy
 
 
+def among(logits: Tensor, labels: Tensor, classes: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Logits of these classes alone, [N, classes], and the labels' places among them; all for None.
+
+    `classes` int64, ascending; every label must be one of them.
+    """
+    if classes is None:
+        return logits, labels
+    return logits[:, classes], torch.searchsorted(classes, labels)
+
+
 @torch.no_grad()
-def evaluate(model: nn.Module, samples: Samples, batch_size: int) -> Score:
-    """Cross-entropy and correct answers over a split, un-augmented, in eval mode and id order."""
+def evaluate(model: nn.Module, samples: Samples, batch_size: int, classes: Tensor | None = None) -> Score:
+    """Cross-entropy and correct answers over a split, un-augmented, in eval mode and id order.
+
+    With `classes` both are over these classes alone; every sample must be of one of them.
+    """
     model.eval()
     losses: list[Tensor] = []
     hits: list[Tensor] = []
     for batch in samples.batches(batch_size):
-        logits = model(batch.images)
-        losses.append(F.cross_entropy(logits, batch.labels, reduction="none").double().sum())
-        hits.append((logits.argmax(1) == batch.labels).sum())
+        logits, labels = among(model(batch.images), batch.labels, classes)
+        losses.append(F.cross_entropy(logits, labels, reduction="none").double().sum())
+        hits.append((logits.argmax(1) == labels).sum())
     return Score(float(torch.stack(losses).sum()), int(torch.stack(hits).sum()), len(samples))
 
 

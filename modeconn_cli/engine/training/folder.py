@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,19 @@ from modeconn_cli.engine.datasets import Samples
 from modeconn_cli.engine.errors import InputError, Stopped
 from modeconn_cli.engine.jobs import Job
 from modeconn_cli.engine.runtime import Runtime
-from modeconn_cli.engine.training.loop import Epoch, Position, Problem, Recipe, fit, make_optimizer
+from modeconn_cli.engine.training.loop import Epoch, Position, Problem, Recipe, Watcher, fit, make_optimizer
+from modeconn_cli.engine.training.tasks import Tasks
 
 # The files of a run in its folder.
-OWNED = ("checkpoint-*.pt", names.LAST, names.METRICS, names.LABEL_NOISE)
+OWNED = (
+    "checkpoint-*.pt",
+    "task-*.pt",
+    "tasks.csv",
+    "class_order.npy",
+    names.LAST,
+    names.METRICS,
+    names.LABEL_NOISE,
+)
 
 SAVE_SECONDS = 20.0  # at most this much work is lost to a kill, or one epoch if that is longer
 
@@ -35,6 +44,7 @@ class Keeping:
     min_delta: float = 0.0
     start: Path | None = None  # the checkpoint a branch begins from: weights, optimizer and epoch
     shown: Mapping[str, Any] = field(default_factory=dict)  # beside the metrics in the progress
+    tasks: Tasks | None = None  # the best weights of each are kept, and the next one begins from them
 
 
 @dataclass(frozen=True)
@@ -55,10 +65,12 @@ def train(
     job: Job,
     keeping: Keeping,
     measure: Callable[[int], dict[str, float]],
+    watchers: Sequence[Watcher] = (),
 ) -> Trained:
     """Train `problem` in `keeping.folder`, continuing from the newest checkpoint there.
 
-    `measure(epoch)` gives further entries for the epoch's line in the metrics. Raises Stopped after a signal.
+    `measure(epoch)` gives further entries for the epoch's line in the metrics; with tasks the one of `val_accuracy`
+    decides which weights a task ends with, its last ones where there is none. Raises Stopped after a signal.
     """
     optimizer = make_optimizer(problem, recipe)
     log = keeping.folder / names.METRICS
@@ -74,7 +86,8 @@ def train(
     saved = began = time.monotonic()
     if watch.out_of_patience or position.epoch >= recipe.epochs:
         return _finish(problem, optimizer, keeping, rows, watch)
-    for end in fit(problem, optimizer, samples, recipe, runtime, position):
+    _begin_task(problem, keeping, position)
+    for end in fit(problem, optimizer, samples, recipe, runtime, position, keeping.tasks, watchers):
         if not end.complete:
             _save_last(problem, optimizer, keeping, end)
             raise _stopped(end)
@@ -85,6 +98,7 @@ def train(
         row |= measure(epoch)
         row["seconds"] = round(now - began, 3)
         began = time.monotonic()
+        _keep_best(problem, keeping, rows, row)
         # The line first: a checkpoint without its line could not be told from a finished epoch.
         files.append_line(log, json.dumps(row))
         rows.append(row)
@@ -101,7 +115,35 @@ def train(
             break
         if runtime.stopping() and epoch < recipe.epochs:
             raise _stopped(end)
+        if epoch < recipe.epochs:
+            _begin_task(problem, keeping, end.position)
     return _finish(problem, optimizer, keeping, rows, watch)
+
+
+def _begin_task(problem: Problem, keeping: Keeping, position: Position) -> None:
+    """A new task begins from the best weights of the one before."""
+    tasks, epoch = keeping.tasks, position.epoch
+    if tasks is None or epoch == 0 or position.batch or tasks.at(epoch) == tasks.at(epoch - 1):
+        return
+    problem.restore(checkpoints.integrity.load(keeping.folder / names.task(tasks.at(epoch - 1))))
+
+
+def _keep_best(
+    problem: Problem, keeping: Keeping, rows: list[dict[str, Any]], row: Mapping[str, Any]
+) -> None:
+    """Keep the weights of an epoch that are the best of its task so far; without validation the last ones are."""
+    tasks, epoch = keeping.tasks, row["epoch"]
+    if tasks is None:
+        return
+    task = tasks.at(epoch - 1)
+    earlier = [
+        old["val_accuracy"] for old in rows if tasks.at(old["epoch"] - 1) == task and "val_accuracy" in old
+    ]
+    if "val_accuracy" not in row or row["val_accuracy"] > max(earlier, default=-1.0):
+        about = {**keeping.about, "task": task}
+        files.write_tensors(
+            keeping.folder / names.task(task), {"epoch": epoch, **problem.content(), "mcx": about}
+        )
 
 
 def stopped_early(folder: Path, patience: int | None, min_delta: float) -> bool:

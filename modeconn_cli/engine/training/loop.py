@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -13,11 +13,12 @@ from torch.optim import Optimizer
 
 from modeconn_cli.engine import keyed
 from modeconn_cli.engine.datasets import Batch, Samples
-from modeconn_cli.engine.datasets.samples import spans
 from modeconn_cli.engine.errors import InputError
 from modeconn_cli.engine.runtime import Runtime
 from modeconn_cli.engine.settings.train import OptimizerSettings
+from modeconn_cli.engine.training.evaluation import among
 from modeconn_cli.engine.training.schedule import SCHEDULES
+from modeconn_cli.engine.training.tasks import Curriculum, Tasks
 
 CHECK_EVERY = {"cpu": 1}  # steps between two looks at the loss; a look makes a GPU wait
 CHECK_ELSEWHERE = 32
@@ -37,14 +38,23 @@ class Recipe:
     seed: int
     data_seed: int
     horizon: int | None = None  # epochs of the schedule, where the run is only a part of it
+    period: int | None = None  # epochs after which the schedule begins again
 
     def lr_at(self, epoch: int) -> float:
         """The learning rate of an epoch, counted from 1."""
+        if self.period is not None:
+            return self.lr * SCHEDULES[self.schedule]((epoch - 1) % self.period + 1, self.period)
         return self.lr * SCHEDULES[self.schedule](epoch, self.horizon or self.epochs)
 
 
 def recipe_of(
-    settings: OptimizerSettings, *, epochs: int, batch_size: int, seed: int, horizon: int | None = None
+    settings: OptimizerSettings,
+    *,
+    epochs: int,
+    batch_size: int,
+    seed: int,
+    horizon: int | None = None,
+    period: int | None = None,
 ) -> Recipe:
     """The recipe that a command's settings give."""
     return Recipe(
@@ -58,6 +68,7 @@ def recipe_of(
         seed=seed,
         data_seed=seed if settings.data_seed is None else settings.data_seed,
         horizon=horizon,
+        period=period,
     )
 
 
@@ -82,6 +93,13 @@ class Problem(Protocol):
 
     def restore(self, content: Mapping[str, Any]) -> None:
         """Take the weights from a checkpoint's entries."""
+
+
+class Watcher(Protocol):
+    """Sees every step of a run."""
+
+    def step(self, epoch: int, number: int, batch: Batch, losses: Tensor) -> None:
+        """Batch `number` of the epoch after `epoch` completed ones, and the losses [N] that it was trained on."""
 
 
 @dataclass
@@ -127,19 +145,23 @@ def fit(
     recipe: Recipe,
     runtime: Runtime,
     position: Position | None = None,
+    tasks: Tasks | None = None,
+    watchers: Sequence[Watcher] = (),
 ) -> Iterator[Epoch]:
     """Train epoch by epoch; yields at the end of each, and once more where a signal ends the run in between.
+
+    With `tasks` an epoch goes over the samples of the classes seen, and its loss is over these classes alone.
 
     Every random choice is keyed by the seeds, the epoch and the step, so that a run continued from its
     position gives the same bits as one that was never interrupted. Raises InputError where the loss stops
     being finite.
     """
-    at = position or Position()
+    at, curriculum = position or Position(), Curriculum(samples, tasks)
     while at.epoch < recipe.epochs:
         lr = recipe.lr_at(at.epoch + 1)
         for group in optimizer.param_groups:
             group["lr"] = lr
-        finished = _epoch(problem, optimizer, samples, recipe, runtime, at, lr)
+        finished = _epoch(problem, optimizer, curriculum, recipe, runtime, at, lr, watchers)
         if finished:
             at.epoch, at.batch = at.epoch + 1, 0
         yield Epoch(
@@ -161,16 +183,21 @@ def fit(
 def _epoch(
     problem: Problem,
     optimizer: Optimizer,
-    samples: Samples,
+    curriculum: Curriculum,
     recipe: Recipe,
     runtime: Runtime,
     at: Position,
     lr: float,
+    watchers: Sequence[Watcher],
 ) -> bool:
     """The batches of one epoch from `at.batch` on; False where a signal ended it early."""
-    device = samples.device
-    per_epoch = len(spans(len(samples), recipe.batch_size, merge_single=True))
-    order = keyed.permutation(recipe.data_seed, "order", len(samples), draw=at.epoch)
+    samples, device = curriculum.samples, curriculum.samples.device
+    per_epoch = curriculum.steps(at.epoch, recipe.batch_size)
+    before = curriculum.steps_before(at.epoch, recipe.batch_size)
+    every_step = curriculum.steps_before(recipe.epochs, recipe.batch_size)
+    rows, classes = curriculum.rows(at.epoch), curriculum.classes(at.epoch)
+    order = keyed.permutation(recipe.data_seed, "order", curriculum.size(at.epoch), draw=at.epoch)
+    order = order if rows is None else rows[order]
     every = CHECK_EVERY.get(device.type, CHECK_ELSEWHERE)
     sums = torch.tensor([at.loss_sum, at.extra_sum, float(at.correct)], dtype=torch.float64, device=device)
     problem.model.train()
@@ -178,16 +205,20 @@ def _epoch(
         recipe.batch_size, order=order, augment=(recipe.data_seed, at.epoch), first=at.batch
     )
     for batch in batches:
-        number = at.epoch * per_epoch + at.batch
-        loss, extra, correct = step(problem, optimizer, batch, number, recipe.seed)
-        sums[0] += loss.double() * len(batch)
-        sums[1] += extra * len(batch)
-        sums[2] += correct
+        number = before + at.batch
+        done = step(problem, optimizer, batch, number, recipe.seed, classes)
+        sums[0] += done.loss.double() * len(batch)
+        sums[1] += done.extra * len(batch)
+        sums[2] += done.correct()
+        if watchers:
+            losses = done.losses()
+            for watcher in watchers:
+                watcher.step(at.epoch, at.batch, batch, losses)
         at.batch += 1
         at.seen += len(batch)
         if at.batch % every == 0 or at.batch == per_epoch:
             _check_finite(sums, number, lr)
-            runtime.progress(number + 1, recipe.epochs * per_epoch, epoch=at.epoch + 1)
+            runtime.progress(number + 1, every_step, epoch=at.epoch + 1)
         if runtime.stopping() and at.batch < per_epoch:
             break
     at.loss_sum, at.extra_sum, hits = sums.tolist()
@@ -195,22 +226,45 @@ def _epoch(
     return at.batch >= per_epoch
 
 
+@dataclass(frozen=True)
+class Step:
+    """One step of training: the batch's mean loss, the loss's part beside the data's, and what it was taken from."""
+
+    loss: Tensor
+    extra: Tensor | float
+    logits: Tensor  # [N, classes seen]
+    labels: Tensor  # [N], among them
+
+    def correct(self) -> Tensor:
+        """How many answers were."""
+        return (self.logits.argmax(1) == self.labels).sum()
+
+    def losses(self) -> Tensor:
+        """Cross-entropy of every sample, as trained: augmented, in train mode, before the step. [N]"""
+        return F.cross_entropy(self.logits.double(), self.labels, reduction="none")
+
+
 def step(
-    problem: Problem, optimizer: Optimizer, batch: Batch, number: int, seed: int
-) -> tuple[Tensor, Tensor | float, Tensor]:
-    """One step of training: the batch's mean loss, the loss's part beside the data's, and the correct answers.
+    problem: Problem,
+    optimizer: Optimizer,
+    batch: Batch,
+    number: int,
+    seed: int,
+    classes: Tensor | None = None,
+) -> Step:
+    """One step of training; with `classes`, ascending, the loss is over these alone.
 
     `number` counts the steps of the run from 0. With the seed it gives dropout and the position on a path.
     """
     torch.manual_seed(keyed.number(seed, "step", number))
     problem.place(number)
-    logits = problem.model(batch.images)
-    loss = F.cross_entropy(logits, batch.labels)
+    logits, labels = among(problem.model(batch.images), batch.labels, classes)
+    loss = F.cross_entropy(logits, labels)
     loss.backward()  # type: ignore[no-untyped-call]
     extra = problem.collect()
     optimizer.step()
     problem.settle()
-    return loss.detach(), extra, (logits.detach().argmax(1) == batch.labels).sum()
+    return Step(loss.detach(), extra, logits.detach(), labels)
 
 
 def _check_finite(sums: Tensor, number: int, lr: float) -> None:

@@ -27,6 +27,11 @@ def step(epoch: int, epochs: int) -> float:
     return 1.0 if done < 0.5 else 0.1 if done < 0.75 else 0.01
 
 
+def incremental(epoch: int, epochs: int) -> float:
+    """1, times 0.2 after 30, 60 and 80 % of the epochs: 60, 120 and 160 of 200 (Dohare et al. 2024)."""
+    return 0.2 ** sum(epoch - 1 >= share * epochs for share in (0.3, 0.6, 0.8))
+
+
 def constant(epoch: int, epochs: int) -> float:  # noqa: ARG001 - all schedules are called alike
     """1 throughout."""
     return 1.0
@@ -36,5 +41,6 @@ SCHEDULES: dict[str, Callable[[int, int], float]] = {
     "garipov": garipov,
     "cosine": cosine,
     "step": step,
+    "incremental": incremental,
     "constant": constant,
 }
