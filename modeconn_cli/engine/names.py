@@ -42,6 +42,9 @@ def checkpoint(epoch: int) -> str:
     return f"checkpoint-{epoch}.pt"
 
 
+TRACKING, RECORDED = "sample_tracking_data_final.csv", "recorded_losses"
+
+
 def task(number: int) -> str:
     """`task-<number>.pt`: the weights that a task ended with, tasks counted from 0."""
     return f"task-{number}.pt"

@@ -20,7 +20,9 @@ from modeconn_cli.engine.runtime import Runtime
 from modeconn_cli.engine.settings.train import TrainSettings
 from modeconn_cli.engine.training import NetworkProblem, Score, evaluate, recipe_of
 from modeconn_cli.engine.training.folder import OWNED, Keeping, Trained, train
+from modeconn_cli.engine.training.loop import Watcher
 from modeconn_cli.engine.training.tasks import Tasks
+from modeconn_cli.engine.training.watchers import Recording, Tracking, memo_scores
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +59,8 @@ def run(settings: TrainSettings, runtime: Runtime) -> TrainResult | None:
     if settings.model is None:
         raise SettingsError("no network", "pass --model NAME")
     data = datasets.load(settings, runtime.device)
+    if settings.memo_scores is not None and not settings.track_samples:
+        raise SettingsError("--memo-scores go into the tracking", "pass --track-samples too")
     if settings.patience is not None and settings.classes_per_task is not None:
         raise SettingsError(
             "--patience would end the run within its first task", "leave it out of incremental training"
@@ -155,6 +159,10 @@ def _train_one(
                 found = incremental.measure(paths, tasks, model, data, settings.batch_size)
                 files.write_text(folder / incremental.TABLE, incremental.table(found))
                 products += [*paths, folder / incremental.TABLE]
+            if settings.track_samples:
+                products.append(folder / names.TRACKING)
+            if settings.record_csl:
+                products += sorted((folder / names.RECORDED).glob("*.npy"))
             if data.flips is not None:
                 files.write_text(folder / names.LABEL_NOISE, data.flips.table())
                 products.append(folder / names.LABEL_NOISE)
@@ -210,7 +218,31 @@ def _fit(
         period=None if tasks is None else tasks.epochs,
     )
     keeping = Keeping(folder, settings.save_freq, about, settings.patience, settings.min_delta, tasks=tasks)
-    return train(problem, data.fit, recipe, runtime, job, keeping, measure)
+    watchers = _watchers(settings, folder, data, tasks, runtime)
+    try:
+        return train(problem, data.fit, recipe, runtime, job, keeping, measure, watchers)
+    finally:
+        for watcher in watchers:
+            watcher.close()
+
+
+def _watchers(
+    settings: TrainSettings, folder: Path, data: Data, tasks: Tasks | None, runtime: Runtime
+) -> list[Watcher]:
+    """What is written down of every sample while it trains."""
+    out: list[Watcher] = []
+    if settings.track_samples:
+        memo = {} if settings.memo_scores is None else memo_scores(settings.memo_scores)
+        unknown = set(memo) - set(data.fit.ids.tolist())
+        if unknown:
+            shown = ", ".join(map(str, sorted(unknown)[:5]))
+            runtime.note(
+                f"{len(unknown):,} memorisation scores are of samples that are not trained on: {shown}, …"
+            )
+        out.append(Tracking(folder / names.TRACKING, memo, tasks, settings.track_every))
+    if settings.record_csl:
+        out.append(Recording(folder / names.RECORDED, data.name, data.fit))
+    return out
 
 
 def _finished(

@@ -59,8 +59,32 @@ class TaskSettings(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
+class WatchSettings(Settings):
+    """What is written down of every sample."""
+
+    track_samples: bool = setting(
+        False, "write a row per sample and step to sample_tracking_data_final.csv", group="samples"
+    )
+    track_every: int = setting(1, "epochs from one that is tracked to the next", low=1, group="samples")
+    memo_scores: Path | None = setting(
+        None, "memorisation scores by sample id, .csv or .npz, for the tracking", group="samples"
+    )
+    record_csl: bool = setting(
+        False,
+        "write every sample's training loss of each epoch to recorded_losses/ (augmented, in train mode)",
+        group="samples",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainSettings(
-    ModelSettings, DataSettings, OptimizationSettings, TaskSettings, ComputeSettings, FolderSettings
+    ModelSettings,
+    DataSettings,
+    OptimizationSettings,
+    TaskSettings,
+    WatchSettings,
+    ComputeSettings,
+    FolderSettings,
 ):
     """Train networks, one per seed."""
 

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
 from torch.optim import Optimizer
 
 from modeconn_cli.engine import checkpoints, files, names
@@ -21,14 +22,9 @@ from modeconn_cli.engine.training.tasks import Tasks
 
 # The files of a run in its folder.
 OWNED = (
-    "checkpoint-*.pt",
-    "task-*.pt",
-    "tasks.csv",
-    "class_order.npy",
-    names.LAST,
-    names.METRICS,
-    names.LABEL_NOISE,
-)
+    "checkpoint-*.pt", "task-*.pt", "tasks.csv", "class_order.npy", names.LAST, names.METRICS, names.LABEL_NOISE,
+    names.TRACKING, f"{names.RECORDED}/*",
+)  # fmt: skip
 
 SAVE_SECONDS = 20.0  # at most this much work is lost to a kill, or one epoch if that is longer
 
@@ -74,12 +70,7 @@ def train(
     """
     optimizer = make_optimizer(problem, recipe)
     log = keeping.folder / names.METRICS
-    position = _resume(problem, optimizer, keeping.folder) if job.resumed else None
-    if position is None and keeping.start is not None:
-        position = _take_up(problem, optimizer, checkpoints.integrity.load(keeping.start))
-    elif position is None:
-        position = Position()
-        _publish(problem, optimizer, keeping, 0)
+    position, watched = _begin(problem, optimizer, keeping, job)
     _truncate(log, position.epoch, keeping)
     rows = [json.loads(line) for line in files.read_lines(log)]
     watch = _Watch(keeping, rows)
@@ -87,9 +78,11 @@ def train(
     if watch.out_of_patience or position.epoch >= recipe.epochs:
         return _finish(problem, optimizer, keeping, rows, watch)
     _begin_task(problem, keeping, position)
+    for watcher in watchers:
+        watcher.begin(position.epoch, position.batch, watched)
     for end in fit(problem, optimizer, samples, recipe, runtime, position, keeping.tasks, watchers):
         if not end.complete:
-            _save_last(problem, optimizer, keeping, end)
+            _save_last(problem, optimizer, keeping, end, watchers)
             raise _stopped(end)
         epoch, now = end.position.epoch, time.monotonic()
         row = {"epoch": epoch, "lr": end.lr, "train_loss": end.loss, "train_accuracy": end.accuracy}
@@ -99,6 +92,8 @@ def train(
         row["seconds"] = round(now - began, 3)
         began = time.monotonic()
         _keep_best(problem, keeping, rows, row)
+        for watcher in watchers:
+            watcher.end(epoch)
         # The line first: a checkpoint without its line could not be told from a finished epoch.
         files.append_line(log, json.dumps(row))
         rows.append(row)
@@ -109,7 +104,7 @@ def train(
             _publish(problem, optimizer, keeping, epoch)
             saved = time.monotonic()
         elif runtime.stopping() or time.monotonic() - saved > SAVE_SECONDS:
-            _save_last(problem, optimizer, keeping, end)
+            _save_last(problem, optimizer, keeping, end, ())
             saved = time.monotonic()
         if watch.out_of_patience:
             break
@@ -118,6 +113,19 @@ def train(
         if epoch < recipe.epochs:
             _begin_task(problem, keeping, end.position)
     return _finish(problem, optimizer, keeping, rows, watch)
+
+
+def _begin(
+    problem: Problem, optimizer: Optimizer, keeping: Keeping, job: Job
+) -> tuple[Position, Mapping[str, Tensor]]:
+    """Where the run stands, and what its watchers knew there of an epoch in progress."""
+    content = _newest(keeping.folder) if job.resumed else None
+    if content is None and keeping.start is not None:
+        content = checkpoints.integrity.load(keeping.start)
+    if content is None:
+        _publish(problem, optimizer, keeping, 0)
+        return Position(), {}
+    return _take_up(problem, optimizer, content), content.get("watched", {})
 
 
 def _begin_task(problem: Problem, keeping: Keeping, position: Position) -> None:
@@ -203,19 +211,22 @@ def _publish(problem: Problem, optimizer: Optimizer, keeping: Keeping, epoch: in
     files.write_tensors(keeping.folder / names.checkpoint(epoch), content)
 
 
-def _save_last(problem: Problem, optimizer: Optimizer, keeping: Keeping, end: Epoch) -> None:
+def _save_last(
+    problem: Problem, optimizer: Optimizer, keeping: Keeping, end: Epoch, watchers: Sequence[Watcher]
+) -> None:
     content = {
         "epoch": end.position.epoch,
         **problem.content(),
         "optimizer_state": optimizer.state_dict(),
         "mcx": dict(keeping.about),
         "position": asdict(end.position) if not end.complete else None,
+        "watched": {name: value for watcher in watchers for name, value in watcher.state().items()},
     }
     files.write_tensors(keeping.folder / names.LAST, content)
 
 
-def _resume(problem: Problem, optimizer: Optimizer, folder: Path) -> Position | None:
-    """Take up the newest state in the folder; None where there is none."""
+def _newest(folder: Path) -> Mapping[str, Any] | None:
+    """The newest state in the folder; None where there is none."""
     last = folder / names.LAST
     found = [path for path in folder.glob("checkpoint-*.pt") if names.epoch_of(path) is not None]
     newest = max(found, key=lambda path: names.epoch_of(path) or 0, default=None)
@@ -228,7 +239,8 @@ def _resume(problem: Problem, optimizer: Optimizer, folder: Path) -> Position | 
         inside = content.get("position")
         return content["epoch"], inside["batch"] if inside else 0
 
-    return _take_up(problem, optimizer, max(read, key=progress))
+    chosen: Mapping[str, Any] = max(read, key=progress)
+    return chosen
 
 
 def _take_up(problem: Problem, optimizer: Optimizer, content: Mapping[str, Any]) -> Position:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from modeconn_cli.engine import keyed
+from modeconn_cli.engine import files, keyed
 from modeconn_cli.engine.datasets import Batch, Samples
 from modeconn_cli.engine.errors import InputError
 from modeconn_cli.engine.runtime import Runtime
@@ -98,8 +98,20 @@ class Problem(Protocol):
 class Watcher(Protocol):
     """Sees every step of a run."""
 
+    def begin(self, epoch: int, batch: int, state: Mapping[str, Tensor]) -> None:
+        """The run stands before a batch; `state` is what the watcher knew there of the epoch in progress."""
+
     def step(self, epoch: int, number: int, batch: Batch, losses: Tensor) -> None:
         """Batch `number` of the epoch after `epoch` completed ones, and the losses [N] that it was trained on."""
+
+    def state(self) -> dict[str, Tensor]:
+        """What it knows of the epoch in progress."""
+
+    def end(self, epoch: int) -> None:
+        """`epoch` epochs are completed."""
+
+    def close(self) -> None:
+        """The run is over, or has been stopped."""
 
 
 @dataclass
@@ -219,6 +231,7 @@ def _epoch(
         if at.batch % every == 0 or at.batch == per_epoch:
             _check_finite(sums, number, lr)
             runtime.progress(number + 1, every_step, epoch=at.epoch + 1)
+        files.failpoint("train.after_step")
         if runtime.stopping() and at.batch < per_epoch:
             break
     at.loss_sum, at.extra_sum, hits = sums.tolist()

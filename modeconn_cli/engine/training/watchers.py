@@ -1,0 +1,152 @@
+"""What is written down of every sample while a network is trained: when it was seen, and with which loss."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from modeconn_cli.engine import files
+from modeconn_cli.engine.datasets import Batch, Samples
+from modeconn_cli.engine.training.tasks import Tasks
+
+HEADER = b"sample_id,memo_score,true_label,class_id,epoch_num,batch_num,task_num\n"
+BLOCK = 1 << 16  # bytes read at a time when a place in a file is looked for
+LOSSES = "recorded losses"  # of an epoch that a signal has left, in the checkpoint that continues it
+
+
+class Tracking:
+    """A row per sample and step, as documented: one write per batch, so that a kill costs the last batch at most.
+
+    `memo` maps sample ids to scores as text; ids without one leave the cell empty. Epochs, batches and tasks count
+    from 0; only every `every`-th epoch is written.
+    """
+
+    def __init__(self, path: Path, memo: Mapping[int, str], tasks: Tasks | None, every: int = 1) -> None:
+        self._path, self._memo, self._tasks, self._every = path, memo, tasks, every
+        self._handle: int | None = None
+
+    def begin(self, epoch: int, batch: int, _state: Mapping[str, Tensor]) -> None:
+        """Take up a run that stands before a batch: rows from there on are dropped."""
+        if not self._path.exists():
+            files.atomic_write(self._path, HEADER)
+        self._handle = os.open(self._path, os.O_RDWR)
+        os.ftruncate(self._handle, _place(self._handle, epoch, batch))
+        os.lseek(self._handle, 0, os.SEEK_END)
+
+    def step(self, epoch: int, number: int, batch: Batch, _losses: Tensor) -> None:
+        if epoch % self._every:
+            return
+        assert self._handle is not None
+        task = 0 if self._tasks is None else self._tasks.at(epoch)
+        end, memo = f"{epoch},{number},{task}\n", self._memo
+        rows = zip(batch.ids.tolist(), batch.labels.tolist(), strict=True)
+        text = "".join([f"{i},{memo.get(i, '')},{label},{label},{end}" for i, label in rows])
+        _write(self._handle, text.encode())
+
+    def state(self) -> dict[str, Tensor]:
+        return {}
+
+    def end(self, epoch: int) -> None:
+        """Rows need no closing."""
+
+    def close(self) -> None:
+        if self._handle is not None:
+            os.fsync(self._handle)
+            os.close(self._handle)
+            self._handle = None
+
+
+def _write(handle: int, data: bytes) -> None:
+    """All of it: a write may take a part only."""
+    while data:
+        data = data[os.write(handle, data) :]
+
+
+def _place(handle: int, epoch: int, batch: int) -> int:
+    """Where the first row from a batch on begins; rows are in the order of epochs and batches. By bisection."""
+    low, high = len(HEADER), os.fstat(handle).st_size
+    while low < high:
+        middle = (low + high) // 2
+        begin = _line_before(handle, middle, low)
+        line, end = _line_at(handle, begin)
+        cells = line.split(b",")
+        if not line.endswith(b"\n") or len(cells) != 7 or (int(cells[4]), int(cells[5])) >= (epoch, batch):
+            high = begin
+        else:
+            low = end
+    return low
+
+
+def _line_before(handle: int, at: int, low: int) -> int:
+    """The begin of the line that the byte `at` lies in."""
+    begin = at
+    while begin > low:
+        first = max(low, begin - BLOCK)
+        found = os.pread(handle, begin - first, first).rfind(b"\n")
+        if found >= 0:
+            return first + found + 1
+        begin = first
+    return low
+
+
+def _line_at(handle: int, begin: int) -> tuple[bytes, int]:
+    data = os.pread(handle, BLOCK, begin)
+    line = data[: data.find(b"\n") + 1] or data
+    return line, begin + len(line)
+
+
+class Recording:
+    """The loss that every sample was trained with in each epoch: augmented, in train mode, before the step."""
+
+    def __init__(self, folder: Path, name: str, samples: Samples) -> None:
+        self._folder, self._name = folder, name
+        ids = samples.ids.cpu().numpy()
+        self._order = np.argsort(ids)
+        self._ids = ids[self._order]
+        self._losses = np.full(len(ids), np.nan)
+        files.make_folder(folder)
+        files.write_array(folder / "sample_ids.npy", ids)
+
+    def path(self, epoch: int) -> Path:
+        """Epochs count from 1 here, as checkpoints do: the losses of the epoch that ends with this one."""
+        return self._folder / f"loss_{self._name}_epoch_{epoch}.npy"
+
+    def begin(self, _epoch: int, batch: int, state: Mapping[str, Tensor]) -> None:
+        self._losses[:] = np.nan
+        if batch and LOSSES in state:
+            self._losses[:] = state[LOSSES].numpy()
+
+    def step(self, _epoch: int, _number: int, batch: Batch, losses: Tensor) -> None:
+        rows = self._order[np.searchsorted(self._ids, batch.ids.cpu().numpy())]
+        self._losses[rows] = losses.cpu().numpy()
+
+    def state(self) -> dict[str, Tensor]:
+        return {LOSSES: torch.from_numpy(self._losses.copy())}
+
+    def end(self, epoch: int) -> None:
+        """Write an epoch; samples that it did not go over are NaN."""
+        files.write_array(self.path(epoch), self._losses.astype(np.float32))
+        self._losses[:] = np.nan
+
+    def close(self) -> None:
+        """Everything is written."""
+
+
+def memo_scores(path: Path) -> dict[int, str]:
+    """Scores by sample id, as text that reads back as they are; missing ones are left out."""
+    from modeconn_cli.engine.correlate import extras
+
+    source = extras.memo(path, assume=False)
+    column: Any = next(iter(source.metrics.values()))
+    exact = column.dtype == np.float32
+    return {
+        int(i): (f"{float(value):.9g}" if exact else repr(float(value)))
+        for i, value in zip(source.ids.tolist(), column, strict=True)
+        if np.isfinite(value)
+    }

@@ -1,0 +1,210 @@
+"""`mcx train` with classes that are added task by task, and what is written down of every sample."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from modeconn_cli.engine import datasets, keyed
+from modeconn_cli.engine.settings.shared import DataSettings
+
+ORDER = [3, 1, 4, 0, 5, 9, 2, 6, 8, 7]
+WORDS = (
+    "train", "--model", "mlp", "--model-arg", "width=16,depth=1", "--dataset", "digits", "--lr", "0.1",
+    "--classes-per-task", "4", "--epochs-per-task", "3", "--schedule", "incremental", "--val-per-class", "14",
+    "--save-freq", "2", "--track-samples", "--record-csl", "--threads", "1", "-q",
+)  # fmt: skip
+
+
+@pytest.fixture
+def order(tmp_path: Path) -> Path:
+    np.save(tmp_path / "order.npy", np.array(ORDER))
+    return tmp_path / "order.npy"
+
+
+@pytest.fixture
+def run(mcx: Callable, tmp_path: Path, order: Path) -> Path:
+    done = mcx(*WORDS, "--class-order", order, "--output-dir", tmp_path / "run")
+    assert done.code == 0, done.err
+    return tmp_path / "run/seed0"
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    with path.open() as stream:
+        return list(csv.DictReader(stream))
+
+
+def data() -> datasets.Data:
+    return datasets.load(DataSettings(dataset="digits", val_per_class=14), torch.device("cpu"))
+
+
+def test_validation_images_are_the_first_of_each_class() -> None:
+    found = data()
+    whole = datasets.load(DataSettings(dataset="digits"), torch.device("cpu")).fit
+    for number in range(10):
+        own = whole.ids[whole.labels == number].tolist()
+        assert found.val.ids[found.val.labels == number].tolist() == own[:14]
+        assert found.fit.ids[found.fit.labels == number].tolist() == own[14:]
+    assert found.split("all-train").ids.tolist() == whole.ids.tolist()
+
+
+def test_the_run_is_that_of_a_plain_loop(run: Path) -> None:
+    """Masked losses, restarted learning rates, the best weights at every change of task."""
+    start = torch.load(run / "checkpoint-0.pt", weights_only=True)["model_state"]
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 10))
+    model.load_state_dict(dict(zip(model.state_dict(), start.values(), strict=True)))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4)
+    split = data()
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    best: tuple[float, dict] = (-1.0, {})
+    for epoch in range(9):
+        seen = torch.tensor(sorted(ORDER[: 4 * (epoch // 3 + 1)]))
+        if epoch and epoch % 3 == 0:
+            model.load_state_dict(best[1])
+            best = (-1.0, {})
+        for group in optimizer.param_groups:
+            group["lr"] = 0.1 * (1.0, 0.2, 0.04)[epoch % 3]
+        assert lines[epoch]["lr"] == pytest.approx(optimizer.param_groups[0]["lr"])
+        rows = torch.isin(split.fit.labels, seen).nonzero()[:, 0]
+        permuted = rows[keyed.permutation(0, "order", len(rows), draw=epoch)]
+        for batch in split.fit.batches(128, order=permuted):
+            loss = F.cross_entropy(model(batch.images)[:, seen], torch.searchsorted(seen, batch.labels))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        chosen = torch.isin(split.val.labels, seen)
+        images = split.val.transform.normalise(split.val.images[chosen])  # type: ignore[index]
+        answers = seen[model(images)[:, seen].argmax(1)]
+        accuracy = 100 * float((answers == split.val.labels[chosen]).double().mean())
+        assert lines[epoch]["val_accuracy"] == pytest.approx(accuracy)
+        if accuracy > best[0]:
+            best = (accuracy, {name: tensor.clone() for name, tensor in model.state_dict().items()})
+    end = torch.load(run / "checkpoint-9.pt", weights_only=True)["model_state"]
+    for mine, theirs in zip(end.values(), model.state_dict().values(), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-7)
+    kept = torch.load(run / "task-2.pt", weights_only=True)["model_state"]
+    for mine, theirs in zip(kept.values(), best[1].values(), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-7)
+
+
+def test_every_task_is_measured_on_the_classes_seen(run: Path) -> None:
+    found = rows_of(run / "tasks.csv")
+    assert [row["classes"] for row in found] == ["3 1 4 0", "5 9 2 6", "8 7"]
+    assert [row["seen"] for row in found] == ["4", "8", "10"]
+    assert np.load(run / "class_order.npy").tolist() == ORDER
+    split = data()
+    state = torch.load(run / "task-1.pt", weights_only=True)["model_state"]
+    seen = torch.tensor(sorted(ORDER[:8]))
+    x = split.test.transform.normalise(split.test.images).flatten(1)  # type: ignore[arg-type]
+    weights = list(state.values())
+    logits = F.linear(F.relu(F.linear(x, *weights[:2])), *weights[2:])
+    right = seen[logits[:, seen].argmax(1)] == split.test.labels
+    for name, classes in (
+        ("accuracy", ORDER[:8]),
+        ("accuracy_task_0", ORDER[:4]),
+        ("accuracy_task_1", ORDER[4:8]),
+    ):
+        own = torch.isin(split.test.labels, torch.tensor(classes))
+        assert float(found[1][name]) == pytest.approx(100 * float(right[own].double().mean()))
+    assert found[1]["accuracy_task_2"] == ""
+
+
+def test_tracking_has_a_row_per_sample_and_step(run: Path) -> None:
+    rows = rows_of(run / "sample_tracking_data_final.csv")
+    assert list(rows[0]) == [
+        "sample_id", "memo_score", "true_label", "class_id", "epoch_num", "batch_num", "task_num",
+    ]  # fmt: skip
+    split = data().fit
+    labels = dict(zip(split.ids.tolist(), split.labels.tolist(), strict=True))
+    assert all(
+        int(row["class_id"]) == int(row["true_label"]) == labels[int(row["sample_id"])] for row in rows
+    )
+    for epoch in range(9):
+        own = [row for row in rows if int(row["epoch_num"]) == epoch]
+        assert {int(row["task_num"]) for row in own} == {epoch // 3}
+        expected = [i for i, label in labels.items() if label in ORDER[: 4 * (epoch // 3 + 1)]]
+        assert sorted(int(row["sample_id"]) for row in own) == expected
+        batches = [int(row["batch_num"]) for row in own]
+        assert batches == sorted(batches)
+        assert batches[0] == 0
+
+
+def test_recorded_losses_are_those_of_the_steps(mcx: Callable, run: Path, tmp_path: Path) -> None:
+    rows = rows_of(run / "sample_tracking_data_final.csv")
+    first = [int(row["sample_id"]) for row in rows if (row["epoch_num"], row["batch_num"]) == ("0", "0")]
+    split = data().fit
+    state = list(torch.load(run / "checkpoint-0.pt", weights_only=True)["model_state"].values())
+    seen = torch.tensor(sorted(ORDER[:4]))
+    ids = np.load(run / "recorded_losses/sample_ids.npy")
+    losses = np.load(run / "recorded_losses/loss_digits_epoch_1.npy")
+    x = split.transform.normalise(split.images).flatten(1)  # type: ignore[arg-type]
+    logits = F.linear(F.relu(F.linear(x, *state[:2])), *state[2:])[:, seen]
+    for sample in first[:20]:
+        row = int(np.flatnonzero(ids == sample)[0])
+        expected = F.cross_entropy(logits[row], torch.searchsorted(seen, split.labels[row]))
+        assert losses[row] == pytest.approx(float(expected), rel=1e-5)
+    unseen = ~np.isin(split.labels.numpy(), ORDER[:4])
+    assert np.isnan(losses[unseen]).all()
+    assert np.isfinite(losses[~unseen]).all()
+    words = ("--class-order", run / "class_order.npy", "--output-dir", tmp_path / "csl")
+    assert mcx("csl", "aggregate", "--input-dir", run / "recorded_losses", *words).code == 0
+
+
+def test_memo_scores_are_written_as_they_are_and_missing_ones_stay_empty(
+    mcx: Callable, tmp_path: Path, order: Path
+) -> None:
+    split = data().fit
+    scored = split.ids.tolist()[:50]
+    text = "".join(f"{sample},{0.1 * k!r}\n" for k, sample in enumerate(scored))
+    (tmp_path / "memo.csv").write_text(f"sample_id,memo_score\n{text}999999,0.5\n")
+    words = [word for word in WORDS if word != "--record-csl"]
+    done = mcx(
+        *words, "--epochs", "1", "--class-order", order, "--memo-scores", tmp_path / "memo.csv",
+        "--output-dir", tmp_path / "out",
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    known = {sample: 0.1 * k for k, sample in enumerate(scored)}
+    for row in rows_of(tmp_path / "out/seed0/sample_tracking_data_final.csv"):
+        value = known.get(int(row["sample_id"]))
+        assert row["memo_score"] == "" if value is None else float(row["memo_score"]) == value
+
+
+@pytest.mark.parametrize(
+    ("words", "message", "code"),
+    [
+        (("--class-order", "short.npy"), "is no permutation of the 10 classes", 3),
+        (("--class-order", "order.npy"), "--class-order has a meaning with --classes-per-task only", 2),
+        (("--memo-scores", "x.csv"), "--memo-scores go into the tracking", 2),
+        (
+            ("--classes-per-task", "2", "--patience", "3"),
+            "--patience would end the run within its first task",
+            2,
+        ),
+        (("--val-per-class", "500"), "leaves nothing of class 0", 2),
+        (("--val-per-class", "5", "--val-size", "10"), "both choose validation images", 2),
+    ],
+    ids=str,
+)
+def test_settings_that_make_no_sense_are_refused(
+    mcx: Callable,
+    tmp_path: Path,
+    order: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    words: tuple,
+    message: str,
+    code: int,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    np.save("short.npy", np.array([0, 1, 2, 3, 3, 4, 5, 6, 7, 8]))
+    more = ("--classes-per-task", "2") if "short.npy" in words else ()
+    done = mcx("train", "--model", "mlp", "--dataset", "digits", *more, *words, "--output-dir", "out")
+    assert (done.code, message in done.err) == (code, True), done.err
+    assert not Path("out/seed0/checkpoint-0.pt").exists()
