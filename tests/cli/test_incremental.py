@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from modeconn_cli.engine import datasets, keyed
+from modeconn_cli.engine.per_sample.curvature import directions
 from modeconn_cli.engine.settings.shared import DataSettings
 
 ORDER = [3, 1, 4, 0, 5, 9, 2, 6, 8, 7]
@@ -208,3 +209,84 @@ def test_settings_that_make_no_sense_are_refused(
     done = mcx("train", "--model", "mlp", "--dataset", "digits", *more, *words, "--output-dir", "out")
     assert (done.code, message in done.err) == (code, True), done.err
     assert not Path("out/seed0/checkpoint-0.pt").exists()
+
+
+def scored(mcx: Callable, command: str, run: Path, out: Path, *more: str) -> Path:
+    words = (
+        "--checkpoint-dir",
+        run,
+        "--start-epoch",
+        "2",
+        "--end-epoch",
+        "8",
+        "--step",
+        "2",
+        "--seen-classes",
+    )
+    done = mcx(*command.split(), *words, *more, "--output-dir", out)
+    assert done.code == 0, done.err
+    return out
+
+
+def test_every_score_leaves_out_classes_not_seen_yet(mcx: Callable, run: Path, tmp_path: Path) -> None:
+    """The checkpoints say their own order: epochs 2, 4, 6, 8 are of tasks 0, 1, 1, 2."""
+    losses = scored(mcx, "csl score", run, tmp_path / "losses", "--grad", "none")
+    curved = scored(mcx, "curvature", run, tmp_path / "curved", "--niter", "2")
+    dormant = scored(mcx, "dormant", run, tmp_path / "dormant")
+    labels = np.load(curved / "epoch_2/per_image_labels.npy")
+    for epoch, count in ((2, 4), (4, 8), (6, 8), (8, 10)):
+        seen = np.isin(labels, ORDER[:count])
+        for values in (
+            np.load(losses / f"loss_digits_run1_epoch_{epoch}_noise_0.npy"),
+            np.load(curved / f"epoch_{epoch}/per_image_curvature.npy"),
+            np.load(dormant / f"dormant_props_epoch_{epoch}.npy"),
+        ):
+            assert (np.isfinite(values) == seen).all()
+    each = np.stack([np.load(curved / f"epoch_{epoch}/per_image_curvature.npy") for epoch in (2, 4, 6, 8)])
+    np.testing.assert_allclose(np.load(curved / "per_image_curvature.npy"), np.nanmean(each, 0), rtol=1e-5)
+    table = rows_of(dormant / "dormant_layers_epoch_2.csv")
+    assert all(0 <= float(row["proportion"]) <= 1 for row in table)
+    props = np.load(dormant / "dormant_props_epoch_2.npy")
+    units = sum(int(row["units"]) for row in table if row["site"] == "pre")
+    total = sum(float(row["proportion"]) * int(row["units"]) for row in table if row["site"] == "pre")
+    assert total / units == pytest.approx(np.nanmean(props), rel=1e-5)
+
+
+def test_curvature_is_of_the_loss_over_the_classes_seen(mcx: Callable, run: Path, tmp_path: Path) -> None:
+    words = ("--checkpoint", run / "checkpoint-2.pt", "--seen-classes", "--method", "hvp", "--niter", "3")
+    assert mcx("curvature", *words, "--max-samples", "60", "--save-dir", tmp_path / "out").code == 0
+    found = np.load(tmp_path / "out/per_image_curvature.npy")
+    ids, labels = (np.load(tmp_path / f"out/{name}.npy") for name in ("sample_ids", "per_image_labels"))
+    state = list(torch.load(run / "checkpoint-2.pt", weights_only=True)["model_state"].values())
+    state = [tensor.double() for tensor in state]
+    seen = torch.tensor(sorted(ORDER[:4]))
+    whole = datasets.load(DataSettings(dataset="digits"), torch.device("cpu")).fit
+    images = whole.transform.normalise(whole.images).double()  # type: ignore[arg-type]
+    checked = 0
+    for sample, label, value in zip(ids, labels, found, strict=True):
+        if label not in ORDER[:4]:
+            assert np.isnan(value)
+            continue
+        row = int(np.flatnonzero(whole.ids.numpy() == sample)[0])
+        target = torch.searchsorted(seen, torch.tensor(label))
+
+        def loss(x: torch.Tensor, target: torch.Tensor = target) -> torch.Tensor:
+            logits = F.linear(F.relu(F.linear(x, *state[:2])), *state[2:])
+            return F.cross_entropy(logits[seen], target)
+
+        hessian = torch.autograd.functional.hessian(loss, images[row].flatten())
+        signs = [directions(0, torch.tensor([sample]), k, torch.Size([1, 64]))[0].double() for k in range(3)]
+        expected = 1e-3 * float(torch.stack([(hessian @ s).norm() for s in signs]).mean())
+        assert value == pytest.approx(expected, rel=1e-4, abs=1e-12)
+        checked += 1
+    assert checked > 10
+
+
+def test_an_order_that_nobody_gives_is_asked_for(
+    mcx: Callable, networks: Path, run: Path, tmp_path: Path
+) -> None:
+    words = ("--checkpoint", networks / "seed0/checkpoint-4.pt", "--output-dir", tmp_path / "out")
+    done = mcx("dormant", *words, "--seen-classes")
+    assert (done.code, "--seen-classes needs the order of the classes" in done.err) == (2, True)
+    done = mcx("dormant", "--checkpoint", run / "checkpoint-2.pt", "--output-dir", tmp_path / "all")
+    assert (done.code, "--seen-classes leaves out those not seen yet" in done.err) == (0, True)

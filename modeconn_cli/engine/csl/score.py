@@ -13,18 +13,16 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from modeconn_cli.engine import files, jobs, names, scoring
 from modeconn_cli.engine.csl.naming import IDS, LABEL_NOISE, SUMMARY, Kind, Run
 from modeconn_cli.engine.datasets import Batch
 from modeconn_cli.engine.errors import SettingsError
-from modeconn_cli.engine.incremental import read_order
 from modeconn_cli.engine.per_sample import PerSample
 from modeconn_cli.engine.records import Record
 from modeconn_cli.engine.runtime import Runtime
-from modeconn_cli.engine.scoring import Epoch, Part, Subject, Sweep
+from modeconn_cli.engine.scoring import Epoch, Part, Seen, Subject, Sweep
 from modeconn_cli.engine.settings.csl import CslScoreSettings
 
 
@@ -68,7 +66,7 @@ def run(settings: CslScoreSettings, runtime: Runtime) -> CslScoreResult | None:
     first = next(iter(chosen.values()))
     subject = scoring.open_subject(settings, first, runtime)
     named = _named(settings, subject, first)
-    order = _class_order(settings, subject)
+    seen = scoring.seen_classes(settings, subject, runtime)
     decayed = (
         f"with weight decay {settings.weight_decay:g}" if settings.weight_decay else "without weight decay"
     )
@@ -95,7 +93,7 @@ def run(settings: CslScoreSettings, runtime: Runtime) -> CslScoreResult | None:
             key=named.key,
         ) as job,
     ):
-        measure = _Losses(settings, subject, named, order, runtime)
+        measure = _Losses(settings, subject, named, seen, runtime)
         if not job.complete:
             measure.write_once()
         sweep = Sweep(settings, subject, measure, job, runtime)
@@ -138,30 +136,18 @@ def _named(settings: CslScoreSettings, subject: Subject, first: Path) -> Run:
     return Run(subject.data.name, 1 if run_idx is None else run_idx, 0.01 if noise is None else noise)
 
 
-def _class_order(settings: CslScoreSettings, subject: Subject) -> Tensor | None:
-    """The classes in the order they were learnt; None where losses are over all classes."""
-    if not settings.seen_classes:
-        if settings.class_order is not None:
-            raise SettingsError("--class-order has a meaning with --seen-classes only")
-        return None
-    if settings.class_order is None:
-        raise SettingsError("--seen-classes needs the order of the classes", "pass --class-order FILE")
-    return read_order(settings.class_order, subject.arch.num_classes)
-
-
 class _Losses:
     """Losses and gradient norms of samples under the subject's present weights, and the files they go to."""
 
     def __init__(
-        self, settings: CslScoreSettings, subject: Subject, named: Run, order: Tensor | None, runtime: Runtime
+        self, settings: CslScoreSettings, subject: Subject, named: Run, seen: Seen, runtime: Runtime
     ) -> None:
         assert settings.output_dir is not None
-        self.settings, self.subject, self.named, self.order = settings, subject, named, order
+        self.settings, self.subject, self.named, self.seen = settings, subject, named, seen
         self.runtime, self.folder = runtime, settings.output_dir
         self.columns = ("losses",) if settings.grad == "none" else ("losses", "norms")
         self._engine: PerSample | None = None
         self._decay: tuple[float, float] | None = None
-        self._classes: Tensor | None = None  # over which losses are taken, None for all
 
     def files(self, epoch: int) -> list[Path]:
         kinds: list[Kind] = ["loss"]
@@ -180,13 +166,10 @@ class _Losses:
         engine = self._ready()
         engine.refresh()
         self._decay = self._decay_terms(engine)
-        if self.order is None:
-            return None
-        self._classes = self._classes_at(epoch).to(self.subject.samples.device)
-        return torch.isin(self.subject.samples.labels, self._classes).cpu()
+        return self.seen.begin(epoch)
 
     def batch(self, batch: Batch) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
-        found = self._ready().score(batch.images, batch.labels, self._classes)
+        found = self._ready().score(batch.images, batch.labels, self.seen.classes)
         columns = {"losses": found.losses}
         squares = found.squares
         if squares is not None:
@@ -206,9 +189,7 @@ class _Losses:
             written["loss_grad"] = norms
         for kind, values in written.items():
             files.write_array(self.folder / self.named.per_epoch(kind, epoch), values.astype(np.float32))
-        wanted = losses
-        if self._classes is not None:
-            wanted = losses[torch.isin(self.subject.samples.labels, self._classes).cpu().numpy()]
+        wanted = losses if self.seen.chosen is None else losses[self.seen.chosen.numpy()]
         nonfinite = int((~np.isfinite(wanted)).sum())
         if nonfinite:
             self.runtime.warn(
@@ -237,12 +218,6 @@ class _Losses:
                 note=self.runtime.note,
             )
         return self._engine
-
-    def _classes_at(self, epoch: int) -> Tensor:
-        """The classes of the tasks that an epoch belongs to or comes after, ascending."""
-        assert self.order is not None
-        tasks = max(1, -(-epoch // self.settings.epochs_per_task))
-        return self.order[: tasks * self.settings.classes_per_task].sort().values
 
     def _decay_terms(self, engine: PerSample) -> tuple[float, float] | None:
         """What ‖∇ℓ + cθ‖² adds to ‖∇ℓ‖²: a factor of ⟨θ, ∇ℓ⟩ and a constant; c is 2·wd, or wd in SGD's form."""

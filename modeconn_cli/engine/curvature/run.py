@@ -22,7 +22,7 @@ from modeconn_cli.engine.per_sample.execution import Execution
 from modeconn_cli.engine.quantiles import statistics
 from modeconn_cli.engine.records import Record
 from modeconn_cli.engine.runtime import Runtime
-from modeconn_cli.engine.scoring import Epoch, Part, Subject, Sweep
+from modeconn_cli.engine.scoring import Epoch, Part, Seen, Subject, Sweep
 from modeconn_cli.engine.settings.curvature import CurvatureSettings
 
 DOCUMENTED = {"curvature": "per_image_curvature.npy", "directional_eig": "per_image_directional_eig.npy"}
@@ -67,6 +67,7 @@ def run(settings: CurvatureSettings, runtime: Runtime) -> CurvatureResult | None
         raise SettingsError("no folder for the results", "pass --save-dir DIR")
     chosen = scoring.chosen_checkpoints(settings, runtime)
     subject = scoring.open_subject(settings, next(iter(chosen.values())), runtime)
+    seen = scoring.seen_classes(settings, subject, runtime)
     passes = settings.niter + 1 if settings.method == "fd" else 2 * settings.niter + 1
     if runtime.plan(
         [
@@ -90,7 +91,7 @@ def run(settings: CurvatureSettings, runtime: Runtime) -> CurvatureResult | None
     ):
         if not job.complete:
             scoring.write_ids(folder / IDS, subject)
-        measured = _Curvatures(settings, subject, folder, runtime)
+        measured = _Curvatures(settings, subject, folder, seen, runtime)
         sweep = Sweep(settings, subject, measured, job, runtime)
         rows = sweep.run(chosen)
         result = CurvatureResult(
@@ -119,8 +120,11 @@ class _Curvatures:
 
     columns = (*COLUMNS, "rounded")
 
-    def __init__(self, settings: CurvatureSettings, subject: Subject, folder: Path, runtime: Runtime) -> None:
+    def __init__(
+        self, settings: CurvatureSettings, subject: Subject, folder: Path, seen: Seen, runtime: Runtime
+    ) -> None:
         self.settings, self.subject, self.folder, self.runtime = settings, subject, folder, runtime
+        self.seen = seen
         self.execution = Execution(subject.model, subject.arch.input_shape, runtime.note)
 
     def files(self, epoch: int) -> list[Path]:
@@ -130,14 +134,15 @@ class _Curvatures:
     def _table(self, epoch: int) -> Path:
         return self.folder / f"curvature_results_{self.subject.data.name}_{epoch}.csv"
 
-    def begin(self, _epoch: int) -> Tensor | None:
+    def begin(self, epoch: int) -> Tensor | None:
         self.execution.refresh()
-        return None
+        return self.seen.begin(epoch)
 
     def batch(self, batch: Batch) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
         settings = self.settings
+        forward, labels = self.execution.over(self.seen.classes, batch.labels)
         found = measure(
-            self.execution, batch.images, batch.labels, batch.ids, h=settings.h, draws=settings.niter,
+            forward, batch.images, labels, batch.ids, h=settings.h, draws=settings.niter,
             temperature=settings.temp, seed=settings.seed, method=settings.method,
         )  # fmt: skip
         columns = {name: getattr(found, name) for name in COLUMNS}
@@ -149,10 +154,11 @@ class _Curvatures:
 
     def write(self, epoch: int, whole: Part) -> dict[str, Any]:
         columns = {name: whole.columns[name] for name in COLUMNS}
-        bad = int((~np.isfinite(columns["curvature"])).sum())
+        chosen = slice(None) if self.seen.chosen is None else self.seen.chosen.numpy()
+        bad = int((~np.isfinite(columns["curvature"][chosen])).sum())
         if bad:
             self.runtime.warn(f"epoch {epoch}: {bad:,} curvatures are NaN or infinite; they are kept")
-        rounded = float(whole.columns["rounded"].mean())
+        rounded = float(whole.columns["rounded"][chosen].mean())
         if rounded > WARNED:
             self.runtime.warn(
                 f"epoch {epoch}: {100 * rounded:.1f} % of the samples have a difference within rounding of zero: "
@@ -180,8 +186,9 @@ class _Curvatures:
         epochs, count = [each.epoch for each in result.epochs], len(self.subject.samples)
         for name in DOCUMENTED.values():
             each = [self.folder / f"epoch_{epoch}" / name for epoch in epochs]
-            total, _ = cumulative_loss(arrays.stream(each, count), count)
-            files.write_array(self.folder / name, (total / len(epochs)).astype(np.float32))
+            # Where classes came later: the mean over the epochs that a sample has a score at.
+            total, scored = cumulative_loss(arrays.stream(each, count), count, skip_unseen=self.seen.partial)
+            files.write_array(self.folder / name, (total / np.maximum(scored, 1)).astype(np.float32))
         files.write_array(self.folder / LABELS, self.subject.samples.labels.cpu().numpy())
         summary = self.folder / f"curvature_summary_{self.subject.data.name}.json"
         scoring.write_summary(summary, result)

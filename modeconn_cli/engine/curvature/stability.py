@@ -21,7 +21,7 @@ from modeconn_cli.engine.per_sample.execution import Execution
 from modeconn_cli.engine.quantiles import statistics
 from modeconn_cli.engine.records import Record
 from modeconn_cli.engine.runtime import Runtime
-from modeconn_cli.engine.scoring import Part, Subject, Sweep
+from modeconn_cli.engine.scoring import Part, Seen, Subject, Sweep
 from modeconn_cli.engine.settings.curvature import CurvatureSettings
 
 
@@ -79,7 +79,8 @@ def run(settings: CurvatureSettings, runtime: Runtime) -> StabilityResult | None
     epoch = max(every)
     subject = scoring.open_subject(settings, every[epoch], runtime)
     stem = folder / f"curvature_stability_{subject.data.name}_{epoch}"
-    swept = _Swept(settings, subject, stem, runtime)
+    seen = scoring.seen_classes(settings, subject, runtime)
+    swept = _Swept(settings, subject, stem, seen, runtime)
     if runtime.plan(
         [
             f"curvature of {len(subject.samples):,} samples ({settings.split}) of {subject.data.name} at epoch {epoch} "
@@ -122,8 +123,10 @@ def run(settings: CurvatureSettings, runtime: Runtime) -> StabilityResult | None
 class _Swept:
     """Scores of samples under every value that is swept; columns are called `<parameter> <value> <what>`."""
 
-    def __init__(self, settings: CurvatureSettings, subject: Subject, stem: Path, runtime: Runtime) -> None:
-        self.settings, self._stem = settings, stem
+    def __init__(
+        self, settings: CurvatureSettings, subject: Subject, stem: Path, seen: Seen, runtime: Runtime
+    ) -> None:
+        self.settings, self._stem, self.seen = settings, stem, seen
         self.execution = Execution(subject.model, subject.arch.input_shape, runtime.note)
         self.steps = sorted({*settings.sweep_h, settings.h}) if settings.sweep_h else [settings.h]
         self.counts = sorted(set(settings.sweep_niter))
@@ -140,14 +143,15 @@ class _Swept:
     def files(self, _epoch: int) -> list[Path]:
         return [self._stem.with_name(self._stem.name + suffix) for suffix in (".csv", ".png")]
 
-    def begin(self, _epoch: int) -> Tensor | None:
+    def begin(self, epoch: int) -> Tensor | None:
         self.execution.refresh()
-        return None
+        return self.seen.begin(epoch)
 
     def batch(self, batch: Batch) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
         settings = self.settings
         others = [h for h in self.steps if h != settings.h]
-        where = (self.execution, batch.images, batch.labels, batch.ids)
+        forward, labels = self.execution.over(self.seen.classes, batch.labels)
+        where = (forward, batch.images, labels, batch.ids)
         how: dict[str, Any] = {"temperature": settings.temp, "seed": settings.seed, "method": settings.method}
         longest = max((settings.niter, *self.counts))
         (own,) = draw(*where, steps=(settings.h,), draws=longest, **how)

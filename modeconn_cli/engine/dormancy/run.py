@@ -23,7 +23,7 @@ from modeconn_cli.engine.errors import SettingsError
 from modeconn_cli.engine.quantiles import statistics
 from modeconn_cli.engine.records import Record
 from modeconn_cli.engine.runtime import Runtime
-from modeconn_cli.engine.scoring import Epoch, Part, Subject, Sweep
+from modeconn_cli.engine.scoring import Epoch, Part, Seen, Subject, Sweep
 from modeconn_cli.engine.settings.dormant import DormantSettings
 
 DOCUMENTED = {"pre": "dormant_props_epoch_{}.npy", "post": "dormant_post_epoch_{}.npy"}
@@ -75,7 +75,8 @@ def run(settings: DormantSettings, runtime: Runtime) -> DormantResult | None:
         raise SettingsError("no folder for the results", "pass --output-dir DIR")
     chosen = scoring.chosen_checkpoints(settings, runtime)
     subject = scoring.open_subject(settings, next(iter(chosen.values())), runtime)
-    measure = _Dormancies(settings, subject, folder, runtime)
+    seen = scoring.seen_classes(settings, subject, runtime)
+    measure = _Dormancies(settings, subject, folder, seen, runtime)
     if runtime.plan(
         [
             f"dormant units of {len(subject.samples):,} samples ({settings.split}) of {subject.data.name} at "
@@ -118,8 +119,11 @@ def run(settings: DormantSettings, runtime: Runtime) -> DormantResult | None:
 class _Dormancies:
     """Dormant shares of samples under the subject's present weights, and the files they go to."""
 
-    def __init__(self, settings: DormantSettings, subject: Subject, folder: Path, runtime: Runtime) -> None:
+    def __init__(
+        self, settings: DormantSettings, subject: Subject, folder: Path, seen: Seen, runtime: Runtime
+    ) -> None:
         self.settings, self.subject, self.folder, self.runtime = settings, subject, folder, runtime
+        self.seen = seen
         example = next(iter(subject.samples.batches(2))).images
         self._observe = observer(
             subject.model, example, eps=settings.eps, wanted=settings.site, note=runtime.note
@@ -135,8 +139,8 @@ class _Dormancies:
         made = [*(DOCUMENTED[kind] for kind in self.columns), IDS, LABELS, LAYERS]
         return [self.folder / name.format(epoch) for name in made]
 
-    def begin(self, _epoch: int) -> Tensor | None:
-        return None
+    def begin(self, epoch: int) -> Tensor | None:
+        return self.seen.begin(epoch)
 
     def batch(self, batch: Batch) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
         seen = self._observe(batch.images)
@@ -150,11 +154,12 @@ class _Dormancies:
         files.write_array(self.folder / IDS.format(epoch), samples.ids.cpu().numpy())
         files.write_array(self.folder / LABELS.format(epoch), samples.labels.cpu().numpy())
         rows = layers.dormancies(
-            self._observe.layers, whole.sums, len(samples), tau=settings.tau,
+            self._observe.layers, whole.sums, self.seen.count, tau=settings.tau,
             threshold=settings.dormant_unit_threshold,
         )  # fmt: skip
         files.write_text(self.folder / LAYERS.format(epoch), layers.table(rows))
-        bad = int(np.any([~np.isfinite(whole.columns[kind]) for kind in self.columns], axis=0).sum())
+        chosen = slice(None) if self.seen.chosen is None else self.seen.chosen.numpy()
+        bad = int(np.any([~np.isfinite(whole.columns[kind][chosen]) for kind in self.columns], axis=0).sum())
         if bad:
             self.runtime.warn(f"epoch {epoch}: {bad:,} samples have NaN activations, and so no proportion")
         after = [row for row in rows if row.site == self.columns[-1]]

@@ -5,10 +5,11 @@ through checkpoints and samples.
 """
 
 from modeconn_cli.engine.scoring.log import Epoch, EpochLog, write_summary
+from modeconn_cli.engine.scoring.seen import Seen, seen_classes
 from modeconn_cli.engine.scoring.subject import Subject, chosen_checkpoints, open_subject, series
 from modeconn_cli.engine.scoring.sweep import Measure, Part, Sweep, write_ids
 
 __all__ = [
-    "Epoch", "EpochLog", "Measure", "Part", "Subject", "Sweep", "chosen_checkpoints", "open_subject", "series",
-    "write_ids", "write_summary",
+    "Epoch", "EpochLog", "Measure", "Part", "Seen", "Subject", "Sweep", "chosen_checkpoints", "open_subject",
+    "seen_classes", "series", "write_ids", "write_summary",
 ]  # fmt: skip

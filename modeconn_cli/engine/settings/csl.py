@@ -37,14 +37,6 @@ class CslScoreSettings(ScoringSettings, NameSettings):
     scheme: Literal["long", "short"] = setting(
         "long", "file names with run and noise, or without", group="names"
     )
-    class_order: Path | None = setting(None, "classes in the order they were learnt, .npy", group="csl")
-    classes_per_task: int = setting(5, "classes added at once (--seen-classes)", low=1, group="csl")
-    epochs_per_task: int = setting(200, "epochs between two additions (--seen-classes)", low=1, group="csl")
-    seen_classes: bool = setting(
-        False,
-        "losses over the classes seen by the epoch alone; samples of other classes are NaN",
-        group="csl",
-    )
 
 
 @dataclass(frozen=True, kw_only=True)

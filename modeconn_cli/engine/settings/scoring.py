@@ -51,6 +51,21 @@ class ScoringSettings(
     allow_missing: bool = setting(
         False, "leave out missing epochs of the range, and say so", change="free", group="epochs"
     )
+    seen_classes: bool = setting(
+        False,
+        "of a run that learnt classes task by task: samples of classes not seen by an epoch are NaN, losses are over "
+        "the classes seen",
+        group="tasks",
+    )
+    class_order: Path | None = setting(
+        None, "the classes in the order they were learnt, .npy", shown="the run's own", group="tasks"
+    )
+    classes_per_task: int | None = setting(
+        None, "classes added at a time", low=1, shown="the run's own, else 5", group="tasks"
+    )
+    epochs_per_task: int | None = setting(
+        None, "epochs of a task", low=1, shown="the run's own, else 200", group="tasks"
+    )
     split: SplitName = setting(
         "all-train", "which samples; all-train is the whole training file", group="data"
     )
