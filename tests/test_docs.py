@@ -139,3 +139,21 @@ def test_the_readmes_distances_can_be_pasted(
     assert {path.name for path in Path("R/endpoint_l2_distances").iterdir()} == {
         "seed0-seed1.json", "seed0-mid2.json", "summary.txt", "summary.csv",
     }  # fmt: skip
+
+
+def test_the_readmes_tasks_can_be_pasted(
+    mcx: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Shortened to two epochs of a task."""
+    monkeypatch.chdir(tmp_path)
+    text = block("tasks").replace("\\\n", " ").replace("$R", "R")
+    text = text.replace("--start-epoch 8 --end-epoch 40 --step 8", "--start-epoch 2 --end-epoch 10 --step 4")
+    for line in [line for line in text.splitlines() if line.startswith("mcx ")]:
+        words = shlex.split(line)[1:]
+        more = {"train": ["--epochs-per-task", "2", "--save-freq", "2"], "curvature": ["--niter", "2"]}
+        done = mcx(*words, *more.get(words[0], []))
+        assert done.code == 0, done.err
+    with (tmp_path / "R/tasks/correlations/per_sample.csv").open() as stream:
+        header, *rows = stream.read().splitlines()
+    assert {"csl", "curvature", "dormant_prop", "task_num", "times_seen"} <= set(header.split(","))
+    assert len(rows) == 1437 - 140, "every sample that was trained on"

@@ -101,8 +101,8 @@ class Watcher(Protocol):
     def begin(self, epoch: int, batch: int, state: Mapping[str, Tensor]) -> None:
         """The run stands before a batch; `state` is what the watcher knew there of the epoch in progress."""
 
-    def step(self, epoch: int, number: int, batch: Batch, losses: Tensor) -> None:
-        """Batch `number` of the epoch after `epoch` completed ones, and the losses [N] that it was trained on."""
+    def step(self, epoch: int, number: int, batch: Batch, done: Step) -> None:
+        """Batch `number` of the epoch after `epoch` completed ones has been trained on."""
 
     def state(self) -> dict[str, Tensor]:
         """What it knows of the epoch in progress."""
@@ -222,10 +222,8 @@ def _epoch(
         sums[0] += done.loss.double() * len(batch)
         sums[1] += done.extra * len(batch)
         sums[2] += done.correct()
-        if watchers:
-            losses = done.losses()
-            for watcher in watchers:
-                watcher.step(at.epoch, at.batch, batch, losses)
+        for watcher in watchers:
+            watcher.step(at.epoch, at.batch, batch, done)
         at.batch += 1
         at.seen += len(batch)
         if at.batch % every == 0 or at.batch == per_epoch:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from modeconn_cli.engine import files
 from modeconn_cli.engine.datasets import Batch, Samples
+from modeconn_cli.engine.training.loop import Step
 from modeconn_cli.engine.training.tasks import Tasks
 
 HEADER = b"sample_id,memo_score,true_label,class_id,epoch_num,batch_num,task_num\n"
@@ -39,7 +40,7 @@ class Tracking:
         os.ftruncate(self._handle, _place(self._handle, epoch, batch))
         os.lseek(self._handle, 0, os.SEEK_END)
 
-    def step(self, epoch: int, number: int, batch: Batch, _losses: Tensor) -> None:
+    def step(self, epoch: int, number: int, batch: Batch, _done: Step) -> None:
         if epoch % self._every:
             return
         assert self._handle is not None
@@ -122,9 +123,9 @@ class Recording:
         if batch and LOSSES in state:
             self._losses[:] = state[LOSSES].numpy()
 
-    def step(self, _epoch: int, _number: int, batch: Batch, losses: Tensor) -> None:
+    def step(self, _epoch: int, _number: int, batch: Batch, done: Step) -> None:
         rows = self._order[np.searchsorted(self._ids, batch.ids.cpu().numpy())]
-        self._losses[rows] = losses.cpu().numpy()
+        self._losses[rows] = done.losses().cpu().numpy()
 
     def state(self) -> dict[str, Tensor]:
         return {LOSSES: torch.from_numpy(self._losses.copy())}
