@@ -257,3 +257,44 @@ def test_distances_take_paths_and_state_dicts(networks: Path) -> None:
         api.euclidean_distance(nn.Linear(3, 2), states[0])
     with pytest.raises(InputError, match="NaN or infinity"):
         api.euclidean_distance({"w": torch.tensor([1.0])}, {"w": torch.tensor([float("nan")])})
+
+
+def test_both_networks_see_the_same_samples(pair: tuple[nn.Module, nn.Module]) -> None:
+    torch.manual_seed(0)
+    batches = loader(torch.randn(40, 10), torch.arange(40) % 2, shuffle=True)
+    with pytest.warns(UserWarning, match="shuffles"):
+        assert api.functional_distance(pair[0], pair[0], batches).logit_distance == 0.0
+    inputs = torch.randn(12, 10)
+    generated = api.weighted_euclidean_distance(*pair, ((x[None], torch.tensor([0])) for x in inputs))
+    listed = api.weighted_euclidean_distance(*pair, inputs)
+    assert generated.item() == pytest.approx(listed.item(), rel=1e-6)
+
+
+def test_a_module_says_what_the_parameters_of_a_state_dict_are() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.two = nn.Linear(4, 4), nn.Linear(4, 4)
+            self.two.weight = self.one.weight
+            self.register_buffer("scale", torch.randn(3))
+
+    a, b = Net(), Net()
+    expected = api.euclidean_distance(a, b)
+    assert api.euclidean_distance(a, b.state_dict()) == expected
+    assert api.euclidean_distance(a.state_dict(), b) == expected
+    assert api.calculate_l2_distance(a, b.state_dict())["total_params"] == 24
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (torch.zeros(0, 10), "there are no inputs"),
+        (torch.zeros(3, 7), "cannot take the inputs"),
+        ([(torch.zeros(3, 10), torch.tensor([0, 1, 9]))], "is none of the network's 2 classes"),
+    ],
+)
+def test_inputs_that_do_not_fit_are_named(
+    pair: tuple[nn.Module, nn.Module], data: object, message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        api.weighted_euclidean_distance(*pair, data)  # type: ignore[arg-type]

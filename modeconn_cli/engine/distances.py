@@ -75,7 +75,9 @@ class Distance:
 
 
 def _key(value: float | None) -> float:
-    return -1.0 if value is None else value
+    if value is None:
+        return -1.0
+    return math.inf if math.isnan(value) else value  # what is broken comes first
 
 
 def l2(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> Distance:

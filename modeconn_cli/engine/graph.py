@@ -64,6 +64,10 @@ class Graph:
         """Placeholders, operations and the output, in execution order."""
         return tuple(self.program.graph.nodes)
 
+    def canonical(self, name: str) -> str:
+        """The first name of a tied tensor, which is the parameter's."""
+        return self.tied[name][0] if name in self.tied else name
+
     def arguments(self, values: Mapping[str, Tensor], images: Tensor) -> Iterator[Tensor]:
         """What the placeholders stand for, in order: `values` by the names of the state dict, constants, images."""
         for node in self.nodes:

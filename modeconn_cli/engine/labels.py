@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -51,6 +52,8 @@ def _split(words: Sequence[Path]) -> list[tuple[str | None, Path]]:
     given: list[tuple[str | None, Path]] = []
     for word in words:
         before, equals, after = str(word).partition("=")
-        is_label = equals and before and not word.exists() and Path(after).exists()
+        # The label of a file that is not there is a label all the same.
+        meant = os.path.lexists(after) or "/" in after
+        is_label = equals and before and "/" not in before and meant and not os.path.lexists(word)
         given.append((before, Path(after)) if is_label else (None, word))
     return given

@@ -55,12 +55,13 @@ class Squares:
 
     @property
     def cosine_distance(self) -> float | None:
-        """1 − ⟨a,b⟩ / (‖a‖‖b‖), within [0, 2]; None for a zero vector.
+        """1 − ⟨a,b⟩ / (‖a‖‖b‖), within [0, 2]; None for a zero vector, and for sums that are not finite.
 
-        As (‖a − b‖² − (‖a‖ − ‖b‖)²) / (2‖a‖‖b‖): one minus a cosine near one would leave no digits.
+        As (‖a − b‖² − (‖a‖ − ‖b‖)²) / (2‖a‖‖b‖): one minus a cosine near one would leave no digits where networks are
+        near each other. Of one that is little more than a multiple of the other, digits of the rest are lost.
         """
         a, b, delta = (math.sqrt(value) for value in (self.first, self.second, self.delta))
-        if not (a > 0 and b > 0):
+        if not (a > 0 and b > 0 and math.isfinite(a + b + delta)):
             return None
         return min(2.0, max(0.0, (delta - (a - b)) / a * ((delta + (a - b)) / b) / 2))
 

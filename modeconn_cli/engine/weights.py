@@ -26,8 +26,24 @@ def is_buffer(name: str) -> bool:
 
 
 def parameters_in(state: Mapping[str, Tensor]) -> Weights:
-    """The parameters of a state dict: everything but normalisation statistics and whole-number tensors."""
-    return {name: t for name, t in state.items() if not is_buffer(name) and t.is_floating_point()}
+    """The parameters of a state dict: no normalisation statistics, no whole numbers, no second names."""
+    return {name: t for name, t in distinct(state).items() if not is_buffer(name) and t.is_floating_point()}
+
+
+def distinct(state: Mapping[str, Tensor]) -> Weights:
+    """The state dict without the second names of its tensors (tied weights).
+
+    They show where tensors lie in one place of the memory or of a file, in one shape; copies cannot be told.
+    """
+    seen: set[tuple[int, torch.Size, tuple[int, ...], torch.dtype]] = set()
+    out = {}
+    for name, tensor in state.items():
+        key = tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype
+        if tensor.numel() and key[0] and key in seen:
+            continue
+        seen.add(key)
+        out[name] = tensor
+    return out
 
 
 def parameters_of(model: nn.Module, state: Mapping[str, Tensor]) -> Weights:

@@ -20,6 +20,11 @@ def files(networks: Path) -> list[Path]:
     ]
 
 
+def contents(folder: Path) -> dict[str, bytes]:
+    """The pairs' files."""
+    return {path.name: path.read_bytes() for path in folder.glob("*.json")}
+
+
 def labelled(files: list[Path]) -> list[str]:
     return [f"{label}={path}" for label, path in zip(("init", "seed0", "seed1"), files, strict=True)]
 
@@ -93,10 +98,13 @@ def test_a_second_run_changes_nothing_and_another_set_is_refused(
 ) -> None:
     words = (*labelled(files), "--output-dir", tmp_path)
     assert mcx("l2", *words).code == 0
-    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    before = contents(tmp_path)
     again = mcx("l2", *words)
     assert (again.code, "already complete" in again.err) == (0, True)
-    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+    assert contents(tmp_path) == before
     other = mcx("l2", f"init={files[1]}", f"seed0={files[0]}", f"seed1={files[2]}", "--output-dir", tmp_path)
-    assert other.code == 5
-    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+    assert (other.code, other.out) == (5, "")
+    assert contents(tmp_path) == before
+    more = mcx("l2", *words[:3], f"x={files[1]}", "--output-dir", tmp_path)
+    assert (more.code, "hold the same weights" in more.err) == (0, False)
+    assert set(before) < set(contents(tmp_path)), "a pair more, and the others as they were"

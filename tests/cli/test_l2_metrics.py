@@ -46,9 +46,11 @@ def test_all_metrics_come_from_one_call(mcx: Callable, networks: Path) -> None:
     layers = found["all_layer_distances"].values()
     assert found["fisher_distance"] ** 2 == pytest.approx(sum(row["fisher_distance"] ** 2 for row in layers))
     assert found["data"]["fisher"] == {
-        "kind": "true", "seed": 0, "dataset": "digits", "split": "all-train", "samples": 50,
+        "kind": "true", "seed": 0, "dataset": "digits", "split": "all-train", "samples": 50, "label_noise": 0.0,
+        "transform": {"name": "half", "mean": [0.5], "std": [0.5]},
     }  # fmt: skip
-    assert found["data"]["functional"] == {"dataset": "digits", "split": "test", "samples": 360}
+    functional = found["data"]["functional"]
+    assert (functional["dataset"], functional["split"], functional["samples"]) == ("digits", "test", 360)
     assert set(found["functional"]) == {"disagreement", "kl", "logit_distance", "samples"}
     assert 0 < found["functional"]["disagreement"] <= 1
 
@@ -150,7 +152,7 @@ def test_a_range_of_epochs_and_a_pattern_choose(mcx: Callable, run: Path) -> Non
     found = json.loads(mcx("l2", f"{run}/checkpoint-?.pt", "--json").out)
     assert [row["epoch"] for row in found["trajectory"]] == list(range(5))
     done = mcx("l2", *sorted(run.glob("*.pt"))[:2], "--start-epoch", "1")
-    assert (done.code, "choose from a folder" in done.err) == (2, True)
+    assert (done.code, "choose from a folder or a pattern" in done.err) == (2, True)
 
 
 def test_all_pairs_give_a_matrix_and_a_heat_map(mcx: Callable, run: Path, tmp_path: Path) -> None:

@@ -148,3 +148,27 @@ def test_what_cannot_be_traced_says_so() -> None:
     notes: list[str] = []
     DiagonalFisher(Branching(), (3, 2, 2), "true", note=notes.append)
     assert "torch.func" in notes[0]
+
+
+class SecondName(nn.Module):
+    """Two linear layers with one weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.head = nn.Linear(12, 12), nn.Linear(12, 12), nn.Linear(12, 4)
+        self.b.weight = self.a.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.tanh(self.b(torch.tanh(self.a(x.flatten(1))))))
+
+
+def test_a_weight_with_two_names_has_one_information() -> None:
+    torch.manual_seed(0)
+    model, (images, labels, ids) = SecondName().eval(), batch()
+    notes: list[str] = []
+    found = DiagonalFisher(model, (3, 2, 2), "empirical", note=notes.append)
+    found.add(images, labels, ids)
+    exact = loop(model, images, labels)
+    assert notes == []
+    for key, value in found.information().items():
+        torch.testing.assert_close(value, exact[key], rtol=1e-3, atol=1e-6 * float(exact[key].max()))

@@ -28,7 +28,7 @@ def test_a_copy_of_a_file_is_the_same_file(mcx, pair: list[Path], tmp_path: Path
     copy = shutil.copy(pair[0], tmp_path / "copy.pt")
     done = mcx("l2", pair[0], copy, "--json")
     assert (done.code, json.loads(done.out)["total_l2"]) == (0, 0.0)
-    assert "mcx l2: warning: the two checkpoints are the same file\n" in done.err
+    assert "mcx l2: warning: the two checkpoints hold the same weights\n" in done.err
 
 
 def test_values_near_the_largest_do_not_overflow(mcx, saved) -> None:

@@ -173,7 +173,7 @@ def test_no_home_is_no_trouble(fresh, home: str | None, tmp_path: Path) -> None:
         "l2", "a.pt", "--print-config", environment={"HOME": home}
     )  # fmt: skip
     assert (done.code, done.err) == (0, "")
-    assert done.out.startswith("checkpoints: [a.pt]  # flag\n")
+    assert "\ncheckpoints: [a.pt]  # flag\n" in done.out
 
 
 def test_the_streams_are_those_that_were_given(fresh) -> None:

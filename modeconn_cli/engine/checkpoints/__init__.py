@@ -17,7 +17,7 @@ from torch import Tensor
 from modeconn_cli.engine import names
 from modeconn_cli.engine.checkpoints import integrity, safe
 from modeconn_cli.engine.errors import InputError
-from modeconn_cli.engine.weights import is_buffer, one_thread
+from modeconn_cli.engine.weights import distinct, is_buffer, one_thread
 
 __all__ = ["Checkpoint", "check_finite", "finite", "read"]
 
@@ -65,14 +65,8 @@ class Checkpoint:
         A tensor with two names (tied weights) counts once, under its first.
         """
         buffers = set(self.about.get("buffers", ()))
-        seen: set[int] = set()
-        out = {}
-        for name, tensor in self.state.items():
-            if name in buffers or is_buffer(name) or (tensor.numel() and tensor.data_ptr() in seen):
-                continue
-            seen.add(tensor.data_ptr())
-            out[name] = tensor
-        return out
+        named = {name: tensor for name, tensor in self.state.items() if name not in buffers}
+        return {name: tensor for name, tensor in distinct(named).items() if not is_buffer(name)}
 
     @property
     def is_curve(self) -> bool:
@@ -122,6 +116,9 @@ def _shards(path: Path, mapped: bool) -> dict[str, Tensor]:
             if name in out:
                 raise InputError(f"'{path}': tensor '{name}' is in two of its files")
             out[name] = tensor
+    lost = [name for name in safe.tensors(path) if name not in out]
+    if lost:
+        raise InputError(f"'{path}' names '{lost[0]}', which none of its files holds")
     return out
 
 

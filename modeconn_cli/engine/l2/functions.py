@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,9 @@ from modeconn_cli.engine.l2.inputs import Network
 from modeconn_cli.engine.models.recognise import recognised
 from modeconn_cli.engine.per_sample.fisher import DiagonalFisher
 from modeconn_cli.engine.runtime import Runtime
+from modeconn_cli.engine.settings.base import plain
 from modeconn_cli.engine.settings.l2 import L2Settings
-from modeconn_cli.engine.settings.shared import SplitName
+from modeconn_cli.engine.settings.shared import DataSettings, SplitName
 
 
 @dataclass(frozen=True)
@@ -34,12 +35,15 @@ class FunctionalDistance:
 
 
 class Functions:
-    """Networks of one architecture on the data that the settings or the first checkpoint name."""
+    """Networks of one architecture on the data that the settings name, or the first checkpoint that says any."""
 
-    def __init__(self, settings: L2Settings, first: Network, runtime: Runtime) -> None:
+    def __init__(self, settings: L2Settings, networks: Sequence[Network], runtime: Runtime) -> None:
+        first = next((n for n in networks if n.checkpoint.about.get("dataset")), networks[0])
         checkpoint = recognised(first.checkpoint, settings, runtime)
         self._settings, self._runtime = settings, runtime
         completed = datasets.merge_settings(settings, checkpoint.about)
+        for network in networks:
+            self._compare(network, first, completed)
         self.data = datasets.load(completed, runtime.device)
         self.arch = models.architecture(
             settings, checkpoint, num_classes=self.data.num_classes, input_shape=self.data.input_shape
@@ -47,6 +51,18 @@ class Functions:
         models.check_fits(self.arch, self.data.name, self.data.input_shape, self.data.num_classes)
         self._model = models.build(self.arch).to(runtime.device).eval()
         self._fisher: DiagonalFisher | None = None
+
+    def _compare(self, network: Network, first: Network, chosen: DataSettings) -> None:
+        """Warn where a network was trained on other data than all are measured on."""
+        about = network.checkpoint.about
+        for name in datasets.REMEMBERED:
+            here, there = plain(getattr(chosen, name)), about.get(name)
+            if name in about and (here or None) != (there or None):
+                self._runtime.warn(
+                    f"'{network.path}' was trained with {name} {there}, all are measured with {here}, as "
+                    f"'{first.path}' or the flags say"
+                )
+                return
 
     def samples(self, otherwise: SplitName) -> Samples:
         """The split that is asked for. Raises SettingsError where it is empty."""
@@ -69,7 +85,14 @@ class Functions:
     def describe(self, samples: Samples, otherwise: SplitName) -> dict[str, Any]:
         """What a record says of the samples."""
         split = self._settings.split or otherwise
-        return {"dataset": self.data.name, "split": split, "samples": len(samples)}
+        noise = self.data.flips
+        return {
+            "dataset": self.data.name,
+            "split": split,
+            "samples": len(samples),
+            "transform": samples.transform.describe(),
+            "label_noise": 0.0 if noise is None or self._settings.labels == "clean" else noise.share,
+        }
 
     def logits(self, network: Network, samples: Samples, folder: Path) -> np.ndarray:
         """float32 [N, classes] over all samples in id order, in a file of `folder`. Raises InputError for a network
@@ -107,19 +130,42 @@ class Functions:
         weights.load_into(self._model, network.checkpoint.state, str(network.path))
 
 
-def functional(a: np.ndarray, b: np.ndarray) -> FunctionalDistance:
-    """Of logits [N, classes] on the same samples. Raises InputError for other numbers of classes."""
-    if a.shape != b.shape:
-        raise InputError(f"logits of shapes {a.shape} and {b.shape} cannot be compared")
-    different = 0
-    kl = distance = 0.0
-    for begin in range(0, len(a), 4096):
-        x, y = (torch.from_numpy(np.array(part[begin : begin + 4096])).double() for part in (a, b))
-        different += int((x.argmax(1) != y.argmax(1)).sum())
+class Comparison:
+    """Adds up how two networks' answers differ, over batches of the same samples."""
+
+    def __init__(self) -> None:
+        self._count = self._different = 0
+        self._kl = self._distance = 0.0
+
+    def add(self, a: Tensor, b: Tensor) -> None:
+        """Logits [n, classes] each. Raises InputError for other numbers of classes."""
+        if a.shape != b.shape or a.ndim != 2:
+            raise InputError(f"logits of shapes {tuple(a.shape)} and {tuple(b.shape)} cannot be compared")
+        x, y = a.double(), b.double()
         p, q = x.log_softmax(1), y.log_softmax(1)
-        kl += float((p.exp() * (p - q)).sum())
-        distance += float((x - y).norm(dim=1).sum())
-    return FunctionalDistance(different / len(a), max(kl / len(a), 0.0), distance / len(a), len(a))
+        self._different += int((x.argmax(1) != y.argmax(1)).sum())
+        self._kl += float((p.exp() * (p - q)).sum())
+        self._distance += float((x - y).norm(dim=1).sum())
+        self._count += len(x)
+
+    def result(self) -> FunctionalDistance:
+        """Raises InputError where there were no samples."""
+        if self._count == 0:
+            raise InputError("there are no inputs")
+        return FunctionalDistance(
+            self._different / self._count,
+            max(self._kl / self._count, 0.0),
+            self._distance / self._count,
+            self._count,
+        )
+
+
+def functional(a: np.ndarray, b: np.ndarray) -> FunctionalDistance:
+    """Of logits [N, classes] on the same samples."""
+    found = Comparison()
+    for begin in range(0, len(a), 4096):
+        found.add(*(torch.from_numpy(np.array(part[begin : begin + 4096])) for part in (a, b)))
+    return found.result()
 
 
 def known(fisher: Mapping[str, Tensor], network: Network) -> dict[str, Tensor]:

@@ -10,11 +10,11 @@ from pathlib import Path
 
 from torch import Tensor
 
-from modeconn_cli.engine import checkpoints, labels, names
-from modeconn_cli.engine.checkpoints import Checkpoint
+from modeconn_cli.engine import checkpoints, labels, names, weights
+from modeconn_cli.engine.checkpoints import Checkpoint, safe
 from modeconn_cli.engine.errors import InputError, SettingsError
 from modeconn_cli.engine.runtime import Runtime
-from modeconn_cli.engine.scoring.epochs import in_range
+from modeconn_cli.engine.scoring.epochs import between, in_range
 from modeconn_cli.engine.settings.l2 import L2Settings
 
 RANGE = ("start_epoch", "end_epoch")
@@ -28,6 +28,14 @@ class Network:
     path: Path
     checkpoint: Checkpoint
     weights: dict[str, Tensor]
+    stamp: tuple[object, ...] = ()
+
+    def check_unchanged(self) -> None:
+        """Raises InputError where the file is not the one any more that was measured: a record would name another."""
+        if _stamp(self.path) != self.stamp:
+            raise InputError(
+                f"'{self.path}' was replaced while it was measured", "run the same command again"
+            )
 
 
 @dataclass(frozen=True)
@@ -51,15 +59,19 @@ def given(settings: L2Settings, runtime: Runtime) -> Given:
     """
     words = _words(settings)
     several = [word for word in words if _is_several(word)]
-    if not any(os.path.isdir(word) for word in words) and any(
-        getattr(settings, name) is not None for name in RANGE
-    ):
-        raise SettingsError("--start-epoch and --end-epoch choose from a folder", "mcx l2 FOLDER")
+    ranged = any(getattr(settings, name) is not None for name in RANGE) or settings.epoch_step != 1
+    if ranged and not several:
+        raise SettingsError(
+            "--start-epoch, --end-epoch and --step choose from a folder or a pattern", "mcx l2 FOLDER"
+        )
     paths = [
         path for word in words for path in (_expanded(word, settings, runtime) if word in several else [word])
     ]
     if len(paths) < 2:
-        raise SettingsError(f"two checkpoints are needed, got {len(paths)}", "mcx l2 FIRST.pt SECOND.pt")
+        raise SettingsError(
+            f"two checkpoints are needed, got {len(paths)}",
+            "mcx l2 FIRST.pt SECOND.pt; a folder takes no label, a pattern has * or ?",
+        )
     if is_pair(settings):
         return Given(dict(zip(("first", "second"), labels.paths(words), strict=True)))
     named = labels.labelled(paths)
@@ -88,17 +100,24 @@ def _fitting(word: Path) -> list[Path]:
 
 
 def _expanded(word: Path, settings: L2Settings, runtime: Runtime) -> list[Path]:
-    """The checkpoints of a folder, or of a pattern in the order of their epochs."""
+    """The checkpoints of a folder or a pattern in the order of their epochs, of the range that is asked for."""
     if os.path.isdir(word):
         return list(in_range(word, settings, runtime).values())
-    return _fitting(word)
+    found = _fitting(word)
+    epochs = {epoch: path for path in found if (epoch := names.epoch_of(path)) is not None}
+    if len(epochs) < len(found):  # names that say no epoch, or one twice: all of them
+        return found
+    kept, _ = between(
+        epochs, settings.start_epoch, settings.end_epoch, settings.epoch_step, f"files of '{word}'"
+    )
+    return [epochs[epoch] for epoch in kept]
 
 
 def _epochs(paths: list[Path], settled: bool) -> tuple[int, ...] | None:
     """The epochs of checkpoints that make a trajectory: those of one folder, each later than the one before."""
     epochs = tuple(epoch for path in paths if (epoch := names.epoch_of(path)) is not None)
     rising = len(epochs) == len(paths) and list(epochs) == sorted(set(epochs))
-    together = len({path.resolve().parent for path in paths}) == 1
+    together = len({path.absolute().parent for path in paths}) == 1
     return epochs if rising and together and (settled or len(paths) > 2) else None
 
 
@@ -108,6 +127,7 @@ def read(label: str, path: Path, settings: L2Settings, runtime: Runtime) -> Netw
     Raises InputError for a file that is broken, and for anything but real weights. Whether the weights are finite
     shows when they are measured.
     """
+    stamp = _stamp(path)
     checkpoint = checkpoints.read(path, state_key=settings.state_key, mapped=True)
     if checkpoint.is_curve:
         raise InputError(f"'{path}' is a curve, not a network", "take a point of it with mcx curve extract")
@@ -119,8 +139,18 @@ def read(label: str, path: Path, settings: L2Settings, runtime: Runtime) -> Netw
         what = f"{whole[0]} holds whole numbers" if whole else "it holds no parameters"
         raise InputError(f"'{path}' cannot be compared: {what}", "distances are between real weights")
     if settings.include_buffers:
-        found = {name: tensor for name, tensor in checkpoint.state.items() if tensor.is_floating_point()}
+        every = weights.distinct(checkpoint.state)
+        found = {name: tensor for name, tensor in every.items() if tensor.is_floating_point()}
     if not settings.allow_nonfinite:
         others = {name: tensor for name, tensor in checkpoint.state.items() if name not in found}
         checkpoints.check_finite(others, path)
-    return Network(label, path, checkpoint, found)
+    return Network(label, path, checkpoint, found, stamp)
+
+
+def _stamp(path: Path) -> tuple[object, ...]:
+    """What changes when a file is replaced."""
+    try:
+        parts = [path, *(safe.shards(path) if safe.is_index(path) else [])]
+        return tuple((s.st_ino, s.st_size, s.st_mtime_ns) for s in (part.stat() for part in parts))
+    except (OSError, InputError):
+        return ()

@@ -11,12 +11,12 @@ from typing import ClassVar
 import numpy as np
 
 from modeconn_cli.engine import files, jobs
-from modeconn_cli.engine.errors import InputError, SettingsError
+from modeconn_cli.engine.errors import InputError, OutputError, SettingsError
 from modeconn_cli.engine.l2 import figures, inputs, trajectory
 from modeconn_cli.engine.l2.inputs import Given, Network
 from modeconn_cli.engine.l2.measures import Apart, Measures, measure
 from modeconn_cli.engine.l2.pairs import Pair
-from modeconn_cli.engine.l2.run import L2Result, of_pair
+from modeconn_cli.engine.l2.run import of_pair, provenance
 from modeconn_cli.engine.l2.trajectory import Position
 from modeconn_cli.engine.records import Record
 from modeconn_cli.engine.runtime import Runtime
@@ -26,6 +26,9 @@ from modeconn_cli.engine.settings.l2 import L2Settings
 SUMMARY_TEXT, SUMMARY_CSV = "summary.txt", "summary.csv"
 MATRIX, HEAT_MAP = "matrix.npz", "heatmap.png"
 TRAJECTORY_CSV, TRAJECTORY_FIGURE = "trajectory.csv", "trajectory.png"
+OWNED = (SUMMARY_TEXT, SUMMARY_CSV, MATRIX, HEAT_MAP, TRAJECTORY_CSV, TRAJECTORY_FIGURE)
+MARK = "folder.json"  # says that the summaries are the command's own
+DIRECTED = ("relative", "kl")
 DOCUMENTED = ("pair", "total_l2", "normalized_l2", "relative", "total_params")
 FURTHER = {
     "cosine": ("cosine_distance",),
@@ -80,9 +83,11 @@ def run(settings: L2Settings, runtime: Runtime) -> L2ManyResult | None:
     if runtime.dry_run:
         runtime.plan([f"measure {len(wanted)} distances between {len(labels)} checkpoints"])
         return None
+    _check_names(wanted)
     if settings.output_dir is not None:
-        files.check_writable(settings.output_dir)
+        _check_folder(settings.output_dir, settings.overwrite)
     networks = _read(given, settings, runtime)
+    due = _due(wanted, networks, settings)
     way = trajectory.pairs(labels) if given.epochs is not None else []
     found = measure(networks, wanted, settings, runtime, way)
     rows = tuple(_row(pair, found.apart[pair]) for pair in wanted)
@@ -91,18 +96,84 @@ def run(settings: L2Settings, runtime: Runtime) -> L2ManyResult | None:
         metrics=settings.metric,
         columns=_columns(settings),
         pairs=rows,
-        trajectory=trajectory.positions(labels, given.epochs, found.beside) if given.epochs else None,
+        trajectory=_trajectory(given, networks, found),
         include_buffers=settings.include_buffers,
         data=found.data,
         output_dir=None if settings.output_dir is None else tilde(settings.output_dir),
     )
+    _remark(rows, runtime)
     if settings.output_dir is not None:
-        _write(settings.output_dir, settings, labels, networks, found, whole, runtime)
+        for network in networks.values():
+            if isinstance(network, Network):
+                network.check_unchanged()
+        _write(settings.output_dir, settings, labels, networks, found, due, whole)
+        if not due and any(row.status == "ok" for row in rows):
+            runtime.note(f"already complete: {settings.output_dir}")
     failed = [row.status for row in rows if row.status != "ok"]
     if failed:
         count = f"{len(failed)} of {len(rows)} pairs could not be measured"
-        raise InputError(f"{count}: {failed[0]}", result=whole)
+        first_is_broken = settings.pairs == "first" and isinstance(networks[labels[0]], InputError)
+        hint = (
+            "the first checkpoint is in every pair: --pairs all measures the others"
+            if first_is_broken
+            else ""
+        )
+        raise InputError(f"{count}: {failed[0]}", hint, result=whole)
     return whole
+
+
+def _check_names(wanted: Sequence[Pair]) -> None:
+    """Raises SettingsError where two pairs would have one name."""
+    names_ = ["-".join(pair) for pair in wanted]
+    twice = next((name for name in names_ if names_.count(name) > 1), None)
+    if twice is not None:
+        raise SettingsError(f"two pairs are called '{twice}'", "label the checkpoints otherwise: label=path")
+
+
+def _check_folder(folder: Path, overwrite: bool) -> None:
+    """Raises OutputError for a folder that cannot be written, and for summaries that mcx l2 has not made."""
+    files.check_writable(folder)
+    present = next((folder / name for name in OWNED if files.occupied(folder / name)), None)
+    if present is not None and not overwrite and not (jobs.private_folder(folder, "l2") / MARK).exists():
+        raise OutputError(f"'{present}' exists", "use --overwrite to replace it")
+
+
+def _due(
+    wanted: Sequence[Pair], networks: Mapping[str, Network | InputError], settings: L2Settings
+) -> set[Pair]:
+    """The pairs whose file is still to be written. Raises OutputError for a file of another origin."""
+    folder = settings.output_dir
+    out: set[Pair] = set()
+    for pair in wanted if folder is not None else ():
+        first, second = (networks[label] for label in pair)
+        if isinstance(first, Network) and isinstance(second, Network):
+            try:
+                made = provenance(settings, (first, second))
+            except InputError:  # of its swap; its row will say so
+                continue
+            if jobs.file_output(_file(folder, pair), made, settings.overwrite):
+                out.add(pair)
+    return out
+
+
+def _file(folder: Path | None, pair: Pair) -> Path:
+    assert folder is not None
+    return folder / f"{'-'.join(pair)}.json"
+
+
+def _trajectory(
+    given: Given, networks: Mapping[str, Network | InputError], found: Measures
+) -> tuple[Position, ...] | None:
+    if given.epochs is None:
+        return None
+    broken = [label for label, network in networks.items() if isinstance(network, InputError)]
+    return trajectory.positions(list(given.paths), given.epochs, found.beside, broken)
+
+
+def _remark(rows: Sequence[PairDistance], runtime: Runtime) -> None:
+    same = [row.pair for row in rows if row.total_l2 == 0]
+    if same:
+        runtime.warn(f"{len(same)} pairs hold the same weights: {', '.join(same[:5])}")
 
 
 def _read(given: Given, settings: L2Settings, runtime: Runtime) -> dict[str, Network | InputError]:
@@ -129,8 +200,9 @@ def _row(pair: Pair, apart: Apart | InputError) -> PairDistance:
     if isinstance(apart, InputError):
         return PairDistance(name, None, None, None, None, apart.message)
     d, f, undone = apart.distance, apart.functional, apart.permuted
+    status = "ok" if apart.problem is None else apart.problem.message
     return PairDistance(
-        name, d.total_l2, d.normalized_total_l2, d.relative_total, d.total_params, "ok",
+        name, d.total_l2, d.normalized_total_l2, d.relative_total, d.total_params, status,
         cosine_distance=d.cosine_distance,
         fisher_distance=d.fisher_distance,
         **({} if f is None else {column: getattr(f, column) for column in FURTHER["functional"]}),
@@ -144,22 +216,21 @@ def _write(
     labels: Sequence[str],
     networks: Mapping[str, Network | InputError],
     found: Measures,
+    due: set[Pair],
     whole: L2ManyResult,
-    runtime: Runtime,
 ) -> None:
     """One JSON file per pair, and the summaries last. Pairs that the same command made stay as they are."""
-    due: dict[Path, L2Result] = {}
-    for pair, apart in found.apart.items():
-        first, second = (networks[label] for label in pair)
-        if isinstance(apart, Apart) and isinstance(first, Network) and isinstance(second, Network):
-            result = of_pair((first, second), apart, found.data, settings)
-            path = folder / f"{'-'.join(pair)}.json"
-            if jobs.file_output(path, result.provenance, settings.overwrite):
-                due[path] = result
-    for path, result in due.items():
-        files.write_json(path, result.document())
-    if not due:
-        runtime.note(f"already complete: {folder}")
+    private = jobs.private_folder(folder, "l2")
+    files.make_folder(private)
+    files.write_json(private / MARK, {"schema": "mcx.l2_folder/1"})
+    for pair in found.apart:
+        apart, first, second = found.apart[pair], *(networks[label] for label in pair)
+        if pair in due and isinstance(apart, Apart) and apart.problem is None:
+            assert isinstance(first, Network)
+            assert isinstance(second, Network)
+            files.write_json(
+                _file(folder, pair), of_pair((first, second), apart, found.data, settings).document()
+            )
     if settings.pairs == "all":
         matrices = _matrices(labels, whole)
         files.write_arrays(folder / MATRIX, {"labels": np.array(labels), **matrices})
@@ -179,7 +250,8 @@ def _write(
 def _matrices(labels: Sequence[str], whole: L2ManyResult) -> dict[str, np.ndarray]:
     """Every figure of the summary as [K, K], 0 on the diagonal, NaN where a pair could not be measured.
 
-    Row i, column j is the pair (i, j); what is relative to the first of a pair, or goes from it, is so for i < j.
+    Row i, column j is the pair (i, j). What goes from the first of a pair to the second stands above the diagonal
+    alone, with NaN below it.
     """
     place = {label: k for k, label in enumerate(labels)}
     out = {}
@@ -190,7 +262,8 @@ def _matrices(labels: Sequence[str], whole: L2ManyResult) -> dict[str, np.ndarra
         for (first, second), row in zip(itertools.combinations(labels, 2), whole.pairs, strict=True):
             value = getattr(row, name)
             i, j = place[first], place[second]
-            values[i, j] = values[j, i] = np.nan if value is None else value
+            values[i, j] = np.nan if value is None else value
+            values[j, i] = np.nan if name in DIRECTED else values[i, j]
         out[name] = values
     return out
 

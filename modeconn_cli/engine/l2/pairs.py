@@ -25,7 +25,7 @@ def measure(networks: Networks, pairs: Sequence[Pair], *, allow_nonfinite: bool 
         else:
             usable[label] = network
     out: Measured = {}
-    for labels in _alike(usable):
+    for labels in alike(usable):
         own = [pair for pair in pairs if set(pair) <= set(labels)]
         while own:
             chosen = [label for label in labels if any(label in pair for pair in own)]
@@ -43,7 +43,7 @@ def measure(networks: Networks, pairs: Sequence[Pair], *, allow_nonfinite: bool 
     return {pair: out[pair] if pair in out else _reason(pair, usable, failed) for pair in pairs}
 
 
-def _alike(usable: Mapping[str, Network]) -> list[list[str]]:
+def alike(usable: Mapping[str, Network]) -> list[list[str]]:
     """Labels of networks with the same tensors."""
     groups: dict[frozenset[tuple[str, tuple[int, ...]]], list[str]] = {}
     for label, network in usable.items():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -36,7 +36,7 @@ class L2Result(Record):
     include_buffers: bool
     data: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     settings: L2Settings
-    paths: tuple[Path, Path]
+    networks: tuple[Network, Network]
 
     @property
     def distance(self) -> Distance:
@@ -45,7 +45,7 @@ class L2Result(Record):
     @cached_property
     def provenance(self) -> dict[str, Any]:
         """Made for what is written only, as it hashes the files."""
-        return records.provenance(self.settings, "l2", self.paths)
+        return provenance(self.settings, self.networks)
 
     def fields(self) -> dict[str, Any]:
         d = self.distance
@@ -109,22 +109,21 @@ def run(settings: L2Settings, runtime: Runtime) -> L2Result | None:
     }
     left, right = networks.values()
     write = settings.output is not None and jobs.file_output(
-        settings.output, records.provenance(settings, "l2", [first, second]), settings.overwrite
+        settings.output, provenance(settings, (left, right)), settings.overwrite
     )
     found = measure(networks, [("first", "second")], settings, runtime)
     (apart,) = found.apart.values()
     if isinstance(apart, InputError):
         raise apart
+    if apart.problem is not None:
+        raise apart.problem
     if settings.modulo_permutation and apart.permuted is None:
         raise permuted.missing(left, right)
-    if first.samefile(second):
-        runtime.warn("the two checkpoints are the same file")
-    elif apart.distance.total_l2 == 0:
-        runtime.warn("the two checkpoints hold the same weights")
-    if any(left.weights[name].dtype != right.weights[name].dtype for name in left.weights):
-        runtime.note("the checkpoints differ in precision; both are taken to float64")
+    _remark(left, right, apart.distance, runtime)
     result = of_pair((left, right), apart, found.data, settings)
     if settings.output is not None:
+        for network in (left, right):
+            network.check_unchanged()
         if write:
             files.write_json(settings.output, result.document())
         else:
@@ -134,6 +133,15 @@ def run(settings: L2Settings, runtime: Runtime) -> L2Result | None:
     return result
 
 
+def _remark(left: Network, right: Network, distance: Distance, runtime: Runtime) -> None:
+    if left.path.samefile(right.path):
+        runtime.warn("the two checkpoints are the same file")
+    elif distance.total_l2 == 0:
+        runtime.warn("the two checkpoints hold the same weights")
+    if any(left.weights[name].dtype != right.weights[name].dtype for name in left.weights):
+        runtime.note("the checkpoints differ in precision; both are taken to float64")
+
+
 def of_pair(
     networks: tuple[Network, Network],
     apart: Apart,
@@ -141,10 +149,9 @@ def of_pair(
     settings: L2Settings,
 ) -> L2Result:
     """The record of a pair."""
-    paths = (networks[0].path, networks[1].path)
     return L2Result(
-        checkpoint1=tilde(paths[0]),
-        checkpoint2=tilde(paths[1]),
+        checkpoint1=tilde(networks[0].path),
+        checkpoint2=tilde(networks[1].path),
         apart=apart,
         metrics=settings.metric,
         further=settings.further,
@@ -153,8 +160,22 @@ def of_pair(
         include_buffers=settings.include_buffers,
         data=data,
         settings=settings,
-        paths=paths,
+        networks=networks,
     )
+
+
+def provenance(settings: L2Settings, networks: tuple[Network, Network]) -> dict[str, Any]:
+    """Of a pair, whichever command it was measured by; with the metadata of swaps that are undone."""
+    first, second = networks
+    alone = replace(
+        settings, checkpoints=(), checkpoint1=first.path, checkpoint2=second.path, pairs="first", output=None,
+        output_dir=None, start_epoch=None, end_epoch=None, epoch_step=1,
+    )  # fmt: skip
+    inputs = [first.path, second.path]
+    if settings.modulo_permutation:
+        ways = [permuted.lineage(network.path) for network in networks]
+        inputs += [made.metadata for way in ways for made in way if made.metadata is not None]
+    return records.provenance(alone, "l2", inputs)
 
 
 def size_note(distance: Distance) -> str:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -16,11 +17,12 @@ from modeconn_cli.engine.checkpoints import Checkpoint
 from modeconn_cli.engine.datasets import Batch
 from modeconn_cli.engine.distances import Distance
 from modeconn_cli.engine.errors import InputError
-from modeconn_cli.engine.l2.functions import FunctionalDistance, functional
-from modeconn_cli.engine.loaders import Loaded, evaluating
-from modeconn_cli.engine.per_sample import check_independent
+from modeconn_cli.engine.l2.functions import Comparison, FunctionalDistance
+from modeconn_cli.engine.loaders import Loaded, check, check_labels, evaluating
 from modeconn_cli.engine.per_sample.fisher import DiagonalFisher, Kind
 from modeconn_cli.engine.settings.shared import ModelSettings
+
+AT_ONCE = 256  # inputs of a tensor that go through a network together
 
 Side = nn.Module | Mapping[str, Tensor] | str | Path
 Data = Tensor | Iterable[Any]  # inputs [N, …], or batches of (inputs, labels) or (inputs, labels, ids)
@@ -28,7 +30,9 @@ Data = Tensor | Iterable[Any]  # inputs [N, …], or batches of (inputs, labels)
 
 def distance(first: Side, second: Side) -> Distance:
     """Over the parameters of both. Raises InputError where they are not alike, and for NaN or infinity."""
-    a, b = parameters(first), parameters(second)
+    module = next((side for side in (first, second) if isinstance(side, nn.Module)), None)
+    named = None if module is None else [name for name, _ in module.named_parameters()]
+    a, b = (parameters(side, named) for side in (first, second))
     weights.check_alike(a, b, _name(first, "the first"), _name(second, "the second"))
     for side, found in ((first, a), (second, b)):
         checkpoints.check_finite(found, Path(_name(side, "network")))
@@ -37,32 +41,48 @@ def distance(first: Side, second: Side) -> Distance:
 
 def weighted(first: Side, second: Side, data: Data, kind: Kind, seed: int) -> float:
     """√Σ F (a − b)² with F the mean of both networks' diagonal Fisher information on the data."""
+    if kind == "empirical" and isinstance(data, Tensor):
+        raise InputError("inputs alone have no labels", "pass batches of (inputs, labels), or kind='true'")
     one, other = _modules(first, second)
     a, b = parameters(one), parameters(other)
     weights.check_alike(a, b, "the first", "the second")
+    information: list[DiagonalFisher] = []
+    with _ready(one, other) as place, _taking_gradients(one, other):
+        for batch in _batches(data, place):  # once, as a loader may shuffle
+            for k, model in enumerate((one, other)):
+                if len(information) == k:
+                    classes = check(model, batch)
+                    information.append(DiagonalFisher(model, tuple(batch.images.shape[1:]), kind, seed))
+                check_labels(batch.labels, classes)
+                information[k].add(batch.images, batch.labels, batch.ids)
     total = 0.0
-    for model in (one, other):
-        information = _information(model, data, kind, seed)
-        found = sums.weighted(a, b, {name: information[name] for name in a})
-        total += sum(found.values()) / 2
-    return float(np.sqrt(total))
+    for found in information:
+        total += math.fsum(sums.weighted(a, b, found.information()).values()) / 2
+    return math.sqrt(total)
 
 
 def in_function(first: Side, second: Side, data: Data) -> FunctionalDistance:
     """What two networks answer on the same inputs."""
     one, other = _modules(first, second)
-    if not isinstance(data, Tensor) and iter(data) is data:
-        data = list(data)  # both networks go through it
-    return functional(_answers(one, data), _answers(other, data))
+    found = Comparison()
+    with _ready(one, other) as place, torch.no_grad():
+        for batch in _batches(data, place):  # once, as a loader may shuffle
+            found.add(one(batch.images), other(batch.images))
+    return found.result()
 
 
-def parameters(side: Side) -> dict[str, Tensor]:
-    """The parameters of a network, by name; of a path as pages of its file."""
+def parameters(side: Side, named: Sequence[str] | None = None) -> dict[str, Tensor]:
+    """The parameters of a network, by name; of a path as pages of its file.
+
+    `named` says which they are where the other side is a module: a state dict does not tell buffers from parameters.
+    """
     if isinstance(side, nn.Module):
         return {name: p.detach() for name, p in side.named_parameters()}
-    if isinstance(side, Mapping):
-        return weights.parameters_in(side)
-    return _read(side).parameters()
+    checkpoint = None if isinstance(side, Mapping) else _read(side)
+    state = cast("Mapping[str, Tensor]", side) if checkpoint is None else checkpoint.state
+    if named is not None and set(named) <= set(state):
+        return {name: state[name] for name in named}
+    return weights.parameters_in(state) if checkpoint is None else checkpoint.parameters()
 
 
 def _read(side: str | Path) -> Checkpoint:
@@ -107,38 +127,34 @@ def _module(side: Side) -> nn.Module | None:
 
 
 def _batches(data: Data, place: torch.device) -> Iterator[Batch]:
+    """Raises InputError where there is nothing."""
     if not isinstance(data, Tensor):
         yield from Loaded(data, place)
         return
-    ids = torch.arange(len(data), device=place)
-    yield Batch(data.to(place), torch.zeros_like(ids), ids)
+    if len(data) == 0:
+        raise InputError("there are no inputs")
+    for ids in torch.split(torch.arange(len(data), device=place), AT_ONCE):
+        yield Batch(data[ids.to(data.device)].to(place), torch.zeros_like(ids), ids)
 
 
-def _information(model: nn.Module, data: Data, kind: Kind, seed: int) -> dict[str, Tensor]:
-    if kind == "empirical" and isinstance(data, Tensor):
-        raise InputError("inputs alone have no labels", "pass batches of (inputs, labels), or kind='true'")
-    frozen = [p for p in model.parameters() if not p.requires_grad]
-    found: DiagonalFisher | None = None
-    with evaluating(model) as place:
+@contextmanager
+def _ready(one: nn.Module, other: nn.Module) -> Iterator[torch.device]:
+    """Both in eval mode. What a network cannot take is an InputError."""
+    try:
+        with evaluating(one) as place, evaluating(other):
+            yield place
+    except RuntimeError as error:
+        raise InputError(f"a network cannot take the inputs: {str(error).splitlines()[0][:200]}") from error
+
+
+@contextmanager
+def _taking_gradients(*modules: nn.Module) -> Iterator[None]:
+    """Frozen parameters count too."""
+    frozen = [p for module in modules for p in module.parameters() if not p.requires_grad]
+    for p in frozen:
+        p.requires_grad_(True)
+    try:
+        yield
+    finally:
         for p in frozen:
-            p.requires_grad_(True)
-        try:
-            for batch in _batches(data, place):
-                if found is None:
-                    check_independent(model, batch.images)
-                    found = DiagonalFisher(model, tuple(batch.images.shape[1:]), kind, seed)
-                found.add(batch.images, batch.labels, batch.ids)
-        finally:
-            for p in frozen:
-                p.requires_grad_(False)
-    if found is None or found.samples == 0:
-        raise InputError("there are no inputs")
-    return found.information()
-
-
-def _answers(model: nn.Module, data: Data) -> np.ndarray:
-    with evaluating(model) as place, torch.no_grad():
-        found = [model(batch.images).float().cpu().numpy() for batch in _batches(data, place)]
-    if not found or len(found[0]) == 0:
-        raise InputError("there are no inputs")
-    return np.concatenate(found)
+            p.requires_grad_(False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import astuple, dataclass, fields
 
 from modeconn_cli.engine import files
@@ -37,13 +37,19 @@ def pairs(labels: Sequence[str]) -> list[Pair]:
 
 
 def positions(
-    labels: Sequence[str], epochs: Sequence[int], found: Mapping[Pair, Distance | None]
+    labels: Sequence[str],
+    epochs: Sequence[int],
+    found: Mapping[Pair, Distance | None],
+    broken: Collection[str] = (),
 ) -> tuple[Position, ...]:
-    """One per epoch; `found` has the distances of `pairs`, None for those that could not be measured."""
+    """One per epoch; `found` has the distances of `pairs`, None for those that could not be measured.
+
+    Nothing is known of `broken` checkpoints.
+    """
 
     def between(a: int, b: int) -> float | None:
         if a == b:
-            return 0.0
+            return None if labels[a] in broken else 0.0
         distance = found[labels[a], labels[b]]
         return None if distance is None else distance.total_l2
 
@@ -51,7 +57,7 @@ def positions(
     whole = True
     for k, (label, epoch) in enumerate(zip(labels, epochs, strict=True)):
         step = between(k - 1, k) if k else None
-        whole = whole and (k == 0 or step is not None)
+        whole = whole and (step is not None if k else label not in broken)
         length += step or 0.0
         start = found[labels[0], label] if k else None
         out.append(
@@ -62,7 +68,7 @@ def positions(
                 from_end=between(k, last),
                 step=step,
                 length=length if whole else None,
-                relative=0.0 if k == 0 else None if start is None else start.relative_total,
+                relative=between(0, 0) if k == 0 else None if start is None else start.relative_total,
                 turn=_cosine(step, between(k, k + 1), between(k - 1, k + 1)) if 0 < k < last else None,
             )
         )

@@ -25,7 +25,7 @@ class Program:
         self._state: dict[str, Tensor] = model.state_dict(
             keep_vars=True
         )  # live: new weights need no new trace
-        self._names = graph.tensors
+        self._names = {place: graph.canonical(name) for place, name in graph.tensors.items()}
         self._constants = {name: tensor.to(device) for name, tensor in graph.constants.items()}
         self._nodes = [node for node in graph.nodes if node not in plan.fixed]
         self._targets = {node: self._target(node) for node in self._nodes if node.op == "call_function"}

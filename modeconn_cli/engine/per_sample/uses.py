@@ -50,7 +50,7 @@ class Plan:
 def find(graph: Graph, trainable: Iterable[str]) -> Plan:
     """Raises Unclear where a parameter is used in a way that no rule covers."""
     wanted = set(trainable)
-    names = {p: _canonical(graph, name) for p, name in graph.tensors.items()}
+    names = {p: graph.canonical(name) for p, name in graph.tensors.items()}
     fixed, made_of = _fixed(graph, names, wanted)
     uses: dict[fx.Node, Use] = {}
     dependent: set[fx.Node] = set()
@@ -68,11 +68,6 @@ def find(graph: Graph, trainable: Iterable[str]) -> Plan:
             dependent.add(node)
     _decide(uses.values(), made_of)
     return Plan(fixed, uses, _collected(uses.values(), made_of), dependent)
-
-
-def _canonical(graph: Graph, name: str) -> str:
-    """The first name of a tied tensor."""
-    return graph.tied[name][0] if name in graph.tied else name
 
 
 def _fixed(
