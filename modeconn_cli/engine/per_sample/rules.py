@@ -10,7 +10,7 @@ arXiv:2110.05679.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.linalg import vecdot
 
 from modeconn_cli.engine.per_sample import convolution
-from modeconn_cli.engine.per_sample.layout import Layout, Unclear
+from modeconn_cli.engine.per_sample.layout import Layout
 
 PRODUCTS = 1 << 18
 CHUNK = 1 << 24  # elements of an intermediate that is made for some samples at a time
@@ -307,46 +307,6 @@ class Embedding(Rule):
         for rows, values in zip(torch.split(index, size), torch.split(g, size), strict=True):
             out = g.new_zeros(len(values), *weight.shape)
             yield out.scatter_add_(1, rows.unsqueeze(2).expand_as(values), values)
-
-
-class AnyOperation(Rule):
-    """Any other operation, differentiated sample by sample with torch.func."""
-
-    merged = False
-
-    def __init__(
-        self, target: Any, kwargs: dict[str, Any], parts: Iterable[int], data: dict[int, Layout]
-    ) -> None:
-        self.target, self.kwargs, self.layouts = target, kwargs, data
-        self.places = dict.fromkeys(parts, "parameter")
-
-    def gradient(self, met: Met, part: int) -> Tensor:
-        parameter: Tensor = met.arg(part)
-
-        def alone(value: Tensor, layout: Layout) -> Tensor:
-            """A sample as a batch of one; where its axis is not the first, `first` has kept its place."""
-            return value if layout.axis else value.unsqueeze(0)
-
-        def one(g: Tensor, *data: Tensor) -> Tensor:
-            args = list(met.args)
-            for (place, layout), value in zip(self.layouts.items(), data, strict=True):
-                args[place] = alone(value, layout)
-
-            def run(theta: Tensor) -> Tensor:
-                args[part] = theta
-                out: Tensor = self.target(*args, **self.kwargs)
-                return out
-
-            back = torch.func.vjp(run, parameter)[1]
-            (found,) = back(alone(g, met.outside))
-            return found  # type: ignore[no-any-return]
-
-        data = [layout.first(met.arg(place)) for place, layout in self.layouts.items()]
-        try:
-            batched: Tensor = torch.func.vmap(one)(met.grad(), *data)
-        except RuntimeError as error:
-            raise Unclear(f"torch.func refused {self.target}: {str(error).splitlines()[0]}") from error
-        return batched
 
 
 def by_sample(values: Tensor) -> Tensor:

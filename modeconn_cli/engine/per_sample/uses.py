@@ -12,8 +12,9 @@ from torch import Tensor, fx
 
 from modeconn_cli.engine.graph import Graph, operation, schema
 from modeconn_cli.engine.per_sample import layout
+from modeconn_cli.engine.per_sample.any_operation import AnyOperation
 from modeconn_cli.engine.per_sample.layout import Layout, Unclear
-from modeconn_cli.engine.per_sample.rules import RULES, AnyOperation, Rule
+from modeconn_cli.engine.per_sample.rules import RULES, Rule
 
 # Operations that only say where elements are.
 MOVES = {
