@@ -78,6 +78,7 @@ def aggregate_table(result: CslAggregateResult) -> list[Part]:
     head = (
         ("epochs", f"{result.num_epochs} ({result.kept_epochs[0]} … {result.kept_epochs[-1]})"),
         ("samples", f"{result.losses_shape[1]:,}"),
+        *((("losses", result.losses),) if result.losses != "of evaluation" else ()),
         ("mean CSL", number(result.mean_csl)),
         ("tau", number(result.tau)),
         *((("tau of squares", number(result.tau_sq)),) if result.tau_sq is not None else ()),

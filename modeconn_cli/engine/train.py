@@ -22,7 +22,9 @@ from modeconn_cli.engine.training import NetworkProblem, Score, evaluate, recipe
 from modeconn_cli.engine.training.folder import OWNED, Keeping, Trained, train
 from modeconn_cli.engine.training.loop import Watcher
 from modeconn_cli.engine.training.tasks import Tasks
-from modeconn_cli.engine.training.watchers import Recording, Tracking, memo_scores
+from modeconn_cli.engine.training.watchers import Recording, Tracking, TrackingRows, memo_scores
+
+ROWS = "tracking.rows"  # of a run in progress
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,13 +162,14 @@ def _train_one(
                 files.write_text(folder / incremental.TABLE, incremental.table(found))
                 products += [*paths, folder / incremental.TABLE]
             if settings.track_samples:
-                products.append(folder / names.TRACKING)
+                products.append((folder / names.TRACKING).with_suffix(f".{settings.track_format}"))
             if settings.record_csl:
-                products += sorted((folder / names.RECORDED).glob("*.npy"))
+                products += sorted((folder / names.RECORDED).iterdir())
             if data.flips is not None:
                 files.write_text(folder / names.LABEL_NOISE, data.flips.table())
                 products.append(folder / names.LABEL_NOISE)
             job.finish(products, epoch=outcome.epoch, early=outcome.stopped_early)
+            (job.private / ROWS).unlink(missing_ok=True)
     return _finished(settings, folder, data, tasks, model)
 
 
@@ -218,16 +221,25 @@ def _fit(
         period=None if tasks is None else tasks.epochs,
     )
     keeping = Keeping(folder, settings.save_freq, about, settings.patience, settings.min_delta, tasks=tasks)
-    watchers = _watchers(settings, folder, data, tasks, runtime)
+    watchers = _watchers(settings, folder, job.private, data, tasks, runtime)
     try:
-        return train(problem, data.fit, recipe, runtime, job, keeping, measure, watchers)
+        outcome = train(problem, data.fit, recipe, runtime, job, keeping, measure, watchers)
     finally:
         for watcher in watchers:
             watcher.close()
+    for watcher in watchers:
+        if isinstance(watcher, TrackingRows):
+            watcher.pack((folder / names.TRACKING).with_suffix(".npz"))
+    return outcome
 
 
 def _watchers(
-    settings: TrainSettings, folder: Path, data: Data, tasks: Tasks | None, runtime: Runtime
+    settings: TrainSettings,
+    folder: Path,
+    private: Path,
+    data: Data,
+    tasks: Tasks | None,
+    runtime: Runtime,
 ) -> list[Watcher]:
     """What is written down of every sample while it trains."""
     out: list[Watcher] = []
@@ -239,7 +251,10 @@ def _watchers(
             runtime.note(
                 f"{len(unknown):,} memorisation scores are of samples that are not trained on: {shown}, …"
             )
-        out.append(Tracking(folder / names.TRACKING, memo, tasks, settings.track_every))
+        if settings.track_format == "npz":
+            out.append(TrackingRows(private / ROWS, memo, tasks, settings.track_every))
+        else:
+            out.append(Tracking(folder / names.TRACKING, memo, tasks, settings.track_every))
     if settings.record_csl:
         out.append(Recording(folder / names.RECORDED, data.name, data.fit))
     return out

@@ -156,7 +156,8 @@ def test_recorded_losses_are_those_of_the_steps(mcx: Callable, run: Path, tmp_pa
     assert np.isnan(losses[unseen]).all()
     assert np.isfinite(losses[~unseen]).all()
     words = ("--class-order", run / "class_order.npy", "--output-dir", tmp_path / "csl")
-    assert mcx("csl", "aggregate", "--input-dir", run / "recorded_losses", *words).code == 0
+    done = mcx("csl", "aggregate", "--input-dir", run / "recorded_losses", *words)
+    assert (done.code, "of training: augmented images" in done.out) == (0, True)
 
 
 def test_memo_scores_are_written_as_they_are_and_missing_ones_stay_empty(
@@ -209,6 +210,31 @@ def test_settings_that_make_no_sense_are_refused(
     done = mcx("train", "--model", "mlp", "--dataset", "digits", *more, *words, "--output-dir", "out")
     assert (done.code, message in done.err) == (code, True), done.err
     assert not Path("out/seed0/checkpoint-0.pt").exists()
+
+
+def test_the_columns_of_32_bits_say_the_same(mcx: Callable, run: Path, tmp_path: Path, order: Path) -> None:
+    done = mcx(*WORDS, "--track-format", "npz", "--class-order", order, "--output-dir", tmp_path / "npz")
+    assert done.code == 0, done.err
+    rows = rows_of(run / "sample_tracking_data_final.csv")
+    with np.load(tmp_path / "npz/seed0/sample_tracking_data_final.npz") as found:
+        for name in ("sample_id", "true_label", "class_id", "epoch_num", "batch_num", "task_num"):
+            assert found[name].dtype == np.int32
+            assert found[name].tolist() == [int(row[name]) for row in rows]
+        assert np.isnan(found["memo_score"]).all()
+    assert not list((tmp_path / "npz").rglob("*.rows"))
+    losses = run / "recorded_losses"
+    words = ("--class-order", order, "--json", "--output-dir")
+    assert mcx("csl", "aggregate", "--input-dir", losses, *words, tmp_path / "csl").code == 0
+    both = []
+    for name, tracking in (("a", run / "sample_tracking_data_final.csv"),
+                           ("b", tmp_path / "npz/seed0/sample_tracking_data_final.npz")):  # fmt: skip
+        words = ("--tracking", tracking, "--csl", tmp_path / "csl", "--output-dir", tmp_path / name)
+        assert mcx("correlate", *words).code == 0
+        both.append((tmp_path / name / "per_sample.csv").read_bytes())
+    assert both[0] == both[1]
+    (tmp_path / "bad.npz").write_bytes(b"PK\x03\x04")
+    done = mcx("correlate", "--tracking", tmp_path / "bad.npz", "--output-dir", tmp_path / "c")
+    assert (done.code, "bad.npz' is not a" in done.err) == (3, True), done.err
 
 
 def scored(mcx: Callable, command: str, run: Path, out: Path, *more: str) -> Path:

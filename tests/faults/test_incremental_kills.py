@@ -7,6 +7,8 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 WORDS = (
     "train", "--model", "mlp", "--model-arg", "width=16,depth=1", "--dataset", "digits", "--lr", "0.1",
     "--classes-per-task", "4", "--epochs-per-task", "3", "--schedule", "incremental", "--val-per-class", "14",
@@ -27,18 +29,21 @@ def results(folder: Path) -> dict[str, bytes]:
     return out
 
 
+@pytest.mark.parametrize("form", ["csv", "npz"])
 def test_kills_and_signals_in_every_task_change_no_byte(
-    fresh: Callable, mcx: Callable, tmp_path: Path
+    fresh: Callable, mcx: Callable, tmp_path: Path, form: str
 ) -> None:
     """The last one in the middle of the third task."""
-    assert mcx(*WORDS, "--output-dir", tmp_path / "whole").code == 0
-    words = (*WORDS, "--output-dir", tmp_path / "again")
+    tracked = (*WORDS, "--track-format", form, "--output-dir")
+    assert mcx(*tracked, tmp_path / "whole").code == 0
+    words = (*tracked, tmp_path / "again")
     ends, places = [], []
     for place in ("train.after_step:10=kill", "train.after_step:33=usr2", "train.after_step:38=kill"):
         ends.append(fresh(*words, environment={"MCX_TESTING": "1", "MCX_FAILPOINT": place}).code)
-        places.append(last_row(tmp_path / "again/seed0/sample_tracking_data_final.csv"))
+        if form == "csv":
+            places.append(last_row(tmp_path / "again/seed0/sample_tracking_data_final.csv"))
     assert ends == [-signal.SIGKILL, 75, -signal.SIGKILL]
-    assert [task for _, task in places] == [0, 1, 2], "a task further every time"
+    assert [task for _, task in places] == ([0, 1, 2] if form == "csv" else []), "a task further every time"
     done = mcx(*words)
     assert done.code == 0, done.err
     whole, again = results(tmp_path / "whole/seed0"), results(tmp_path / "again/seed0")

@@ -6,7 +6,9 @@ A whole run has some 95 million rows: the file is read in pieces, memory is boun
 from __future__ import annotations
 
 import csv
+import zipfile
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +63,40 @@ def read(path: Path, chunk: int = CHUNK) -> Source:
     )
 
 
+def _columns_of_npz(path: Path, chunk: int) -> Iterator[Any]:
+    """The columns of the .npz form, some rows of all of them at a time."""
+    import pandas as pd
+
+    with files.reading(path), values.unreadable(path), ExitStack() as stack:
+        try:
+            archive = stack.enter_context(zipfile.ZipFile(path))
+            names = [name for name in WANTED if f"{name}.npy" in archive.namelist()]
+            values.id_column(names, path)
+            streams, facts = {}, {}
+            for name in names:
+                streams[name] = stack.enter_context(archive.open(f"{name}.npy"))
+                version = np.lib.format.read_magic(streams[name])
+                if version != (1, 0):
+                    raise ValueError(f"'{name}' has the version {version}")
+                facts[name] = np.lib.format.read_array_header_1_0(streams[name])
+            counts = {shape for shape, _, _ in facts.values()}
+            if len(counts) != 1 or any(kind.kind not in "if" for _, _, kind in facts.values()):
+                raise ValueError("its columns are not numbers of one length")
+            (count,) = next(iter(counts))
+            for begin in range(0, count, chunk):
+                size = min(chunk, count - begin)
+                yield pd.DataFrame(
+                    {name: np.frombuffer(streams[name].read(size * facts[name][2].itemsize), facts[name][2])
+                     for name in names}
+                )  # fmt: skip
+        except (ValueError, EOFError, zipfile.BadZipFile) as error:
+            raise InputError(f"'{path}' is not a tracking in .npz: {error}") from error
+
+
 def _pieces(path: Path, chunk: int) -> Iterator[Any]:
+    if path.suffix.lower() == ".npz":
+        yield from _columns_of_npz(path, chunk)
+        return
     options = _layout(path)
     pieces = values.read_csv(path, chunksize=chunk, **options)
     with pieces:

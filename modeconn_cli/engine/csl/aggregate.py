@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from modeconn_cli.engine import arrays, files, jobs
+from modeconn_cli.engine import arrays, files, jobs, records
 from modeconn_cli.engine.csl import figures, inputs, metrics, naming
 from modeconn_cli.engine.csl.inputs import Input
 from modeconn_cli.engine.csl.naming import IDS, Run
@@ -17,6 +17,7 @@ from modeconn_cli.engine.errors import InputError, OutputError, SettingsError
 from modeconn_cli.engine.records import Record
 from modeconn_cli.engine.runtime import Runtime
 from modeconn_cli.engine.settings.csl import CslAggregateSettings
+from modeconn_cli.engine.training.watchers import ABOUT
 
 ARRAYS = ("csl", "csl_ce", "lt", "lt_first_epoch", "lt_first_epoch_sq", "epochs_seen")
 
@@ -31,6 +32,7 @@ class CslAggregateResult(Record):
     run_idx: int | None
     noise_level: float | None
     scheme: str
+    losses: str  # of what they are
     kept_epochs: list[int]
     missing_epochs: list[int]
     num_epochs: int
@@ -122,6 +124,13 @@ def _measure(
     return values, learnt, squared
 
 
+def _losses_of(settings: CslAggregateSettings) -> str:
+    """Losses that training has recorded are other numbers than those of an evaluation."""
+    assert settings.input_dir is not None
+    said = records.peek_object(settings.input_dir / ABOUT).get("losses")
+    return said if isinstance(said, str) else "of evaluation"
+
+
 def _noise(settings: CslAggregateSettings, run: Run) -> dict[int, tuple[int, int]]:
     """id -> clean and trained label, where the run says so; empty otherwise."""
     assert settings.input_dir is not None
@@ -184,6 +193,7 @@ def _result(
         run_idx=run.run_idx,
         noise_level=run.noise,
         scheme=run.scheme,
+        losses=_losses_of(settings),
         kept_epochs=given.epochs,
         missing_epochs=given.missing,
         num_epochs=len(given.epochs),

@@ -65,6 +65,9 @@ class WatchSettings(Settings):
     track_samples: bool = setting(
         False, "write a row per sample and step to sample_tracking_data_final.csv", group="samples"
     )
+    track_format: Literal["csv", "npz"] = setting(
+        "csv", "rows as documented, or columns of 32 bits in sample_tracking_data_final.npz", group="samples"
+    )
     track_every: int = setting(1, "epochs from one that is tracked to the next", low=1, group="samples")
     memo_scores: Path | None = setting(
         None, "memorisation scores by sample id, .csv or .npz, for the tracking", group="samples"

@@ -23,7 +23,7 @@ from modeconn_cli.engine.training.tasks import Tasks
 # The files of a run in its folder.
 OWNED = (
     "checkpoint-*.pt", "task-*.pt", "tasks.csv", "class_order.npy", names.LAST, names.METRICS, names.LABEL_NOISE,
-    names.TRACKING, f"{names.RECORDED}/*",
+    names.TRACKING, names.TRACKING.replace(".csv", ".npz"), f"{names.RECORDED}/*",
 )  # fmt: skip
 
 SAVE_SECONDS = 20.0  # at most this much work is lost to a kill, or one epoch if that is longer

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -18,6 +20,7 @@ from modeconn_cli.engine.training.tasks import Tasks
 
 HEADER = b"sample_id,memo_score,true_label,class_id,epoch_num,batch_num,task_num\n"
 BLOCK = 1 << 16  # bytes read at a time when a place in a file is looked for
+ABOUT, TRAINED = "recorded.json", "of training: augmented images, train mode, before each step"
 LOSSES = "recorded losses"  # of an epoch that a signal has left, in the checkpoint that continues it
 
 
@@ -102,6 +105,76 @@ def _line_at(handle: int, begin: int) -> tuple[bytes, int]:
     return line, begin + len(line)
 
 
+ROW = np.dtype(
+    [(name, "<i4") for name in ("sample_id", "true_label", "class_id", "epoch_num", "batch_num", "task_num")]
+    + [("memo_score", "<f4")]
+)
+AT_ONCE = 1 << 16  # rows that are copied at a time
+
+
+class TrackingRows:
+    """The same as rows of fixed size, which `pack` makes columns of: a fourth of the room."""
+
+    def __init__(self, path: Path, memo: Mapping[int, str], tasks: Tasks | None, every: int = 1) -> None:
+        self._path, self._tasks, self._every = path, tasks, every
+        self._memo = {number: float(text) for number, text in memo.items()}
+        self._handle: int | None = None
+
+    def begin(self, epoch: int, batch: int, _state: Mapping[str, Tensor]) -> None:
+        """Take up a run that stands before a batch: rows from there on are dropped."""
+        self._handle = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
+        low, high = 0, os.fstat(self._handle).st_size // ROW.itemsize
+        while low < high:
+            middle = (low + high) // 2
+            row = np.frombuffer(os.pread(self._handle, ROW.itemsize, middle * ROW.itemsize), ROW)[0]
+            if (row["epoch_num"], row["batch_num"]) >= (epoch, batch):
+                high = middle
+            else:
+                low = middle + 1
+        os.ftruncate(self._handle, low * ROW.itemsize)
+        os.lseek(self._handle, 0, os.SEEK_END)
+
+    def step(self, epoch: int, number: int, batch: Batch, _done: Step) -> None:
+        if epoch % self._every:
+            return
+        assert self._handle is not None
+        rows = np.empty(len(batch), ROW)
+        rows["sample_id"] = batch.ids.cpu().numpy()
+        rows["true_label"] = rows["class_id"] = batch.labels.cpu().numpy()
+        rows["epoch_num"], rows["batch_num"] = epoch, number
+        rows["task_num"] = 0 if self._tasks is None else self._tasks.at(epoch)
+        rows["memo_score"] = [self._memo.get(i, math.nan) for i in batch.ids.tolist()]
+        _write(self._handle, rows.tobytes())
+
+    def state(self) -> dict[str, Tensor]:
+        return {}
+
+    def end(self, epoch: int) -> None:
+        """Rows need no closing."""
+
+    def close(self) -> None:
+        if self._handle is not None:
+            os.fsync(self._handle)
+            os.close(self._handle)
+            self._handle = None
+
+    def pack(self, path: Path) -> None:
+        """Write the columns, [rows] each, as .npz, a few rows in memory at a time."""
+        rows = np.memmap(self._path, ROW, "r") if self._path.stat().st_size else np.empty(0, ROW)
+
+        def write(stream: IO[bytes]) -> None:
+            with zipfile.ZipFile(stream, "w", zipfile.ZIP_STORED) as archive:
+                for name in ROW.names or ():
+                    entry = zipfile.ZipInfo(f"{name}.npy")  # of no time: the same bytes for the same run
+                    with archive.open(entry, "w", force_zip64=True) as member:
+                        facts = {"descr": ROW[name].str, "fortran_order": False, "shape": (len(rows),)}
+                        np.lib.format.write_array_header_1_0(member, facts)
+                        for begin in range(0, len(rows), AT_ONCE):
+                            member.write(rows[begin : begin + AT_ONCE][name].tobytes())
+
+        files.atomic_write(path, write)
+
+
 class Recording:
     """The loss that every sample was trained with in each epoch: augmented, in train mode, before the step."""
 
@@ -113,6 +186,7 @@ class Recording:
         self._losses = np.full(len(ids), np.nan)
         files.make_folder(folder)
         files.write_array(folder / "sample_ids.npy", ids)
+        files.write_json(folder / ABOUT, {"schema": "mcx.recorded_losses/1", "losses": TRAINED})
 
     def path(self, epoch: int) -> Path:
         """Epochs count from 1 here, as checkpoints do: the losses of the epoch that ends with this one."""
