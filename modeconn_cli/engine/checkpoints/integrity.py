@@ -56,7 +56,8 @@ def load(path: Path, *, mapped: bool = False) -> Any:
     With `mapped` the tensors are pages of the file, which come into memory when they are read and leave it when it
     is short; torch's old format without a zip archive cannot be mapped. Raises InputError for every other file.
 
-    The file is opened once: to replace it meanwhile changes nothing.
+    The file is opened once: to replace it meanwhile changes nothing. One that is mapped and then written over in its
+    own place is another matter: the kernel ends the process where its pages are gone.
     """
     with opened(path) as stream:
         if safe.recognised(stream, path):

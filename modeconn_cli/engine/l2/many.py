@@ -77,6 +77,8 @@ def run(settings: L2Settings, runtime: Runtime) -> L2ManyResult | None:
         raise SettingsError("--output is for one pair", "use --output-dir for several")
     given = inputs.given(settings, runtime)
     labels = list(given.paths)
+    if given.epochs is None and any(word.is_dir() for word in settings.checkpoints):
+        runtime.note("a trajectory is of one run: name its folder alone")
     wanted = list(itertools.combinations(labels, 2))
     if settings.pairs == "first":
         wanted = wanted[: len(labels) - 1]
