@@ -94,13 +94,13 @@ def trajectory_table(rows: Sequence[Position], omitted: list[str]) -> Table:
 def table(result: L2Result) -> list[Part]:
     """The documented blocks, where L2 is asked for, and one for all further metrics."""
     parts: list[Part] = []
-    distance, apart = result.distance, result.apart
-    if "l2" in result.metrics:
+    distance, apart, metrics = result.distance, result.apart, result.settings.metric
+    if "l2" in metrics:
         parts.append(distance_block(distance))
     further: list[tuple[str, str]] = []
-    if "cosine" in result.metrics:
+    if "cosine" in metrics:
         further.append(("Cosine distance", number(distance.cosine_distance)))
-    if "fisher" in result.metrics:
+    if "fisher" in metrics:
         further.append((f"Fisher distance ({_samples(result, 'fisher')})", number(distance.fisher_distance)))
     if apart.functional is not None:
         where = _samples(result, "functional")
@@ -115,8 +115,8 @@ def table(result: L2Result) -> list[Part]:
         width = max(len(name) for name, _ in further) + 1
         lines = (f"  {name + ':':{width}} {value}" for name, value in further)
         parts.append(Lines(("Further distances:", *lines)))
-    if result.metrics != ("functional",):
-        parts.append(layers_block(distance, result.top_k, result.order))
+    if metrics != ("functional",):
+        parts.append(layers_block(distance, result.settings.show_top_k, result.settings.order))
     return parts
 
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from modeconn_cli.engine.figures import COLOURS, png
 from modeconn_cli.engine.l2.trajectory import Position
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 WRITTEN = 14  # networks up to which cells hold their number
 NAMED = 60  # networks up to which the axes name them
@@ -34,12 +38,12 @@ def heat_map(labels: Sequence[str], matrices: Mapping[str, np.ndarray]) -> bytes
     return png(figure)
 
 
-def _write(axis: object, values: np.ndarray) -> None:
+def _write(axis: Axes, values: np.ndarray) -> None:
     middle = float(np.nanmean(values)) if np.isfinite(values).any() else 0.0
     for (row, column), value in np.ndenumerate(values):
         shown = "n/a" if not np.isfinite(value) else f"{value:.3g}"
         colour = "black" if not np.isfinite(value) or value > 1.3 * middle else "white"
-        axis.text(column, row, shown, ha="center", va="center", fontsize=7, color=colour)  # type: ignore[attr-defined]
+        axis.text(column, row, shown, ha="center", va="center", fontsize=7, color=colour)
 
 
 def trajectory(rows: Sequence[Position]) -> bytes:

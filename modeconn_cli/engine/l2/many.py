@@ -16,7 +16,7 @@ from modeconn_cli.engine.l2 import figures, inputs, trajectory
 from modeconn_cli.engine.l2.inputs import Given, Network
 from modeconn_cli.engine.l2.measures import Apart, Measures, measure
 from modeconn_cli.engine.l2.pairs import Pair
-from modeconn_cli.engine.l2.run import of_pair, provenance
+from modeconn_cli.engine.l2.run import L2Result, provenance
 from modeconn_cli.engine.l2.trajectory import Position
 from modeconn_cli.engine.records import Record
 from modeconn_cli.engine.runtime import Runtime
@@ -230,9 +230,8 @@ def _write(
         if pair in due and isinstance(apart, Apart) and apart.problem is None:
             assert isinstance(first, Network)
             assert isinstance(second, Network)
-            files.write_json(
-                _file(folder, pair), of_pair((first, second), apart, found.data, settings).document()
-            )
+            result = L2Result(apart=apart, settings=settings, networks=(first, second), data=found.data)
+            files.write_json(_file(folder, pair), result.document())
     if settings.pairs == "all":
         matrices = _matrices(labels, whole)
         files.write_arrays(folder / MATRIX, {"labels": np.array(labels), **matrices})

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from modeconn_cli.engine import (
+    contents,
     distances,
     graph,
     models,
@@ -50,12 +51,12 @@ def lineage(path: Path) -> list[Made]:
     Contents are compared, not names. Raises InputError for metadata that is broken or speaks of another file.
     """
     out: list[Made] = []
-    content = records.sha256(path)
+    content = str(contents.identify(path)["sha256"])
     where: Path | None = path
     while True:
         beside = None if where is None else metadata_of(where)
         said = None if beside is None else permutations.read_metadata(beside)
-        if said is not None and said.get("checkpoint_sha256") not in (None, content):
+        if where is not None and said is not None and not _is_of(said, where):
             if not out:
                 raise InputError(f"'{beside}' is the metadata of another file than '{path}'", "swap it again")
             said = beside = None  # the original has been replaced since: its own history is not this one's
@@ -65,6 +66,11 @@ def lineage(path: Path) -> list[Made]:
         content, where = _original(said)
         if any(content == made.sha256 for made in out):
             raise InputError(f"the swaps that made '{path}' lead back to it")
+
+
+def _is_of(said: Mapping[str, Any], path: Path) -> bool:
+    """Whether metadata speaks of a file; the original's says no hash."""
+    return said.get("checkpoint_sha256") in (None, records.sha256(path))
 
 
 def metadata_of(path: Path) -> Path | None:
@@ -83,7 +89,7 @@ def _original(said: Mapping[str, Any]) -> tuple[str, Path | None]:
     if inputs and isinstance(inputs[0], dict) and isinstance(inputs[0].get("sha256"), str):
         return inputs[0]["sha256"], path if path.is_file() else None
     if path.is_file():
-        return records.sha256(path), path
+        return str(contents.identify(path)["sha256"]), path
     return f"the original '{path}'", None
 
 

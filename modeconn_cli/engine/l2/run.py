@@ -26,17 +26,10 @@ class L2Result(Record):
 
     schema: ClassVar[str] = "mcx.l2/1"
 
-    checkpoint1: str
-    checkpoint2: str
     apart: Apart
-    metrics: tuple[str, ...]
-    further: tuple[str, ...]  # distances of layers beside the documented ones
-    top_k: int
-    order: str
-    include_buffers: bool
-    data: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     settings: L2Settings
     networks: tuple[Network, Network]
+    data: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
     def distance(self) -> Distance:
@@ -48,28 +41,28 @@ class L2Result(Record):
         return provenance(self.settings, self.networks)
 
     def fields(self) -> dict[str, Any]:
-        d = self.distance
+        d, asked = self.distance, self.settings
         top = [
-            {"rank": rank, "layer_name": layer.layer_name, **layer.figures(self.further)}
-            for rank, layer in enumerate(d.top(self.top_k, self.order), start=1)
+            {"rank": rank, "layer_name": layer.layer_name, **layer.figures(asked.further)}
+            for rank, layer in enumerate(d.top(asked.show_top_k, asked.order), start=1)
         ]
         return {
-            "checkpoint1": self.checkpoint1,
-            "checkpoint2": self.checkpoint2,
-            "metrics": self.metrics,
+            "checkpoint1": tilde(self.networks[0].path),
+            "checkpoint2": tilde(self.networks[1].path),
+            "metrics": asked.metric,
             "total_l2": d.total_l2,
             "normalized_total_l2": d.normalized_total_l2,
             "relative_total": d.relative_total,
             "total_params": d.total_params,
-            **{name: getattr(d, name) for name in self.further},
+            **{name: getattr(d, name) for name in asked.further},
             **self._functional(),
             **self._permuted(),
             "num_layers": len(d.layers),
-            "sorted_by": self.order,
-            "include_buffers": self.include_buffers,
-            f"top_{self.top_k}_layers": top,
-            "all_layer_distances": {layer.layer_name: layer.figures(self.further) for layer in d.layers},
-            "modules": {layer.layer_name: layer.figures(self.further) for layer in d.modules},
+            "sorted_by": asked.order,
+            "include_buffers": asked.include_buffers,
+            f"top_{asked.show_top_k}_layers": top,
+            "all_layer_distances": {layer.layer_name: layer.figures(asked.further) for layer in d.layers},
+            "modules": {layer.layer_name: layer.figures(asked.further) for layer in d.modules},
             "data": self.data,
             "provenance": self.provenance,
         }
@@ -120,7 +113,7 @@ def run(settings: L2Settings, runtime: Runtime) -> L2Result | None:
     if settings.modulo_permutation and apart.permuted is None:
         raise permuted.missing(left, right)
     _remark(left, right, apart.distance, runtime)
-    result = of_pair((left, right), apart, found.data, settings)
+    result = L2Result(apart=apart, settings=settings, networks=(left, right), data=found.data)
     if settings.output is not None:
         for network in (left, right):
             network.check_unchanged()
@@ -140,28 +133,6 @@ def _remark(left: Network, right: Network, distance: Distance, runtime: Runtime)
         runtime.warn("the two checkpoints hold the same weights")
     if any(left.weights[name].dtype != right.weights[name].dtype for name in left.weights):
         runtime.note("the checkpoints differ in precision; both are taken to float64")
-
-
-def of_pair(
-    networks: tuple[Network, Network],
-    apart: Apart,
-    data: Mapping[str, Mapping[str, Any]],
-    settings: L2Settings,
-) -> L2Result:
-    """The record of a pair."""
-    return L2Result(
-        checkpoint1=tilde(networks[0].path),
-        checkpoint2=tilde(networks[1].path),
-        apart=apart,
-        metrics=settings.metric,
-        further=settings.further,
-        top_k=settings.show_top_k,
-        order=settings.order,
-        include_buffers=settings.include_buffers,
-        data=data,
-        settings=settings,
-        networks=networks,
-    )
 
 
 def provenance(settings: L2Settings, networks: tuple[Network, Network]) -> dict[str, Any]:
