@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from torch import nn
 from modeconn_cli.engine import datasets, keyed
 from modeconn_cli.engine.per_sample.curvature import directions
 from modeconn_cli.engine.settings.shared import DataSettings
+from modeconn_cli.engine.training import watchers
 
 ORDER = [3, 1, 4, 0, 5, 9, 2, 6, 8, 7]
 WORDS = (
@@ -316,3 +319,37 @@ def test_an_order_that_nobody_gives_is_asked_for(
     assert (done.code, "--seen-classes needs the order of the classes" in done.err) == (2, True)
     done = mcx("dormant", "--checkpoint", run / "checkpoint-2.pt", "--output-dir", tmp_path / "all")
     assert (done.code, "--seen-classes leaves out those not seen yet" in done.err) == (0, True)
+
+
+@pytest.mark.parametrize("form", ["csv", "npz"])
+def test_a_run_of_no_epochs_tracks_nothing(mcx: Callable, tmp_path: Path, form: str) -> None:
+    words = ("--epochs", "0", "--track-samples", "--track-format", form, "--output-dir", tmp_path / "out")
+    done = mcx("train", "--model", "mlp", "--dataset", "digits", *words)
+    assert done.code == 0, done.err
+    path = tmp_path / f"out/seed0/sample_tracking_data_final.{form}"
+    if form == "csv":
+        assert rows_of(path) == []
+    else:
+        with np.load(path) as found:
+            assert {len(found[name]) for name in found.files} == {0}
+
+
+def test_a_disk_that_is_full_is_one_line(
+    mcx: Callable, tmp_path: Path, order: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(watchers.os, "write", full)
+    done = mcx(*WORDS, "--class-order", order, "--output-dir", tmp_path / "out")
+    assert (done.code, "sample_tracking_data_final.csv" in done.err) == (5, True), done.err
+    assert "Traceback" not in done.err
+
+
+@pytest.mark.parametrize("flag", ["--class-order", "--classes-per-task", "--epochs-per-task"])
+def test_flags_of_tasks_need_the_classes_seen(
+    mcx: Callable, run: Path, tmp_path: Path, order: Path, flag: str
+) -> None:
+    value = order if flag == "--class-order" else "3"
+    done = mcx("dormant", "--checkpoint-dir", run, flag, value, "--output-dir", tmp_path / "out")
+    assert (done.code, f"{flag} has a meaning with --seen-classes only" in done.err) == (2, True)

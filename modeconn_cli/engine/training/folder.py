@@ -74,12 +74,12 @@ def train(
     _truncate(log, position.epoch, keeping)
     rows = [json.loads(line) for line in files.read_lines(log)]
     watch = _Watch(keeping, rows)
+    for watcher in watchers:
+        watcher.begin(position.epoch, position.batch, watched)
     saved = began = time.monotonic()
     if watch.out_of_patience or position.epoch >= recipe.epochs:
         return _finish(problem, optimizer, keeping, rows, watch)
     _begin_task(problem, keeping, position)
-    for watcher in watchers:
-        watcher.begin(position.epoch, position.batch, watched)
     for end in fit(problem, optimizer, samples, recipe, runtime, position, keeping.tasks, watchers):
         if not end.complete:
             _save_last(problem, optimizer, keeping, end, watchers)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import os
 import zipfile
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -24,40 +24,50 @@ ABOUT, TRAINED = "recorded.json", "of training: augmented images, train mode, be
 LOSSES = "recorded losses"  # of an epoch that a signal has left, in the checkpoint that continues it
 
 
-class Tracking:
-    """A row per sample and step, as documented: one write per batch, so that a kill costs the last batch at most.
+class _Rows(ABC):
+    """A row per sample and step: one write per batch, so that a kill costs the last batch at most.
 
-    `memo` maps sample ids to scores as text; ids without one leave the cell empty. Epochs, batches and tasks count
-    from 0; only every `every`-th epoch is written.
+    `memo` maps sample ids to scores as text; ids without one have none. Epochs, batches and tasks count from 0; only
+    every `every`-th epoch is written.
     """
 
     def __init__(self, path: Path, memo: Mapping[int, str], tasks: Tasks | None, every: int = 1) -> None:
         self._path, self._memo, self._tasks, self._every = path, memo, tasks, every
         self._handle: int | None = None
 
+    @abstractmethod
+    def _place(self, handle: int, epoch: int, batch: int) -> int:
+        """Where in the file the first row from a batch on begins; rows are in the order of epochs and batches."""
+
+    @abstractmethod
+    def _encoded(self, epoch: int, number: int, task: int, batch: Batch) -> bytes:
+        """The rows of a batch."""
+
     def begin(self, epoch: int, batch: int, _state: Mapping[str, Tensor]) -> None:
         """Take up a run that stands before a batch: rows from there on are dropped."""
-        if not self._path.exists():
-            files.atomic_write(self._path, HEADER)
-        self._handle = os.open(self._path, os.O_RDWR)
-        os.ftruncate(self._handle, _place(self._handle, epoch, batch))
-        os.lseek(self._handle, 0, os.SEEK_END)
+        try:
+            self._handle = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
+            os.ftruncate(self._handle, self._place(self._handle, epoch, batch))
+            os.lseek(self._handle, 0, os.SEEK_END)
+        except OSError as error:
+            raise files.refused(self._path, error) from error
 
     def step(self, epoch: int, number: int, batch: Batch, _done: Step) -> None:
         if epoch % self._every:
             return
         assert self._handle is not None
-        task = 0 if self._tasks is None else self._tasks.at(epoch)
-        end, memo = f"{epoch},{number},{task}\n", self._memo
-        rows = zip(batch.ids.tolist(), batch.labels.tolist(), strict=True)
-        text = "".join([f"{i},{memo.get(i, '')},{label},{label},{end}" for i, label in rows])
-        _write(self._handle, text.encode())
+        data = self._encoded(epoch, number, 0 if self._tasks is None else self._tasks.at(epoch), batch)
+        try:
+            while data:  # a write may take a part only
+                data = data[os.write(self._handle, data) :]
+        except OSError as error:
+            raise files.refused(self._path, error) from error
 
     def state(self) -> dict[str, Tensor]:
         return {}
 
-    def end(self, epoch: int) -> None:
-        """Rows need no closing."""
+    def end(self, epoch: int) -> None:  # noqa: B027 - rows are whole as they are
+        """Nothing is left to write."""
 
     def close(self) -> None:
         if self._handle is not None:
@@ -66,10 +76,21 @@ class Tracking:
             self._handle = None
 
 
-def _write(handle: int, data: bytes) -> None:
-    """All of it: a write may take a part only."""
-    while data:
-        data = data[os.write(handle, data) :]
+class Tracking(_Rows):
+    """The rows as documented, in CSV."""
+
+    def begin(self, epoch: int, batch: int, state: Mapping[str, Tensor]) -> None:
+        if not self._path.exists():
+            files.atomic_write(self._path, HEADER)
+        super().begin(epoch, batch, state)
+
+    def _place(self, handle: int, epoch: int, batch: int) -> int:
+        return _place(handle, epoch, batch)
+
+    def _encoded(self, epoch: int, number: int, task: int, batch: Batch) -> bytes:
+        end, memo = f"{epoch},{number},{task}\n", self._memo
+        rows = zip(batch.ids.tolist(), batch.labels.tolist(), strict=True)
+        return "".join([f"{i},{memo.get(i, '')},{label},{label},{end}" for i, label in rows]).encode()
 
 
 def _place(handle: int, epoch: int, batch: int) -> int:
@@ -112,51 +133,27 @@ ROW = np.dtype(
 AT_ONCE = 1 << 16  # rows that are copied at a time
 
 
-class TrackingRows:
-    """The same as rows of fixed size, which `pack` makes columns of: a fourth of the room."""
+class TrackingRows(_Rows):
+    """The same as rows of fixed size, which `pack` makes columns of."""
 
-    def __init__(self, path: Path, memo: Mapping[int, str], tasks: Tasks | None, every: int = 1) -> None:
-        self._path, self._tasks, self._every = path, tasks, every
-        self._memo = {number: float(text) for number, text in memo.items()}
-        self._handle: int | None = None
-
-    def begin(self, epoch: int, batch: int, _state: Mapping[str, Tensor]) -> None:
-        """Take up a run that stands before a batch: rows from there on are dropped."""
-        self._handle = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
-        low, high = 0, os.fstat(self._handle).st_size // ROW.itemsize
+    def _place(self, handle: int, epoch: int, batch: int) -> int:
+        low, high = 0, os.fstat(handle).st_size // ROW.itemsize
         while low < high:
             middle = (low + high) // 2
-            row = np.frombuffer(os.pread(self._handle, ROW.itemsize, middle * ROW.itemsize), ROW)[0]
+            row = np.frombuffer(os.pread(handle, ROW.itemsize, middle * ROW.itemsize), ROW)[0]
             if (row["epoch_num"], row["batch_num"]) >= (epoch, batch):
                 high = middle
             else:
                 low = middle + 1
-        os.ftruncate(self._handle, low * ROW.itemsize)
-        os.lseek(self._handle, 0, os.SEEK_END)
+        return low * ROW.itemsize
 
-    def step(self, epoch: int, number: int, batch: Batch, _done: Step) -> None:
-        if epoch % self._every:
-            return
-        assert self._handle is not None
+    def _encoded(self, epoch: int, number: int, task: int, batch: Batch) -> bytes:
         rows = np.empty(len(batch), ROW)
         rows["sample_id"] = batch.ids.cpu().numpy()
         rows["true_label"] = rows["class_id"] = batch.labels.cpu().numpy()
-        rows["epoch_num"], rows["batch_num"] = epoch, number
-        rows["task_num"] = 0 if self._tasks is None else self._tasks.at(epoch)
-        rows["memo_score"] = [self._memo.get(i, math.nan) for i in batch.ids.tolist()]
-        _write(self._handle, rows.tobytes())
-
-    def state(self) -> dict[str, Tensor]:
-        return {}
-
-    def end(self, epoch: int) -> None:
-        """Rows need no closing."""
-
-    def close(self) -> None:
-        if self._handle is not None:
-            os.fsync(self._handle)
-            os.close(self._handle)
-            self._handle = None
+        rows["epoch_num"], rows["batch_num"], rows["task_num"] = epoch, number, task
+        rows["memo_score"] = [float(self._memo.get(i, "nan")) for i in rows["sample_id"].tolist()]
+        return rows.tobytes()
 
     def pack(self, path: Path) -> None:
         """Write the columns, [rows] each, as .npz, a few rows in memory at a time."""
