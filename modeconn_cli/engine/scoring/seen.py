@@ -53,8 +53,9 @@ def seen_classes(settings: ScoringSettings, subject: Subject, runtime: Runtime) 
     """
     own = subject.about.get("tasks")
     if not settings.seen_classes:
-        if settings.class_order is not None:
-            raise SettingsError("--class-order has a meaning with --seen-classes only")
+        for name in ("class_order", "classes_per_task", "epochs_per_task"):
+            if getattr(settings, name) is not None:
+                raise SettingsError(f"--{name.replace('_', '-')} has a meaning with --seen-classes only")
         if own is not None:
             runtime.note(
                 "the run learnt its classes task by task; --seen-classes leaves out those not seen yet"
