@@ -30,6 +30,7 @@ from bench import (
     table,
 )  # fmt: skip
 from bench.pairs import Case, Result, measure
+from modeconn_cli.engine import allocation
 
 CASES = (
     Case("curve-step-128", 1.10, partial(curve_step.prepare, batch_size=128)),
@@ -83,6 +84,7 @@ def main() -> int:
         parser.error("--pairs: at least 1")
     if options.threads is not None:
         torch.set_num_threads(options.threads)
+    allocation.keep()  # as every command on the CPU does
     chosen = [case for case in CASES if not options.names or case.name in options.names]
     heading, results = about(), []
     for case in chosen:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bench.apart import Apart
 from bench.pairs import Pair
 from bench.per_sample import SHAPE, batch, network
 from modeconn_cli.engine.per_sample.curvature import measure
@@ -22,8 +25,12 @@ def against_document(_folder: Path, count: int) -> Pair:
     model, (images, labels) = network(), batch(count)
     execution = Execution(model, SHAPE)
     return Pair(
-        lambda: ours(execution, images, labels), lambda: document(model, images, labels), (accuracy(model),)
+        lambda: ours(execution, images, labels), Apart(partial(_documented, count)), (accuracy(model),)
     )
+
+
+def _documented(count: int) -> Callable[[], object]:
+    return partial(document, network(), *batch(count))
 
 
 def against_floor(_folder: Path, count: int) -> Pair:

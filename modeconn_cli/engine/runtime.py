@@ -13,6 +13,7 @@ from functools import cached_property
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Protocol
 
+from modeconn_cli.engine import allocation
 from modeconn_cli.engine.distributed import Group, join
 from modeconn_cli.engine.errors import Elsewhere, McxError, SettingsError
 from modeconn_cli.engine.settings.base import Settings
@@ -172,7 +173,7 @@ def start(settings: Settings, *, listener: Listener, command: str, dry_run: bool
     if isinstance(settings, DistributedSettings):
         group = join(wanted=settings.dist == "auto", timeout=settings.dist_timeout)
     try:
-        return Runtime(
+        runtime = Runtime(
             device=getattr(settings, "device", None),
             threads=getattr(settings, "threads", None),
             deterministic=getattr(settings, "deterministic", False),
@@ -181,6 +182,9 @@ def start(settings: Settings, *, listener: Listener, command: str, dry_run: bool
             dry_run=dry_run,
             group=group,
         )
+        if hasattr(settings, "device") and runtime.device.type == "cpu":
+            allocation.keep()
+        return runtime
     except McxError as error:
         if not group.failed(error):
             raise Elsewhere(error.exit_code) from error
