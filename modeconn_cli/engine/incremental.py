@@ -16,11 +16,12 @@ from torch import Tensor, nn
 from modeconn_cli.engine import arrays, checkpoints, files, keyed, names, weights
 from modeconn_cli.engine.datasets import Data, Samples
 from modeconn_cli.engine.errors import InputError, SettingsError
+from modeconn_cli.engine.figures import COLOURS, png
 from modeconn_cli.engine.settings.train import TaskSettings
 from modeconn_cli.engine.training import evaluate
 from modeconn_cli.engine.training.tasks import Tasks
 
-ORDER, TABLE = "class_order.npy", "tasks.csv"
+ORDER, TABLE, FIGURE = "class_order.npy", "tasks.csv", "tasks.png"
 
 
 @dataclass(frozen=True)
@@ -118,6 +119,14 @@ def measure(
     return out
 
 
+def write(folder: Path, results: list[TaskResult]) -> list[Path]:
+    """The table and the figure of all tasks."""
+    paths = [folder / TABLE, folder / FIGURE]
+    files.write_text(paths[0], table(results))
+    files.atomic_write(paths[1], figure(results))
+    return paths
+
+
 def table(results: list[TaskResult]) -> str:
     """CSV, a row per task: accuracy over all classes seen, and on those of each task."""
     header = ["task", "classes", "seen", "epoch", "val_accuracy", "loss", "accuracy"]
@@ -130,3 +139,26 @@ def table(results: list[TaskResult]) -> str:
         for r in results
     ]  # fmt: skip
     return files.csv_text(header, rows)
+
+
+def figure(results: list[TaskResult]) -> bytes:
+    """Accuracy over all classes seen in the end of every task, and of each task in the end of every later one."""
+    from matplotlib.figure import Figure
+
+    drawn = Figure(figsize=(9.5, 3.8), layout="constrained")
+    left, right = drawn.subplots(1, 2)
+    left.plot([r.seen for r in results], [r.accuracy for r in results], color=COLOURS[1], marker=".")
+    left.set_xlabel("classes seen")
+    left.set_ylabel("accuracy over the classes seen (%)")
+    left.grid(alpha=0.25)
+    grid = np.full((len(results), len(results)), np.nan)
+    for row, result in enumerate(results):
+        grid[row, : row + 1] = result.of_tasks
+    image = right.imshow(grid, cmap="viridis", interpolation="nearest")
+    right.set_xlabel("classes of task")
+    right.set_ylabel("in the end of task")
+    shown = range(0, len(results), max(1, -(-len(results) // 10)))
+    right.set_xticks(list(shown))
+    right.set_yticks(list(shown))
+    drawn.colorbar(image, ax=right, label="accuracy (%)")
+    return png(drawn)

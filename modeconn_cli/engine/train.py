@@ -159,8 +159,7 @@ def _train_one(
             if tasks is not None:
                 paths = incremental.finished(folder, outcome.epoch, tasks)
                 found = incremental.measure(paths, tasks, model, data, settings.batch_size)
-                files.write_text(folder / incremental.TABLE, incremental.table(found))
-                products += [*paths, folder / incremental.TABLE]
+                products += [*paths, *incremental.write(folder, found)]
             if settings.track_samples:
                 products.append((folder / names.TRACKING).with_suffix(f".{settings.track_format}"))
             if settings.record_csl:

@@ -22,7 +22,7 @@ from modeconn_cli.engine.correlate import figures
 COUNT = 60
 OWNED = {
     "per_sample.csv", "correlations.csv", "by_class.csv", "by_task.csv", "by_class_and_task.csv", "auroc.csv",
-    "scatter.png", "groups.png", "evolution.png", "correlate_summary.json",
+    "scatter.png", "groups.png", "tasks.png", "evolution.csv", "evolution.png", "correlate_summary.json",
 }  # fmt: skip
 
 
@@ -221,7 +221,7 @@ def test_categories_are_median_splits(tmp_path: Path, joined: dict) -> None:
 
 def test_the_evolution_follows_every_epoch(tmp_path: Path, joined: dict) -> None:
     flags = pd.read_csv(tmp_path / "flags.csv").set_index("sample_id")["flipped"]
-    rows = joined["evolution"]
+    rows = [row for row in joined["evolution"] if row["task"] is None]
     assert [(row["epoch"], row["metric"]) for row in rows] == [
         (epoch, metric) for epoch in (0, 200) for metric in ("dormant_prop", "dormant_post")
     ]
@@ -236,12 +236,57 @@ def test_the_evolution_follows_every_epoch(tmp_path: Path, joined: dict) -> None
             assert row["statistics"][f"q{share}"] == pytest.approx(np.quantile(values, share / 100))
 
 
+def test_the_evolution_follows_every_task(tmp_path: Path, joined: dict) -> None:
+    truth = pd.read_csv(tmp_path / "out/per_sample.csv").set_index("sample_id")
+    table = pd.read_csv(tmp_path / "out/evolution.csv")
+    assert len(table) == len(joined["evolution"]) == 2 * 2 * 3  # epochs, metrics, all and two tasks
+    for row in table[table["task_num"].notna()].itertuples():
+        file = {"dormant_prop": "dormant_props", "dormant_post": "dormant_post"}[row.metric]
+        values = np.load(tmp_path / f"dormant/{file}_epoch_{row.epoch}.npy").astype(float)
+        tasks = truth.loc[
+            np.load(tmp_path / f"dormant/sample_ids_epoch_{row.epoch}.npy"), "task_num"
+        ].to_numpy()
+        own = values[tasks == row.task_num]
+        assert (row.samples, row.mean) == (len(own), pytest.approx(own.mean()))
+        assert row.q75 == pytest.approx(np.quantile(own, 0.75))
+
+
+def test_tasks_have_their_exposures_and_the_quantiles_of_every_metric(tmp_path: Path, joined: dict) -> None:
+    truth = pd.read_csv(tmp_path / "out/per_sample.csv")
+    table = pd.read_csv(tmp_path / "out/by_task.csv")
+    assert [task["task"] for task in joined["tasks"]] == table["task_num"].tolist() == [0, 1]
+    for task, row in zip(joined["tasks"], table.itertuples(), strict=True):
+        own = truth[truth["task_num"] == task["task"]]
+        assert task["samples"] == row.n == len(own)
+        assert task["first_epoch"] == row.first_epoch == own["first_epoch"].min()
+        assert task["last_epoch"] == row.last_epoch == own["last_epoch"].max()
+        assert task["times_seen"] == row.times_seen_mean == pytest.approx(own["times_seen"].mean())
+        for name in joined["metrics"]:
+            values = own[name["name"]].replace([np.inf, -np.inf], np.nan).dropna()
+            assert task["metrics"][name["name"]]["q25"] == pytest.approx(values.quantile(0.25))
+
+
+def test_without_tasks_there_is_no_figure_of_tasks(mcx: Callable, tmp_path: Path, truth, undrawn) -> None:
+    done = mcx(
+        "correlate", "--csl", tmp_path / "csl", "--dormant", tmp_path / "dormant", "--output-dir", tmp_path / "plain",
+        "--json",
+    )  # fmt: skip
+    found = json.loads(done.out)
+    assert (done.code, found["tasks"]) == (0, [])
+    assert {row["task"] for row in found["evolution"]} == {None}
+    assert not (tmp_path / "plain/tasks.png").exists()
+
+
 def test_samples_without_a_flag_are_neither(mcx: Callable, tmp_path: Path, truth, undrawn) -> None:
     flags = pd.read_csv(tmp_path / "flags.csv").iloc[: COUNT // 2]
     flags.to_csv(tmp_path / "flags.csv", index=False)
     done = mcx(*words(tmp_path, "--how", "outer", "--json"))
     assert done.code == 0, done.err
-    last = json.loads(done.out)["evolution"][-2]
+    last = next(
+        row
+        for row in json.loads(done.out)["evolution"][::-1]
+        if row["task"] is None and row["metric"] == "dormant_prop"
+    )
     values = pd.Series(truth["dormant_prop"].astype(float), index=truth["sample_id"]).loc[flags["sample_id"]]
     marks = flags["flipped"].to_numpy()
     assert (last["epoch"], last["metric"], last["samples"]) == (200, "dormant_prop", COUNT)
@@ -259,7 +304,7 @@ def test_the_printed_tables_name_sources_pairs_categories_and_files(
     assert "Finding the flagged samples" in done.out
     assert "Categories by median splits" in done.out
     assert f"File: {tmp_path / 'out/per_sample.csv'}" in done.out
-    for name in ("scatter", "groups", "evolution"):
+    for name in ("scatter", "groups", "tasks", "evolution"):
         assert (tmp_path / f"out/{name}.png").read_bytes().startswith(b"\x89PNG")
     assert "dormancy of epoch 200 is joined, the last of 2" in done.err
     assert "csl: 1 infinite values" in done.err

@@ -409,6 +409,34 @@ def test_learning_time_is_the_documents(epochs: int, count: int, squared: bool, 
     np.testing.assert_array_equal(found.first[finite], first[finite])
 
 
+@given(st.integers(1, 6), st.integers(1, 9), st.integers(0, 99))
+@settings(max_examples=40, deadline=None)
+def test_learning_time_begins_with_the_first_epoch_of_a_sample(epochs: int, count: int, seed: int) -> None:
+    """Against a loop over the samples, each with the epochs from its first on."""
+    generator = np.random.default_rng(seed)
+    norms = generator.gamma(1.0, size=(epochs, count))
+    begins = generator.integers(0, epochs + 1, count)
+    for sample, begin in enumerate(begins):
+        norms[:begin, sample] = np.nan
+    if seed % 4 == 0:
+        norms[-1, 0] = np.nan  # a fault, or a sample that was never scored
+    found = metrics.learning_time(lambda: list(norms), range(10, 10 + epochs), count, skip_unseen=True)
+    conditions = {}
+    for sample, begin in enumerate(begins):
+        own = norms[begin:, sample]
+        if len(own) and np.isfinite(own).all():
+            conditions[sample] = np.cumsum(own) / np.arange(1, len(own) + 1)
+    assert found.finite == len(conditions)
+    assert set(np.flatnonzero(np.isfinite(found.lt))) == set(conditions)
+    if conditions:
+        assert found.tau == pytest.approx(np.concatenate(list(conditions.values())).mean())
+    for sample, condition in conditions.items():
+        assert found.lt[sample] == pytest.approx(1 - (condition < found.tau).mean())
+        below = np.flatnonzero(condition <= found.tau)
+        first = 10 + begins[sample] + below[0] if len(below) else np.nan
+        assert found.first[sample] == pytest.approx(first, nan_ok=True)
+
+
 @given(st.lists(st.tuples(st.integers(0, 5), st.booleans()), min_size=2, max_size=30))
 def test_auroc_counts_pairs(rows: list[tuple[int, bool]]) -> None:
     values, positive = np.array([float(v) for v, _ in rows]), np.array([p for _, p in rows])

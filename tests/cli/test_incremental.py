@@ -119,6 +119,7 @@ def test_every_task_is_measured_on_the_classes_seen(run: Path) -> None:
         own = torch.isin(split.test.labels, torch.tensor(classes))
         assert float(found[1][name]) == pytest.approx(100 * float(right[own].double().mean()))
     assert found[1]["accuracy_task_2"] == ""
+    assert (run / "tasks.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_tracking_has_a_row_per_sample_and_step(run: Path) -> None:
@@ -161,6 +162,12 @@ def test_recorded_losses_are_those_of_the_steps(mcx: Callable, run: Path, tmp_pa
     words = ("--class-order", run / "class_order.npy", "--output-dir", tmp_path / "csl")
     done = mcx("csl", "aggregate", "--input-dir", run / "recorded_losses", *words)
     assert (done.code, "of training: augmented images" in done.out) == (0, True)
+    words = ("--csl", tmp_path / "csl", "--tracking", run / "sample_tracking_data_final.csv")
+    done = mcx("correlate", *words, "--how", "inner", "--output-dir", tmp_path / "joined", "--json")
+    assert done.code == 0, done.err
+    for row in rows_of(tmp_path / "joined/per_sample.csv"):
+        epochs = int(row["times_seen"])  # every epoch once
+        assert float(row["csl_per_epoch"]) == pytest.approx(float(row["csl"]) / epochs, rel=1e-6)
 
 
 def test_memo_scores_are_written_as_they_are_and_missing_ones_stay_empty(

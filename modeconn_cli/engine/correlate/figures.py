@@ -1,4 +1,4 @@
-"""Figures: the scatter matrix, groups, and dormancy over epochs. Names from outside are never read as mathtext."""
+"""The scatter matrix, groups, tasks, and dormancy over epochs. Names from outside are never read as mathtext."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 
 from modeconn_cli.engine.correlate.evolution import Epoch
 from modeconn_cli.engine.correlate.statistics import Correlation, Groups
+from modeconn_cli.engine.correlate.tasks import Task
 from modeconn_cli.engine.errors import one_line
 from modeconn_cli.engine.figures import COLOURS, png
 from modeconn_cli.engine.quantiles import bands
@@ -17,6 +18,7 @@ POINTS = 5_000  # more samples are drawn as counts
 BINS = 60
 LONGEST = 24  # characters of a name that fit beside a panel
 MOST = 12  # metrics in a figure
+NAMED = 10  # tasks that are named one by one
 LARGEST = 1e300  # an axis bears no more
 
 
@@ -154,14 +156,50 @@ def groups(found: Mapping[str, Groups]) -> bytes:
     return png(figure)
 
 
+def tasks(found: Sequence[Task]) -> bytes:
+    """When the samples of each task were seen, and the quantiles of each metric by task."""
+    from matplotlib.figure import Figure
+
+    names = list(found[0].metrics)[: MOST - 1]
+    seen = [task for task in found if task.first_epoch is not None and task.last_epoch is not None]
+    count = len(names) + bool(seen)
+    across = min(count, 4)
+    figure = Figure(figsize=(3.6 * across, 2.9 * -(-count // across)), layout="constrained")
+    panels = list(figure.subplots(-(-count // across), across, squeeze=False).flat)
+    for spare in panels[count:]:
+        spare.set_axis_off()
+    if seen:
+        axis = panels.pop(0)
+        for task in seen:
+            ends, place = [task.first_epoch, task.last_epoch], [task.task, task.task]
+            axis.plot(ends, place, color=COLOURS[1], linewidth=3, marker=".")
+            if len(seen) <= NAMED:
+                words = f"{task.samples:,} samples, {task.times_seen:.3g} times"
+                shown = {"textcoords": "offset points", "fontsize": 6, "ha": "right"}
+                axis.annotate(words, (task.last_epoch, task.task), (0, 4), **shown)
+        axis.margins(y=0.15)
+        axis.set_xlabel("epoch")
+        axis.set_ylabel("task: first to last exposure")
+        axis.invert_yaxis()
+        axis.grid(alpha=0.25)
+    for axis, name in zip(panels, names, strict=False):
+        bands(axis, [task.task for task in found], [task.metrics[name] for task in found], COLOURS[1])
+        axis.set_xlabel("task")
+        axis.set_ylabel(label(name), parse_math=False)
+        axis.grid(alpha=0.25)
+    panels[0].legend(fontsize=7)
+    return png(figure)
+
+
 def evolution(epochs: Sequence[Epoch], flag: str | None) -> bytes:
-    """Mean and quantiles of the dormant proportions over epochs, a panel per proportion."""
+    """Mean and quantiles of the dormant proportions over epochs, and the mean of every task; a panel per proportion."""
+    import matplotlib
     from matplotlib.figure import Figure
 
     names = list(dict.fromkeys(each.metric for each in epochs))
     figure = Figure(figsize=(5.2 * len(names), 3.8), layout="constrained")
     for axis, name in zip(np.atleast_1d(figure.subplots(1, len(names))), names, strict=True):
-        rows = [each for each in epochs if each.metric == name and each.samples]
+        rows = [each for each in epochs if each.metric == name and each.samples and each.task is None]
         places = [each.epoch for each in rows]
         if rows:
             bands(axis, places, [each.statistics for each in rows], COLOURS[1])
@@ -172,6 +210,17 @@ def evolution(epochs: Sequence[Epoch], flag: str | None) -> bytes:
         for (words, means), colour in zip(lines.items(), (COLOURS[1], COLOURS[0], COLOURS[2]), strict=False):
             marks = [np.nan if mean is None else mean for mean in means]
             axis.plot(places, marks, color=colour, marker=".", label=words)
+        members = sorted({each.task for each in epochs if each.task is not None})
+        for k, task in enumerate(members):
+            of_task = [each for each in epochs if each.metric == name and each.samples and each.task == task]
+            axis.plot(
+                [each.epoch for each in of_task],
+                [each.statistics["mean"] for each in of_task],
+                color=matplotlib.colormaps["viridis"](k / max(len(members) - 1, 1)),
+                linewidth=1,
+                marker=".",
+                label=f"task {task}" if len(members) <= NAMED or task in (members[0], members[-1]) else None,
+            )
         axis.set_xlabel("epoch")
         axis.set_ylabel(name)
         axis.grid(alpha=0.25)

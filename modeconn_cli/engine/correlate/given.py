@@ -49,9 +49,10 @@ def read(settings: CorrelateSettings, found: Found, runtime: Runtime) -> list[So
     out: list[Source] = []
     if settings.tracking is not None:
         out.append(tracking.read(settings.tracking))
-    for name, path in (("csl", found.csl), ("lt", found.lt)):
-        if path is not None:
-            out.append(sources.array(name, path, name, ("csl",), assume))
+    if found.csl is not None:
+        out.append(sources.csl(found.csl, assume))
+    if found.lt is not None:
+        out.append(sources.array("lt", found.lt, "lt", ("csl",), assume))
     if settings.curvature is not None:
         out.append(sources.curvature(settings.curvature, assume))
     if found.dormant:

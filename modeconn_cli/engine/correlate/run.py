@@ -20,12 +20,14 @@ from modeconn_cli.engine.correlate import (
     given,
     sources,
     statistics,
+    tasks,
     writer,
 )
 from modeconn_cli.engine.correlate.evolution import Epoch
 from modeconn_cli.engine.correlate.sources import Source
 from modeconn_cli.engine.correlate.statistics import Correlation, Groups
-from modeconn_cli.engine.correlate.table import Coverage, Table, join
+from modeconn_cli.engine.correlate.table import TASK, Coverage, Table, join
+from modeconn_cli.engine.correlate.tasks import Task
 from modeconn_cli.engine.csl.metrics import auroc
 from modeconn_cli.engine.errors import SettingsError
 from modeconn_cli.engine.records import Record
@@ -36,12 +38,14 @@ PER_SAMPLE, PARQUET, SUMMARY = "per_sample.csv", "per_sample.parquet", "correlat
 CORRELATIONS, AUROC = "correlations.csv", "auroc.csv"
 GROUP_FILES = {
     ("class_id",): "by_class.csv",
-    ("task_num",): "by_task.csv",
-    ("class_id", "task_num"): "by_class_and_task.csv",
+    (TASK,): "by_task.csv",
+    ("class_id", TASK): "by_class_and_task.csv",
 }
-SCATTER, GROUPS_FIGURE, EVOLUTION = "scatter.png", "groups.png", "evolution.png"
+SCATTER, GROUPS_FIGURE, TASKS_FIGURE = "scatter.png", "groups.png", "tasks.png"
+EVOLUTION, EVOLUTION_FIGURE = "evolution.csv", "evolution.png"
 OWNED = (
-    PER_SAMPLE, PARQUET, CORRELATIONS, AUROC, *GROUP_FILES.values(), SCATTER, GROUPS_FIGURE, EVOLUTION, SUMMARY
+    PER_SAMPLE, PARQUET, CORRELATIONS, AUROC, *GROUP_FILES.values(), SCATTER, GROUPS_FIGURE, TASKS_FIGURE,
+    EVOLUTION, EVOLUTION_FIGURE, SUMMARY,
 )  # fmt: skip
 
 
@@ -83,6 +87,7 @@ class CorrelateResult(Record):
     categories: dict[str, int]
     medians: dict[str, float]
     auroc: list[Auroc]
+    tasks: list[Task]
     evolution: list[Epoch]
     groups: dict[str, int]  # file -> groups
     files: list[str]
@@ -100,6 +105,7 @@ class _Measured:
     correlations: list[Correlation]
     groups: dict[tuple[str, ...], Groups]
     auroc: list[Auroc]
+    tasks: list[Task]
     evolution: list[Epoch]
     class_names: dict[int, str] | None
     assumed: list[str]
@@ -181,7 +187,11 @@ def _measure(
         elif len(keys) == 1:
             runtime.note(f"no source says {absent[0]}: no {file}")
     _compare_names(class_names, columns.get("class_id"), runtime)
-    followed = evolution.follow(found.dormant, settings.assume_index, flag) if len(found.dormant) > 1 else []
+    rows = tasks.split(columns) if (TASK,) in groups else {}
+    members = {task: table.ids[chosen] for task, chosen in rows.items()}
+    followed = []
+    if len(found.dormant) > 1:
+        followed = evolution.follow(found.dormant, settings.assume_index, flag, members)
     return _Measured(
         table=table,
         code=code,
@@ -190,6 +200,7 @@ def _measure(
         correlations=statistics.correlations(metrics),
         groups=groups,
         auroc=[_auroc(table, flag_name, name) for flag_name in table.flags for name in table.metrics],
+        tasks=tasks.progression(columns, rows, table.metrics),
         evolution=followed,
         class_names=class_names,
         assumed=assumed,
@@ -224,7 +235,8 @@ def _made(settings: CorrelateSettings, measured: _Measured) -> list[str]:
         *([AUROC] if measured.auroc else []),
         SCATTER,
         *([GROUPS_FIGURE] if measured.groups else []),
-        *([EVOLUTION] if measured.evolution else []),
+        *([TASKS_FIGURE] if measured.tasks else []),
+        *([EVOLUTION, EVOLUTION_FIGURE] if measured.evolution else []),
         SUMMARY,
     ]
 
@@ -247,6 +259,7 @@ def _result(
         categories={name: count for name, count in named.items() if count},
         medians=measured.medians,
         auroc=measured.auroc,
+        tasks=measured.tasks,
         evolution=measured.evolution,
         groups={GROUP_FILES[keys]: len(found.sizes) for keys, found in measured.groups.items()},
         files=[str(path) for path in made],
@@ -272,7 +285,8 @@ def _write(folder: Path, settings: CorrelateSettings, measured: _Measured, resul
     ]
     writer.rows(folder / CORRELATIONS, header, cells)
     for keys, groups in measured.groups.items():
-        writer.groups(folder / GROUP_FILES[keys], groups, measured.class_names)
+        seen = measured.tasks if keys == (TASK,) else []
+        writer.groups(folder / GROUP_FILES[keys], groups, measured.class_names, seen)
     if measured.auroc:
         found = [(writer.safe(a.flag), a.flagged, writer.safe(a.metric), a.auroc) for a in measured.auroc]
         writer.rows(folder / AUROC, [field.name for field in fields(Auroc)], found)
@@ -282,9 +296,12 @@ def _write(folder: Path, settings: CorrelateSettings, measured: _Measured, resul
     single = {keys[0]: groups for keys, groups in measured.groups.items() if len(keys) == 1}
     if single:
         files.atomic_write(folder / GROUPS_FIGURE, figures.groups(single))
+    if measured.tasks:
+        files.atomic_write(folder / TASKS_FIGURE, figures.tasks(measured.tasks))
     if measured.evolution:
         flag = table.flags[0] if table.flags else None
-        files.atomic_write(folder / EVOLUTION, figures.evolution(measured.evolution, flag))
+        writer.evolution(folder / EVOLUTION, measured.evolution)
+        files.atomic_write(folder / EVOLUTION_FIGURE, figures.evolution(measured.evolution, flag))
     document = result.document()
     document["settings"] = {k: v for k, v in settings.as_plain().items() if v not in (None, [], False)}
     files.write_json(folder / SUMMARY, document)

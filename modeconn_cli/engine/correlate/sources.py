@@ -18,6 +18,7 @@ IDS = "sample_ids.npy"
 JOBS = ("csl", "curvature", "dormant")  # that make arrays per sample
 CURVATURE, DIRECTIONAL = "per_image_curvature.npy", "per_image_directional_eig.npy"
 CURVATURE_LABELS = "per_image_labels.npy"
+PER_EPOCH = "csl_per_epoch"
 _DORMANT = re.compile(r"dormant_(?:props|post)_epoch_(\d+)\.npy")
 _EPOCH_FOLDER = re.compile(r"epoch_\d+")
 
@@ -61,6 +62,14 @@ def in_order(source: Source) -> Source:
         facts=sorted_(source.facts),
         flags=sorted_(source.flags),
     )
+
+
+def places(among: np.ndarray, ids: np.ndarray) -> np.ndarray:
+    """Where each of `ids` stands in `among`, which ascends and is not empty; -1 for nowhere."""
+    place = np.searchsorted(among, ids)
+    place[place == len(among)] = 0
+    place[among[place] != ids] = -1
+    return place
 
 
 def ids_of(path: Path, count: int, assume: bool) -> tuple[np.ndarray, Path | None]:
@@ -135,6 +144,18 @@ def labels(path: Path) -> np.ndarray:
 def csl_file(path: Path) -> Path:
     """The csl_*.npy that is meant."""
     return _only(path, "csl_*.npy", ("csl_ce_",))
+
+
+def csl(path: Path, assume: bool) -> Source:
+    """Cumulative loss, and its mean per epoch where the number of epochs differs between samples."""
+    source = array("csl", path, "csl", ("csl",), assume)
+    beside = path.with_name("epochs_seen_" + path.name.removeprefix("csl_"))
+    if beside == path or not path.name.startswith("csl_") or not beside.exists():
+        return source
+    source = with_companions(source, {PER_EPOCH: beside}, {})
+    with np.errstate(invalid="ignore", divide="ignore"):
+        mean = source.metrics["csl"] / source.metrics[PER_EPOCH]
+    return replace(source, metrics={"csl": source.metrics["csl"], PER_EPOCH: mean})
 
 
 def lt_file(path: Path) -> Path:

@@ -7,12 +7,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from modeconn_cli.engine.correlate.sources import Source
+from modeconn_cli.engine.correlate.sources import Source, places
 from modeconn_cli.engine.errors import InputError
 
 # The order of the documented columns; those of --with and --flags come after them.
-METRICS = ("memo_score", "csl", "lt", "curvature", "directional_eig", "dormant_prop", "dormant_post")
-GROUPS = ("class_id", "task_num")
+METRICS = (
+    "memo_score", "csl", "csl_per_epoch", "lt", "curvature", "directional_eig", "dormant_prop", "dormant_post"
+)  # fmt: skip
+TASK = "task_num"
+GROUPS = ("class_id", TASK)
 SEEN = ("first_epoch", "last_epoch", "times_seen")
 CATEGORY, SPLIT, ID = "category", "split", "sample_id"
 RESERVED = (ID, SPLIT, *GROUPS, *METRICS, *SEEN, CATEGORY)
@@ -118,10 +121,7 @@ def _places(source: Source, ids: np.ndarray) -> np.ndarray | None:
     """Where each row stands in the source, -1 for nowhere; None where the source has the rows as they are."""
     if np.array_equal(source.ids, ids):
         return None
-    place = np.searchsorted(source.ids, ids)
-    place[place == len(source.ids)] = 0
-    place[source.ids[place] != ids] = -1
-    return place
+    return places(source.ids, ids)
 
 
 def _spread(values: np.ndarray, place: np.ndarray | None, ids: np.ndarray) -> np.ndarray:

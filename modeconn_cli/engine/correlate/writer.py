@@ -11,8 +11,11 @@ from typing import IO, Any
 import numpy as np
 
 from modeconn_cli.engine import files
+from modeconn_cli.engine.correlate.evolution import Epoch
 from modeconn_cli.engine.correlate.statistics import Groups
-from modeconn_cli.engine.correlate.table import CATEGORY, GROUPS, ID, METRICS, SEEN, SPLIT, Table
+from modeconn_cli.engine.correlate.table import CATEGORY, GROUPS, ID, METRICS, SEEN, SPLIT, TASK, Table
+from modeconn_cli.engine.correlate.tasks import Task
+from modeconn_cli.engine.quantiles import NAMES
 
 ROWS = 4096  # written at a time
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
@@ -31,8 +34,12 @@ def rows(path: Path, header: Sequence[str], cells: Iterable[Sequence[Any]]) -> N
     files.write_text(path, files.csv_text([safe(name) for name in header], known))
 
 
-def groups(path: Path, found: Groups, class_names: Mapping[int, str] | None) -> None:
-    """A row per group: its key, the class's name where names are given, n, and mean, sd, n of each metric."""
+def groups(
+    path: Path, found: Groups, class_names: Mapping[int, str] | None, seen: Sequence[Task] = ()
+) -> None:
+    """A row per group: its key, the class's name where names are given, n, and mean, sd, n of each metric; of tasks
+    also when they were seen.
+    """
     keys = {key: values.astype(np.int64).tolist() for key, values in found.keys.items()}
     header, columns = list(keys), list(keys.values())
     if class_names is not None and "class_id" in keys:
@@ -43,7 +50,23 @@ def groups(path: Path, found: Groups, class_names: Mapping[int, str] | None) -> 
     for name, (mean, sd, n) in found.statistics.items():
         header += [f"{name}_mean", f"{name}_sd", f"{name}_n"]
         columns += [mean.tolist(), sd.tolist(), n.tolist()]
+    if seen:
+        header += [*SEEN[:2], f"{SEEN[2]}_mean"]
+        columns += [[t.first_epoch for t in seen], [t.last_epoch for t in seen], [t.times_seen for t in seen]]
     rows(path, header, zip(*columns, strict=True))
+
+
+def evolution(path: Path, epochs: Sequence[Epoch]) -> None:
+    """A row per epoch and metric for all samples, whose task is empty, and for those of each task."""
+    header = ["epoch", "metric", TASK, "samples", *NAMES, "flagged_mean", "unflagged_mean"]
+    rows(
+        path,
+        header,
+        (
+            (e.epoch, e.metric, e.task, e.samples, *e.statistics.values(), e.flagged_mean, e.unflagged_mean)
+            for e in epochs
+        ),
+    )
 
 
 def per_sample(path: Path, table: Table, code: np.ndarray, names: Sequence[str]) -> None:

@@ -101,7 +101,10 @@ def _measure(
         values["epochs_seen"] = epochs
     bad = int((~np.isfinite(csl)).sum())
     if bad:
-        runtime.warn(f"{bad:,} samples have a NaN or an infinity among their losses, and so has their CSL")
+        hint = "" if unseen else " (--class-order leaves out the epochs before a class was seen)"
+        runtime.warn(
+            f"{bad:,} samples have a NaN or an infinity among their losses, and so has their CSL{hint}"
+        )
     if given.ce is not None:
         values["csl_ce"], _ = metrics.cumulative_loss(
             arrays.stream(given.ce, given.count), given.count, skip_unseen=unseen
@@ -109,12 +112,18 @@ def _measure(
     if given.grads is None:
         return values, None, None
     grads = given.grads
-    learnt = metrics.learning_time(lambda: arrays.stream(grads, given.count), given.epochs, given.count)
+    learnt = metrics.learning_time(
+        lambda: arrays.stream(grads, given.count), given.epochs, given.count, skip_unseen=unseen
+    )
     values |= {"lt": learnt.lt, "lt_first_epoch": learnt.first}
     squared = None
     if given.by_input:
         squared = metrics.learning_time(
-            lambda: arrays.stream(grads, given.count), given.epochs, given.count, squared=True
+            lambda: arrays.stream(grads, given.count),
+            given.epochs,
+            given.count,
+            squared=True,
+            skip_unseen=unseen,
         )
         values["lt_first_epoch_sq"] = squared.first
     if learnt.finite < given.count:

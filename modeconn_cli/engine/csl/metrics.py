@@ -6,6 +6,8 @@ cond_k,i = (1/k) Σ_{j≤k} g_j,i, the running mean of the gradient norms; τ = 
 lt_i = 1 − mean_k [cond_k,i < τ].
 lt_first_epoch_i: the first kept epoch with cond ≤ τ, NaN if there is none. The paper (Ravikumar et al. 2025) squares
 the norms: lt_first_epoch_sq, with the τ of the squares.
+Of classes that are added task by task, both begin at the first epoch a sample is scored at: its sums, means and k are
+over the epochs from there on, and τ is the mean of all cond there are.
 """
 
 from __future__ import annotations
@@ -60,40 +62,58 @@ def cumulative_loss(
 
 
 def learning_time(
-    norms: Vectors, epochs: Sequence[int], count: int, *, squared: bool = False
+    norms: Vectors, epochs: Sequence[int], count: int, *, squared: bool = False, skip_unseen: bool = False
 ) -> LearningTime:
-    """Two passes over the norms: τ first, then the comparison with it."""
+    """Two passes over the norms: τ first, then the comparison with it. `skip_unseen` as in `cumulative_loss`."""
     means = np.zeros(count)  # Σ_k cond_k of each sample
-    for _, condition, block in _conditions(norms, count, squared):
+    unseen = np.zeros(count if skip_unseen else 1, dtype=np.int32)  # epochs before its first
+    for k, condition, block in _conditions(norms, count, squared, unseen if skip_unseen else None):
+        if skip_unseen:
+            condition[unseen[block] > k] = 0.0
         means[block] += condition
-    finite = np.isfinite(means)
-    tau = float(means[finite].mean() / len(epochs)) if finite.any() else float("nan")
+    finite = np.isfinite(means) & (unseen < len(epochs))
+    seen = np.broadcast_to(len(epochs) - unseen, count)
+    tau = float(means[finite].sum() / seen[finite].sum()) if finite.any() else float("nan")
     below, hits = np.zeros(count, dtype=np.int32), np.empty(min(BLOCK, count), dtype=bool)
     first, waiting = np.full(count, np.nan), np.ones(count, dtype=bool)
-    for k, condition, block in _conditions(norms, count, squared):
+    for k, condition, block in _conditions(norms, count, squared, unseen if skip_unseen else None):
         below[block] += np.less(condition, tau, out=hits[: len(condition)])
         still = waiting[block]
         if still.any():
             reached = (condition <= tau) & still
             first[block][reached] = epochs[k]
             still[reached] = False
-    lt = 1.0 - below / len(epochs)
+    lt = 1.0 - below / np.maximum(seen, 1)
     lt[~finite] = first[~finite] = np.nan
     return LearningTime(tau, lt, first, int(finite.sum()))
 
 
-def _conditions(norms: Vectors, count: int, squared: bool) -> Iterator[tuple[int, np.ndarray, slice]]:
-    """(epoch number from 0, cond of a block of samples, the block); cond is gone when the next one comes."""
+def _conditions(
+    norms: Vectors, count: int, squared: bool, unseen: np.ndarray | None = None
+) -> Iterator[tuple[int, np.ndarray, slice]]:
+    """(epoch number from 0, cond of a block of samples, the block); cond is gone when the next one comes.
+
+    `unseen` [N] takes the number of leading NaNs of each sample, whose cond is NaN and which its k leaves out.
+    """
+    if unseen is not None:
+        unseen[:] = 0
     sums, room = np.zeros(count), np.empty(min(BLOCK, count))
     for k, values in enumerate(norms()):
         for block in _blocks(count):
             total, condition = sums[block], room[: block.stop - block.start]
+            part = values[block]
             if squared:
-                np.square(values[block], out=condition, dtype=np.float64)
-                total += condition
-            else:
-                total += values[block]
-            yield k, np.divide(total, k + 1, out=condition), block
+                part = np.square(part, out=condition, dtype=np.float64)
+            total += part
+            if unseen is None:
+                yield k, np.divide(total, k + 1, out=condition), block
+                continue
+            absent = np.isnan(part) & (unseen[block] == k)
+            unseen[block] += absent
+            total[absent] = 0.0
+            np.divide(total, k + 1 - unseen[block], out=condition, where=~absent)
+            condition[absent] = np.nan
+            yield k, condition, block
 
 
 def _blocks(count: int) -> list[slice]:

@@ -22,7 +22,8 @@ from modeconn_cli.engine.training.tasks import Tasks
 
 # The files of a run in its folder.
 OWNED = (
-    "checkpoint-*.pt", "task-*.pt", "tasks.csv", "class_order.npy", names.LAST, names.METRICS, names.LABEL_NOISE,
+    "checkpoint-*.pt", "task-*.pt", "tasks.csv", "tasks.png", "class_order.npy", names.LAST, names.METRICS,
+    names.LABEL_NOISE,
     names.TRACKING, names.TRACKING.replace(".csv", ".npz"), f"{names.RECORDED}/*",
 )  # fmt: skip
 
