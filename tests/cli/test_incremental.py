@@ -360,3 +360,40 @@ def test_flags_of_tasks_need_the_classes_seen(
     value = order if flag == "--class-order" else "3"
     done = mcx("dormant", "--checkpoint-dir", run, flag, value, "--output-dir", tmp_path / "out")
     assert (done.code, f"{flag} has a meaning with --seen-classes only" in done.err) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("command", "where", "array"),
+    [
+        (("csl", "score"), "--output-dir", "loss_digits_run?_epoch_{}_noise_*.npy"),
+        (("curvature", "--niter", "2"), "--save-dir", "epoch_{}/per_image_curvature.npy"),
+        (("dormant",), "--output-dir", "dormant_post_epoch_{}.npy"),
+    ],
+)
+def test_checkpoints_of_the_original_runs_are_scored_over_the_classes_seen(
+    mcx: Callable, run: Path, tmp_path: Path, order: Path, command: tuple, where: str, array: str
+) -> None:
+    """index-<i>_epoch-<e>.pt is a bare state_dict, and the order of the classes lies in a folder of its own."""
+    original = tmp_path / "model_parameters"
+    original.mkdir()
+    for epoch in (2, 4, 8):
+        state = torch.load(run / f"checkpoint-{epoch}.pt", weights_only=True)["model_state"]
+        torch.save(state, original / f"index-0_epoch-{epoch}.pt")
+    words = ("--seen-classes", "--start-epoch", "2", "--end-epoch", "8", "--threads", "1")
+    step = ("--epoch-step" if command[0] == "csl" else "--step", "2")
+    named = (
+        "--model", "mlp", "--model-arg", "width=16,depth=1", "--dataset", "digits", "--class-order", order,
+        "--classes-per-task", "4", "--epochs-per-task", "3", "--allow-missing",
+    )  # fmt: skip
+    theirs = mcx(*command, "--checkpoint-dir", original, *words, *step, *named, where, tmp_path / "theirs")
+    ours = mcx(*command, "--checkpoint-dir", run, *words, *step, where, tmp_path / "ours")
+    assert (theirs.code, ours.code) == (0, 0), theirs.err + ours.err
+    labels = (
+        datasets.load(DataSettings(dataset="digits"), torch.device("cpu")).split("all-train").labels.numpy()
+    )
+    for epoch, seen in ((2, ORDER[:4]), (4, ORDER[:8]), (8, ORDER)):
+        found, expected = (
+            np.load(next((tmp_path / side).glob(array.format(epoch)))) for side in ("theirs", "ours")
+        )
+        np.testing.assert_array_equal(found, expected)
+        assert np.array_equal(np.isfinite(found), np.isin(labels, seen))
