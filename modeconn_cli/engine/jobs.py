@@ -105,6 +105,9 @@ def opened(
         for place in (folder, private):
             files.make_folder(place)
             files.check_writable(place)
+        for pattern in {str(Path(pattern).parent) for pattern in owned}:
+            for place in folder.glob(pattern) if pattern != "." else ():
+                files.remove_leftovers(place)
         lock = _Lock(private, runtime)
         job = Job(folder, private, records.provenance(settings, command, inputs), listing=listing)
         present = [path for pattern in owned for path in folder.glob(pattern)]

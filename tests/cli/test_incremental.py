@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from modeconn_cli.engine import datasets, keyed
+from modeconn_cli.engine import datasets, files, keyed
 from modeconn_cli.engine.per_sample.curvature import directions
 from modeconn_cli.engine.settings.shared import DataSettings
 from modeconn_cli.engine.training import watchers
@@ -397,3 +397,96 @@ def test_checkpoints_of_the_original_runs_are_scored_over_the_classes_seen(
         )
         np.testing.assert_array_equal(found, expected)
         assert np.array_equal(np.isfinite(found), np.isin(labels, seen))
+
+
+def test_a_tracking_that_ends_within_a_line_is_refused(mcx: Callable, run: Path, tmp_path: Path) -> None:
+    """12 of 1234 is another sample's id."""
+    csl = tmp_path / "csl"
+    words = ("--class-order", run / "class_order.npy", "--output-dir", csl)
+    assert mcx("csl", "aggregate", "--input-dir", run / "recorded_losses", *words).code == 0
+    whole = (run / "sample_tracking_data_final.csv").read_bytes()
+    cut = tmp_path / "tracking.csv"
+    joined = (
+        "correlate",
+        "--csl",
+        csl,
+        "--how",
+        "inner",
+        "--output-dir",
+        tmp_path / "out",
+        "--tracking",
+        cut,
+    )
+    for size in (1, 4, 12):
+        cut.write_bytes(whole[:-size])
+        done = mcx(*joined)
+        assert (done.code, f"'{cut}' ends within a line" in done.err) == (3, True), done.err
+    cut.write_bytes(whole)
+    assert mcx(*joined).code == 0
+
+
+def test_what_a_training_has_not_finished_or_not_written_is_refused(
+    mcx: Callable, run: Path, tmp_path: Path
+) -> None:
+    tracking = run / "sample_tracking_data_final.csv"
+    words = ("correlate", "--tracking", tracking, "--curvature", tmp_path, "--output-dir", tmp_path / "out")
+    tracking.write_bytes(tracking.read_bytes().replace(b",0,0,0\n", b",1,0,0\n", 1))
+    done = mcx(*words)
+    assert (done.code, "is not as 'train' left it" in done.err) == (3, True), done.err
+    (run / ".mcx/train/manifest.json").rename(tmp_path / "manifest.json")
+    done = mcx(*words)
+    assert (done.code, "'train' in" in done.err, "is not complete" in done.err) == (3, True, True), done.err
+    (tmp_path / "manifest.json").rename(run / ".mcx/train/manifest.json")
+    losses = run / "recorded_losses/loss_digits_epoch_5.npy"
+    np.save(losses, 2 * np.load(losses))
+    done = mcx("csl", "aggregate", "--input-dir", run / "recorded_losses", "--output-dir", tmp_path / "csl")
+    assert (done.code, "is not what mcx train wrote" in done.err) == (3, True), done.err
+
+
+def test_a_stop_and_a_damaged_checkpoint_cost_no_row(
+    mcx: Callable, run: Path, tmp_path: Path, order: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A signal within an epoch of the second task; then the newest states are cut: the one before goes on."""
+    words = (*WORDS, "--class-order", order, "--output-dir", tmp_path / "stopped")
+    monkeypatch.setattr(files, "_counts", {})
+    monkeypatch.setenv("MCX_TESTING", "1")
+    monkeypatch.setenv("MCX_FAILPOINT", "train.after_step:27=usr2")
+    assert mcx(*words).code == 75
+    monkeypatch.delenv("MCX_FAILPOINT")
+    stopped = tmp_path / "stopped/seed0"
+    bad = [stopped / "last.pt", stopped / "checkpoint-4.pt"]
+    for path in bad:
+        path.write_bytes(path.read_bytes()[:-100])
+    good = [path for path in stopped.glob("checkpoint-*.pt") if path not in bad]
+    kept = {path: path.read_bytes() for path in good}
+    for path in good:
+        path.write_bytes(b"PK\x03\x04")
+    done = mcx(*words)
+    assert (done.code, "and so is every state before it" in done.err) == (3, True), done.err
+    assert all(path.exists() for path in (*bad, *good)), "not started anew, nothing set aside"
+    for path, content in kept.items():
+        path.write_bytes(content)
+    done = mcx(*words)
+    assert (done.code, "kept as 'checkpoint-4.pt.corrupt'" in done.err) == (0, True), done.err
+    assert (stopped / "last.pt.corrupt").exists()
+    for name in ("sample_tracking_data_final.csv", "tasks.csv", "tasks.png", "checkpoint-9.pt", "task-1.pt"):
+        assert (stopped / name).read_bytes() == (run / name).read_bytes(), name
+    for path in (run / "recorded_losses").iterdir():
+        assert (stopped / "recorded_losses" / path.name).read_bytes() == path.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("words", "was"),
+    [
+        (("--classes-per-task", "5"), "'classes_per_task' was 4, now 5"),
+        (("--epochs-per-task", "4"), "'epochs_per_task' was 3, now 4"),
+        (("--val-per-class", "20"), "'val_per_class' was 14, now 20"),
+        (("--track-every", "2"), "'track_every' was 1, now 2"),
+    ],
+)
+def test_other_tasks_are_another_run(
+    mcx: Callable, run: Path, tmp_path: Path, order: Path, words: tuple, was: str
+) -> None:
+    done = mcx(*WORDS, *words, "--class-order", order, "--output-dir", tmp_path / "run")
+    assert (done.code, was in done.err) == (3, True), done.err
+    assert mcx(*WORDS, "--class-order", order, "--output-dir", tmp_path / "run").code == 0

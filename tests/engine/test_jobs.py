@@ -322,6 +322,16 @@ def test_leftovers_of_dead_processes_are_removed(tmp_path: Path) -> None:
     assert [path.exists() for path in left] == [False, False]
 
 
+def test_leftovers_in_folders_of_results_are_removed_too(tmp_path: Path) -> None:
+    (tmp_path / "losses").mkdir()
+    here = tmp_path / "losses" / files._temporary(tmp_path).name
+    dead = here.with_name(here.name.replace(str(os.getpid()), str(dead_pid())))
+    for path in (here, dead):
+        path.write_text("")
+    with jobs.opened(Wanted(), tmp_path, "one", Runtime(device=None), owned=("*.txt", "losses/*.tmp.npy")):
+        assert (here.exists(), dead.exists()) == (True, False)
+
+
 # Single files ---------------------------------------------------------------------------------------------
 
 PROVENANCE = {"command": "mcx l2", "settings": {"lr": 1, "overwrite": False}, "inputs": [{"sha256": "ab"}]}

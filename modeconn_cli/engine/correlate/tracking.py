@@ -6,6 +6,7 @@ A whole run has some 95 million rows: the file is read in pieces, memory is boun
 from __future__ import annotations
 
 import csv
+import os
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
@@ -14,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from modeconn_cli.engine import files
+from modeconn_cli.engine import files, products
 from modeconn_cli.engine.correlate import values
 from modeconn_cli.engine.correlate.sources import Source
 from modeconn_cli.engine.errors import InputError
@@ -40,8 +41,11 @@ _REDUCE: dict[str, Callable[..., np.ndarray]] = {
 def read(path: Path, chunk: int = CHUNK) -> Source:
     """class_id, task_num (the first), first_epoch, last_epoch, times_seen and memo_score of every sample.
 
-    Raises InputError for ids that are none, and for a sample with two classes or two scores.
+    Raises InputError for ids that are none, for a sample with two classes or two scores, for a last line that a kill
+    has cut off, and for a training that has not finished.
     """
+    if path.exists():
+        products.check(path, ("train",))
     state: Columns = {}
     for frame in _pieces(path, chunk):
         if frame.empty:
@@ -98,6 +102,13 @@ def _pieces(path: Path, chunk: int) -> Iterator[Any]:
         yield from _columns_of_npz(path, chunk)
         return
     options = _layout(path)
+    with files.reading(path), path.open("rb") as stream:
+        stream.seek(-1, os.SEEK_END)
+        if stream.read(1) not in (b"\n", b"\r"):
+            raise InputError(
+                f"'{path}' ends within a line",
+                "was its training killed? Continue it, or end the line if it is whole",
+            )
     pieces = values.read_csv(path, chunksize=chunk, **options)
     with pieces:
         while True:

@@ -45,17 +45,19 @@ class Input:
 
 
 def _check_manifest(found: Found, folder: Path, paths: list[Path]) -> None:
-    """Raises InputError where an array is not what mcx csl score wrote; other folders say nothing of their arrays."""
-    manifest = jobs.private_folder(folder, "csl score", found.run.key) / names.MANIFEST_FILE
-    if not manifest.exists():
-        return
-    known = {entry["file"]: entry["sha256"] for entry in records.read_object(manifest).get("files", [])}
+    """Raises InputError where an array is not what mcx wrote; other folders say nothing of their arrays."""
+    known: dict[Path, tuple[str, str, str]] = {}
+    for place, command, key, again in (
+        (folder, "csl score", found.run.key, "score its epoch again"),
+        (folder.parent, "train", "", "train again"),
+    ):
+        manifest = jobs.private_folder(place, command, key) / names.MANIFEST_FILE
+        for entry in records.read_object(manifest).get("files", []) if manifest.exists() else ():
+            known[place / entry["file"]] = (entry["sha256"], command, again)
     for path in paths:
-        if path.name in known and records.sha256(path) != known[path.name]:
-            raise InputError(
-                f"'{path}' is not what mcx csl score wrote: it was changed or damaged",
-                "score its epoch again",
-            )
+        expected, command, again = known.get(path, ("", "", ""))
+        if expected and records.sha256(path) != expected:
+            raise InputError(f"'{path}' is not what mcx {command} wrote: it was changed or damaged", again)
 
 
 def open_run(settings: CslAggregateSettings, runtime: Runtime) -> Input:

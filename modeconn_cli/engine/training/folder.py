@@ -16,6 +16,7 @@ from modeconn_cli.engine import checkpoints, files, names
 from modeconn_cli.engine.datasets import Samples
 from modeconn_cli.engine.errors import InputError, Stopped
 from modeconn_cli.engine.jobs import Job
+from modeconn_cli.engine.products import ANEW
 from modeconn_cli.engine.runtime import Runtime
 from modeconn_cli.engine.training.loop import Epoch, Position, Problem, Recipe, Watcher, fit, make_optimizer
 from modeconn_cli.engine.training.tasks import Tasks
@@ -71,7 +72,7 @@ def train(
     """
     optimizer = make_optimizer(problem, recipe)
     log = keeping.folder / names.METRICS
-    position, watched = _begin(problem, optimizer, keeping, job)
+    position, watched = _begin(problem, optimizer, keeping, job, runtime)
     _truncate(log, position.epoch, keeping)
     rows = [json.loads(line) for line in files.read_lines(log)]
     watch = _Watch(keeping, rows)
@@ -117,10 +118,10 @@ def train(
 
 
 def _begin(
-    problem: Problem, optimizer: Optimizer, keeping: Keeping, job: Job
+    problem: Problem, optimizer: Optimizer, keeping: Keeping, job: Job, runtime: Runtime
 ) -> tuple[Position, Mapping[str, Tensor]]:
     """Where the run stands, and what its watchers knew there of an epoch in progress."""
-    content = _newest(keeping.folder) if job.resumed else None
+    content = _newest(keeping.folder, runtime) if job.resumed else None
     if content is None and keeping.start is not None:
         content = checkpoints.integrity.load(keeping.start)
     if content is None:
@@ -226,22 +227,36 @@ def _save_last(
     files.write_tensors(keeping.folder / names.LAST, content)
 
 
-def _newest(folder: Path) -> Mapping[str, Any] | None:
-    """The newest state in the folder; None where there is none."""
+def _newest(folder: Path, runtime: Runtime) -> Mapping[str, Any] | None:
+    """The newest state in the folder that can be read; None where there is none at all.
+
+    Damaged ones are set aside as long as there is one to go on from. Raises InputError where all are.
+    """
     last = folder / names.LAST
     found = [path for path in folder.glob("checkpoint-*.pt") if names.epoch_of(path) is not None]
-    newest = max(found, key=lambda path: names.epoch_of(path) or 0, default=None)
-    candidates = [path for path in (last if last.exists() else None, newest) if path is not None]
-    read = [checkpoints.integrity.load(path) for path in candidates]
-    if not read:
-        return None
+    found.sort(key=lambda path: names.epoch_of(path) or 0, reverse=True)
+    read: list[Mapping[str, Any]] = []
+    damaged: dict[Path, InputError] = {}
+    for path in [last, *found] if last.exists() else found:
+        try:
+            read.append(checkpoints.integrity.load(path))
+        except InputError as error:
+            damaged[path] = error
+            continue
+        if path != last:
+            break
+    if not read and damaged:
+        raise InputError(f"{next(iter(damaged.values())).message}, and so is every state before it", ANEW)
+    for path, reason in damaged.items():
+        aside = path.with_name(f"{path.name}.corrupt")
+        path.replace(aside)
+        runtime.warn(f"{reason.message}: kept as '{aside.name}', going on from the one before")
 
     def progress(content: Mapping[str, Any]) -> tuple[int, int]:
         inside = content.get("position")
         return content["epoch"], inside["batch"] if inside else 0
 
-    chosen: Mapping[str, Any] = max(read, key=progress)
-    return chosen
+    return max(read, key=progress, default=None)
 
 
 def _take_up(problem: Problem, optimizer: Optimizer, content: Mapping[str, Any]) -> Position:
@@ -260,7 +275,7 @@ def _truncate(log: Path, epoch: int, keeping: Keeping) -> None:
     if len(kept) < epoch - begun:
         raise InputError(
             f"'{log}' has {len(kept)} lines, the checkpoint is at epoch {epoch}",
-            "use --no-resume --overwrite",
+            ANEW,
         )
     text = "".join(line + "\n" for line in kept)
     if not log.exists() or log.read_bytes() != text.encode():
