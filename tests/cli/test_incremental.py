@@ -6,6 +6,7 @@ import csv
 import errno
 import json
 import os
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 
@@ -490,3 +491,35 @@ def test_other_tasks_are_another_run(
     done = mcx(*WORDS, *words, "--class-order", order, "--output-dir", tmp_path / "run")
     assert (done.code, was in done.err) == (3, True), done.err
     assert mcx(*WORDS, "--class-order", order, "--output-dir", tmp_path / "run").code == 0
+
+
+@pytest.mark.filterwarnings("ignore:dtype.*align:DeprecationWarning")
+def test_the_documented_protocol_runs_on_cifar100(
+    mcx: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files in the real format, 4 images of each class: the first of each is for validation, which takes long."""
+    from torchvision.datasets import CIFAR100
+
+    folder = tmp_path / "data/cifar-100-python"
+    folder.mkdir(parents=True)
+    generator = np.random.default_rng(0)
+    for name, each in (("train", 4), ("test", 1)):
+        labels = np.repeat(np.arange(100), each)
+        images = generator.integers(0, 256, (len(labels), 3072), dtype=np.uint8)
+        (folder / name).write_bytes(pickle.dumps({"data": images, "fine_labels": labels.tolist()}))
+    (folder / "meta").write_bytes(pickle.dumps({"fine_label_names": [str(i) for i in range(100)]}))
+    for attribute in ("train_list", "test_list"):
+        monkeypatch.setattr(CIFAR100, attribute, [[name, None] for name, _ in getattr(CIFAR100, attribute)])
+    monkeypatch.setattr(CIFAR100, "meta", {**CIFAR100.meta, "md5": None})
+    words = ("train", "--preset", "incremental-cifar100", "--data-path", tmp_path / "data", "--workers", "0")
+    less = ("--epochs-per-task", "1", "--epochs", "2", "--val-per-class", "1", "--track-samples", "--json")
+    done = mcx(*words, *less, "--output-dir", tmp_path / "run")
+    assert done.code == 0, done.err
+    first, second = json.loads(done.out)["networks"][0]["tasks"]
+    assert (len(first["classes"]), first["seen"], second["seen"]) == (5, 5, 10)
+    rows = rows_of(tmp_path / "run/seed0/sample_tracking_data_final.csv")
+    assert [sum(row["epoch_num"] == epoch for row in rows) for epoch in "01"] == [5 * 3, 10 * 3]
+    assert all(int(row["sample_id"]) % 4 >= 1 for row in rows)
+    done = mcx(*words, "--val-per-class", "1", "--dry-run", "--output-dir", tmp_path / "new")
+    assert "20 tasks of 5 classes and 200 epochs each" in done.err
+    assert "incremental-resnet18" in done.err
