@@ -28,6 +28,7 @@ from bench import (
     per_sample,
     processes,
     table,
+    tracking,
 )  # fmt: skip
 from bench.pairs import Case, Result, measure
 from modeconn_cli.engine import allocation
@@ -49,6 +50,7 @@ CASES = (
     Case("curvature-document", 1 / 2.7, partial(curvature.against_document, count=128)),
     Case("curvature-floor", 1.15, partial(curvature.against_floor, count=32)),
     Case("dormant", 1.25, partial(dormancy.prepare, count=64)),
+    Case("tracking", 0.02, partial(tracking.prepare, count=128)),
     Case("two-processes-csl", 1 / 1.7, processes.csl),
     Case("two-processes-dormant", 1 / 1.7, processes.dormant),
     Case("merge", 2.0, processes.merge),

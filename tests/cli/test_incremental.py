@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import pickle
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from torch import nn
 from modeconn_cli.engine import datasets, files, keyed
 from modeconn_cli.engine.per_sample.curvature import directions
 from modeconn_cli.engine.settings.shared import DataSettings
-from modeconn_cli.engine.training import watchers
+from modeconn_cli.engine.training import loop, watchers
 
 ORDER = [3, 1, 4, 0, 5, 9, 2, 6, 8, 7]
 WORDS = (
@@ -523,3 +524,31 @@ def test_the_documented_protocol_runs_on_cifar100(
     done = mcx(*words, "--val-per-class", "1", "--dry-run", "--output-dir", tmp_path / "new")
     assert "20 tasks of 5 classes and 200 epochs each" in done.err
     assert "incremental-resnet18" in done.err
+
+
+def test_tracking_is_one_write_per_batch_and_holds_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writes: list[int] = []
+
+    def counted(handle: int, data: bytes) -> int:
+        writes.append(len(data))
+        return real(handle, data)
+
+    real = os.write
+    monkeypatch.setattr(watchers.os, "write", counted)
+    batch = datasets.Batch(torch.zeros(128, 0), torch.arange(128) % 10, torch.arange(128))
+    done = loop.Step(torch.zeros(()), 0.0, torch.zeros(128, 10), batch.labels)
+    peaks = []
+    for count in (20, 400):
+        tracked = watchers.Tracking(tmp_path / f"{count}.csv", {}, None)
+        tracked.begin(0, 0, {})
+        writes.clear()
+        tracemalloc.start()
+        for number in range(count):
+            tracked.step(0, number, batch, done)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        tracked.close()
+        assert len(writes) == count
+    assert max(peaks) < 2**16
