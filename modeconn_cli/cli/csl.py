@@ -87,7 +87,7 @@ def aggregate_table(result: CslAggregateResult) -> list[Part]:
     parts: list[Part] = [Table(f"CSL of {result.dataset}", ("figure", "value"), head)]
     names = [
         name
-        for name in ("csl", "csl_ce", "lt", "lt_first_epoch")
+        for name in ("csl", "csl_ce", "csl_per_epoch", "lt", "lt_first_epoch")
         if result.hardest and name in result.hardest[0]
     ]
     known = ("flipped",) if result.auroc else ()

@@ -142,7 +142,7 @@ def run(settings: DemoSettings, runtime: Runtime) -> DemoResult | None:
     if settings.full:
         samples = demo_samples.tell(story, story.root / "noisy", settings.epochs, machine)
     return DemoResult(
-        accuracies=[network.held_out_accuracy for network in trained.networks],
+        accuracies=[n.held_out_accuracy for n in trained.networks if n.held_out_accuracy is not None],
         swapped_layer=proof.layer_name or "",
         swapped_pair=proof.neuron_pairs[0],
         max_output_diff=proof.verification.max_output_diff or 0.0,

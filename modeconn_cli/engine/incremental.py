@@ -18,7 +18,7 @@ from modeconn_cli.engine.datasets import Data, Samples
 from modeconn_cli.engine.errors import InputError, SettingsError
 from modeconn_cli.engine.figures import COLOURS, png
 from modeconn_cli.engine.settings.train import TaskSettings
-from modeconn_cli.engine.training import evaluate
+from modeconn_cli.engine.training import Score, evaluate
 from modeconn_cli.engine.training.tasks import Tasks
 
 ORDER, TABLE, FIGURE = "class_order.npy", "tasks.csv", "tasks.png"
@@ -28,24 +28,24 @@ ORDER, TABLE, FIGURE = "class_order.npy", "tasks.csv", "tasks.png"
 class TaskResult:
     """The weights a task ended with, over all classes seen by then. Accuracies in percent, on held-out images.
 
-    `of_tasks`: the accuracy on the classes of each task so far, with logits over all classes seen.
+    `of_tasks`: the accuracy on the classes of each task so far, with logits over all classes seen. None where there
+    is no image.
     """
 
     task: int
     classes: tuple[int, ...]  # added by this task
     seen: int
     epoch: int  # of the weights
+    epochs: int  # that the task was trained for
     val_accuracy: float | None
-    loss: float
-    accuracy: float
-    of_tasks: tuple[float, ...]
+    loss: float | None
+    accuracy: float | None
+    of_tasks: tuple[float | None, ...]
 
 
 def tasks_of(settings: TaskSettings, num_classes: int, seed: int) -> Tasks | None:
     """The tasks that settings ask for. Raises SettingsError or InputError for an order that is none."""
     if settings.classes_per_task is None:
-        if settings.class_order is not None:
-            raise SettingsError("--class-order has a meaning with --classes-per-task only")
         return None
     if settings.class_order is None:
         order = keyed.permutation(seed, "class order", num_classes)
@@ -54,12 +54,40 @@ def tasks_of(settings: TaskSettings, num_classes: int, seed: int) -> Tasks | Non
     return Tasks(tuple(order.tolist()), settings.classes_per_task, settings.epochs_per_task)
 
 
-def read_order(path: Path, num_classes: int) -> Tensor:
-    """The classes in the order they are learnt, int64 [C]. Raises InputError for what is no permutation of them."""
-    order = np.array(arrays.read(path, kinds="iu"), dtype=np.int64)
-    if sorted(order.ravel().tolist()) != list(range(num_classes)):
-        raise InputError(f"'{path}' is no permutation of the {num_classes} classes")
-    return torch.from_numpy(order.ravel())
+def read_order(path: Path, num_classes: int | None = None) -> Tensor:
+    """The classes in the order they are learnt, int64 [C]. Raises InputError for what is no permutation of them, or
+    of as many as there are in the file.
+    """
+    if not path.exists():
+        raise InputError(f"'{path}' does not exist")
+    order = np.array(arrays.read(path, kinds="iu"), dtype=np.int64).ravel()
+    num_classes = len(order) if num_classes is None else num_classes
+    missing = sorted(set(range(num_classes)) - set(order.tolist()))
+    if missing or len(order) != num_classes:
+        shown = ", ".join(map(str, missing[:5])) + (", …" if len(missing) > 5 else "")
+        raise InputError(
+            f"'{path}' is no permutation of the {num_classes} classes",
+            f"{shown} is missing" if missing else f"it has {len(order)} entries",
+        )
+    return torch.from_numpy(order)
+
+
+def check(tasks: Tasks, data: Data, epochs: int) -> None:
+    """Raises SettingsError for epochs after the last task, and for a first task without images."""
+    if epochs > tasks.count * tasks.epochs:
+        raise SettingsError(
+            f"--epochs {epochs}, and the {tasks.count} tasks are over after {tasks.count * tasks.epochs}",
+            "raise --epochs-per-task, or leave out --epochs",
+        )
+    first = tasks.seen(0)
+    if not torch.isin(data.fit.labels.cpu(), first).any():
+        raise SettingsError(f"no training image is of a class of the first task: {first.tolist()}")
+
+
+def score(model: nn.Module, samples: Samples, classes: Tensor | None, batch_size: int) -> Score | None:
+    """Over the images of some classes and their logits alone, or of all; None where there is no image."""
+    part = samples if classes is None else of_classes(samples, classes)
+    return evaluate(model, part, batch_size, classes) if len(part) else None
 
 
 def describe(tasks: Tasks | None) -> dict[str, Any]:
@@ -86,54 +114,53 @@ def finished(folder: Path, epochs: int, tasks: Tasks) -> list[Path]:
 
 
 def measure(
-    paths: list[Path], tasks: Tasks, model: nn.Module, data: Data, batch_size: int
+    folder: Path, epochs: int, tasks: Tasks, model: nn.Module, data: Data, batch_size: int
 ) -> list[TaskResult]:
-    """Every task's checkpoint on the held-out images of the classes seen by then."""
+    """Every task's weights in a run of so many epochs, on the held-out images of the classes seen by then."""
     out = []
-    for task, path in enumerate(paths):
+    for task, path in enumerate(finished(folder, epochs, tasks)):
         checkpoint = checkpoints.read(path)
         weights.load_into(model, checkpoint.state, str(path))
         classes = tasks.seen(task).to(data.fit.device)
 
-        def accuracy(numbers: Tensor, seen: Tensor = classes) -> tuple[float, float]:
+        def accuracy(numbers: Tensor, seen: Tensor = classes) -> float | None:
             part = of_classes(data.held_out, numbers)
-            if len(part) == 0:
-                return float("nan"), float("nan")
-            score = evaluate(model, part, batch_size, seen)
-            return score.loss, score.accuracy
+            return evaluate(model, part, batch_size, seen).accuracy if len(part) else None
 
-        loss, whole = accuracy(classes)
-        val = of_classes(data.val, classes)
+        whole = score(model, data.held_out, classes, batch_size)
+        val = score(model, data.val, classes, batch_size)
         out.append(
             TaskResult(
                 task=task,
                 classes=tasks.added(task),
                 seen=len(classes),
                 epoch=checkpoint.epoch or 0,
-                val_accuracy=evaluate(model, val, batch_size, classes).accuracy if len(val) else None,
-                loss=loss,
-                accuracy=whole,
-                of_tasks=tuple(accuracy(torch.tensor(tasks.added(k)))[1] for k in range(task + 1)),
+                epochs=min(tasks.epochs, epochs - task * tasks.epochs),
+                val_accuracy=None if val is None else val.accuracy,
+                loss=None if whole is None else whole.loss,
+                accuracy=None if whole is None else whole.accuracy,
+                of_tasks=tuple(accuracy(torch.tensor(tasks.added(k))) for k in range(task + 1)),
             )
         )
     return out
 
 
 def write(folder: Path, results: list[TaskResult]) -> list[Path]:
-    """The table and the figure of all tasks."""
-    paths = [folder / TABLE, folder / FIGURE]
-    files.write_text(paths[0], table(results))
-    files.atomic_write(paths[1], figure(results))
-    return paths
+    """The table and the figure of all tasks; a run of no epochs has no figure."""
+    files.write_text(folder / TABLE, table(results))
+    if not results:
+        return [folder / TABLE]
+    files.atomic_write(folder / FIGURE, figure(results))
+    return [folder / TABLE, folder / FIGURE]
 
 
 def table(results: list[TaskResult]) -> str:
     """CSV, a row per task: accuracy over all classes seen, and on those of each task."""
-    header = ["task", "classes", "seen", "epoch", "val_accuracy", "loss", "accuracy"]
+    header = ["task", "classes", "seen", "epoch", "epochs", "val_accuracy", "loss", "accuracy"]
     header += [f"accuracy_task_{k}" for k in range(len(results))]
     rows = [
         [
-            r.task, " ".join(map(str, r.classes)), r.seen, r.epoch, r.val_accuracy, r.loss, r.accuracy,
+            r.task, " ".join(map(str, r.classes)), r.seen, r.epoch, r.epochs, r.val_accuracy, r.loss, r.accuracy,
             *r.of_tasks, *[None] * (len(results) - len(r.of_tasks)),
         ]
         for r in results
@@ -147,14 +174,15 @@ def figure(results: list[TaskResult]) -> bytes:
 
     drawn = Figure(figsize=(9.5, 3.8), layout="constrained")
     left, right = drawn.subplots(1, 2)
-    left.plot([r.seen for r in results], [r.accuracy for r in results], color=COLOURS[1], marker=".")
+    accuracies = [np.nan if r.accuracy is None else r.accuracy for r in results]
+    left.plot([r.seen for r in results], accuracies, color=COLOURS[1], marker=".")
     left.set_xlabel("classes seen")
     left.set_ylabel("accuracy over the classes seen (%)")
     left.grid(alpha=0.25)
     grid = np.full((len(results), len(results)), np.nan)
     for row, result in enumerate(results):
-        grid[row, : row + 1] = result.of_tasks
-    image = right.imshow(grid, cmap="viridis", interpolation="nearest")
+        grid[row, : row + 1] = [np.nan if value is None else value for value in result.of_tasks]
+    image = right.imshow(grid, cmap="viridis", interpolation="nearest", vmin=0, vmax=100)
     right.set_xlabel("classes of task")
     right.set_ylabel("in the end of task")
     shown = range(0, len(results), max(1, -(-len(results) // 10)))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,11 +15,11 @@ from modeconn_cli.engine import checkpoints, datasets, files, incremental, jobs,
 from modeconn_cli.engine.datasets import Data, Samples
 from modeconn_cli.engine.datasets.samples import spans
 from modeconn_cli.engine.errors import SettingsError
-from modeconn_cli.engine.incremental import TaskResult, of_classes, tasks_of
+from modeconn_cli.engine.incremental import TaskResult, tasks_of
 from modeconn_cli.engine.records import Record
 from modeconn_cli.engine.runtime import Runtime
 from modeconn_cli.engine.settings.train import TrainSettings
-from modeconn_cli.engine.training import NetworkProblem, Score, evaluate, recipe_of
+from modeconn_cli.engine.training import NetworkProblem, recipe_of
 from modeconn_cli.engine.training.folder import OWNED, Keeping, Trained, train
 from modeconn_cli.engine.training.loop import Watcher
 from modeconn_cli.engine.training.tasks import Tasks
@@ -37,8 +38,8 @@ class Network:
     train_loss: float | None
     train_accuracy: float | None
     held_out: str
-    held_out_loss: float
-    held_out_accuracy: float
+    held_out_loss: float | None  # None where no image is of a class seen
+    held_out_accuracy: float | None
     stopped_early: bool
     tasks: tuple[TaskResult, ...] = ()
 
@@ -60,9 +61,10 @@ def run(settings: TrainSettings, runtime: Runtime) -> TrainResult | None:
         raise SettingsError("no folder for the results", "pass --output-dir DIR")
     if settings.model is None:
         raise SettingsError("no network", "pass --model NAME")
+    if settings.label_noise and settings.label_seed is None:
+        settings = replace(settings, label_seed=settings.seed)  # one data set for all --seeds
     data = datasets.load(settings, runtime.device)
-    if settings.memo_scores is not None and not settings.track_samples:
-        raise SettingsError("--memo-scores go into the tracking", "pass --track-samples too")
+    _check_watched(settings)
     if settings.patience is not None and settings.classes_per_task is not None:
         raise SettingsError(
             "--patience would end the run within its first task", "leave it out of incremental training"
@@ -85,15 +87,19 @@ def run(settings: TrainSettings, runtime: Runtime) -> TrainResult | None:
     epochs = settings.epochs
     if epochs is None:
         epochs = 200 if any_plan is None else any_plan.count * any_plan.epochs
+    for plan in plans.values():
+        if plan is not None:
+            incremental.check(plan, data, epochs)
     settings = replace(settings, epochs=epochs)
     model = models.build(arch)
     size = weights.count(dict(model.named_parameters()))
     _probe(model, arch)
+    most = "up to " if any_plan else ""
     steps = len(spans(len(data.fit), settings.batch_size, merge_single=True))
     if runtime.plan(
         [
             f"train {arch.model} ({size:,} parameters) on {data.name}: {len(data.fit):,} images, "
-            f"{len(seeds)} x {epochs} epochs of {steps} steps on {runtime.device}, {runtime.threads} threads",
+            f"{len(seeds)} x {epochs} epochs of {most}{steps} steps on {runtime.device}, {runtime.threads} threads",
             *_said(any_plan),
             f"results in {settings.output_dir}, a checkpoint every {settings.save_freq or epochs} epochs",
         ]
@@ -115,6 +121,18 @@ def run(settings: TrainSettings, runtime: Runtime) -> TrainResult | None:
     return TrainResult(
         model=arch.model, dataset=data.name, num_params=size, epochs=epochs, networks=tuple(networks)
     )
+
+
+def _check_watched(settings: TrainSettings) -> None:
+    """Raises SettingsError for flags that would be without effect."""
+    own = {f.name: f.default for f in fields(TrainSettings)}
+    for needed, given, names_ in (
+        ("--track-samples", settings.track_samples, ("memo_scores", "track_format", "track_every")),
+        ("--classes-per-task", settings.classes_per_task is not None, ("class_order", "epochs_per_task")),
+    ):
+        for name in names_:
+            if not given and getattr(settings, name) != own[name]:
+                raise SettingsError(f"--{name.replace('_', '-')} has a meaning with {needed} only")
 
 
 def _said(tasks: Tasks | None) -> list[str]:
@@ -150,16 +168,20 @@ def _train_one(
     tasks: Tasks | None,
     runtime: Runtime,
 ) -> Network:
-    with runtime.catching_signals(), jobs.opened(settings, folder, "train", runtime, owned=OWNED) as job:
+    inputs = [path for path in (settings.class_order, settings.memo_scores) if path is not None]
+    with (
+        runtime.catching_signals(),
+        jobs.opened(settings, folder, "train", runtime, owned=OWNED, inputs=inputs) as job,
+    ):
         model = models.build(arch, settings.seed).to(runtime.device)
         if not job.complete:
             begun = [] if tasks is None else [incremental.write_order(folder, tasks)]
             outcome = _fit(settings, folder, data, arch, model, tasks, job, runtime)
             products = [outcome.checkpoint, folder / names.METRICS, *begun]
             if tasks is not None:
-                paths = incremental.finished(folder, outcome.epoch, tasks)
-                found = incremental.measure(paths, tasks, model, data, settings.batch_size)
-                products += [*paths, *incremental.write(folder, found)]
+                found = incremental.measure(folder, outcome.epoch, tasks, model, data, settings.batch_size)
+                products += incremental.finished(folder, outcome.epoch, tasks)
+                products += incremental.write(folder, found)
             if settings.track_samples:
                 products.append((folder / names.TRACKING).with_suffix(f".{settings.track_format}"))
             if settings.record_csl:
@@ -182,22 +204,19 @@ def _fit(
     job: jobs.Job,
     runtime: Runtime,
 ) -> Trained:
-    def score_of(samples: Samples, epoch: int) -> Score:
-        """Over the classes that the epoch was trained on."""
-        if tasks is None:
-            return evaluate(model, samples, settings.batch_size)
-        classes = tasks.seen(tasks.at(epoch - 1)).to(samples.device)
-        return evaluate(model, of_classes(samples, classes), settings.batch_size, classes)
-
     def measure(epoch: int) -> dict[str, float]:
-        out: dict[str, float] = {}
-        if settings.patience is not None or (tasks is not None and len(data.val)):
-            score = score_of(data.val, epoch)
-            out |= {"val_loss": score.loss, "val_accuracy": score.accuracy}
+        """Over the classes that the epoch was trained on; nothing of those without images."""
+        classes = None if tasks is None else tasks.seen(tasks.at(epoch - 1)).to(data.fit.device)
+        wanted: dict[str, Samples] = {}
+        if settings.patience is not None or tasks is not None:
+            wanted["val"] = data.val
         if settings.eval_every and epoch % settings.eval_every == 0:
-            score = score_of(data.held_out, epoch)
-            name = "test" if data.use_test else "val"
-            out |= {f"{name}_loss": score.loss, f"{name}_accuracy": score.accuracy}
+            wanted["test" if data.use_test else "val"] = data.held_out
+        out: dict[str, float] = {}
+        for name, samples in wanted.items():
+            score = incremental.score(model, samples, classes, settings.batch_size)
+            if score is not None:
+                out |= {f"{name}_loss": score.loss, f"{name}_accuracy": score.accuracy}
         return out
 
     about = {
@@ -244,12 +263,7 @@ def _watchers(
     out: list[Watcher] = []
     if settings.track_samples:
         memo = {} if settings.memo_scores is None else memo_scores(settings.memo_scores)
-        unknown = set(memo) - set(data.fit.ids.tolist())
-        if unknown:
-            shown = ", ".join(map(str, sorted(unknown)[:5]))
-            runtime.note(
-                f"{len(unknown):,} memorisation scores are of samples that are not trained on: {shown}, …"
-            )
+        _compare_ids(memo, data, runtime)
         if settings.track_format == "npz":
             out.append(TrackingRows(private / ROWS, memo, tasks, settings.track_every))
         else:
@@ -257,6 +271,22 @@ def _watchers(
     if settings.record_csl:
         out.append(Recording(folder / names.RECORDED, data.name, data.fit))
     return out
+
+
+def _compare_ids(memo: Mapping[int, str], data: Data, runtime: Runtime) -> None:
+    """Say which scores belong to no sample of the training, and how many samples have none."""
+    trained = set(data.fit.ids.tolist())
+    validation = set(memo) & set(data.val.ids.tolist())
+    for what, ids in (
+        ("validation images, which are not trained on", validation),
+        ("ids that the training file does not have", set(memo) - trained - validation),
+    ):
+        if ids:
+            shown = ", ".join(map(str, sorted(ids)[:5])) + (", …" if len(ids) > 5 else "")
+            runtime.note(f"{len(ids):,} memorisation scores are of {what}: {shown}")
+    without = len(trained - set(memo))
+    if without:
+        runtime.note(f"{without:,} of {len(trained):,} samples have no memorisation score")
 
 
 def _finished(
@@ -270,12 +300,10 @@ def _finished(
     measured: list[TaskResult] = []
     classes = None
     if tasks is not None:
-        paths = incremental.finished(folder, last["epoch"], tasks)
-        measured = incremental.measure(paths, tasks, model, data, settings.batch_size)
+        measured = incremental.measure(folder, last["epoch"], tasks, model, data, settings.batch_size)
         classes = tasks.seen(tasks.at(max(last["epoch"] - 1, 0))).to(data.fit.device)
     weights.load_into(model, checkpoints.read(path).state, str(path))
-    held_out = data.held_out if classes is None else of_classes(data.held_out, classes)
-    score = evaluate(model, held_out, settings.batch_size, classes)
+    score = incremental.score(model, data.held_out, classes, settings.batch_size)
     return Network(
         seed=settings.seed,
         checkpoint=str(path),
@@ -283,8 +311,8 @@ def _finished(
         train_loss=last.get("train_loss"),
         train_accuracy=last.get("train_accuracy"),
         held_out="test" if data.use_test else "val",
-        held_out_loss=score.loss,
-        held_out_accuracy=score.accuracy,
+        held_out_loss=None if score is None else score.loss,
+        held_out_accuracy=None if score is None else score.accuracy,
         stopped_early=last["epoch"] < settings.epochs,
         tasks=tuple(measured),
     )

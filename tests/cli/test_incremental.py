@@ -94,8 +94,17 @@ def test_the_run_is_that_of_a_plain_loop(run: Path) -> None:
         if accuracy > best[0]:
             best = (accuracy, {name: tensor.clone() for name, tensor in model.state_dict().items()})
     end = torch.load(run / "checkpoint-9.pt", weights_only=True)["model_state"]
-    for mine, theirs in zip(end.values(), model.state_dict().values(), strict=True):
+    for mine, theirs in zip(end.values(), best[1].values(), strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-7)
+    for task in range(3):
+        one, other = (
+            torch.load(run / name, weights_only=True)
+            for name in (f"task-{task}.pt", f"checkpoint-{3 * task + 3}.pt")
+        )
+        assert all(
+            torch.equal(one["model_state"][name], other["model_state"][name]) for name in one["model_state"]
+        )
+        assert other["mcx"]["weights_of_epoch"] == one["epoch"]
     kept = torch.load(run / "task-2.pt", weights_only=True)["model_state"]
     for mine, theirs in zip(kept.values(), best[1].values(), strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-7)
@@ -196,7 +205,7 @@ def test_memo_scores_are_written_as_they_are_and_missing_ones_stay_empty(
     [
         (("--class-order", "short.npy"), "is no permutation of the 10 classes", 3),
         (("--class-order", "order.npy"), "--class-order has a meaning with --classes-per-task only", 2),
-        (("--memo-scores", "x.csv"), "--memo-scores go into the tracking", 2),
+        (("--memo-scores", "x.csv"), "--memo-scores has a meaning with --track-samples only", 2),
         (
             ("--classes-per-task", "2", "--patience", "3"),
             "--patience would end the run within its first task",
@@ -552,3 +561,184 @@ def test_tracking_is_one_write_per_batch_and_holds_nothing(
         tracked.close()
         assert len(writes) == count
     assert max(peaks) < 2**16
+
+
+@pytest.mark.parametrize("form", ["csv", "npz"])
+@pytest.mark.parametrize("harm", ["removed", "cut", "recorded"])
+def test_rows_that_vanish_while_a_run_is_stopped_are_missed(
+    mcx: Callable, tmp_path: Path, order: Path, monkeypatch: pytest.MonkeyPatch, form: str, harm: str
+) -> None:
+    words = (*WORDS, "--track-format", form, "--class-order", order, "--output-dir", tmp_path)
+    monkeypatch.setattr(files, "_counts", {})
+    monkeypatch.setenv("MCX_TESTING", "1")
+    monkeypatch.setenv("MCX_FAILPOINT", "train.after_step:27=usr2")
+    assert mcx(*words).code == 75
+    monkeypatch.delenv("MCX_FAILPOINT")
+    place = ".mcx/train/tracking.rows" if form == "npz" else "sample_tracking_data_final.csv"
+    path = tmp_path / "seed0" / ("recorded_losses/loss_digits_epoch_2.npy" if harm == "recorded" else place)
+    content = path.read_bytes()
+    if harm == "cut":
+        path.write_bytes(content[: len(content) // 2])
+    else:
+        path.unlink()
+    done = mcx(*words)
+    said = "is missing" if harm == "recorded" else "has lost rows of the training"
+    assert (done.code, said in done.err, str(path) in done.err) == (3, True, True), done.err
+    path.write_bytes(content)
+    assert mcx(*words).code == 0
+
+
+def test_what_a_run_reads_must_be_what_it_began_with(
+    mcx: Callable, tmp_path: Path, order: Path, run: Path
+) -> None:
+    """A changed order of the classes, under its old name."""
+    np.save(order, np.array(ORDER[::-1]))
+    done = mcx(*WORDS, "--class-order", order, "--output-dir", tmp_path / "run")
+    assert (done.code, "order.npy" in done.err) == (3, True), done.err
+    assert np.load(run / "class_order.npy").tolist() == ORDER
+
+
+def test_the_seed_of_label_noise_is_part_of_the_run(mcx: Callable, tmp_path: Path) -> None:
+    """--seeds has one data set for all its runs, that of --seed."""
+    words = ("train", "--model", "mlp", "--dataset", "digits", "--epochs", "1", "--label-noise", "0.3")
+    assert mcx(*words, "--seeds", "3", "--output-dir", tmp_path).code == 0
+    done = mcx(*words, "--seed", "3", "--output-dir", tmp_path)
+    assert (done.code, "'label_seed' was 0, now 3" in done.err) == (3, True), done.err
+
+
+@pytest.mark.parametrize(
+    "words", [("--track-every", "2"), ("--track-format", "npz"), ("--epochs-per-task", "3")]
+)
+def test_flags_without_effect_are_refused(mcx: Callable, tmp_path: Path, words: tuple) -> None:
+    done = mcx("train", "--model", "mlp", "--dataset", "digits", *words, "--output-dir", tmp_path)
+    assert (done.code, f"{words[0]} has a meaning with" in done.err) == (2, True), done.err
+
+
+def test_tasks_with_classes_that_have_no_image(mcx: Callable, tmp_path: Path) -> None:
+    """Of four classes the third has none: no validation and no test image in the first task that is of it alone."""
+    generator = np.random.default_rng(0)
+    labels = np.tile([0, 1, 3], 20)
+    images = generator.integers(0, 256, (60, 1, 8, 8), dtype=np.uint8)
+    split = np.where(np.arange(60) < 45, "train", "test")
+    np.savez(tmp_path / "data.npz", images=images, labels=labels, split=split)
+    words = (
+        "train", "--model", "mlp", "--dataset", tmp_path / "data.npz", "--classes-per-task", "1",
+        "--epochs-per-task", "1", "--num-classes", "4", "--class-order", tmp_path / "order.npy", "--json",
+    )  # fmt: skip
+    np.save(tmp_path / "order.npy", np.array([2, 0, 1, 3]))
+    done = mcx(*words, "--output-dir", tmp_path / "first")
+    assert (done.code, "no training image is of a class of the first task: [2]" in done.err) == (2, True), (
+        done.err
+    )
+    np.save(tmp_path / "order.npy", np.array([0, 2, 1, 3]))
+    done = mcx(*words, "--output-dir", tmp_path / "second")
+    assert done.code == 0, done.err
+    tasks = json.loads(done.out)["networks"][0]["tasks"]
+    assert tasks[1]["of_tasks"][1] is None
+    assert rows_of(tmp_path / "second/seed0/tasks.csv")[1]["accuracy_task_1"] == ""
+
+
+def test_epochs_after_the_last_task_are_refused(mcx: Callable, tmp_path: Path, order: Path) -> None:
+    done = mcx(*WORDS, "--epochs", "10", "--class-order", order, "--output-dir", tmp_path / "out")
+    assert (done.code, "the 3 tasks are over after 9" in done.err) == (2, True), done.err
+
+
+def test_the_loss_per_epoch_leaves_out_the_decay_and_tells_high_from_low(
+    mcx: Callable, run: Path, tmp_path: Path
+) -> None:
+    """Samples of different tasks have different epochs, and the decay of each epoch is another."""
+    scores, csl, out = tmp_path / "scores", tmp_path / "csl", tmp_path / "out"
+    assert mcx("csl", "score", "--checkpoint-dir", run, "--seen-classes", "--output-dir", scores).code == 0
+    words = ("csl", "aggregate", "--input-dir", scores, "--output-dir", csl, "--json", "--class-order")
+    done = mcx(*words, run / "class_order.npy")
+    assert done.code == 0, done.err
+    epochs = (0, 2, 3, 4, 6, 8, 9)
+    losses = np.stack([np.load(scores / f"loss_ce_digits_run1_epoch_{e}_noise_0.npy") for e in epochs])
+    expected = np.nanmean(losses.astype(float), axis=0)
+    found = np.load(csl / "csl_per_epoch_digits_run1_noise_0.npy")
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    hardest = [row["sample_id"] for row in json.loads(done.out)["hardest"]]
+    ids = np.load(csl / "sample_ids.npy")
+    assert hardest == ids[np.argsort(found, kind="stable")[::-1][: len(hardest)]].tolist()
+    done = mcx(
+        "correlate", "--csl", csl, "--tracking", run / "sample_tracking_data_final.csv", "--how", "inner",
+        "--output-dir", out,
+    )  # fmt: skip
+    assert (done.code, "csl_per_epoch tells high from low csl" in done.err) == (0, True), done.err
+    rows = rows_of(out / "per_sample.csv")
+    median = np.median([float(row["csl_per_epoch"]) for row in rows])
+    assert all((row["category"] == "high csl") == (float(row["csl_per_epoch"]) > median) for row in rows)
+    for content, said in ((np.array([0, 0, 2]), "1 is missing"), (None, "does not exist")):
+        path = tmp_path / "wrong.npy"
+        if content is not None:
+            np.save(path, content)
+        else:
+            path.unlink()
+        done = mcx(*words, path, "--overwrite", "--no-resume")
+        assert (done.code, said in done.err) == (3, True), done.err
+
+
+def test_losses_of_classes_not_seen_are_warned_about(mcx: Callable, tmp_path: Path, order: Path) -> None:
+    """As the original scripts have them: every sample at every epoch. Runs count from 0 there."""
+    for epoch in (0, 200):
+        np.save(tmp_path / f"loss_digits_run0_epoch_{epoch}_noise_0.npy", np.ones(5, np.float32))
+    words = (
+        "csl",
+        "aggregate",
+        "--input-dir",
+        tmp_path,
+        "--epoch-step",
+        "200",
+        "--output-dir",
+        tmp_path / "out",
+    )
+    done = mcx(*words, "--class-order", order)
+    assert (done.code, "--class-order leaves out none" in done.err) == (0, True), done.err
+    assert (tmp_path / "out/csl_digits_run0_noise_0.npy").exists()
+
+
+def test_a_row_without_its_cells_is_refused(mcx: Callable, tmp_path: Path, run: Path) -> None:
+    text = (run / "sample_tracking_data_final.csv").read_text().splitlines(keepends=True)
+    text.insert(7, "12,,3\n")
+    (tmp_path / "tracking.csv").write_text("".join(text))
+    done = mcx("correlate", "--tracking", tmp_path / "tracking.csv", "--output-dir", tmp_path / "out")
+    assert (done.code, "has 1 rows without" in done.err) == (3, True), done.err
+
+
+def test_epochs_that_were_not_tracked_are_said(mcx: Callable, tmp_path: Path, order: Path) -> None:
+    done = mcx(*WORDS, "--track-every", "2", "--class-order", order, "--output-dir", tmp_path / "run")
+    assert done.code == 0, done.err
+    run = tmp_path / "run/seed0"
+    words = ("--input-dir", run / "recorded_losses", "--class-order", order, "--output-dir", tmp_path / "csl")
+    assert mcx("csl", "aggregate", *words).code == 0
+    tracking = run / "sample_tracking_data_final.csv"
+    words = (
+        "--csl",
+        tmp_path / "csl",
+        "--tracking",
+        tracking,
+        "--how",
+        "inner",
+        "--output-dir",
+        tmp_path / "out",
+    )
+    done = mcx("correlate", *words)
+    assert (done.code, "only every 2th epoch was tracked" in done.err) == (0, True), done.err
+
+
+def test_a_head_larger_than_the_data_is_scored(mcx: Callable, tmp_path: Path, order: Path) -> None:
+    words = (*WORDS, "--num-classes", "20", "--class-order", order, "--output-dir", tmp_path / "run")
+    assert mcx(*words).code == 0
+    words = (
+        "dormant",
+        "--checkpoint",
+        tmp_path / "run/seed0/checkpoint-4.pt",
+        "--seen-classes",
+        "--output-dir",
+    )
+    for more in ((), ("--class-order", order)):
+        done = mcx(*words, tmp_path / f"out{len(more)}", *more)
+        assert done.code == 0, done.err
+    labels = np.load(tmp_path / "out0/labels_epoch_4.npy")
+    found = np.load(tmp_path / "out0/dormant_post_epoch_4.npy")
+    assert np.array_equal(np.isfinite(found), np.isin(labels, ORDER[:8]))

@@ -106,6 +106,17 @@ def test_rotation_stays_within_its_angle_and_keeps_the_centre() -> None:
     assert (found[:, :, 4, 4] == 200).all()
 
 
+@pytest.mark.parametrize("whole", [True, False])
+def test_what_rotation_uncovers_is_zero_once_normalised(whole: bool) -> None:
+    turn = Transform("turn", (0.5, 0.2, 0.7), (0.2, 0.3, 0.1), rotation=15.0)
+    images = torch.full((20, 3, 9, 9), 250, dtype=torch.uint8) if whole else torch.ones(20, 3, 9, 9)
+    corners = turn.normalise(turn.augment(images, torch.arange(20), 0, 0))[:, :, 0, 0]
+    uncovered = (corners.abs() < 0.02).all(1)
+    inside = turn.normalise(images)[0, :, 0, 0]
+    assert uncovered.any()
+    assert torch.allclose(corners[~uncovered], inside.expand_as(corners[~uncovered]), atol=1e-5)
+
+
 @given(st.integers(0, 50), st.integers(1, 60))
 def test_spans_cover_everything_once_and_never_leave_a_single_sample(count: int, size: int) -> None:
     plain, merged = spans(count, size), spans(count, size, merge_single=True)

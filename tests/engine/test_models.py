@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from modeconn_cli.engine import models, weights
 from modeconn_cli.engine.checkpoints import Checkpoint
@@ -142,3 +143,14 @@ def test_an_unknown_model_argument_is_named() -> None:
 def test_a_misspelt_norm_is_refused() -> None:
     with pytest.raises(SettingsError, match="norm is none or batch"):
         models.build(Architecture("cnn", 10, (1, 8, 8), {"norm": "layer"}))
+
+
+def test_the_incremental_network_begins_as_the_original_does() -> None:
+    """Normal weights of variance 2 over the inputs (1 over them in the head), no bias."""
+    model = models.build(Architecture("incremental-resnet18", 100, (3, 32, 32), {"width": 16}), seed=0)
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            gain = 2 if isinstance(module, nn.Conv2d) else 1
+            spread = float(module.weight.detach().std()) / (gain / module.weight[0].numel()) ** 0.5
+            assert abs(spread - 1) < 4 / (2 * module.weight.numel()) ** 0.5, name
+            assert not module.bias.any()

@@ -7,17 +7,25 @@ from itertools import product
 
 import numpy as np
 
-WORDS = {"csl": "csl", "curvature": "curvature", "dormant_prop": "dormant", "memo_score": "memo"}
+from modeconn_cli.engine.correlate.sources import PER_EPOCH
+
+WORDS = {
+    "csl": "csl",
+    PER_EPOCH: "csl",
+    "curvature": "curvature",
+    "dormant_prop": "dormant",
+    "memo_score": "memo",
+}
 
 # Metrics -> which of them are high -> name; the first list is for samples without dormancy.
 _NAMES: dict[tuple[str, ...], dict[tuple[bool, ...], str]] = {
-    ("csl", "curvature", "memo_score"): {
+    ("csl", "curvature", "memo"): {
         (True, True, True): "Most problematic samples",
         (True, False, True): "Difficult but stable samples",
         (False, True, False): "Easy but potentially disruptive samples",
         (False, False, False): "Ideal samples for early training",
     },
-    ("csl", "curvature", "dormant_prop", "memo_score"): {
+    ("csl", "curvature", "dormant", "memo"): {
         (True, True, True, True): "Most problematic samples",
         (True, False, False, True): "Difficult but stable samples",
         (False, True, True, False): "Easy but plasticity-impaired samples",
@@ -28,9 +36,15 @@ _NAMES: dict[tuple[str, ...], dict[tuple[bool, ...], str]] = {
 
 def name_of(high: Mapping[str, bool]) -> str:
     """The category of a sample: metric -> whether it is high."""
-    present = tuple(metric for metric in WORDS if metric in high)
+    present = [metric for metric in WORDS if metric in high]
     spelled = ", ".join(f"{'high' if high[metric] else 'low'} {WORDS[metric]}" for metric in present)
-    return _NAMES.get(present, {}).get(tuple(high[metric] for metric in present), spelled)
+    known = _NAMES.get(tuple(WORDS[metric] for metric in present), {})
+    return known.get(tuple(high[metric] for metric in present), spelled)
+
+
+def fairer(columns: Mapping[str, np.ndarray]) -> bool:
+    """Whether the loss per epoch stands for CSL, whose sums over different numbers of epochs do not compare."""
+    return PER_EPOCH in columns
 
 
 def split(columns: Mapping[str, np.ndarray]) -> tuple[np.ndarray, list[str], dict[str, float]]:
@@ -38,7 +52,8 @@ def split(columns: Mapping[str, np.ndarray]) -> tuple[np.ndarray, list[str], dic
 
     High is strictly above the median of the finite values.
     """
-    present = [metric for metric in WORDS if metric in columns and np.isfinite(columns[metric]).any()]
+    left = "csl" if fairer(columns) else PER_EPOCH
+    present = [m for m in WORDS if m != left and m in columns and np.isfinite(columns[m]).any()]
     count = len(next(iter(columns.values())))
     if not present:
         return np.full(count, -1), [], {}

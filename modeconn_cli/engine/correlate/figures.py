@@ -178,7 +178,7 @@ def tasks(found: Sequence[Task]) -> bytes:
                 shown = {"textcoords": "offset points", "fontsize": 6, "ha": "right"}
                 axis.annotate(words, (task.last_epoch, task.task), (0, 4), **shown)
         axis.margins(y=0.15)
-        axis.set_xlabel("epoch")
+        axis.set_xlabel("epoch of training, from 0")
         axis.set_ylabel("task: first to last exposure")
         axis.invert_yaxis()
         axis.grid(alpha=0.25)
@@ -221,7 +221,7 @@ def evolution(epochs: Sequence[Epoch], flag: str | None) -> bytes:
                 marker=".",
                 label=f"task {task}" if len(members) <= NAMED or task in (members[0], members[-1]) else None,
             )
-        axis.set_xlabel("epoch")
+        axis.set_xlabel("completed epochs")
         axis.set_ylabel(name)
         axis.grid(alpha=0.25)
         for text in axis.legend(fontsize=8).get_texts():

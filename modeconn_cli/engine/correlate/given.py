@@ -49,6 +49,11 @@ def read(settings: CorrelateSettings, found: Found, runtime: Runtime) -> list[So
     out: list[Source] = []
     if settings.tracking is not None:
         out.append(tracking.read(settings.tracking))
+        every = tracking.every(settings.tracking)
+        if every > 1:
+            runtime.warn(
+                f"only every {every}th epoch was tracked: times_seen and the last exposure are of those"
+            )
     if found.csl is not None:
         out.append(sources.csl(found.csl, assume))
     if found.lt is not None:

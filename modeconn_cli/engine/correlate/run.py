@@ -178,6 +178,10 @@ def _measure(
         if infinite:
             runtime.warn(f"{name}: {infinite:,} infinite values, not in correlations, means and medians")
     code, labels, medians = categories.split(metrics)
+    if categories.fairer(metrics):
+        runtime.note(
+            "samples were scored at different numbers of epochs: csl_per_epoch tells high from low csl"
+        )
     chosen = {k: f for k, f in GROUP_FILES.items() if set(k) <= set(settings.by)}
     groups = {}
     for keys, file in chosen.items():

@@ -143,19 +143,14 @@ def labels(path: Path) -> np.ndarray:
 
 def csl_file(path: Path) -> Path:
     """The csl_*.npy that is meant."""
-    return _only(path, "csl_*.npy", ("csl_ce_",))
+    return _only(path, "csl_*.npy", ("csl_ce_", f"{PER_EPOCH}_"))
 
 
 def csl(path: Path, assume: bool) -> Source:
     """Cumulative loss, and its mean per epoch where the number of epochs differs between samples."""
     source = array("csl", path, "csl", ("csl",), assume)
-    beside = path.with_name("epochs_seen_" + path.name.removeprefix("csl_"))
-    if beside == path or not path.name.startswith("csl_") or not beside.exists():
-        return source
-    source = with_companions(source, {PER_EPOCH: beside}, {})
-    with np.errstate(invalid="ignore", divide="ignore"):
-        mean = source.metrics["csl"] / source.metrics[PER_EPOCH]
-    return replace(source, metrics={"csl": source.metrics["csl"], PER_EPOCH: mean})
+    beside = path.with_name(f"{PER_EPOCH}_{path.name.removeprefix('csl_')}")
+    return with_companions(source, {PER_EPOCH: beside}, {})
 
 
 def lt_file(path: Path) -> Path:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from modeconn_cli.engine import files, products
+from modeconn_cli.engine import files, names, products, records
 from modeconn_cli.engine.correlate import values
 from modeconn_cli.engine.correlate.sources import Source
 from modeconn_cli.engine.errors import InputError
@@ -65,6 +65,13 @@ def read(path: Path, chunk: int = CHUNK) -> Source:
         split="train",
         files=(path,),
     )
+
+
+def every(path: Path) -> int:
+    """Epochs from one that was tracked to the next, as the training beside the file says; 1 where there is none."""
+    record = records.peek_object(path.parent / names.JOB_FOLDER / "train" / names.RECORD_FILE)
+    found = (record.get("settings") or {}).get("track_every", 1)
+    return found if isinstance(found, int) else 1
 
 
 def _columns_of_npz(path: Path, chunk: int) -> Iterator[Any]:
@@ -159,6 +166,10 @@ def _columns(frame: Any, path: Path) -> Columns:
     for name in ("class_id", "task_num"):
         if name in frame.columns:
             out[name] = values.whole(frame[name], path)
+    for name, column in out.items():
+        if np.isnan(column).any():
+            shown = "epoch_num" if name == "first_epoch" else name
+            raise InputError(f"'{path}' has {int(np.isnan(column).sum()):,} rows without {shown}")
     if "memo_score" in frame.columns:
         out["memo_score"] = values.measurements(frame["memo_score"], path)
     return out

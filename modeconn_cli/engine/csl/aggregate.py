@@ -14,12 +14,13 @@ from modeconn_cli.engine.csl import figures, inputs, metrics, naming
 from modeconn_cli.engine.csl.inputs import Input
 from modeconn_cli.engine.csl.naming import IDS, Run
 from modeconn_cli.engine.errors import InputError, OutputError, SettingsError
+from modeconn_cli.engine.incremental import read_order
 from modeconn_cli.engine.records import Record
 from modeconn_cli.engine.runtime import Runtime
 from modeconn_cli.engine.settings.csl import CslAggregateSettings
 from modeconn_cli.engine.training.watchers import ABOUT
 
-ARRAYS = ("csl", "csl_ce", "lt", "lt_first_epoch", "lt_first_epoch_sq", "epochs_seen")
+ARRAYS = ("csl", "csl_ce", "csl_per_epoch", "lt", "lt_first_epoch", "lt_first_epoch_sq", "epochs_seen")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,13 +94,17 @@ def _measure(
 ) -> tuple[dict[str, np.ndarray], metrics.LearningTime | None, metrics.LearningTime | None]:
     """All per-sample values by the name of their file, float64 [N]."""
     unseen = settings.class_order is not None
+    if settings.class_order is not None:
+        read_order(settings.class_order)
     csl, epochs = metrics.cumulative_loss(
         arrays.stream(given.losses, given.count), given.count, skip_unseen=unseen
     )
     values: dict[str, np.ndarray] = {"csl": csl}
+    never = epochs == 0
     if unseen:
         values["epochs_seen"] = epochs
-    bad = int((~np.isfinite(csl)).sum())
+        _check_begins(given, epochs, settings, runtime)
+    bad = int((~np.isfinite(csl) & ~never).sum())
     if bad:
         hint = "" if unseen else " (--class-order leaves out the epochs before a class was seen)"
         runtime.warn(
@@ -109,6 +114,9 @@ def _measure(
         values["csl_ce"], _ = metrics.cumulative_loss(
             arrays.stream(given.ce, given.count), given.count, skip_unseen=unseen
         )
+    if unseen:
+        # Without the decay, which is another sum for other epochs.
+        values["csl_per_epoch"] = values.get("csl_ce", csl) / np.where(never, 1, epochs)
     if given.grads is None:
         return values, None, None
     grads = given.grads
@@ -126,11 +134,30 @@ def _measure(
             skip_unseen=unseen,
         )
         values["lt_first_epoch_sq"] = squared.first
-    if learnt.finite < given.count:
-        runtime.warn(
-            f"{given.count - learnt.finite:,} samples have a NaN among their gradient norms: not in tau"
-        )
+    excluded = given.count - learnt.finite - int(never.sum())
+    if excluded > 0:
+        runtime.warn(f"{excluded:,} samples have a NaN among their gradient norms: not in tau")
     return values, learnt, squared
+
+
+def _check_begins(given: Input, epochs: np.ndarray, settings: CslAggregateSettings, runtime: Runtime) -> None:
+    """Say what --class-order finds in losses that begin when a class is seen. `epochs` [N]: scored at so many."""
+    never = int((epochs == 0).sum())
+    if never:
+        runtime.note(f"{never:,} samples were seen at none of these epochs, and have no CSL")
+    if (epochs == len(given.epochs)).all() and len(given.epochs) > 1:
+        runtime.warn(
+            "every sample has a loss at every epoch, also before its class was seen: --class-order leaves out none "
+            "(mcx csl score --seen-classes does)"
+        )
+    assert settings.input_dir is not None
+    summary = records.peek_object(settings.input_dir / given.found.run.aggregated(naming.SUMMARY, ".json"))
+    rows = [row for row in summary.get("epochs", []) if row.get("nonfinite") and row["epoch"] in given.epochs]
+    if rows:
+        runtime.warn(
+            f"losses were not finite when they were scored at epochs {[row['epoch'] for row in rows][:10]}; those "
+            "before the first finite one of a sample count as not seen"
+        )
 
 
 def _losses_of(settings: CslAggregateSettings) -> str:
@@ -178,7 +205,7 @@ def _result(
 ) -> CslAggregateResult:
     run, folder, csl = given.found.run, settings.output_dir, values["csl"]
     assert folder is not None
-    order = _ranked(csl)
+    order = _ranked(values.get("csl_per_epoch", csl))
     finite = csl[np.isfinite(csl)]
     number = min(settings.num_samples, len(order))
 
@@ -268,7 +295,8 @@ def _draw(
     drawn: list[Path],
     runtime: Runtime,
 ) -> None:
-    order = _ranked(values["csl"])
+    shown = values.get("csl_per_epoch", values["csl"])
+    order = _ranked(shown)
     number = min(settings.num_samples, len(order) // 2)
     chosen = {"hardest": order[::-1][:number], "easiest": order[:number]}
     curves = {
@@ -281,7 +309,7 @@ def _draw(
     contents = (
         figures.histograms(values),
         figures.curves(given.epochs, curves),
-        figures.gallery(given.ids, chosen, values["csl"], images, noise),
+        figures.gallery(given.ids, chosen, shown, images, noise),
     )
     for path, content in zip(drawn, contents, strict=True):
         files.atomic_write(path, content)

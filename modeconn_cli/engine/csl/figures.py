@@ -19,6 +19,7 @@ NAMES = ("histograms", "curves", "samples")
 TITLES = {
     "csl": "cumulative sample loss (nats)",
     "csl_ce": "the same without weight decay (nats)",
+    "csl_per_epoch": "mean loss per epoch seen (nats)",
     "lt": "learning time (share of epochs)",
     "lt_first_epoch": "first epoch below tau",
     "lt_first_epoch_sq": "first epoch below tau, squared norms",

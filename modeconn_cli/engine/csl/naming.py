@@ -47,7 +47,8 @@ class Run:
 
     def aggregated(self, what: str, suffix: str = ".npy") -> str:
         """`csl_<dataset>_run<r>_noise_<n>.npy`; run 1 and noise 0 where the short names do not say."""
-        return f"{what}_{self.dataset}_run{self.run_idx or 1}_noise_{self.noise or 0:g}{suffix}"
+        number = 1 if self.run_idx is None else self.run_idx
+        return f"{what}_{self.dataset}_run{number}_noise_{self.noise or 0:g}{suffix}"
 
     def patterns(self) -> list[str]:
         """Globs of the run's per-epoch files."""

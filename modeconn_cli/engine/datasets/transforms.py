@@ -60,7 +60,7 @@ class Transform:
         elif self.flip:
             images = torch.where(mirrored.view(-1, 1, 1, 1), images.flip(3), images)
         if self.rotation:
-            images = _rotate(images, draws[:, 3] * self.rotation)
+            images = _rotate(images, draws[:, 3] * self.rotation, self.mean)
         return images
 
     def _crop(self, images: Tensor, corner: Tensor, mirrored: Tensor) -> Tensor:
@@ -99,15 +99,21 @@ class Transform:
         return {"name": self.name, "mean": list(self.mean), "std": list(self.std)}
 
 
-def _rotate(images: Tensor, degrees: Tensor) -> Tensor:
-    """Counter-clockwise rotation about the centre by nearest neighbour, black outside."""
+def _rotate(images: Tensor, degrees: Tensor, mean: tuple[float, ...]) -> Tensor:
+    """Counter-clockwise rotation about the centre by nearest neighbour.
+
+    Outside is the mean colour, zero once it is normalised; black without a mean.
+    """
+    scale = 255.0 if images.dtype == torch.uint8 else 1.0
+    fill = torch.tensor([round(scale * m) if scale > 1 else m for m in mean or (0.0,)], device=images.device)
+    fill = fill.float().view(1, -1, 1, 1)
     angle = degrees.float() * (math.pi / 180)
     cos, sin, zero = angle.cos(), angle.sin(), torch.zeros_like(angle)
     ratio = images.shape[3] / images.shape[2]
     theta = torch.stack([cos, -sin / ratio, zero, sin * ratio, cos, zero], dim=1).view(-1, 2, 3)
     grid = F.affine_grid(theta, list(images.shape), align_corners=False)
-    turned = F.grid_sample(images.float(), grid, mode="nearest", padding_mode="zeros", align_corners=False)
-    return turned.to(images.dtype)
+    turned = F.grid_sample(images - fill, grid, mode="nearest", padding_mode="zeros", align_corners=False)
+    return (turned + fill).to(images.dtype)
 
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))

@@ -67,4 +67,13 @@ def resnet34(input_shape: tuple[int, ...], num_classes: int, width: int = 64) ->
 
 
 def incremental_resnet18(input_shape: tuple[int, ...], num_classes: int, width: int = 64) -> ResNet:
-    return ResNet(input_shape, num_classes, (2, 2, 2, 2), width, bias=True)
+    """Convolutions with biases; all biases begin at 0, weights by fan-in (Dohare et al. 2024)."""
+    network = ResNet(input_shape, num_classes, (2, 2, 2, 2), width, bias=True)
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            nn.init.kaiming_normal_(
+                module.weight, nonlinearity="relu" if isinstance(module, nn.Conv2d) else "linear"
+            )
+            assert module.bias is not None
+            nn.init.zeros_(module.bias)
+    return network

@@ -61,21 +61,28 @@ def seen_classes(settings: ScoringSettings, subject: Subject, runtime: Runtime) 
                 "the run learnt its classes task by task; --seen-classes leaves out those not seen yet"
             )
         return Seen(None, subject.samples.labels)
-    return Seen(_tasks(settings, subject, own), subject.samples.labels)
+    return Seen(_tasks(settings, subject, own, runtime), subject.samples.labels)
 
 
-def _tasks(settings: ScoringSettings, subject: Subject, own: Mapping[str, Any] | None) -> Tasks:
+def _tasks(
+    settings: ScoringSettings, subject: Subject, own: Mapping[str, Any] | None, runtime: Runtime
+) -> Tasks:
     if settings.class_order is None and own is None:
         raise SettingsError("--seen-classes needs the order of the classes", "pass --class-order FILE")
-    said = own or {}
+    said, classes = own or {}, subject.data.num_classes
+    if own is None and (settings.classes_per_task is None or settings.epochs_per_task is None):
+        runtime.warn(
+            f"{settings.classes_per_task or DOCUMENTED[0]} classes every {settings.epochs_per_task or DOCUMENTED[1]} "
+            "epochs are assumed: the checkpoints do not say (--classes-per-task, --epochs-per-task)"
+        )
     try:
         per_task = settings.classes_per_task or int(said.get("per_task", DOCUMENTED[0]))
         epochs = settings.epochs_per_task or int(said.get("epochs", DOCUMENTED[1]))
         if settings.class_order is not None:
-            order = tuple(read_order(settings.class_order, subject.arch.num_classes).tolist())
+            order = tuple(read_order(settings.class_order, classes).tolist())
         else:
             order = tuple(int(number) for number in said["order"])
-        if sorted(order) != list(range(subject.arch.num_classes)):
+        if sorted(order) != list(range(classes)):
             raise ValueError(f"{order} is no order of the classes")
     except (TypeError, ValueError, KeyError) as error:
         raise InputError(f"what the checkpoint says of its tasks is damaged ({error})") from error

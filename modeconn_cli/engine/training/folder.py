@@ -42,7 +42,7 @@ class Keeping:
     min_delta: float = 0.0
     start: Path | None = None  # the checkpoint a branch begins from: weights, optimizer and epoch
     shown: Mapping[str, Any] = field(default_factory=dict)  # beside the metrics in the progress
-    tasks: Tasks | None = None  # the best weights of each are kept, and the next one begins from them
+    tasks: Tasks | None = None  # each ends with its best weights, and the next one begins from them
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,6 @@ def train(
     saved = began = time.monotonic()
     if watch.out_of_patience or position.epoch >= recipe.epochs:
         return _finish(problem, optimizer, keeping, rows, watch)
-    _begin_task(problem, keeping, position)
     for end in fit(problem, optimizer, samples, recipe, runtime, position, keeping.tasks, watchers):
         if not end.complete:
             _save_last(problem, optimizer, keeping, end, watchers)
@@ -94,6 +93,7 @@ def train(
         row["seconds"] = round(now - began, 3)
         began = time.monotonic()
         _keep_best(problem, keeping, rows, row)
+        ended = _end_task(problem, keeping, epoch)
         for watcher in watchers:
             watcher.end(epoch)
         # The line first: a checkpoint without its line could not be told from a finished epoch.
@@ -102,8 +102,8 @@ def train(
         shown = {key: value for key, value in row.items() if key not in ("epoch", "seconds")}
         runtime.progress(epoch, recipe.epochs, unit="epoch", **keeping.shown, **shown)
         watch.see(row)
-        if epoch == recipe.epochs or (keeping.save_freq and epoch % keeping.save_freq == 0):
-            _publish(problem, optimizer, keeping, epoch)
+        if epoch == recipe.epochs or ended or (keeping.save_freq and epoch % keeping.save_freq == 0):
+            _publish(problem, optimizer, keeping, epoch, ended)
             saved = time.monotonic()
         elif runtime.stopping() or time.monotonic() - saved > SAVE_SECONDS:
             _save_last(problem, optimizer, keeping, end, ())
@@ -112,8 +112,6 @@ def train(
             break
         if runtime.stopping() and epoch < recipe.epochs:
             raise _stopped(end)
-        if epoch < recipe.epochs:
-            _begin_task(problem, keeping, end.position)
     return _finish(problem, optimizer, keeping, rows, watch)
 
 
@@ -130,12 +128,15 @@ def _begin(
     return _take_up(problem, optimizer, content), content.get("watched", {})
 
 
-def _begin_task(problem: Problem, keeping: Keeping, position: Position) -> None:
-    """A new task begins from the best weights of the one before."""
-    tasks, epoch = keeping.tasks, position.epoch
-    if tasks is None or epoch == 0 or position.batch or tasks.at(epoch) == tasks.at(epoch - 1):
-        return
-    problem.restore(checkpoints.integrity.load(keeping.folder / names.task(tasks.at(epoch - 1))))
+def _end_task(problem: Problem, keeping: Keeping, epoch: int) -> dict[str, int]:
+    """A task ends with its best weights, which the next one begins from; what its checkpoint says of them."""
+    tasks = keeping.tasks
+    if tasks is None or not tasks.ends(epoch):
+        return {}
+    task = tasks.at(epoch - 1)
+    best = checkpoints.integrity.load(keeping.folder / names.task(task))
+    problem.restore(best)
+    return {"task": task, "weights_of_epoch": best["epoch"]}
 
 
 def _keep_best(
@@ -203,12 +204,18 @@ def _stopped(end: Epoch) -> Stopped:
     )
 
 
-def _publish(problem: Problem, optimizer: Optimizer, keeping: Keeping, epoch: int) -> None:
+def _publish(
+    problem: Problem,
+    optimizer: Optimizer,
+    keeping: Keeping,
+    epoch: int,
+    more: Mapping[str, int] | None = None,
+) -> None:
     content = {
         "epoch": epoch,
         **problem.content(),
         "optimizer_state": optimizer.state_dict(),
-        "mcx": dict(keeping.about),
+        "mcx": {**keeping.about, **(more or {})},
     }
     files.write_tensors(keeping.folder / names.checkpoint(epoch), content)
 

@@ -29,6 +29,10 @@ class Tasks:
         """The task, from 0, of the epoch in progress after `epoch` completed ones."""
         return min(epoch // self.epochs, self.count - 1)
 
+    def ends(self, epoch: int) -> bool:
+        """Whether a task is over after `epoch` completed epochs."""
+        return epoch > 0 and epoch % self.epochs == 0
+
     def added(self, task: int) -> tuple[int, ...]:
         """The classes that a task adds."""
         return self.order[task * self.per_task : (task + 1) * self.per_task]
@@ -71,4 +75,6 @@ class Curriculum:
         """The steps of all epochs before it."""
         if self.tasks is None:
             return epoch * self.steps(0, batch_size)
-        return sum(self.steps(earlier, batch_size) for earlier in range(epoch))
+        each = self.tasks.epochs
+        begun = range(0, epoch, each)
+        return sum(self.steps(first, batch_size) * min(each, epoch - first) for first in begun)

@@ -15,6 +15,8 @@ from torch import Tensor
 
 from modeconn_cli.engine import files
 from modeconn_cli.engine.datasets import Batch, Samples
+from modeconn_cli.engine.errors import InputError
+from modeconn_cli.engine.products import ANEW
 from modeconn_cli.engine.training.loop import Step
 from modeconn_cli.engine.training.tasks import Tasks
 
@@ -40,17 +42,38 @@ class _Rows(ABC):
         """Where in the file the first row from a batch on begins; rows are in the order of epochs and batches."""
 
     @abstractmethod
+    def _before(self, handle: int, place: int) -> tuple[int, int] | None:
+        """Epoch and batch of the row that ends at a place; None where there is none."""
+
+    @abstractmethod
     def _encoded(self, epoch: int, number: int, task: int, batch: Batch) -> bytes:
         """The rows of a batch."""
 
     def begin(self, epoch: int, batch: int, _state: Mapping[str, Tensor]) -> None:
-        """Take up a run that stands before a batch: rows from there on are dropped."""
+        """Take up a run that stands before a batch: rows from there on are dropped.
+
+        Raises InputError where rows before it are missing.
+        """
         try:
             self._handle = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
-            os.ftruncate(self._handle, self._place(self._handle, epoch, batch))
+            place = self._place(self._handle, epoch, batch)
+            self._check(self._before(self._handle, place), epoch, batch)
+            os.ftruncate(self._handle, place)
             os.lseek(self._handle, 0, os.SEEK_END)
         except OSError as error:
             raise files.refused(self._path, error) from error
+
+    def _check(self, last: tuple[int, int] | None, epoch: int, batch: int) -> None:
+        """The last row has to be of the last epoch that was tracked, and of the last batch within one."""
+        inside = batch > 0 and epoch % self._every == 0
+        wanted = epoch if inside else (epoch - 1) // self._every * self._every
+        if wanted < 0:
+            return
+        if last is None or last[0] != wanted or (inside and last[1] != batch - 1):
+            raise InputError(
+                f"'{self._path}' has lost rows of the training, which goes on from epoch {epoch}, batch {batch}",
+                ANEW,
+            )
 
     def step(self, epoch: int, number: int, batch: Batch, _done: Step) -> None:
         if epoch % self._every:
@@ -64,10 +87,13 @@ class _Rows(ABC):
             raise files.refused(self._path, error) from error
 
     def state(self) -> dict[str, Tensor]:
+        self.end(0)
         return {}
 
-    def end(self, epoch: int) -> None:  # noqa: B027 - rows are whole as they are
-        """Nothing is left to write."""
+    def end(self, _epoch: int) -> None:
+        """No checkpoint is on the disk before the rows that it follows."""
+        if self._handle is not None:
+            os.fsync(self._handle)
 
     def close(self) -> None:
         if self._handle is not None:
@@ -86,6 +112,12 @@ class Tracking(_Rows):
 
     def _place(self, handle: int, epoch: int, batch: int) -> int:
         return _place(handle, epoch, batch)
+
+    def _before(self, handle: int, place: int) -> tuple[int, int] | None:
+        if place <= len(HEADER):
+            return None
+        cells = _line_at(handle, _line_before(handle, place - 1, len(HEADER)))[0].split(b",")
+        return int(cells[4]), int(cells[5])
 
     def _encoded(self, epoch: int, number: int, task: int, batch: Batch) -> bytes:
         ids, labels = batch.ids.tolist(), batch.labels.tolist()
@@ -150,6 +182,12 @@ class TrackingRows(_Rows):
                 low = middle + 1
         return low * ROW.itemsize
 
+    def _before(self, handle: int, place: int) -> tuple[int, int] | None:
+        if place == 0:
+            return None
+        row = np.frombuffer(os.pread(handle, ROW.itemsize, place - ROW.itemsize), ROW)[0]
+        return int(row["epoch_num"]), int(row["batch_num"])
+
     def _encoded(self, epoch: int, number: int, task: int, batch: Batch) -> bytes:
         rows = np.empty(len(batch), ROW)
         rows["sample_id"] = batch.ids.cpu().numpy()
@@ -192,7 +230,11 @@ class Recording:
         """Epochs count from 1 here, as checkpoints do: the losses of the epoch that ends with this one."""
         return self._folder / f"loss_{self._name}_epoch_{epoch}.npy"
 
-    def begin(self, _epoch: int, batch: int, state: Mapping[str, Tensor]) -> None:
+    def begin(self, epoch: int, batch: int, state: Mapping[str, Tensor]) -> None:
+        """Raises InputError where the losses of an earlier epoch are missing."""
+        for earlier in range(1, epoch + 1):
+            if not self.path(earlier).exists():
+                raise InputError(f"'{self.path(earlier)}' is missing", ANEW)
         self._losses[:] = np.nan
         if batch and LOSSES in state:
             self._losses[:] = state[LOSSES].numpy()
@@ -217,7 +259,13 @@ def memo_scores(path: Path) -> dict[int, str]:
     """Scores by sample id, as text that reads back as they are; missing ones are left out."""
     from modeconn_cli.engine.correlate import extras
 
+    if path.suffix.lower() == ".npy":
+        raise InputError(
+            f"'{path}' has no sample ids", "pass a .csv or an .npz with sample_id and memo_score"
+        )
     source = extras.memo(path, assume=False)
+    if len(source.ids) == 0:
+        raise InputError(f"'{path}' names no samples")
     column: Any = next(iter(source.metrics.values()))
     exact = column.dtype == np.float32
     return {
