@@ -723,7 +723,7 @@ def test_epochs_that_were_not_tracked_are_said(mcx: Callable, tmp_path: Path, or
         tmp_path / "out",
     )
     done = mcx("correlate", *words)
-    assert (done.code, "only every 2th epoch was tracked" in done.err) == (0, True), done.err
+    assert (done.code, "only one epoch of 2 was tracked" in done.err) == (0, True), done.err
 
 
 def test_a_head_larger_than_the_data_is_scored(mcx: Callable, tmp_path: Path, order: Path) -> None:

@@ -52,7 +52,7 @@ def read(settings: CorrelateSettings, found: Found, runtime: Runtime) -> list[So
         every = tracking.every(settings.tracking)
         if every > 1:
             runtime.warn(
-                f"only every {every}th epoch was tracked: times_seen and the last exposure are of those"
+                f"only one epoch of {every} was tracked: times_seen and the last exposure are of those"
             )
     if found.csl is not None:
         out.append(sources.csl(found.csl, assume))
