@@ -122,7 +122,8 @@ class Tracking(_Rows):
     def _encoded(self, epoch: int, number: int, task: int, batch: Batch) -> bytes:
         ids, labels = batch.ids.tolist(), batch.labels.tolist()
         cells: list[Any] = [None] * (4 * len(batch))
-        cells[0::4], cells[1::4] = ids, [self._memo.get(i, "") for i in ids]
+        cells[0::4] = ids
+        cells[1::4] = [self._memo.get(i, "") for i in ids] if self._memo else [""] * len(ids)
         cells[2::4] = cells[3::4] = labels
         # One format for all rows: the training waits for this.
         return (f"%s,%s,%s,%s,{epoch},{number},{task}\n" * len(batch) % tuple(cells)).encode()
