@@ -184,7 +184,7 @@ def figure(results: list[TaskResult]) -> bytes:
         grid[row, : row + 1] = [np.nan if value is None else value for value in result.of_tasks]
     image = right.imshow(grid, cmap="viridis", interpolation="nearest", vmin=0, vmax=100)
     right.set_xlabel("classes of task")
-    right.set_ylabel("in the end of task")
+    right.set_ylabel("after task")
     shown = range(0, len(results), max(1, -(-len(results) // 10)))
     right.set_xticks(list(shown))
     right.set_yticks(list(shown))

@@ -742,3 +742,24 @@ def test_a_head_larger_than_the_data_is_scored(mcx: Callable, tmp_path: Path, or
     labels = np.load(tmp_path / "out0/labels_epoch_4.npy")
     found = np.load(tmp_path / "out0/dormant_post_epoch_4.npy")
     assert np.array_equal(np.isfinite(found), np.isin(labels, ORDER[:8]))
+
+
+def test_the_evolution_is_of_the_samples_that_were_joined(mcx: Callable, run: Path, tmp_path: Path) -> None:
+    """Scores are of the whole training file, the tracking of what was trained on."""
+    words = ("dormant", "--checkpoint-dir", run, "--seen-classes", "--start-epoch", "6", "--end-epoch", "9")
+    assert mcx(*words, "--step", "3", "--output-dir", tmp_path / "dormant").code == 0
+    tracking = run / "sample_tracking_data_final.csv"
+    words = ("--dormant", tmp_path / "dormant", "--tracking", tracking, "--how", "inner", "--json")
+    done = mcx("correlate", *words, "--output-dir", tmp_path / "out")
+    assert done.code == 0, done.err
+    found = {(row["epoch"], row["metric"], row["task"]): row for row in json.loads(done.out)["evolution"]}
+    split = data().fit
+    for epoch, classes in ((6, ORDER[:8]), (9, ORDER)):
+        row = found[epoch, "dormant_post", None]
+        assert row["samples"] == int(torch.isin(split.labels, torch.tensor(classes)).sum())
+        ids = np.load(tmp_path / f"dormant/sample_ids_epoch_{epoch}.npy")
+        values = np.load(tmp_path / f"dormant/dormant_post_epoch_{epoch}.npy").astype(float)
+        inside = np.isin(ids, split.ids.numpy()) & np.isfinite(values)
+        assert row["statistics"]["mean"] == pytest.approx(values[inside].mean())
+        parts = [found[epoch, "dormant_post", task]["samples"] for task in range(len(classes) // 4)]
+        assert sum(parts) <= row["samples"]

@@ -29,11 +29,16 @@ class Epoch:
 
 
 def follow(
-    paths: Mapping[int, Path], assume: bool, flag: Source | None, tasks: Mapping[int, np.ndarray]
+    paths: Mapping[int, Path],
+    assume: bool,
+    joined: np.ndarray,
+    flag: Source | None,
+    tasks: Mapping[int, np.ndarray],
 ) -> list[Epoch]:
-    """Statistics of every epoch, one epoch in memory at a time.
+    """Statistics of every epoch over the samples that were joined, one epoch in memory at a time.
 
-    The first column of `flag` tells samples apart; `tasks`: task -> the ids of its samples, ascending.
+    `joined`: their ids, ascending. The first column of `flag` tells samples apart; `tasks`: task -> the ids of its
+    samples, ascending.
     """
     out: list[Epoch] = []
     for epoch, path in paths.items():
@@ -45,6 +50,7 @@ def follow(
         for metric in METRICS:
             if metric in source.metrics:
                 values = source.metrics[metric].astype(np.float64)
+                values[sources.places(joined, source.ids) < 0] = np.nan
                 out += _epoch(epoch, metric, values, marks, source.ids, tasks)
     return out
 

@@ -135,14 +135,14 @@ def _numbers(axis: Any, found: Correlation) -> None:
 
 
 def groups(found: Mapping[str, Groups]) -> bytes:
-    """Mean and standard deviation of each metric, a row of panels per kind of group."""
+    """Mean and standard deviation of each metric, a column of panels per kind of group."""
     from matplotlib.figure import Figure
 
     names = list(next(iter(found.values())).statistics)[:MOST]
-    figure = Figure(figsize=(3.4 * len(names), 2.8 * len(found)), layout="constrained")
-    panels = figure.subplots(len(found), len(names), squeeze=False)
-    for (key, group), row in zip(found.items(), panels, strict=True):
-        for name, axis in zip(names, row, strict=True):
+    figure = Figure(figsize=(4.6 * len(found), 2.2 * len(names)), layout="constrained")
+    panels = figure.subplots(len(names), len(found), squeeze=False)
+    for (key, group), column in zip(found.items(), panels.T, strict=True):
+        for name, axis in zip(names, column, strict=True):
             mean, sd, _ = group.statistics[name]
             # The axis has to hold mean and sd together.
             places, drawn = group.keys[key], np.maximum(np.abs(mean), np.nan_to_num(sd)) < LARGEST
@@ -151,6 +151,7 @@ def groups(found: Mapping[str, Groups]) -> bytes:
                 ecolor="0.7", elinewidth=1, markersize=4,
             )  # fmt: skip
             axis.set_xlabel(key)
+            axis.xaxis.get_major_locator().set_params(integer=True)
             axis.set_ylabel(label(name), parse_math=False)
             axis.grid(alpha=0.25)
     return png(figure)
@@ -185,6 +186,7 @@ def tasks(found: Sequence[Task]) -> bytes:
     for axis, name in zip(panels, names, strict=False):
         bands(axis, [task.task for task in found], [task.metrics[name] for task in found], COLOURS[1])
         axis.set_xlabel("task")
+        axis.xaxis.get_major_locator().set_params(integer=True)
         axis.set_ylabel(label(name), parse_math=False)
         axis.grid(alpha=0.25)
     panels[0].legend(fontsize=7)

@@ -195,7 +195,7 @@ def _measure(
     members = {task: table.ids[chosen] for task, chosen in rows.items()}
     followed = []
     if len(found.dormant) > 1:
-        followed = evolution.follow(found.dormant, settings.assume_index, flag, members)
+        followed = evolution.follow(found.dormant, settings.assume_index, table.ids, flag, members)
     return _Measured(
         table=table,
         code=code,
