@@ -44,6 +44,8 @@ def build(words: Sequence[str]) -> typer.Typer:
         module = next(entry.module for key, entry in COMMANDS.items() if key.split()[0] == name)
         commands = importlib.import_module(f"modeconn_cli.cli.{module}").app
         if name in GROUPS:
+            for each in commands.registered_commands:  # a docstring's first line would be cut
+                each.short_help = COMMANDS[f"{name} {each.name}"].help
             app.add_typer(commands, name=name, help=text, add_help_option=" " not in command)
         else:
             app.registered_commands += commands.registered_commands
