@@ -33,7 +33,12 @@ def table(result: TrainResult) -> list[Part]:
     rows = tuple(
         (
             f"seed{network.seed}",
-            str(network.epoch),
+            str(network.epoch)
+            + (
+                f" (weights of {network.weights_of_epoch})"
+                if network.weights_of_epoch != network.epoch
+                else ""
+            ),
             number(network.train_loss, 4),
             number(network.train_accuracy, 2),
             number(network.held_out_loss, 4),

@@ -22,7 +22,7 @@ from modeconn_cli.engine.settings.train import TrainSettings
 from modeconn_cli.engine.training import NetworkProblem, recipe_of
 from modeconn_cli.engine.training.folder import OWNED, Keeping, Trained, train
 from modeconn_cli.engine.training.loop import Watcher
-from modeconn_cli.engine.training.tasks import Tasks
+from modeconn_cli.engine.training.tasks import Curriculum, Tasks
 from modeconn_cli.engine.training.watchers import Recording, Tracking, TrackingRows, memo_scores
 
 ROWS = "tracking.rows"  # of a run in progress
@@ -35,6 +35,7 @@ class Network:
     seed: int
     checkpoint: str
     epoch: int
+    weights_of_epoch: int  # the best of the last task where there are tasks, whose losses these are
     train_loss: float | None
     train_accuracy: float | None
     held_out: str
@@ -264,10 +265,11 @@ def _watchers(
     if settings.track_samples:
         memo = {} if settings.memo_scores is None else memo_scores(settings.memo_scores)
         _compare_ids(memo, data, runtime)
+        of = (memo, Curriculum(data.fit, tasks), settings.batch_size, settings.track_every)
         if settings.track_format == "npz":
-            out.append(TrackingRows(private / ROWS, memo, tasks, settings.track_every))
+            out.append(TrackingRows(private / ROWS, *of))
         else:
-            out.append(Tracking(folder / names.TRACKING, memo, tasks, settings.track_every))
+            out.append(Tracking(folder / names.TRACKING, *of))
     if settings.record_csl:
         out.append(Recording(folder / names.RECORDED, data.name, data.fit))
     return out
@@ -303,13 +305,16 @@ def _finished(
         measured = incremental.measure(folder, last["epoch"], tasks, model, data, settings.batch_size)
         classes = tasks.seen(tasks.at(max(last["epoch"] - 1, 0))).to(data.fit.device)
     weights.load_into(model, checkpoints.read(path).state, str(path))
+    weights_of = last.get("weights_of_epoch", last["epoch"])
+    shown = next((row for row in rows if row["epoch"] == weights_of), last)
     score = incremental.score(model, data.held_out, classes, settings.batch_size)
     return Network(
         seed=settings.seed,
         checkpoint=str(path),
         epoch=last["epoch"],
-        train_loss=last.get("train_loss"),
-        train_accuracy=last.get("train_accuracy"),
+        weights_of_epoch=weights_of,
+        train_loss=shown.get("train_loss"),
+        train_accuracy=shown.get("train_accuracy"),
         held_out="test" if data.use_test else "val",
         held_out_loss=None if score is None else score.loss,
         held_out_accuracy=None if score is None else score.accuracy,

@@ -21,6 +21,7 @@ from modeconn_cli.engine import datasets, files, keyed
 from modeconn_cli.engine.per_sample.curvature import directions
 from modeconn_cli.engine.settings.shared import DataSettings
 from modeconn_cli.engine.training import loop, watchers
+from modeconn_cli.engine.training.tasks import Curriculum
 
 ORDER = [3, 1, 4, 0, 5, 9, 2, 6, 8, 7]
 WORDS = (
@@ -550,7 +551,7 @@ def test_tracking_is_one_write_per_batch_and_holds_nothing(
     done = loop.Step(torch.zeros(()), 0.0, torch.zeros(128, 10), batch.labels)
     peaks = []
     for count in (20, 400):
-        tracked = watchers.Tracking(tmp_path / f"{count}.csv", {}, None)
+        tracked = watchers.Tracking(tmp_path / f"{count}.csv", {}, Curriculum(data().fit), 128)
         tracked.begin(0, 0, {})
         writes.clear()
         tracemalloc.start()
@@ -582,7 +583,7 @@ def test_rows_that_vanish_while_a_run_is_stopped_are_missed(
     else:
         path.unlink()
     done = mcx(*words)
-    said = "is missing" if harm == "recorded" else "has lost rows of the training"
+    said = "is missing" if harm == "recorded" else "from which the training goes on"
     assert (done.code, said in done.err, str(path) in done.err) == (3, True, True), done.err
     path.write_bytes(content)
     assert mcx(*words).code == 0

@@ -54,7 +54,11 @@ class TaskSettings(Settings):
         200, "epochs of a task; the learning rate restarts with each", low=1, group="tasks"
     )
     class_order: Path | None = setting(
-        None, "the classes in the order they are added, .npy", shown="drawn from the seed", group="tasks"
+        None,
+        "the classes in the order they are added, .npy",
+        shown="drawn from the seed",
+        change="free",  # its content is compared
+        group="tasks",
     )
 
 
@@ -70,7 +74,10 @@ class WatchSettings(Settings):
     )
     track_every: int = setting(1, "epochs from one that is tracked to the next", low=1, group="samples")
     memo_scores: Path | None = setting(
-        None, "memorisation scores by sample id, .csv or .npz, for the tracking", group="samples"
+        None,
+        "memorisation scores by sample id, .csv or .npz, for the tracking",
+        change="free",  # its content is compared
+        group="samples",
     )
     record_csl: bool = setting(
         False,

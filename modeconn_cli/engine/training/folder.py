@@ -18,13 +18,14 @@ from modeconn_cli.engine.errors import InputError, Stopped
 from modeconn_cli.engine.jobs import Job
 from modeconn_cli.engine.products import ANEW
 from modeconn_cli.engine.runtime import Runtime
+from modeconn_cli.engine.training.best import Best, Rows
 from modeconn_cli.engine.training.loop import Epoch, Position, Problem, Recipe, Watcher, fit, make_optimizer
 from modeconn_cli.engine.training.tasks import Tasks
 
 # The files of a run in its folder.
 OWNED = (
-    "checkpoint-*.pt", "task-*.pt", "tasks.csv", "tasks.png", "class_order.npy", names.LAST, names.METRICS,
-    names.LABEL_NOISE,
+    "checkpoint-*.pt", "*.pt.corrupt", "task-*.pt", "tasks.csv", "tasks.png", "class_order.npy", names.LAST,
+    names.METRICS, names.LABEL_NOISE,
     names.TRACKING, names.TRACKING.replace(".csv", ".npz"), f"{names.RECORDED}/*",
 )  # fmt: skip
 
@@ -72,15 +73,17 @@ def train(
     """
     optimizer = make_optimizer(problem, recipe)
     log = keeping.folder / names.METRICS
-    position, watched = _begin(problem, optimizer, keeping, job, runtime)
-    _truncate(log, position.epoch, keeping)
-    rows = [json.loads(line) for line in files.read_lines(log)]
+    best = Best(keeping.folder, job.private, keeping.tasks, keeping.about)
+    rows = _rows(log)
+    position, watched = _begin(problem, optimizer, keeping, job, runtime, best, rows)
+    best.mend(position.epoch)
+    rows = _truncate(log, rows, position.epoch, keeping)
     watch = _Watch(keeping, rows)
     for watcher in watchers:
         watcher.begin(position.epoch, position.batch, watched)
     saved = began = time.monotonic()
     if watch.out_of_patience or position.epoch >= recipe.epochs:
-        return _finish(problem, optimizer, keeping, rows, watch)
+        return _finish(problem, optimizer, keeping, rows, watch, best)
     for end in fit(problem, optimizer, samples, recipe, runtime, position, keeping.tasks, watchers):
         if not end.complete:
             _save_last(problem, optimizer, keeping, end, watchers)
@@ -92,69 +95,63 @@ def train(
         row |= measure(epoch)
         row["seconds"] = round(now - began, 3)
         began = time.monotonic()
-        _keep_best(problem, keeping, rows, row)
-        ended = _end_task(problem, keeping, epoch)
+        rows.append(row)
+        best.see(problem, rows)
+        ended = best.end(problem, rows, last=epoch == recipe.epochs)
+        if ended:
+            row["weights_of_epoch"] = ended["weights_of_epoch"]
         for watcher in watchers:
             watcher.end(epoch)
         # The line first: a checkpoint without its line could not be told from a finished epoch.
         files.append_line(log, json.dumps(row))
-        rows.append(row)
-        shown = {key: value for key, value in row.items() if key not in ("epoch", "seconds")}
+        shown = {k: value for k, value in row.items() if k not in ("epoch", "seconds", "weights_of_epoch")}
         runtime.progress(epoch, recipe.epochs, unit="epoch", **keeping.shown, **shown)
         watch.see(row)
         if epoch == recipe.epochs or ended or (keeping.save_freq and epoch % keeping.save_freq == 0):
             _publish(problem, optimizer, keeping, epoch, ended)
+            best.settle(rows)
             saved = time.monotonic()
         elif runtime.stopping() or time.monotonic() - saved > SAVE_SECONDS:
             _save_last(problem, optimizer, keeping, end, ())
+            best.settle(rows)
             saved = time.monotonic()
         if watch.out_of_patience:
             break
         if runtime.stopping() and epoch < recipe.epochs:
             raise _stopped(end)
-    return _finish(problem, optimizer, keeping, rows, watch)
+    return _finish(problem, optimizer, keeping, rows, watch, best)
 
 
 def _begin(
-    problem: Problem, optimizer: Optimizer, keeping: Keeping, job: Job, runtime: Runtime
+    problem: Problem,
+    optimizer: Optimizer,
+    keeping: Keeping,
+    job: Job,
+    runtime: Runtime,
+    best: Best,
+    rows: Rows,
 ) -> tuple[Position, Mapping[str, Tensor]]:
     """Where the run stands, and what its watchers knew there of an epoch in progress."""
-    content = _newest(keeping.folder, runtime) if job.resumed else None
+    content = _newest(keeping.folder, runtime, best, rows) if job.resumed else None
     if content is None and keeping.start is not None:
         content = checkpoints.integrity.load(keeping.start)
+    elif content is None and job.resumed and rows:
+        raise InputError(f"no checkpoint is left of the {len(rows)} epochs in '{keeping.folder}'", ANEW)
     if content is None:
         _publish(problem, optimizer, keeping, 0)
         return Position(), {}
     return _take_up(problem, optimizer, content), content.get("watched", {})
 
 
-def _end_task(problem: Problem, keeping: Keeping, epoch: int) -> dict[str, int]:
-    """A task ends with its best weights, which the next one begins from; what its checkpoint says of them."""
-    tasks = keeping.tasks
-    if tasks is None or not tasks.ends(epoch):
-        return {}
-    task = tasks.at(epoch - 1)
-    best = checkpoints.integrity.load(keeping.folder / names.task(task))
-    problem.restore(best)
-    return {"task": task, "weights_of_epoch": best["epoch"]}
-
-
-def _keep_best(
-    problem: Problem, keeping: Keeping, rows: list[dict[str, Any]], row: Mapping[str, Any]
-) -> None:
-    """Keep the weights of an epoch that are the best of its task so far; without validation the last ones are."""
-    tasks, epoch = keeping.tasks, row["epoch"]
-    if tasks is None:
-        return
-    task = tasks.at(epoch - 1)
-    earlier = [
-        old["val_accuracy"] for old in rows if tasks.at(old["epoch"] - 1) == task and "val_accuracy" in old
-    ]
-    if "val_accuracy" not in row or row["val_accuracy"] > max(earlier, default=-1.0):
-        about = {**keeping.about, "task": task}
-        files.write_tensors(
-            keeping.folder / names.task(task), {"epoch": epoch, **problem.content(), "mcx": about}
-        )
+def _rows(log: Path) -> list[dict[str, Any]]:
+    """The lines of the log. Raises InputError for what is none."""
+    try:
+        rows = [json.loads(line) for line in files.read_lines(log)]
+        if not all(isinstance(row["epoch"], int) for row in rows):
+            raise ValueError("an epoch is no whole number")
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"'{log}' is not the log of a training: {error}", ANEW) from error
+    return rows
 
 
 def stopped_early(folder: Path, patience: int | None, min_delta: float) -> bool:
@@ -187,13 +184,19 @@ class _Watch:
 
 
 def _finish(
-    problem: Problem, optimizer: Optimizer, keeping: Keeping, rows: list[dict[str, Any]], watch: _Watch
+    problem: Problem,
+    optimizer: Optimizer,
+    keeping: Keeping,
+    rows: list[dict[str, Any]],
+    watch: _Watch,
+    best: Best,
 ) -> Trained:
     epoch = rows[-1]["epoch"] if rows else 0
     path = keeping.folder / names.checkpoint(epoch)
     if not path.exists():
         _publish(problem, optimizer, keeping, epoch)
     (keeping.folder / names.LAST).unlink(missing_ok=True)
+    best.clear()
     return Trained(epoch, rows[-1] if rows else {}, path, watch.out_of_patience)
 
 
@@ -234,36 +237,54 @@ def _save_last(
     files.write_tensors(keeping.folder / names.LAST, content)
 
 
-def _newest(folder: Path, runtime: Runtime) -> Mapping[str, Any] | None:
-    """The newest state in the folder that can be read; None where there is none at all.
+def _newest(folder: Path, runtime: Runtime, best: Best, rows: Rows) -> Mapping[str, Any] | None:
+    """The newest state in the folder that can be gone on from; None where there is none at all.
 
-    Damaged ones are set aside as long as there is one to go on from. Raises InputError where all are.
+    Damaged ones are set aside as long as there is another. Raises InputError where there is not.
     """
     last = folder / names.LAST
-    found = [path for path in folder.glob("checkpoint-*.pt") if names.epoch_of(path) is not None]
-    found.sort(key=lambda path: names.epoch_of(path) or 0, reverse=True)
-    read: list[Mapping[str, Any]] = []
+    found = {path: (names.epoch_of(path) or 0, 0) for path in folder.glob("checkpoint-*.pt")}
+    found = {path: place for path, place in found.items() if names.epoch_of(path) is not None}
     damaged: dict[Path, InputError] = {}
-    for path in [last, *found] if last.exists() else found:
+    left: list[Path] = []
+    if last.exists():
         try:
-            read.append(checkpoints.integrity.load(path))
+            content = _state(last)
+            found[last] = content["epoch"], (content.get("position") or {}).get("batch", 0)
+        except InputError as error:
+            damaged[last] = error
+    chosen = None
+    for path in sorted(found, key=lambda path: found[path], reverse=True):
+        try:
+            content = _state(path)
         except InputError as error:
             damaged[path] = error
             continue
-        if path != last:
+        lost = best.lacks([row for row in rows if row["epoch"] <= content["epoch"]])
+        if lost is None:
+            chosen = content
             break
-    if not read and damaged:
-        raise InputError(f"{next(iter(damaged.values())).message}, and so is every state before it", ANEW)
-    for path, reason in damaged.items():
+        left.append(path)
+        runtime.warn(f"{lost.message}: '{path.name}' cannot be gone on from without these best weights")
+    if chosen is None and (damaged or left):
+        reason = next((each.message for each in damaged.values()), "the best weights of every task are lost")
+        raise InputError(f"{reason}, and so is every state before it", ANEW)
+    for path, reason_ in damaged.items():
         aside = path.with_name(f"{path.name}.corrupt")
         path.replace(aside)
-        runtime.warn(f"{reason.message}: kept as '{aside.name}', going on from the one before")
+        runtime.warn(f"{reason_.message}: kept as '{aside.name}', going on from the one before")
+    for path in left:
+        path.unlink()  # it is made again
+    return chosen
 
-    def progress(content: Mapping[str, Any]) -> tuple[int, int]:
-        inside = content.get("position")
-        return content["epoch"], inside["batch"] if inside else 0
 
-    return max(read, key=progress, default=None)
+def _state(path: Path) -> Mapping[str, Any]:
+    """A checkpoint that a training can go on from. Raises InputError for anything else."""
+    content: Mapping[str, Any] = checkpoints.integrity.load(path)
+    known = isinstance(content, Mapping) and isinstance(content.get("epoch"), int)
+    if not known or "optimizer_state" not in content:
+        raise InputError(f"'{path}' is no state of a training")
+    return content
 
 
 def _take_up(problem: Problem, optimizer: Optimizer, content: Mapping[str, Any]) -> Position:
@@ -274,16 +295,13 @@ def _take_up(problem: Problem, optimizer: Optimizer, content: Mapping[str, Any])
     return Position(**inside) if inside else Position(epoch=content["epoch"])
 
 
-def _truncate(log: Path, epoch: int, keeping: Keeping) -> None:
+def _truncate(log: Path, rows: list[dict[str, Any]], epoch: int, keeping: Keeping) -> list[dict[str, Any]]:
     """Drop the lines of epochs that will be trained again and one that a kill cut off; begin a log that is missing."""
-    lines = files.read_lines(log)
-    kept = [line for line in lines if json.loads(line)["epoch"] <= epoch]
+    kept = [row for row in rows if row["epoch"] <= epoch]
     begun = 0 if keeping.start is None else names.epoch_of(keeping.start) or 0
     if len(kept) < epoch - begun:
-        raise InputError(
-            f"'{log}' has {len(kept)} lines, the checkpoint is at epoch {epoch}",
-            ANEW,
-        )
-    text = "".join(line + "\n" for line in kept)
+        raise InputError(f"'{log}' has {len(kept)} lines, the checkpoint is at epoch {epoch}", ANEW)
+    text = "".join(json.dumps(row) + "\n" for row in kept)
     if not log.exists() or log.read_bytes() != text.encode():
         files.write_text(log, text)
+    return kept

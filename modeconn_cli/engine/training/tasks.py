@@ -71,6 +71,13 @@ class Curriculum:
     def steps(self, epoch: int, batch_size: int) -> int:
         return len(spans(self.size(epoch), batch_size, merge_single=True))
 
+    def rows_before(self, epoch: int, batch: int, batch_size: int, every: int) -> int:
+        """How many samples the epochs before it went over, every so many of them, and those before a batch in it."""
+        whole = sum(self.size(earlier) for earlier in range(0, epoch, every))
+        if batch == 0 or epoch % every:
+            return whole
+        return whole + spans(self.size(epoch), batch_size, merge_single=True)[batch - 1][1]
+
     def steps_before(self, epoch: int, batch_size: int) -> int:
         """The steps of all epochs before it."""
         if self.tasks is None:

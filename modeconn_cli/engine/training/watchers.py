@@ -13,15 +13,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from modeconn_cli.engine import files
+from modeconn_cli.engine import arrays, files
 from modeconn_cli.engine.datasets import Batch, Samples
 from modeconn_cli.engine.errors import InputError
 from modeconn_cli.engine.products import ANEW
 from modeconn_cli.engine.training.loop import Step
-from modeconn_cli.engine.training.tasks import Tasks
+from modeconn_cli.engine.training.tasks import Curriculum
 
 HEADER = b"sample_id,memo_score,true_label,class_id,epoch_num,batch_num,task_num\n"
 BLOCK = 1 << 16  # bytes read at a time when a place in a file is looked for
+COUNTED = 1 << 24  # and when its lines are counted
 ABOUT, TRAINED = "recorded.json", "of training: augmented images, train mode, before each step"
 LOSSES = "recorded losses"  # of an epoch that a signal has left, in the checkpoint that continues it
 
@@ -33,8 +34,11 @@ class _Rows(ABC):
     every `every`-th epoch is written.
     """
 
-    def __init__(self, path: Path, memo: Mapping[int, str], tasks: Tasks | None, every: int = 1) -> None:
-        self._path, self._memo, self._tasks, self._every = path, memo, tasks, every
+    def __init__(
+        self, path: Path, memo: Mapping[int, str], curriculum: Curriculum, batch_size: int, every: int = 1
+    ) -> None:
+        self._path, self._memo, self._curriculum, self._every = path, memo, curriculum, every
+        self._batch_size = batch_size
         self._handle: int | None = None
 
     @abstractmethod
@@ -42,8 +46,8 @@ class _Rows(ABC):
         """Where in the file the first row from a batch on begins; rows are in the order of epochs and batches."""
 
     @abstractmethod
-    def _before(self, handle: int, place: int) -> tuple[int, int] | None:
-        """Epoch and batch of the row that ends at a place; None where there is none."""
+    def _count(self, handle: int, place: int) -> int:
+        """How many rows end there."""
 
     @abstractmethod
     def _encoded(self, epoch: int, number: int, task: int, batch: Batch) -> bytes:
@@ -57,29 +61,30 @@ class _Rows(ABC):
         try:
             self._handle = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
             place = self._place(self._handle, epoch, batch)
-            self._check(self._before(self._handle, place), epoch, batch)
-            os.ftruncate(self._handle, place)
-            os.lseek(self._handle, 0, os.SEEK_END)
+            found, wanted = self._count(self._handle, place), self._wanted(epoch, batch)
+            if found == wanted:
+                os.ftruncate(self._handle, place)
+                os.lseek(self._handle, 0, os.SEEK_END)
         except OSError as error:
             raise files.refused(self._path, error) from error
-
-    def _check(self, last: tuple[int, int] | None, epoch: int, batch: int) -> None:
-        """The last row has to be of the last epoch that was tracked, and of the last batch within one."""
-        inside = batch > 0 and epoch % self._every == 0
-        wanted = epoch if inside else (epoch - 1) // self._every * self._every
-        if wanted < 0:
-            return
-        if last is None or last[0] != wanted or (inside and last[1] != batch - 1):
+        except (ValueError, IndexError) as error:
+            raise InputError(f"'{self._path}' is not the tracking of a training: {error}", ANEW) from error
+        if found != wanted:
             raise InputError(
-                f"'{self._path}' has lost rows of the training, which goes on from epoch {epoch}, batch {batch}",
+                f"'{self._path}' has {found:,} rows up to epoch {epoch}, batch {batch}, from which the training goes "
+                f"on, and not {wanted:,}",
                 ANEW,
             )
+
+    def _wanted(self, epoch: int, batch: int) -> int:
+        return self._curriculum.rows_before(epoch, batch, self._batch_size, self._every)
 
     def step(self, epoch: int, number: int, batch: Batch, _done: Step) -> None:
         if epoch % self._every:
             return
         assert self._handle is not None
-        data = self._encoded(epoch, number, 0 if self._tasks is None else self._tasks.at(epoch), batch)
+        tasks = self._curriculum.tasks
+        data = self._encoded(epoch, number, 0 if tasks is None else tasks.at(epoch), batch)
         try:
             while data:  # a write may take a part only
                 data = data[os.write(self._handle, data) :]
@@ -113,11 +118,12 @@ class Tracking(_Rows):
     def _place(self, handle: int, epoch: int, batch: int) -> int:
         return _place(handle, epoch, batch)
 
-    def _before(self, handle: int, place: int) -> tuple[int, int] | None:
-        if place <= len(HEADER):
-            return None
-        cells = _line_at(handle, _line_before(handle, place - 1, len(HEADER)))[0].split(b",")
-        return int(cells[4]), int(cells[5])
+    def _count(self, handle: int, place: int) -> int:
+        count, begin = 0, len(HEADER)
+        while begin < place:
+            part = os.pread(handle, min(COUNTED, place - begin), begin)
+            count, begin = count + part.count(b"\n"), begin + len(part)
+        return count
 
     def _encoded(self, epoch: int, number: int, task: int, batch: Batch) -> bytes:
         ids, labels = batch.ids.tolist(), batch.labels.tolist()
@@ -183,11 +189,8 @@ class TrackingRows(_Rows):
                 low = middle + 1
         return low * ROW.itemsize
 
-    def _before(self, handle: int, place: int) -> tuple[int, int] | None:
-        if place == 0:
-            return None
-        row = np.frombuffer(os.pread(handle, ROW.itemsize, place - ROW.itemsize), ROW)[0]
-        return int(row["epoch_num"]), int(row["batch_num"])
+    def _count(self, _handle: int, place: int) -> int:
+        return place // ROW.itemsize
 
     def _encoded(self, epoch: int, number: int, task: int, batch: Batch) -> bytes:
         rows = np.empty(len(batch), ROW)
@@ -232,10 +235,11 @@ class Recording:
         return self._folder / f"loss_{self._name}_epoch_{epoch}.npy"
 
     def begin(self, epoch: int, batch: int, state: Mapping[str, Tensor]) -> None:
-        """Raises InputError where the losses of an earlier epoch are missing."""
+        """Raises InputError where the losses of an earlier epoch are missing or cut off."""
         for earlier in range(1, epoch + 1):
             if not self.path(earlier).exists():
                 raise InputError(f"'{self.path(earlier)}' is missing", ANEW)
+            arrays.read(self.path(earlier), len(self._ids))
         self._losses[:] = np.nan
         if batch and LOSSES in state:
             self._losses[:] = state[LOSSES].numpy()

@@ -1,0 +1,110 @@
+"""The best weights of each task of a run, by the validation images; without any the last ones.
+
+While a task goes on they lie in the job's private folder, a file for each epoch that was the best one: those that a
+checkpoint needs are there when it is gone on from, whatever came after it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from modeconn_cli.engine import checkpoints, files, names
+from modeconn_cli.engine.errors import InputError
+from modeconn_cli.engine.products import ANEW
+from modeconn_cli.engine.training.loop import Problem
+from modeconn_cli.engine.training.tasks import Tasks
+
+Rows = Sequence[Mapping[str, Any]]  # lines of the log, in the order of epochs
+
+
+class Best:
+    """Of a run in `folder`; without tasks it does nothing."""
+
+    def __init__(self, folder: Path, private: Path, tasks: Tasks | None, about: Mapping[str, Any]) -> None:
+        self._folder, self._private, self._tasks, self._about = folder, private, tasks, about
+
+    def _path(self, epoch: int) -> Path:
+        return self._private / f"best-{epoch}.pt"
+
+    def _epoch(self, rows: Rows, task: int) -> int | None:
+        """The epoch of a task's best weights so far; the first of equal ones."""
+        assert self._tasks is not None
+        best, top = None, -1.0
+        for row in rows:
+            value = row.get("val_accuracy")
+            if self._tasks.at(row["epoch"] - 1) == task and (value is None or value > top):
+                best, top = row["epoch"], top if value is None else value
+        return best
+
+    def see(self, problem: Problem, rows: Rows) -> None:
+        """Keep the weights of the last row's epoch where they are its task's best so far."""
+        if self._tasks is None:
+            return
+        epoch = rows[-1]["epoch"]
+        if self._epoch(rows, self._tasks.at(epoch - 1)) == epoch:
+            files.write_tensors(self._path(epoch), {"epoch": epoch, **problem.content()})
+
+    def end(self, problem: Problem, rows: Rows, last: bool) -> dict[str, int]:
+        """A task ends with its best weights; what its checkpoint says of them. A run's end may cut one short."""
+        epoch = rows[-1]["epoch"]
+        if self._tasks is None or not (last or self._tasks.ends(epoch)):
+            return {}
+        task = self._tasks.at(epoch - 1)
+        best = self._epoch(rows, task)
+        assert best is not None
+        content = checkpoints.integrity.load(self._path(best))
+        about = {"mcx": {**self._about, "task": task, "weights_of_epoch": best}}
+        files.write_tensors(self._folder / names.task(task), {**content, **about})
+        if not self._tasks.ends(epoch):
+            return {}
+        problem.restore(content)
+        return {"task": task, "weights_of_epoch": best}
+
+    def settle(self, rows: Rows) -> None:
+        """A checkpoint of the last row's epoch is on the disk: earlier best weights are not asked for again."""
+        if self._tasks is None:
+            return
+        task, ended = self._tasks.at(rows[-1]["epoch"] - 1), self._tasks.ends(rows[-1]["epoch"])
+        kept = None if ended else self._path(self._epoch(rows, task) or 0)
+        for path in self._private.glob("best-*.pt"):
+            if path != kept:
+                path.unlink(missing_ok=True)
+
+    def clear(self) -> None:
+        """The run is over."""
+        for path in self._private.glob("best-*.pt"):
+            path.unlink(missing_ok=True)
+
+    def lacks(self, rows: Rows) -> InputError | None:
+        """Why a run cannot go on after these rows, whose best weights are asked for in the end of their task."""
+        if self._tasks is None or not rows or self._tasks.ends(rows[-1]["epoch"]):
+            return None
+        best = self._epoch(rows, self._tasks.at(rows[-1]["epoch"] - 1))
+        assert best is not None
+        try:
+            checkpoints.integrity.load(self._path(best))
+        except InputError as error:
+            return error
+        return None
+
+    def mend(self, epoch: int) -> None:
+        """Make the files of finished tasks again that cannot be read, from the checkpoints of their ends."""
+        for task in range(self._tasks.at(epoch) if self._tasks is not None and epoch else 0):
+            assert self._tasks is not None
+            path, end = self._folder / names.task(task), (task + 1) * self._tasks.epochs
+            try:
+                checkpoints.integrity.load(path)
+            except InputError as error:
+                try:
+                    content = checkpoints.integrity.load(self._folder / names.checkpoint(end))
+                    about = {
+                        **self._about,
+                        "task": task,
+                        "weights_of_epoch": content["mcx"]["weights_of_epoch"],
+                    }
+                except (InputError, KeyError, TypeError):
+                    raise InputError(error.message, ANEW) from error
+                state = {k: v for k, v in content.items() if k not in ("optimizer_state", "mcx", "epoch")}
+                files.write_tensors(path, {"epoch": about["weights_of_epoch"], **state, "mcx": about})
