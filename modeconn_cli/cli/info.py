@@ -26,6 +26,15 @@ def info(settings: InfoSettings, report: Report) -> None:
     report.run(engine.run, settings, table)
 
 
+def _epoch(result: InfoResult) -> str:
+    if result.epoch is None:
+        return "unknown"
+    best = result.weights_of_epoch
+    return (
+        str(result.epoch) if best in (None, result.epoch) else f"{result.epoch}, with the weights of {best}"
+    )
+
+
 def table(result: InfoResult) -> list[Part]:
     bad = result.nonfinite_tensors
     finite = (
@@ -35,7 +44,7 @@ def table(result: InfoResult) -> list[Part]:
     facts = {
         "layout": result.layout,
         "curve": f"{result.curve}, {result.num_bends} control points" if result.curve else "no",
-        "epoch": "unknown" if result.epoch is None else str(result.epoch),
+        "epoch": _epoch(result),
         "model": f"{model}, by its keys" if result.recognised else model,
         "data set": result.dataset or "unknown",
         "parameters": f"{result.num_params:,}",

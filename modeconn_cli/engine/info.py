@@ -41,6 +41,7 @@ class InfoResult(Record):
     sha256: str | None
     layout: str
     epoch: int | None
+    weights_of_epoch: int | None  # where a task has ended with its best weights
     curve: str | None
     num_bends: int | None
     model: list[str]
@@ -81,6 +82,7 @@ def _of_header(path: Path, settings: InfoSettings) -> InfoResult:
         sha256=None,
         layout="safetensors index" if safe.is_index(path) else "safetensors",
         epoch=None,
+        weights_of_epoch=None,
         curve=None,
         num_bends=None,
         model=[arch.model for arch in fits],
@@ -98,6 +100,7 @@ def _of_header(path: Path, settings: InfoSettings) -> InfoResult:
 def _of_checkpoint(checkpoint: Checkpoint, settings: InfoSettings) -> InfoResult:
     curve, points, state = _curve(checkpoint)
     about = checkpoint.about
+    best = about.get("weights_of_epoch")
     says = about.get("model")
     find = recognise.matches_in_order if curve else recognise.matches
     fits = [] if says else find(weights.parameters_in(state) if curve else state)
@@ -112,6 +115,7 @@ def _of_checkpoint(checkpoint: Checkpoint, settings: InfoSettings) -> InfoResult
         sha256=records.sha256(checkpoint.path),
         layout=checkpoint.layout,
         epoch=checkpoint.epoch,
+        weights_of_epoch=best if isinstance(best, int) else None,
         curve=curve,
         num_bends=points,
         model=[str(says)] if says else [arch.model for arch in fits],

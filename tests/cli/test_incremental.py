@@ -106,6 +106,7 @@ def test_the_run_is_that_of_a_plain_loop(run: Path) -> None:
             torch.equal(one["model_state"][name], other["model_state"][name]) for name in one["model_state"]
         )
         assert other["mcx"]["weights_of_epoch"] == one["epoch"]
+        assert lines[3 * task + 2]["weights_of_epoch"] == one["epoch"]
     kept = torch.load(run / "task-2.pt", weights_only=True)["model_state"]
     for mine, theirs in zip(kept.values(), best[1].values(), strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-7)
