@@ -91,8 +91,9 @@ class Best:
 
     def mend(self, epoch: int) -> None:
         """Make the files of finished tasks again that cannot be read, from the checkpoints of their ends."""
-        for task in range(self._tasks.at(epoch) if self._tasks is not None and epoch else 0):
-            assert self._tasks is not None
+        if self._tasks is None:
+            return
+        for task in range(min(epoch // self._tasks.epochs, self._tasks.count)):
             path, end = self._folder / names.task(task), (task + 1) * self._tasks.epochs
             try:
                 checkpoints.integrity.load(path)
