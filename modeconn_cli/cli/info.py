@@ -8,7 +8,7 @@ import typer
 
 from modeconn_cli.cli.options import takes
 from modeconn_cli.cli.report import Report
-from modeconn_cli.cli.tables import Part, Table
+from modeconn_cli.cli.tables import Part, Table, epoch_words
 from modeconn_cli.engine.settings.info import InfoSettings
 
 if TYPE_CHECKING:
@@ -26,15 +26,6 @@ def info(settings: InfoSettings, report: Report) -> None:
     report.run(engine.run, settings, table)
 
 
-def _epoch(result: InfoResult) -> str:
-    if result.epoch is None:
-        return "unknown"
-    best = result.weights_of_epoch
-    return (
-        str(result.epoch) if best in (None, result.epoch) else f"{result.epoch}, with the weights of {best}"
-    )
-
-
 def table(result: InfoResult) -> list[Part]:
     bad = result.nonfinite_tensors
     finite = (
@@ -44,7 +35,7 @@ def table(result: InfoResult) -> list[Part]:
     facts = {
         "layout": result.layout,
         "curve": f"{result.curve}, {result.num_bends} control points" if result.curve else "no",
-        "epoch": _epoch(result),
+        "epoch": epoch_words(result.epoch, result.weights_of_epoch),
         "model": f"{model}, by its keys" if result.recognised else model,
         "data set": result.dataset or "unknown",
         "parameters": f"{result.num_params:,}",

@@ -46,6 +46,13 @@ def number(value: float | None, digits: int = 6) -> str:
     return "n/a" if value is None or value != value else f"{value:.{digits}f}"
 
 
+def epoch_words(epoch: int | None, weights_of: int | None) -> str:
+    """An epoch, and that of the weights where a task has ended with its best ones."""
+    if epoch is None:
+        return "unknown"
+    return f"{epoch}" if weights_of in (None, epoch) else f"{epoch} (weights of {weights_of})"
+
+
 def percent(ratio: float | None, digits: int = 2) -> str:
     """A ratio as a percentage, with its sign."""
     return "n/a" if ratio is None else f"{100 * ratio:.{digits}f}%"

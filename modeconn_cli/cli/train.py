@@ -8,7 +8,7 @@ import typer
 
 from modeconn_cli.cli.options import takes
 from modeconn_cli.cli.report import Report
-from modeconn_cli.cli.tables import Part, Table, number
+from modeconn_cli.cli.tables import Part, Table, epoch_words, number
 from modeconn_cli.engine.settings.train import TrainSettings
 
 if TYPE_CHECKING:
@@ -33,12 +33,7 @@ def table(result: TrainResult) -> list[Part]:
     rows = tuple(
         (
             f"seed{network.seed}",
-            str(network.epoch)
-            + (
-                f" (weights of {network.weights_of_epoch})"
-                if network.weights_of_epoch != network.epoch
-                else ""
-            ),
+            epoch_words(network.epoch, network.weights_of_epoch),
             number(network.train_loss, 4),
             number(network.train_accuracy, 2),
             number(network.held_out_loss, 4),

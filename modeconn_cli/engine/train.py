@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -18,6 +18,7 @@ from modeconn_cli.engine.errors import SettingsError
 from modeconn_cli.engine.incremental import TaskResult, tasks_of
 from modeconn_cli.engine.records import Record
 from modeconn_cli.engine.runtime import Runtime
+from modeconn_cli.engine.settings.base import refuse_idle
 from modeconn_cli.engine.settings.train import TrainSettings
 from modeconn_cli.engine.training import NetworkProblem, recipe_of
 from modeconn_cli.engine.training.folder import OWNED, Keeping, Trained, train
@@ -62,14 +63,10 @@ def run(settings: TrainSettings, runtime: Runtime) -> TrainResult | None:
         raise SettingsError("no folder for the results", "pass --output-dir DIR")
     if settings.model is None:
         raise SettingsError("no network", "pass --model NAME")
+    _check(settings)
     if settings.label_noise and settings.label_seed is None:
         settings = replace(settings, label_seed=settings.seed)  # one data set for all --seeds
     data = datasets.load(settings, runtime.device)
-    _check_watched(settings)
-    if settings.patience is not None and settings.classes_per_task is not None:
-        raise SettingsError(
-            "--patience would end the run within its first task", "leave it out of incremental training"
-        )
     if settings.patience is not None and len(data.val) == 0:
         raise SettingsError(
             "early stopping watches validation images and there are none", "pass --val-size N"
@@ -124,16 +121,16 @@ def run(settings: TrainSettings, runtime: Runtime) -> TrainResult | None:
     )
 
 
-def _check_watched(settings: TrainSettings) -> None:
-    """Raises SettingsError for flags that would be without effect."""
-    own = {f.name: f.default for f in fields(TrainSettings)}
-    for needed, given, names_ in (
-        ("--track-samples", settings.track_samples, ("memo_scores", "track_format", "track_every")),
-        ("--classes-per-task", settings.classes_per_task is not None, ("class_order", "epochs_per_task")),
-    ):
-        for name in names_:
-            if not given and getattr(settings, name) != own[name]:
-                raise SettingsError(f"--{name.replace('_', '-')} has a meaning with {needed} only")
+def _check(settings: TrainSettings) -> None:
+    """Raises SettingsError for settings that have no meaning together."""
+    if not settings.track_samples:
+        refuse_idle(settings, "--track-samples", ("memo_scores", "track_format", "track_every"))
+    if settings.classes_per_task is None:
+        refuse_idle(settings, "--classes-per-task", ("class_order", "epochs_per_task"))
+    elif settings.patience is not None:
+        raise SettingsError(
+            "--patience would end the run within its first task", "leave it out of incremental training"
+        )
 
 
 def _said(tasks: Tasks | None) -> list[str]:

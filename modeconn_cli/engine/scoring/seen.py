@@ -12,6 +12,7 @@ from modeconn_cli.engine.errors import InputError, SettingsError
 from modeconn_cli.engine.incremental import read_order
 from modeconn_cli.engine.runtime import Runtime
 from modeconn_cli.engine.scoring.subject import Subject
+from modeconn_cli.engine.settings.base import refuse_idle
 from modeconn_cli.engine.settings.scoring import ScoringSettings
 from modeconn_cli.engine.training.tasks import Tasks
 
@@ -53,9 +54,7 @@ def seen_classes(settings: ScoringSettings, subject: Subject, runtime: Runtime) 
     """
     own = subject.about.get("tasks")
     if not settings.seen_classes:
-        for name in ("class_order", "classes_per_task", "epochs_per_task"):
-            if getattr(settings, name) is not None:
-                raise SettingsError(f"--{name.replace('_', '-')} has a meaning with --seen-classes only")
+        refuse_idle(settings, "--seen-classes", ("class_order", "classes_per_task", "epochs_per_task"))
         if own is not None:
             runtime.note(
                 "the run learnt its classes task by task; --seen-classes leaves out those not seen yet"

@@ -6,7 +6,7 @@ import dataclasses
 import math
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -123,6 +123,13 @@ class Settings:
     def lasting(self) -> dict[str, Any]:
         """The same without what may change freely between runs: a result does not depend on it."""
         return {s.name: plain(getattr(self, s.name)) for s in specs(type(self)) if s.change != "free"}
+
+
+def refuse_idle(settings: Settings, needed: str, names: Iterable[str]) -> None:
+    """Raise SettingsError for a setting that has been changed and is without effect, as `needed` is missing."""
+    for spec in specs(type(settings)):
+        if spec.name in names and getattr(settings, spec.name) != spec.default:
+            raise SettingsError(f"{spec.flag} has a meaning with {needed} only")
 
 
 def plain(value: Any) -> Any:

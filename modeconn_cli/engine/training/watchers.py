@@ -61,7 +61,8 @@ class _Rows(ABC):
         try:
             self._handle = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
             place = self._place(self._handle, epoch, batch)
-            found, wanted = self._count(self._handle, place), self._wanted(epoch, batch)
+            found = self._count(self._handle, place)
+            wanted = self._curriculum.rows_before(epoch, batch, self._batch_size, self._every)
             if found == wanted:
                 os.ftruncate(self._handle, place)
                 os.lseek(self._handle, 0, os.SEEK_END)
@@ -75,9 +76,6 @@ class _Rows(ABC):
                 f"on, and not {wanted:,}",
                 ANEW,
             )
-
-    def _wanted(self, epoch: int, batch: int) -> int:
-        return self._curriculum.rows_before(epoch, batch, self._batch_size, self._every)
 
     def step(self, epoch: int, number: int, batch: Batch, _done: Step) -> None:
         if epoch % self._every:
