@@ -18,7 +18,7 @@ from modeconn_cli.engine.per_sample.curvature import measure
 from modeconn_cli.engine.per_sample.execution import Execution
 
 STEP, DIRECTIONS = 1e-3, 10
-CHECKED = 16  # samples that are compared with float64
+CHECKED = 64  # samples that are compared with float64
 
 
 def against_document(_folder: Path, count: int) -> Pair:

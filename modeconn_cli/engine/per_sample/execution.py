@@ -1,7 +1,8 @@
 """Many forward passes under the same weights, as fast as they get without changing what is computed.
 
 Batch norms in eval mode are folded into the convolutions before them (in float64), images and weights lie channels
-last, and no parameter takes gradients. What cannot be traced runs as it is.
+last, wide convolutions of 3 x 3 run by Winograd's algorithm on the CPU, and no parameter takes gradients. What cannot
+be traced runs as it is.
 """
 
 from __future__ import annotations
@@ -16,9 +17,11 @@ from torch import Tensor, fx, nn
 from modeconn_cli.engine import graph as graphs
 from modeconn_cli.engine.errors import InputError
 from modeconn_cli.engine.graph import CONVOLUTIONS, Graph, operation
+from modeconn_cli.engine.per_sample import winograd
 from modeconn_cli.engine.per_sample.gradients import Frozen
 
 AGREE = 1e-3  # relative to the largest logit
+DEFAULTS = {"stride": [1, 1], "padding": [0, 0], "dilation": [1, 1], "groups": 1}  # of conv2d
 LINE = 16  # float32 values of a cache line
 
 
@@ -44,7 +47,10 @@ class Execution:
         """What a record says of it."""
         if self._program is None:
             return "contiguous"
-        return f"channels last, {self._program.folded} batch norms folded into convolutions"
+        return (
+            f"channels last, {self._program.folded} batch norms folded into convolutions,"
+            f" {self._program.tiled} convolutions by Winograd's algorithm"
+        )
 
     def refresh(self) -> None:
         """Take up the model's present weights."""
@@ -92,6 +98,8 @@ class _Program(fx.Interpreter):
         self._pairs = {conv.name: (conv, norm) for conv, norm in _foldable(graph)}
         self._values: dict[str, Tensor] = {}
         self._folded: dict[str, tuple[Tensor, Tensor]] = {}
+        self._tileable = [node for node in graph.nodes if _is_tileable(node, graph)]
+        self._kernels: dict[str, winograd.Kernel] = {}
         self._linear = [node for node in graph.nodes if _is_ragged(node, graph)]
         self._widened: dict[str, tuple[Tensor, Tensor | None]] = {}
 
@@ -99,12 +107,28 @@ class _Program(fx.Interpreter):
     def folded(self) -> int:
         return len(self._pairs)
 
+    @property
+    def tiled(self) -> int:
+        return len(self._kernels)
+
     @torch.no_grad()
     def refresh(self) -> None:
         state = self._model.state_dict()
         self._values = {name: _last(state[name]) for name in self._graph.tensors.values()}
         self._folded = {name: self._fold(*pair) for name, pair in self._pairs.items()}
         self._widened = {node.name: self._widen(node) for node in self._linear}
+        self._kernels = {}
+        for node in self._tileable:
+            weight, bias = self._folded[node.name] if node.name in self._folded else self._own(node)
+            if weight.dtype == torch.float32 and weight.device.type == "cpu":
+                self._kernels[node.name] = winograd.Kernel.of(weight, bias)
+
+    def _own(self, node: fx.Node) -> tuple[Tensor, Tensor | None]:
+        """Weight and bias of a layer as the model has them."""
+        weight, *bias = (
+            self._values[self._graph.tensors[cast("fx.Node", a).name]] for a in node.args[1:3] if a
+        )
+        return weight, bias[0] if bias else None
 
     def _fold(self, conv: fx.Node, norm: fx.Node) -> tuple[Tensor, Tensor]:
         """Weight and bias of a convolution followed by its batch norm."""
@@ -125,11 +149,9 @@ class _Program(fx.Interpreter):
 
     def _widen(self, node: fx.Node) -> tuple[Tensor, Tensor | None]:
         """Weight and bias of a linear layer with zeros up to whole cache lines."""
-        weight, *bias = (
-            self._values[self._graph.tensors[cast("fx.Node", a).name]] for a in node.args[1:] if a
-        )
+        weight, bias = self._own(node)
         outputs, inputs = (-size % LINE for size in weight.shape)
-        return F.pad(weight, (0, inputs, 0, outputs)), F.pad(bias[0], (0, outputs)) if bias else None
+        return F.pad(weight, (0, inputs, 0, outputs)), None if bias is None else F.pad(bias, (0, outputs))
 
     def logits(self, images: Tensor) -> Tensor:
         out = self.run(*self._graph.arguments(self._values, _last(images)))
@@ -141,6 +163,8 @@ class _Program(fx.Interpreter):
         if n.target is torch.ops.aten.view.default:  # as strided as the memory format makes it
             args, _ = self.fetch_args_kwargs_from_env(n)
             return args[0].reshape(args[1])
+        if n.name in self._kernels:
+            return winograd.convolve(self.env[cast("fx.Node", n.args[0])], self._kernels[n.name])
         if n.name in self._folded:
             args, kwargs = self.fetch_args_kwargs_from_env(n)
             weight, bias = self._folded[n.name]
@@ -163,6 +187,19 @@ def _is_ragged(node: fx.Node, graph: Graph) -> bool:
     own = [a for a in node.args[1:] if a is not None]
     known = all(isinstance(a, fx.Node) and a.name in graph.tensors for a in own)
     return known and any(size % LINE for size in node.args[1].meta["val"].shape)  # type: ignore[union-attr]
+
+
+def _is_tileable(node: fx.Node, graph: Graph) -> bool:
+    """Whether a convolution has weights of its own and a shape for which Winograd's algorithm is faster."""
+    if node.op != "call_function" or operation(node) != "conv2d":
+        return False
+    given = dict(zip(("stride", "padding", "dilation", "groups"), node.args[3:], strict=False))
+    own = [a for a in node.args[1:3] if a is not None]
+    known = all(isinstance(a, fx.Node) and a.name in graph.tensors for a in own)
+    if not known or DEFAULTS | given | dict(node.kwargs) != DEFAULTS | {"padding": [1, 1]}:
+        return False
+    weight, out = (cast("fx.Node", n).meta["val"].shape for n in (node.args[1], node))
+    return tuple(weight[2:]) == (3, 3) and winograd.suits(tuple(weight[:2]), tuple(out[2:]))
 
 
 def _last(value: Tensor) -> Tensor:
