@@ -4,7 +4,8 @@ Winograd's minimal filtering F(2 x 4, 3 x 3) (Lavin and Gray 2016, arXiv:1509.09
 that are evaluated at points, multiplied there and interpolated. Rows take the points 0, ±1 and ∞, columns 0, ±3/4, ±3/2
 and ∞, all exact in binary; columns at 0, ±1, ±2 and ∞, which are used more often, have one and a half times the error.
 With these the rounding is that of direct kernels for channels last, as each product sums a ninth of the terms: with
-128, 256 and 512 channels 5.5e-7, 5.6e-7 and 7.7e-7 of the mean output against 4.3e-7, 5.8e-7 and 8.4e-7 (root mean square).
+128, 256 and 512 channels 5.5e-7, 5.6e-7 and 7.7e-7 of the mean output against 4.3e-7, 5.8e-7 and 8.4e-7 (root mean
+square).
 """
 
 from __future__ import annotations
