@@ -14,7 +14,7 @@ from modeconn_cli.engine.checkpoints import Checkpoint
 from modeconn_cli.engine.errors import InputError, SettingsError
 from modeconn_cli.engine.factories import arguments, call, imported
 from modeconn_cli.engine.registry import MODELS, find_model, is_import_path
-from modeconn_cli.engine.settings.shared import ModelSettings
+from modeconn_cli.engine.settings.shared import NetworkSettings
 
 __all__ = ["Architecture", "architecture", "build", "check_fits"]
 
@@ -38,7 +38,7 @@ class Architecture:
 
 
 def architecture(
-    settings: ModelSettings,
+    settings: NetworkSettings,
     checkpoint: Checkpoint | None = None,
     *,
     num_classes: int | None = None,

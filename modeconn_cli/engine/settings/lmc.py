@@ -14,7 +14,7 @@ from modeconn_cli.engine.settings.shared import (
     DataSettings,
     DistributedSettings,
     FolderSettings,
-    ModelSettings,
+    NetworkSettings,
 )
 from modeconn_cli.engine.settings.train import OptimizerSettings
 
@@ -35,7 +35,7 @@ class AlphaSettings(Settings):
 @dataclass(frozen=True, kw_only=True)
 class LmcRunSettings(
     AlphaSettings,
-    ModelSettings,
+    NetworkSettings,
     DataSettings,
     OptimizerSettings,
     ComputeSettings,

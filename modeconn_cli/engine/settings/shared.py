@@ -18,7 +18,7 @@ _FROM_FILE = "from the checkpoint"
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelSettings(Settings):
+class NetworkSettings(Settings):
     """Which network."""
 
     model: str | None = setting(
@@ -31,6 +31,12 @@ class ModelSettings(Settings):
     model_arg: tuple[str, ...] = setting(
         (), "argument of the network's factory, key=value, comma-listed", group="model"
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSettings(NetworkSettings):
+    """Which network, and where its weights lie in a file."""
+
     state_key: str | None = setting(None, "entry of the file that holds the weights", group="model")
 
 

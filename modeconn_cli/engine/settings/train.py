@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from modeconn_cli.engine.settings.base import Settings, setting
-from modeconn_cli.engine.settings.shared import ComputeSettings, DataSettings, FolderSettings, ModelSettings
+from modeconn_cli.engine.settings.shared import ComputeSettings, DataSettings, FolderSettings, NetworkSettings
 
 Schedule = Literal["garipov", "cosine", "step", "incremental", "constant"]
 
@@ -88,7 +88,7 @@ class WatchSettings(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainSettings(
-    ModelSettings,
+    NetworkSettings,
     DataSettings,
     OptimizationSettings,
     TaskSettings,
