@@ -33,7 +33,7 @@ from modeconn_cli.engine.errors import AnswerIsNo, InputError, SettingsError
 from modeconn_cli.engine.models.recognise import recognised
 from modeconn_cli.engine.records import Record
 from modeconn_cli.engine.runtime import Runtime
-from modeconn_cli.engine.settings.base import tilde
+from modeconn_cli.engine.settings.base import refuse_idle, tilde
 from modeconn_cli.engine.settings.swap import SwapSettings
 from modeconn_cli.engine.symmetry import Symmetry
 from modeconn_cli.engine.training import predict
@@ -205,14 +205,19 @@ def choose(settings: SwapSettings, model: nn.Module, found: Symmetry) -> Choice:
     if settings.mirror and settings.random:
         raise SettingsError("--mirror and --random exclude each other")
     if settings.mirror or settings.random:
-        if settings.pairs or settings.layer_name is not None:
-            raise SettingsError(
-                "--mirror and --random permute every hidden layer", "drop --pairs and --layer-name"
-            )
+        refuse_idle(
+            settings,
+            "with --mirror and --random, which permute every hidden layer",
+            ("pairs", "num_swaps", "layer_name", "layer_depth"),
+        )
         mode: units.Mode = "mirror" if settings.mirror else "random"
         orders = units.full_orders(found, mode, settings.seed)
         return Choice(mode, None, None, sum(group.size for group in found.groups), [], orders)
     by_depth = settings.layer_name is None
+    if not by_depth:
+        refuse_idle(settings, "with --layer-name", ("layer_depth",))
+    if settings.pairs:
+        refuse_idle(settings, "with --pairs", ("num_swaps",))
     layer = settings.layer_name or units.layer_at(model, found, settings.layer_depth)
     group = symmetry.group_of(found, layer)
     pairs = units.parse_pairs(settings.pairs) or units.draw_pairs(

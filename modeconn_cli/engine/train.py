@@ -124,9 +124,9 @@ def run(settings: TrainSettings, runtime: Runtime) -> TrainResult | None:
 def _check(settings: TrainSettings) -> None:
     """Raises SettingsError for settings that have no meaning together."""
     if not settings.track_samples:
-        refuse_idle(settings, "--track-samples", ("memo_scores", "track_format", "track_every"))
+        refuse_idle(settings, "without --track-samples", ("memo_scores", "track_format", "track_every"))
     if settings.classes_per_task is None:
-        refuse_idle(settings, "--classes-per-task", ("class_order", "epochs_per_task"))
+        refuse_idle(settings, "without --classes-per-task", ("class_order", "epochs_per_task"))
     elif settings.patience is not None:
         raise SettingsError(
             "--patience would end the run within its first task", "leave it out of incremental training"

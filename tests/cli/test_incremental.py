@@ -206,8 +206,8 @@ def test_memo_scores_are_written_as_they_are_and_missing_ones_stay_empty(
     ("words", "message", "code"),
     [
         (("--class-order", "short.npy"), "is no permutation of the 10 classes", 3),
-        (("--class-order", "order.npy"), "--class-order has a meaning with --classes-per-task only", 2),
-        (("--memo-scores", "x.csv"), "--memo-scores has a meaning with --track-samples only", 2),
+        (("--class-order", "order.npy"), "--class-order has no effect without --classes-per-task", 2),
+        (("--memo-scores", "x.csv"), "--memo-scores has no effect without --track-samples", 2),
         (
             ("--classes-per-task", "2", "--patience", "3"),
             "--patience would end the run within its first task",
@@ -372,7 +372,7 @@ def test_flags_of_tasks_need_the_classes_seen(
 ) -> None:
     value = order if flag == "--class-order" else "3"
     done = mcx("dormant", "--checkpoint-dir", run, flag, value, "--output-dir", tmp_path / "out")
-    assert (done.code, f"{flag} has a meaning with --seen-classes only" in done.err) == (2, True)
+    assert (done.code, f"{flag} has no effect without --seen-classes" in done.err) == (2, True)
 
 
 @pytest.mark.parametrize(
@@ -613,7 +613,7 @@ def test_the_seed_of_label_noise_is_part_of_the_run(mcx: Callable, tmp_path: Pat
 )
 def test_flags_without_effect_are_refused(mcx: Callable, tmp_path: Path, words: tuple) -> None:
     done = mcx("train", "--model", "mlp", "--dataset", "digits", *words, "--output-dir", tmp_path)
-    assert (done.code, f"{words[0]} has a meaning with" in done.err) == (2, True), done.err
+    assert (done.code, f"{words[0]} has no effect without" in done.err) == (2, True), done.err
 
 
 def test_tasks_with_classes_that_have_no_image(mcx: Callable, tmp_path: Path) -> None:

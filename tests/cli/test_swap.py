@@ -215,8 +215,11 @@ REFUSED: dict[tuple[str, ...], tuple[str, str]] = {
     ("--pairs", "1:2,2:3"): ("unit 2 of 'conv3' is named twice", "hint: units of 'conv3' are 0 … 7"),
     ("--pairs", "1-2"): ("--pairs: '1-2' is not two unit numbers", "hint: write them as 228:6,3:9"),
     ("--mirror", "--random"): ("--mirror and --random exclude each other", ""),
-    ("--mirror", "--pairs", "1:2"): ("--mirror and --random permute every hidden layer", "hint: drop --pairs"),
-    ("--random", "--layer-name", "conv1"): ("--mirror and --random permute every hidden layer", "hint: drop"),
+    ("--mirror", "--pairs", "1:2"): ("--pairs has no effect with --mirror and --random", ""),
+    ("--random", "--layer-name", "conv1"): ("--layer-name has no effect with --mirror and --random", ""),
+    ("--mirror", "--num-swaps", "3"): ("--num-swaps has no effect with --mirror and --random", ""),
+    ("--layer-name", "conv1", "--layer-depth", "early"): ("--layer-depth has no effect with --layer-name", ""),
+    ("--pairs", "1:2", "--num-swaps", "3"): ("--num-swaps has no effect with --pairs", ""),
     ("--model", "cnnn"): ("unknown model 'cnnn'", "hint: did you mean 'cnn'?"),
     ("--model-arg", "depth=3"): ("--model-arg: unknown argument 'depth'", "hint: "),
 }  # fmt: skip

@@ -54,7 +54,9 @@ def seen_classes(settings: ScoringSettings, subject: Subject, runtime: Runtime) 
     """
     own = subject.about.get("tasks")
     if not settings.seen_classes:
-        refuse_idle(settings, "--seen-classes", ("class_order", "classes_per_task", "epochs_per_task"))
+        refuse_idle(
+            settings, "without --seen-classes", ("class_order", "classes_per_task", "epochs_per_task")
+        )
         if own is not None:
             runtime.note(
                 "the run learnt its classes task by task; --seen-classes leaves out those not seen yet"

@@ -125,11 +125,11 @@ class Settings:
         return {s.name: plain(getattr(self, s.name)) for s in specs(type(self)) if s.change != "free"}
 
 
-def refuse_idle(settings: Settings, needed: str, names: Iterable[str]) -> None:
-    """Raise SettingsError for a setting that has been changed and is without effect, as `needed` is missing."""
+def refuse_idle(settings: Settings, where: str, names: Iterable[str]) -> None:
+    """Raise SettingsError for a setting that has been changed and has no effect `where` the others are as they are."""
     for spec in specs(type(settings)):
         if spec.name in names and getattr(settings, spec.name) != spec.default:
-            raise SettingsError(f"{spec.flag} has a meaning with {needed} only")
+            raise SettingsError(f"{spec.flag} has no effect {where}")
 
 
 def plain(value: Any) -> Any:
