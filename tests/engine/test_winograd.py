@@ -61,6 +61,15 @@ def test_its_rounding_is_that_of_the_direct_kernels() -> None:
     assert off(winograd.convolve(images, winograd.Kernel.of(weight, bias)), exact) < 3 * off(direct, exact)
 
 
+def test_its_points_round_less_than_the_usual_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    images, weight, _ = convolution(128, 128, 8, 8, count=8)
+    exact = F.conv2d(images.double(), weight.double(), padding=1)
+    ours = off(winograd.convolve(images, winograd.Kernel.of(weight, None)), exact)
+    monkeypatch.setattr(winograd, "NEAR", 1.0)
+    monkeypatch.setattr(winograd, "FAR", 2.0)
+    assert off(winograd.convolve(images, winograd.Kernel.of(weight, None)), exact) > 1.2 * ours
+
+
 def test_it_multiplies_a_third_as_often(monkeypatch: pytest.MonkeyPatch) -> None:
     images, weight, _ = convolution(8, 16, 6, 8, count=5)
     done: list[int] = []
@@ -79,6 +88,7 @@ def test_it_multiplies_a_third_as_often(monkeypatch: pytest.MonkeyPatch) -> None
 def test_a_value_does_not_depend_on_the_batch() -> None:
     images, weight, bias = convolution(128, 128, 8, 8, count=160)
     kernel = winograd.Kernel.of(weight, bias)
+    assert winograd.convolve(images[:0], kernel).shape == (0, 128, 8, 8)
     whole, order = winograd.convolve(images, kernel), torch.randperm(160)
     for rows in (order[:16], order[16:64], order[64:]):
         assert torch.equal(winograd.convolve(images[rows], kernel), whole[rows])
@@ -93,6 +103,7 @@ class Wide(nn.Module):
         self.norm = nn.BatchNorm2d(128)
         self.one = nn.Conv2d(128, 128, 3, padding=1, bias=False)
         self.two = nn.Conv2d(128, 128, 3, padding=1)
+        self.pointwise = nn.Conv2d(128, 128, 1, padding=1)
         self.strided = nn.Conv2d(128, 128, 3, stride=2, padding=1)
         self.bare = nn.Conv2d(128, 128, 3)
         self.spread = nn.Conv2d(128, 128, 3, padding=2, dilation=2)
@@ -104,13 +115,16 @@ class Wide(nn.Module):
         y = self.norm(self.one(x))
         y += x
         y = F.softplus(self.two(F.softplus(y)).mul_(0.5))
-        y = self.grouped(self.spread(self.bare(self.strided(y))))
+        y = self.strided(self.grouped(self.spread(self.pointwise(self.bare(y)))))
         return self.head(y.mean((2, 3)))
 
 
 def networks() -> tuple[nn.Module, Execution, Execution]:
     torch.manual_seed(0)
     model = Wide().eval()
+    with torch.no_grad():
+        for own in (model.norm.weight, model.norm.bias, model.norm.running_mean, model.norm.running_var):
+            own.uniform_(0.5, 1.5)
     return model, Execution(model, (3, 8, 8)), Execution(Wide().double().eval(), (3, 8, 8))
 
 
@@ -146,3 +160,84 @@ def test_curvature_is_that_of_the_model(method: str) -> None:
     rows = whole.flip(0)[5:28]
     some = measure(execution, many[rows], rows % 5, rows, **how)  # type: ignore[arg-type]
     torch.testing.assert_close(some.curvature, together.curvature[rows], rtol=1e-5, atol=0)
+
+
+class Plain(nn.Module):
+    """A wide convolution between two layers, the second of which may compare."""
+
+    def __init__(self, after: nn.Module, *, bias: bool = True) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 128, 3, padding=1, bias=bias)
+        self.wide = nn.Conv2d(128, 128, 3, padding=1, bias=bias)
+        self.after, self.head = after, nn.Linear(128, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(F.relu(self.after(self.wide(F.relu(self.stem(x))))).mean((2, 3)))
+
+
+@pytest.mark.parametrize(
+    ("after", "tiled"),
+    [
+        (nn.MaxPool2d(2), 0),
+        (nn.AdaptiveMaxPool2d(2), 0),
+        (nn.Sequential(nn.ReLU(), nn.Conv2d(128, 128, 1), nn.MaxPool2d(2)), 0),
+        (nn.AvgPool2d(2), 1),
+        (nn.Softmax(1), 1),
+    ],
+    ids=["max", "adaptive max", "later", "mean", "softmax"],
+)
+def test_what_a_maximum_is_taken_of_is_not_tiled(after: nn.Module, tiled: int) -> None:
+    """Equal patches get equal outputs, and the first of them the gradient, as in float64."""
+    torch.manual_seed(0)
+    model = Plain(after).eval()
+    execution = Execution(model, (3, 8, 8))
+    assert f"{tiled} convolutions by Winograd" in execution.layout
+    images = torch.full((2, 3, 8, 8), 0.7, requires_grad=True)
+    (found,) = torch.autograd.grad(execution(images).square().sum(), images)
+    model, exact = model.double(), images.detach().double().requires_grad_()
+    (expected,) = torch.autograd.grad(model(exact).square().sum(), exact)
+    assert off(found, expected) < ROUNDING
+
+
+def test_what_is_exactly_zero_stays_so() -> None:
+    """Without a shift, a black background is zero everywhere, and no ReLU lets its gradient through."""
+    torch.manual_seed(0)
+    model = Plain(nn.Identity(), bias=False).eval()
+    execution = Execution(model, (3, 12, 12))
+    assert "0 convolutions by Winograd" in execution.layout
+    images = torch.zeros(2, 3, 12, 12)
+    images[:, :, 5:7, 5:7] = torch.rand(2, 3, 2, 2)
+    images.requires_grad_()
+    (found,) = torch.autograd.grad(execution(images).square().sum(), images)
+    model, exact = model.double(), images.detach().double().requires_grad_()
+    (expected,) = torch.autograd.grad(model(exact).square().sum(), exact)
+    assert off(found, expected) < ROUNDING
+
+
+def test_a_layer_takes_tiles_when_its_shift_has_come() -> None:
+    torch.manual_seed(0)
+    model = Plain(nn.BatchNorm2d(128), bias=False).eval()
+    execution = Execution(model, (3, 8, 8))
+    assert "0 convolutions by Winograd" in execution.layout
+    with torch.no_grad():
+        model.after.bias.uniform_(0.1, 0.2)  # type: ignore[operator, union-attr]
+        model.after.weight[:7] = 0  # type: ignore[index]
+        model.after.bias[:7] = 0  # type: ignore[index]
+    execution.refresh()
+    assert "1 convolutions by Winograd" in execution.layout
+    images = torch.rand(4, 3, 8, 8)
+    assert off(execution(images), model(images)) < ROUNDING
+
+
+def test_odd_sizes_may_be_written_into() -> None:
+    images, weight, bias = convolution(4, 4, 7, 5)
+    found = winograd.convolve(images.requires_grad_(), winograd.Kernel.of(weight, bias)).mul_(2)
+    exact = F.conv2d(images.double(), weight.double(), bias.double(), padding=1) * 2
+    assert off(found, exact) < ROUNDING
+
+
+def test_under_autocast_it_stays_in_float32() -> None:
+    images, weight, bias = convolution(4, 4, 8, 8)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = winograd.convolve(images, winograd.Kernel.of(weight, bias))
+    assert off(found, F.conv2d(images.double(), weight.double(), bias.double(), padding=1)) < ROUNDING

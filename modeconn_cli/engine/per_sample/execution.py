@@ -1,12 +1,13 @@
 """Many forward passes under the same weights, as fast as they get without changing what is computed.
 
 Batch norms in eval mode are folded into the convolutions before them (in float64), images and weights lie channels
-last, wide convolutions of 3 x 3 run by Winograd's algorithm on the CPU, and no parameter takes gradients. What cannot
-be traced runs as it is.
+last, wide convolutions of 3 x 3 run by Winograd's algorithm on the CPU where its rounding can decide nothing, and no
+parameter takes gradients. What cannot be traced runs as it is.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -22,6 +23,10 @@ from modeconn_cli.engine.per_sample.gradients import Frozen
 
 AGREE = 1e-3  # relative to the largest logit
 DEFAULTS = {"stride": [1, 1], "padding": [0, 0], "dilation": [1, 1], "groups": 1}  # of conv2d
+# Operations that take one of several values, or compare them.
+COMPARISON = re.compile(
+    r"(?<!soft)(max|min)|sort|topk|median|kth|mode|where|sign|round|floor|ceil|^(eq|ne|lt|le|gt|ge)$"
+)
 LINE = 16  # float32 values of a cache line
 
 
@@ -98,7 +103,8 @@ class _Program(fx.Interpreter):
         self._pairs = {conv.name: (conv, norm) for conv, norm in _foldable(graph)}
         self._values: dict[str, Tensor] = {}
         self._folded: dict[str, tuple[Tensor, Tensor]] = {}
-        self._tileable = [node for node in graph.nodes if _is_tileable(node, graph)]
+        decided = _read_by_comparisons(graph)
+        self._tileable = [node for node in graph.nodes if _is_tileable(node, graph) and node not in decided]
         self._kernels: dict[str, winograd.Kernel] = {}
         self._linear = [node for node in graph.nodes if _is_ragged(node, graph)]
         self._widened: dict[str, tuple[Tensor, Tensor | None]] = {}
@@ -119,9 +125,10 @@ class _Program(fx.Interpreter):
         self._widened = {node.name: self._widen(node) for node in self._linear}
         self._kernels = {}
         for node in self._tileable:
-            weight, bias = self._folded[node.name] if node.name in self._folded else self._own(node)
-            if weight.dtype == torch.float32 and weight.device.type == "cpu":
+            weight, bias = self._folded.get(node.name) or self._own(node)
+            if weight.dtype == torch.float32 and weight.device.type == "cpu" and _is_shifted(weight, bias):
                 self._kernels[node.name] = winograd.Kernel.of(weight, bias)
+                self._folded.pop(node.name, None)
 
     def _own(self, node: fx.Node) -> tuple[Tensor, Tensor | None]:
         """Weight and bias of a layer as the model has them."""
@@ -200,6 +207,25 @@ def _is_tileable(node: fx.Node, graph: Graph) -> bool:
         return False
     weight, out = (cast("fx.Node", n).meta["val"].shape for n in (node.args[1], node))
     return tuple(weight[2:]) == (3, 3) and winograd.suits(tuple(weight[:2]), tuple(out[2:]))
+
+
+def _read_by_comparisons(graph: Graph) -> set[fx.Node]:
+    """Nodes on whose value a comparison depends.
+
+    Tiles round each of their outputs differently. A maximum takes the first of equal values (pooling over a plain
+    background), and would take any of them: its gradient would belong to another pixel.
+    """
+    out: set[fx.Node] = set()
+    for node in reversed(graph.nodes):
+        if node in out or (node.op == "call_function" and COMPARISON.search(operation(node))):
+            out.update(node.all_input_nodes)
+    return out
+
+
+def _is_shifted(weight: Tensor, bias: Tensor | None) -> bool:
+    """Whether no output is exactly zero where the images are, which rounding would turn into a sign for a ReLU."""
+    silent = weight.flatten(1).count_nonzero(1) == 0
+    return bias is not None and bool((silent | (bias != 0)).all())
 
 
 def _last(value: Tensor) -> Tensor:
