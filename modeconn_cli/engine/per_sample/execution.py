@@ -8,7 +8,7 @@ parameter takes gradients. What cannot be traced runs as it is.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import torch
@@ -184,6 +184,11 @@ class _Program(fx.Interpreter):
         return super().run_node(n)
 
 
+def _are_own(graph: Graph, arguments: Sequence[Any]) -> bool:
+    """Whether arguments of an operation are tensors of the model's state, or missing."""
+    return all(a is None or (isinstance(a, fx.Node) and a.name in graph.tensors) for a in arguments)
+
+
 def _is_ragged(node: fx.Node, graph: Graph) -> bool:
     """Whether a linear layer's rows begin at different places of a cache line.
 
@@ -191,9 +196,7 @@ def _is_ragged(node: fx.Node, graph: Graph) -> bool:
     """
     if node.op != "call_function" or operation(node) != "linear":
         return False
-    own = [a for a in node.args[1:] if a is not None]
-    known = all(isinstance(a, fx.Node) and a.name in graph.tensors for a in own)
-    return known and any(size % LINE for size in node.args[1].meta["val"].shape)  # type: ignore[union-attr]
+    return _are_own(graph, node.args[1:]) and any(size % LINE for size in node.args[1].meta["val"].shape)  # type: ignore[union-attr]
 
 
 def _is_tileable(node: fx.Node, graph: Graph) -> bool:
@@ -201,9 +204,9 @@ def _is_tileable(node: fx.Node, graph: Graph) -> bool:
     if node.op != "call_function" or operation(node) != "conv2d":
         return False
     given = dict(zip(("stride", "padding", "dilation", "groups"), node.args[3:], strict=False))
-    own = [a for a in node.args[1:3] if a is not None]
-    known = all(isinstance(a, fx.Node) and a.name in graph.tensors for a in own)
-    if not known or DEFAULTS | given | dict(node.kwargs) != DEFAULTS | {"padding": [1, 1]}:
+    if not _are_own(graph, node.args[1:3]) or DEFAULTS | given | dict(node.kwargs) != DEFAULTS | {
+        "padding": [1, 1]
+    }:
         return False
     weight, out = (cast("fx.Node", n).meta["val"].shape for n in (node.args[1], node))
     return tuple(weight[2:]) == (3, 3) and winograd.suits(tuple(weight[:2]), tuple(out[2:]))
@@ -242,8 +245,7 @@ def _foldable(graph: Graph) -> list[tuple[fx.Node, fx.Node]]:
         conv, *tensors, training = norm.args[:6]
         if not isinstance(conv, fx.Node) or operation(conv) not in CONVOLUTIONS or len(conv.users) != 1:
             continue
-        own = [*tensors, *conv.args[1:3]]
-        known = all(a is None or (isinstance(a, fx.Node) and a.name in graph.tensors) for a in own)
+        known = _are_own(graph, [*tensors, *conv.args[1:3]])
         if known and not training and tensors[2] is not None and tensors[3] is not None:
             out.append((conv, norm))
     return out
