@@ -49,12 +49,12 @@ class Execution:
 
     @property
     def layout(self) -> str:
-        """What a record says of it."""
+        """What a record says of it, the same under any weights."""
         if self._program is None:
             return "contiguous"
         return (
             f"channels last, {self._program.folded} batch norms folded into convolutions,"
-            f" {self._program.tiled} convolutions by Winograd's algorithm"
+            f" up to {self._program.tileable} convolutions by Winograd's algorithm"
         )
 
     def refresh(self) -> None:
@@ -114,8 +114,8 @@ class _Program(fx.Interpreter):
         return len(self._pairs)
 
     @property
-    def tiled(self) -> int:
-        return len(self._kernels)
+    def tileable(self) -> int:
+        return sum(self._takes_tiles(self._own(node)[0]) for node in self._tileable)
 
     @torch.no_grad()
     def refresh(self) -> None:
@@ -126,9 +126,13 @@ class _Program(fx.Interpreter):
         self._kernels = {}
         for node in self._tileable:
             weight, bias = self._folded.get(node.name) or self._own(node)
-            if weight.dtype == torch.float32 and weight.device.type == "cpu" and _is_shifted(weight, bias):
+            if self._takes_tiles(weight) and _is_shifted(weight, bias):
                 self._kernels[node.name] = winograd.Kernel.of(weight, bias)
                 self._folded.pop(node.name, None)
+
+    @staticmethod
+    def _takes_tiles(weight: Tensor) -> bool:
+        return weight.dtype == torch.float32 and weight.device.type == "cpu"
 
     def _own(self, node: fx.Node) -> tuple[Tensor, Tensor | None]:
         """Weight and bias of a layer as the model has them."""
