@@ -31,7 +31,7 @@ from bench import (
     tracking,
 )  # fmt: skip
 from bench.pairs import Case, Result, measure
-from modeconn_cli.engine import allocation
+from modeconn_cli.engine.machine import memory as allocation
 
 CASES = (
     Case("curve-step-128", 1.10, partial(curve_step.prepare, batch_size=128)),

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from bench.pairs import Pair
-from modeconn_cli.engine import arrays
-from modeconn_cli.engine.csl import metrics
+from modeconn_cli.engine.results import arrays
+from modeconn_cli.engine.samples import losses as metrics
 
 EPOCHS, COUNT = 100, 200_000
 

@@ -9,7 +9,8 @@ import torch
 from bench import counts, networks
 from bench.layer_analysis import plain
 from bench.pairs import Pair
-from modeconn_cli.engine import checkpoints, files
+from modeconn_cli.engine.networks import checkpoints
+from modeconn_cli.engine.results import files
 
 
 def prepare(folder: Path) -> Pair:

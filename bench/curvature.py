@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from bench.apart import Apart
 from bench.pairs import Pair
 from bench.per_sample import SHAPE, batch, network
-from modeconn_cli.engine.per_sample.curvature import measure
-from modeconn_cli.engine.per_sample.execution import Execution
+from modeconn_cli.engine.samples.per_sample.curvature import measure
+from modeconn_cli.engine.samples.per_sample.execution import Execution
 
 STEP, DIRECTIONS = 1e-3, 10
 CHECKED = 64  # samples that are compared with float64

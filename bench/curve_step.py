@@ -9,9 +9,9 @@ import torch.nn.functional as F
 
 from bench import counts, networks
 from bench.pairs import Pair
-from modeconn_cli.engine.curve.problem import PathProblem
 from modeconn_cli.engine.datasets import Batch
-from modeconn_cli.engine.paths import Path as Curve
+from modeconn_cli.engine.paths.path import Path as Curve
+from modeconn_cli.engine.paths.problem import PathProblem
 from modeconn_cli.engine.training.loop import Recipe, make_optimizer, step
 
 LR, MOMENTUM, DECAY = 0.01, 0.9, 5e-4

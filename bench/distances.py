@@ -15,8 +15,9 @@ from bench import counts, networks
 from bench.pairs import Pair
 from bench.per_sample import SHAPE, batch
 from bench.per_sample import network as resnet
-from modeconn_cli.engine import checkpoints, distances, files, sums, weights
-from modeconn_cli.engine.per_sample.fisher import DiagonalFisher
+from modeconn_cli.engine.networks import checkpoints, distances, sums, weights
+from modeconn_cli.engine.results import files
+from modeconn_cli.engine.samples.per_sample.fisher import DiagonalFisher
 
 SHARDS, TENSORS, SIDE = 4, 16, 2048  # 1 GB of float32
 MANY, SAMPLES = 50, 32

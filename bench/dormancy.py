@@ -8,7 +8,7 @@ import torch
 
 from bench.pairs import Pair
 from bench.per_sample import batch, network
-from modeconn_cli.engine.dormancy.observe import observer
+from modeconn_cli.engine.networks.activations.observe import observer
 
 
 def prepare(_folder: Path, count: int) -> Pair:

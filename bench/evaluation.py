@@ -10,7 +10,7 @@ from bench import counts, networks
 from bench.pairs import Pair
 from modeconn_cli.engine.datasets import Samples
 from modeconn_cli.engine.datasets.transforms import named
-from modeconn_cli.engine.models.cnn import cnn
+from modeconn_cli.engine.networks.models.cnn import cnn
 from modeconn_cli.engine.training import evaluate
 
 COUNT, BATCH_SIZE, WIDTH = 2000, 128, 16

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from bench import counts, networks
 from bench.pairs import Pair
-from modeconn_cli.engine import checkpoints, files
-from modeconn_cli.engine.curve.layers import layer_distances
+from modeconn_cli.engine.networks import checkpoints
+from modeconn_cli.engine.paths.layers import layer_distances
+from modeconn_cli.engine.results import files
 
 POSITIONS = 61
 ROWS, COLUMNS = "layer_blocks.2.1", "layer_blocks.2.2"  # a layer and the one that reads its channels

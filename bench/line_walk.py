@@ -9,11 +9,13 @@ from torch import Tensor
 
 from bench import counts, networks
 from bench.pairs import Pair
-from modeconn_cli.engine import checkpoints, files, models, positions
-from modeconn_cli.engine.curve import along
 from modeconn_cli.engine.datasets import Data, Samples
 from modeconn_cli.engine.datasets.transforms import named
-from modeconn_cli.engine.runtime import Runtime
+from modeconn_cli.engine.machine.runtime import Runtime
+from modeconn_cli.engine.networks import checkpoints, models
+from modeconn_cli.engine.paths import evaluate as along
+from modeconn_cli.engine.paths import statistics as positions
+from modeconn_cli.engine.results import files
 from modeconn_cli.engine.settings.curve import PathSettings
 from modeconn_cli.engine.training import batch_norms
 

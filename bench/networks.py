@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from modeconn_cli.engine.models.vgg import VGG, vgg16
+from modeconn_cli.engine.networks.models.vgg import VGG, vgg16
 
 SHAPE, CLASSES = (3, 32, 32), 10
 

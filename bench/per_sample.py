@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from bench import counts
 from bench.pairs import Pair
-from modeconn_cli.engine.per_sample import PerSample
+from modeconn_cli.engine.samples.per_sample import PerSample
 
 SHAPE, CLASSES, BATCH = (3, 32, 32), 100, 64
 

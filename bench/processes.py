@@ -16,10 +16,12 @@ import numpy as np
 import torch
 
 from bench.pairs import Pair, Seconds
-from modeconn_cli.engine import files, launch, models, runtime
-from modeconn_cli.engine.csl import score
-from modeconn_cli.engine.dormancy import run as dormancy
-from modeconn_cli.engine.scoring import Part
+from modeconn_cli.engine.commands import dormant as dormancy
+from modeconn_cli.engine.commands.csl import score
+from modeconn_cli.engine.machine import launch, runtime
+from modeconn_cli.engine.networks import models
+from modeconn_cli.engine.results import files
+from modeconn_cli.engine.samples import Part
 from modeconn_cli.engine.settings.csl import CslScoreSettings
 from modeconn_cli.engine.settings.dormant import DormantSettings
 

@@ -7,10 +7,11 @@ from pathlib import Path
 import torch
 
 from bench.pairs import Pair
-from modeconn_cli.engine import datasets, models
+from modeconn_cli.engine import datasets
 from modeconn_cli.engine.datasets import Samples
-from modeconn_cli.engine.models import Architecture
-from modeconn_cli.engine.runtime import Runtime
+from modeconn_cli.engine.machine.runtime import Runtime
+from modeconn_cli.engine.networks import models
+from modeconn_cli.engine.networks.models import Architecture
 from modeconn_cli.engine.settings.shared import DataSettings
 from modeconn_cli.engine.training import NetworkProblem
 from modeconn_cli.engine.training.loop import Recipe, Step, fit, make_optimizer

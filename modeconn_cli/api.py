@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor, device, nn
 
-    from modeconn_cli.engine.dormancy.layers import LayerDormancy
-    from modeconn_cli.engine.l2.functions import FunctionalDistance
-    from modeconn_cli.engine.l2.sides import Data, Side
+    from modeconn_cli.engine.commands.l2.functions import FunctionalDistance
+    from modeconn_cli.engine.commands.l2.sides import Data, Side
+    from modeconn_cli.engine.networks.activations.layers import LayerDormancy
 
 __all__ = [
     "Curvatures",
@@ -99,9 +99,9 @@ def compute_curvature_per_image(
     """
     import torch
 
-    from modeconn_cli.engine.loaders import Loaded, check, check_labels, evaluating
-    from modeconn_cli.engine.per_sample.curvature import measure
-    from modeconn_cli.engine.per_sample.execution import Execution
+    from modeconn_cli.engine.samples.loaders import Loaded, check, check_labels, evaluating
+    from modeconn_cli.engine.samples.per_sample.curvature import measure
+    from modeconn_cli.engine.samples.per_sample.execution import Execution
     from modeconn_cli.engine.settings.curvature import CurvatureSettings
 
     CurvatureSettings(h=h, niter=niter, temp=temp, method=method, seed=seed)  # checks the ranges
@@ -154,9 +154,9 @@ def _save_curvatures(result: Curvatures, folder: Path) -> None:
     """
     import numpy as np
 
-    from modeconn_cli.engine import arrays, files
-    from modeconn_cli.engine.curvature.run import DOCUMENTED, IDS, LABELS
+    from modeconn_cli.engine.commands.curvature import DOCUMENTED, IDS, LABELS
     from modeconn_cli.engine.errors import OutputError
+    from modeconn_cli.engine.results import arrays, files
 
     ids = folder / IDS
     if ids.exists() and (result.ids_are_positions or not np.array_equal(arrays.read_ids(ids), result.ids)):
@@ -189,9 +189,9 @@ def compute_per_sample_dormant(
     """
     import torch
 
-    from modeconn_cli.engine.dormancy.layers import dormancies
-    from modeconn_cli.engine.dormancy.observe import Observer, Seen, observer
-    from modeconn_cli.engine.loaders import Loaded, check, evaluating
+    from modeconn_cli.engine.networks.activations.layers import dormancies
+    from modeconn_cli.engine.networks.activations.observe import Observer, Seen, observer
+    from modeconn_cli.engine.samples.loaders import Loaded, check, evaluating
     from modeconn_cli.engine.settings.dormant import DormantSettings
 
     DormantSettings(eps=eps, tau=tau, dormant_unit_threshold=dormant_unit_threshold)  # checks the ranges
@@ -234,7 +234,7 @@ def compute_csl(losses: np.ndarray) -> np.ndarray:
 
     NaN stays NaN. Raises InputError for other shapes.
     """
-    from modeconn_cli.engine.csl.metrics import cumulative_loss
+    from modeconn_cli.engine.samples.losses import cumulative_loss
 
     values = _epochs_by_samples(losses)
     return cumulative_loss(values, values.shape[1])[0]
@@ -247,7 +247,7 @@ def compute_learning_time_from_grads(loss_grads: np.ndarray) -> tuple[np.ndarray
     1 − the share of epochs with cond < τ. Samples with NaN have none and do not count for τ. Raises InputError for
     other shapes.
     """
-    from modeconn_cli.engine.csl.metrics import learning_time
+    from modeconn_cli.engine.samples.losses import learning_time
 
     values = _epochs_by_samples(loss_grads)
     found = learning_time(lambda: values, range(len(values)), values.shape[1])
@@ -264,7 +264,7 @@ def calculate_l2_distance(original: Side, modified: Side) -> dict[str, Any]:
     """
     import numpy as np
 
-    from modeconn_cli.engine.l2.sides import distance
+    from modeconn_cli.engine.commands.l2.sides import distance
 
     found = distance(original, modified)
     return {
@@ -280,7 +280,7 @@ def euclidean_distance(model_a: Side, model_b: Side) -> np.float64:
     """‖a − b‖₂ over all parameters. Networks and errors as in `calculate_l2_distance`."""
     import numpy as np
 
-    from modeconn_cli.engine.l2.sides import distance
+    from modeconn_cli.engine.commands.l2.sides import distance
 
     return np.float64(distance(model_a, model_b).total_l2)
 
@@ -292,7 +292,7 @@ def cosine_similarity_distance(model_a: Side, model_b: Side) -> np.float64:
     """
     import numpy as np
 
-    from modeconn_cli.engine.l2.sides import distance
+    from modeconn_cli.engine.commands.l2.sides import distance
 
     found = distance(model_a, model_b).cosine_distance
     return np.float64(np.nan if found is None else found)
@@ -316,7 +316,7 @@ def weighted_euclidean_distance(
     """
     import numpy as np
 
-    from modeconn_cli.engine.l2.sides import weighted
+    from modeconn_cli.engine.commands.l2.sides import weighted
 
     return np.float64(weighted(model_a, model_b, input_data, kind, seed))
 
@@ -327,7 +327,7 @@ def functional_distance(model_a: Side, model_b: Side, input_data: Data) -> Funct
 
     Networks and data as in `weighted_euclidean_distance`; logits [N, C].
     """
-    from modeconn_cli.engine.l2.sides import in_function
+    from modeconn_cli.engine.commands.l2.sides import in_function
 
     return in_function(model_a, model_b, input_data)
 

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from modeconn_cli import api
 from modeconn_cli.engine.errors import InputError, OutputError, SettingsError
-from modeconn_cli.engine.per_sample.curvature import directions
+from modeconn_cli.engine.samples.per_sample.curvature import directions
 
 
 @pytest.fixture

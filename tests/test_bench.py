@@ -11,14 +11,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from modeconn_cli.engine import checkpoints, files
-from modeconn_cli.engine.curve.layers import layer_distances
-from modeconn_cli.engine.curve.problem import PathProblem
 from modeconn_cli.engine.datasets import Samples
 from modeconn_cli.engine.datasets.transforms import named
-from modeconn_cli.engine.models.cnn import cnn
-from modeconn_cli.engine.paths import Path as Curve
-from modeconn_cli.engine.runtime import Runtime
+from modeconn_cli.engine.machine.runtime import Runtime
+from modeconn_cli.engine.networks import checkpoints
+from modeconn_cli.engine.networks.models.cnn import cnn
+from modeconn_cli.engine.paths.layers import layer_distances
+from modeconn_cli.engine.paths.path import Path as Curve
+from modeconn_cli.engine.paths.problem import PathProblem
+from modeconn_cli.engine.results import files
 from modeconn_cli.engine.training import evaluate, fit, make_optimizer
 from modeconn_cli.engine.training.loop import Recipe
 

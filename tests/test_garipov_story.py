@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from modeconn_cli.engine import models
-from modeconn_cli.engine.models import Architecture
+from modeconn_cli.engine.networks import models
+from modeconn_cli.engine.networks.models import Architecture
 
 
 def write_cifar10(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

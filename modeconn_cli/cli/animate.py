@@ -13,7 +13,7 @@ from modeconn_cli.cli.tables import Part, Table, number
 from modeconn_cli.engine.settings.animate import AnimateSettings
 
 if TYPE_CHECKING:
-    from modeconn_cli.engine.animate import AnimateResult
+    from modeconn_cli.engine.commands.animate import AnimateResult
 
 app = typer.Typer()
 
@@ -24,7 +24,7 @@ def animate(settings: AnimateSettings, report: Report) -> None:
     """Draw layer distances along a curve as a GIF and a heat map."""
     # Nothing is shown in a window, and the name of a backend that is not there would stop matplotlib's import.
     os.environ.pop("MPLBACKEND", None)
-    from modeconn_cli.engine import animate as engine
+    from modeconn_cli.engine.commands import animate as engine
 
     report.run(engine.run, settings, table)
 

@@ -12,7 +12,7 @@ from modeconn_cli.cli.tables import Lines, Part, Table, number
 from modeconn_cli.engine.settings.correlate import CorrelateSettings
 
 if TYPE_CHECKING:
-    from modeconn_cli.engine.correlate.run import CorrelateResult
+    from modeconn_cli.engine.commands.correlate import CorrelateResult
 
 app = typer.Typer()
 
@@ -27,7 +27,7 @@ def correlate(settings: CorrelateSettings, report: Report) -> None:
     Writes per_sample.csv (one row per sample, with its category by median splits), correlations.csv, by_class.csv,
     by_task.csv, auroc.csv and figures. Reads the files of mcx and of the original scripts.
     """
-    from modeconn_cli.engine.correlate import run as engine
+    from modeconn_cli.engine.commands import correlate as engine
 
     report.run(engine.run, settings, table)
 

@@ -12,8 +12,8 @@ from modeconn_cli.cli.tables import EPOCHS, Lines, Part, Table, ends, number
 from modeconn_cli.engine.settings.csl import CslAggregateSettings, CslScoreSettings
 
 if TYPE_CHECKING:
-    from modeconn_cli.engine.csl.aggregate import CslAggregateResult
-    from modeconn_cli.engine.csl.score import CslScoreResult
+    from modeconn_cli.engine.commands.csl.aggregate import CslAggregateResult
+    from modeconn_cli.engine.commands.csl.score import CslScoreResult
 
 app = typer.Typer(rich_markup_mode=None, no_args_is_help=True)
 
@@ -26,7 +26,7 @@ def score(settings: CslScoreSettings, report: Report) -> None:
     Writes loss_*.npy, loss_grad_*.npy and, with weight decay, loss_ce_*.npy (the loss without it) per epoch, in id
     order, beside sample_ids.npy. Epochs that are there are not scored again.
     """
-    from modeconn_cli.engine.csl import score as engine
+    from modeconn_cli.engine.commands.csl import score as engine
 
     report.run(engine.run, settings, score_table)
 
@@ -38,7 +38,7 @@ def aggregate(settings: CslAggregateSettings, report: Report) -> None:
 
     Writes csl_*.npy, lt_*.npy, lt_first_epoch_*.npy, metrics_*.json and figures; reads the original's arrays too.
     """
-    from modeconn_cli.engine.csl import aggregate as engine
+    from modeconn_cli.engine.commands.csl import aggregate as engine
 
     report.run(engine.run, settings, aggregate_table)
 

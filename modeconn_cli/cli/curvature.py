@@ -12,8 +12,8 @@ from modeconn_cli.cli.tables import EPOCHS, Lines, Part, Table, ends, number, pe
 from modeconn_cli.engine.settings.curvature import CurvatureSettings
 
 if TYPE_CHECKING:
-    from modeconn_cli.engine.curvature.run import CurvatureResult
-    from modeconn_cli.engine.curvature.stability import StabilityResult
+    from modeconn_cli.engine.commands.curvature import CurvatureResult
+    from modeconn_cli.engine.commands.curvature.stability import StabilityResult
 
 app = typer.Typer()
 
@@ -27,7 +27,8 @@ def curvature(settings: CurvatureSettings, report: Report) -> None:
     curvature_results_*.csv with the true scale and its standard error. Over several epochs the arrays hold the mean.
     With --sweep-h or --sweep-niter it says instead how far the scores depend on the step and the directions.
     """
-    from modeconn_cli.engine.curvature import run, stability
+    from modeconn_cli.engine.commands import curvature as run
+    from modeconn_cli.engine.commands.curvature import stability
 
     if settings.sweep_h or settings.sweep_niter:
         report.run(stability.run, settings, stability_table)

@@ -17,10 +17,10 @@ from modeconn_cli.engine.settings.curve import (
 )
 
 if TYPE_CHECKING:
-    from modeconn_cli.engine.curve.analyze import CurveAnalyzeResult
-    from modeconn_cli.engine.curve.eval import CurveEvalResult
-    from modeconn_cli.engine.curve.extract import CurveExtractResult
-    from modeconn_cli.engine.curve.train import CurveTrainResult
+    from modeconn_cli.engine.commands.curve.analyze import CurveAnalyzeResult
+    from modeconn_cli.engine.commands.curve.eval import CurveEvalResult
+    from modeconn_cli.engine.commands.curve.extract import CurveExtractResult
+    from modeconn_cli.engine.commands.curve.train import CurveTrainResult
 
 app = typer.Typer(rich_markup_mode=None, no_args_is_help=True)
 
@@ -32,7 +32,7 @@ def train(settings: CurveTrainSettings, report: Report) -> None:
 
     Writes checkpoint-<epoch>.pt, metrics.jsonl and endpoint_l2_distance.txt to <output-dir>/checkpoints/.
     """
-    from modeconn_cli.engine.curve import train as engine
+    from modeconn_cli.engine.commands.curve import train as engine
 
     report.run(engine.run, settings, train_table)
 
@@ -44,7 +44,7 @@ def evaluate(settings: CurveEvalSettings, report: Report) -> None:
 
     Writes curve.npz, curve_summary.json and curve.png to <output-dir>.
     """
-    from modeconn_cli.engine.curve import eval as engine
+    from modeconn_cli.engine.commands.curve import eval as engine
 
     report.run(engine.run, settings, eval_table)
 
@@ -56,7 +56,7 @@ def analyze(settings: CurveAnalyzeSettings, report: Report) -> None:
 
     Writes layer_distances_along_curve.npz and analysis_summary.json to <output-dir>.
     """
-    from modeconn_cli.engine.curve import analyze as engine
+    from modeconn_cli.engine.commands.curve import analyze as engine
 
     report.run(engine.run, settings, analyze_table)
 
@@ -65,7 +65,7 @@ def analyze(settings: CurveAnalyzeSettings, report: Report) -> None:
 @takes(CurveExtractSettings, "curve extract")
 def extract(settings: CurveExtractSettings, report: Report) -> None:
     """Write the network at one position of a curve as an ordinary checkpoint."""
-    from modeconn_cli.engine.curve import extract as engine
+    from modeconn_cli.engine.commands.curve import extract as engine
 
     report.run(engine.run, settings, extract_table)
 

@@ -12,8 +12,8 @@ from modeconn_cli.cli.tables import Lines, Part, Table, number, percent
 from modeconn_cli.engine.settings.demo import DemoSettings
 
 if TYPE_CHECKING:
-    from modeconn_cli.engine.demo import DemoResult
-    from modeconn_cli.engine.demo_samples import Samples
+    from modeconn_cli.engine.stories.demo import DemoResult
+    from modeconn_cli.engine.stories.demo.samples import Samples
 
 app = typer.Typer()
 
@@ -27,7 +27,7 @@ def demo(settings: DemoSettings, report: Report) -> None:
     curves, evaluates and analyses them, and draws the result. With --full a third network is trained with 5 % of
     the labels flipped, every sample is scored by every metric, and the metrics are joined and correlated.
     """
-    from modeconn_cli.engine import demo as engine
+    from modeconn_cli.engine.stories import demo as engine
 
     report.run(engine.run, settings, table)
 

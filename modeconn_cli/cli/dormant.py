@@ -12,7 +12,7 @@ from modeconn_cli.cli.tables import EPOCHS, Lines, Part, Table, ends, percent
 from modeconn_cli.engine.settings.dormant import DormantSettings
 
 if TYPE_CHECKING:
-    from modeconn_cli.engine.dormancy.run import DormantResult
+    from modeconn_cli.engine.commands.dormant import DormantResult
 
 app = typer.Typer()
 
@@ -27,7 +27,7 @@ def dormant(settings: DormantSettings, report: Report) -> None:
     Writes dormant_props_epoch_*.npy (outputs of convolutions and linear layers, as documented),
     dormant_post_epoch_*.npy (after each nonlinearity; the one to trust) and dormant_layers_epoch_*.csv.
     """
-    from modeconn_cli.engine.dormancy import run as engine
+    from modeconn_cli.engine.commands import dormant as engine
 
     report.run(engine.run, settings, table)
 

@@ -12,7 +12,7 @@ from modeconn_cli.cli.tables import Part, Table, epoch_words
 from modeconn_cli.engine.settings.info import InfoSettings
 
 if TYPE_CHECKING:
-    from modeconn_cli.engine.info import InfoResult
+    from modeconn_cli.engine.commands.info import InfoResult
 
 app = typer.Typer()
 
@@ -21,7 +21,7 @@ app = typer.Typer()
 @takes(InfoSettings, "info")
 def info(settings: InfoSettings, report: Report) -> None:
     """Say what a checkpoint holds, without running anything in it."""
-    from modeconn_cli.engine import info as engine
+    from modeconn_cli.engine.commands import info as engine
 
     report.run(engine.run, settings, table)
 

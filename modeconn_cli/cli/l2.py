@@ -23,9 +23,9 @@ from modeconn_cli.cli.tables import (
 from modeconn_cli.engine.settings.l2 import L2Settings
 
 if TYPE_CHECKING:
-    from modeconn_cli.engine.l2.many import L2ManyResult
-    from modeconn_cli.engine.l2.run import L2Result
-    from modeconn_cli.engine.l2.trajectory import Position
+    from modeconn_cli.engine.commands.l2 import L2Result
+    from modeconn_cli.engine.commands.l2.many import L2ManyResult
+    from modeconn_cli.engine.commands.l2.trajectory import Position
 
 app = typer.Typer()
 
@@ -40,7 +40,8 @@ def l2(settings: L2Settings, report: Report) -> None:
     Two checkpoints give the documented statistics and layers; several, or the folder of a run, give a table of pairs
     and, for the epochs of a run, its trajectory. --output-dir keeps a JSON file per pair, summaries and figures.
     """
-    from modeconn_cli.engine.l2 import inputs, many, run
+    from modeconn_cli.engine.commands import l2 as run
+    from modeconn_cli.engine.commands.l2 import inputs, many
 
     if inputs.is_pair(settings):
         report.run(run.run, settings, table)

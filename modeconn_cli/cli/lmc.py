@@ -12,9 +12,9 @@ from modeconn_cli.cli.tables import Lines, Part, Table, number
 from modeconn_cli.engine.settings.lmc import LmcInterpolateSettings, LmcReportSettings, LmcRunSettings
 
 if TYPE_CHECKING:
-    from modeconn_cli.engine.lmc.interpolate import LmcInterpolateResult
-    from modeconn_cli.engine.lmc.report import LmcReportResult, Series
-    from modeconn_cli.engine.lmc.run import LmcRunResult
+    from modeconn_cli.engine.commands.lmc.interpolate import LmcInterpolateResult
+    from modeconn_cli.engine.commands.lmc.report import LmcReportResult, Series
+    from modeconn_cli.engine.commands.lmc.run import LmcRunResult
 
 app = typer.Typer(rich_markup_mode=None, no_args_is_help=True)
 
@@ -27,7 +27,7 @@ def run(settings: LmcRunSettings, report: Report) -> None:
     Writes checkpoints/, processed/*.json, dataframes/*.csv and figures/*.png to <output-dir>; what is there is
     reused, and more epochs, branches or positions cost only what is new.
     """
-    from modeconn_cli.engine.lmc import run as engine
+    from modeconn_cli.engine.commands.lmc import run as engine
 
     report.run(engine.run, settings, run_table)
 
@@ -36,7 +36,7 @@ def run(settings: LmcRunSettings, report: Report) -> None:
 @takes(LmcInterpolateSettings, "lmc interpolate")
 def interpolate(settings: LmcInterpolateSettings, report: Report) -> None:
     """Measure the barrier on the straight line between two networks, by every definition in use."""
-    from modeconn_cli.engine.lmc import interpolate as engine
+    from modeconn_cli.engine.commands.lmc import interpolate as engine
 
     report.run(engine.run, settings, interpolate_table)
 
@@ -49,7 +49,7 @@ def report_(settings: LmcReportSettings, report: Report) -> None:
     Writes lmc_report.csv, lmc_report.png and lmc_across.png to <output-dir>. Reads the original study's JSON files
     too: their α is turned round and their absolute k2 counted from k1.
     """
-    from modeconn_cli.engine.lmc import report as engine
+    from modeconn_cli.engine.commands.lmc import report as engine
 
     report.run(engine.run, settings, report_table)
 

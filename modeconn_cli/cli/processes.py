@@ -9,8 +9,9 @@ from typing import Any
 import typer
 
 from modeconn_cli.cli.report import PipeClosed, Report, fail
-from modeconn_cli.engine import distributed, launch
 from modeconn_cli.engine.errors import McxError, SettingsError, Stopped
+from modeconn_cli.engine.machine import launch
+from modeconn_cli.engine.machine import ranks as distributed
 
 
 def run(settings: Any, report: Report, function: Callable[..., None]) -> None:

@@ -17,7 +17,7 @@ from modeconn_cli.engine.errors import Elsewhere, McxError, OutputError, one_lin
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-    from modeconn_cli.engine.runtime import Runtime
+    from modeconn_cli.engine.machine.runtime import Runtime
     from modeconn_cli.engine.settings.base import Settings
 
 EVERY = 30.0  # seconds between two progress lines in a log
@@ -120,7 +120,7 @@ class Report:
 
     def runtime(self, settings: Settings) -> Runtime:
         """The machine the engine runs on, speaking through this report."""
-        from modeconn_cli.engine import runtime
+        from modeconn_cli.engine.machine import runtime
 
         return runtime.start(settings, listener=self, command=self.command, dry_run=self.dry_run)
 
@@ -238,7 +238,7 @@ class Report:
 
     def print_config(self, settings: Settings, origins: Mapping[str, str]) -> None:
         """The settings as a configuration file, each with its origin."""
-        from modeconn_cli.engine.records import settings_text
+        from modeconn_cli.engine.results.records import settings_text
 
         for name, value in settings.as_plain().items():
             line = settings_text({name: value}).rstrip("\n") or f"# {name}:"
@@ -248,7 +248,8 @@ class Report:
 
 def _keep_cause(settings: Settings, rank: int, error: McxError) -> None:
     """Why the first rank failed, beside the results: a launcher's own report hides it."""
-    from modeconn_cli.engine import files, names
+    from modeconn_cli.engine import names
+    from modeconn_cli.engine.results import files
 
     folder = getattr(settings, "output_dir", None)
     if folder is not None and (folder / names.JOB_FOLDER).is_dir():

@@ -12,7 +12,7 @@ from modeconn_cli.cli.tables import Part, Table
 from modeconn_cli.engine.settings.status import StatusSettings
 
 if TYPE_CHECKING:
-    from modeconn_cli.engine.status import StatusResult
+    from modeconn_cli.engine.commands.status import StatusResult
 
 app = typer.Typer()
 
@@ -21,7 +21,7 @@ app = typer.Typer()
 @takes(StatusSettings, "status")
 def status(settings: StatusSettings, report: Report) -> None:
     """Say how far the jobs of a folder are, for scripts: 0 complete, 75 not yet, 3 failed, damaged or no job at all."""
-    from modeconn_cli.engine import status as engine
+    from modeconn_cli.engine.commands import status as engine
 
     report.run(engine.run, settings, table)
 

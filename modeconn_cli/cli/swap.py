@@ -12,7 +12,7 @@ from modeconn_cli.cli.tables import Lines, Part, distance_block, layers_block, n
 from modeconn_cli.engine.settings.swap import SwapSettings
 
 if TYPE_CHECKING:
-    from modeconn_cli.engine.swap import SwapResult
+    from modeconn_cli.engine.commands.swap import SwapResult
 
 app = typer.Typer()
 
@@ -24,7 +24,7 @@ def swap(settings: SwapSettings, report: Report) -> None:
 
     Writes the swapped checkpoint, <stem>_metadata.json and <stem>_layer_distances.json.
     """
-    from modeconn_cli.engine import swap as engine
+    from modeconn_cli.engine.commands import swap as engine
 
     report.run(engine.run, settings, table)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from modeconn_cli.engine.distances import Distance
+    from modeconn_cli.engine.networks.distances import Distance
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from modeconn_cli.cli.tables import Part, Table, epoch_words, number
 from modeconn_cli.engine.settings.train import TrainSettings
 
 if TYPE_CHECKING:
-    from modeconn_cli.engine.train import TrainResult
+    from modeconn_cli.engine.commands.train import TrainResult
 
 app = typer.Typer()
 
@@ -24,7 +24,7 @@ def train(settings: TrainSettings, report: Report) -> None:
 
     Writes checkpoint-<epoch>.pt (0 is before training) and metrics.jsonl to <output-dir>/seed<k>/.
     """
-    from modeconn_cli.engine import train as engine
+    from modeconn_cli.engine.commands import train as engine
 
     report.run(engine.run, settings, table)
 

@@ -6,7 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from modeconn_cli.engine import checkpoints, datasets
+from modeconn_cli.engine import datasets
+from modeconn_cli.engine.networks import checkpoints
 from modeconn_cli.engine.settings.base import Settings, specs
 from modeconn_cli.engine.settings.shared import DataSettings, ModelSettings
 

@@ -185,7 +185,7 @@ def test_a_dry_run_says_what_it_would_do_and_writes_nothing(mcx, pair, tmp_path:
 
 
 def test_a_bug_keeps_its_traceback(pair, monkeypatch: pytest.MonkeyPatch) -> None:
-    from modeconn_cli.engine.l2 import run as l2
+    from modeconn_cli.engine.commands import l2
 
     def broken(*_: object) -> None:
         raise EOFError("not the user's doing")
@@ -303,7 +303,7 @@ def test_folders_of_an_output_are_made(mcx, pair, tmp_path: Path) -> None:
 def test_an_output_that_cannot_be_written_is_known_before_the_inputs_are_read(
     mcx, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, place: str
 ) -> None:
-    from modeconn_cli.engine import checkpoints
+    from modeconn_cli.engine.networks import checkpoints
 
     monkeypatch.setattr(checkpoints, "read", lambda *_, **__: pytest.fail("read the inputs"))
     (tmp_path / "file").write_text("mine")
@@ -321,7 +321,7 @@ def test_an_output_that_cannot_be_written_is_known_before_the_inputs_are_read(
 def test_a_disk_that_is_full_is_said_and_leaves_nothing(mcx, pair, monkeypatch, tmp_path: Path) -> None:
     monkeypatch.setenv("MCX_TESTING", "1")
     monkeypatch.setenv("MCX_FAILPOINT", "files.before_sync=enospc")
-    from modeconn_cli.engine import files
+    from modeconn_cli.engine.results import files
 
     files._counts.clear()
     before = contents(tmp_path)

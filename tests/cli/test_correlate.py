@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from modeconn_cli.cli import app
-from modeconn_cli.engine.correlate import figures
+from modeconn_cli.engine.commands.correlate import figures
 
 COUNT = 60
 OWNED = {

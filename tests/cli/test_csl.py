@@ -16,10 +16,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modeconn_cli.cli import app
-from modeconn_cli.engine import arrays, checkpoints, datasets, keyed, models
-from modeconn_cli.engine.csl import metrics, naming
+from modeconn_cli.engine import datasets, keyed
+from modeconn_cli.engine.commands.csl import naming
 from modeconn_cli.engine.datasets.noise import flip
-from modeconn_cli.engine.models import Architecture
+from modeconn_cli.engine.networks import checkpoints, models
+from modeconn_cli.engine.networks.models import Architecture
+from modeconn_cli.engine.results import arrays
+from modeconn_cli.engine.samples import losses as metrics
 from modeconn_cli.engine.settings.shared import DataSettings
 
 GOLDEN = Path(__file__).parents[1] / "data/csl"

@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch.nn.utils import parameters_to_vector
 
-from modeconn_cli.engine import checkpoints, models
-from modeconn_cli.engine.models import Architecture
+from modeconn_cli.engine.networks import checkpoints, models
+from modeconn_cli.engine.networks.models import Architecture
 
 SERIES = ("tr_loss", "tr_nll", "tr_err", "te_loss", "te_nll", "te_err")
 

@@ -13,7 +13,8 @@ import pytest
 import torch
 from torch import nn
 
-from modeconn_cli.engine import checkpoints, datasets, models
+from modeconn_cli.engine import datasets
+from modeconn_cli.engine.networks import checkpoints, models
 from modeconn_cli.engine.settings.shared import DataSettings, ModelSettings
 
 

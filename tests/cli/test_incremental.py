@@ -17,8 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from modeconn_cli.engine import datasets, files, keyed
-from modeconn_cli.engine.per_sample.curvature import directions
+from modeconn_cli.engine import datasets, keyed
+from modeconn_cli.engine.results import files
+from modeconn_cli.engine.samples.per_sample.curvature import directions
 from modeconn_cli.engine.settings.shared import DataSettings
 from modeconn_cli.engine.training import loop, watchers
 from modeconn_cli.engine.training.tasks import Curriculum

@@ -10,8 +10,8 @@ import pytest
 import safetensors.torch
 import torch
 
-from modeconn_cli.engine import models
-from modeconn_cli.engine.models import Architecture
+from modeconn_cli.engine.networks import models
+from modeconn_cli.engine.networks.models import Architecture
 
 DATA = Path(__file__).parent.parent / "data"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from modeconn_cli.engine import checkpoints
+from modeconn_cli.engine.networks import checkpoints
 
 
 @pytest.fixture

@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor
 
-from modeconn_cli.engine import checkpoints, sums
-from modeconn_cli.engine.checkpoints import integrity
+from modeconn_cli.engine.networks import checkpoints, sums
+from modeconn_cli.engine.networks.checkpoints import integrity
 
 
 def pair(networks: Path) -> list[Path]:

@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from modeconn_cli.engine import checkpoints, sums
+from modeconn_cli.engine.networks import checkpoints, sums
 
 
 @pytest.fixture

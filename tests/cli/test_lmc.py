@@ -13,10 +13,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from modeconn_cli.engine import checkpoints, datasets, models, positions
-from modeconn_cli.engine.lmc import pairs
-from modeconn_cli.engine.lmc.line import alphas
-from modeconn_cli.engine.models import Architecture
+from modeconn_cli.engine import datasets
+from modeconn_cli.engine.commands.lmc import pairs
+from modeconn_cli.engine.networks import checkpoints, models
+from modeconn_cli.engine.networks.models import Architecture
+from modeconn_cli.engine.paths import statistics as positions
+from modeconn_cli.engine.paths.line import alphas
 from modeconn_cli.engine.settings.shared import DataSettings
 
 RUN = (

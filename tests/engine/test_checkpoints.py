@@ -13,8 +13,8 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from modeconn_cli.engine import checkpoints, weights
 from modeconn_cli.engine.errors import InputError
+from modeconn_cli.engine.networks import checkpoints, weights
 
 STATE = {"conv.weight": torch.arange(8.0).reshape(2, 1, 2, 2), "conv.bias": torch.tensor([0.5, -0.5])}
 

@@ -11,8 +11,8 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from modeconn_cli.engine.correlate import categories, figures, statistics, tracking, values, writer
-from modeconn_cli.engine.correlate.table import Table
+from modeconn_cli.engine.commands.correlate import categories, figures, statistics, tracking, values, writer
+from modeconn_cli.engine.commands.correlate.table import Table
 from modeconn_cli.engine.errors import InputError
 
 

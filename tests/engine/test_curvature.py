@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from modeconn_cli.engine.per_sample import curvature
-from modeconn_cli.engine.per_sample.curvature import Curvature, directions, measure
-from modeconn_cli.engine.per_sample.execution import Execution
+from modeconn_cli.engine.samples.per_sample import curvature
+from modeconn_cli.engine.samples.per_sample.curvature import Curvature, directions, measure
+from modeconn_cli.engine.samples.per_sample.execution import Execution
 
 
 def softmax_linear() -> nn.Module:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn.utils import parameters_to_vector
 
-from modeconn_cli.engine import distances, sums, weights
+from modeconn_cli.engine.networks import distances, sums, weights
 
 
 def two_networks(seed: int = 0) -> tuple[nn.Module, nn.Module]:

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from modeconn_cli.engine.dormancy import layers
-from modeconn_cli.engine.dormancy.observe import Seen, observer
 from modeconn_cli.engine.errors import InputError
+from modeconn_cli.engine.networks.activations import layers
+from modeconn_cli.engine.networks.activations.observe import Seen, observer
 
 EPS = 1e-6
 

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from modeconn_cli.engine.per_sample.execution import Execution
+from modeconn_cli.engine.samples.per_sample.execution import Execution
 
 
 class Shared(nn.Module):

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 import torch
 
-from modeconn_cli.engine import files
 from modeconn_cli.engine.errors import InputError, OutputError
+from modeconn_cli.engine.results import files
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from modeconn_cli.engine.per_sample.fisher import DiagonalFisher, Kind
+from modeconn_cli.engine.samples.per_sample.fisher import DiagonalFisher, Kind
 
 
 class Tied(nn.Module):

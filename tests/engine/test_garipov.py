@@ -9,14 +9,15 @@ import numpy as np
 import pytest
 import torch
 
-from modeconn_cli.engine import checkpoints, distances, names, weights
-from modeconn_cli.engine.checkpoints import Checkpoint, garipov
-from modeconn_cli.engine.curve import files
+from modeconn_cli.engine import names
 from modeconn_cli.engine.errors import InputError, SettingsError
-from modeconn_cli.engine.models import Architecture, build
-from modeconn_cli.engine.models.recognise import matches, recognised
-from modeconn_cli.engine.paths import Carrier, lengths
-from modeconn_cli.engine.runtime import Runtime
+from modeconn_cli.engine.machine.runtime import Runtime
+from modeconn_cli.engine.networks import checkpoints, distances, weights
+from modeconn_cli.engine.networks.checkpoints import Checkpoint, garipov
+from modeconn_cli.engine.networks.models import Architecture, build
+from modeconn_cli.engine.networks.models.recognise import matches, recognised
+from modeconn_cli.engine.paths import file as files
+from modeconn_cli.engine.paths.path import Carrier, lengths
 from modeconn_cli.engine.settings.shared import ModelSettings
 
 DATA = Path(__file__).parent.parent / "data"

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from modeconn_cli.engine.errors import InputError
-from modeconn_cli.engine.graph import Graph, location, operation, shape_of, trace
+from modeconn_cli.engine.networks.graph import Graph, location, operation, shape_of, trace
 
 
 class Net(nn.Module):

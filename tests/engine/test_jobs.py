@@ -15,9 +15,10 @@ from typing import Any
 import pytest
 
 from modeconn_cli.cli import config
-from modeconn_cli.engine import files, jobs, names
+from modeconn_cli.engine import names
 from modeconn_cli.engine.errors import InputError, McxError, OutputError, Stopped
-from modeconn_cli.engine.runtime import Runtime, Silent
+from modeconn_cli.engine.machine.runtime import Runtime, Silent
+from modeconn_cli.engine.results import files, jobs
 from modeconn_cli.engine.settings.base import setting, specs
 from modeconn_cli.engine.settings.shared import FolderSettings
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import nn
 
-from modeconn_cli.engine import models, weights
-from modeconn_cli.engine.checkpoints import Checkpoint
 from modeconn_cli.engine.errors import SettingsError
-from modeconn_cli.engine.models import Architecture
+from modeconn_cli.engine.networks import models, weights
+from modeconn_cli.engine.networks.checkpoints import Checkpoint
+from modeconn_cli.engine.networks.models import Architecture
 from modeconn_cli.engine.registry import MODELS
 from modeconn_cli.engine.settings.shared import ModelSettings
 

@@ -14,10 +14,12 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from modeconn_cli.engine import barriers, keyed, weights
-from modeconn_cli.engine.curve.layers import layer_distances
-from modeconn_cli.engine.curve.problem import PathProblem
-from modeconn_cli.engine.paths import Carrier, Kind, Path, coefficients, lengths
+from modeconn_cli.engine import keyed
+from modeconn_cli.engine.networks import weights
+from modeconn_cli.engine.paths import barriers
+from modeconn_cli.engine.paths.layers import layer_distances
+from modeconn_cli.engine.paths.path import Carrier, Kind, Path, coefficients, lengths
+from modeconn_cli.engine.paths.problem import PathProblem
 
 KINDS: list[Kind] = ["bezier", "polychain"]
 

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from modeconn_cli.engine.errors import InputError
-from modeconn_cli.engine.per_sample import PerSample, check_independent, convolution, rules
-from modeconn_cli.engine.per_sample.convolution import Geometry
+from modeconn_cli.engine.samples.per_sample import PerSample, check_independent, convolution, rules
+from modeconn_cli.engine.samples.per_sample.convolution import Geometry
 
 CLASSES = 5
 ONE_PASS = "one backward pass"

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from modeconn_cli.engine import sums, weights
+from modeconn_cli.engine.networks import sums, weights
 
 
 def exact(a: Tensor, b: Tensor) -> float:

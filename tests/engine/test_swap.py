@@ -13,12 +13,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from modeconn_cli.engine import checkpoints, distances, graph, models, swap, symmetry, units, weights
+from modeconn_cli.engine import symmetry
+from modeconn_cli.engine.commands import swap
 from modeconn_cli.engine.errors import AnswerIsNo
-from modeconn_cli.engine.runtime import Runtime, Silent
+from modeconn_cli.engine.machine.runtime import Runtime, Silent
+from modeconn_cli.engine.networks import checkpoints, distances, graph, models, weights
 from modeconn_cli.engine.settings.shared import ModelSettings
 from modeconn_cli.engine.settings.swap import SwapSettings
 from modeconn_cli.engine.symmetry import Symmetry
+from modeconn_cli.engine.symmetry import choose as units
 
 Case = tuple[nn.Module, Symmetry, swap.Choice]
 

@@ -16,7 +16,7 @@ from torch.nn import Linear as L
 from torchvision import models as tv
 
 from modeconn_cli.engine.errors import InputError, SettingsError
-from modeconn_cli.engine.graph import trace
+from modeconn_cli.engine.networks.graph import trace
 from modeconn_cli.engine.symmetry import Symmetry, find, group_of, output_difference, permute, swap
 from modeconn_cli.engine.symmetry.labels import Labels
 

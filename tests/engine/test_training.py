@@ -13,10 +13,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from modeconn_cli.engine import checkpoints, datasets, train
-from modeconn_cli.engine.curve import train as curve_train
+from modeconn_cli.engine import datasets
+from modeconn_cli.engine.commands import train
+from modeconn_cli.engine.commands.curve import train as curve_train
 from modeconn_cli.engine.errors import InputError, SettingsError, Stopped
-from modeconn_cli.engine.runtime import Runtime
+from modeconn_cli.engine.machine.runtime import Runtime
+from modeconn_cli.engine.networks import checkpoints
 from modeconn_cli.engine.settings.curve import CurveTrainSettings
 from modeconn_cli.engine.settings.shared import DataSettings
 from modeconn_cli.engine.settings.train import TrainSettings

@@ -10,9 +10,11 @@ import pytest
 import torch
 from torch import nn
 
-from modeconn_cli.engine import graph, symmetry, units
+from modeconn_cli.engine import symmetry
 from modeconn_cli.engine.errors import InputError, SettingsError
+from modeconn_cli.engine.networks import graph
 from modeconn_cli.engine.symmetry import Symmetry
+from modeconn_cli.engine.symmetry import choose as units
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "data/swap_pairs.json").read_text())
 WIDTHS = {"fc1": 8, "fc2": 6, "fc3": 5}

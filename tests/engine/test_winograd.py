@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from modeconn_cli.engine.per_sample import winograd
-from modeconn_cli.engine.per_sample.curvature import measure
-from modeconn_cli.engine.per_sample.execution import Execution
+from modeconn_cli.engine.samples.per_sample import winograd
+from modeconn_cli.engine.samples.per_sample.curvature import measure
+from modeconn_cli.engine.samples.per_sample.execution import Execution
 
 ROUNDING = 4e-6  # of float32, relative to the root mean square of what is compared; measured below 1.5e-6
 

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from modeconn_cli import __main__ as program
-from modeconn_cli.engine import files
+from modeconn_cli.engine.results import files
 
 
 @dataclass(frozen=True)

@@ -21,10 +21,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from modeconn_cli.engine import checkpoints
-from modeconn_cli.engine.checkpoints import integrity
-from modeconn_cli.engine.checkpoints.pickles import STAND_INS
 from modeconn_cli.engine.errors import InputError
+from modeconn_cli.engine.networks import checkpoints
+from modeconn_cli.engine.networks.checkpoints import integrity
+from modeconn_cli.engine.networks.checkpoints.pickles import STAND_INS
 
 STATE = {"w": torch.arange(6.0).reshape(2, 3) / 7, "b": torch.tensor([1.5, -2.5])}
 

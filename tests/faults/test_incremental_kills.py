@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 import torch
 
-from modeconn_cli.engine import checkpoints, files, incremental
+from modeconn_cli.engine.networks import checkpoints
+from modeconn_cli.engine.results import files
+from modeconn_cli.engine.training import incremental
 
 WORDS = (
     "train", "--model", "mlp", "--model-arg", "width=16,depth=1", "--dataset", "digits", "--lr", "0.1",

@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 
-from modeconn_cli.engine import files, records, runtime, sums
-from modeconn_cli.engine.l2 import inputs
+from modeconn_cli.engine.commands.l2 import inputs
+from modeconn_cli.engine.machine import runtime
+from modeconn_cli.engine.networks import sums
+from modeconn_cli.engine.results import files, records
 
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
 SIGNALS = pytest.mark.parametrize("number", CODES, ids=["INT", "TERM"])

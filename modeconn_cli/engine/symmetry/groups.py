@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from modeconn_cli.engine.errors import InputError, SettingsError, did_you_mean
-from modeconn_cli.engine.graph import Graph
+from modeconn_cli.engine.networks.graph import Graph
 from modeconn_cli.engine.symmetry.labels import NOTHING, Labels, Words, repeated
 from modeconn_cli.engine.symmetry.walk import Labelled, label, layer_of
 

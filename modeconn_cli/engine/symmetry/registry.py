@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 
 from torch import fx
 
-from modeconn_cli.engine.graph import location, operation, schema
+from modeconn_cli.engine.networks.graph import location, operation, schema
 from modeconn_cli.engine.symmetry.labels import Labels, Words
 from modeconn_cli.engine.symmetry.values import Value, apart, split
 

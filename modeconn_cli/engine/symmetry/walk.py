@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx
 
 from modeconn_cli.engine.errors import InputError
-from modeconn_cli.engine.graph import Graph, concrete, location, operation, schema, shape_of
+from modeconn_cli.engine.networks.graph import Graph, concrete, location, operation, schema, shape_of
 
 # The rules register themselves.
 from modeconn_cli.engine.symmetry import elementwise, layers, movement, products, reductions  # noqa: F401

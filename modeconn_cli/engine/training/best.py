@@ -10,9 +10,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from modeconn_cli.engine import checkpoints, files, names
+from modeconn_cli.engine import names
 from modeconn_cli.engine.errors import InputError
-from modeconn_cli.engine.products import ANEW
+from modeconn_cli.engine.networks import checkpoints
+from modeconn_cli.engine.results import files
+from modeconn_cli.engine.results.products import ANEW
 from modeconn_cli.engine.training.loop import Problem
 from modeconn_cli.engine.training.tasks import Tasks
 

@@ -12,12 +12,14 @@ from typing import Any
 from torch import Tensor
 from torch.optim import Optimizer
 
-from modeconn_cli.engine import checkpoints, files, names
+from modeconn_cli.engine import names
 from modeconn_cli.engine.datasets import Samples
 from modeconn_cli.engine.errors import InputError, Stopped
-from modeconn_cli.engine.jobs import Job
-from modeconn_cli.engine.products import ANEW
-from modeconn_cli.engine.runtime import Runtime
+from modeconn_cli.engine.machine.runtime import Runtime
+from modeconn_cli.engine.networks import checkpoints
+from modeconn_cli.engine.results import files
+from modeconn_cli.engine.results.jobs import Job
+from modeconn_cli.engine.results.products import ANEW
 from modeconn_cli.engine.training.best import Best, Rows
 from modeconn_cli.engine.training.loop import Epoch, Position, Problem, Recipe, Watcher, fit, make_optimizer
 from modeconn_cli.engine.training.tasks import Tasks

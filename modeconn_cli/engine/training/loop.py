@@ -11,10 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from modeconn_cli.engine import files, keyed
+from modeconn_cli.engine import keyed
 from modeconn_cli.engine.datasets import Batch, Samples
 from modeconn_cli.engine.errors import InputError
-from modeconn_cli.engine.runtime import Runtime
+from modeconn_cli.engine.machine.runtime import Runtime
+from modeconn_cli.engine.results import files
 from modeconn_cli.engine.settings.train import OptimizerSettings
 from modeconn_cli.engine.training.evaluation import among
 from modeconn_cli.engine.training.schedule import SCHEDULES

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from modeconn_cli.engine import weights
+from modeconn_cli.engine.networks import weights
 
 
 class NetworkProblem:

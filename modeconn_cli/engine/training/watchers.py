@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from modeconn_cli.engine import arrays, files
 from modeconn_cli.engine.datasets import Batch, Samples
 from modeconn_cli.engine.errors import InputError
-from modeconn_cli.engine.products import ANEW
+from modeconn_cli.engine.results import arrays, files
+from modeconn_cli.engine.results.products import ANEW
 from modeconn_cli.engine.training.loop import Step
 from modeconn_cli.engine.training.tasks import Curriculum
 
@@ -260,7 +260,7 @@ class Recording:
 
 def memo_scores(path: Path) -> dict[int, str]:
     """Scores by sample id, as text that reads back as they are; missing ones are left out."""
-    from modeconn_cli.engine.correlate import extras
+    from modeconn_cli.engine.commands.correlate import extras
 
     if path.suffix.lower() == ".npy":
         raise InputError(

@@ -1,0 +1,163 @@
+"""`mcx animate`: how far each layer is from endpoint 0 along a curve, as a GIF and a heat map."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from PIL import Image
+
+from modeconn_cli.engine import names
+from modeconn_cli.engine.commands.animate import gif, heatmap, layers, style
+from modeconn_cli.engine.commands.animate.bars import Bars
+from modeconn_cli.engine.commands.animate.layers import LayerDistances
+from modeconn_cli.engine.errors import OutputError, SettingsError
+from modeconn_cli.engine.machine.runtime import Runtime
+from modeconn_cli.engine.results import files, records
+from modeconn_cli.engine.results.records import Record
+from modeconn_cli.engine.settings.animate import AnimateSettings
+from modeconn_cli.engine.settings.base import tilde
+
+FASTEST = 50  # frames per second; many viewers show faster ones at ten
+MANY = 500  # frames from which on a shorter animation is suggested
+# Settings that a file is compared without: what they change is told by the file's own name.
+_ELSEWHERE = ("output", "heatmap")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Written:
+    """One file of the result."""
+
+    file: str
+    size: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnimateResult(Record):
+    schema: ClassVar[str] = "mcx.animate/1"
+
+    frames: int
+    fps: float  # as the file holds it
+    seconds: float
+    layers: int
+    metric: str
+    swapped_layer: str | None
+    missing_values: int
+    output: str
+    heatmap: str | None
+    files: tuple[Written, ...]
+    provenance: dict[str, Any]
+
+
+def run(settings: AnimateSettings, runtime: Runtime) -> AnimateResult | None:
+    """Write the animation and, where it is asked for, the heat map."""
+    source, output = _paths(settings)
+    hundredths = _delay(settings.fps, runtime)
+    data = layers.read(source, settings.array)
+    positions = spread(len(data.t), settings.max_frames)
+    still = names.heatmap(output) if settings.heatmap else None
+    outputs = [output] if still is None else [output, still]
+    files.refuse_inputs(outputs, [source])
+    if runtime.dry_run:
+        size = f"{len(positions)} frames of {len(data.names)} layers"
+        runtime.plan([f"draw {size} from {source}", *(f"write {path}" for path in outputs)])
+        return None
+    _remark(data, positions, runtime)
+    provenance = records.provenance(settings, "animate", [source])
+    due = [path for path in outputs if _is_due(path, provenance, settings.overwrite)]
+    comment = json.dumps(records.strict(provenance))
+    with style.plain_matplotlib():
+        if output in due:
+            bars = Bars(data, positions)
+            frames = (bars.frame(k) for k in positions)
+            files.atomic_write(output, gif.encode(frames, bars.palette, hundredths, comment))
+        if still in due:
+            files.atomic_write(still, heatmap.draw(data, comment))
+    for path in outputs:
+        if path not in due:
+            runtime.note(f"already complete: {path}")
+    return AnimateResult(
+        frames=len(positions),
+        fps=100 / hundredths,
+        seconds=len(positions) * hundredths / 100,
+        layers=len(data.names),
+        metric=data.metric,
+        swapped_layer=None if data.swapped is None else data.names[data.swapped],
+        missing_values=data.nonfinite,
+        output=tilde(output),
+        heatmap=None if still is None else tilde(still),
+        files=tuple(Written(file=tilde(path), size=path.stat().st_size) for path in outputs),
+        provenance=provenance,
+    )
+
+
+def _paths(settings: AnimateSettings) -> tuple[Path, Path]:
+    if settings.data is None:
+        raise SettingsError("no layer distances", "pass --data FILE.npz, a file of mcx curve analyze")
+    if settings.output is None:
+        raise SettingsError("no file for the result", "pass --output FILE.gif")
+    if settings.output.suffix.casefold() != ".gif":
+        raise SettingsError(f"--output '{settings.output}' does not end in .gif")
+    return settings.data, settings.output
+
+
+def _delay(fps: float, runtime: Runtime) -> int:
+    """Hundredths of a second per frame, with what the user should know of the rounding."""
+    hundredths = gif.delay(fps)
+    if abs(hundredths * fps - 100) > 1e-6 * 100:
+        runtime.note(f"a GIF cannot hold {fps:g} frames per second; it has {100 / hundredths:.4g}")
+    if fps > FASTEST:
+        runtime.warn(f"many viewers slow down a GIF of more than {FASTEST} frames per second")
+    return hundredths
+
+
+def spread(count: int, most: int | None) -> list[int]:
+    """`most` positions of `count`, evenly spaced with both ends; all of them where there are no more."""
+    if most is None or most >= count:
+        return list(range(count))
+    return [int(k) for k in np.rint(np.linspace(0, count - 1, most))]
+
+
+def _remark(data: LayerDistances, positions: list[int], runtime: Runtime) -> None:
+    if data.nonfinite:
+        runtime.note(
+            f"{data.nonfinite} of {data.values.size} values are not finite; no bar is drawn for them"
+        )
+    elif not data.values.any():
+        runtime.note(f"every {data.metric} in the file is zero")
+    if data.lost:
+        runtime.note(f"the swapped layer '{style.label(data.lost)}' is not among the layers; none is marked")
+    if len(positions) > MANY:
+        runtime.note(f"{len(positions)} frames make a large file; --max-frames 200 draws fewer")
+
+
+def _is_due(path: Path, provenance: dict[str, Any], overwrite: bool) -> bool:
+    """Whether a file is still to be written; as `jobs.file_output`, for files that are not JSON."""
+    files.check_writable(path.parent)
+    if overwrite or not (path.exists() or path.is_symlink()):
+        return True
+    if records.made_alike(_comparable(_stored(path)), _comparable(provenance)):
+        return False
+    raise OutputError(f"'{path}' exists", "use --overwrite to replace it")
+
+
+def _comparable(provenance: Any) -> dict[str, Any]:
+    if not isinstance(provenance, dict) or not isinstance(provenance.get("settings"), dict):
+        return {}
+    settings = {key: value for key, value in provenance["settings"].items() if key not in _ELSEWHERE}
+    return {**provenance, "settings": settings}
+
+
+def _stored(path: Path) -> Any:
+    """The provenance in a GIF's comment or a PNG's text; None in a file of any other origin."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            with Image.open(path, formats=("GIF", "PNG")) as picture:
+                return json.loads(picture.info.get("mcx") or picture.info.get("comment") or "null")
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+            return None

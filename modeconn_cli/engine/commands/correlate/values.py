@@ -1,0 +1,139 @@
+"""Columns of foreign tables and arrays as checked numbers: sample ids, whole numbers, measurements."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from modeconn_cli.engine.errors import InputError
+from modeconn_cli.engine.results import arrays, files
+
+LARGEST = 2.0**53  # whole numbers up to here are exact in float64
+
+# Before 3.1 the default parser of pandas missed the last bit of some numbers; since then the option is deprecated.
+_OLD = tuple(map(int, pd.__version__.split(".")[:2])) < (3, 1)
+_EXACT: dict[str, Any] = {"float_precision": "round_trip"} if _OLD else {}
+
+
+def read_csv(path: Path, **options: Any) -> Any:
+    """A table, or with `chunksize` a reader of its pieces. Raises InputError for what is none."""
+    with files.reading(path), unreadable(path):
+        return pd.read_csv(path, index_col=False, low_memory=False, compression=None, **_EXACT, **options)
+
+
+@contextlib.contextmanager
+def unreadable(path: Path) -> Iterator[None]:
+    """Turn what pandas says about a broken table into an InputError with the path."""
+    try:
+        with warnings.catch_warnings():
+            # Rows that are longer than the header would lose their last cells with no more than a warning.
+            warnings.simplefilter("error", pd.errors.ParserWarning)
+            yield
+    except (ValueError, pd.errors.ParserWarning) as error:
+        raise InputError(f"'{path}' is not a readable table: {' '.join(str(error).split())}") from error
+
+
+def read_array(path: Path) -> np.ndarray:
+    """Measurements [N] of any numeric type, NaN where missing: float32 stays, whole numbers become float64."""
+    values = arrays.read(path, kinds="fiu")
+    kind = np.float32 if values.dtype.kind == "f" and values.dtype.itemsize <= 4 else np.float64
+    return np.array(values, dtype=kind)
+
+
+def read_ids(path: Path) -> np.ndarray:
+    """Sample ids, int64 [N], from an array of whole numbers or of their spellings."""
+    return sample_ids(np.asarray(arrays.read(path, kinds="iufUS")), path)
+
+
+def sample_ids(values: Any, path: Path, *, repeats: bool = False, what: str = "sample ids") -> np.ndarray:
+    """Sample ids as int64 [N]: 7, 7.0 and "7" are the same.
+
+    Raises InputError for anything else, for negative ones and, unless `repeats`, for duplicates: it names the first
+    offender and how many there are.
+    """
+    column = pd.Series(values)
+    if column.dtype.kind in "iu":
+        numbers, wrong = column.to_numpy(), np.zeros(len(column), dtype=bool)
+    else:
+        if column.dtype.kind == "S":
+            column = column.astype(str)
+        floats = _floats(column)
+        wrong = ~np.isfinite(floats) | (floats != np.rint(floats)) | (np.abs(floats) > LARGEST)
+        numbers = np.where(wrong, 0, floats)
+    if wrong.any():
+        first: Any = column[wrong].iloc[0]
+        shown = "empty" if pd.isna(first) else f"'{first}'"
+        raise InputError(
+            f"'{path}' holds {int(wrong.sum()):,} {what} that are not whole numbers: the first is {shown}"
+        )
+    ids = numbers.astype(np.int64)
+    negative = ids < 0
+    if negative.any():
+        raise InputError(
+            f"'{path}' holds {int(negative.sum()):,} negative {what}: the first is {ids[negative][0]}"
+        )
+    if not repeats:
+        _refuse_repeats(ids, path, what)
+    return ids
+
+
+def _refuse_repeats(ids: np.ndarray, path: Path, what: str) -> None:
+    if (ids[1:] > ids[:-1]).all():
+        return
+    again = pd.Series(ids).duplicated().to_numpy()
+    if again.any():
+        raise InputError(
+            f"'{path}' holds {int(again.sum()):,} duplicate {what}: the first is {ids[again][0]}"
+        )
+
+
+def _floats(column: Any) -> np.ndarray:
+    """float64 [N], NaN for what is no number; True and False are none."""
+    if column.dtype.kind == "b":
+        return np.full(len(column), np.nan)
+    if column.dtype.kind == "f":
+        return np.asarray(column, dtype=np.float64)
+    plain = column.where(~column.map(lambda cell: isinstance(cell, bool)).astype(bool), None)
+    return np.asarray(pd.to_numeric(plain, errors="coerce"), dtype=np.float64)
+
+
+def measurements(column: Any, path: Path) -> np.ndarray:
+    """A column as float64 [N], NaN where it is empty. Raises InputError for text."""
+    if column.dtype.kind in "iuf":
+        return np.asarray(column, dtype=np.float64)
+    numbers = _floats(column)
+    wrong = np.isnan(numbers) & column.notna().to_numpy()
+    if wrong.any():
+        raise InputError(
+            f"'{path}' holds {int(wrong.sum()):,} cells in column '{column.name}' that are not numbers: "
+            f"the first is '{column[wrong].iloc[0]}'"
+        )
+    return numbers
+
+
+def whole(column: Any, path: Path) -> np.ndarray:
+    """A column of whole numbers as float64 [N], NaN where it is empty. Raises InputError for fractions."""
+    numbers = measurements(column, path)
+    wrong = ~np.isnan(numbers) & ~((np.abs(numbers) <= LARGEST) & (numbers == np.rint(numbers)))
+    if wrong.any():
+        raise InputError(
+            f"'{path}' holds {int(wrong.sum()):,} cells in column '{column.name}' that are not whole numbers: "
+            f"the first is {numbers[wrong][0]:g}"
+        )
+    return numbers
+
+
+def id_column(names: Iterable[str], path: Path, known: tuple[str, ...] = ("sample_id",)) -> str:
+    """The column that holds the sample ids. Raises InputError where there is none."""
+    there = list(names)
+    found = next((name for name in known if name in there), None)
+    if found is None:
+        shown = ", ".join(map(str, there[:12])) or "nothing"
+        raise InputError(f"'{path}' has no column {' or '.join(known)}", f"it has: {shown}")
+    return found

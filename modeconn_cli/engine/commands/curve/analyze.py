@@ -1,0 +1,204 @@
+"""`mcx curve analyze`: which layers move along a curve, and whether the change is local."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path as FilePath
+from typing import Any, ClassVar
+
+import numpy as np
+from torch import Tensor
+
+from modeconn_cli.engine import names, symmetry
+from modeconn_cli.engine.errors import SettingsError
+from modeconn_cli.engine.machine.runtime import Runtime
+from modeconn_cli.engine.networks import checkpoints, graph, weights
+from modeconn_cli.engine.paths import file as curve_files
+from modeconn_cli.engine.paths.file import CurveFile
+from modeconn_cli.engine.paths.layers import LayerDistances, layer_distances
+from modeconn_cli.engine.results import files, jobs
+from modeconn_cli.engine.results.records import Record
+from modeconn_cli.engine.settings.curve import CurveAnalyzeSettings
+from modeconn_cli.engine.symmetry import files as permutations
+
+
+@dataclass(frozen=True)
+class Swap:
+    """What a swap's metadata says, and endpoint 0 with that swap applied."""
+
+    layer: str | None  # None where every hidden layer is permuted
+    block: int
+    index: int
+    pairs: list[list[int]]
+    neighbours: frozenset[str]  # modules that the swap changes beside the layer itself
+    state: Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Layer:
+    name: str
+    type: str
+    n_params: int
+    normalized_l2_middle: float
+    normalized_l2_end: float
+    modulo_swap_end: float | None
+    from_line_max: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class CurveAnalyzeResult(Record):
+    """Shares are of Σ‖Δ‖² over modules at t = ½; the participation ratio is (Σd²)²/Σd⁴ there."""
+
+    schema: ClassVar[str] = "mcx.curve_analyze/1"
+
+    layers: tuple[Layer, ...]
+    layer_names: list[str]
+    layer_types: list[str]
+    layer_params: list[int]
+    num_t_points: int
+    swapped_layer: str | None
+    swapped_block: int
+    swapped_layer_idx: int
+    neuron_pairs: list[list[int]]
+    participation_ratio: float
+    share_swapped: float | None
+    share_neighbours: float | None
+    share_elsewhere: float | None
+    arrays: str
+    provenance: dict[str, Any]
+
+
+def run(settings: CurveAnalyzeSettings, runtime: Runtime) -> CurveAnalyzeResult | None:
+    """Measure the layers of a curve at `num_points` positions."""
+    if settings.curve_checkpoint is None:
+        raise SettingsError("no curve", "pass --curve-checkpoint FILE")
+    if settings.output_dir is None:
+        raise SettingsError("no folder for the results", "pass --output-dir DIR")
+    curve = curve_files.read(
+        settings.curve_checkpoint, settings, runtime, allow_nonfinite=settings.allow_nonfinite
+    )
+    swap = _swap(settings, curve) if settings.swap_metadata is not None else None
+    if settings.original_checkpoint is not None:
+        _compare_original(settings.original_checkpoint, curve, runtime)
+    if runtime.plan(
+        [
+            f"measure {len(weights.modules(curve.points[0]))} layers at {settings.num_points} positions",
+            f"results in {settings.output_dir}",
+        ]
+    ):
+        return None
+    inputs = [
+        path
+        for path in (settings.curve_checkpoint, settings.original_checkpoint, settings.swap_metadata)
+        if path is not None
+    ]
+    owned = (names.LAYER_DISTANCES, names.ANALYSIS_SUMMARY)
+    folder = settings.output_dir
+    with jobs.opened(settings, folder, "curve analyze", runtime, inputs=inputs, owned=owned) as job:
+        ts = np.linspace(0, 1, settings.num_points)
+        found = layer_distances(curve.kind, curve.points, ts, swap.state if swap else None)
+        halves = np.array([0.0, 0.5, 1.0])
+        middle = layer_distances(curve.kind, curve.points, halves)
+        result = _result(found, middle, swap, folder, job)
+        if not job.complete:
+            files.write_arrays(folder / names.LAYER_DISTANCES, _arrays(found, swap))
+            files.write_json(folder / names.ANALYSIS_SUMMARY, result.document())
+            job.finish([folder / name for name in owned])
+    return result
+
+
+def _compare_original(path: FilePath, curve: CurveFile, runtime: Runtime) -> None:
+    """Warn where the curve does not begin at the network it should begin at (free ends move)."""
+    state = checkpoints.read(path).state
+    original = {name: state[name] for name in curve.points[0] if name in state}
+    weights.check_alike(original, curve.points[0], str(path), f"endpoint 0 of {curve.path}")
+    if not all(original[name].equal(curve.points[0][name]) for name in original):
+        runtime.warn(f"endpoint 0 of the curve is not '{path}': its ends were free, or it began elsewhere")
+
+
+def _swap(settings: CurveAnalyzeSettings, curve: CurveFile) -> Swap:
+    assert settings.swap_metadata is not None
+    metadata = permutations.read_metadata(settings.swap_metadata)
+    model, arch = curve_files.build(curve, settings)
+    found = symmetry.find(graph.trace(model, arch.input_shape))
+    layer = metadata["layer_name"]
+    orders = permutations.of_swap(metadata, settings.swap_metadata, found)
+    pairs = [[int(i), int(j)] for i, j in metadata["neuron_pairs"]]
+    swapped = symmetry.permute(curve.points[0], found, orders)
+    state = {name: swapped[name] for name in curve.points[0]}
+    touched = {name.rpartition(".")[0] for name in state if state[name] is not curve.points[0][name]}
+    return Swap(
+        layer=layer,
+        block=int(metadata.get("block_idx", -1)),
+        index=int(metadata.get("layer_idx", -1)),
+        pairs=pairs,
+        neighbours=frozenset(touched - {str(layer)}),
+        state=state,
+    )
+
+
+def _arrays(found: LayerDistances, swap: Swap | None) -> dict[str, Any]:
+    """The content of `layer_distances_along_curve.npz`."""
+    out: dict[str, Any] = {
+        "layer_names": np.array(found.names),
+        "layer_types": np.array(found.types),
+        "layer_params": found.sizes,
+        "t_values": found.ts,
+        "normalized_l2": found.normalized,
+        "relative": found.relative,
+        "raw_l2": found.raw,
+        "from_line_l2": found.from_line,
+        "norm_difference": found.norm_difference,
+        "swapped_block": swap.block if swap else -1,
+        "swapped_layer": swap.index if swap else -1,
+        "swapped_layer_name": (swap.layer or "") if swap else "",
+    }
+    if found.modulo_swap is not None:
+        out["modulo_swap_l2"] = found.modulo_swap
+    return out
+
+
+def _result(
+    found: LayerDistances, middle: LayerDistances, swap: Swap | None, folder: FilePath, job: jobs.Job
+) -> CurveAnalyzeResult:
+    """The record; `middle` holds the distances at 0, ½ and 1, whatever positions were asked for."""
+    squares = middle.raw[1] ** 2
+    total, fourth = float(squares.sum()), float((squares**2).sum())
+
+    def share(wanted: set[str] | frozenset[str]) -> float | None:
+        if swap is None or swap.layer is None or total == 0:
+            return None
+        return float(sum(s for n, s in zip(found.names, squares, strict=True) if n in wanted)) / total
+
+    inside = {swap.layer} if swap and swap.layer else set()
+    near = swap.neighbours if swap else frozenset[str]()
+    layers = tuple(
+        Layer(
+            name=name,
+            type=found.types[i],
+            n_params=int(found.sizes[i]),
+            normalized_l2_middle=float(middle.normalized[1, i]),
+            normalized_l2_end=float(found.normalized[-1, i]),
+            modulo_swap_end=None if found.modulo_swap is None else float(found.modulo_swap[-1, i]),
+            from_line_max=float(max(found.from_line[:, i].max(), middle.from_line[1, i])),
+        )
+        for i, name in enumerate(found.names)
+    )
+    return CurveAnalyzeResult(
+        layers=layers,
+        layer_names=found.names,
+        layer_types=found.types,
+        layer_params=found.sizes.tolist(),
+        num_t_points=len(found.ts),
+        swapped_layer=swap.layer if swap else None,
+        swapped_block=swap.block if swap else -1,
+        swapped_layer_idx=swap.index if swap else -1,
+        neuron_pairs=swap.pairs if swap else [],
+        participation_ratio=total**2 / fourth if fourth > 0 else 0.0,
+        share_swapped=share(inside),
+        share_neighbours=share(near),
+        share_elsewhere=share(set(found.names) - inside - near),
+        arrays=str(folder / names.LAYER_DISTANCES),
+        provenance=job.record,
+    )

@@ -1,0 +1,241 @@
+"""`mcx curve train`: a curve of low loss between two networks."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path as FilePath
+from typing import Any, ClassVar
+
+from torch import nn
+
+from modeconn_cli.engine import datasets, names
+from modeconn_cli.engine.datasets import Data
+from modeconn_cli.engine.errors import InputError, SettingsError
+from modeconn_cli.engine.machine.runtime import Runtime
+from modeconn_cli.engine.networks import checkpoints, distances, models, weights
+from modeconn_cli.engine.networks.checkpoints import Checkpoint
+from modeconn_cli.engine.networks.distances import Distance
+from modeconn_cli.engine.networks.models.recognise import recognised
+from modeconn_cli.engine.paths.path import Path
+from modeconn_cli.engine.paths.problem import PathProblem
+from modeconn_cli.engine.paths.start import control_points
+from modeconn_cli.engine.results import files, jobs
+from modeconn_cli.engine.results.records import Record
+from modeconn_cli.engine.settings.base import tilde
+from modeconn_cli.engine.settings.curve import CurveTrainSettings
+from modeconn_cli.engine.training import evaluate, recipe_of, recompute_statistics
+from modeconn_cli.engine.training.folder import OWNED, Keeping, train
+
+
+@dataclass(frozen=True, kw_only=True)
+class CurveTrainResult(Record):
+    """Losses in nats, accuracies in percent."""
+
+    schema: ClassVar[str] = "mcx.curve_train/1"
+
+    endpoint0: str
+    endpoint1: str
+    curve: str
+    num_bends: int
+    distance: Distance
+    checkpoint: str
+    epoch: int
+    metrics: dict[str, Any]
+    provenance: dict[str, Any]
+
+    def fields(self) -> dict[str, Any]:
+        fields = super().fields()
+        del fields["distance"]
+        return {**fields, "l2_distance": self.distance.summary()}
+
+
+def run(settings: CurveTrainSettings, runtime: Runtime) -> CurveTrainResult | None:
+    """Train the free points; the endpoints are copied from their checkpoints bit for bit."""
+    first, last = _endpoints(settings)
+    first = recognised(first, settings, runtime)
+    settings = _complete(settings, first)
+    folder = checkpoints_folder(settings)
+    data = datasets.load(settings, runtime.device)
+    if settings.patience is not None and len(data.val) == 0:
+        raise SettingsError(
+            "early stopping watches validation images and there are none", "pass --val-size N"
+        )
+    arch = models.architecture(settings, first, num_classes=data.num_classes, input_shape=data.input_shape)
+    model = models.build(arch)
+    for end in (first, last):
+        weights.load_into(model, end.state, str(end.path))
+    starts = [weights.parameters_of(model, end.state) for end in (first, last)]
+    distance = distances.l2(starts[0], starts[1])
+    if distance.total_l2 == 0:
+        if settings.constraint == "symmetry-plane":
+            raise InputError("the endpoints are the same network: no plane lies between them")
+        runtime.warn("the endpoints are the same network")
+    if runtime.plan(_plan(settings, data, distance, folder, runtime)):
+        return None
+    inputs = [first.path, last.path, *([settings.init_curve] if settings.init_curve is not None else [])]
+    with (
+        runtime.catching_signals(),  # until the job has said how it ended
+        jobs.opened(settings, folder, "curve train", runtime, inputs=inputs, owned=_owned()) as job,
+    ):
+        if not job.complete:
+            files.write_text(folder / names.ENDPOINT_DISTANCE, distance_text(first.path, last.path, distance))
+            weights.load_into(model, first.state, str(first.path))
+            model.to(runtime.device)
+            points = control_points(settings, starts[0], starts[1], runtime)
+            path = Path.through(settings.curve, points, model)
+            outcome = _fit(settings, folder, data, arch, model, path, job, runtime)
+            products = [outcome, folder / names.METRICS, folder / names.ENDPOINT_DISTANCE]
+            job.finish(products)
+        return _finished(settings, folder, first.path, last.path, distance, job)
+
+
+def _owned() -> tuple[str, ...]:
+    return (*OWNED, names.ENDPOINT_DISTANCE)
+
+
+def checkpoints_folder(settings: CurveTrainSettings) -> FilePath:
+    """`<output-dir>/checkpoints`, or the directory itself where that is its name."""
+    if settings.output_dir is None:
+        raise SettingsError("no folder for the results", "pass --output-dir DIR")
+    if settings.output_dir.name == names.CHECKPOINTS:
+        return settings.output_dir
+    return settings.output_dir / names.CHECKPOINTS
+
+
+def _endpoints(settings: CurveTrainSettings) -> tuple[Checkpoint, Checkpoint]:
+    if settings.endpoint0 is None or settings.endpoint1 is None:
+        raise SettingsError("a curve needs two endpoints", "pass --endpoint0 FILE --endpoint1 FILE")
+    _check(settings)
+    first, last = (
+        checkpoints.read(path, state_key=settings.state_key, allow_nonfinite=settings.allow_nonfinite)
+        for path in (settings.endpoint0, settings.endpoint1)
+    )
+    for end in (first, last):
+        if end.is_curve:
+            raise InputError(
+                f"'{end.path}' is a curve, not a network", "mcx curve extract takes a point of it"
+            )
+    weights.check_alike(first.state, last.state, str(first.path), str(last.path))
+    return first, last
+
+
+def _check(settings: CurveTrainSettings) -> None:
+    free = settings.num_bends - settings.fix_start - settings.fix_end
+    if free < 1:
+        raise SettingsError(
+            f"--num-bends {settings.num_bends} with fixed ends leaves nothing to train", "use 3 or more"
+        )
+    if settings.constraint == "symmetry-plane" and (settings.num_bends != 3 or free != 1):
+        raise SettingsError(
+            "the symmetry plane is for one free point between two fixed ends", "use --num-bends 3"
+        )
+
+
+def _complete(settings: CurveTrainSettings, first: Checkpoint) -> CurveTrainSettings:
+    """The settings with what endpoint 0 remembers of its data."""
+    completed = datasets.merge_settings(settings, first.about)
+    assert isinstance(completed, CurveTrainSettings)
+    return completed
+
+
+def _plan(
+    settings: CurveTrainSettings, data: Data, distance: Distance, folder: FilePath, runtime: Runtime
+) -> list[str]:
+    return [
+        f"train a {settings.curve} curve with {settings.num_bends} control points of "
+        f"{distance.total_params:,} parameters on {data.name}: {len(data.fit):,} images, {settings.epochs} epochs "
+        f"on {runtime.device} with {runtime.threads} threads",
+        f"endpoints at L2 distance {distance.total_l2:.6f} (normalized {distance.normalized_total_l2:.6f}); "
+        f"results in {folder}",
+    ]
+
+
+def distance_text(first: FilePath, last: FilePath, distance: Distance) -> str:
+    """The content of `endpoint_l2_distance.txt`, as documented."""
+    return "\n".join(
+        [
+            "L2 Distance Between Endpoints",
+            "=" * 50,
+            "",
+            f"Endpoint 0: {first}",
+            f"Endpoint 1: {last}",
+            "",
+            f"Total L2 distance:      {distance.total_l2:.6f}",
+            f"Normalized L2 distance: {distance.normalized_total_l2:.6f}",
+            f"Total parameters:       {distance.total_params:,}",
+            "",
+        ]
+    )
+
+
+def _fit(
+    settings: CurveTrainSettings,
+    folder: FilePath,
+    data: Data,
+    arch: models.Architecture,
+    model: nn.Module,
+    path: Path,
+    job: jobs.Job,
+    runtime: Runtime,
+) -> FilePath:
+    problem = PathProblem(
+        model,
+        path,
+        weight_decay=settings.wd,
+        seed=settings.seed,
+        fix_start=settings.fix_start,
+        fix_end=settings.fix_end,
+        plane=settings.constraint == "symmetry-plane",
+    )
+
+    def measure(epoch: int) -> dict[str, float]:
+        due = bool(settings.eval_every) and epoch % settings.eval_every == 0
+        if not due and settings.patience is None:
+            return {}
+        problem.move_to(0.5)
+        recompute_statistics(model, data.fit, settings.batch_size, settings.seed)
+        out: dict[str, float] = {}
+        if settings.patience is not None:
+            out["val_loss"] = evaluate(model, data.val, settings.batch_size).loss
+        if due:
+            score = evaluate(model, data.held_out, settings.batch_size)
+            name = "test" if data.use_test else "val"
+            out |= {f"{name}_loss_middle": score.loss, f"{name}_accuracy_middle": score.accuracy}
+        return out
+
+    about = {
+        "schema": checkpoints.SCHEMA,
+        **arch.describe(),
+        **data.remembered,
+        "seed": settings.seed,
+        "wd": settings.wd,
+        "buffers": weights.not_parameters(model),
+        "settings": settings.lasting(),
+    }
+    recipe = recipe_of(settings, epochs=settings.epochs, batch_size=settings.batch_size, seed=settings.seed)
+    keeping = Keeping(folder, settings.save_freq, about, settings.patience, settings.min_delta)
+    return train(problem, data.fit, recipe, runtime, job, keeping, measure).checkpoint
+
+
+def _finished(
+    settings: CurveTrainSettings,
+    folder: FilePath,
+    first: FilePath,
+    last: FilePath,
+    distance: Distance,
+    job: jobs.Job,
+) -> CurveTrainResult:
+    lines = files.read_lines(folder / names.METRICS)
+    metrics = json.loads(lines[-1]) if lines else {}
+    return CurveTrainResult(
+        endpoint0=tilde(first),
+        endpoint1=tilde(last),
+        curve=settings.curve,
+        num_bends=settings.num_bends,
+        distance=distance,
+        checkpoint=tilde(folder / names.checkpoint(metrics.get("epoch", 0))),
+        epoch=metrics.get("epoch", 0),
+        metrics=metrics,
+        provenance=job.record,
+    )

@@ -1,0 +1,143 @@
+"""`mcx info`: what a checkpoint holds, without running anything in it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from modeconn_cli.engine.errors import SettingsError
+from modeconn_cli.engine.machine.runtime import Runtime
+from modeconn_cli.engine.networks import checkpoints, weights
+from modeconn_cli.engine.networks.checkpoints import Checkpoint, garipov, safe
+from modeconn_cli.engine.networks.models import recognise
+from modeconn_cli.engine.results import records
+from modeconn_cli.engine.results.records import Record
+from modeconn_cli.engine.settings.base import tilde
+from modeconn_cli.engine.settings.info import InfoSettings
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """`finite` is None where the values were not read (safetensors: the header alone is)."""
+
+    name: str
+    shape: list[int]
+    dtype: str
+    finite: bool | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class InfoResult(Record):
+    """`model` says what the file says of itself, or what its keys fit (`recognised`)."""
+
+    schema: ClassVar[str] = "mcx.info/1"
+
+    checkpoint: str
+    size: int
+    sha256: str | None
+    layout: str
+    epoch: int | None
+    weights_of_epoch: int | None  # where a task has ended with its best weights
+    curve: str | None
+    num_bends: int | None
+    model: list[str]
+    recognised: bool
+    dataset: str | None
+    num_tensors: int
+    num_params: int
+    has_optimizer: bool
+    tensors: tuple[TensorInfo, ...]
+    show_keys: int
+    nonfinite_tensors: list[str] | None
+
+
+def run(settings: InfoSettings, runtime: Runtime) -> InfoResult | None:
+    """Read a file's table of contents; of a safetensors file no tensor data is read."""
+    path = settings.checkpoint
+    if path is None:
+        raise SettingsError("no checkpoint", "mcx info FILE")
+    if runtime.dry_run:
+        runtime.plan([f"describe {path}"])
+        return None
+    if safe.is_index(path) or path.suffix == ".safetensors":
+        return _of_header(path, settings)
+    checkpoint = checkpoints.read(path, state_key=settings.state_key, allow_nonfinite=True)
+    return _of_checkpoint(checkpoint, settings)
+
+
+def _of_header(path: Path, settings: InfoSettings) -> InfoResult:
+    """A safetensors file or index: names, shapes and types of its header."""
+    tensors = tuple(
+        TensorInfo(name, shape, dtype, None) for name, (shape, dtype) in safe.contents(path).items()
+    )
+    shapes = {t.name: torch.empty(t.shape, device="meta") for t in tensors}
+    fits = recognise.matches(shapes)
+    return InfoResult(
+        checkpoint=tilde(path),
+        size=path.stat().st_size,
+        sha256=None,
+        layout="safetensors index" if safe.is_index(path) else "safetensors",
+        epoch=None,
+        weights_of_epoch=None,
+        curve=None,
+        num_bends=None,
+        model=[arch.model for arch in fits],
+        recognised=bool(fits),
+        dataset=None,
+        num_tensors=len(tensors),
+        num_params=sum(t.numel() for name, t in shapes.items() if not weights.is_buffer(name)),
+        has_optimizer=False,
+        tensors=tensors,
+        show_keys=settings.show_keys,
+        nonfinite_tensors=None,
+    )
+
+
+def _of_checkpoint(checkpoint: Checkpoint, settings: InfoSettings) -> InfoResult:
+    curve, points, state = _curve(checkpoint)
+    about = checkpoint.about
+    best = about.get("weights_of_epoch")
+    says = about.get("model")
+    find = recognise.matches_in_order if curve else recognise.matches
+    fits = [] if says else find(weights.parameters_in(state) if curve else state)
+    implied = recognise.implied_data(fits[0]) if len(fits) == 1 else {}
+    tensors = tuple(
+        TensorInfo(name, list(t.shape), str(t.dtype).removeprefix("torch."), checkpoints.finite(t))
+        for name, t in state.items()
+    )
+    return InfoResult(
+        checkpoint=tilde(checkpoint.path),
+        size=checkpoint.path.stat().st_size,
+        sha256=records.sha256(checkpoint.path),
+        layout=checkpoint.layout,
+        epoch=checkpoint.epoch,
+        weights_of_epoch=best if isinstance(best, int) else None,
+        curve=curve,
+        num_bends=points,
+        model=[str(says)] if says else [arch.model for arch in fits],
+        recognised=bool(fits),
+        dataset=about.get("dataset", implied.get("dataset")),
+        num_tensors=len(tensors),
+        num_params=weights.count(weights.parameters_in(state)),
+        has_optimizer=checkpoint.optimizer_state is not None or "optimizer_state" in checkpoint.content,
+        tensors=tensors,
+        show_keys=settings.show_keys,
+        nonfinite_tensors=[t.name for t in tensors if not t.finite],
+    )
+
+
+def _curve(checkpoint: Checkpoint) -> tuple[str | None, int | None, Mapping[str, Tensor]]:
+    """Kind and number of control points of a curve, and the tensors of one point; (None, None, state) else."""
+    content: Mapping[str, Any] = checkpoint.content
+    if checkpoint.is_curve:
+        points = content["control_points"]
+        return str(content.get("curve")), len(points), {**points[0], **content.get("buffers", {})}
+    if garipov.is_curve(checkpoint.state):
+        foreign, buffers = garipov.split(checkpoint.state)
+        return garipov.kind_of(checkpoint.state), len(foreign), {**foreign[0], **buffers}
+    return None, None, checkpoint.state

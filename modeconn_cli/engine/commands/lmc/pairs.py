@@ -1,0 +1,128 @@
+"""A branch against the main branch at one epoch: the JSON document of a pair, its reading, and the table of many."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from modeconn_cli.engine.errors import InputError
+from modeconn_cli.engine.paths.barriers import HEADLINE
+from modeconn_cli.engine.paths.line import SERIES, Line
+from modeconn_cli.engine.results import files, records
+
+SCHEMA = "mcx.lmc_pair/1"
+COLUMNS = ("k1", "k2", "epoch", "distance")
+STABLE = 2.0  # points of error: below it Frankle et al. 2020 call a network stable to SGD noise
+
+_NAME = re.compile(r".+_batch_(\d+)_k1_(\d+)_k2_(\d+)\.json")
+
+
+@dataclass(frozen=True)
+class PairResult:
+    """A branch against the main branch. `k2` counts further epochs; `barriers`: definition -> series -> barrier."""
+
+    k1: int
+    k2: int
+    epoch: int
+    distance: float
+    barriers: dict[str, dict[str, float | None]]
+    file: str
+
+    def barrier(self, definition: str = HEADLINE, series: str = "loss_test") -> float:
+        """One barrier; NaN where the definition has no value."""
+        value = self.barriers[definition][series]
+        return math.nan if value is None else value
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A pair as its file holds it; `original` where the linear mode connectivity study wrote the file."""
+
+    dataset: str
+    batch_size: int | None
+    result: PairResult
+    line: Line
+    original: bool
+
+    @property
+    def finite(self) -> bool:
+        """Whether all figures on the line are numbers."""
+        return all(np.isfinite(values).all() for values in self.line.series().values())
+
+
+def name(dataset: str, batch_size: int, k1: int, k2: int) -> str:
+    """The documented file name of a pair."""
+    return f"{dataset}_batch_{batch_size}_k1_{k1}_k2_{k2}.json"
+
+
+def looks_like_one(path: Path) -> bool:
+    return _NAME.fullmatch(path.name) is not None
+
+
+def document(path: Path) -> dict[str, Any]:
+    """The JSON object in a pair's file. Raises InputError where there is none."""
+    return records.read_object(path, "delete it; its pair is then measured again")
+
+
+def read(path: Path) -> Pair:
+    """A pair's file, ours or of the original study.
+
+    The original has α = 0 at the branch, k2 as an absolute epoch and float32 positions; here α = 0 is the main
+    branch and k2 counts further epochs. Barriers are computed from the lists, whatever the file says.
+    """
+    content = document(path)
+    original = "schema" not in content
+    try:
+        line = Line.read(content)
+        dataset, k1, k2 = str(content["dataset"]), int(content["k1"]), int(content["k2"])
+        distance = float(content["distance"])
+        if original:
+            line, k2 = line.flipped(), k2 - k1
+        if k1 < 0 or k2 < 1:
+            raise ValueError(f"epoch {k1 + k2} does not come after k1 = {k1}")
+        if not (line.alphas[0] == 0 and line.alphas[-1] == 1 and line.alphas == sorted(line.alphas)):
+            raise ValueError("its positions do not run from 0 to 1")
+    except (KeyError, TypeError, ValueError) as error:
+        reason = f"it lacks {error}" if isinstance(error, KeyError) else error
+        raise InputError(f"'{path}' is not a pair of mcx lmc run: {reason}") from error
+    named = _NAME.fullmatch(path.name)
+    result = PairResult(k1, k2, k1 + k2, distance, line.barriers(), str(path))
+    return Pair(dataset, int(named[1]) if named else None, result, line, original)
+
+
+def stable_from(results: Sequence[PairResult]) -> int | None:
+    """The first k1 from which on no pair's error rises by 2 points or more; None where there is none.
+
+    The rise is sup_minus_mean on training and test images, as Frankle et al. 2020 define instability.
+    """
+    stable = None
+    for k1 in sorted({pair.k1 for pair in results}, reverse=True):
+        rises = [
+            pair.barrier("sup_minus_mean", series)
+            for pair in results
+            if pair.k1 == k1
+            for series in ("error_train", "error_test")
+        ]
+        if not all(rise < STABLE for rise in rises):  # nor where one is NaN
+            break
+        stable = k1
+    return stable
+
+
+def table(rows: Sequence[tuple[Mapping[str, Any], PairResult]]) -> str:
+    """CSV, a row per pair: the leading columns given, then k1, k2, epoch, distance and every barrier."""
+    definitions = list(rows[0][1].barriers) if rows else []
+    leading = list(rows[0][0]) if rows else []
+    header = [*leading, *COLUMNS, *(f"{name}_{series}" for name in definitions for series in SERIES)]
+    cells = []
+    for more, pair in rows:
+        values = [pair.barriers[name][series] for name in definitions for series in SERIES]
+        finite = [value if value is not None and math.isfinite(value) else None for value in values]
+        cells.append([*more.values(), *(getattr(pair, column) for column in COLUMNS), *finite])
+    return files.csv_text(header, cells)

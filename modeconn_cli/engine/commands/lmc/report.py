@@ -1,0 +1,140 @@
+"""`mcx lmc report`: barriers and distances of several experiments beside each other.
+
+Reads the folders of `mcx lmc run` and the JSON files of the linear mode connectivity study
+(ishapira1/LinearModeConnectivity).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import ClassVar
+
+from modeconn_cli.engine.commands.lmc import figures, pairs
+from modeconn_cli.engine.commands.lmc.pairs import Pair, PairResult
+from modeconn_cli.engine.errors import InputError, SettingsError
+from modeconn_cli.engine.machine.runtime import Runtime
+from modeconn_cli.engine.results import files, jobs
+from modeconn_cli.engine.results.records import Record
+from modeconn_cli.engine.settings.lmc import LmcReportSettings
+
+TABLE, GRID, ACROSS = "lmc_report.csv", "lmc_report.png", "lmc_across.png"
+
+
+@dataclass(frozen=True)
+class Series:
+    """The pairs of one data set and batch size in one folder."""
+
+    name: str
+    folder: str
+    dataset: str
+    batch_size: int | None
+    original: bool
+    stable_from: int | None
+    pairs: tuple[PairResult, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LmcReportResult(Record):
+    """Barriers of the chosen definition and series stand in the figures; the CSV holds all."""
+
+    schema: ClassVar[str] = "mcx.lmc_report/1"
+
+    barrier: str
+    which: str
+    series: tuple[Series, ...]
+    files: list[str]
+
+
+def run(settings: LmcReportSettings, runtime: Runtime) -> LmcReportResult | None:
+    """Read all pairs, and draw and write where a folder for that is given."""
+    if not settings.folders:
+        raise SettingsError("no folder to read", "mcx lmc report DIR…")
+    found = {folder: _pairs_in(folder) for folder in dict.fromkeys(settings.folders)}
+    for pair in (pair for pairs_there in found.values() for pair in pairs_there if not pair.finite):
+        runtime.warn(f"'{pair.result.file}' holds values that are no numbers: its barriers have none")
+    series = _series(found)
+    folder = settings.output_dir
+    count = sum(len(each.pairs) for each in series)
+    if runtime.plan(
+        [
+            f"report {count} pairs of {len(series)} experiments",
+            f"results in {folder}" if folder else "no files: pass --output-dir DIR to keep table and figures",
+        ]
+    ):
+        return None
+    if folder is None:
+        return LmcReportResult(barrier=settings.barrier, which=settings.series, series=series, files=[])
+    owned = (TABLE, GRID, ACROSS)
+    inputs = [Path(pair.file) for each in series for pair in each.pairs]
+    with jobs.opened(settings, folder, "lmc report", runtime, inputs=inputs, owned=owned) as job:
+        if not job.complete:
+            named = {each.name: each.pairs for each in series}
+            rows = [
+                ({"series": each.name, "dataset": each.dataset, "batch_size": each.batch_size}, pair)
+                for each in series
+                for pair in each.pairs
+            ]
+            files.write_text(folder / TABLE, pairs.table(rows))
+            files.atomic_write(folder / GRID, figures.report(named, settings.barrier, settings.series))
+            files.atomic_write(folder / ACROSS, figures.across(named, settings.barrier, settings.series))
+            job.finish([folder / name for name in owned])
+    return LmcReportResult(
+        barrier=settings.barrier,
+        which=settings.series,
+        series=series,
+        files=[str(folder / name) for name in owned],
+    )
+
+
+def _pairs_in(folder: Path) -> list[Pair]:
+    """The pairs in a folder or in its processed/. Raises InputError where there are none."""
+    if not folder.is_dir():
+        raise InputError(f"'{folder}' is not a folder", "pass the --output-dir of mcx lmc run")
+    for place in (folder / "processed", folder):
+        paths = sorted(path for path in place.glob("*.json") if pairs.looks_like_one(path))
+        if paths:
+            return [pairs.read(path) for path in paths]
+    raise InputError(
+        f"'{folder}' holds no pairs (<dataset>_batch_<B>_k1_<k1>_k2_<k2>.json)",
+        "pass the --output-dir of mcx lmc run",
+    )
+
+
+def _series(found: dict[Path, list[Pair]]) -> tuple[Series, ...]:
+    """One series per folder, data set and batch size, named by what tells it from the others."""
+    groups: dict[tuple[Path, str, int | None], list[Pair]] = {}
+    for folder, all_pairs in found.items():
+        for pair in all_pairs:
+            groups.setdefault((folder, pair.dataset, pair.batch_size), []).append(pair)
+    keys = list(groups)
+    out = []
+    for (folder, dataset, batch_size), members in groups.items():
+        words = [dataset]
+        if len({key[2] for key in keys if key[:2] == (folder, dataset)}) > 1:
+            words.append(f"batch {batch_size}")
+        if len({key[0] for key in keys if key[1] == dataset}) > 1:
+            words.insert(0, folder.resolve().name)
+        results = sorted((pair.result for pair in members), key=lambda pair: (pair.k1, pair.k2))
+        out.append(
+            Series(
+                name=" ".join(words),
+                folder=str(folder),
+                dataset=dataset,
+                batch_size=batch_size,
+                original=any(pair.original for pair in members),
+                stable_from=pairs.stable_from(results),
+                pairs=tuple(results),
+            )
+        )
+    return _distinct(out)
+
+
+def _distinct(series: Sequence[Series]) -> tuple[Series, ...]:
+    """Series whose folders have the same name are told apart by the whole path."""
+    names = [each.name for each in series]
+    return tuple(
+        replace(each, name=f"{each.folder}: {each.name}") if names.count(each.name) > 1 else each
+        for each in series
+    )

@@ -1,0 +1,329 @@
+"""`mcx swap`: a network that computes the same function at another place in weight space, and the proof of it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from modeconn_cli.engine import datasets, keyed, names, symmetry
+from modeconn_cli.engine.datasets import Data
+from modeconn_cli.engine.errors import AnswerIsNo, InputError, SettingsError
+from modeconn_cli.engine.machine.runtime import Runtime
+from modeconn_cli.engine.networks import checkpoints, distances, graph, models, weights
+from modeconn_cli.engine.networks.checkpoints import Checkpoint
+from modeconn_cli.engine.networks.distances import Distance
+from modeconn_cli.engine.networks.models.recognise import recognised
+from modeconn_cli.engine.results import files, jobs, records
+from modeconn_cli.engine.results.records import Record
+from modeconn_cli.engine.settings.base import refuse_idle, tilde
+from modeconn_cli.engine.settings.swap import SwapSettings
+from modeconn_cli.engine.symmetry import Symmetry
+from modeconn_cli.engine.symmetry import choose as units
+from modeconn_cli.engine.training import predict
+
+TOLERANCE = 1e-9  # relative output difference in float64 that summation order explains
+MARGIN = 1e-4  # relative gap of the two largest logits below which float32 may decide otherwise
+QUICK_INPUTS = 16
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What was compared. Entries that a level does not measure are None. Accuracies in percent."""
+
+    level: str
+    is_equivalent: bool | None
+    acc_original: float | None = None
+    acc_swapped: float | None = None
+    pred_match_rate: float | None = None
+    max_output_diff: float | None = None
+    max_output_diff_float64: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SwapResult(Record):
+    schema: ClassVar[str] = "mcx.swap/1"
+
+    original_checkpoint: str
+    output: str
+    mode: str
+    layer_depth: str | None
+    layer_name: str | None
+    num_filters: int
+    num_swaps: int
+    neuron_pairs: list[tuple[int, int]]
+    seed: int
+    distance: Distance
+    verification: Verification
+    provenance: dict[str, Any]
+    checkpoint_sha256: str | None = None  # of the output; the metadata comes before it
+
+    def fields(self) -> dict[str, Any]:
+        """The documented metadata."""
+        block, layer = units.place_in_blocks(self.layer_name)
+        what = f"{self.num_filters} units of {self.layer_name}" if self.layer_name else "every hidden layer"
+        return {
+            "swapped": True,
+            "original_checkpoint": self.original_checkpoint,
+            "mode": self.mode,
+            "layer_depth": self.layer_depth,
+            "block_idx": block,
+            "layer_idx": layer,
+            "layer_name": self.layer_name,
+            "layer_description": what,
+            "num_filters": self.num_filters,
+            "num_swaps": self.num_swaps,
+            "neuron_pairs": self.neuron_pairs,
+            "seed": self.seed,
+            "l2_distance": self.distance.summary(),
+            "verification": asdict(self.verification),
+            "checkpoint_sha256": self.checkpoint_sha256,
+            "provenance": self.provenance,
+        }
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which units change places: the permutation of each group, and how it came about."""
+
+    mode: units.Mode
+    layer: str | None
+    depth: str | None
+    size: int
+    pairs: list[units.Pair]
+    orders: dict[symmetry.Group, list[int]]
+
+
+def run(settings: SwapSettings, runtime: Runtime) -> SwapResult | None:
+    """Swap, prove, and publish: the metadata first, the checkpoint last."""
+    source, output = _paths(settings)
+    original = checkpoints.read(
+        source, state_key=settings.state_key, allow_nonfinite=settings.allow_nonfinite
+    )
+    if original.is_curve:
+        raise InputError(f"'{source}' is a curve, not a network", "take a point of it with mcx curve extract")
+    runtime.detail(original.found())
+    provenance = records.provenance(settings, "swap", [source])
+    metadata, beside = names.swap_metadata(output), names.swap_distances(output)
+    write = jobs.file_output(output, provenance, settings.overwrite, record=metadata, beside=[beside])
+    original = recognised(original, settings, runtime)
+    data = _data(settings, original, runtime) if settings.verify or settings.dataset else None
+    arch = _architecture(settings, original, data)
+    model = models.build(arch)
+    weights.load_into(model, original.state, str(source))
+    found = symmetry.find(graph.trace(model, arch.input_shape))
+    choice = choose(settings, model, found)
+    runtime.note(_describe(choice))
+    if runtime.dry_run:
+        return None
+    swapped = symmetry.permute(original.state, found, choice.orders)
+    verification = verify(settings, model, original, swapped, arch, data, runtime)
+    distance = distances.l2(
+        weights.parameters_of(model, original.state), weights.parameters_of(model, swapped)
+    )
+    result = SwapResult(
+        original_checkpoint=tilde(source),
+        output=tilde(output),
+        mode=choice.mode,
+        layer_depth=choice.depth,
+        layer_name=choice.layer,
+        num_filters=choice.size,
+        num_swaps=len(choice.pairs),
+        neuron_pairs=choice.pairs,
+        seed=settings.seed,
+        distance=distance,
+        verification=verification,
+        provenance=provenance,
+    )
+    if verification.is_equivalent is False:
+        raise AnswerIsNo(
+            f"the swapped network is not equivalent: outputs differ by up to {verification.max_output_diff:.3g}; "
+            "nothing was written",
+            "the layer's consumers are not what the graph says; please report the network",
+            result,
+        )
+    if not write:
+        runtime.note(f"already complete: {output}")
+        return replace(result, checkpoint_sha256=records.sha256(output))
+    optimizer = permute_optimizer(original.optimizer_state, model, found, choice, runtime)
+    about = {
+        **original.about,
+        "schema": checkpoints.SCHEMA,
+        **arch.describe(),
+        "buffers": weights.not_parameters(model),
+    }
+    return _publish(output, result, original, about, swapped, optimizer)
+
+
+def _paths(settings: SwapSettings) -> tuple[Path, Path]:
+    if settings.checkpoint is None:
+        raise SettingsError("no network to swap", "pass --checkpoint FILE")
+    if settings.output is None:
+        raise SettingsError("no file for the swapped network", "pass --output FILE")
+    written = [settings.output, names.swap_metadata(settings.output), names.swap_distances(settings.output)]
+    files.refuse_inputs(written, [settings.checkpoint])
+    files.check_writable(settings.output.parent)
+    return settings.checkpoint, settings.output
+
+
+def _data(settings: SwapSettings, original: Checkpoint, runtime: Runtime) -> Data:
+    completed = datasets.merge_settings(settings, original.about)
+    if completed.dataset is None:
+        raise SettingsError(
+            f"--verify needs a data set, and '{original.path}' names none",
+            "pass --dataset NAME; the quick check without --verify needs no data",
+        )
+    return datasets.load(completed, runtime.device)
+
+
+def _architecture(settings: SwapSettings, original: Checkpoint, data: Data | None) -> models.Architecture:
+    """The network, with the input it is traced on: the file's own word, else the data's, else an image's size."""
+    size = settings.image_size
+    shape = data.input_shape if data is not None else (3, size, size) if size is not None else None
+    classes = data.num_classes if data is not None else None
+    return models.architecture(settings, original, num_classes=classes, input_shape=shape)
+
+
+def choose(settings: SwapSettings, model: nn.Module, found: Symmetry) -> Choice:
+    """The units that the settings name. Raises SettingsError for flags that contradict each other."""
+    if settings.mirror and settings.random:
+        raise SettingsError("--mirror and --random exclude each other")
+    if settings.mirror or settings.random:
+        refuse_idle(
+            settings,
+            "with --mirror and --random, which permute every hidden layer",
+            ("pairs", "num_swaps", "layer_name", "layer_depth"),
+        )
+        mode: units.Mode = "mirror" if settings.mirror else "random"
+        orders = units.full_orders(found, mode, settings.seed)
+        return Choice(mode, None, None, sum(group.size for group in found.groups), [], orders)
+    by_depth = settings.layer_name is None
+    if not by_depth:
+        refuse_idle(settings, "with --layer-name", ("layer_depth",))
+    if settings.pairs:
+        refuse_idle(settings, "with --pairs", ("num_swaps",))
+    layer = settings.layer_name or units.layer_at(model, found, settings.layer_depth)
+    group = symmetry.group_of(found, layer)
+    pairs = units.parse_pairs(settings.pairs) or units.draw_pairs(
+        group.size, settings.num_swaps, settings.seed, layer
+    )
+    orders = {group: units.pair_order(group, pairs)}
+    return Choice("pairs", layer, settings.layer_depth if by_depth else None, group.size, pairs, orders)
+
+
+def _describe(choice: Choice) -> str:
+    if choice.layer is None:
+        return f"{choice.mode}: permuting {choice.size:,} units in {len(choice.orders)} groups"
+    pairs = ", ".join(f"{i}:{j}" for i, j in choice.pairs[:10]) + (", …" if len(choice.pairs) > 10 else "")
+    return f"exchanging {pairs} of the {choice.size} units of {choice.layer}"
+
+
+def verify(
+    settings: SwapSettings,
+    model: nn.Module,
+    original: Checkpoint,
+    swapped: Mapping[str, Tensor],
+    arch: models.Architecture,
+    data: Data | None,
+    runtime: Runtime,
+) -> Verification:
+    """Compare both networks at the level asked for; the check in float64 decides at every level."""
+    if settings.verify is False:
+        runtime.warn("not verified (--no-verify)")
+        return Verification("none", None)
+    generator = torch.Generator().manual_seed(keyed.number(settings.seed, "verification"))
+    inputs = torch.randn(QUICK_INPUTS, *arch.input_shape, generator=generator, dtype=torch.float64)
+    difference, largest = symmetry.output_difference(model, original.state, swapped, inputs)
+    equivalent = difference <= TOLERANCE * largest
+    if data is None or not settings.verify or not equivalent:
+        return Verification(
+            "quick", equivalent, max_output_diff=difference, max_output_diff_float64=difference
+        )
+    return _verify_fully(settings, model, original, swapped, data, difference, runtime)
+
+
+def _verify_fully(
+    settings: SwapSettings,
+    model: nn.Module,
+    original: Checkpoint,
+    swapped: Mapping[str, Tensor],
+    data: Data,
+    difference: float,
+    runtime: Runtime,
+) -> Verification:
+    """Both networks on every held-out image in float32: clear predictions must be the same."""
+    model.to(runtime.device)
+    logits = []
+    for state in (original.state, swapped):
+        weights.load_into(model, state, str(original.path))
+        logits.append(predict(model, data.held_out, settings.batch_size))
+    before, after = logits
+    top = before.topk(2, dim=1).values
+    clear = (top[:, 0] - top[:, 1]) > MARGIN * before.abs().amax(dim=1)
+    same = before.argmax(1) == after.argmax(1)
+    labels = data.held_out.labels
+    return Verification(
+        level="full",
+        is_equivalent=bool(same[clear].all()),
+        acc_original=100 * int((before.argmax(1) == labels).sum()) / len(labels),
+        acc_swapped=100 * int((after.argmax(1) == labels).sum()) / len(labels),
+        pred_match_rate=int(same.sum()) / len(labels),
+        max_output_diff=float((before - after).abs().max()),
+        max_output_diff_float64=difference,
+    )
+
+
+def _publish(
+    output: Path,
+    result: SwapResult,
+    original: Checkpoint,
+    about: Mapping[str, Any],
+    swapped: Mapping[str, Tensor],
+    optimizer: Mapping[str, Any] | None,
+) -> SwapResult:
+    """Write the three files; the checkpoint comes last and is the commit."""
+    content: dict[str, Any] = {"epoch": original.epoch or 0, "model_state": dict(swapped), "mcx": dict(about)}
+    if optimizer is not None:
+        content["optimizer_state"] = optimizer
+    data = files.tensor_bytes(content)
+    result = replace(result, checkpoint_sha256=hashlib.sha256(data).hexdigest())
+    layers = {layer.layer_name: layer.figures() for layer in result.distance.layers}
+    files.write_json(names.swap_metadata(output), result.document())
+    files.write_json(names.swap_distances(output), records.strict(layers))
+    files.atomic_write(output, data)
+    return result
+
+
+def permute_optimizer(
+    optimizer: Mapping[str, Any] | None, model: nn.Module, found: Symmetry, choice: Choice, runtime: Runtime
+) -> dict[str, Any] | None:
+    """Optimizer state with its per-parameter tensors (momentum, moments) permuted like the parameters."""
+    if optimizer is None:
+        return None
+    parameters = dict(model.named_parameters())
+    try:
+        state = dict(optimizer["state"])
+        order = [index for group in optimizer["param_groups"] for index in group["params"]]
+        moved: dict[Any, dict[str, Any]] = {index: dict(state.get(index, {})) for index in order}
+    except (KeyError, TypeError, ValueError):
+        order = []
+    if len(order) != len(parameters):
+        runtime.note("the optimizer's state does not belong to the network's parameters and is left out")
+        return None
+    keys = {key for entry in moved.values() for key in entry}
+    for key in keys:
+        named = {
+            name: moved[index][key]
+            for (name, parameter), index in zip(parameters.items(), order, strict=True)
+            if isinstance(moved[index].get(key), Tensor) and moved[index][key].shape == parameter.shape
+        }
+        permuted = symmetry.permute(named, found, choice.orders)
+        for (name, _), index in zip(parameters.items(), order, strict=True):
+            if name in permuted:
+                moved[index][key] = permuted[name]
+    return {**optimizer, "state": {index: entry for index, entry in moved.items() if entry}}

@@ -1,0 +1,217 @@
+"""The machine a command runs on: device, threads, stopping, and the channel to whoever watches."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from types import FrameType
+from typing import TYPE_CHECKING, Any, Protocol
+
+from modeconn_cli.engine.errors import Elsewhere, McxError, SettingsError
+from modeconn_cli.engine.machine import memory as allocation
+from modeconn_cli.engine.machine.ranks import Group, join
+from modeconn_cli.engine.settings.base import Settings
+from modeconn_cli.engine.settings.shared import DistributedSettings
+
+if TYPE_CHECKING:
+    import torch
+
+ECHO = 2.0  # seconds within which a second Ctrl-C at a rank is the first one again
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+
+
+class Listener(Protocol):
+    """Who hears what the engine says."""
+
+    def note(self, text: str, level: str = "note") -> None: ...
+
+    def plan(self, lines: Sequence[str]) -> None: ...
+
+    def progress(self, done: int, total: int, fields: Mapping[str, Any], unit: str = "step") -> None: ...
+
+
+class Silent:
+    """A listener that hears nothing: for Python users and tests."""
+
+    def note(self, text: str, level: str = "note") -> None:
+        pass
+
+    def plan(self, lines: Sequence[str]) -> None:
+        pass
+
+    def progress(self, done: int, total: int, fields: Mapping[str, Any], unit: str = "step") -> None:
+        pass
+
+
+class _Hushed(Silent):
+    """Passes on warnings only."""
+
+    def __init__(self, listener: Listener) -> None:
+        self._to = listener
+
+    def note(self, text: str, level: str = "note") -> None:
+        if level == "warning":
+            self._to.note(text, level)
+
+
+class Runtime:
+    """Device, threads and the conversation of one command.
+
+    `device` None is for commands that compute nothing with tensors: torch, two seconds, is then imported only
+    if the device or the threads are asked for after all.
+    """
+
+    def __init__(
+        self,
+        *,
+        device: str | None = "cpu",
+        threads: int | None = None,
+        deterministic: bool = False,
+        listener: Listener | None = None,
+        command: str = "",
+        dry_run: bool = False,
+        group: Group | None = None,
+    ) -> None:
+        self.command = command
+        self.dry_run = dry_run
+        self.group = group or Group()
+        self.group.asked = lambda: self._stop
+        # What one rank says is what all would say.
+        self._listener: Listener = (listener if self.group.leader else None) or Silent()
+        self._stop, self._asked = False, 0.0
+        self.deterministic = deterministic
+        if device is not None:
+            self._prepare_torch(device, threads)
+
+    def _prepare_torch(self, device: str, threads: int | None) -> None:
+        import torch
+
+        self.device = find_device(device, self.group.local_rank)
+        if threads is None and self.group.world > 1:
+            threads = max(1, len(os.sched_getaffinity(0)) // self.group.local_world)
+        if threads is not None:
+            torch.set_num_threads(threads)
+        # The GPU rounds products to TF32 by default in convolutions; every number here is float32.
+        torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cuda.matmul.allow_tf32 = False
+        torch.use_deterministic_algorithms(self.deterministic)
+
+    @cached_property
+    def device(self) -> torch.device:
+        """The CPU for a command that has not asked for a device."""
+        return find_device("cpu")
+
+    @cached_property
+    def threads(self) -> int:
+        import torch
+
+        return torch.get_num_threads()
+
+    def hushed(self) -> Runtime:
+        """The same machine for a part of a larger job: only warnings are passed on."""
+        part = copy.copy(self)
+        part._listener = _Hushed(self._listener)
+        return part
+
+    def note(self, text: str) -> None:
+        """Something the user should know."""
+        self._listener.note(text)
+
+    def detail(self, text: str) -> None:
+        """Something the curious user may know (-v)."""
+        self._listener.note(text, level="detail")
+
+    def warn(self, text: str) -> None:
+        """Something that may make the result useless."""
+        self._listener.note(text, level="warning")
+
+    def plan(self, lines: Sequence[str]) -> bool:
+        """Say what is going to be done; True when that was all that was asked for."""
+        self._listener.plan(lines)
+        return self.dry_run
+
+    def progress(self, done: int, total: int, unit: str = "step", **fields: Any) -> None:
+        """`done` of `total` work units; the end of a unit other than a step always leaves a line in logs."""
+        self._listener.progress(done, total, fields, unit)
+
+    def stopping(self) -> bool:
+        """Whether a signal asked the job to save and end, here or at another rank; asked at the end of every step."""
+        return self.group.stopping(self._stop)
+
+    @contextlib.contextmanager
+    def catching_signals(self) -> Iterator[None]:
+        """While a job that can save itself runs, signals only set a flag; a second Ctrl-C ends at once."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.signal(number, self._on_signal) for number in STOP_SIGNALS}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
+        # A terminal's Ctrl-C reaches a rank twice, from the terminal and from its launcher.
+        echo = self.group.world > 1 and time.monotonic() - self._asked < ECHO
+        if self._stop and number == signal.SIGINT and not echo:
+            raise KeyboardInterrupt
+        if not self._stop:
+            self._asked = time.monotonic()
+        self._stop = True
+
+
+def start(settings: Settings, *, listener: Listener, command: str, dry_run: bool = False) -> Runtime:
+    """The runtime that a command's settings ask for; commands without compute settings leave torch alone."""
+    group = Group()
+    if isinstance(settings, DistributedSettings):
+        group = join(wanted=settings.dist == "auto", timeout=settings.dist_timeout)
+    try:
+        runtime = Runtime(
+            device=getattr(settings, "device", None),
+            threads=getattr(settings, "threads", None),
+            deterministic=getattr(settings, "deterministic", False),
+            listener=listener,
+            command=command,
+            dry_run=dry_run,
+            group=group,
+        )
+        if hasattr(settings, "device") and runtime.device.type == "cpu":
+            allocation.keep()
+        return runtime
+    except McxError as error:
+        if not group.failed(error):
+            raise Elsewhere(error.exit_code) from error
+        raise
+
+
+def find_device(name: str, local_rank: int = 0) -> torch.device:
+    """`auto`, `cpu`, `cuda` or `cuda:N` as a device that is there; every local rank gets a GPU of its own.
+
+    Raises SettingsError for anything else.
+    """
+    import torch
+
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and torch.cuda.device_count() > 1:  # a launcher may show each process only its own
+        name = f"cuda:{local_rank % torch.cuda.device_count()}"
+    kind, _, index = name.partition(":")
+    if kind not in ("cpu", "cuda", "mps") or (index and not index.isdigit()) or (kind == "cpu" and index):
+        raise SettingsError(f"unknown device '{name}'", "choose auto, cpu, cuda or cuda:N")
+    if kind == "mps" and not torch.backends.mps.is_available():
+        raise SettingsError(f"MPS is not available (torch {torch.__version__})", "use --device cpu")
+    if kind == "cuda":
+        if not torch.cuda.is_available():
+            raise SettingsError(f"CUDA is not available (torch {torch.__version__})", "use --device cpu")
+        if index and int(index) >= torch.cuda.device_count():
+            raise SettingsError(
+                f"there is no device '{name}' (found {torch.cuda.device_count()})", "use --device cuda:0"
+            )
+    return torch.device(name)

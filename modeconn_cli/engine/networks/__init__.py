@@ -1,0 +1,1 @@
+"""Networks: models, checkpoints, the graph, weights and the distances between them."""

@@ -1,0 +1,208 @@
+"""The one reader of checkpoints: every layout is recognised here and nowhere else.
+
+Layouts: `formats.md` of the project's documents; the written one is dnn-mode-connectivity's
+(`epoch`, `model_state`, `optimizer_state`) with an entry `mcx` that says what the network is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from modeconn_cli.engine import names
+from modeconn_cli.engine.errors import InputError
+from modeconn_cli.engine.networks.checkpoints import integrity, safe
+from modeconn_cli.engine.networks.weights import distinct, is_buffer, one_thread
+
+__all__ = ["Checkpoint", "check_finite", "finite", "read"]
+
+SCHEMA = "mcx.checkpoint/1"
+
+# Entries that hold the weights, in the order of their standing.
+STATE_KEYS = ("model_state", "model_state_dict", "state_dict", "model", "net", "model_weights")
+OPTIMIZER_KEYS = ("optimizer_state", "optimizer_state_dict", "optim_state", "optimizer")
+PREFIXES = ("module.", "_orig_mod.")  # of DataParallel and torch.compile
+LIGHTNING, LIGHTNING_PREFIXES = "pytorch-lightning_version", ("model.", "net.")
+
+# What mcx writes of a network, by the types that its readers rely on.
+ABOUT = {
+    "model": str,
+    "num_classes": int,
+    "input_shape": list,
+    "model_args": dict,
+    "dataset": str,
+    "data_arg": list,
+    "buffers": list,
+}
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint in memory. `state` is the whole state dict, empty for a curve; `about` what mcx wrote of it."""
+
+    path: Path
+    layout: str
+    state: dict[str, Tensor]
+    epoch: int | None = None
+    optimizer_state: dict[str, Any] | None = None
+    about: Mapping[str, Any] = field(default_factory=dict)
+    content: Mapping[str, Any] = field(default_factory=dict)
+    prefix: str = ""
+
+    def found(self) -> str:
+        """Which of the file's entries the weights are, and what was taken off their names."""
+        where = "the file itself" if self.layout == "bare" else f"its entry '{self.layout}'"
+        return f"'{self.path}': weights are {where}" + (f", without '{self.prefix}'" if self.prefix else "")
+
+    def parameters(self) -> dict[str, Tensor]:
+        """The parameters: without what mcx recorded as buffers, normalisation statistics and second names.
+
+        A tensor with two names (tied weights) counts once, under its first.
+        """
+        buffers = set(self.about.get("buffers", ()))
+        named = {name: tensor for name, tensor in self.state.items() if name not in buffers}
+        return {name: tensor for name, tensor in distinct(named).items() if not is_buffer(name)}
+
+    @property
+    def is_curve(self) -> bool:
+        return "control_points" in self.content
+
+
+def read(
+    path: Path, *, state_key: str | None = None, allow_nonfinite: bool = False, mapped: bool = False
+) -> Checkpoint:
+    """Read a checkpoint after checking its bytes. Raises InputError for everything that is wrong with it.
+
+    With `mapped` the tensors are pages of the file (`integrity.load`); values are then left to `check_finite`, as
+    looking at them would read the file twice.
+    """
+    content: Any = _shards(path, mapped) if safe.is_index(path) else integrity.load(path, mapped=mapped)
+    allow_nonfinite = allow_nonfinite or mapped
+    if not isinstance(content, dict):
+        raise InputError(f"'{path}' holds a {type(content).__name__}, expected a state dict")
+    about = _about(content, path)
+    if isinstance(content.get("control_points"), list):
+        points = content["control_points"]
+        if not points or not all(_is_state(point) for point in points):
+            raise InputError(f"'{path}': control_points are not state dicts")
+        tensors = {f"point {k}: {n}": t for k, point in enumerate(points) for n, t in point.items()}
+        _check_tensors(tensors, path, allow_nonfinite)
+        return Checkpoint(path, "curve", {}, _epoch(content, path), None, about, content)
+    key, found = _find_state(content, path, state_key)
+    state, prefix = _strip(found, PREFIXES + (LIGHTNING_PREFIXES if LIGHTNING in content else ()))
+    _check_tensors(state, path, allow_nonfinite)
+    optimizer = next((content[k] for k in OPTIMIZER_KEYS if isinstance(content.get(k), Mapping)), None)
+    return Checkpoint(
+        path=path,
+        layout=key,
+        state=state,
+        epoch=_epoch(content, path),
+        optimizer_state=optimizer if key != "bare" else None,
+        about=about,
+        content=content if key != "bare" else {},
+        prefix=prefix,
+    )
+
+
+def _shards(path: Path, mapped: bool) -> dict[str, Tensor]:
+    out: dict[str, Tensor] = {}
+    for part in safe.shards(path):
+        for name, tensor in integrity.load(part, mapped=mapped).items():
+            if name in out:
+                raise InputError(f"'{path}': tensor '{name}' is in two of its files")
+            out[name] = tensor
+    lost = [name for name in safe.tensors(path) if name not in out]
+    if lost:
+        raise InputError(f"'{path}' names '{lost[0]}', which none of its files holds")
+    return out
+
+
+def _about(content: dict[str, Any], path: Path) -> Mapping[str, Any]:
+    """What mcx wrote of the network, empty in other files."""
+    about = content.get("mcx")
+    if not isinstance(about, dict):
+        return {}
+    for name, kind in ABOUT.items():
+        if not isinstance(about.get(name), kind | None):
+            raise InputError(f"'{path}': what it says about itself is damaged ('{name}')")
+    return about
+
+
+def _is_state(value: Any) -> bool:
+    return (
+        isinstance(value, Mapping)
+        and bool(value)
+        and all(isinstance(n, str) and isinstance(t, Tensor) for n, t in value.items())
+    )
+
+
+def _find_state(
+    content: Mapping[str, Any], path: Path, state_key: str | None
+) -> tuple[str, Mapping[str, Tensor]]:
+    """The entry that holds the weights, and its name (`bare` where the file is nothing else)."""
+    found = ", ".join(map(str, content)) or "nothing"
+    if state_key is not None:
+        if not _is_state(content.get(state_key)):
+            raise InputError(f"'{path}' has no state dict under '{state_key}'", f"entries: {found}")
+        return state_key, content[state_key]
+    if _is_state(content):
+        return "bare", content
+    candidates = [key for key, value in content.items() if _is_state(value)]
+    if len(candidates) == 1:
+        return candidates[0], content[candidates[0]]
+    if candidates:
+        names_ = ", ".join(f"'{key}'" for key in candidates)
+        raise InputError(
+            f"'{path}' has several candidates for the weights: {names_}", "pass --state-key NAME"
+        )
+    raise InputError(f"'{path}' holds no state dict", f"entries: {found[:500]}")
+
+
+def _strip(state: Mapping[str, Tensor], prefixes: tuple[str, ...]) -> tuple[dict[str, Tensor], str]:
+    """Without the prefixes that wrappers put before every name, and those prefixes."""
+    out, taken = dict(state), ""
+    while prefix := next((p for p in prefixes if all(name.startswith(p) for name in out)), ""):
+        out = {name[len(prefix) :]: tensor for name, tensor in out.items()}
+        taken += prefix
+    return out, taken
+
+
+def _epoch(content: Mapping[str, Any], path: Path) -> int | None:
+    epoch = content.get("epoch")
+    return epoch if isinstance(epoch, int) else names.epoch_of(path)
+
+
+def _check_tensors(state: Mapping[str, Tensor], path: Path, allow_nonfinite: bool) -> None:
+    for name, tensor in state.items():
+        if tensor.is_meta:
+            raise InputError(f"'{path}': {name} is a meta tensor without values")
+        if tensor.layout != torch.strided or tensor.is_complex():
+            kind = "complex" if tensor.is_complex() else "sparse"
+            raise InputError(f"'{path}': {name} is a {kind} tensor, expected real, dense ones")
+    if not allow_nonfinite:
+        check_finite(state, path)
+
+
+def check_finite(state: Mapping[str, Tensor], path: Path) -> None:
+    """Raises InputError, naming the tensors of a checkpoint that hold NaN or infinity."""
+    with one_thread():
+        bad = [name for name, tensor in state.items() if not finite(tensor)]
+    if bad:
+        shown = ", ".join(bad[:5]) + (", …" if len(bad) > 5 else "")
+        raise InputError(
+            f"'{path}' holds NaN or infinity in {len(bad)} of {len(state)} tensors: {shown}",
+            "pass --allow-nonfinite to use it all the same",
+        )
+
+
+def finite(tensor: Tensor) -> bool:
+    """Whether all values are finite. min and max see NaN and infinity without a mask the size of the tensor."""
+    if not tensor.is_floating_point() or tensor.numel() == 0:
+        return True
+    low, high = torch.aminmax(tensor if tensor.element_size() > 1 else tensor.float())
+    return bool(torch.isfinite(low) and torch.isfinite(high))

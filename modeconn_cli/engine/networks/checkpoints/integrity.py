@@ -1,0 +1,175 @@
+"""Is a file a whole, undamaged checkpoint, and does it hold data only? Asked before anything is loaded."""
+
+from __future__ import annotations
+
+import io
+import mmap
+import os
+import pickle
+import struct
+import warnings
+import zipfile
+import zlib
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+
+from modeconn_cli.engine.errors import InputError
+from modeconn_cli.engine.networks.checkpoints import pickles, safe
+
+# Beginnings of files that are often found in a checkpoint's place.
+LOOKALIKES: tuple[tuple[bytes, str], ...] = (
+    (b"version https://git-lfs", "is a git-lfs pointer, not the file (run: git lfs pull)"),
+    (b"\x89PNG", "is a PNG image, not a checkpoint"),
+    (b"\x1f\x8b", "is a gzip archive; unpack it first"),
+    (b"<!DOCTYPE", "is an HTML page, not a checkpoint (a failed download?)"),
+    (b"<html", "is an HTML page, not a checkpoint (a failed download?)"),
+    (b"\x93NUMPY", "is a NumPy array, not a checkpoint"),
+)
+RESAVE = "save the tensors alone where the file was made: torch.save(model.state_dict(), 'weights.pt')"
+ZIP_BEGIN, ZIP_END = b"PK\x03\x04", b"PK\x05\x06"
+
+LEGACY_PICKLES = 5  # magic number, version, machine, content, keys of the storages
+
+# What readers of damaged or made-up files raise.
+UNREADABLE = (
+    pickle.UnpicklingError,
+    zipfile.BadZipFile,
+    RuntimeError,
+    EOFError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    AssertionError,
+    MemoryError,
+    OverflowError,
+    struct.error,
+    OSError,
+)
+
+
+def load(path: Path, *, mapped: bool = False) -> Any:
+    """The content of a `.pt` or `.safetensors` file, tensors on the CPU. Never runs code from the file.
+
+    With `mapped` the tensors are pages of the file, which come into memory when they are read and leave it when it
+    is short; torch's old format without a zip archive cannot be mapped. Raises InputError for every other file.
+
+    The file is opened once: to replace it meanwhile changes nothing. One that is mapped and then written over in its
+    own place is another matter: the kernel ends the process where its pages are gone.
+    """
+    with opened(path) as stream:
+        if safe.recognised(stream, path):
+            return safe.mapped(_name(stream, path), path) if mapped else safe.load(stream, path)
+        mapped = mapped and stream.read(len(ZIP_BEGIN)) == ZIP_BEGIN
+        stream.seek(0)
+        size = check(stream, path)
+        allowed: list[Any] = [(function, name) for name, function in pickles.STAND_INS.items()]
+        try:
+            with warnings.catch_warnings(), torch.serialization.safe_globals(allowed):
+                warnings.simplefilter("ignore")
+                source: Any = str(_name(stream, path)) if mapped else stream
+                content = torch.load(source, map_location="cpu", weights_only=True, mmap=mapped)  # noqa: TID251
+            return pickles.plain(content, size)
+        except UNREADABLE as error:
+            reason = str(error).split("WeightsUnpickler error: ")[-1].strip().split("\n")[0][:200]
+            raise InputError(
+                f"'{path}' cannot be read as a checkpoint: {reason or type(error).__name__}", RESAVE
+            ) from error
+
+
+def _name(stream: IO[bytes], path: Path) -> Path:
+    """A name of the file that is open, also after its path has come to mean another one."""
+    name = Path(f"/dev/fd/{stream.fileno()}")
+    return name if name.exists() else path
+
+
+def opened(path: Path) -> IO[bytes]:
+    """The file, open for reading. Raises InputError where there is none."""
+    try:
+        return path.open("rb")
+    except FileNotFoundError:
+        raise InputError(f"'{path}' does not exist") from None
+    except IsADirectoryError:
+        raise InputError(f"'{path}' is a directory, not a checkpoint") from None
+    except OSError as error:
+        raise InputError(f"cannot read '{path}': {error.strerror}") from error
+
+
+def check(stream: IO[bytes], path: Path) -> int:
+    """The size of a file. Raises InputError for everything that is wrong with its bytes."""
+    size = os.fstat(stream.fileno()).st_size
+    head = stream.read(512)
+    if not head:
+        raise InputError(f"'{path}' is empty (0 bytes)")
+    for begin, message in LOOKALIKES:
+        if head.lstrip()[: len(begin)].lower() == begin.lower():
+            raise InputError(f"'{path}' {message}")
+    stream.seek(0)
+    try:
+        if head.startswith(ZIP_BEGIN):
+            check_zip(stream, path)
+        elif head.startswith(b"\x80"):
+            for _ in range(LEGACY_PICKLES):
+                _check_names(stream, path)
+        else:
+            what = "is a text file" if _is_text(head) else "is not a file torch.save wrote"
+            raise InputError(f"'{path}' {what}, not a checkpoint")
+    except (*UNREADABLE, NotImplementedError) as error:
+        raise InputError(f"'{path}' is truncated or damaged ({error})") from error
+    stream.seek(0)
+    return size
+
+
+def _is_text(head: bytes) -> bool:
+    try:
+        return head.decode("utf-8").isprintable() or b"\n" in head
+    except UnicodeDecodeError:
+        return False
+
+
+def check_zip(stream: IO[bytes], path: Path) -> None:
+    """Compare every member of the archive with its checksum: one flipped byte loads silently otherwise."""
+    with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        if content.rfind(ZIP_END, max(0, len(content) - (1 << 16) - 22)) < 0:
+            raise InputError(f"'{path}' is truncated or damaged (zip directory missing)")
+        with zipfile.ZipFile(stream) as archive:
+            members = archive.infolist()
+            inside = [member.filename.partition("/") for member in members]
+            names = [name for _, _, name in inside]
+            if "constants.pkl" in names:
+                raise InputError(
+                    f"'{path}' is a TorchScript archive, not a checkpoint", "save model.state_dict() instead"
+                )
+            if "data.pkl" not in names:
+                raise InputError(f"'{path}' is a zip archive, but not one torch.save wrote")
+            for member in members:
+                _check_member(path, archive, member, content)
+            folders, different = {folder for folder, _, _ in inside}, {name.casefold() for name in names}
+            if len(folders) > 1 or len(different) < len(names):
+                raise InputError(f"'{path}' is damaged or was not written by torch.save: members occur twice")
+            if sum(member.file_size for member in members) > len(content):
+                raise InputError(f"'{path}' is damaged or was not written by torch.save: members overlap")
+            _check_names(io.BytesIO(archive.read(members[names.index("data.pkl")])), path)
+
+
+def _check_names(stream: IO[bytes], path: Path) -> None:
+    name = pickles.forbidden(stream)
+    if name is not None:
+        raise InputError(f"'{path}' refused: contains '{name}' (code)", RESAVE)
+
+
+def _check_member(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo, content: mmap.mmap) -> None:
+    # A member marked as a folder is skipped by torch, which leaves its tensor uninitialised.
+    if member.compress_type != zipfile.ZIP_STORED or member.flag_bits & 0x1 or member.external_attr & 0x10:
+        raise InputError(f"'{path}' is damaged or was not written by torch.save: '{member.filename}'")
+    at = member.header_offset
+    with archive.open(member):  # compares the local header with the directory
+        begin = at + 30 + sum(int.from_bytes(content[at + k : at + k + 2], "little") for k in (26, 28))
+    if begin + member.file_size > len(content) or member.file_size != member.compress_size:
+        raise InputError(f"'{path}' is truncated or damaged ('{member.filename}' ends beyond the file)")
+    with memoryview(content) as view, view[begin : begin + member.file_size] as data:
+        damaged = zlib.crc32(data) != member.CRC
+    if damaged:
+        raise InputError(f"'{path}' is damaged: CRC mismatch in '{member.filename}'")

@@ -1,0 +1,116 @@
+"""Distances between two sets of weights, in all, per tensor and per module."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from modeconn_cli.engine.networks import sums, weights
+from modeconn_cli.engine.networks.sums import Squares
+
+
+@dataclass(frozen=True)
+class LayerDistance:
+    """‖Δ‖, ‖Δ‖/√n and ‖Δ‖/‖θ₀‖ (None where ‖θ₀‖ is 0) of one tensor or module with n parameters; the cosine distance
+    (None for a zero vector) and the Fisher distance (None where no Fisher information is known).
+    """
+
+    layer_name: str
+    raw_l2: float
+    normalized_l2: float
+    relative_distance: float | None
+    n_params: int
+    cosine_distance: float | None = None
+    fisher_distance: float | None = None
+
+    def figures(self, more: Iterable[str] = ()) -> dict[str, Any]:
+        """The entry of a layer in the documented files, with further distances by their names."""
+        return {
+            "raw_l2": self.raw_l2,
+            "normalized_l2": self.normalized_l2,
+            "relative_distance": self.relative_distance,
+            "n_params": self.n_params,
+            **{name: getattr(self, name) for name in more},
+        }
+
+
+@dataclass(frozen=True)
+class Distance:
+    """How far apart two networks are. Σ layer² = total² over tensors and over modules."""
+
+    total_l2: float
+    normalized_total_l2: float
+    relative_total: float | None
+    total_params: int
+    layers: tuple[LayerDistance, ...]  # tensors, in state-dict order
+    modules: tuple[LayerDistance, ...]
+    cosine_distance: float | None = None
+    fisher_distance: float | None = None
+
+    def top(self, count: int, order: str = "normalized_l2") -> list[LayerDistance]:
+        """The `count` most distant tensors; ties keep the order of the state dict."""
+        return sorted(self.layers, key=lambda layer: -_key(getattr(layer, order)))[:count]
+
+    def summary(self) -> dict[str, Any]:
+        """The documented entry `l2_distance` of a swap's metadata."""
+        top = [
+            {
+                "layer_name": layer.layer_name,
+                "normalized_l2": layer.normalized_l2,
+                "raw_l2": layer.raw_l2,
+                "n_params": layer.n_params,
+            }
+            for layer in self.top(5)
+        ]
+        return {
+            "total_l2": self.total_l2,
+            "normalized_total_l2": self.normalized_total_l2,
+            "total_params": self.total_params,
+            "top_5_layers": top,
+        }
+
+
+def _key(value: float | None) -> float:
+    if value is None:
+        return -1.0
+    return math.inf if math.isnan(value) else value  # what is broken comes first
+
+
+def l2(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> Distance:
+    """Distances from `a` to `b`, which must be alike (`weights.check_alike`); relative to the norm of `a`."""
+    return distance(sums.among([a, b], [(0, 1)])[0])
+
+
+def distance(found: Mapping[str, Squares]) -> Distance:
+    """What the sums over all tensors of a pair say."""
+    total = _layer("total", [found[name] for name in found])
+    return Distance(
+        total_l2=total.raw_l2,
+        normalized_total_l2=total.normalized_l2,
+        relative_total=total.relative_distance,
+        total_params=total.n_params,
+        cosine_distance=total.cosine_distance,
+        fisher_distance=total.fisher_distance,
+        layers=tuple(_layer(name, [found[name]]) for name in found),
+        modules=tuple(
+            _layer(title, [found[name] for name in names]) for title, names in weights.modules(found).items()
+        ),
+    )
+
+
+def _layer(name: str, parts: list[Squares]) -> LayerDistance:
+    whole = Squares.total(parts)
+    raw = math.sqrt(whole.delta)
+    return LayerDistance(
+        layer_name=name,
+        raw_l2=raw,
+        normalized_l2=raw / math.sqrt(whole.size) if whole.size else 0.0,
+        relative_distance=raw / math.sqrt(whole.first) if whole.first > 0 else None,
+        n_params=whole.size,
+        cosine_distance=whole.cosine_distance,
+        fisher_distance=None if whole.fisher is None else math.sqrt(whole.fisher),
+    )

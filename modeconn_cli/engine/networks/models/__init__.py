@@ -1,0 +1,103 @@
+"""Networks by name: registered ones and the user's own factories."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from modeconn_cli.engine.errors import InputError, SettingsError
+from modeconn_cli.engine.factories import arguments, call, imported
+from modeconn_cli.engine.networks.checkpoints import Checkpoint
+from modeconn_cli.engine.registry import MODELS, find_model, is_import_path
+from modeconn_cli.engine.settings.shared import NetworkSettings
+
+__all__ = ["Architecture", "architecture", "build", "check_fits"]
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """Everything needed to build a network: what a checkpoint remembers of it."""
+
+    model: str
+    num_classes: int
+    input_shape: tuple[int, ...]
+    args: Mapping[str, Any]
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            "model": self.model,
+            "num_classes": self.num_classes,
+            "input_shape": list(self.input_shape),
+            "model_args": dict(self.args),
+        }
+
+
+def architecture(
+    settings: NetworkSettings,
+    checkpoint: Checkpoint | None = None,
+    *,
+    num_classes: int | None = None,
+    input_shape: tuple[int, ...] | None = None,
+) -> Architecture:
+    """What to build: flags, else the checkpoint's own word, else the data's classes and shape.
+
+    Raises SettingsError where nothing names the network.
+    """
+    about = checkpoint.about if checkpoint is not None else {}
+    name = settings.model or about.get("model")
+    if name is None:
+        where = f"'{checkpoint.path}' does not say which network it holds" if checkpoint else "no network"
+        raise SettingsError(where, f"pass --model ({', '.join(MODELS)} or pkg.mod:factory)")
+    if is_import_path(name):
+        if settings.model is None:
+            raise SettingsError(
+                f"the checkpoint names the factory '{name}', which would run code",
+                f"pass --model {name} if you trust it",
+            )
+        default = (3, 224, 224)
+    else:
+        name, entry = find_model(name)
+        default = entry.input_shape
+    same = name == about.get("model")
+    args = arguments(settings.model_arg, "--model-arg") or (about.get("model_args", {}) if same else {})
+    classes = settings.num_classes or about.get("num_classes") or num_classes
+    if classes is None:
+        raise SettingsError("the number of classes is not known", "pass --num-classes")
+    shape = about.get("input_shape") or input_shape or default
+    return Architecture(name, int(classes), tuple(shape), args)
+
+
+def build(arch: Architecture, seed: int = 0) -> nn.Module:
+    """A freshly initialised network; the same seed gives the same weights."""
+    torch.manual_seed(seed)
+    if is_import_path(arch.model):
+        factory, fixed = imported(arch.model), {}
+    else:
+        _, entry = find_model(arch.model)
+        module, function = entry.where.split(":")
+        factory = getattr(importlib.import_module(f"modeconn_cli.engine.networks.models.{module}"), function)
+        fixed = entry.args
+    model = call(
+        factory,
+        {**arch.args, **fixed},
+        "--model-arg",
+        input_shape=arch.input_shape,
+        num_classes=arch.num_classes,
+    )
+    if not isinstance(model, nn.Module):
+        raise SettingsError(f"'{arch.model}' made a {type(model).__name__}, not a torch.nn.Module")
+    return model
+
+
+def check_fits(arch: Architecture, data: str, input_shape: tuple[int, ...], num_classes: int) -> None:
+    """Raises InputError where a network cannot take the images or the labels of a data set."""
+    if input_shape != arch.input_shape or num_classes > arch.num_classes:
+        raise InputError(
+            f"data set '{data}' has images {input_shape} in {num_classes} classes, the network takes "
+            f"{arch.input_shape} in {arch.num_classes}"
+        )

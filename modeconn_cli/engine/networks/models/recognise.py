@@ -1,0 +1,153 @@
+"""Which registered network a state dict belongs to, by the names and shapes of its tensors.
+
+A network of dnn-mode-connectivity says nothing of itself in its files; its family also implies the data set
+(CIFAR-10 or CIFAR-100 by the number of classes) and the transform it was trained with.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from modeconn_cli.engine.errors import SettingsError
+from modeconn_cli.engine.machine.runtime import Runtime
+from modeconn_cli.engine.networks.checkpoints import Checkpoint
+from modeconn_cli.engine.networks.models import Architecture, build
+from modeconn_cli.engine.registry import MODELS, find_model, is_import_path
+from modeconn_cli.engine.settings.shared import ModelSettings
+
+# Families whose files come from dnn-mode-connectivity, and the transform they are trained with there.
+TRANSFORMS = {"vgg": "vgg", "garipov-vgg": "vgg", "convfc": "vgg", "preresnet": "resnet", "wrn": "resnet"}
+
+
+def recognised(checkpoint: Checkpoint, settings: ModelSettings, runtime: Runtime) -> Checkpoint:
+    """The checkpoint with what its keys say of its network, where neither it nor the settings say.
+
+    With --model, classes and width of that network are read off the shapes. Raises SettingsError naming --model
+    where several networks fit, or none.
+    """
+    if checkpoint.about.get("model") is not None or _is_own_code(settings):
+        return checkpoint
+    fits = matches(checkpoint.state, settings.model)
+    if settings.model is not None and not fits:
+        return checkpoint  # the mismatch is named, tensor by tensor, where the weights are loaded
+    return _decided(checkpoint, fits, runtime)
+
+
+def recognised_curve(
+    checkpoint: Checkpoint, point: Mapping[str, Tensor], settings: ModelSettings, runtime: Runtime
+) -> Checkpoint:
+    """The same for a foreign curve, whose modules have other names: shapes and their order decide."""
+    if _is_own_code(settings):
+        return checkpoint
+    fits = matches_in_order(point, settings.model)
+    if settings.model is not None and not fits:
+        return checkpoint
+    return _decided(checkpoint, fits, runtime)
+
+
+def _is_own_code(settings: ModelSettings) -> bool:
+    return settings.model is not None and is_import_path(settings.model)
+
+
+def _decided(checkpoint: Checkpoint, fits: list[Architecture], runtime: Runtime) -> Checkpoint:
+    where = f"'{checkpoint.path}' does not say which network it holds"
+    if not fits:
+        raise SettingsError(f"{where}, and no registered one fits", f"pass --model ({', '.join(MODELS)}, …)")
+    if len(fits) > 1:
+        names = " and ".join(arch.model for arch in fits)
+        raise SettingsError(
+            f"{where}, and its keys fit {names}", "pass --model with the one it was trained as"
+        )
+    about = {**fits[0].describe(), **implied_data(fits[0]), **checkpoint.about}
+    implied = f", {about['dataset']} with transform {about['transform']}" if "dataset" in about else ""
+    runtime.note(
+        f"'{checkpoint.path}' holds {fits[0].model} by its keys ({fits[0].num_classes} classes{implied})"
+    )
+    return replace(checkpoint, about=about)
+
+
+def matches(state: Mapping[str, Tensor], only: str | None = None) -> list[Architecture]:
+    """The registered networks with exactly these tensors, or the one named."""
+    return _first_of_each(arch for arch in _candidates(state, only) if _fits(arch, state))
+
+
+def matches_in_order(point: Mapping[str, Tensor], only: str | None = None) -> list[Architecture]:
+    """The registered networks with tensors of these kinds and shapes in this order, or the one named."""
+    return _first_of_each(arch for arch in _candidates(point, only) if _fits_in_order(arch, point))
+
+
+def _first_of_each(found: Iterable[Architecture]) -> list[Architecture]:
+    """One per name: a width that is spelled out and equal to the default is the same network."""
+    out: dict[str, Architecture] = {}
+    for arch in found:
+        out.setdefault(arch.model, arch)
+    return list(out.values())
+
+
+def implied_data(arch: Architecture) -> dict[str, Any]:
+    """Data set and transform of a network from dnn-mode-connectivity."""
+    family = next((name for name in TRANSFORMS if arch.model.startswith(name)), None)
+    if family is None or arch.num_classes not in (10, 100) or arch.input_shape[0] != 3:
+        return {}
+    return {"dataset": f"cifar{arch.num_classes}", "transform": TRANSFORMS[family]}
+
+
+def _candidates(state: Mapping[str, Tensor], only: str | None) -> Iterator[Architecture]:
+    """What the network could be: by its number of blocks, the first convolution and the rows of its matrices.
+
+    The order of the tensors is not relied on: safetensors files sort them.
+    """
+    kernels = [tensor for tensor in state.values() if tensor.ndim == 4]
+    first = min(kernels, key=lambda kernel: kernel.shape[1], default=None)
+    rows = {tensor.shape[0] for tensor in state.values() if tensor.ndim == 2}
+    for name in [only] if only is not None else {**MODELS, **dict.fromkeys(_family_members(state))}:
+        name, entry = find_model(name)
+        shape = entry.input_shape if first is None else (first.shape[1], *entry.input_shape[1:])
+        for classes in sorted(rows):
+            yield Architecture(name, classes, shape, {})
+            if first is not None and "width" not in entry.args and first.shape[0] != 64:
+                yield Architecture(name, classes, shape, {"width": first.shape[0]})
+
+
+def _family_members(state: Mapping[str, Tensor]) -> list[str]:
+    """The numbered network that a count of blocks in `layer1` suggests."""
+    blocks = {found[1] for name in state if (found := re.match(r"layer1\.(\d+)\.", name))}
+    count, width = len(blocks), state.get("layer1.0.conv1.weight")
+    if not count or width is None:
+        return []
+    deep = "layer1.0.conv3.weight" in state
+    return [
+        f"preresnet{(9 if deep else 6) * count + 2}",
+        f"wrn{6 * count + 4}-{max(width.shape[0] // 16, 1)}",
+    ]
+
+
+def _on_meta(arch: Architecture) -> nn.Module | None:
+    """The network without memory, None where there is none: no such depth or width, images too small."""
+    try:
+        with torch.device("meta"):
+            return build(arch)
+    except SettingsError:
+        return None
+
+
+def _fits_in_order(arch: Architecture, point: Mapping[str, Tensor]) -> bool:
+    model = _on_meta(arch)
+    if model is None:
+        return False
+    mine = [(name.rpartition(".")[2], tuple(p.shape)) for name, p in model.named_parameters()]
+    return mine == [(name.rpartition(".")[2], tuple(p.shape)) for name, p in point.items()]
+
+
+def _fits(arch: Architecture, state: Mapping[str, Tensor]) -> bool:
+    model = _on_meta(arch)
+    if model is None:
+        return False
+    own = model.state_dict()
+    return own.keys() == state.keys() and all(own[name].shape == state[name].shape for name in own)

@@ -1,0 +1,92 @@
+"""Curve checkpoints: what is in one, and what it takes to make a path of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path as FilePath
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from modeconn_cli.engine.errors import InputError
+from modeconn_cli.engine.machine.runtime import Runtime
+from modeconn_cli.engine.networks import checkpoints, models, weights
+from modeconn_cli.engine.networks.checkpoints import Checkpoint, garipov
+from modeconn_cli.engine.networks.models import recognise
+from modeconn_cli.engine.paths.path import Kind, Path
+from modeconn_cli.engine.settings.shared import ModelSettings
+
+
+@dataclass(frozen=True)
+class CurveFile:
+    """A curve as its file holds it: control points [K] (parameters only) and endpoint 0's buffers."""
+
+    path: FilePath
+    kind: Kind
+    points: list[dict[str, Tensor]]
+    buffers: Mapping[str, Tensor]
+    about: Mapping[str, Any]
+    epoch: int | None
+
+
+def read(
+    path: FilePath, settings: ModelSettings, runtime: Runtime, *, allow_nonfinite: bool = False
+) -> CurveFile:
+    """Read a curve checkpoint, ours or dnn-mode-connectivity's. Raises InputError where the file is neither."""
+    checkpoint = checkpoints.read(path, state_key=settings.state_key, allow_nonfinite=allow_nonfinite)
+    if garipov.is_curve(checkpoint.state):
+        return _foreign(checkpoint, settings, runtime)
+    if not checkpoint.is_curve:
+        raise InputError(
+            f"'{checkpoint.path}' has no curve points (expected 'control_points' or '*_0', '*_1', '*_2')",
+            "pass the checkpoint of a trained curve",
+        )
+    content = checkpoint.content
+    _check(content, path)
+    return CurveFile(
+        path=checkpoint.path,
+        kind=content["curve"],
+        points=[dict(point) for point in content["control_points"]],
+        buffers=content.get("buffers", {}),
+        about=checkpoint.about,
+        epoch=checkpoint.epoch,
+    )
+
+
+def _check(content: Mapping[str, Any], path: FilePath) -> None:
+    """Raise InputError for a kind that does not exist, points that differ in tensors, or buffers that are none."""
+    kind, points, buffers = content.get("curve"), content["control_points"], content.get("buffers", {})
+    if kind not in ("bezier", "polychain"):
+        raise InputError(f"'{path}' holds a curve of the unknown kind '{kind}'")
+    shapes = [{name: tuple(tensor.shape) for name, tensor in point.items()} for point in points]
+    if len(points) < 2 or any(shape != shapes[0] for shape in shapes):
+        raise InputError(f"'{path}': its {len(points)} control points are not those of one network")
+    if not isinstance(buffers, Mapping) or not all(isinstance(t, Tensor) for t in buffers.values()):
+        raise InputError(f"'{path}': its buffers are not tensors")
+
+
+def _foreign(checkpoint: Checkpoint, settings: ModelSettings, runtime: Runtime) -> CurveFile:
+    """A curve of dnn-mode-connectivity under the names of the network that its shapes belong to."""
+    points, buffers = garipov.split(checkpoint.state)
+    known = recognise.recognised_curve(checkpoint, points[0], settings, runtime)
+    with torch.device("meta"):
+        model = models.build(models.architecture(settings, known))
+    parameters = [name for name, _ in model.named_parameters()]
+    points, buffers = garipov.renamed(points, buffers, model.state_dict(), parameters)
+    kind: Kind = "bezier" if garipov.kind_of(checkpoint.state) == "bezier" else "polychain"
+    return CurveFile(checkpoint.path, kind, points, buffers, known.about, checkpoint.epoch)
+
+
+def build(curve: CurveFile, settings: ModelSettings) -> tuple[nn.Module, models.Architecture]:
+    """The network of a curve, holding endpoint 0."""
+    stand_in = Checkpoint(curve.path, "curve", {}, about=curve.about)
+    arch = models.architecture(settings, stand_in)
+    model = models.build(arch)
+    weights.load_into(model, {**model.state_dict(), **curve.buffers, **curve.points[0]}, str(curve.path))
+    return model, arch
+
+
+def path_of(curve: CurveFile, model: nn.Module) -> Path:
+    return Path.through(curve.kind, curve.points, model)

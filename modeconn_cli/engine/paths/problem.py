@@ -1,0 +1,97 @@
+"""Training a path: one position per step, gradients to the free points by their coefficients."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from modeconn_cli.engine import keyed
+from modeconn_cli.engine.networks import weights
+from modeconn_cli.engine.paths.path import Carrier, Path
+
+
+class PathProblem:
+    """Minimise E_t [cross-entropy at w(t) + ½·wd·‖w(t)‖²] over the free points (Garipov et al. 2018).
+
+    The gradient with respect to point k is c_k(t) (∇ℓ(w(t)) + wd·w(t)): no autograd through the blend. The
+    model's gradients accumulate onto wd·w(t) in one flat vector, and the optimizer sees one parameter.
+    """
+
+    optimizer_decay = 0.0
+
+    def __init__(
+        self,
+        model: nn.Module,
+        path: Path,
+        *,
+        weight_decay: float,
+        seed: int,
+        fix_start: bool = True,
+        fix_end: bool = True,
+        plane: bool = False,
+    ) -> None:
+        self.model = model
+        self.path = path
+        self.weight_decay = weight_decay
+        self.seed = seed
+        self.free = slice(1 if fix_start else 0, path.num_points - (1 if fix_end else 0))
+        self.trainable = [nn.Parameter(path.points[self.free])]
+        self.trainable[0].grad = torch.zeros_like(self.trainable[0])
+        self._carrier = Carrier(model, path)
+        self._gradient = torch.zeros_like(self._carrier.flat)
+        for name, view in path.layout.views(self._gradient).items():
+            model.get_parameter(name).grad = view
+        self._share = torch.zeros(path.num_points)
+        self._normal = _unit(path.points[-1] - path.points[0]) if plane else None
+        self.buffers = {name: tensor.detach().clone() for name, tensor in model.named_buffers()}
+
+    def place(self, step: int) -> None:
+        """Draw t for this step and move the model there."""
+        with torch.no_grad():
+            c = self._carrier.move_to(keyed.fraction(self.seed, "t", step))
+            self._share = torch.from_numpy(c)[self.free]
+            torch.mul(self._carrier.flat, self.weight_decay, out=self._gradient)
+
+    @torch.no_grad()
+    def move_to(self, t: float) -> None:
+        """Put w(t) into the model, to look at it."""
+        self._carrier.move_to(t)
+
+    @torch.no_grad()
+    def collect(self) -> Tensor:
+        """Hand the gradient to the free points; returns ½·wd·‖w(t)‖²."""
+        grads = self.trainable[0].grad
+        assert grads is not None
+        for row, share in zip(grads, self._share.tolist(), strict=True):
+            torch.mul(self._gradient, share, out=row)
+        return 0.5 * self.weight_decay * weights.square_norm(self._carrier.flat)
+
+    @torch.no_grad()
+    def settle(self) -> None:
+        """Project the free point onto the plane of equal distance from both ends."""
+        if self._normal is not None:
+            ends = self.path.points[0], self.path.points[-1]
+            middle = (ends[0] + ends[1]) / 2
+            for row in self.trainable[0]:
+                row -= torch.dot(row - middle, self._normal) * self._normal
+
+    def content(self) -> dict[str, Any]:
+        return {
+            "control_points": self.path.states(),
+            "buffers": self.buffers,
+            "curve": self.path.kind,
+            "num_bends": self.path.num_points,
+        }
+
+    @torch.no_grad()
+    def restore(self, content: Mapping[str, Any]) -> None:
+        for row, state in zip(self.path.points, content["control_points"], strict=True):
+            self.path.layout.flatten(state, row)
+
+
+def _unit(vector: Tensor) -> Tensor:
+    unit: Tensor = vector / torch.linalg.vector_norm(vector)
+    return unit

@@ -1,0 +1,1 @@
+"""The only writer of files: atomic writes, records, fingerprints, jobs, arrays, figures."""

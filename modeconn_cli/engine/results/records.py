@@ -1,0 +1,189 @@
+"""Results and provenance as strict JSON documents."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import datetime
+import hashlib
+import json
+import math
+import platform
+import socket
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping
+from functools import cache, lru_cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import yaml
+
+from modeconn_cli.engine.errors import InputError
+from modeconn_cli.engine.results import files
+from modeconn_cli.engine.settings.base import Settings, tilde
+
+PACKAGES = ("torch", "torchvision", "numpy")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Record:
+    """The base of every result: frozen, with a schema tag."""
+
+    schema: ClassVar[str]
+
+    def document(self) -> dict[str, Any]:
+        """The record as strict JSON; values that JSON cannot hold become null and are listed."""
+        return strict({"schema": self.schema, **self.fields()})
+
+    def fields(self) -> dict[str, Any]:
+        """The document's entries; a record that is written differently overrides this."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+
+
+def strict(document: dict[str, Any]) -> dict[str, Any]:
+    """Plain values only; NaN and infinity become null and their places are listed under `nonfinite`."""
+    missing: list[str] = []
+    out: dict[str, Any] = {key: _plain(value, key, missing) for key, value in document.items()}
+    if missing:
+        out["nonfinite"] = missing
+    return out
+
+
+def _plain(value: Any, place: str, missing: list[str]) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    if isinstance(value, dict):
+        return {str(key): _plain(item, f"{place}.{key}", missing) for key, item in value.items()}
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
+    if isinstance(value, list | tuple):
+        return [_plain(item, f"{place}[{i}]", missing) for i, item in enumerate(value)]
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        missing.append(place)
+        return None
+    return value
+
+
+def provenance(settings: Settings, command: str, inputs: Iterable[Path]) -> dict[str, Any]:
+    """Who made a file, from what, with what: command, settings, versions, inputs, commit.
+
+    `time` and `host` are the only entries that differ between two runs of one command on one machine's data.
+    """
+    return {
+        "command": f"mcx {command}",
+        "settings": settings.recorded(),
+        "versions": versions(),
+        "inputs": [describe_input(path) for path in inputs],
+        "git_commit": git_commit(),
+        "host": socket.gethostname(),
+        "time": now(),
+    }
+
+
+def settings_text(values: Mapping[str, Any]) -> str:
+    """Plain settings as the text of a configuration file, a line each; what is not set is left out."""
+    return "".join(f"{key}: {_inline(value)}\n" for key, value in values.items() if value not in (None, []))
+
+
+def _inline(value: Any) -> str:
+    """A value in YAML's one-line form."""
+    items = value if isinstance(value, list) else [value]
+    style = '"' if any(isinstance(item, str) and not item.isprintable() for item in items) else None
+    text = yaml.safe_dump(
+        value, default_flow_style=True, default_style=style, allow_unicode=True, width=float("inf")
+    )
+    return text.removesuffix("\n").removesuffix("\n...")
+
+
+def made_alike(old: Any, new: dict[str, Any]) -> bool:
+    """Whether two provenances say: the same command, settings and input contents."""
+    if not isinstance(old, dict):
+        return False
+
+    def content(record: dict[str, Any]) -> Any:
+        settings = {k: v for k, v in record["settings"].items() if k not in ("overwrite", "resume")}
+        return record["command"], settings, [entry["sha256"] for entry in record["inputs"]]
+
+    try:
+        return bool(content(old) == content(new))
+    except (KeyError, TypeError, AttributeError):  # a record of another kind
+        return False
+
+
+def now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+@cache
+def versions() -> dict[str, str]:
+    """Versions of mcx, Python and the packages that make numbers; a missing package is left out."""
+    from modeconn_cli import __version__
+
+    out = {"mcx": __version__, "python": platform.python_version(), "platform": sys.platform}
+    for name in PACKAGES:
+        try:
+            out[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return out
+
+
+@cache
+def git_commit() -> str | None:
+    """The commit of the working directory, None outside a repository."""
+    try:
+        done = subprocess.run(
+            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def describe_input(path: Path) -> dict[str, Any]:
+    """Path, time, size and content of an input file."""
+    from modeconn_cli.engine.results import fingerprints as contents
+
+    with files.reading(path):
+        found = contents.identify(path)
+        time = path.stat().st_mtime
+    modified = datetime.datetime.fromtimestamp(time, datetime.UTC).isoformat(timespec="seconds")
+    return {"path": tilde(path), "modified": modified, **found}
+
+
+def sha256(path: Path) -> str:
+    """Hash of a file's bytes; a file that did not change since is not read again."""
+    status = path.stat()
+    return _hash(str(path), status.st_size, status.st_mtime_ns, status.st_ino)
+
+
+@lru_cache(maxsize=1024)
+def _hash(path: str, size: int, modified: int, inode: int) -> str:  # noqa: ARG001 - they tell versions apart
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def read_object(path: Path, hint: str = "") -> dict[str, Any]:
+    """The JSON object in a file. Raises InputError with `hint` where there is none."""
+    try:
+        found = json.loads(path.read_text("utf-8"))
+        if not isinstance(found, dict):
+            raise ValueError("it holds no JSON object")
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise InputError(f"'{path}' cannot be read: {reason}", hint) from error
+    return found
+
+
+def peek_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file that may be anyone's; empty where there is none."""
+    with contextlib.suppress(InputError):
+        return read_object(path)
+    return {}

@@ -1,0 +1,99 @@
+"""What a score begins with: the checkpoints of a run by epoch, their network, and the samples."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from modeconn_cli.engine import datasets, names
+from modeconn_cli.engine.datasets import Data, Samples
+from modeconn_cli.engine.errors import InputError, SettingsError
+from modeconn_cli.engine.machine.runtime import Runtime
+from modeconn_cli.engine.networks import checkpoints, models, weights
+from modeconn_cli.engine.networks.checkpoints import Checkpoint
+from modeconn_cli.engine.networks.models.recognise import recognised
+from modeconn_cli.engine.samples.epochs import in_range
+from modeconn_cli.engine.samples.per_sample import check_independent
+from modeconn_cli.engine.settings.scoring import ScoringSettings
+
+TRIED = 32  # samples whose independence is tried
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A network that takes the weights of one checkpoint after the other, and the samples that are scored."""
+
+    model: nn.Module
+    arch: models.Architecture
+    data: Data
+    samples: Samples
+    about: Mapping[str, Any]  # of the first checkpoint
+
+    def identity(self) -> dict[str, Any]:
+        """What has to be the same for all epochs of a job, as JSON holds it."""
+        network: dict[str, Any] = json.loads(json.dumps(self.arch.describe()))
+        return {"network": network, "data set": self.data.name, "set of samples": self.samples.fingerprint()}
+
+    def load(self, path: Path, settings: ScoringSettings) -> None:
+        """Take the weights of a checkpoint. Raises InputError where they do not fit."""
+        weights.load_into(self.model, _network(path, settings).state, str(path))
+
+
+def _network(path: Path, settings: ScoringSettings) -> Checkpoint:
+    """A checkpoint. Raises InputError for a curve."""
+    found = checkpoints.read(path, state_key=settings.state_key, allow_nonfinite=settings.allow_nonfinite)
+    if found.is_curve:
+        raise InputError(f"'{path}' is a curve, not a network", "mcx curve extract gives its networks")
+    return found
+
+
+def chosen_checkpoints(
+    settings: ScoringSettings, runtime: Runtime, run_idx: int | None = None
+) -> dict[int, Path]:
+    """epoch -> checkpoint, ascending: the one that the settings name, or the range of a folder.
+
+    Raises SettingsError where neither or both of file and folder are given.
+    """
+    if (settings.checkpoint is None) == (settings.checkpoint_dir is None):
+        raise SettingsError(
+            "give either one checkpoint or a folder of them", "pass --checkpoint or --checkpoint-dir"
+        )
+    if settings.checkpoint is None:
+        return series(settings, runtime, run_idx)
+    epoch = names.epoch_of(settings.checkpoint)
+    if epoch is None:
+        epoch = checkpoints.read(
+            settings.checkpoint, state_key=settings.state_key, allow_nonfinite=True
+        ).epoch
+    return {epoch or 0: settings.checkpoint}
+
+
+def series(settings: ScoringSettings, runtime: Runtime, run_idx: int | None = None) -> dict[int, Path]:
+    """epoch -> checkpoint, ascending, of the range that the settings name."""
+    folder = settings.checkpoint_dir
+    assert folder is not None
+    return in_range(folder, settings, runtime, run_idx=run_idx, lenient=settings.allow_missing)
+
+
+def open_subject(settings: ScoringSettings, path: Path, runtime: Runtime) -> Subject:
+    """The network of a checkpoint with the data it was trained on, or what the settings name."""
+    first = recognised(_network(path, settings), settings, runtime)
+    completed = datasets.merge_settings(settings, first.about)
+    data = datasets.load(completed, runtime.device, held_out=False)
+    arch = models.architecture(settings, first, num_classes=data.num_classes, input_shape=data.input_shape)
+    models.check_fits(arch, data.name, data.input_shape, data.num_classes)
+    samples = data.split(settings.split)
+    if len(samples) == 0:
+        raise SettingsError(
+            f"data set '{data.name}' has no samples in split '{settings.split}'", "choose --split"
+        )
+    model = models.build(arch).to(runtime.device)
+    weights.load_into(model, first.state, str(path))
+    subject = Subject(model.eval(), arch, data, samples, first.about)
+    check_independent(subject.model, next(iter(samples.batches(TRIED))).images)
+    return subject

@@ -1,0 +1,1 @@
+"""What several commands found, told as one story."""

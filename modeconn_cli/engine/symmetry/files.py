@@ -1,0 +1,64 @@
+"""Files that say how the units of a network were permuted: a swap's metadata, or one order per layer."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from modeconn_cli.engine.errors import InputError, SettingsError
+from modeconn_cli.engine.results import records
+from modeconn_cli.engine.symmetry import Group, Symmetry, group_of
+from modeconn_cli.engine.symmetry import choose as units
+
+Orders = dict[Group, list[int]]
+
+
+def read_metadata(path: Path) -> dict[str, Any]:
+    """A swap's metadata. Raises InputError where the file is missing, broken or lacks what is needed."""
+    document = records.read_object(path, "pass the metadata that mcx swap wrote")
+    missing = [key for key in ("layer_name", "neuron_pairs") if key not in document]
+    if missing:
+        raise InputError(f"'{path}' lacks {', '.join(missing)}: it is not the metadata of mcx swap")
+    return document
+
+
+def of_swap(metadata: dict[str, Any], path: Path, symmetry: Symmetry) -> Orders:
+    """The permutation that a swap's metadata describes: the swapped network is `permute(original, orders)`."""
+    try:
+        pairs = [(int(i), int(j)) for i, j in metadata["neuron_pairs"]]
+        mode, seed = metadata.get("mode", "pairs"), int(metadata.get("seed", 0))
+        return units.orders(symmetry, mode, layer=metadata["layer_name"], pairs=pairs, seed=seed)
+    except (SettingsError, ValueError, TypeError) as error:
+        raise InputError(f"'{path}' does not fit the network: {error}") from error
+
+
+def rebasing(path: Path, symmetry: Symmetry) -> Orders:
+    """The permutation that brings the second network of a pair back to the first.
+
+    `path` is the metadata of the swap that made the second network from the first, which is undone, or an .npz
+    with an order [units] under the name of each layer that is permuted: unit k becomes unit order[k] of the
+    second network. Raises InputError for anything else.
+    """
+    if path.suffix != ".npz":
+        orders = of_swap(read_metadata(path), path, symmetry)
+        return {group: np.argsort(order).tolist() for group, order in orders.items()}
+    try:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+    except FileNotFoundError as error:
+        raise InputError(f"cannot read '{path}': {error.strerror}") from error
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise InputError(f"'{path}' cannot be read as .npz: {error}") from error
+    out: Orders = {}
+    for layer, order in arrays.items():
+        try:
+            group = group_of(symmetry, layer)
+        except SettingsError as error:
+            raise InputError(f"'{path}' does not fit the network: {error}") from error
+        if order.dtype.kind not in "iu" or sorted(order.ravel().tolist()) != list(range(group.size)):
+            raise InputError(f"'{path}': '{layer}' is no permutation of 0 … {group.size - 1}")
+        out[group] = order.ravel().tolist()
+    return out
