@@ -148,7 +148,7 @@ def takes(cls: type[Settings], command: str) -> Callable[[Callable[..., None]], 
             for note in notes:
                 report.note(note)
             if print_config:
-                from modeconn_cli.engine import resolved
+                from modeconn_cli.engine.networks import resolved
 
                 settings, known = resolved.complete(settings)
                 origins |= known

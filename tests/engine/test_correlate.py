@@ -11,9 +11,11 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from modeconn_cli.engine.commands.correlate import categories, figures, statistics, tracking, values, writer
+from modeconn_cli.engine import statistics
+from modeconn_cli.engine.commands.correlate import categories, figures, groups, tracking, writer
 from modeconn_cli.engine.commands.correlate.table import Table
 from modeconn_cli.engine.errors import InputError
+from modeconn_cli.engine.results import columns as tables
 
 
 @pytest.fixture
@@ -70,7 +72,7 @@ def test_groups_are_those_of_pandas(columns: dict[str, np.ndarray]) -> None:
     frame = pd.DataFrame({**keys, **{name: columns[name].astype(float) for name in metrics}})
     for by in (["class_id"], ["task_num"], ["class_id", "task_num"]):
         expected = frame.groupby(by).agg({name: ["mean", "std", "count"] for name in metrics})
-        found = statistics.groups({**keys, **columns}, by, [*metrics, "large"])
+        found = groups.grouped({**keys, **columns}, by, [*metrics, "large"])
         assert np.array_equal(found.sizes, frame.groupby(by).size())
         index = expected.index.to_frame().to_numpy()
         assert np.array_equal(np.stack([found.keys[key] for key in by], axis=1), index)
@@ -132,7 +134,7 @@ def test_numbers_in_the_table_read_back_as_they_were(tmp_path: Path) -> None:
     table = Table(np.arange(count), "train", columns, ["memo_score", "csl", "lt"], [], [])
     code = np.where(short < 0.2, -1, 0)
     writer.per_sample(tmp_path / "x.csv", table, code, ["high csl, low memo"])
-    found = values.read_csv(tmp_path / "x.csv")
+    found = tables.read_csv(tmp_path / "x.csv")
     assert list(found) == ["sample_id", "split", "class_id", "memo_score", "csl", "lt", "category"]
     assert np.array_equal(found["csl"].to_numpy(np.float32), bits, equal_nan=True)
     for name in ("lt", "memo_score", "class_id"):
@@ -255,7 +257,7 @@ def test_any_name_and_any_value_can_be_drawn(count: int) -> None:
     found = statistics.correlations(columns)
     assert figures.scatter(columns, found).startswith(b"\x89PNG")
     keys = {"class_id": np.arange(count) % 3.0}
-    group = statistics.groups({**columns, **keys}, ["class_id"], list(columns))
+    group = groups.grouped({**columns, **keys}, ["class_id"], list(columns))
     assert figures.groups({"class_id": group}).startswith(b"\x89PNG")
 
 

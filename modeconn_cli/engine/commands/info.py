@@ -15,7 +15,7 @@ from modeconn_cli.engine.machine.runtime import Runtime
 from modeconn_cli.engine.networks import checkpoints, weights
 from modeconn_cli.engine.networks.checkpoints import Checkpoint, garipov, safe
 from modeconn_cli.engine.networks.models import recognise
-from modeconn_cli.engine.results import records
+from modeconn_cli.engine.results import records, shards
 from modeconn_cli.engine.results.records import Record
 from modeconn_cli.engine.settings.base import tilde
 from modeconn_cli.engine.settings.info import InfoSettings
@@ -64,7 +64,7 @@ def run(settings: InfoSettings, runtime: Runtime) -> InfoResult | None:
     if runtime.dry_run:
         runtime.plan([f"describe {path}"])
         return None
-    if safe.is_index(path) or path.suffix == ".safetensors":
+    if shards.is_index(path) or path.suffix == ".safetensors":
         return _of_header(path, settings)
     checkpoint = checkpoints.read(path, state_key=settings.state_key, allow_nonfinite=True)
     return _of_checkpoint(checkpoint, settings)
@@ -81,7 +81,7 @@ def _of_header(path: Path, settings: InfoSettings) -> InfoResult:
         checkpoint=tilde(path),
         size=path.stat().st_size,
         sha256=None,
-        layout="safetensors index" if safe.is_index(path) else "safetensors",
+        layout="safetensors index" if shards.is_index(path) else "safetensors",
         epoch=None,
         weights_of_epoch=None,
         curve=None,

@@ -21,12 +21,12 @@ from modeconn_cli.engine.results import files, jobs
 from modeconn_cli.engine.results.records import Record
 from modeconn_cli.engine.settings.base import refuse_idle
 from modeconn_cli.engine.settings.train import TrainSettings
-from modeconn_cli.engine.training import NetworkProblem, incremental, recipe_of
+from modeconn_cli.engine.training import NetworkProblem, incremental, memo_scores, recipe_of
 from modeconn_cli.engine.training.folder import OWNED, Keeping, Trained, train
 from modeconn_cli.engine.training.incremental import TaskResult, tasks_of
 from modeconn_cli.engine.training.loop import Watcher
 from modeconn_cli.engine.training.tasks import Curriculum, Tasks
-from modeconn_cli.engine.training.watchers import Recording, Tracking, TrackingRows, memo_scores
+from modeconn_cli.engine.training.watchers import Recording, Tracking, TrackingRows
 
 ROWS = "tracking.rows"  # of a run in progress
 
@@ -262,7 +262,7 @@ def _watchers(
     """What is written down of every sample while it trains."""
     out: list[Watcher] = []
     if settings.track_samples:
-        memo = {} if settings.memo_scores is None else memo_scores(settings.memo_scores)
+        memo = {} if settings.memo_scores is None else memo_scores.as_text(settings.memo_scores)
         _compare_ids(memo, data, runtime)
         of = (memo, Curriculum(data.fit, tasks), settings.batch_size, settings.track_every)
         if settings.track_format == "npz":

@@ -18,7 +18,6 @@ from typing import Any
 
 from modeconn_cli.engine.errors import McxError
 from modeconn_cli.engine.machine.runtime import STOP_SIGNALS
-from modeconn_cli.engine.results import records
 
 SAVING = 120  # seconds that processes have for saving after a signal
 
@@ -103,7 +102,16 @@ def _told(folder: Path) -> list[dict[str, Any]]:
     paths = sorted(
         (path for path in folder.iterdir() if path.name.isdigit()), key=lambda path: int(path.name)
     )
-    return [records.peek_object(path) for path in paths]
+    return [_read(path) for path in paths]
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """What a process has left; nothing of one that was killed while it wrote."""
+    try:
+        found: dict[str, Any] = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return found
 
 
 def _errors(told: Iterable[dict[str, Any]]) -> tuple[McxError, ...]:

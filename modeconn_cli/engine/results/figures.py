@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from modeconn_cli.engine.paths.barriers import HEADLINE, barriers
-
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 COLOURS = ("#c44e52", "#4c72b0", "#55a868", "#8172b2", "#937860", "#64b5cd")
@@ -23,72 +22,17 @@ def png(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
-def along_path(
-    curves: Mapping[str, Mapping[str, np.ndarray]], *, shade: bool = False, axis_label: str = "t"
-) -> bytes:
-    """Loss and error along one path or several: name -> {`ts`, `tr_nll`, `te_nll`, `te_err`}, each [T].
-
-    Test values are solid, training values dashed; the straight line between the end values is dotted and, with
-    `shade`, the area where the test values are above it is filled.
-    """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 3.8), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    for (name, arrays), colour in zip(curves.items(), _colours(len(curves)), strict=True):
-        ts, loss, error = arrays["ts"], arrays["te_nll"], arrays["te_err"]
-        left.plot(ts, loss, color=colour, label=f"{name}, test")
-        left.plot(ts, arrays["tr_nll"], color=colour, linestyle="--", linewidth=1, label=f"{name}, train")
-        right.plot(ts, error, color=colour, label=name)
-    for axis, series in ((left, "te_nll"), (right, "te_err")):
-        arrays = next(iter(curves.values()))
-        ends = arrays[series][[0, -1]]
-        axis.plot([0, 1], ends, color="0.5", linestyle=":", linewidth=1)
-        if shade:
-            straight = np.interp(arrays["ts"], [0, 1], ends)
-            axis.fill_between(
-                arrays["ts"], straight, arrays[series], where=arrays[series] > straight, interpolate=True,
-                color=COLOURS[0], alpha=0.15, linewidth=0,
-            )  # fmt: skip
-        axis.set_xlabel(axis_label)
-        axis.set_xlim(0, 1)
-        axis.set_ylim(bottom=0)
-        axis.grid(alpha=0.25)
-    left.set_ylabel("cross-entropy (nats)")
-    right.set_ylabel("test error (%)")
-    left.legend(fontsize=8)
-    if len(curves) > 1:
-        right.legend(fontsize=8)
-    return png(figure)
-
-
-def lines_against_curves(pairs: Mapping[str, Mapping[str, Mapping[str, np.ndarray]]]) -> bytes:
-    """One panel per pair of networks: test loss on the straight line and along the trained curve.
-
-    pair -> {`line`, `curve`} -> {`ts`, `te_nll`}, each [T]. All panels share one scale.
-    """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(4.6 * len(pairs), 3.8), layout="constrained")
-    panels = np.atleast_1d(figure.subplots(1, len(pairs), sharey=True))
-    for axis, (name, paths) in zip(panels, pairs.items(), strict=True):
-        for key, label, colour in (
-            ("line", "straight line", COLOURS[0]),
-            ("curve", "Bezier curve", COLOURS[1]),
-        ):
-            ts, loss = paths[key]["ts"], paths[key]["te_nll"]
-            barrier = barriers(ts, loss)[HEADLINE]
-            axis.plot(ts, loss, color=colour, linewidth=2, label=f"{label}: barrier {barrier:.4f}")
-        axis.set_title(name, parse_math=False)
-        axis.legend(loc="upper right")
-        axis.set_xlabel("t (0: seed0)")
-        axis.set_xlim(0, 1)
-        axis.grid(alpha=0.25)
-    panels[0].set_ylabel("test cross-entropy (nats)")
-    top = max(float(path["te_nll"].max()) for paths in pairs.values() for path in paths.values())
-    panels[0].set_ylim(0, 1.4 * top)  # the legends stand above the curves
-    return png(figure)
-
-
-def _colours(count: int) -> list[str]:
+def colours(count: int) -> list[str]:
     return [COLOURS[i % len(COLOURS)] for i in range(count)]
+
+
+def bands(axis: Axes, places: Sequence[int], rows: Sequence[Mapping[str, float | None]], colour: str) -> None:
+    """Draw the quantiles of `rows` over places: 5-95 and 25-75 % as bands, the median as a line."""
+    values = {name: np.array([row[name] for row in rows], dtype=float) for name in rows[0]}  # None: NaN
+    for low, high, alpha in (("q5", "q95", 0.15), ("q25", "q75", 0.3)):
+        shown = f"{low[1:]}-{high[1:]} % of samples"
+        axis.fill_between(
+            places, values[low], values[high], color=colour, alpha=alpha, linewidth=0, label=shown
+        )
+    marker = "o" if len(places) < 3 else None
+    axis.plot(places, values["q50"], color=colour, linestyle="--", linewidth=1, marker=marker, label="median")

@@ -7,7 +7,7 @@ import os
 import zipfile
 from pathlib import Path
 
-from modeconn_cli.engine.results import records
+from modeconn_cli.engine.results import records, shards
 
 LARGE = 1 << 30  # bytes from which on a file's own checksums stand for its bytes
 
@@ -30,11 +30,9 @@ def identify(path: Path) -> dict[str, object]:
 
 def _parts(path: Path) -> list[Path]:
     """The file, and the files that it is an index of."""
-    if not path.name.endswith(".safetensors.index.json"):
+    if not shards.is_index(path):
         return [path]
-    from modeconn_cli.engine.networks.checkpoints import safe
-
-    return [path, *safe.shards(path)]
+    return [path, *shards.shards(path)]
 
 
 def _checksums(path: Path) -> str | None:

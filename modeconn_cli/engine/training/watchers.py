@@ -256,23 +256,3 @@ class Recording:
 
     def close(self) -> None:
         """Everything is written."""
-
-
-def memo_scores(path: Path) -> dict[int, str]:
-    """Scores by sample id, as text that reads back as they are; missing ones are left out."""
-    from modeconn_cli.engine.commands.correlate import extras
-
-    if path.suffix.lower() == ".npy":
-        raise InputError(
-            f"'{path}' has no sample ids", "pass a .csv or an .npz with sample_id and memo_score"
-        )
-    source = extras.memo(path, assume=False)
-    if len(source.ids) == 0:
-        raise InputError(f"'{path}' names no samples")
-    column: Any = next(iter(source.metrics.values()))
-    exact = column.dtype == np.float32
-    return {
-        int(i): (f"{float(value):.9g}" if exact else repr(float(value)))
-        for i, value in zip(source.ids.tolist(), column, strict=True)
-        if np.isfinite(value)
-    }

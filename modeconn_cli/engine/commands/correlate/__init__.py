@@ -18,13 +18,12 @@ from modeconn_cli.engine.commands.correlate import (
     figures,
     given,
     sources,
-    statistics,
     tasks,
     writer,
 )
 from modeconn_cli.engine.commands.correlate.evolution import Epoch
+from modeconn_cli.engine.commands.correlate.groups import Groups, grouped
 from modeconn_cli.engine.commands.correlate.sources import Source
-from modeconn_cli.engine.commands.correlate.statistics import Correlation, Groups
 from modeconn_cli.engine.commands.correlate.table import TASK, Coverage, Table, join
 from modeconn_cli.engine.commands.correlate.tasks import Task
 from modeconn_cli.engine.errors import SettingsError
@@ -33,6 +32,7 @@ from modeconn_cli.engine.results import files, jobs
 from modeconn_cli.engine.results.records import Record
 from modeconn_cli.engine.samples.losses import auroc
 from modeconn_cli.engine.settings.correlate import CorrelateSettings
+from modeconn_cli.engine.statistics import Correlation, correlations
 
 PER_SAMPLE, PARQUET, SUMMARY = "per_sample.csv", "per_sample.parquet", "correlate_summary.json"
 CORRELATIONS, AUROC = "correlations.csv", "auroc.csv"
@@ -187,7 +187,7 @@ def _measure(
     for keys, file in chosen.items():
         absent = [key for key in keys if key not in columns]
         if not absent:
-            groups[keys] = statistics.groups(columns, keys, table.metrics)
+            groups[keys] = grouped(columns, keys, table.metrics)
         elif len(keys) == 1:
             runtime.note(f"no source says {absent[0]}: no {file}")
     _compare_names(class_names, columns.get("class_id"), runtime)
@@ -201,7 +201,7 @@ def _measure(
         code=code,
         categories=labels,
         medians=medians,
-        correlations=statistics.correlations(metrics),
+        correlations=correlations(metrics),
         groups=groups,
         auroc=[_auroc(table, flag_name, name) for flag_name in table.flags for name in table.metrics],
         tasks=tasks.progression(columns, rows, table.metrics),

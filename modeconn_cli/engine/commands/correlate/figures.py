@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 from modeconn_cli.engine.commands.correlate.evolution import Epoch
-from modeconn_cli.engine.commands.correlate.statistics import Correlation, Groups
+from modeconn_cli.engine.commands.correlate.groups import Groups
 from modeconn_cli.engine.commands.correlate.tasks import Task
 from modeconn_cli.engine.errors import one_line
-from modeconn_cli.engine.results.figures import COLOURS, png
-from modeconn_cli.engine.statistics import bands
+from modeconn_cli.engine.results.figures import COLOURS, bands, png
+from modeconn_cli.engine.statistics import Correlation
 
 POINTS = 5_000  # more samples are drawn as counts
 BINS = 60

@@ -10,6 +10,7 @@ from modeconn_cli.engine.commands.correlate.sources import Source
 from modeconn_cli.engine.errors import SettingsError
 from modeconn_cli.engine.machine.runtime import Runtime
 from modeconn_cli.engine.settings.correlate import CorrelateSettings
+from modeconn_cli.engine.training import memo_scores
 
 
 @dataclass(frozen=True)
@@ -86,8 +87,8 @@ def _without_memo(given: list[Source], runtime: Runtime) -> list[Source]:
     """--memo is the word of the user, the tracking file a copy of what the run was given."""
     out = []
     for source in given:
-        if extras.MEMO in source.metrics:
+        if memo_scores.MEMO in source.metrics:
             runtime.note(f"memo_score is taken from --memo, not from '{source.path}'")
-        metrics = {name: column for name, column in source.metrics.items() if name != extras.MEMO}
+        metrics = {name: column for name, column in source.metrics.items() if name != memo_scores.MEMO}
         out.append(replace(source, metrics=metrics))
     return out

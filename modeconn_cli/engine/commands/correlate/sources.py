@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from modeconn_cli.engine.commands.correlate import splits, values
+from modeconn_cli.engine.commands.correlate import splits
 from modeconn_cli.engine.errors import InputError
 from modeconn_cli.engine.machine.runtime import Runtime
-from modeconn_cli.engine.results import products
+from modeconn_cli.engine.results import columns, products
 
 IDS = "sample_ids.npy"
 JOBS = ("csl", "curvature", "dormant")  # that make arrays per sample
@@ -82,7 +82,7 @@ def ids_of(path: Path, count: int, assume: bool) -> tuple[np.ndarray, Path | Non
     if not beside.exists() and _EPOCH_FOLDER.fullmatch(path.parent.name):
         beside = path.parent.parent / IDS  # mcx curvature keeps one file of ids for all its epochs
     if beside.exists():
-        ids = values.read_ids(beside)
+        ids = columns.read_ids(beside)
         if len(ids) != count:
             raise InputError(f"'{beside}' names {len(ids):,} samples, '{path}' holds {count:,}")
         return ids, beside
@@ -98,7 +98,7 @@ def array(name: str, path: Path, column: str, kinds: Iterable[str], assume: bool
     """One array [N] as a metric."""
     if path.exists():
         products.check(path, tuple(kinds))
-    metric = values.read_array(path)
+    metric = columns.read_array(path)
     ids, beside = ids_of(path, len(metric), assume)
     return Source(
         name=name,
@@ -128,7 +128,7 @@ def with_companions(source: Source, metrics: Mapping[str, Path], facts: Mapping[
 
     return replace(
         source,
-        metrics={**source.metrics, **read(metrics, values.read_array)},
+        metrics={**source.metrics, **read(metrics, columns.read_array)},
         facts={**source.facts, **read(facts, labels)},
         files=(*source.files, *(p for p in (*metrics.values(), *facts.values()) if p.exists())),
     )
@@ -138,7 +138,7 @@ def labels(path: Path) -> np.ndarray:
     """Class ids, float64 [N]."""
     import pandas as pd
 
-    return values.whole(pd.Series(values.read_array(path), name="class_id"), path)
+    return columns.whole(pd.Series(columns.read_array(path), name="class_id"), path)
 
 
 def csl_file(path: Path) -> Path:
@@ -192,16 +192,16 @@ def curvature(path: Path, assume: bool) -> Source:
 
 def _curvature_table(path: Path) -> Source:
     products.check(path, ("curvature",))
-    frame = values.read_csv(path)
-    ids = values.sample_ids(frame[values.id_column(frame.columns, path)], path)
-    values.id_column(frame.columns, path, ("curvature",))
+    frame = columns.read_csv(path)
+    ids = columns.sample_ids(frame[columns.id_column(frame.columns, path)], path)
+    columns.id_column(frame.columns, path, ("curvature",))
     there = [name for name in ("curvature", "directional_eig") if name in frame.columns]
     return Source(
         name="curvature",
         path=path,
         ids=ids,
-        metrics={name: values.measurements(frame[name], path) for name in there},
-        facts={"class_id": values.whole(frame["label"], path)} if "label" in frame.columns else {},
+        metrics={name: columns.measurements(frame[name], path) for name in there},
+        facts={"class_id": columns.whole(frame["label"], path)} if "label" in frame.columns else {},
         split=splits.of(path.parent, ("curvature",)),
         files=(path,),
     )

@@ -16,10 +16,9 @@ from typing import Any
 import numpy as np
 
 from modeconn_cli.engine import names
-from modeconn_cli.engine.commands.correlate import values
 from modeconn_cli.engine.commands.correlate.sources import Source
 from modeconn_cli.engine.errors import InputError
-from modeconn_cli.engine.results import files, products, records
+from modeconn_cli.engine.results import columns, files, products, records
 
 CHUNK = 1_000_000  # rows read at a time
 LABEL, LIST_END = "true_label", "end of true_label"
@@ -79,11 +78,11 @@ def _columns_of_npz(path: Path, chunk: int) -> Iterator[Any]:
     """The columns of the .npz form, some rows of all of them at a time."""
     import pandas as pd
 
-    with files.reading(path), values.unreadable(path), ExitStack() as stack:
+    with files.reading(path), columns.unreadable(path), ExitStack() as stack:
         try:
             archive = stack.enter_context(zipfile.ZipFile(path))
             names = [name for name in WANTED if f"{name}.npy" in archive.namelist()]
-            values.id_column(names, path)
+            columns.id_column(names, path)
             streams, facts = {}, {}
             for name in names:
                 streams[name] = stack.enter_context(archive.open(f"{name}.npy"))
@@ -117,10 +116,10 @@ def _pieces(path: Path, chunk: int) -> Iterator[Any]:
                 f"'{path}' ends within a line",
                 "was its training killed? Continue it, or end the line if it is whole",
             )
-    pieces = values.read_csv(path, chunksize=chunk, **options)
+    pieces = columns.read_csv(path, chunksize=chunk, **options)
     with pieces:
         while True:
-            with files.reading(path), values.unreadable(path):
+            with files.reading(path), columns.unreadable(path):
                 piece = next(pieces, None)
             if piece is None:
                 return
@@ -129,13 +128,13 @@ def _pieces(path: Path, chunk: int) -> Iterator[Any]:
 
 def _layout(path: Path) -> dict[str, Any]:
     """How pandas has to read the file: one-hot labels may be lists whose commas nothing protects."""
-    with files.reading(path), values.unreadable(path), path.open(encoding="utf-8-sig", newline="") as stream:
+    with files.reading(path), columns.unreadable(path), path.open(encoding="utf-8-sig", newline="") as stream:
         try:
             rows = csv.reader(stream)
             header, first = next(rows, []), next(rows, [])
         except csv.Error as error:
             raise InputError(f"'{path}' is not a readable table: {error}") from error
-    values.id_column(header, path)
+    columns.id_column(header, path)
     wanted = [name for name in WANTED if name in header]
     at = header.index(LABEL) if LABEL in header else len(header)
     extra = len(first) - len(header)
@@ -160,19 +159,19 @@ def _layout(path: Path) -> dict[str, Any]:
 def _columns(frame: Any, path: Path) -> Columns:
     """The rows of a piece as arrays."""
     _check_lists(frame, path)
-    out = {"sample_id": values.sample_ids(frame["sample_id"], path, repeats=True)}
+    out = {"sample_id": columns.sample_ids(frame["sample_id"], path, repeats=True)}
     out["times_seen"] = np.ones(len(frame))
     if "epoch_num" in frame.columns:
-        out["first_epoch"] = out["last_epoch"] = values.whole(frame["epoch_num"], path)
+        out["first_epoch"] = out["last_epoch"] = columns.whole(frame["epoch_num"], path)
     for name in ("class_id", "task_num"):
         if name in frame.columns:
-            out[name] = values.whole(frame[name], path)
+            out[name] = columns.whole(frame[name], path)
     for name, column in out.items():
         if np.isnan(column).any():
             shown = "epoch_num" if name == "first_epoch" else name
             raise InputError(f"'{path}' has {int(np.isnan(column).sum()):,} rows without {shown}")
     if "memo_score" in frame.columns:
-        out["memo_score"] = values.measurements(frame["memo_score"], path)
+        out["memo_score"] = columns.measurements(frame["memo_score"], path)
     return out
 
 

@@ -11,7 +11,7 @@ from typing import IO, Any
 import numpy as np
 
 from modeconn_cli.engine.commands.correlate.evolution import Epoch
-from modeconn_cli.engine.commands.correlate.statistics import Groups
+from modeconn_cli.engine.commands.correlate.groups import Groups
 from modeconn_cli.engine.commands.correlate.table import (
     CATEGORY,
     GROUPS,

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from modeconn_cli.engine import samples as scoring
-from modeconn_cli.engine.commands.correlate.statistics import correlations
 from modeconn_cli.engine.datasets import Batch
 from modeconn_cli.engine.errors import SettingsError
 from modeconn_cli.engine.machine.runtime import Runtime
@@ -23,7 +22,7 @@ from modeconn_cli.engine.samples import Part, Seen, Subject, Sweep
 from modeconn_cli.engine.samples.per_sample.curvature import Draws, draw
 from modeconn_cli.engine.samples.per_sample.execution import Execution
 from modeconn_cli.engine.settings.curvature import CurvatureSettings
-from modeconn_cli.engine.statistics import statistics
+from modeconn_cli.engine.statistics import correlations, statistics
 
 
 @dataclass(frozen=True)

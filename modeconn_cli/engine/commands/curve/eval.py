@@ -14,8 +14,9 @@ from modeconn_cli.engine.datasets import Data
 from modeconn_cli.engine.errors import SettingsError
 from modeconn_cli.engine.machine.runtime import Runtime
 from modeconn_cli.engine.paths import evaluate as along
+from modeconn_cli.engine.paths import figures
 from modeconn_cli.engine.paths.statistics import Positioned, Source, load_data, open_path
-from modeconn_cli.engine.results import figures, files, jobs
+from modeconn_cli.engine.results import files, jobs
 from modeconn_cli.engine.results.records import Record
 from modeconn_cli.engine.settings.curve import CurveEvalSettings
 

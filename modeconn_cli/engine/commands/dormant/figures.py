@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from modeconn_cli.engine.networks.activations.layers import LayerDormancy
-from modeconn_cli.engine.results.figures import COLOURS, png
-from modeconn_cli.engine.statistics import bands
+from modeconn_cli.engine.results.figures import COLOURS, bands, png
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -15,7 +15,8 @@ from modeconn_cli.engine.commands.l2 import labels
 from modeconn_cli.engine.errors import InputError, SettingsError
 from modeconn_cli.engine.machine.runtime import Runtime
 from modeconn_cli.engine.networks import checkpoints, weights
-from modeconn_cli.engine.networks.checkpoints import Checkpoint, safe
+from modeconn_cli.engine.networks.checkpoints import Checkpoint
+from modeconn_cli.engine.results import shards
 from modeconn_cli.engine.samples.epochs import between, in_range
 from modeconn_cli.engine.settings.l2 import L2Settings
 
@@ -152,7 +153,7 @@ def read(label: str, path: Path, settings: L2Settings, runtime: Runtime) -> Netw
 def _stamp(path: Path) -> tuple[object, ...]:
     """What changes when a file is replaced."""
     try:
-        parts = [path, *(safe.shards(path) if safe.is_index(path) else [])]
+        parts = [path, *(shards.shards(path) if shards.is_index(path) else [])]
         return tuple((s.st_ino, s.st_size, s.st_mtime_ns) for s in (part.stat() for part in parts))
     except (OSError, InputError):
         return ()

@@ -13,10 +13,10 @@ from modeconn_cli.engine.errors import SettingsError
 from modeconn_cli.engine.machine.runtime import Runtime
 from modeconn_cli.engine.networks import graph
 from modeconn_cli.engine.paths import evaluate as along
-from modeconn_cli.engine.paths import line
+from modeconn_cli.engine.paths import figures, line
 from modeconn_cli.engine.paths import statistics as positions
 from modeconn_cli.engine.paths.statistics import Positioned, Source
-from modeconn_cli.engine.results import figures, files, jobs
+from modeconn_cli.engine.results import files, jobs
 from modeconn_cli.engine.results.records import Record
 from modeconn_cli.engine.settings.base import tilde
 from modeconn_cli.engine.settings.lmc import LmcInterpolateSettings

@@ -16,8 +16,9 @@ from torch import Tensor
 
 from modeconn_cli.engine import names
 from modeconn_cli.engine.errors import InputError
-from modeconn_cli.engine.networks.checkpoints import integrity, safe
+from modeconn_cli.engine.networks.checkpoints import integrity
 from modeconn_cli.engine.networks.weights import distinct, is_buffer, one_thread
+from modeconn_cli.engine.results import shards
 
 __all__ = ["Checkpoint", "check_finite", "finite", "read"]
 
@@ -81,7 +82,7 @@ def read(
     With `mapped` the tensors are pages of the file (`integrity.load`); values are then left to `check_finite`, as
     looking at them would read the file twice.
     """
-    content: Any = _shards(path, mapped) if safe.is_index(path) else integrity.load(path, mapped=mapped)
+    content: Any = _shards(path, mapped) if shards.is_index(path) else integrity.load(path, mapped=mapped)
     allow_nonfinite = allow_nonfinite or mapped
     if not isinstance(content, dict):
         raise InputError(f"'{path}' holds a {type(content).__name__}, expected a state dict")
@@ -111,12 +112,12 @@ def read(
 
 def _shards(path: Path, mapped: bool) -> dict[str, Tensor]:
     out: dict[str, Tensor] = {}
-    for part in safe.shards(path):
+    for part in shards.shards(path):
         for name, tensor in integrity.load(part, mapped=mapped).items():
             if name in out:
                 raise InputError(f"'{path}': tensor '{name}' is in two of its files")
             out[name] = tensor
-    lost = [name for name in safe.tensors(path) if name not in out]
+    lost = [name for name in shards.tensors(path) if name not in out]
     if lost:
         raise InputError(f"'{path}' names '{lost[0]}', which none of its files holds")
     return out

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import IO
@@ -12,8 +11,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from modeconn_cli.engine.errors import InputError
-
-LARGEST_INDEX = 100_000_000  # bytes
+from modeconn_cli.engine.results import shards
 
 
 def recognised(stream: IO[bytes], path: Path) -> bool:
@@ -45,35 +43,10 @@ def mapped(name: Path, path: Path) -> dict[str, Tensor]:
         raise InputError(f"'{path}' is not a whole safetensors file: {error}") from error
 
 
-def is_index(path: Path) -> bool:
-    return path.name.endswith(".safetensors.index.json")
-
-
-def tensors(path: Path) -> dict[str, str]:
-    """The tensors that an index names -> the file of each."""
-    try:
-        with path.open("rb") as stream:
-            found = dict(json.loads(stream.read(LARGEST_INDEX))["weight_map"].items())
-        if not all(isinstance(name, str) for name in found.values()):
-            raise ValueError("the name of a file is not text")
-        return found
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"'{path}' is not an index of safetensors files ({error})") from error
-
-
-def shards(path: Path) -> list[Path]:
-    """The files that an index names, all of them beside it."""
-    found = set(tensors(path).values())
-    for name in found:
-        if Path(name).name != name:
-            raise InputError(f"'{path}' names '{name}', which is no file beside it")
-    return [path.with_name(name) for name in sorted(found)]
-
-
 def contents(path: Path) -> dict[str, tuple[list[int], str]]:
     """Shape and type of every tensor of a file or an index, from the headers alone."""
     out: dict[str, tuple[list[int], str]] = {}
-    for part in shards(path) if is_index(path) else [path]:
+    for part in shards.shards(path) if shards.is_index(path) else [path]:
         try:
             with safetensors.safe_open(part, framework="pt") as file:
                 for name in file.keys():  # noqa: SIM118 - not a mapping

@@ -22,7 +22,8 @@ from modeconn_cli.engine.commands.l2 import L2Result
 from modeconn_cli.engine.commands.swap import SwapResult
 from modeconn_cli.engine.commands.train import TrainResult
 from modeconn_cli.engine.machine.runtime import Runtime
-from modeconn_cli.engine.results import figures, files
+from modeconn_cli.engine.paths import figures
+from modeconn_cli.engine.results import files
 from modeconn_cli.engine.results.records import Record
 from modeconn_cli.engine.settings.animate import AnimateSettings
 from modeconn_cli.engine.settings.curve import CurveAnalyzeSettings, CurveEvalSettings, CurveTrainSettings

@@ -11,7 +11,6 @@ import pandas as pd
 from modeconn_cli.engine.commands import correlate, curvature, train
 from modeconn_cli.engine.commands import dormant as dormancy
 from modeconn_cli.engine.commands.correlate import CorrelateResult
-from modeconn_cli.engine.commands.correlate.statistics import Correlation
 from modeconn_cli.engine.commands.csl import aggregate, score
 from modeconn_cli.engine.commands.csl.aggregate import CslAggregateResult
 from modeconn_cli.engine.commands.csl.naming import LABEL_NOISE, Run
@@ -21,6 +20,7 @@ from modeconn_cli.engine.settings.csl import CslAggregateSettings, CslScoreSetti
 from modeconn_cli.engine.settings.curvature import CurvatureSettings
 from modeconn_cli.engine.settings.dormant import DormantSettings
 from modeconn_cli.engine.settings.train import TrainSettings
+from modeconn_cli.engine.statistics import Correlation
 
 NOISE = 0.05
 PARTS = 6
