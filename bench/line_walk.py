@@ -9,10 +9,10 @@ from torch import Tensor
 
 from bench import counts, networks
 from bench.pairs import Pair
-from modeconn_cli.engine.datasets import Data, Samples
+from modeconn_cli.engine.datasets import Data, Remembered, Samples
 from modeconn_cli.engine.datasets.transforms import named
 from modeconn_cli.engine.machine.runtime import Runtime
-from modeconn_cli.engine.networks import checkpoints, models
+from modeconn_cli.engine.networks import checkpoints, models, subject
 from modeconn_cli.engine.paths import evaluate as along
 from modeconn_cli.engine.paths import statistics as positions
 from modeconn_cli.engine.results import files
@@ -28,13 +28,13 @@ def prepare(folder: Path, norm: str) -> Pair:
     for seed in (0, 1):
         torch.manual_seed(seed)
         network = models.build(arch)
-        about = {"schema": checkpoints.SCHEMA, **arch.describe()}
+        about = arch.about().entry()
         files.write_tensors(folder / f"{seed}.pt", {"model_state": network.state_dict(), "mcx": about})
     how = PathSettings(batch_size=BATCH_SIZE)
     ends = [checkpoints.read(folder / f"{seed}.pt") for seed in (0, 1)]
-    source = positions.line_between(how, ends[0], ends[1], Runtime())
+    source = positions.line_between(subject.open_networks(ends, how, Runtime(), "no data"))
     fit, held_out = _samples(FIT), _samples(HELD_OUT)
-    data = Data("made", networks.CLASSES, networks.SHAPE, fit, held_out, held_out, True, {})
+    data = Data("made", networks.CLASSES, networks.SHAPE, fit, held_out, held_out, True, Remembered())
     positioned = positions.Positioned(source, how, fit)
     ts = [k / (POSITIONS - 1) for k in range(POSITIONS)]
 

@@ -148,9 +148,9 @@ def takes(cls: type[Settings], command: str) -> Callable[[Callable[..., None]], 
             for note in notes:
                 report.note(note)
             if print_config:
-                from modeconn_cli.engine.networks import resolved
+                from modeconn_cli.engine.networks import subject
 
-                settings, known = resolved.complete(settings)
+                settings, known = subject.remembered(settings)
                 origins |= known
                 report.print_config(settings, origins)
             elif (

@@ -28,6 +28,10 @@ class SettingsError(McxError):
     exit_code = 2
 
 
+class NoDataSet(SettingsError):
+    """Neither the settings nor a checkpoint name a data set."""
+
+
 class InputError(McxError):
     """An input that cannot be used, or data or training that became non-finite."""
 

@@ -187,8 +187,12 @@ def test_epochs_come_from_the_file_else_from_its_name(tmp_path: Path) -> None:
 
 def test_what_mcx_wrote_about_a_network_must_have_the_right_types(tmp_path: Path) -> None:
     about = {"model": "cnn", "num_classes": 10, "input_shape": [1, 8, 8]}
-    assert read(tmp_path, {"model_state": STATE, "mcx": about}).about == about
-    for wrong in ({"model": 5}, {"num_classes": "ten"}, {"input_shape": 8}, {"model_args": [1]}):
+    about |= {"dataset": "digits", "wd": 0.1, "made by": "a later version"}
+    again = read(tmp_path, {"model_state": STATE, "mcx": about}).about.entry()
+    assert {name: again[name] for name in about} == about
+    for wrong in (
+        {"model": 5}, {"num_classes": "ten"}, {"input_shape": 8}, {"model_args": [1]}, {"wd": "1"}, {"val_size": [2]},
+    ):  # fmt: skip
         error = refusal(lambda wrong=wrong: read(tmp_path, {"model_state": STATE, "mcx": {**about, **wrong}}))
         assert f"what it says about itself is damaged ('{next(iter(wrong))}')" in error.message
 

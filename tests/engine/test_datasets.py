@@ -190,10 +190,10 @@ def test_the_synthetic_set_is_seeded_and_of_any_size() -> None:
 
 
 def test_the_spelling_of_a_name_does_not_change_what_is_remembered() -> None:
-    remembered = {"dataset": "synthetic", "val_size": 20, "transform": "none", "max_samples": 5}
-    merged = datasets.merge_settings(DataSettings(dataset="Synthetic"), remembered)
+    remembered = datasets.Remembered(dataset="synthetic", val_size=20, transform="none", max_samples=5)
+    merged = datasets.completed(DataSettings(dataset="Synthetic"), remembered)
     assert (merged.val_size, merged.transform, merged.max_samples) == (20, "none", 5)
-    assert load(dataset="Digits").remembered["dataset"] == "digits"
+    assert load(dataset="Digits").remembered.dataset == "digits"
 
 
 def test_large_resizes_are_those_of_one_piece() -> None:

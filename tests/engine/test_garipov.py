@@ -35,8 +35,8 @@ def curve() -> files.CurveFile:
 
 def test_points_of_an_imported_curve_compute_what_the_original_computes() -> None:
     golden, found = expected(), curve()
-    assert found.about["model"] == "preresnet8"
-    model, _ = files.build(found, ModelSettings())
+    assert found.about.model == "preresnet8"
+    model = files.open_curve(found, ModelSettings(), RUNTIME, "no data").model
     carrier = Carrier(model.eval(), files.path_of(found, model))
     for t, logits in zip(golden["ts"], golden["logits_on_curve"], strict=True):
         carrier.move_to(float(t))
@@ -47,7 +47,7 @@ def test_points_of_an_imported_curve_compute_what_the_original_computes() -> Non
 
 def test_lengths_and_norms_of_an_imported_curve_are_the_originals() -> None:
     golden, found = expected(), curve()
-    model, _ = files.build(found, ModelSettings())
+    model = files.open_curve(found, ModelSettings(), RUNTIME, "no data").model
     path = files.path_of(found, model)
     gram = weights.gram(list(path.points[1:]), path.points[0]).numpy()
     steps, norms = lengths(gram, np.stack([path.coefficients(float(t)) for t in golden["ts"]]))
@@ -123,7 +123,8 @@ def test_a_network_is_recognised_by_its_keys(name: str, args: dict[str, int]) ->
 def test_a_network_of_dnn_mode_connectivity_implies_its_data() -> None:
     file = checkpoints.read(DATA / "garipov_preresnet8_a.pt")
     about = recognised(file, ModelSettings(), RUNTIME).about
-    assert (about["model"], about["dataset"], about["transform"]) == ("preresnet8", "cifar10", "resnet")
+    assert about.data is not None
+    assert (about.model, about.data.dataset, about.data.transform) == ("preresnet8", "cifar10", "resnet")
 
 
 def test_two_networks_with_the_same_keys_are_both_named() -> None:
@@ -151,7 +152,8 @@ def test_a_named_network_gets_its_classes_and_width_from_the_shapes() -> None:
         state = build(Architecture("garipov-vgg16bn", 100, (3, 32, 32), {"width": 8})).state_dict()
     file = Checkpoint(Path("f.pt"), "model_state", dict(state))
     about = recognised(file, ModelSettings(model="garipov-vgg16bn"), RUNTIME).about
-    assert (about["num_classes"], about["model_args"], about["dataset"]) == (100, {"width": 8}, "cifar100")
+    assert about.data is not None
+    assert (about.num_classes, about.model_args, about.data.dataset) == (100, {"width": 8}, "cifar100")
 
 
 @pytest.mark.parametrize(

@@ -186,7 +186,7 @@ def test_a_users_own_data_is_drawn_from_its_factory(tmp_path: Path, monkeypatch:
     assert data.fit.ids.tolist() == [95, 96, 97, 98, 99, 100]
     assert data.fit.labels.tolist() == [0, 1, 0, 1, 0, 1]
     with pytest.raises(SettingsError, match="would run code"):
-        datasets.merge_settings(DataSettings(), {"dataset": "mydata:make"})
+        datasets.completed(DataSettings(), datasets.Remembered(dataset="mydata:make"))
 
 
 def test_mean_and_std_replace_the_transforms_own() -> None:

@@ -101,11 +101,12 @@ def _of_header(path: Path, settings: InfoSettings) -> InfoResult:
 def _of_checkpoint(checkpoint: Checkpoint, settings: InfoSettings) -> InfoResult:
     curve, points, state = _curve(checkpoint)
     about = checkpoint.about
-    best = about.get("weights_of_epoch")
-    says = about.get("model")
+    best = about.weights_of_epoch
+    says = about.model
     find = recognise.matches_in_order if curve else recognise.matches
     fits = [] if says else find(weights.parameters_in(state) if curve else state)
-    implied = recognise.implied_data(fits[0]) if len(fits) == 1 else {}
+    implied = recognise.implied_data(fits[0]) if len(fits) == 1 else None
+    said = about.data or implied
     tensors = tuple(
         TensorInfo(name, list(t.shape), str(t.dtype).removeprefix("torch."), checkpoints.finite(t))
         for name, t in state.items()
@@ -121,7 +122,7 @@ def _of_checkpoint(checkpoint: Checkpoint, settings: InfoSettings) -> InfoResult
         num_bends=points,
         model=[str(says)] if says else [arch.model for arch in fits],
         recognised=bool(fits),
-        dataset=about.get("dataset", implied.get("dataset")),
+        dataset=None if said is None else said.dataset,
         num_tensors=len(tensors),
         num_params=weights.count(weights.parameters_in(state)),
         has_optimizer=checkpoint.optimizer_state is not None or "optimizer_state" in checkpoint.content,

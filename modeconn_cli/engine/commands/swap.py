@@ -11,14 +11,14 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from modeconn_cli.engine import datasets, keyed, names, symmetry
+from modeconn_cli.engine import keyed, names, symmetry
 from modeconn_cli.engine.datasets import Data
-from modeconn_cli.engine.errors import AnswerIsNo, InputError, SettingsError
+from modeconn_cli.engine.errors import AnswerIsNo, NoDataSet, SettingsError
 from modeconn_cli.engine.machine.runtime import Runtime
-from modeconn_cli.engine.networks import checkpoints, distances, graph, models, weights
-from modeconn_cli.engine.networks.checkpoints import Checkpoint
+from modeconn_cli.engine.networks import distances, graph, models, subject, weights
+from modeconn_cli.engine.networks.checkpoints import About, Checkpoint
 from modeconn_cli.engine.networks.distances import Distance
-from modeconn_cli.engine.networks.models.recognise import recognised
+from modeconn_cli.engine.networks.subject import Subject
 from modeconn_cli.engine.results import files, jobs, records
 from modeconn_cli.engine.results.records import Record
 from modeconn_cli.engine.settings.base import refuse_idle, tilde
@@ -102,20 +102,12 @@ class Choice:
 def run(settings: SwapSettings, runtime: Runtime) -> SwapResult | None:
     """Swap, prove, and publish: the metadata first, the checkpoint last."""
     source, output = _paths(settings)
-    original = checkpoints.read(
-        source, state_key=settings.state_key, allow_nonfinite=settings.allow_nonfinite
-    )
-    if original.is_curve:
-        raise InputError(f"'{source}' is a curve, not a network", "take a point of it with mcx curve extract")
-    runtime.detail(original.found())
+    original = subject.read(source, settings, runtime, allow_nonfinite=settings.allow_nonfinite)
     provenance = records.provenance(settings, "swap", [source])
     metadata, beside = names.swap_metadata(output), names.swap_distances(output)
     write = jobs.file_output(output, provenance, settings.overwrite, record=metadata, beside=[beside])
-    original = recognised(original, settings, runtime)
-    data = _data(settings, original, runtime) if settings.verify or settings.dataset else None
-    arch = _architecture(settings, original, data)
-    model = models.build(arch)
-    weights.load_into(model, original.state, str(source))
+    opened = _opened(settings, original, runtime)
+    arch, model, data = opened.arch, opened.model.cpu(), opened.loaded
     found = symmetry.find(graph.trace(model, arch.input_shape))
     choice = choose(settings, model, found)
     runtime.note(_describe(choice))
@@ -151,12 +143,7 @@ def run(settings: SwapSettings, runtime: Runtime) -> SwapResult | None:
         runtime.note(f"already complete: {output}")
         return replace(result, checkpoint_sha256=records.sha256(output))
     optimizer = permute_optimizer(original.optimizer_state, model, found, choice, runtime)
-    about = {
-        **original.about,
-        "schema": checkpoints.SCHEMA,
-        **arch.describe(),
-        "buffers": weights.not_parameters(model),
-    }
+    about = arch.about(opened.about, buffers=tuple(weights.not_parameters(model)))
     return _publish(output, result, original, about, swapped, optimizer)
 
 
@@ -171,22 +158,17 @@ def _paths(settings: SwapSettings) -> tuple[Path, Path]:
     return settings.checkpoint, settings.output
 
 
-def _data(settings: SwapSettings, original: Checkpoint, runtime: Runtime) -> Data:
-    completed = datasets.merge_settings(settings, original.about)
-    if completed.dataset is None:
+def _opened(settings: SwapSettings, original: Checkpoint, runtime: Runtime) -> Subject:
+    """The network, and the data where they are asked for: the quick check needs none."""
+    if not settings.verify and not settings.dataset:
+        return subject.open_networks([original], settings, runtime, "no data")
+    try:
+        return subject.open_networks([original], settings, runtime)
+    except NoDataSet as error:
         raise SettingsError(
             f"--verify needs a data set, and '{original.path}' names none",
             "pass --dataset NAME; the quick check without --verify needs no data",
-        )
-    return datasets.load(completed, runtime.device)
-
-
-def _architecture(settings: SwapSettings, original: Checkpoint, data: Data | None) -> models.Architecture:
-    """The network, with the input it is traced on: the file's own word, else the data's, else an image's size."""
-    size = settings.image_size
-    shape = data.input_shape if data is not None else (3, size, size) if size is not None else None
-    classes = data.num_classes if data is not None else None
-    return models.architecture(settings, original, num_classes=classes, input_shape=shape)
+        ) from error
 
 
 def choose(settings: SwapSettings, model: nn.Module, found: Symmetry) -> Choice:
@@ -282,12 +264,16 @@ def _publish(
     output: Path,
     result: SwapResult,
     original: Checkpoint,
-    about: Mapping[str, Any],
+    about: About,
     swapped: Mapping[str, Tensor],
     optimizer: Mapping[str, Any] | None,
 ) -> SwapResult:
     """Write the three files; the checkpoint comes last and is the commit."""
-    content: dict[str, Any] = {"epoch": original.epoch or 0, "model_state": dict(swapped), "mcx": dict(about)}
+    content: dict[str, Any] = {
+        "epoch": original.epoch or 0,
+        "model_state": dict(swapped),
+        "mcx": about.entry(),
+    }
     if optimizer is not None:
         content["optimizer_state"] = optimizer
     data = files.tensor_bytes(content)

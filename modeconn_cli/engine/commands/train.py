@@ -11,12 +11,13 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from modeconn_cli.engine import datasets, names
+from modeconn_cli.engine import names
 from modeconn_cli.engine.datasets import Data, Samples
 from modeconn_cli.engine.datasets.samples import spans
 from modeconn_cli.engine.errors import SettingsError
 from modeconn_cli.engine.machine.runtime import Runtime
 from modeconn_cli.engine.networks import checkpoints, models, weights
+from modeconn_cli.engine.networks.subject import Subject, open_untrained
 from modeconn_cli.engine.results import files, jobs
 from modeconn_cli.engine.results.records import Record
 from modeconn_cli.engine.settings.base import refuse_idle
@@ -68,17 +69,8 @@ def run(settings: TrainSettings, runtime: Runtime) -> TrainResult | None:
     _check(settings)
     if settings.label_noise and settings.label_seed is None:
         settings = replace(settings, label_seed=settings.seed)  # one data set for all --seeds
-    data = datasets.load(settings, runtime.device)
-    if settings.patience is not None and len(data.val) == 0:
-        raise SettingsError(
-            "early stopping watches validation images and there are none", "pass --val-size N"
-        )
-    arch = models.architecture(settings, num_classes=data.num_classes, input_shape=data.input_shape)
-    if arch.num_classes < data.num_classes:
-        raise SettingsError(
-            f"the network has {arch.num_classes} classes, data set '{data.name}' has {data.num_classes}",
-            f"pass --num-classes {data.num_classes}",
-        )
+    found = open_untrained(settings, runtime, watched=settings.patience is not None)
+    data, arch, model = found.data, found.arch, found.model
     seeds = settings.seeds or (settings.seed,)
     if len(set(seeds)) < len(seeds):
         raise SettingsError(f"--seeds {','.join(map(str, seeds))} names a seed twice")
@@ -91,7 +83,6 @@ def run(settings: TrainSettings, runtime: Runtime) -> TrainResult | None:
         if plan is not None:
             incremental.check(plan, data, epochs)
     settings = replace(settings, epochs=epochs)
-    model = models.build(arch)
     size = weights.count(dict(model.named_parameters()))
     _probe(model, arch)
     most = "up to " if any_plan else ""
@@ -111,8 +102,7 @@ def run(settings: TrainSettings, runtime: Runtime) -> TrainResult | None:
         _train_one(
             replace(settings, seed=seed, seeds=()),
             root / f"seed{seed}",
-            data,
-            arch,
+            found,
             plans[seed],
             runtime,
         )
@@ -163,25 +153,25 @@ def _probe(model: nn.Module, arch: models.Architecture) -> None:
 def _train_one(
     settings: TrainSettings,
     folder: Path,
-    data: Data,
-    arch: models.Architecture,
+    found: Subject,
     tasks: Tasks | None,
     runtime: Runtime,
 ) -> Network:
+    data = found.data
     inputs = [path for path in (settings.class_order, settings.memo_scores) if path is not None]
     with (
         runtime.catching_signals(),
         jobs.opened(settings, folder, "train", runtime, owned=OWNED, inputs=inputs) as job,
     ):
-        model = models.build(arch, settings.seed).to(runtime.device)
+        model = models.build(found.arch, settings.seed).to(runtime.device)
         if not job.complete:
             begun = [] if tasks is None else [incremental.write_order(folder, tasks)]
-            outcome = _fit(settings, folder, data, arch, model, tasks, job, runtime)
+            outcome = _fit(settings, folder, replace(found, model=model), tasks, job, runtime)
             products = [outcome.checkpoint, folder / names.METRICS, *begun]
             if tasks is not None:
-                found = incremental.measure(folder, outcome.epoch, tasks, model, data, settings.batch_size)
+                ends = incremental.measure(folder, outcome.epoch, tasks, model, data, settings.batch_size)
                 products += incremental.finished(folder, outcome.epoch, tasks)
-                products += incremental.write(folder, found)
+                products += incremental.write(folder, ends)
             if settings.track_samples:
                 products.append((folder / names.TRACKING).with_suffix(f".{settings.track_format}"))
             if settings.record_csl:
@@ -197,13 +187,13 @@ def _train_one(
 def _fit(
     settings: TrainSettings,
     folder: Path,
-    data: Data,
-    arch: models.Architecture,
-    model: nn.Module,
+    found: Subject,
     tasks: Tasks | None,
     job: jobs.Job,
     runtime: Runtime,
 ) -> Trained:
+    model, data = found.model, found.data
+
     def measure(epoch: int) -> dict[str, float]:
         """Over the classes that the epoch was trained on; nothing of those without images."""
         classes = None if tasks is None else tasks.seen(tasks.at(epoch - 1)).to(data.fit.device)
@@ -219,16 +209,7 @@ def _fit(
                 out |= {f"{name}_loss": score.loss, f"{name}_accuracy": score.accuracy}
         return out
 
-    about = {
-        "schema": checkpoints.SCHEMA,
-        **arch.describe(),
-        **data.remembered,
-        "seed": settings.seed,
-        "wd": settings.wd,
-        "buffers": weights.not_parameters(model),
-        "settings": settings.lasting(),
-        **incremental.describe(tasks),
-    }
+    about = found.trained(settings, seed=settings.seed, wd=settings.wd, tasks=incremental.describe(tasks))
     problem = NetworkProblem(model, settings.wd)
     assert settings.epochs is not None
     recipe = recipe_of(

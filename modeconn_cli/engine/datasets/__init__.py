@@ -6,7 +6,7 @@ A sample's id is its index in the untransformed source file of its split; (split
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,20 +19,15 @@ from modeconn_cli.engine import keyed
 from modeconn_cli.engine.datasets import folder, noise, npz, transforms, user
 from modeconn_cli.engine.datasets.images import ImageFiles, default_workers
 from modeconn_cli.engine.datasets.noise import Flips
+from modeconn_cli.engine.datasets.remembered import Remembered, canonical, completed
 from modeconn_cli.engine.datasets.samples import Batch, Samples
 from modeconn_cli.engine.datasets.source import Part, Source
-from modeconn_cli.engine.errors import SettingsError, did_you_mean
+from modeconn_cli.engine.errors import NoDataSet, SettingsError, did_you_mean
 from modeconn_cli.engine.factories import arguments, call
 from modeconn_cli.engine.registry import DATASETS, FOLDERS, is_import_path
-from modeconn_cli.engine.settings.shared import DataSettings, SplitName
+from modeconn_cli.engine.settings.shared import DataSettings, MeasuredDataSettings, SplitName
 
-__all__ = ["Batch", "Data", "Samples", "load", "merge_settings"]
-
-# What a checkpoint remembers of the data its network was trained on.
-REMEMBERED = (
-    "dataset", "data_arg", "val_size", "val_per_class", "transform", "mean", "std", "image_size", "max_samples",
-    "label_noise", "label_seed",
-)  # fmt: skip
+__all__ = ["Batch", "Data", "Remembered", "Samples", "completed", "load"]
 
 
 @dataclass(frozen=True)
@@ -46,7 +41,7 @@ class Data:
     val: Samples
     test: Samples
     use_test: bool
-    remembered: Mapping[str, Any]
+    remembered: Remembered
     flips: Flips | None = None  # of the training file's labels
     all_train: Callable[[], Samples] | None = field(default=None, repr=False)
 
@@ -72,7 +67,7 @@ class Data:
     def describe(self) -> dict[str, Any]:
         """What a record says about the data."""
         return {
-            **self.remembered,
+            **self.remembered.entries(),
             "fit": len(self.fit),
             "val": len(self.val),
             "test": len(self.test),
@@ -81,38 +76,13 @@ class Data:
         }
 
 
-def canonical(name: str) -> str:
-    """The registered spelling of a data set's name; case, `-` and `_` do not matter. Paths stay as they are."""
-    folded = {_fold(key): key for key in (*DATASETS, *FOLDERS)}
-    return folded.get(_fold(name), name)
-
-
-def _fold(name: str) -> str:
-    return name.casefold().replace("-", "").replace("_", "")
-
-
-def merge_settings(settings: DataSettings, remembered: Mapping[str, Any]) -> DataSettings:
-    """The settings, completed by what a checkpoint says about its data."""
-    known = {name: remembered[name] for name in REMEMBERED if remembered.get(name) is not None}
-    if settings.dataset is not None and canonical(settings.dataset) != canonical(known.get("dataset", "")):
-        return settings
-    missing = {name: value for name, value in known.items() if getattr(settings, name) in (None, ())}
-    missing = {name: tuple(value) if isinstance(value, list) else value for name, value in missing.items()}
-    if "dataset" in missing and is_import_path(missing["dataset"]):
-        raise SettingsError(
-            f"the checkpoint names the data factory '{missing['dataset']}', which would run code",
-            f"pass --dataset {missing['dataset']} if you trust it",
-        )
-    return replace(settings, **missing)
-
-
 def load(settings: DataSettings, device: torch.device, *, held_out: bool = True) -> Data:
     """Read, check, split and move a data set. The subset of --max-samples is the same for every command.
 
     Raises SettingsError where `held_out` images are needed and there are none.
     """
     if settings.dataset is None:
-        raise SettingsError("no data set", f"pass --dataset ({', '.join(DATASETS)} or an .npz file)")
+        raise NoDataSet("no data set", f"pass --dataset ({', '.join(DATASETS)} or an .npz file)")
     source = _source(canonical(settings.dataset), settings)
     channels = source.train.images.shape[1]
     transform = transforms.named(settings.transform or source.transform, channels)
@@ -128,7 +98,8 @@ def load(settings: DataSettings, device: torch.device, *, held_out: bool = True)
     held = _validation(source.train.labels, val_size, settings.val_per_class)
     rows = torch.arange(len(source.train.labels))
     flips = noise.of(settings, source.train.labels, source.train.ids, source.num_classes)
-    labels = source.train.labels if flips is None or settings.labels == "clean" else flips.trained
+    clean = isinstance(settings, MeasuredDataSettings) and settings.labels == "clean"
+    labels = source.train.labels if flips is None or clean else flips.trained
     train = replace(source.train, labels=labels)
 
     def kept(keep: Tensor, split: str) -> Tensor:
@@ -153,19 +124,19 @@ def load(settings: DataSettings, device: torch.device, *, held_out: bool = True)
         flips=flips,
         all_train=lambda: samples(train, torch.cat([fit_rows, val_rows]).sort().values),
         use_test=settings.use_test,
-        remembered={
-            "dataset": canonical(settings.dataset),
-            "data_arg": list(settings.data_arg),
-            "val_size": None if settings.val_per_class is not None else val_size,
-            "val_per_class": settings.val_per_class,
-            "transform": transform.name,
-            "mean": list(settings.mean),
-            "std": list(settings.std),
-            "image_size": settings.image_size,
-            "max_samples": settings.max_samples,
-            "label_noise": None if flips is None else flips.share,
-            "label_seed": None if flips is None else flips.seed,
-        },
+        remembered=Remembered(
+            dataset=canonical(settings.dataset),
+            data_arg=settings.data_arg,
+            val_size=None if settings.val_per_class is not None else val_size,
+            val_per_class=settings.val_per_class,
+            transform=transform.name,
+            mean=settings.mean,
+            std=settings.std,
+            image_size=settings.image_size,
+            max_samples=settings.max_samples,
+            label_noise=None if flips is None else flips.share,
+            label_seed=None if flips is None else flips.seed,
+        ),
     )
     if held_out and len(data.held_out) == 0:
         raise SettingsError(

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from modeconn_cli.engine.errors import InputError
 from modeconn_cli.engine.machine.runtime import Runtime
 from modeconn_cli.engine.networks import checkpoints, models, weights
-from modeconn_cli.engine.networks.checkpoints import Checkpoint, garipov
+from modeconn_cli.engine.networks.checkpoints import About, Checkpoint, garipov
 from modeconn_cli.engine.networks.models import recognise
+from modeconn_cli.engine.networks.subject import Needed, Subject, open_described
 from modeconn_cli.engine.paths.path import Kind, Path
 from modeconn_cli.engine.settings.shared import ModelSettings
 
@@ -27,7 +28,7 @@ class CurveFile:
     kind: Kind
     points: list[dict[str, Tensor]]
     buffers: Mapping[str, Tensor]
-    about: Mapping[str, Any]
+    about: About
     epoch: int | None
 
 
@@ -72,20 +73,19 @@ def _foreign(checkpoint: Checkpoint, settings: ModelSettings, runtime: Runtime) 
     points, buffers = garipov.split(checkpoint.state)
     known = recognise.recognised_curve(checkpoint, points[0], settings, runtime)
     with torch.device("meta"):
-        model = models.build(models.architecture(settings, known))
+        model = models.build(models.architecture(settings, known.about, known.path))
     parameters = [name for name, _ in model.named_parameters()]
     points, buffers = garipov.renamed(points, buffers, model.state_dict(), parameters)
     kind: Kind = "bezier" if garipov.kind_of(checkpoint.state) == "bezier" else "polychain"
     return CurveFile(checkpoint.path, kind, points, buffers, known.about, checkpoint.epoch)
 
 
-def build(curve: CurveFile, settings: ModelSettings) -> tuple[nn.Module, models.Architecture]:
-    """The network of a curve, holding endpoint 0."""
-    stand_in = Checkpoint(curve.path, "curve", {}, about=curve.about)
-    arch = models.architecture(settings, stand_in)
-    model = models.build(arch)
-    weights.load_into(model, {**model.state_dict(), **curve.buffers, **curve.points[0]}, str(curve.path))
-    return model, arch
+def open_curve(curve: CurveFile, settings: ModelSettings, runtime: Runtime, needed: Needed) -> Subject:
+    """The network of a curve, holding endpoint 0, and the data it was trained on."""
+    found = open_described(curve.about, curve.path, settings, runtime, needed)
+    state = {**found.model.state_dict(), **curve.buffers, **curve.points[0]}
+    weights.load_into(found.model, state, str(curve.path))
+    return found
 
 
 def path_of(curve: CurveFile, model: nn.Module) -> Path:

@@ -10,14 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from modeconn_cli.engine import datasets, keyed
+from modeconn_cli.engine import keyed
 from modeconn_cli.engine.datasets import Data, Samples
-from modeconn_cli.engine.errors import InputError, SettingsError
+from modeconn_cli.engine.errors import SettingsError
 from modeconn_cli.engine.machine.runtime import Runtime
-from modeconn_cli.engine.networks import checkpoints, models, weights
-from modeconn_cli.engine.networks.checkpoints import Checkpoint
-from modeconn_cli.engine.networks.models.recognise import recognised
-from modeconn_cli.engine.paths import file as files
+from modeconn_cli.engine.networks import subject, weights
+from modeconn_cli.engine.networks.subject import Needed, Subject
+from modeconn_cli.engine.paths import file
 from modeconn_cli.engine.paths.path import Carrier, Path
 from modeconn_cli.engine.results import records
 from modeconn_cli.engine.settings.curve import PathSettings
@@ -29,19 +28,25 @@ class Source:
     """A path as the user gave it: a curve file, or two checkpoints with the straight line between them."""
 
     path: Path
-    model: nn.Module
-    arch: models.Architecture
-    about: Mapping[str, Any]
+    subject: Subject
     inputs: tuple[FilePath, ...]
     buffers: tuple[Mapping[str, Tensor], ...]  # endpoint 0's and, on a straight line, endpoint 1's
+
+    @property
+    def model(self) -> nn.Module:
+        return self.subject.model
+
+    @property
+    def data(self) -> Data:
+        return self.subject.data
 
     @property
     def has_batch_norm(self) -> bool:
         return bool(batch_norms(self.model))
 
 
-def open_path(settings: PathSettings, runtime: Runtime) -> Source:
-    """Read the path that the settings name. Raises SettingsError where they name none or two."""
+def open_path(settings: PathSettings, runtime: Runtime, needed: Needed = "data") -> Source:
+    """The path that the settings name, with its data. Raises SettingsError where they name none or two."""
     ends = [path for path in (settings.endpoint0, settings.endpoint1) if path is not None]
     if (settings.curve_checkpoint is None) == (len(ends) == 0) or len(ends) == 1:
         raise SettingsError(
@@ -51,42 +56,30 @@ def open_path(settings: PathSettings, runtime: Runtime) -> Source:
     if settings.curve_checkpoint is not None:
         if settings.bn == "lerp":
             raise SettingsError("--bn lerp is for straight lines", "use --bn recompute")
-        curve = files.read(
+        curve = file.read(
             settings.curve_checkpoint, settings, runtime, allow_nonfinite=settings.allow_nonfinite
         )
-        model, arch = files.build(curve, settings)
-        model.to(runtime.device)
-        return Source(files.path_of(curve, model), model, arch, curve.about, (curve.path,), (curve.buffers,))
-    first, last = (
-        checkpoints.read(path, state_key=settings.state_key, allow_nonfinite=settings.allow_nonfinite)
+        found = file.open_curve(curve, settings, runtime, needed)
+        return Source(file.path_of(curve, found.model), found, (curve.path,), (curve.buffers,))
+    read = [
+        subject.read(
+            path,
+            settings,
+            runtime,
+            allow_nonfinite=settings.allow_nonfinite,
+            hint="pass it as --curve-checkpoint",
+        )
         for path in ends
-    )
-    return line_between(settings, first, last, runtime)
+    ]
+    return line_between(subject.open_networks(read, settings, runtime, needed))
 
 
-def line_between(settings: PathSettings, first: Checkpoint, last: Checkpoint, runtime: Runtime) -> Source:
-    for end in (first, last):
-        if end.is_curve:
-            raise InputError(f"'{end.path}' is a curve, not a network", "pass it as --curve-checkpoint")
-    weights.check_alike(first.state, last.state, str(first.path), str(last.path))
-    first = recognised(first, settings, runtime)
-    arch = models.architecture(settings, first)
-    model = models.build(arch)
-    for end in (last, first):
-        weights.load_into(model, end.state, str(end.path))
-    model.to(runtime.device)
-    states = [weights.parameters_of(model, end.state) for end in (first, last)]
-    buffers = tuple(weights.buffers_of(model, end.state) for end in (first, last))
-    path = Path.through("line", states, model)
-    return Source(path, model, arch, first.about, (first.path, last.path), buffers)
-
-
-def load_data(settings: PathSettings, source: Source, runtime: Runtime) -> Data:
-    """The data the path was trained on, or that the settings name."""
-    completed = datasets.merge_settings(settings, source.about)
-    data = datasets.load(completed, runtime.device)
-    models.check_fits(source.arch, data.name, data.input_shape, data.num_classes)
-    return data
+def line_between(found: Subject) -> Source:
+    """The straight line between the two networks of a subject."""
+    states = [each.state for each in found.checkpoints]
+    path = Path.through("line", [weights.parameters_of(found.model, state) for state in states], found.model)
+    buffers = tuple(weights.buffers_of(found.model, state) for state in states)
+    return Source(path, found, tuple(each.path for each in found.checkpoints), buffers)
 
 
 class Positioned:

@@ -52,7 +52,7 @@ def seen_classes(settings: ScoringSettings, subject: Subject, runtime: Runtime) 
 
     Raises SettingsError for an order that nobody gives, InputError for one that is no permutation of the classes.
     """
-    own = subject.about.get("tasks")
+    own = subject.about.tasks
     if not settings.seen_classes:
         refuse_idle(
             settings, "without --seen-classes", ("class_order", "classes_per_task", "epochs_per_task")

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from modeconn_cli.engine import datasets, names
+from modeconn_cli.engine import names
 from modeconn_cli.engine.datasets import Data, Samples
-from modeconn_cli.engine.errors import InputError, SettingsError
+from modeconn_cli.engine.errors import SettingsError
 from modeconn_cli.engine.machine.runtime import Runtime
-from modeconn_cli.engine.networks import checkpoints, models, weights
-from modeconn_cli.engine.networks.checkpoints import Checkpoint
-from modeconn_cli.engine.networks.models.recognise import recognised
-from modeconn_cli.engine.samples.epochs import in_range
+from modeconn_cli.engine.networks import checkpoints, models, subject, weights
+from modeconn_cli.engine.networks.checkpoints import About
+from modeconn_cli.engine.networks.checkpoints.epochs import in_range
 from modeconn_cli.engine.samples.per_sample import check_independent
 from modeconn_cli.engine.settings.scoring import ScoringSettings
 
@@ -32,24 +30,17 @@ class Subject:
     arch: models.Architecture
     data: Data
     samples: Samples
-    about: Mapping[str, Any]  # of the first checkpoint
+    about: About  # of the first checkpoint
 
     def identity(self) -> dict[str, Any]:
         """What has to be the same for all epochs of a job, as JSON holds it."""
         network: dict[str, Any] = json.loads(json.dumps(self.arch.describe()))
         return {"network": network, "data set": self.data.name, "set of samples": self.samples.fingerprint()}
 
-    def load(self, path: Path, settings: ScoringSettings) -> None:
+    def load(self, path: Path, settings: ScoringSettings, runtime: Runtime) -> None:
         """Take the weights of a checkpoint. Raises InputError where they do not fit."""
-        weights.load_into(self.model, _network(path, settings).state, str(path))
-
-
-def _network(path: Path, settings: ScoringSettings) -> Checkpoint:
-    """A checkpoint. Raises InputError for a curve."""
-    found = checkpoints.read(path, state_key=settings.state_key, allow_nonfinite=settings.allow_nonfinite)
-    if found.is_curve:
-        raise InputError(f"'{path}' is a curve, not a network", "mcx curve extract gives its networks")
-    return found
+        found = subject.read(path, settings, runtime, allow_nonfinite=settings.allow_nonfinite)
+        weights.load_into(self.model, found.state, str(path))
 
 
 def chosen_checkpoints(
@@ -82,18 +73,14 @@ def series(settings: ScoringSettings, runtime: Runtime, run_idx: int | None = No
 
 def open_subject(settings: ScoringSettings, path: Path, runtime: Runtime) -> Subject:
     """The network of a checkpoint with the data it was trained on, or what the settings name."""
-    first = recognised(_network(path, settings), settings, runtime)
-    completed = datasets.merge_settings(settings, first.about)
-    data = datasets.load(completed, runtime.device, held_out=False)
-    arch = models.architecture(settings, first, num_classes=data.num_classes, input_shape=data.input_shape)
-    models.check_fits(arch, data.name, data.input_shape, data.num_classes)
+    read = subject.read(path, settings, runtime, allow_nonfinite=settings.allow_nonfinite)
+    found = subject.open_networks([read], settings, runtime, "data without held-out images")
+    data = found.data
     samples = data.split(settings.split)
     if len(samples) == 0:
         raise SettingsError(
             f"data set '{data.name}' has no samples in split '{settings.split}'", "choose --split"
         )
-    model = models.build(arch).to(runtime.device)
-    weights.load_into(model, first.state, str(path))
-    subject = Subject(model.eval(), arch, data, samples, first.about)
-    check_independent(subject.model, next(iter(samples.batches(TRIED))).images)
-    return subject
+    scored = Subject(found.model.eval(), found.arch, data, samples, found.about)
+    check_independent(scored.model, next(iter(samples.batches(TRIED))).images)
+    return scored

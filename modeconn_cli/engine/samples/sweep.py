@@ -157,7 +157,7 @@ class Sweep:
         if not mine:
             return {}, {}
         stamp = EpochLog.stamp(path)
-        self.subject.load(path, self.settings)
+        self.subject.load(path, self.settings, self.runtime)
         chosen = self.measure.begin(epoch)
         places = {unit: self._place(epoch, stamp, unit) for unit in mine}
         parts = {unit: part for unit in mine if (part := Part.read(places[unit])) is not None}
@@ -182,7 +182,7 @@ class Sweep:
                     f"'{path}'",
                     "all ranks need the same checkpoints and the same --output-dir",
                 )
-            self.subject.load(path, self.settings)
+            self.subject.load(path, self.settings, self.runtime)
             self.measure.begin(epoch)
             self._finish(epoch, stamp, there, len(left))
             self._group.beat()

@@ -13,6 +13,7 @@ from modeconn_cli.engine.settings.shared import (
     DataSettings,
     DistributedSettings,
     FolderSettings,
+    MeasuredDataSettings,
     ModelSettings,
 )
 from modeconn_cli.engine.settings.train import OptimizationSettings
@@ -72,7 +73,7 @@ class CurveTrainSettings(ModelSettings, DataSettings, OptimizationSettings, Comp
 
 
 @dataclass(frozen=True, kw_only=True)
-class PathSettings(ModelSettings, DataSettings, ComputeSettings):
+class PathSettings(ModelSettings, MeasuredDataSettings, ComputeSettings):
     """A trained curve, or the straight line between two networks."""
 
     curve_checkpoint: Path | None = setting(None, "checkpoint of a trained curve", group="curve")

@@ -9,7 +9,12 @@ from typing import Literal
 from modeconn_cli.engine.errors import SettingsError
 from modeconn_cli.engine.settings.base import setting
 from modeconn_cli.engine.settings.scoring import EpochSettings
-from modeconn_cli.engine.settings.shared import ComputeSettings, DataSettings, ModelSettings, SplitName
+from modeconn_cli.engine.settings.shared import (
+    ComputeSettings,
+    MeasuredDataSettings,
+    ModelSettings,
+    SplitName,
+)
 
 Metric = Literal["l2", "cosine", "fisher", "functional"]
 Order = Literal[
@@ -18,7 +23,7 @@ Order = Literal[
 
 
 @dataclass(frozen=True, kw_only=True)
-class L2Settings(ModelSettings, DataSettings, ComputeSettings, EpochSettings):
+class L2Settings(ModelSettings, MeasuredDataSettings, ComputeSettings, EpochSettings):
     """Measure how far apart checkpoints are."""
 
     checkpoints: tuple[Path, ...] = setting(

@@ -8,9 +8,9 @@ from pathlib import Path
 from modeconn_cli.engine.settings.base import Settings, setting
 from modeconn_cli.engine.settings.shared import (
     ComputeSettings,
-    DataSettings,
     DistributedSettings,
     FolderSettings,
+    MeasuredDataSettings,
     ModelSettings,
     SplitName,
 )
@@ -33,7 +33,7 @@ class EpochSettings(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class ScoringSettings(
-    ModelSettings, DataSettings, ComputeSettings, DistributedSettings, FolderSettings, EpochSettings
+    ModelSettings, MeasuredDataSettings, ComputeSettings, DistributedSettings, FolderSettings, EpochSettings
 ):
     """Every sample under the checkpoints of a run."""
 

@@ -102,6 +102,12 @@ class DataSettings(Settings):
     label_seed: int | None = setting(
         None, "seed of the flips", low=0, shown="from the checkpoint, else the seed", group="data"
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasuredDataSettings(DataSettings):
+    """The same for commands that measure, which may read other labels than those that the run was trained on."""
+
     labels: Literal["trained", "clean"] = setting(
         "trained", "training labels with the run's label noise, or as they were", group="data"
     )

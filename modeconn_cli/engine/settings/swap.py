@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Literal
 
 from modeconn_cli.engine.settings.base import setting
-from modeconn_cli.engine.settings.shared import ComputeSettings, DataSettings, ModelSettings
+from modeconn_cli.engine.settings.shared import ComputeSettings, MeasuredDataSettings, ModelSettings
 
 
 @dataclass(frozen=True, kw_only=True)
-class SwapSettings(ModelSettings, DataSettings, ComputeSettings):
+class SwapSettings(ModelSettings, MeasuredDataSettings, ComputeSettings):
     """Exchange neurons of a network."""
 
     checkpoint: Path | None = setting(None, "checkpoint of the network", group="swap")

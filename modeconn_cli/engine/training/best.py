@@ -13,6 +13,7 @@ from typing import Any
 from modeconn_cli.engine import names
 from modeconn_cli.engine.errors import InputError
 from modeconn_cli.engine.networks import checkpoints
+from modeconn_cli.engine.networks.checkpoints import About
 from modeconn_cli.engine.results import files
 from modeconn_cli.engine.results.products import ANEW
 from modeconn_cli.engine.training.loop import Problem
@@ -24,7 +25,7 @@ Rows = Sequence[Mapping[str, Any]]  # lines of the log, in the order of epochs
 class Best:
     """Of a run in `folder`; without tasks it does nothing."""
 
-    def __init__(self, folder: Path, private: Path, tasks: Tasks | None, about: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Path, private: Path, tasks: Tasks | None, about: About) -> None:
         self._folder, self._private, self._tasks, self._about = folder, private, tasks, about
 
     def _path(self, epoch: int) -> Path:
@@ -57,8 +58,8 @@ class Best:
         best = self._epoch(rows, task)
         assert best is not None
         content = checkpoints.integrity.load(self._path(best))
-        about = {"mcx": {**self._about, "task": task, "weights_of_epoch": best}}
-        files.write_tensors(self._folder / names.task(task), {**content, **about})
+        about = self._about.of_task(task, best).entry()
+        files.write_tensors(self._folder / names.task(task), {**content, "mcx": about})
         if not self._tasks.ends(epoch):
             return {}
         problem.restore(content)
@@ -102,12 +103,8 @@ class Best:
             except InputError as error:
                 try:
                     content = checkpoints.integrity.load(self._folder / names.checkpoint(end))
-                    about = {
-                        **self._about,
-                        "task": task,
-                        "weights_of_epoch": content["mcx"]["weights_of_epoch"],
-                    }
+                    about = self._about.of_task(task, content["mcx"]["weights_of_epoch"])
                 except (InputError, KeyError, TypeError):
                     raise InputError(error.message, ANEW) from error
                 state = {k: v for k, v in content.items() if k not in ("optimizer_state", "mcx", "epoch")}
-                files.write_tensors(path, {"epoch": about["weights_of_epoch"], **state, "mcx": about})
+                files.write_tensors(path, {"epoch": about.weights_of_epoch, **state, "mcx": about.entry()})

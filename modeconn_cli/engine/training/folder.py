@@ -17,6 +17,7 @@ from modeconn_cli.engine.datasets import Samples
 from modeconn_cli.engine.errors import InputError, Stopped
 from modeconn_cli.engine.machine.runtime import Runtime
 from modeconn_cli.engine.networks import checkpoints
+from modeconn_cli.engine.networks.checkpoints import About
 from modeconn_cli.engine.results import files
 from modeconn_cli.engine.results.jobs import Job
 from modeconn_cli.engine.results.products import ANEW
@@ -40,7 +41,7 @@ class Keeping:
 
     folder: Path
     save_freq: int
-    about: Mapping[str, Any]
+    about: About
     patience: int | None = None
     min_delta: float = 0.0
     start: Path | None = None  # the checkpoint a branch begins from: weights, optimizer and epoch
@@ -159,7 +160,7 @@ def _rows(log: Path) -> list[dict[str, Any]]:
 def stopped_early(folder: Path, patience: int | None, min_delta: float) -> bool:
     """Whether a run in a folder has come to its end before its last epoch."""
     rows = [json.loads(line) for line in files.read_lines(folder / names.METRICS)]
-    return _Watch(Keeping(folder, 1, {}, patience, min_delta), rows).out_of_patience
+    return _Watch(Keeping(folder, 1, About(), patience, min_delta), rows).out_of_patience
 
 
 class _Watch:
@@ -220,7 +221,7 @@ def _publish(
         "epoch": epoch,
         **problem.content(),
         "optimizer_state": optimizer.state_dict(),
-        "mcx": {**keeping.about, **(more or {})},
+        "mcx": {**keeping.about.entry(), **(more or {})},
     }
     files.write_tensors(keeping.folder / names.checkpoint(epoch), content)
 
@@ -232,7 +233,7 @@ def _save_last(
         "epoch": end.position.epoch,
         **problem.content(),
         "optimizer_state": optimizer.state_dict(),
-        "mcx": dict(keeping.about),
+        "mcx": keeping.about.entry(),
         "position": asdict(end.position) if not end.complete else None,
         "watched": {name: value for watcher in watchers for name, value in watcher.state().items()},
     }

@@ -92,9 +92,9 @@ def score(model: nn.Module, samples: Samples, classes: Tensor | None, batch_size
     return evaluate(model, part, batch_size, classes) if len(part) else None
 
 
-def describe(tasks: Tasks | None) -> dict[str, Any]:
+def describe(tasks: Tasks | None) -> dict[str, Any] | None:
     """What a checkpoint says of them."""
-    return {} if tasks is None else {"tasks": {**asdict(tasks), "order": list(tasks.order)}}
+    return None if tasks is None else {**asdict(tasks), "order": list(tasks.order)}
 
 
 def of_classes(samples: Samples, classes: Tensor) -> Samples:

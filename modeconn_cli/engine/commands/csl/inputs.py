@@ -12,8 +12,8 @@ from modeconn_cli.engine.commands.csl import naming
 from modeconn_cli.engine.commands.csl.naming import IDS, Found
 from modeconn_cli.engine.errors import InputError, SettingsError
 from modeconn_cli.engine.machine.runtime import Runtime
+from modeconn_cli.engine.networks.checkpoints.epochs import between
 from modeconn_cli.engine.results import arrays, jobs, records
-from modeconn_cli.engine.samples.epochs import between
 from modeconn_cli.engine.settings.csl import CslAggregateSettings
 
 

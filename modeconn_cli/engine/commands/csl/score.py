@@ -131,8 +131,8 @@ def _named(settings: CslScoreSettings, subject: Subject, first: Path) -> Run:
     if settings.scheme == "short":
         return Run(subject.data.name, None, None)
     own = names.noise_of(first)  # the file's name, then what the checkpoint says of its labels
-    if own is None and "label_noise" in subject.about:
-        own = subject.about["label_noise"] or 0.0
+    if own is None and subject.about.data is not None:
+        own = subject.about.data.label_noise or 0.0
     run_idx = settings.run_idx if settings.run_idx is not None else names.run_of(first)
     noise = settings.noise_level if settings.noise_level is not None else own
     return Run(subject.data.name, 1 if run_idx is None else run_idx, 0.01 if noise is None else noise)

@@ -78,7 +78,7 @@ def run(settings: CurveAnalyzeSettings, runtime: Runtime) -> CurveAnalyzeResult 
     curve = curve_files.read(
         settings.curve_checkpoint, settings, runtime, allow_nonfinite=settings.allow_nonfinite
     )
-    swap = _swap(settings, curve) if settings.swap_metadata is not None else None
+    swap = _swap(settings, curve, runtime) if settings.swap_metadata is not None else None
     if settings.original_checkpoint is not None:
         _compare_original(settings.original_checkpoint, curve, runtime)
     if runtime.plan(
@@ -117,11 +117,11 @@ def _compare_original(path: FilePath, curve: CurveFile, runtime: Runtime) -> Non
         runtime.warn(f"endpoint 0 of the curve is not '{path}': its ends were free, or it began elsewhere")
 
 
-def _swap(settings: CurveAnalyzeSettings, curve: CurveFile) -> Swap:
+def _swap(settings: CurveAnalyzeSettings, curve: CurveFile, runtime: Runtime) -> Swap:
     assert settings.swap_metadata is not None
     metadata = permutations.read_metadata(settings.swap_metadata)
-    model, arch = curve_files.build(curve, settings)
-    found = symmetry.find(graph.trace(model, arch.input_shape))
+    opened = curve_files.open_curve(curve, settings, runtime, "no data")
+    found = symmetry.find(graph.trace(opened.model.cpu(), opened.arch.input_shape))
     layer = metadata["layer_name"]
     orders = permutations.of_swap(metadata, settings.swap_metadata, found)
     pairs = [[int(i), int(j)] for i, j in metadata["neuron_pairs"]]

@@ -15,7 +15,7 @@ from modeconn_cli.engine.errors import SettingsError
 from modeconn_cli.engine.machine.runtime import Runtime
 from modeconn_cli.engine.paths import evaluate as along
 from modeconn_cli.engine.paths import figures
-from modeconn_cli.engine.paths.statistics import Positioned, Source, load_data, open_path
+from modeconn_cli.engine.paths.statistics import Positioned, Source, open_path
 from modeconn_cli.engine.results import files, jobs
 from modeconn_cli.engine.results.records import Record
 from modeconn_cli.engine.settings.curve import CurveEvalSettings
@@ -49,8 +49,8 @@ def run(settings: CurveEvalSettings, runtime: Runtime) -> CurveEvalResult | None
     if settings.output_dir is None:
         raise SettingsError("no folder for the results", "pass --output-dir DIR")
     source = open_path(settings, runtime)
-    data = load_data(settings, source, runtime)
-    wd = settings.wd if settings.wd is not None else float(source.about.get("wd", 0.0))
+    data = source.data
+    wd = settings.wd if settings.wd is not None else float(source.subject.about.wd or 0.0)
     ts = np.linspace(0, 1, settings.num_points)
     if runtime.plan(
         [

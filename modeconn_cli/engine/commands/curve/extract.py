@@ -11,7 +11,8 @@ from typing import Any, ClassVar
 from modeconn_cli.engine.errors import InputError, SettingsError
 from modeconn_cli.engine.machine.runtime import Runtime
 from modeconn_cli.engine.networks import checkpoints, weights
-from modeconn_cli.engine.paths.statistics import Positioned, load_data, open_path
+from modeconn_cli.engine.networks.subject import Needed, load_data
+from modeconn_cli.engine.paths.statistics import Positioned, open_path
 from modeconn_cli.engine.results import files, records
 from modeconn_cli.engine.results.records import Record, provenance, strict
 from modeconn_cli.engine.settings.base import tilde
@@ -36,7 +37,7 @@ def run(settings: CurveExtractSettings, runtime: Runtime) -> CurveExtractResult 
         raise SettingsError("no position", "pass --t between 0 and 1")
     if settings.output is None:
         raise SettingsError("no file for the network", "pass --output FILE.pt")
-    source = open_path(settings, runtime)
+    source = open_path(settings, runtime, "no data")
     made = provenance(settings, "curve extract", source.inputs)
     files.refuse_inputs([settings.output], source.inputs)
     files.check_writable(settings.output.parent)
@@ -46,21 +47,20 @@ def run(settings: CurveExtractSettings, runtime: Runtime) -> CurveExtractResult 
     if runtime.dry_run:
         runtime.plan([f"write the network at t = {settings.t:g} to {settings.output}"])
         return None
-    needs_data = source.has_batch_norm and settings.bn == "recompute"
-    data = load_data(settings, source, runtime) if needs_data else None
+    found = source.subject
+    needed: Needed = "data" if source.has_batch_norm and settings.bn == "recompute" else "no data"
+    data = load_data(found.about, settings, runtime, needed)
     positioned = Positioned(source, settings, data.fit if data else None)
     positioned.move_to(settings.t)
     state = weights.snapshot(source.model)
-    about = {
-        **source.about,
-        "schema": checkpoints.SCHEMA,
-        **source.arch.describe(),
-        "buffers": weights.not_parameters(source.model),
-        "path": strict({"t": settings.t, "curve": source.path.kind, "bn": positioned.describe()}),
-        "provenance": strict(made),
-    }
+    about = found.arch.about(
+        found.about,
+        buffers=tuple(weights.not_parameters(found.model)),
+        path=strict({"t": settings.t, "curve": source.path.kind, "bn": positioned.describe()}),
+        provenance=strict(made),
+    )
     if due:
-        files.write_tensors(settings.output, {"epoch": 0, "model_state": state, "mcx": about})
+        files.write_tensors(settings.output, {"epoch": 0, "model_state": state, "mcx": about.entry()})
     else:
         runtime.note(f"already complete: {settings.output}")
     parameters = weights.parameters_of(source.model, state)
@@ -80,5 +80,5 @@ def _made_alike(output: Path, made: dict[str, Any]) -> bool:
     if not output.exists():
         return False
     with contextlib.suppress(InputError):
-        return records.made_alike(checkpoints.read(output).about.get("provenance"), made)
+        return records.made_alike(checkpoints.read(output).about.provenance, made)
     return False

@@ -7,16 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path as FilePath
 from typing import Any, ClassVar
 
-from torch import nn
-
-from modeconn_cli.engine import datasets, names
+from modeconn_cli.engine import names
 from modeconn_cli.engine.datasets import Data
 from modeconn_cli.engine.errors import InputError, SettingsError
 from modeconn_cli.engine.machine.runtime import Runtime
-from modeconn_cli.engine.networks import checkpoints, distances, models, weights
+from modeconn_cli.engine.networks import distances, subject, weights
 from modeconn_cli.engine.networks.checkpoints import Checkpoint
 from modeconn_cli.engine.networks.distances import Distance
-from modeconn_cli.engine.networks.models.recognise import recognised
+from modeconn_cli.engine.networks.subject import Subject, check_watched
 from modeconn_cli.engine.paths.path import Path
 from modeconn_cli.engine.paths.problem import PathProblem
 from modeconn_cli.engine.paths.start import control_points
@@ -52,19 +50,12 @@ class CurveTrainResult(Record):
 
 def run(settings: CurveTrainSettings, runtime: Runtime) -> CurveTrainResult | None:
     """Train the free points; the endpoints are copied from their checkpoints bit for bit."""
-    first, last = _endpoints(settings)
-    first = recognised(first, settings, runtime)
-    settings = _complete(settings, first)
+    _check(settings)
     folder = checkpoints_folder(settings)
-    data = datasets.load(settings, runtime.device)
-    if settings.patience is not None and len(data.val) == 0:
-        raise SettingsError(
-            "early stopping watches validation images and there are none", "pass --val-size N"
-        )
-    arch = models.architecture(settings, first, num_classes=data.num_classes, input_shape=data.input_shape)
-    model = models.build(arch)
-    for end in (first, last):
-        weights.load_into(model, end.state, str(end.path))
+    found = subject.open_networks(_endpoints(settings, runtime), settings, runtime)
+    first, last = found.checkpoints
+    model, data = found.model, found.data
+    check_watched(data, watched=settings.patience is not None)
     starts = [weights.parameters_of(model, end.state) for end in (first, last)]
     distance = distances.l2(starts[0], starts[1])
     if distance.total_l2 == 0:
@@ -81,10 +72,9 @@ def run(settings: CurveTrainSettings, runtime: Runtime) -> CurveTrainResult | No
         if not job.complete:
             files.write_text(folder / names.ENDPOINT_DISTANCE, distance_text(first.path, last.path, distance))
             weights.load_into(model, first.state, str(first.path))
-            model.to(runtime.device)
             points = control_points(settings, starts[0], starts[1], runtime)
             path = Path.through(settings.curve, points, model)
-            outcome = _fit(settings, folder, data, arch, model, path, job, runtime)
+            outcome = _fit(settings, folder, found, path, job, runtime)
             products = [outcome, folder / names.METRICS, folder / names.ENDPOINT_DISTANCE]
             job.finish(products)
         return _finished(settings, folder, first.path, last.path, distance, job)
@@ -103,21 +93,13 @@ def checkpoints_folder(settings: CurveTrainSettings) -> FilePath:
     return settings.output_dir / names.CHECKPOINTS
 
 
-def _endpoints(settings: CurveTrainSettings) -> tuple[Checkpoint, Checkpoint]:
+def _endpoints(settings: CurveTrainSettings, runtime: Runtime) -> list[Checkpoint]:
     if settings.endpoint0 is None or settings.endpoint1 is None:
         raise SettingsError("a curve needs two endpoints", "pass --endpoint0 FILE --endpoint1 FILE")
-    _check(settings)
-    first, last = (
-        checkpoints.read(path, state_key=settings.state_key, allow_nonfinite=settings.allow_nonfinite)
+    return [
+        subject.read(path, settings, runtime, allow_nonfinite=settings.allow_nonfinite)
         for path in (settings.endpoint0, settings.endpoint1)
-    )
-    for end in (first, last):
-        if end.is_curve:
-            raise InputError(
-                f"'{end.path}' is a curve, not a network", "mcx curve extract takes a point of it"
-            )
-    weights.check_alike(first.state, last.state, str(first.path), str(last.path))
-    return first, last
+    ]
 
 
 def _check(settings: CurveTrainSettings) -> None:
@@ -130,13 +112,6 @@ def _check(settings: CurveTrainSettings) -> None:
         raise SettingsError(
             "the symmetry plane is for one free point between two fixed ends", "use --num-bends 3"
         )
-
-
-def _complete(settings: CurveTrainSettings, first: Checkpoint) -> CurveTrainSettings:
-    """The settings with what endpoint 0 remembers of its data."""
-    completed = datasets.merge_settings(settings, first.about)
-    assert isinstance(completed, CurveTrainSettings)
-    return completed
 
 
 def _plan(
@@ -172,13 +147,12 @@ def distance_text(first: FilePath, last: FilePath, distance: Distance) -> str:
 def _fit(
     settings: CurveTrainSettings,
     folder: FilePath,
-    data: Data,
-    arch: models.Architecture,
-    model: nn.Module,
+    found: Subject,
     path: Path,
     job: jobs.Job,
     runtime: Runtime,
 ) -> FilePath:
+    model, data = found.model, found.data
     problem = PathProblem(
         model,
         path,
@@ -204,15 +178,7 @@ def _fit(
             out |= {f"{name}_loss_middle": score.loss, f"{name}_accuracy_middle": score.accuracy}
         return out
 
-    about = {
-        "schema": checkpoints.SCHEMA,
-        **arch.describe(),
-        **data.remembered,
-        "seed": settings.seed,
-        "wd": settings.wd,
-        "buffers": weights.not_parameters(model),
-        "settings": settings.lasting(),
-    }
+    about = found.trained(settings, seed=settings.seed, wd=settings.wd)
     recipe = recipe_of(settings, epochs=settings.epochs, batch_size=settings.batch_size, seed=settings.seed)
     keeping = Keeping(folder, settings.save_freq, about, settings.patience, settings.min_delta)
     return train(problem, data.fit, recipe, runtime, job, keeping, measure).checkpoint

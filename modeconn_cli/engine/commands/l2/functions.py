@@ -17,7 +17,7 @@ from modeconn_cli.engine.commands.l2.inputs import Network
 from modeconn_cli.engine.datasets import Samples
 from modeconn_cli.engine.errors import InputError, SettingsError
 from modeconn_cli.engine.machine.runtime import Runtime
-from modeconn_cli.engine.networks import models, weights
+from modeconn_cli.engine.networks import subject, weights
 from modeconn_cli.engine.networks.models.recognise import recognised
 from modeconn_cli.engine.samples.per_sample.fisher import DiagonalFisher
 from modeconn_cli.engine.settings.base import plain
@@ -39,26 +39,21 @@ class Functions:
     """Networks of one architecture on the data that the settings name, or the first checkpoint that says any."""
 
     def __init__(self, settings: L2Settings, networks: Sequence[Network], runtime: Runtime) -> None:
-        first = next((n for n in networks if n.checkpoint.about.get("dataset")), networks[0])
+        first = next((n for n in networks if n.checkpoint.about.data is not None), networks[0])
         checkpoint = recognised(first.checkpoint, settings, runtime)
         self._settings, self._runtime = settings, runtime
-        completed = datasets.merge_settings(settings, checkpoint.about)
         for network in networks:
-            self._compare(network, first, completed)
-        self.data = datasets.load(completed, runtime.device)
-        self.arch = models.architecture(
-            settings, checkpoint, num_classes=self.data.num_classes, input_shape=self.data.input_shape
-        )
-        models.check_fits(self.arch, self.data.name, self.data.input_shape, self.data.num_classes)
-        self._model = models.build(self.arch).to(runtime.device).eval()
+            self._compare(network, first, datasets.completed(settings, checkpoint.about.data))
+        found = subject.open_described(checkpoint.about, checkpoint.path, settings, runtime)
+        self.data, self.arch, self._model = found.data, found.arch, found.model.eval()
         self._fisher: DiagonalFisher | None = None
 
     def _compare(self, network: Network, first: Network, chosen: DataSettings) -> None:
         """Warn where a network was trained on other data than all are measured on."""
-        about = network.checkpoint.about
-        for name in datasets.REMEMBERED:
-            here, there = plain(getattr(chosen, name)), about.get(name)
-            if name in about and (here or None) != (there or None):
+        said = network.checkpoint.about.data
+        for name, there in {} if said is None else said.entries().items():
+            here = plain(getattr(chosen, name))
+            if (here or None) != (there or None):
                 self._runtime.warn(
                     f"'{network.path}' was trained with {name} {there}, all are measured with {here}, as "
                     f"'{first.path}' or the flags say"

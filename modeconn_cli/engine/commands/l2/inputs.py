@@ -16,8 +16,8 @@ from modeconn_cli.engine.errors import InputError, SettingsError
 from modeconn_cli.engine.machine.runtime import Runtime
 from modeconn_cli.engine.networks import checkpoints, weights
 from modeconn_cli.engine.networks.checkpoints import Checkpoint
+from modeconn_cli.engine.networks.checkpoints.epochs import between, in_range
 from modeconn_cli.engine.results import shards
-from modeconn_cli.engine.samples.epochs import between, in_range
 from modeconn_cli.engine.settings.l2 import L2Settings
 
 RANGE = ("start_epoch", "end_epoch")

@@ -123,7 +123,7 @@ class Permutations:
 
     def _found(self, network: Network) -> Symmetry:
         checkpoint = recognised(network.checkpoint, self._settings, self._runtime)
-        arch = models.architecture(self._settings, checkpoint)
+        arch = models.architecture(self._settings, checkpoint.about, checkpoint.path)
         key = repr(arch)
         if key not in self._symmetries:
             model = models.build(arch)

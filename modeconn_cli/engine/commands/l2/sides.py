@@ -119,9 +119,10 @@ def _module(side: Side) -> nn.Module | None:
     if isinstance(side, Mapping):
         return None
     checkpoint = _read(side)
-    if not {"model", "num_classes", "input_shape"} <= set(checkpoint.about):
+    about = checkpoint.about
+    if None in (about.model, about.num_classes, about.input_shape):
         return None
-    model = models.build(models.architecture(ModelSettings(), checkpoint))
+    model = models.build(models.architecture(ModelSettings(), about, checkpoint.path))
     weights.load_into(model, checkpoint.state, str(side))
     return model
 

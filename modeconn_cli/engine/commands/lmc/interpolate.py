@@ -63,7 +63,7 @@ def run(settings: LmcInterpolateSettings, runtime: Runtime) -> LmcInterpolateRes
     settings = replace(settings, checkpoints=(), endpoint0=given[0], endpoint1=given[1])
     files_given = positions.open_path(settings, runtime)
     source = files_given if settings.permutation is None else _rebased(files_given, settings.permutation)
-    data = positions.load_data(settings, source, runtime)
+    data = source.data
     folder = settings.output_dir
     if runtime.plan(
         [
@@ -78,7 +78,7 @@ def run(settings: LmcInterpolateSettings, runtime: Runtime) -> LmcInterpolateRes
 
     def measured(job: jobs.Job | None) -> tuple[dict[str, np.ndarray], LmcInterpolateResult]:
         rows = along.complete(positioned, data, at, settings.batch_size, runtime, job)
-        arrays = along.arrays(np.array(at), rows, source.path, float(source.about.get("wd") or 0.0))
+        arrays = along.arrays(np.array(at), rows, source.path, float(source.subject.about.wd or 0.0))
         held_out = "test" if data.use_test else "val"
         distances = (along.endpoint_distance(source.path), apart)
         return arrays, _result(settings, line.Line.of(rows), arrays["dl"], positioned, distances, held_out)
@@ -111,7 +111,7 @@ def _draw(result: LmcInterpolateResult, arrays: dict[str, np.ndarray]) -> bytes:
 
 def _rebased(source: Source, permutation: Path) -> Source:
     """The line to the second network with its units permuted: weights and statistics of batch norm."""
-    found = symmetry.find(graph.trace(source.model, source.arch.input_shape))
+    found = symmetry.find(graph.trace(source.model, source.subject.arch.input_shape))
     orders = permutations.rebasing(permutation, found)
     layout = source.path.layout
     moved = symmetry.permute({**layout.views(source.path.points[1]), **source.buffers[1]}, found, orders)

@@ -14,15 +14,15 @@ from typing import Any, ClassVar
 
 from torch import nn
 
-from modeconn_cli.engine import datasets, names
+from modeconn_cli.engine import names
 from modeconn_cli.engine.commands.lmc import figures, pairs
 from modeconn_cli.engine.commands.lmc import plan as planning
 from modeconn_cli.engine.commands.lmc.pairs import PairResult
 from modeconn_cli.engine.commands.lmc.plan import Plan
-from modeconn_cli.engine.datasets import Data
 from modeconn_cli.engine.errors import InputError, SettingsError, Stopped
 from modeconn_cli.engine.machine.runtime import Runtime
-from modeconn_cli.engine.networks import checkpoints, models
+from modeconn_cli.engine.networks import checkpoints, models, subject
+from modeconn_cli.engine.networks.subject import Subject
 from modeconn_cli.engine.paths import evaluate as along
 from modeconn_cli.engine.paths import line
 from modeconn_cli.engine.paths import statistics as positions
@@ -68,13 +68,9 @@ def run(settings: LmcRunSettings, runtime: Runtime) -> LmcRunResult | None:
     todo = planning.plan(settings, line.alphas(settings.num_alphas))
     if settings.model is None:
         raise SettingsError("no network", "pass --model NAME or --preset NAME")
-    data = datasets.load(settings, runtime.device)
-    if settings.patience is not None and len(data.val) == 0:
-        raise SettingsError(
-            "early stopping watches validation images and there are none", "pass --val-size N"
-        )
-    arch = models.architecture(settings, num_classes=data.num_classes, input_shape=data.input_shape)
-    experiment = _Experiment(settings, todo, data, arch, runtime)
+    found = subject.open_untrained(settings, runtime, watched=settings.patience is not None)
+    data, arch = found.data, found.arch
+    experiment = _Experiment(settings, todo, found, runtime)
     said = planning.lines(
         todo,
         [experiment.file(*pair) for pair in todo.pairs],
@@ -117,15 +113,14 @@ def run(settings: LmcRunSettings, runtime: Runtime) -> LmcRunResult | None:
 class _Experiment:
     """The branches in their folders and the pairs in theirs."""
 
-    def __init__(
-        self, settings: LmcRunSettings, todo: Plan, data: Data, arch: models.Architecture, runtime: Runtime
-    ) -> None:
-        self.settings, self.plan, self.data, self.arch, self.runtime = settings, todo, data, arch, runtime
+    def __init__(self, settings: LmcRunSettings, todo: Plan, found: Subject, runtime: Runtime) -> None:
+        self.settings, self.plan, self.subject, self.runtime = settings, todo, found, runtime
+        self.data = found.data
         self.trained = self.evaluated = 0
         self.missing: list[str] = []
 
     def network(self) -> nn.Module:
-        return models.build(self.arch, self.settings.seed).to(self.runtime.device)
+        return models.build(self.subject.arch, self.settings.seed).to(self.runtime.device)
 
     def recipe(self, k1: int | None) -> Recipe:
         """How a branch is trained; `k1` None is the main one."""
@@ -169,7 +164,7 @@ class _Experiment:
         first = self.plan.checkpoint(None, 0)
         if self.settings.schedule == "constant" or not first.exists():
             return
-        spanned = checkpoints.read(first).about.get("schedule_epochs")
+        spanned = checkpoints.read(first).about.schedule_epochs
         if spanned != self.plan.schedule_epochs:
             raise InputError(
                 f"the {self.settings.schedule} schedule of this experiment spans {spanned} epochs, "
@@ -193,13 +188,9 @@ class _Experiment:
     def _branch(self, k1: int | None) -> None:
         settings, folder = self.settings, self.plan.folder(k1)
         model, recipe = self.network(), self.recipe(k1)
-        about = {
-            "schema": checkpoints.SCHEMA,
-            **self.arch.describe(),
-            **self.data.remembered,
-            "seed": recipe.seed,
-            "schedule_epochs": self.plan.schedule_epochs,
-        }
+        about = self.subject.trained(
+            settings, seed=recipe.seed, wd=settings.wd, schedule_epochs=self.plan.schedule_epochs
+        )
         start = None if k1 is None else self.plan.checkpoint(None, k1)
         before = len(list(folder.glob("checkpoint-*.pt")))
         files.make_folder(folder)
@@ -262,8 +253,8 @@ class _Experiment:
             model=settings.model, model_arg=settings.model_arg, bn=settings.bn, batch_size=settings.batch_size,
             seed=settings.seed,
         )  # fmt: skip
-        first, last = (checkpoints.read(path) for path in ends)
-        source = positions.line_between(how, first, last, self.runtime)
+        read = [checkpoints.read(path) for path in ends]
+        source = positions.line_between(subject.open_networks(read, how, self.runtime, "no data"))
         positioned = Positioned(source, how, self.data.fit)
         new = [alpha for alpha in self.plan.alphas if known is None or alpha not in known.alphas]
         rows = []

@@ -17,29 +17,17 @@ from torch import Tensor
 from modeconn_cli.engine import names
 from modeconn_cli.engine.errors import InputError
 from modeconn_cli.engine.networks.checkpoints import integrity
+from modeconn_cli.engine.networks.checkpoints.about import About
 from modeconn_cli.engine.networks.weights import distinct, is_buffer, one_thread
 from modeconn_cli.engine.results import shards
 
-__all__ = ["Checkpoint", "check_finite", "finite", "read"]
-
-SCHEMA = "mcx.checkpoint/1"
+__all__ = ["About", "Checkpoint", "check_finite", "finite", "read"]
 
 # Entries that hold the weights, in the order of their standing.
 STATE_KEYS = ("model_state", "model_state_dict", "state_dict", "model", "net", "model_weights")
 OPTIMIZER_KEYS = ("optimizer_state", "optimizer_state_dict", "optim_state", "optimizer")
 PREFIXES = ("module.", "_orig_mod.")  # of DataParallel and torch.compile
 LIGHTNING, LIGHTNING_PREFIXES = "pytorch-lightning_version", ("model.", "net.")
-
-# What mcx writes of a network, by the types that its readers rely on.
-ABOUT = {
-    "model": str,
-    "num_classes": int,
-    "input_shape": list,
-    "model_args": dict,
-    "dataset": str,
-    "data_arg": list,
-    "buffers": list,
-}
 
 
 @dataclass(frozen=True)
@@ -51,7 +39,7 @@ class Checkpoint:
     state: dict[str, Tensor]
     epoch: int | None = None
     optimizer_state: dict[str, Any] | None = None
-    about: Mapping[str, Any] = field(default_factory=dict)
+    about: About = field(default_factory=About)
     content: Mapping[str, Any] = field(default_factory=dict)
     prefix: str = ""
 
@@ -65,7 +53,7 @@ class Checkpoint:
 
         A tensor with two names (tied weights) counts once, under its first.
         """
-        buffers = set(self.about.get("buffers", ()))
+        buffers = set(self.about.buffers)
         named = {name: tensor for name, tensor in self.state.items() if name not in buffers}
         return {name: tensor for name, tensor in distinct(named).items() if not is_buffer(name)}
 
@@ -86,7 +74,7 @@ def read(
     allow_nonfinite = allow_nonfinite or mapped
     if not isinstance(content, dict):
         raise InputError(f"'{path}' holds a {type(content).__name__}, expected a state dict")
-    about = _about(content, path)
+    about = About.read(content.get("mcx"), path)
     if isinstance(content.get("control_points"), list):
         points = content["control_points"]
         if not points or not all(_is_state(point) for point in points):
@@ -121,17 +109,6 @@ def _shards(path: Path, mapped: bool) -> dict[str, Tensor]:
     if lost:
         raise InputError(f"'{path}' names '{lost[0]}', which none of its files holds")
     return out
-
-
-def _about(content: dict[str, Any], path: Path) -> Mapping[str, Any]:
-    """What mcx wrote of the network, empty in other files."""
-    about = content.get("mcx")
-    if not isinstance(about, dict):
-        return {}
-    for name, kind in ABOUT.items():
-        if not isinstance(about.get(name), kind | None):
-            raise InputError(f"'{path}': what it says about itself is damaged ('{name}')")
-    return about
 
 
 def _is_state(value: Any) -> bool:

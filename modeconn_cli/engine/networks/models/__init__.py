@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch import nn
 
 from modeconn_cli.engine.errors import InputError, SettingsError
 from modeconn_cli.engine.factories import arguments, call, imported
-from modeconn_cli.engine.networks.checkpoints import Checkpoint
+from modeconn_cli.engine.networks.checkpoints import About
 from modeconn_cli.engine.registry import MODELS, find_model, is_import_path
 from modeconn_cli.engine.settings.shared import NetworkSettings
 
@@ -36,22 +37,34 @@ class Architecture:
             "model_args": dict(self.args),
         }
 
+    def about(self, about: About | None = None, **more: Any) -> About:
+        """What a checkpoint of the network says of itself, beside what it or another one said before."""
+        return replace(
+            about or About(),
+            model=self.model,
+            num_classes=self.num_classes,
+            input_shape=tuple(self.input_shape),
+            model_args=dict(self.args),
+            **more,
+        )
+
 
 def architecture(
     settings: NetworkSettings,
-    checkpoint: Checkpoint | None = None,
+    about: About | None = None,
+    path: Path | None = None,
     *,
     num_classes: int | None = None,
     input_shape: tuple[int, ...] | None = None,
 ) -> Architecture:
-    """What to build: flags, else the checkpoint's own word, else the data's classes and shape.
+    """What to build: flags, else the word of the file at `path`, else the data's classes and shape.
 
     Raises SettingsError where nothing names the network.
     """
-    about = checkpoint.about if checkpoint is not None else {}
-    name = settings.model or about.get("model")
+    about = about or About()
+    name = settings.model or about.model
     if name is None:
-        where = f"'{checkpoint.path}' does not say which network it holds" if checkpoint else "no network"
+        where = "no network" if path is None else f"'{path}' does not say which network it holds"
         raise SettingsError(where, f"pass --model ({', '.join(MODELS)} or pkg.mod:factory)")
     if is_import_path(name):
         if settings.model is None:
@@ -63,12 +76,12 @@ def architecture(
     else:
         name, entry = find_model(name)
         default = entry.input_shape
-    same = name == about.get("model")
-    args = arguments(settings.model_arg, "--model-arg") or (about.get("model_args", {}) if same else {})
-    classes = settings.num_classes or about.get("num_classes") or num_classes
+    same = name == about.model
+    args = arguments(settings.model_arg, "--model-arg") or (about.model_args if same else {})
+    classes = settings.num_classes or about.num_classes or num_classes
     if classes is None:
         raise SettingsError("the number of classes is not known", "pass --num-classes")
-    shape = about.get("input_shape") or input_shape or default
+    shape = about.input_shape or input_shape or default
     return Architecture(name, int(classes), tuple(shape), args)
 
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from modeconn_cli.engine.datasets.remembered import Remembered
 from modeconn_cli.engine.errors import SettingsError
 from modeconn_cli.engine.machine.runtime import Runtime
 from modeconn_cli.engine.networks.checkpoints import Checkpoint
@@ -31,7 +31,7 @@ def recognised(checkpoint: Checkpoint, settings: ModelSettings, runtime: Runtime
     With --model, classes and width of that network are read off the shapes. Raises SettingsError naming --model
     where several networks fit, or none.
     """
-    if checkpoint.about.get("model") is not None or _is_own_code(settings):
+    if checkpoint.about.model is not None or _is_own_code(settings):
         return checkpoint
     fits = matches(checkpoint.state, settings.model)
     if settings.model is not None and not fits:
@@ -64,8 +64,9 @@ def _decided(checkpoint: Checkpoint, fits: list[Architecture], runtime: Runtime)
         raise SettingsError(
             f"{where}, and its keys fit {names}", "pass --model with the one it was trained as"
         )
-    about = {**fits[0].describe(), **implied_data(fits[0]), **checkpoint.about}
-    implied = f", {about['dataset']} with transform {about['transform']}" if "dataset" in about else ""
+    about = fits[0].about(checkpoint.about, data=checkpoint.about.data or implied_data(fits[0]))
+    said = about.data
+    implied = "" if said is None else f", {said.dataset} with transform {said.transform}"
     runtime.note(
         f"'{checkpoint.path}' holds {fits[0].model} by its keys ({fits[0].num_classes} classes{implied})"
     )
@@ -90,12 +91,12 @@ def _first_of_each(found: Iterable[Architecture]) -> list[Architecture]:
     return list(out.values())
 
 
-def implied_data(arch: Architecture) -> dict[str, Any]:
+def implied_data(arch: Architecture) -> Remembered | None:
     """Data set and transform of a network from dnn-mode-connectivity."""
     family = next((name for name in TRANSFORMS if arch.model.startswith(name)), None)
     if family is None or arch.num_classes not in (10, 100) or arch.input_shape[0] != 3:
-        return {}
-    return {"dataset": f"cifar{arch.num_classes}", "transform": TRANSFORMS[family]}
+        return None
+    return Remembered(dataset=f"cifar{arch.num_classes}", transform=TRANSFORMS[family])
 
 
 def _candidates(state: Mapping[str, Tensor], only: str | None) -> Iterator[Architecture]:

@@ -1,0 +1,188 @@
+"""Opens what a command works on: networks, recognised and built, and the data that belong to them.
+
+Settings that name a network and its data stop here: below, plain values go on. `--print-config` asks `remembered`,
+which completes settings as opening does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import nn
+
+from modeconn_cli.engine import datasets
+from modeconn_cli.engine.datasets import Data
+from modeconn_cli.engine.errors import InputError, SettingsError
+from modeconn_cli.engine.machine.runtime import Runtime
+from modeconn_cli.engine.networks import checkpoints, models, weights
+from modeconn_cli.engine.networks.checkpoints import About, Checkpoint, epochs
+from modeconn_cli.engine.networks.models import Architecture
+from modeconn_cli.engine.networks.models.recognise import recognised
+from modeconn_cli.engine.settings.base import Settings, specs
+from modeconn_cli.engine.settings.scoring import EpochSettings
+from modeconn_cli.engine.settings.shared import DataSettings, ModelSettings, NetworkSettings
+
+Needed = Literal["data", "data without held-out images", "no data"]
+
+A_POINT = "take a point of it with mcx curve extract"
+
+
+@dataclass(frozen=True)
+class Subject:
+    """Networks of one architecture, and the data they were trained on or that the settings name.
+
+    `model` is on the device and holds the weights of the first of `checkpoints`; of a network that is yet to be
+    trained there are none. `about` is what the first checkpoint says of itself.
+    """
+
+    model: nn.Module
+    arch: Architecture
+    about: About
+    checkpoints: tuple[Checkpoint, ...]
+    loaded: Data | None
+
+    @property
+    def data(self) -> Data:
+        """The data. A subject that was opened without any has none to give."""
+        if self.loaded is None:
+            raise ValueError("opened without data")
+        return self.loaded
+
+    def trained(self, settings: NetworkSettings, *, seed: int, wd: float, **more: Any) -> About:
+        """What every checkpoint of a training says of itself: network, data, and what it was trained with."""
+        return self.arch.about(
+            data=self.data.remembered,
+            seed=seed,
+            wd=wd,
+            buffers=tuple(weights.not_parameters(self.model)),
+            settings=settings.lasting(),
+            **more,
+        )
+
+
+def read(
+    path: Path, settings: ModelSettings, runtime: Runtime, *, allow_nonfinite: bool, hint: str = A_POINT
+) -> Checkpoint:
+    """The checkpoint of a network. Raises InputError for one that is broken, and with `hint` for a curve."""
+    found = checkpoints.read(path, state_key=settings.state_key, allow_nonfinite=allow_nonfinite)
+    if found.is_curve:
+        raise InputError(f"'{path}' is a curve, not a network", hint)
+    runtime.detail(found.found())
+    return found
+
+
+def open_networks(
+    read: Sequence[Checkpoint], settings: ModelSettings, runtime: Runtime, needed: Needed = "data"
+) -> Subject:
+    """The subject of one checkpoint or of several of one network; the first says which network and which data.
+
+    Raises SettingsError where nobody says which network or which data, InputError where weights, network and data
+    do not go together.
+    """
+    first = read[0]
+    for other in read[1:]:
+        weights.check_alike(first.state, other.state, str(first.path), str(other.path))
+    first = recognised(first, settings, runtime)
+    found = open_described(first.about, first.path, settings, runtime, needed)
+    for each in reversed(read):
+        weights.load_into(found.model, each.state, str(each.path))
+    return replace(found, checkpoints=(first, *read[1:]))
+
+
+def open_untrained(settings: NetworkSettings, runtime: Runtime, *, watched: bool) -> Subject:
+    """The subject of a training: a network with fresh weights, and its data.
+
+    Raises SettingsError where early stopping watches (`watched`) validation images and there are none.
+    """
+    found = open_described(About(), None, settings, runtime)
+    check_watched(found.data, watched=watched)
+    return found
+
+
+def check_watched(data: Data, *, watched: bool) -> None:
+    """Raises SettingsError where early stopping has nothing to watch."""
+    if watched and len(data.val) == 0:
+        raise SettingsError(
+            "early stopping watches validation images and there are none", "pass --val-size N"
+        )
+
+
+def open_described(
+    about: About, path: Path | None, settings: NetworkSettings, runtime: Runtime, needed: Needed = "data"
+) -> Subject:
+    """The network that a file at `path` describes, with fresh weights, and its data.
+
+    Flags come first, then the file's own word, then the data's classes and shape.
+    """
+    data = load_data(about, settings, runtime, needed)
+    arch = models.architecture(
+        settings,
+        about,
+        path,
+        num_classes=None if data is None else data.num_classes,
+        input_shape=_shape(settings, data),
+    )
+    if data is not None and path is not None:
+        models.check_fits(arch, data.name, data.input_shape, data.num_classes)
+    elif data is not None and arch.num_classes < data.num_classes:
+        raise SettingsError(
+            f"the network has {arch.num_classes} classes, data set '{data.name}' has {data.num_classes}",
+            f"pass --num-classes {data.num_classes}",
+        )
+    return Subject(models.build(arch).to(runtime.device), arch, about, (), data)
+
+
+def load_data(about: About, settings: NetworkSettings, runtime: Runtime, needed: Needed) -> Data | None:
+    """The data that the settings name, else those that a checkpoint remembers."""
+    if needed == "no data" or not isinstance(settings, DataSettings):
+        return None
+    return datasets.load(datasets.completed(settings, about.data), runtime.device, held_out=needed == "data")
+
+
+def _shape(settings: NetworkSettings, data: Data | None) -> tuple[int, ...] | None:
+    """The images' shape: the data's, else of an image's size that the settings name."""
+    if data is not None:
+        return data.input_shape
+    size = settings.image_size if isinstance(settings, DataSettings) else None
+    return None if size is None else (3, size, size)
+
+
+# The settings that name the checkpoint a command takes network and data from, in the order in which they are asked.
+_SOURCES = ("checkpoint", "checkpoint_dir", "curve_checkpoint", "checkpoints", "checkpoint1", "endpoint0")
+
+
+def remembered(settings: Settings) -> tuple[Settings, dict[str, str]]:
+    """The settings as opening completes them by what their checkpoint says, and the origin of each such value."""
+    path = _source(settings)
+    if path is None or not isinstance(settings, ModelSettings):
+        return settings, {}
+    read = checkpoints.read(path, state_key=settings.state_key, allow_nonfinite=True)
+    with contextlib.suppress(SettingsError):  # what cannot be recognised stays as it is
+        read = recognised(read, settings, Runtime())
+    about = read.about
+    done: Any = datasets.completed(settings, about.data) if isinstance(settings, DataSettings) else settings
+    if settings.model in (None, about.model):
+        words = tuple(f"{key}={value}" for key, value in about.model_args.items())
+        own = {"model": about.model, "num_classes": about.num_classes, "model_arg": words}
+        missing = {name: value for name, value in own.items() if getattr(done, name) in (None, ()) and value}
+        done = replace(done, **missing)
+    changed = [s.name for s in specs(type(settings)) if getattr(settings, s.name) != getattr(done, s.name)]
+    return done, dict.fromkeys(changed, f"checkpoint {path}")
+
+
+def _source(settings: Settings) -> Path | None:
+    """The checkpoint that says which network and which data; None where the settings name none that is there."""
+    for name in _SOURCES:
+        found = getattr(settings, name, None)
+        first = found[0] if isinstance(found, tuple) and found else found
+        if not isinstance(first, Path):
+            continue
+        if isinstance(settings, EpochSettings) and first.is_dir():
+            return next(iter(epochs.in_range(first, settings, Runtime(), lenient=True).values()))
+        if first.is_file():
+            return first
+    return None
