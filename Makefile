@@ -30,10 +30,10 @@ types: $(STAMP)
 	$(BIN)/mypy
 
 unit: $(STAMP)
-	$(BIN)/pytest -n auto --dist loadfile -m "not slow and not gpu"
+	$(BIN)/pytest -n auto --dist worksteal -m "not slow and not gpu"
 
 slow: $(STAMP)
-	$(BIN)/pytest -m "slow"
+	$(BIN)/pytest -n auto --dist worksteal -m "slow and not gpu"
 
 bench: $(STAMP)
 	$(BIN)/python -m bench

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 
 from modeconn_cli.cli import app
 
@@ -46,10 +47,31 @@ def mcx(capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
 
 
 @pytest.fixture(scope="session")
-def networks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], None]], Path]:
+    """Make a folder, or find the one that another process of the same test run has made.
+
+    Its tests read what is there and write elsewhere.
+    """
+    alone = "PYTEST_XDIST_WORKER" not in os.environ
+    shared = tmp_path_factory.getbasetemp() if alone else tmp_path_factory.getbasetemp().parent
+
+    def make(name: str, into: Callable[[Path], None]) -> Path:
+        folder, done = shared / name, shared / f"{name}.done"
+        with FileLock(shared / f"{name}.lock"):
+            if not done.exists():
+                into(folder)
+                done.touch()
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def networks(made_once: Callable[[str, Callable[[Path], None]], Path]) -> Path:
     """Two small networks trained for four epochs on the digits: seed0/ and seed1/ with checkpoint-4.pt."""
-    folder = tmp_path_factory.mktemp("networks")
-    words = ["train", "--model", "cnn", "--model-arg", "width=4", "--dataset", "digits", "--seeds", "0,1"]
-    code = app.main([*words, "--epochs", "4", "--lr", "0.1", "--output-dir", str(folder), "-q"])
-    assert code == 0
-    return folder
+
+    def train(folder: Path) -> None:
+        words = ["train", "--model", "cnn", "--model-arg", "width=4", "--dataset", "digits", "--seeds", "0,1"]
+        assert app.main([*words, "--epochs", "4", "--lr", "0.1", "--output-dir", str(folder), "-q"]) == 0
+
+    return made_once("networks", train)
