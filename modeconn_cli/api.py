@@ -104,7 +104,7 @@ def compute_curvature_per_image(
     from modeconn_cli.engine.samples.per_sample.execution import Execution
     from modeconn_cli.engine.settings.curvature import CurvatureSettings
 
-    CurvatureSettings(h=h, niter=niter, temp=temp, method=method, seed=seed)  # checks the ranges
+    CurvatureSettings(h=h, niter=niter, temp=temp, method=method, seed=seed, checked=True)  # the ranges only
     found = []
     with evaluating(net) as place:
         loaded, execution, classes = Loaded(data_loader, place), None, 0
@@ -194,7 +194,7 @@ def compute_per_sample_dormant(
     from modeconn_cli.engine.samples.loaders import Loaded, check, evaluating
     from modeconn_cli.engine.settings.dormant import DormantSettings
 
-    DormantSettings(eps=eps, tau=tau, dormant_unit_threshold=dormant_unit_threshold)  # checks the ranges
+    DormantSettings(eps=eps, tau=tau, dormant_unit_threshold=dormant_unit_threshold, checked=True)
     if device is not None:
         net.to(device)
     found: list[Seen] = []

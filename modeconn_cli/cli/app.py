@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from modeconn_cli import __version__
-from modeconn_cli.cli.commands import COMMANDS, GROUPS, first_words, named
+from modeconn_cli.cli.commands import COMMANDS, GROUPS, first_words, inside, named
 from modeconn_cli.cli.complete import flags_of
 from modeconn_cli.cli.report import Output, PipeClosed, fail
 from modeconn_cli.engine.errors import McxError, SettingsError, did_you_mean
@@ -41,11 +41,10 @@ def build(words: Sequence[str]) -> typer.Typer:
         if name != command.split(" ")[0]:
             app.command(name, help=text)(_nothing)
             continue
-        module = next(entry.module for key, entry in COMMANDS.items() if key.split()[0] == name)
-        commands = importlib.import_module(f"modeconn_cli.cli.{module}").app
+        commands = importlib.import_module(f"modeconn_cli.cli.{name}").app
         if name in GROUPS:
             for each in commands.registered_commands:  # a docstring's first line would be cut
-                each.short_help = COMMANDS[f"{name} {each.name}"].help
+                each.short_help = COMMANDS[f"{name} {each.name}"]
             app.add_typer(commands, name=name, help=text, add_help_option=" " not in command)
         else:
             app.registered_commands += commands.registered_commands
@@ -129,8 +128,7 @@ def _usage(error: typer.TyperException, command: str) -> tuple[str, str]:
         return f"unknown option '{unknown[1]}'", did_you_mean(unknown[1], known)
     unknown = re.match(r"No such command '?([^'\s]*)'?\.?", message)
     if unknown:
-        inside = [name.split()[1] for name in COMMANDS if name.startswith(f"{command} ")]
-        return f"unknown command '{unknown[1]}'", did_you_mean(unknown[1], inside)
+        return f"unknown command '{unknown[1]}'", did_you_mean(unknown[1], inside(command))
     return message[:1].lower() + message[1:].rstrip("."), f"see 'mcx {command} --help'".replace("  ", " ")
 
 

@@ -2,59 +2,54 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
-
-class Command(NamedTuple):
-    """`module` of the command line, `settings` as module:class of `engine.settings`, one line of help."""
-
-    module: str
-    settings: str
-    help: str
-
-
-COMMANDS: dict[str, Command] = {
-    "train": Command("train", "train:TrainSettings", "Train networks, one per seed."),
-    "swap": Command("swap", "swap:SwapSettings", "Exchange neurons and prove that nothing else changes."),
-    "l2": Command("l2", "l2:L2Settings", "Measure how far apart checkpoints are."),
-    "curve train": Command("curve", "curve:CurveTrainSettings", "Train a curve between two networks."),
-    "curve eval": Command("curve", "curve:CurveEvalSettings", "Evaluate a curve or a straight line."),
-    "curve analyze": Command("curve", "curve:CurveAnalyzeSettings", "Measure how far each layer moves."),
-    "curve extract": Command("curve", "curve:CurveExtractSettings", "Write the network at one position."),
-    "lmc run": Command("lmc", "lmc:LmcRunSettings", "Branch off a training run, measure the lines back."),
-    "lmc interpolate": Command(
-        "lmc", "lmc:LmcInterpolateSettings", "Measure the barrier between two networks."
-    ),
-    "lmc report": Command("lmc", "lmc:LmcReportSettings", "Compare the barriers of several experiments."),
-    "csl score": Command("csl", "csl:CslScoreSettings", "Score every sample at every checkpoint of a run."),
-    "csl aggregate": Command("csl", "csl:CslAggregateSettings", "Cumulative sample loss and learning time."),
-    "curvature": Command(
-        "curvature", "curvature:CurvatureSettings", "Measure the curvature of every sample's loss."
-    ),
-    "dormant": Command(
-        "dormant", "dormant:DormantSettings", "Find the units that every sample leaves inactive."
-    ),
-    "correlate": Command(
-        "correlate", "correlate:CorrelateSettings", "Join every per-sample metric and correlate them."
-    ),
-    "animate": Command("animate", "animate:AnimateSettings", "Draw layer distances along a curve."),
-    "info": Command("info", "info:InfoSettings", "Say what a checkpoint holds."),
-    "status": Command("status", "status:StatusSettings", "Say how far the jobs of a folder are."),
-    "completion": Command(
-        "completion", "completion:CompletionSettings", "Print a shell's completion script."
-    ),
-    "demo": Command("demo", "demo:DemoSettings", "Run the whole story on the built-in digits."),
+# A line of help each. `curve train` stands in cli/curve.py, and its settings are `CurveTrainSettings` in
+# engine/settings/curve.py.
+COMMANDS: dict[str, str] = {
+    "train": "Train networks, one per seed.",
+    "swap": "Exchange neurons and prove that nothing else changes.",
+    "l2": "Measure how far apart checkpoints are.",
+    "curve train": "Train a curve between two networks.",
+    "curve eval": "Evaluate a curve or a straight line.",
+    "curve analyze": "Measure how far each layer moves.",
+    "curve extract": "Write the network at one position.",
+    "lmc run": "Branch off a training run, measure the lines back.",
+    "lmc interpolate": "Measure the barrier between two networks.",
+    "lmc report": "Compare the barriers of several experiments.",
+    "csl score": "Score every sample at every checkpoint of a run.",
+    "csl aggregate": "Cumulative sample loss and learning time.",
+    "curvature": "Measure the curvature of every sample's loss.",
+    "dormant": "Find the units that every sample leaves inactive.",
+    "correlate": "Join every per-sample metric and correlate them.",
+    "animate": "Draw layer distances along a curve.",
+    "info": "Say what a checkpoint holds.",
+    "status": "Say how far the jobs of a folder are.",
+    "completion": "Print a shell's completion script.",
+    "demo": "Run the whole story on the built-in digits.",
 }
 GROUPS: dict[str, str] = {
     "curve": "Train, evaluate and analyse curves between networks.",
     "lmc": "Study linear mode connectivity.",
     "csl": "Follow every sample's loss over a training run.",
 }
+# The flags that every command has beside its settings, by the name of the parameter; all but `config` are switches.
+DISPLAY: dict[str, tuple[str, str]] = {
+    "config": ("--config", "read settings from a YAML file"),
+    "print_config": ("--print-config", "print the settings and stop"),
+    "dry_run": ("--dry-run", "say what would be done and stop"),
+    "as_json": ("--json", "print the result as JSON"),
+    "quiet": ("--quiet", "no progress and no notes"),
+    "verbose": ("--verbose", "more notes"),
+}
 
 
 def first_words() -> dict[str, str]:
     """What can follow `mcx`, with a line of help each, in the order of the table."""
-    return {name.split()[0]: GROUPS.get(name.split()[0], command.help) for name, command in COMMANDS.items()}
+    return {name.split()[0]: GROUPS.get(name.split()[0], help_) for name, help_ in COMMANDS.items()}
+
+
+def inside(group: str) -> dict[str, str]:
+    """What can follow `mcx GROUP`, with a line of help each."""
+    return {name.split()[1]: help_ for name, help_ in COMMANDS.items() if name.startswith(f"{group} ")}
 
 
 def named(words: list[str]) -> str:

@@ -10,28 +10,25 @@ import importlib
 from collections.abc import Mapping
 from pathlib import Path
 
-from modeconn_cli.cli.commands import COMMANDS, first_words, named
+from modeconn_cli.cli.commands import COMMANDS, DISPLAY, GROUPS, first_words, inside, named
 from modeconn_cli.engine.registry import DATASETS, FOLDERS, LIBRARIES, MODELS
-from modeconn_cli.engine.settings.base import Settings, Spec, specs
+from modeconn_cli.engine.settings.base import Settings, specs
 
 VARIABLE = "_MCX_COMPLETE"
 LARGEST = 64 << 20  # bytes of a checkpoint's table of contents that are worth a TAB
 
-DISPLAY = {
-    "--config": "read settings from a YAML file",
-    "--print-config": "print the settings and stop",
-    "--dry-run": "say what would be done and stop",
-    "--json": "print the result as JSON",
-    "--quiet": "no progress and no notes",
-    "--verbose": "more notes",
-    "--help": "show the help and stop",
+# Settings that take any word, and the words that are known.
+KNOWN = {
+    "model": [*MODELS, *(f"{library}:" for library in LIBRARIES)],
+    "dataset": [*DATASETS, *FOLDERS],
+    "device": ["auto", "cpu", "cuda"],
 }
 
 
 def settings_of(command: str) -> type[Settings]:
     """The settings class of a command."""
-    module, name = COMMANDS[command].settings.split(":")
-    found: type[Settings] = getattr(importlib.import_module(f"modeconn_cli.engine.settings.{module}"), name)
+    module = importlib.import_module(f"modeconn_cli.engine.settings.{command.split()[0]}")
+    found: type[Settings] = getattr(module, command.title().replace(" ", "") + "Settings")
     return found
 
 
@@ -39,31 +36,25 @@ def flags_of(command: str) -> dict[str, str]:
     """The long flags of a command, each with its help."""
     out: dict[str, str] = {}
     for spec in specs(settings_of(command)):
-        if spec.positional:
-            continue
-        for flag in (spec.flag, *spec.flags):
-            out[flag] = spec.help
-        if spec.kind is bool and (spec.default is not False or spec.optional):
-            out[f"--no-{spec.flag[2:]}"] = spec.help
-    return {**out, **DISPLAY}
+        if not spec.positional:
+            flags = (spec.flag, *spec.flags, *([spec.negation] if spec.negation else []))
+            out |= dict.fromkeys(flags, spec.help)
+    return out | dict(DISPLAY.values()) | {"--help": "show the help and stop"}
 
 
 def candidates(words: list[str], current: str) -> dict[str, str]:
     """What can stand in the place of `current` after `words` (without `mcx`), with help."""
     command = named(words)
-    if command not in COMMANDS:
-        inside = {
-            name.split()[1]: c.help for name, c in COMMANDS.items() if command and name.split()[0] == command
-        }
-        found: Mapping[str, str] = inside or ({"--help": "", "--version": ""} | first_words())
-        if any(not word.startswith("-") for word in words) and not inside:
-            return {}
-        if not current.startswith("-"):
-            found = {name: text for name, text in found.items() if not name.startswith("-")}
-    elif current.startswith("-"):
-        found = flags_of(command)
+    found: Mapping[str, str]
+    if command in COMMANDS:
+        flags = current.startswith("-")
+        found = flags_of(command) if flags else dict.fromkeys(_values(command, words, current), "")
+    elif command in GROUPS:
+        found = inside(command)
+    elif any(not word.startswith("-") for word in words):
+        found = {}
     else:
-        found = dict.fromkeys(_values(command, words, current), "")
+        found = {"--help": "", "--version": ""} if current.startswith("-") else first_words()
     return {name: text for name, text in found.items() if name.startswith(current)}
 
 
@@ -77,19 +68,11 @@ def _values(command: str, words: list[str], current: str) -> list[str]:
     if spec is None:
         return [choice for s in known if s.positional for choice in s.choices]
     if spec.name == "layer_name":
-        return _layers(_given(words, "--checkpoint"))
-    return list(spec.choices) or _names(spec)
+        return _layers(_typed(words, "--checkpoint"))
+    return list(spec.choices) or KNOWN.get(spec.name, [])
 
 
-def _names(spec: Spec) -> list[str]:
-    return {
-        "model": [*MODELS, *(f"{library}:" for library in LIBRARIES)],
-        "dataset": [*DATASETS, *FOLDERS],
-        "device": ["auto", "cpu", "cuda"],
-    }.get(spec.name, [])
-
-
-def _given(words: list[str], flag: str) -> Path | None:
+def _typed(words: list[str], flag: str) -> Path | None:
     """The value of a flag on the line."""
     for word, following in zip(words, [*words[1:], ""], strict=True):
         if word == flag and following:
@@ -127,14 +110,11 @@ def _layers(checkpoint: Path | None) -> list[str]:
                 names = list(json.loads(stream.read(size))) if size < LARGEST else []
         else:
             with zipfile.ZipFile(checkpoint) as archive:
-                inside = next(name for name in archive.namelist() if name.endswith("data.pkl"))
-                if archive.getinfo(inside).file_size > LARGEST:
+                entry = next(name for name in archive.namelist() if name.endswith("data.pkl"))
+                if archive.getinfo(entry).file_size > LARGEST:
                     return []
-                names = [
-                    str(value)
-                    for _, value, _ in pickletools.genops(archive.read(inside))
-                    if isinstance(value, str)
-                ]
+                values = (value for _, value, _ in pickletools.genops(archive.read(entry)))
+                names = [value for value in values if isinstance(value, str)]
     except (OSError, ValueError, StopIteration, zipfile.BadZipFile, RuntimeError, NotImplementedError):
         return []
     return list(dict.fromkeys(name.removesuffix(".weight") for name in names if name.endswith(".weight")))

@@ -1,14 +1,23 @@
-"""Configuration files: flat YAML, every value as the text a flag would get."""
+"""Where the value of every setting comes from: flag > MCX_<COMMAND>_<FLAG> > --config > preset > default.
+
+Configuration files and presets are flat YAML, every value as the text a flag would get.
+"""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import yaml
 
+from modeconn_cli.cli.words import parse
+from modeconn_cli.engine import settings as settings_package
 from modeconn_cli.engine.errors import SettingsError, did_you_mean
+from modeconn_cli.engine.settings.base import Settings, specs
 
+PRESETS = Path(settings_package.__file__).parent / "presets"
 LARGEST = 100_000  # bytes; a configuration is a page of text
 DEEPEST = 20  # lists within lists
 
@@ -19,9 +28,55 @@ EARLY_STOPPING = "early_stopping"
 # Their `save_intermediate: false` keeps the last checkpoint only, whatever `save_freq` says.
 SAVE_INTERMEDIATE = "save_intermediate"
 
+FLAG, ENVIRONMENT = "flag", "environment"  # the origins that count as given
 NULL = ("", "~", "null", "Null", "NULL")
 
 Value = str | list[str]
+
+
+def resolve(
+    cls: type[Settings], command: str, typed: Mapping[str, Any], file: Path | None
+) -> tuple[dict[str, Any], dict[str, str], list[str]]:
+    """Values, where each came from, and notes, for one command line."""
+    known = {key: spec.name for spec in specs(cls) for key in spec.yaml_keys}
+    typed = {name: value for name, value in typed.items() if value not in (None, [])}
+    in_file, ignored = read(file, known, command) if file else ({}, [])
+    notes = [f"ignored in {file}: {', '.join(ignored)}"] if ignored else []
+    preset = typed.get("preset") or os.environ.get(_variable(command, "preset")) or in_file.get("preset")
+    place = PRESETS / f"{preset}.yaml"
+    # An unknown name is refused by its own parser.
+    in_preset = read(place, known, command)[0] if "preset" in known and preset and place.is_file() else {}
+    values: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    for spec in specs(cls):
+        name, variable = spec.name, _variable(command, spec.name)
+        if name in typed:
+            origin, source, text = FLAG, name if spec.positional else spec.flag, typed[name]
+        elif os.environ.get(variable):
+            origin, source, text = f"{ENVIRONMENT} {variable}", variable, os.environ[variable]
+        elif name in in_file:
+            origin, source, text = f"config {file}", f"config {file}: {name}", in_file[name]
+        elif name in in_preset:
+            origin, source, text = f"preset {preset}", f"preset {preset}: {name}", in_preset[name]
+        else:
+            values[name], origins[name] = spec.default, "default"
+            continue
+        origins[name] = origin
+        try:
+            values[name] = text if isinstance(text, bool) else parse(spec, text)
+        except SettingsError as error:
+            raise SettingsError(f"{source}: {error.message}", error.hint) from None
+    return values, origins, notes
+
+
+def explicit(origins: Mapping[str, str]) -> frozenset[str]:
+    """The settings that were given for this command alone: by a flag or by its own variable."""
+    return frozenset(name for name, origin in origins.items() if origin.split()[0] in (FLAG, ENVIRONMENT))
+
+
+def _variable(command: str, name: str) -> str:
+    """The environment variable of a setting."""
+    return f"MCX_{command}_{name}".replace(" ", "_").upper()
 
 
 def read(path: Path, known: Mapping[str, str], command: str) -> tuple[dict[str, Value], list[str]]:

@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol, TextIO, TypeVar
 
 from modeconn_cli.cli import tables
@@ -97,26 +97,19 @@ def fail(command: str, error: McxError) -> int:
     return error.exit_code
 
 
+@dataclass
 class Report:
     """The output of one command."""
 
-    def __init__(
-        self,
-        command: str,
-        *,
-        as_json: bool = False,
-        quiet: bool = False,
-        verbose: bool = False,
-        dry_run: bool = False,
-    ) -> None:
-        self.command = command
-        self.as_json = as_json
-        self.quiet = quiet
-        self.verbose = verbose
-        self.dry_run = dry_run
+    command: str
+    as_json: bool = False
+    quiet: bool = False
+    verbose: bool = False
+    dry_run: bool = False
+
+    def __post_init__(self) -> None:
         self._bar: Progress | None = None
-        self._last = time.monotonic()
-        self._begin = time.monotonic()
+        self._last = self._begin = time.monotonic()
 
     def runtime(self, settings: Settings) -> Runtime:
         """The machine the engine runs on, speaking through this report."""
@@ -165,12 +158,13 @@ class Report:
             )
             self._bar.add_task(self.command, total=total)
             self._bar.start()
-        task = self._bar.task_ids[0]
-        text = f"{self.command} {_fields(fields)}"
-        if unit == "epoch":  # the bar itself counts steps
-            self._bar.update(task, description=text)
-        else:
-            self._bar.update(task, completed=done, total=total, description=text)
+        counts = unit != "epoch"  # the bar itself counts steps
+        self._bar.update(
+            self._bar.task_ids[0],
+            description=f"{self.command} {_fields(fields)}",
+            completed=done if counts else None,
+            total=total if counts else None,
+        )
 
     def close(self) -> None:
         """Take the bar away; the terminal is left clean."""

@@ -71,9 +71,9 @@ def find_model(name: str) -> tuple[str, Entry]:
     library, colon, inside = name.partition(":")
     if colon and library in LIBRARIES:
         return name, Entry(LIBRARIES[library], (3, 224, 224), {"name": inside})
-    folded = {_fold(key): key for key in MODELS}
-    if _fold(name) in folded:
-        key = folded[_fold(name)]
+    folded = {fold(key): key for key in MODELS}
+    if fold(name) in folded:
+        key = folded[fold(name)]
         return key, MODELS[key]
     for pattern, where, parameters, spelling in FAMILIES:
         found = pattern.fullmatch(name.casefold().replace("_", ""))
@@ -89,5 +89,6 @@ def is_import_path(name: str) -> bool:
     return ":" in name and name.partition(":")[0] not in LIBRARIES
 
 
-def _fold(name: str) -> str:
+def fold(name: str) -> str:
+    """A name as it is compared: without case, `-` and `_`."""
     return name.casefold().replace("-", "").replace("_", "")

@@ -293,6 +293,22 @@ def test_both_schemes_in_one_folder_have_to_be_chosen_from(mcx: Callable, tmp_pa
     assert mcx(*words, "--scheme", "short").code == 0
 
 
+def test_run_and_noise_name_the_results_of_arrays_whose_names_say_neither(
+    mcx: Callable, tmp_path: Path
+) -> None:
+    named = ("--run-idx", "3", "--noise-level", "0.05")
+    found, _ = aggregated(mcx, GOLDEN / "short", tmp_path, *named)
+    assert (found["run_idx"], found["noise_level"], found["scheme"]) == (3, 0.05, "short")
+    for kind in ("csl", "lt", "lt_first_epoch"):
+        assert (tmp_path / f"{kind}_cifar100_run3_noise_0.05.npy").exists()
+    assert found == json.loads((tmp_path / "metrics_cifar100_run3_noise_0.05.json").read_text())
+    plain, _ = aggregated(mcx, GOLDEN / "short", tmp_path)
+    assert (plain["run_idx"], plain["noise_level"]) == (None, None)
+    csl = [np.load(tmp_path / f"csl_cifar100_{name}.npy") for name in ("run3_noise_0.05", "run1_noise_0")]
+    assert np.array_equal(*csl)
+    assert "already complete" in aggregated(mcx, GOLDEN / "short", tmp_path, *named)[1]
+
+
 def test_runs_are_told_apart_and_noise_compares_as_a_number(mcx: Callable, tmp_path: Path) -> None:
     folder = copy_of("long", tmp_path / "in")
     for path in list(folder.iterdir()):

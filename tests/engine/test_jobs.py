@@ -18,7 +18,7 @@ from modeconn_cli.cli import config
 from modeconn_cli.engine import names
 from modeconn_cli.engine.errors import InputError, McxError, OutputError, Stopped
 from modeconn_cli.engine.machine.runtime import Runtime, Silent
-from modeconn_cli.engine.results import files, jobs
+from modeconn_cli.engine.results import files, jobs, locks, records
 from modeconn_cli.engine.settings.base import setting, specs
 from modeconn_cli.engine.settings.shared import FolderSettings
 
@@ -28,6 +28,10 @@ class Wanted(FolderSettings):
     lr: float = setting(0.1)
     epochs: int = setting(2, change="grow")
     device: str = setting("cpu", change="free")
+
+
+def wanted(folder: Path, **words: Any) -> Wanted:
+    return Wanted(**{"output_dir": folder, **words})
 
 
 class Heard(Silent):
@@ -45,7 +49,9 @@ RESULT = "result.txt"
 def opened(folder: Path, inputs: Sequence[Path] = (), **words: Any) -> Iterator[tuple[jobs.Job, list[str]]]:
     heard = Heard()
     runtime = Runtime(device=None, listener=heard)
-    with jobs.opened(Wanted(**words), folder, "some job", runtime, inputs=inputs, owned=["*.txt"]) as job:
+    with jobs.opened(
+        wanted(folder, **words), folder, "some job", runtime, inputs=inputs, owned=["*.txt"]
+    ) as job:
         yield job, heard.notes
 
 
@@ -274,7 +280,7 @@ def test_the_lock_of_another_host_lives_by_its_heartbeat(tmp_path: Path) -> None
 
 
 def test_a_live_owner_renews_its_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jobs, "PULSE", 0.01)
+    monkeypatch.setattr(locks, "PULSE", 0.01)
     with opened(tmp_path):
         path = private(tmp_path) / names.LOCK_FILE
         os.utime(path, (0, 0))
@@ -306,8 +312,8 @@ def test_a_job_of_a_queue_that_is_started_again_takes_its_own_lock_over(
 def test_two_commands_share_a_folder(tmp_path: Path) -> None:
     runtime = Runtime(device=None)
     with (
-        jobs.opened(Wanted(), tmp_path, "one", runtime),
-        jobs.opened(Wanted(lr=9.0), tmp_path, "two", runtime) as job,
+        jobs.opened(wanted(tmp_path), tmp_path, "one", runtime),
+        jobs.opened(wanted(tmp_path, lr=9.0), tmp_path, "two", runtime) as job,
     ):
         assert not job.resumed
 
@@ -329,54 +335,93 @@ def test_leftovers_in_folders_of_results_are_removed_too(tmp_path: Path) -> None
     dead = here.with_name(here.name.replace(str(os.getpid()), str(dead_pid())))
     for path in (here, dead):
         path.write_text("")
-    with jobs.opened(Wanted(), tmp_path, "one", Runtime(device=None), owned=("*.txt", "losses/*.tmp.npy")):
+    with jobs.opened(
+        wanted(tmp_path), tmp_path, "one", Runtime(device=None), owned=("*.txt", "losses/*.tmp.npy")
+    ):
         assert (here.exists(), dead.exists()) == (True, False)
 
 
 # Single files ---------------------------------------------------------------------------------------------
 
-PROVENANCE = {"command": "mcx l2", "settings": {"lr": 1, "overwrite": False}, "inputs": [{"sha256": "ab"}]}
+
+@pytest.fixture
+def made(tmp_path: Path) -> records.Provenance:
+    """Of a result that `wanted` asks for, made of one file."""
+    source = tmp_path / "source"
+    source.write_text("content")
+    return records.provenance(wanted(tmp_path), "l2", [source])
 
 
-def test_a_file_of_the_same_command_is_complete(tmp_path: Path) -> None:
+def due(path: Path, made: records.Provenance, *, record: Path | None = None, **words: Any) -> bool:
+    beside = words.pop("beside", ())
+    return jobs.file_output(path, made, wanted(path.parent, **words), record=record, beside=beside)
+
+
+def plain(made: records.Provenance, **changes: Any) -> dict[str, Any]:
+    return {**records.strict(vars(made)), **changes}
+
+
+def test_a_file_of_the_same_command_is_complete(tmp_path: Path, made: records.Provenance) -> None:
     path = tmp_path / "x.json"
-    files.write_json(path, {"provenance": {**PROVENANCE, "settings": {"lr": 1, "overwrite": True}}})
-    assert jobs.file_output(path, PROVENANCE, False) is False
-    assert jobs.file_output(path, PROVENANCE, True) is True
+    files.write_json(path, {"provenance": plain(made, settings={"lr": 0.1, "overwrite": True})})
+    assert due(path, made) is False
+    assert due(path, made, overwrite=True) is True
+
+
+def test_a_file_made_on_another_machine_is_complete(tmp_path: Path, made: records.Provenance) -> None:
+    """What may change between two runs into a folder may change between two writings of a file."""
+    path = tmp_path / "x.json"
+    files.write_json(path, {"provenance": plain(made, settings={**made.settings, "device": "cuda"})})
+    assert due(path, made) is False
 
 
 @pytest.mark.parametrize(
     "text",
     [
         "{}", "[]", "x", '{"provenance": 5}', '{"provenance": {"settings": 5}}',
-        json.dumps({"provenance": {**PROVENANCE, "settings": {"lr": 2}}}),
-        json.dumps({"provenance": {**PROVENANCE, "inputs": []}}),
-        json.dumps({"provenance": {**PROVENANCE, "command": "mcx swap"}}),
+        '{"provenance": {"command": "mcx l2", "settings": 5, "inputs": []}}',
+        '{"provenance": {"command": "mcx l2", "settings": {}, "inputs": [5]}}',
     ],
 )  # fmt: skip
-def test_a_file_of_any_other_origin_is_kept(tmp_path: Path, text: str) -> None:
+def test_a_file_that_says_nothing_of_its_origin_is_kept(
+    tmp_path: Path, made: records.Provenance, text: str
+) -> None:
     path = tmp_path / "x.json"
     path.write_text(text)
     with pytest.raises(OutputError, match="exists"):
-        jobs.file_output(path, PROVENANCE, False)
+        due(path, made)
 
 
-def test_a_record_without_its_file_is_a_kill_and_any_other_companion_is_kept(tmp_path: Path) -> None:
+@pytest.mark.parametrize("changes", [{"settings": {"lr": 2}}, {"inputs": []}, {"command": "mcx swap"}])
+def test_a_file_of_any_other_origin_is_kept(
+    tmp_path: Path, made: records.Provenance, changes: dict[str, Any]
+) -> None:
+    path = tmp_path / "x.json"
+    files.write_json(path, {"provenance": plain(made, **changes)})
+    with pytest.raises(OutputError, match="exists"):
+        due(path, made)
+
+
+def test_a_record_without_its_file_is_a_kill_and_any_other_companion_is_kept(
+    tmp_path: Path, made: records.Provenance
+) -> None:
     path, record, beside = tmp_path / "x.pt", tmp_path / "x.json", tmp_path / "y.json"
-    files.write_json(record, {"provenance": PROVENANCE, "checkpoint_sha256": "cd"})
+    files.write_json(record, {"provenance": plain(made), "checkpoint_sha256": "cd"})
     beside.write_text("{}")
-    assert jobs.file_output(path, PROVENANCE, False, record=record, beside=[beside]) is True
+    assert due(path, made, record=record, beside=[beside]) is True
     record.unlink()
     with pytest.raises(OutputError, match=f"'{beside}' exists"):
-        jobs.file_output(path, PROVENANCE, False, record=record, beside=[beside])
+        due(path, made, record=record, beside=[beside])
 
 
-def test_a_record_of_another_file_does_not_vouch_for_this_one(tmp_path: Path) -> None:
+def test_a_record_of_another_file_does_not_vouch_for_this_one(
+    tmp_path: Path, made: records.Provenance
+) -> None:
     path, record = tmp_path / "x.pt", tmp_path / "x.json"
     path.write_bytes(b"old")
-    files.write_json(record, {"provenance": PROVENANCE, "checkpoint_sha256": "cd"})
+    files.write_json(record, {"provenance": plain(made), "checkpoint_sha256": "cd"})
     with pytest.raises(OutputError, match=f"'{path}' exists"):
-        jobs.file_output(path, PROVENANCE, False, record=record)
+        due(path, made, record=record)
 
 
 def test_a_setting_that_a_record_does_not_know_had_its_default(tmp_path: Path) -> None:

@@ -10,12 +10,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from modeconn_cli.engine.errors import SettingsError
 from modeconn_cli.engine.machine.runtime import Runtime
 from modeconn_cli.engine.networks import checkpoints, weights
 from modeconn_cli.engine.networks.checkpoints import Checkpoint, garipov, safe
 from modeconn_cli.engine.networks.models import recognise
-from modeconn_cli.engine.results import records, shards
+from modeconn_cli.engine.results import shards
+from modeconn_cli.engine.results.fingerprints import sha256
 from modeconn_cli.engine.results.records import Record
 from modeconn_cli.engine.settings.base import tilde
 from modeconn_cli.engine.settings.info import InfoSettings
@@ -59,8 +59,6 @@ class InfoResult(Record):
 def run(settings: InfoSettings, runtime: Runtime) -> InfoResult | None:
     """Read a file's table of contents; of a safetensors file no tensor data is read."""
     path = settings.checkpoint
-    if path is None:
-        raise SettingsError("no checkpoint", "mcx info FILE")
     if runtime.dry_run:
         runtime.plan([f"describe {path}"])
         return None
@@ -72,6 +70,7 @@ def run(settings: InfoSettings, runtime: Runtime) -> InfoResult | None:
 
 def _of_header(path: Path, settings: InfoSettings) -> InfoResult:
     """A safetensors file or index: names, shapes and types of its header."""
+    settings.refuse("on a safetensors file", "state_key")
     tensors = tuple(
         TensorInfo(name, shape, dtype, None) for name, (shape, dtype) in safe.contents(path).items()
     )
@@ -114,7 +113,7 @@ def _of_checkpoint(checkpoint: Checkpoint, settings: InfoSettings) -> InfoResult
     return InfoResult(
         checkpoint=tilde(checkpoint.path),
         size=checkpoint.path.stat().st_size,
-        sha256=records.sha256(checkpoint.path),
+        sha256=sha256(checkpoint.path),
         layout=checkpoint.layout,
         epoch=checkpoint.epoch,
         weights_of_epoch=best if isinstance(best, int) else None,

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from modeconn_cli.engine import names
-from modeconn_cli.engine.errors import InputError, SettingsError, Stopped
+from modeconn_cli.engine.errors import InputError, Stopped
 from modeconn_cli.engine.machine.runtime import Runtime
-from modeconn_cli.engine.results import jobs, products, records
+from modeconn_cli.engine.results import locks, manifest, records
 from modeconn_cli.engine.results.records import Record
 from modeconn_cli.engine.settings.status import StatusSettings
 
@@ -38,8 +38,6 @@ class StatusResult(Record):
 def run(settings: StatusSettings, _runtime: Runtime) -> StatusResult:
     """Raises Stopped for a job that is not complete, InputError for one that failed or is damaged, and for none."""
     folder = settings.folder
-    if folder is None:
-        raise SettingsError("no folder", "mcx status DIR")
     found = sorted(path.parent for path in (folder / names.JOB_FOLDER).glob(f"*/{names.RECORD_FILE}"))
     if not found:
         raise InputError(f"'{folder}' holds no job of mcx", "pass the --output-dir of a command")
@@ -60,20 +58,20 @@ def _status(folder: Path, private: Path) -> JobStatus:
     said: dict[str, str] = {}
     if (private / names.STATUS_FILE).exists():
         said = records.read_object(private / names.STATUS_FILE)
-    lost, count = products.lost(folder, private), products.count(private)
+    lost, made = manifest.lost(folder, private), manifest.read(private)
     state, reason = said.get("state", ""), ""
     now: State
-    if jobs.is_running(private):
+    if locks.is_running(private):
         now, reason = "running", "it is running"
     elif lost:
         now, reason = "damaged", f"'{lost[0]}' is missing or was changed"
-    elif count is not None:
+    elif made is not None:
         now = "complete"
     elif state == "failed":
         now, reason = "failed", said.get("error", "")
     else:
-        now, silent = "resumable", jobs.silent_for(private)
+        now, silent = "resumable", locks.silent_for(private)
         reason = "it was stopped" if state == "preempted" else "its process has ended"
         if silent is not None:
             reason = f"its process on another machine has given no sign of life for {silent:.0f} s"
-    return JobStatus(private.name, now, said.get("time"), reason, count or 0)
+    return JobStatus(private.name, now, said.get("time"), reason, len(made or ()))

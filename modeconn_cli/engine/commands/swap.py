@@ -20,8 +20,9 @@ from modeconn_cli.engine.networks.checkpoints import About, Checkpoint
 from modeconn_cli.engine.networks.distances import Distance
 from modeconn_cli.engine.networks.subject import Subject
 from modeconn_cli.engine.results import files, jobs, records
-from modeconn_cli.engine.results.records import Record
-from modeconn_cli.engine.settings.base import refuse_idle, tilde
+from modeconn_cli.engine.results.fingerprints import sha256
+from modeconn_cli.engine.results.records import Provenance, Record
+from modeconn_cli.engine.settings.base import tilde
 from modeconn_cli.engine.settings.swap import SwapSettings
 from modeconn_cli.engine.symmetry import Symmetry
 from modeconn_cli.engine.symmetry import choose as units
@@ -60,7 +61,7 @@ class SwapResult(Record):
     seed: int
     distance: Distance
     verification: Verification
-    provenance: dict[str, Any]
+    provenance: Provenance
     checkpoint_sha256: str | None = None  # of the output; the metadata comes before it
 
     def fields(self) -> dict[str, Any]:
@@ -105,7 +106,7 @@ def run(settings: SwapSettings, runtime: Runtime) -> SwapResult | None:
     original = subject.read(source, settings, runtime, allow_nonfinite=settings.allow_nonfinite)
     provenance = records.provenance(settings, "swap", [source])
     metadata, beside = names.swap_metadata(output), names.swap_distances(output)
-    write = jobs.file_output(output, provenance, settings.overwrite, record=metadata, beside=[beside])
+    write = jobs.file_output(output, provenance, settings, record=metadata, beside=[beside])
     opened = _opened(settings, original, runtime)
     arch, model, data = opened.arch, opened.model.cpu(), opened.loaded
     found = symmetry.find(graph.trace(model, arch.input_shape))
@@ -141,17 +142,13 @@ def run(settings: SwapSettings, runtime: Runtime) -> SwapResult | None:
         )
     if not write:
         runtime.note(f"already complete: {output}")
-        return replace(result, checkpoint_sha256=records.sha256(output))
+        return replace(result, checkpoint_sha256=sha256(output))
     optimizer = permute_optimizer(original.optimizer_state, model, found, choice, runtime)
     about = arch.about(opened.about, buffers=tuple(weights.not_parameters(model)))
     return _publish(output, result, original, about, swapped, optimizer)
 
 
 def _paths(settings: SwapSettings) -> tuple[Path, Path]:
-    if settings.checkpoint is None:
-        raise SettingsError("no network to swap", "pass --checkpoint FILE")
-    if settings.output is None:
-        raise SettingsError("no file for the swapped network", "pass --output FILE")
     written = [settings.output, names.swap_metadata(settings.output), names.swap_distances(settings.output)]
     files.refuse_inputs(written, [settings.checkpoint])
     files.check_writable(settings.output.parent)
@@ -172,23 +169,12 @@ def _opened(settings: SwapSettings, original: Checkpoint, runtime: Runtime) -> S
 
 
 def choose(settings: SwapSettings, model: nn.Module, found: Symmetry) -> Choice:
-    """The units that the settings name. Raises SettingsError for flags that contradict each other."""
-    if settings.mirror and settings.random:
-        raise SettingsError("--mirror and --random exclude each other")
+    """The units that the settings name."""
     if settings.mirror or settings.random:
-        refuse_idle(
-            settings,
-            "with --mirror and --random, which permute every hidden layer",
-            ("pairs", "num_swaps", "layer_name", "layer_depth"),
-        )
         mode: units.Mode = "mirror" if settings.mirror else "random"
         orders = units.full_orders(found, mode, settings.seed)
         return Choice(mode, None, None, sum(group.size for group in found.groups), [], orders)
     by_depth = settings.layer_name is None
-    if not by_depth:
-        refuse_idle(settings, "with --layer-name", ("layer_depth",))
-    if settings.pairs:
-        refuse_idle(settings, "with --pairs", ("num_swaps",))
     layer = settings.layer_name or units.layer_at(model, found, settings.layer_depth)
     group = symmetry.group_of(found, layer)
     pairs = units.parse_pairs(settings.pairs) or units.draw_pairs(

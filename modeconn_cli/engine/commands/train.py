@@ -20,7 +20,6 @@ from modeconn_cli.engine.networks import checkpoints, models, weights
 from modeconn_cli.engine.networks.subject import Subject, open_untrained
 from modeconn_cli.engine.results import files, jobs
 from modeconn_cli.engine.results.records import Record
-from modeconn_cli.engine.settings.base import refuse_idle
 from modeconn_cli.engine.settings.train import TrainSettings
 from modeconn_cli.engine.training import NetworkProblem, incremental, memo_scores, recipe_of
 from modeconn_cli.engine.training.folder import OWNED, Keeping, Trained, train
@@ -62,11 +61,6 @@ class TrainResult(Record):
 
 def run(settings: TrainSettings, runtime: Runtime) -> TrainResult | None:
     """Train one network per seed; finished ones are kept as they are."""
-    if settings.output_dir is None:
-        raise SettingsError("no folder for the results", "pass --output-dir DIR")
-    if settings.model is None:
-        raise SettingsError("no network", "pass --model NAME")
-    _check(settings)
     if settings.label_noise and settings.label_seed is None:
         settings = replace(settings, label_seed=settings.seed)  # one data set for all --seeds
     found = open_untrained(settings, runtime, watched=settings.patience is not None)
@@ -96,12 +90,10 @@ def run(settings: TrainSettings, runtime: Runtime) -> TrainResult | None:
         ]
     ):
         return None
-    root = settings.output_dir
-    assert root is not None
     networks = [
         _train_one(
             replace(settings, seed=seed, seeds=()),
-            root / f"seed{seed}",
+            settings.output_dir / f"seed{seed}",
             found,
             plans[seed],
             runtime,
@@ -111,18 +103,6 @@ def run(settings: TrainSettings, runtime: Runtime) -> TrainResult | None:
     return TrainResult(
         model=arch.model, dataset=data.name, num_params=size, epochs=epochs, networks=tuple(networks)
     )
-
-
-def _check(settings: TrainSettings) -> None:
-    """Raises SettingsError for settings that have no meaning together."""
-    if not settings.track_samples:
-        refuse_idle(settings, "without --track-samples", ("memo_scores", "track_format", "track_every"))
-    if settings.classes_per_task is None:
-        refuse_idle(settings, "without --classes-per-task", ("class_order", "epochs_per_task"))
-    elif settings.patience is not None:
-        raise SettingsError(
-            "--patience would end the run within its first task", "leave it out of incremental training"
-        )
 
 
 def _said(tasks: Tasks | None) -> list[str]:

@@ -98,6 +98,8 @@ def load(settings: DataSettings, device: torch.device, *, held_out: bool = True)
     held = _validation(source.train.labels, val_size, settings.val_per_class)
     rows = torch.arange(len(source.train.labels))
     flips = noise.of(settings, source.train.labels, source.train.ids, source.num_classes)
+    if flips is None:
+        settings.refuse("without label noise", "label_seed")
     clean = isinstance(settings, MeasuredDataSettings) and settings.labels == "clean"
     labels = source.train.labels if flips is None or clean else flips.trained
     train = replace(source.train, labels=labels)
@@ -171,8 +173,11 @@ def _source(name: str, settings: DataSettings) -> Source:
     if is_import_path(name):
         return user.read(name, args)
     if name.endswith(".npz"):
+        settings.refuse("on an .npz file", "data_arg")
         return npz.read(_look_up(Path(name), settings.data_path))
     workers = default_workers() if settings.workers is None else settings.workers
+    if name in FOLDERS or "/" in name or Path(name).is_dir():
+        settings.refuse("on a folder of images", "data_arg")
     if name in FOLDERS:
         root = settings.data_path or Path("data")
         inside = root / name

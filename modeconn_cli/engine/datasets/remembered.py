@@ -7,7 +7,7 @@ from types import UnionType
 from typing import TypeVar
 
 from modeconn_cli.engine.errors import SettingsError
-from modeconn_cli.engine.registry import DATASETS, FOLDERS, is_import_path
+from modeconn_cli.engine.registry import DATASETS, FOLDERS, fold, is_import_path
 from modeconn_cli.engine.settings.shared import DataSettings
 
 S = TypeVar("S", bound=DataSettings)
@@ -54,12 +54,8 @@ KINDS: dict[str, type | UnionType] = {
 
 def canonical(name: str) -> str:
     """The registered spelling of a data set's name; case, `-` and `_` do not matter. Paths stay as they are."""
-    folded = {_fold(key): key for key in (*DATASETS, *FOLDERS)}
-    return folded.get(_fold(name), name)
-
-
-def _fold(name: str) -> str:
-    return name.casefold().replace("-", "").replace("_", "")
+    folded = {fold(key): key for key in (*DATASETS, *FOLDERS)}
+    return folded.get(fold(name), name)
 
 
 def completed(settings: S, remembered: Remembered | None) -> S:

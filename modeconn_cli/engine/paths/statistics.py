@@ -18,7 +18,7 @@ from modeconn_cli.engine.networks import subject, weights
 from modeconn_cli.engine.networks.subject import Needed, Subject
 from modeconn_cli.engine.paths import file
 from modeconn_cli.engine.paths.path import Carrier, Path
-from modeconn_cli.engine.results import records
+from modeconn_cli.engine.results.fingerprints import sha256
 from modeconn_cli.engine.settings.curve import PathSettings
 from modeconn_cli.engine.training import batch_norms, recompute_statistics
 
@@ -46,13 +46,7 @@ class Source:
 
 
 def open_path(settings: PathSettings, runtime: Runtime, needed: Needed = "data") -> Source:
-    """The path that the settings name, with its data. Raises SettingsError where they name none or two."""
-    ends = [path for path in (settings.endpoint0, settings.endpoint1) if path is not None]
-    if (settings.curve_checkpoint is None) == (len(ends) == 0) or len(ends) == 1:
-        raise SettingsError(
-            "give either a curve or two endpoints",
-            "pass --curve-checkpoint FILE, or --endpoint0 and --endpoint1",
-        )
+    """The path that the settings name, with its data."""
     if settings.curve_checkpoint is not None:
         if settings.bn == "lerp":
             raise SettingsError("--bn lerp is for straight lines", "use --bn recompute")
@@ -69,7 +63,7 @@ def open_path(settings: PathSettings, runtime: Runtime, needed: Needed = "data")
             allow_nonfinite=settings.allow_nonfinite,
             hint="pass it as --curve-checkpoint",
         )
-        for path in ends
+        for path in settings.ends
     ]
     return line_between(subject.open_networks(read, settings, runtime, needed))
 
@@ -98,7 +92,7 @@ class Positioned:
 
     def identity(self) -> dict[str, str]:
         """What tells this path from others: its files by their content."""
-        return {f"file {k}": records.sha256(path) for k, path in enumerate(self._source.inputs)}
+        return {f"file {k}": sha256(path) for k, path in enumerate(self._source.inputs)}
 
     def move_to(self, t: float) -> None:
         """w(t) and its statistics."""

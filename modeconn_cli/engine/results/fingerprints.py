@@ -1,38 +1,42 @@
-"""What identifies the content of an input file, of any size."""
+"""What identifies the content of a file, of any size."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import zipfile
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
-from modeconn_cli.engine.results import records, shards
+from modeconn_cli.engine.results import shards
 
 LARGE = 1 << 30  # bytes from which on a file's own checksums stand for its bytes
 
 
-def identify(path: Path) -> dict[str, object]:
-    """`size`, `sha256`, and `hashed` where that is not the hash of the file's bytes alone.
+@dataclass(frozen=True)
+class Fingerprint:
+    """`size` in bytes; `hashed` says of what `sha256` is, where that is not the file's bytes alone."""
+
+    size: int
+    sha256: str
+    hashed: str | None = None
+
+
+def identify(path: Path) -> Fingerprint:
+    """The content of a file.
 
     An index of safetensors files is what the files are that it names. Above 1 GB the checksums in a zip archive stand
     for its bytes, and a safetensors header with the file's size and time, as that format has none.
     """
-    parts = _parts(path)
+    parts = [path, *shards.shards(path)] if shards.is_index(path) else [path]
     size = sum(part.stat().st_size for part in parts)
     if size < LARGE and len(parts) == 1:
-        return {"size": size, "sha256": records.sha256(path)}
-    names = {part: _checksums(part) if size >= LARGE else None for part in parts}
-    lines = [f"{part.name} {name or records.sha256(part)}" for part, name in names.items()]
-    kind = "checksums or header" if any(names.values()) else "files"
-    return {"size": size, "sha256": hashlib.sha256("\n".join(lines).encode()).hexdigest(), "hashed": kind}
-
-
-def _parts(path: Path) -> list[Path]:
-    """The file, and the files that it is an index of."""
-    if not shards.is_index(path):
-        return [path]
-    return [path, *shards.shards(path)]
+        return Fingerprint(size, sha256(path))
+    told = {part: _checksums(part) if size >= LARGE else None for part in parts}
+    lines = [f"{part.name} {checksums or sha256(part)}" for part, checksums in told.items()]
+    kind = "checksums or header" if any(told.values()) else "files"
+    return Fingerprint(size, hashlib.sha256("\n".join(lines).encode()).hexdigest(), kind)
 
 
 def _checksums(path: Path) -> str | None:
@@ -49,3 +53,15 @@ def _checksums(path: Path) -> str | None:
     else:
         return None
     return hashlib.sha256(told).hexdigest()
+
+
+def sha256(path: Path) -> str:
+    """Hash of a file's bytes; a file that did not change since is not read again."""
+    status = path.stat()
+    return _hash(str(path), status.st_size, status.st_mtime_ns, status.st_ino)
+
+
+@lru_cache(maxsize=1024)
+def _hash(path: str, size: int, modified: int, inode: int) -> str:  # noqa: ARG001 - they tell versions apart
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

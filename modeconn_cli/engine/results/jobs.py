@@ -1,68 +1,63 @@
-"""A job folder: the record of what was asked for, a lock, a status, and what may change between two runs.
+"""Was this made already, by the same command? The one rule for job folders and for single files.
 
-Everything lies in `<folder>/.mcx/<command>/`, so that several commands can share a folder. The manifest is
-written last: it says that the result is whole.
+A job keeps its record, lock, status and manifest in `<folder>/.mcx/<command>/`, so that several commands can share a
+folder. A single file carries its provenance inside, or in a record beside it.
 """
 
 from __future__ import annotations
 
 import contextlib
-import datetime
-import fcntl
 import os
-import socket
-import threading
-import time
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from modeconn_cli.engine import names
 from modeconn_cli.engine.errors import Elsewhere, InputError, McxError, OutputError, SettingsError, Stopped
 from modeconn_cli.engine.machine.runtime import Runtime
-from modeconn_cli.engine.results import files, products, records
-from modeconn_cli.engine.results.products import ANEW
-from modeconn_cli.engine.settings.base import Settings, Spec, specs
+from modeconn_cli.engine.results import files, manifest, records
+from modeconn_cli.engine.results.fingerprints import sha256
+from modeconn_cli.engine.results.locks import Lock
+from modeconn_cli.engine.results.manifest import ANEW
+from modeconn_cli.engine.results.records import Provenance
+from modeconn_cli.engine.settings.base import Settings, Spec, plain, specs
 
 LISTING = "inputs.txt"
-PULSE = 30.0  # seconds between two touches of a lock by its live owner
-STALE_AFTER = 600.0  # seconds without one after which another host's lock is taken over
 
 
 @dataclass
 class Job:
-    """An open job: `complete` when an earlier run with the same settings has done everything."""
+    """An open job: `complete` when an earlier run with the same settings has done everything.
+
+    `record` is None at the ranks that leave the writing to the first.
+    """
 
     folder: Path
     private: Path
-    record: dict[str, Any]
+    record: Provenance | None
     complete: bool = False
     resumed: bool = False
     listing: str | None = None
-    products: list[Path] = field(default_factory=list)
 
-    def finish(self, products: Iterable[Path], **facts: Any) -> None:
+    def finish(self, made: Iterable[Path], **facts: Any) -> None:
         """Write the manifest: the job is done and these are its files."""
-        entries = [
-            {
-                "file": str(path.relative_to(self.folder)),
-                "size": path.stat().st_size,
-                "sha256": records.sha256(path),
-            }
-            for path in products
-        ]
         document = {
             "schema": "mcx.manifest/1",
-            "files": entries,
+            "files": [manifest.Entry.of(path, self.folder) for path in made],
             **facts,
-            **self.record,
+            **({} if self.record is None else vars(self.record)),
             "end": records.now(),
         }
         if self.listing is not None:
             files.write_text(self.private / LISTING, self.listing)
-        files.write_json(self.private / names.MANIFEST_FILE, document)
+        files.write_json(self.private / names.MANIFEST_FILE, records.strict(document))
         self.complete = True
+
+    def reopen(self) -> None:
+        """There is more to do: what is there stays, the manifest is written anew at the end."""
+        (self.private / names.MANIFEST_FILE).unlink(missing_ok=True)
+        self.complete = False
 
 
 def private_folder(folder: Path, command: str, key: str = "") -> Path:
@@ -82,116 +77,144 @@ def opened(
     mends: bool = False,
     key: str = "",
     listing: str | None = None,
+    unread: Collection[str] = (),
 ) -> Iterator[Job]:
     """Open a job folder for one run and leave it locked, recorded and with a true status.
 
     `owned` are the glob patterns of the job's own files in the folder: `--overwrite` removes them, and
     finding them without a record means that someone else's results lie there. A job that `mends` makes files again
     that are missing from a finished run. Jobs with different `key`s of one command share a folder. `listing` says
-    what the result is made of: a finished job is done again where it has changed. Raises OutputError for foreign
-    results, for a folder that cannot be written and for a live lock; InputError where
-    settings or inputs changed.
+    what the result is made of: a finished job is done again where it has changed. `unread` are settings that have no
+    effect on these inputs. Raises OutputError for foreign results, for a folder that cannot be written and for a
+    live lock; InputError where settings or inputs changed.
     """
     private = private_folder(folder, command, key)
     if not runtime.group.leader:
         _compare_ranks(runtime.group.lead(settings.lasting), settings)
         # Results are the leader's to write: for all others they are complete.
-        yield Job(folder, private, {}, complete=True, resumed=True)
+        yield Job(folder, private, None, complete=True, resumed=True)
         return
     job: Job | None = None
-    lock: _Lock | None = None
+    with contextlib.ExitStack() as stack:
 
-    def open_() -> dict[str, Any]:
-        nonlocal job, lock
-        for place in (folder, private):
-            files.make_folder(place)
-            files.check_writable(place)
-        for pattern in {str(Path(pattern).parent) for pattern in owned}:
-            for place in folder.glob(pattern) if pattern != "." else ():
-                files.remove_leftovers(place)
-        lock = _Lock(private, runtime)
-        job = Job(folder, private, records.provenance(settings, command, inputs), listing=listing)
-        present = [path for pattern in owned for path in folder.glob(pattern)]
-        _continue_or_begin(job, settings, runtime, present, mends)
-        return settings.lasting()
+        def open_() -> dict[str, Any]:
+            nonlocal job
+            _prepare(folder, private, owned)
+            stack.callback(Lock(private, runtime).release)
+            record = records.provenance(settings, command, inputs)
+            job = Job(folder, private, record, listing=listing)
+            if getattr(settings, "resume", True) and (private / names.RECORD_FILE).exists():
+                _continue(job, record, settings, runtime, mends, unread)
+            else:
+                present = [path for pattern in owned for path in folder.glob(pattern)]
+                _begin(job, record, present, getattr(settings, "overwrite", False))
+            return settings.lasting()
 
-    try:
         runtime.group.lead(open_)
         assert job is not None
         if job.complete:
             runtime.note(f"already complete: {folder}")
             yield job
-            return
-        _status(private, "running")
-        try:
-            yield job
-        except McxError as error:
-            if error.exit_code == Stopped.exit_code:  # here or at another rank
-                _status(private, "preempted")
-            else:
-                _status(
-                    private, "failed", error=error.cause if isinstance(error, Elsewhere) else error.message
-                )
-            raise
-        except (KeyboardInterrupt, SystemExit):
-            _status(private, "interrupted")
-            raise
-        _status(private, "complete" if job.complete else "running")
-    finally:
-        if lock is not None:
-            lock.release()
+        else:
+            with _telling(job):
+                yield job
 
 
-def _status(private: Path, state: str, **more: Any) -> None:
+def _prepare(folder: Path, private: Path, owned: Iterable[str]) -> None:
+    """Make the folders, and remove what killed processes have left in them."""
+    for place in (folder, private):
+        files.make_folder(place)
+        files.check_writable(place)
+    for pattern in {str(Path(pattern).parent) for pattern in owned} - {"."}:
+        for place in folder.glob(pattern):
+            files.remove_leftovers(place)
+
+
+@contextlib.contextmanager
+def _telling(job: Job) -> Iterator[None]:
+    """The job's status says how far it is, and how it ended."""
+    _status(job.private, "running")
+    try:
+        yield
+    except McxError as error:
+        if error.exit_code == Stopped.exit_code:  # here or at another rank
+            _status(job.private, "preempted")
+        else:
+            why = error.cause if isinstance(error, Elsewhere) else error.message
+            _status(job.private, "failed", error=why)
+        raise
+    except (KeyboardInterrupt, SystemExit):
+        _status(job.private, "interrupted")
+        raise
+    _status(job.private, "complete" if job.complete else "running")
+
+
+def _status(private: Path, state: str, **more: str) -> None:
     files.write_json(
         private / names.STATUS_FILE, {"schema": "mcx.status/1", "state": state, "time": records.now(), **more}
     )
 
 
-def _continue_or_begin(
-    job: Job, settings: Settings, runtime: Runtime, present: list[Path], mends: bool
-) -> None:
-    overwrite, resume = getattr(settings, "overwrite", False), getattr(settings, "resume", True)
-    record = job.private / names.RECORD_FILE
-    if not (resume and record.exists()):
-        if record.exists() and not overwrite:
-            raise OutputError(f"'{job.folder}' exists", "use --no-resume --overwrite to start anew")
-        if present and not overwrite:
-            raise OutputError(f"'{present[0]}' exists", "use --overwrite to replace it")
-        # Manifest and record vouch for the files, so they go first.
-        for path in (job.private / names.MANIFEST_FILE, record, *present):
+def _begin(job: Job, record: Provenance, present: list[Path], overwrite: bool) -> None:
+    """Start anew. Raises OutputError for what is there and may not be replaced."""
+    if not overwrite and (job.private / names.RECORD_FILE).exists():
+        raise OutputError(f"'{job.folder}' exists", "use --no-resume --overwrite to start anew")
+    if not overwrite and present:
+        raise OutputError(f"'{present[0]}' exists", "use --overwrite to replace it")
+    # Manifest and record vouch for the files, so they go first.
+    for path in (job.private / names.MANIFEST_FILE, job.private / names.RECORD_FILE, *present):
+        path.unlink(missing_ok=True)
+    for path in job.private.rglob("*"):  # parts and logs of what is begun anew
+        if path.is_file() and path.name != names.LOCK_FILE:
             path.unlink(missing_ok=True)
-        for path in job.private.rglob("*"):  # parts and logs of what is begun anew
-            if path.is_file() and path.name != names.LOCK_FILE:
-                path.unlink(missing_ok=True)
-        _begin(job)
-        return
-    old = records.read_object(record, ANEW)
-    _compare(old, job.record, settings, runtime)
-    # What an earlier run recorded stays: begin time and the settings that its files were made with.
+    _write_record(job, record)
+
+
+def _write_record(job: Job, record: Provenance) -> None:
+    files.write_text(job.private / names.SETTINGS_FILE, records.settings_text(record.settings))
+    files.write_json(job.private / names.RECORD_FILE, records.strict(vars(record)))
+
+
+def _continue(
+    job: Job, record: Provenance, settings: Settings, runtime: Runtime, mends: bool, unread: Collection[str]
+) -> None:
+    """Take up what an earlier run began; its record stays, with the settings that its files were made with.
+
+    Raises InputError where something that changes the result is not what it was.
+    """
+    old = records.read_object(job.private / names.RECORD_FILE, ANEW)
+    changed = difference(old, record, settings, unread)
+    if changed:
+        raise InputError(changed, "use another --output-dir, or --no-resume --overwrite to start anew")
+    then = {**_defaults(settings), **old.get("settings", {})}
+    for name in ("device", "threads"):
+        now = record.settings.get(name)
+        if name in record.settings and then[name] != now:
+            runtime.note(f"{name} was {then[name] or 'unset'}, now {now or 'unset'}: last bits may differ")
     job.resumed = True
     job.complete = (job.private / names.MANIFEST_FILE).exists()
-    lost = products.lost(job.folder, job.private)
+    lost = manifest.lost(job.folder, job.private)
     if lost and not mends:
         raise InputError(f"'{lost[0]}' is missing or was changed after the job had finished", ANEW)
     if job.complete and job.listing is not None and not _lists(job):
         runtime.note("the inputs have changed since the job had finished: done again")
-        (job.private / names.MANIFEST_FILE).unlink()
-        job.complete = False
+        job.reopen()
     if lost:
         runtime.note(f"'{lost[0]}' is missing or was changed after the job had finished: made again")
-        (job.private / names.MANIFEST_FILE).unlink(missing_ok=True)
-        job.complete = False
-    grown = [s.name for s in specs(type(settings)) if s.change == "grow"]
-    then, now = old.get("settings", {}), job.record["settings"]
-    if any(then.get(name) != now[name] for name in grown):
-        # More is asked for than was done: what is there stays, the manifest is written anew at the end.
-        (job.private / names.MANIFEST_FILE).unlink(missing_ok=True)
-        job.complete = False
-        _begin(job)
+        job.reopen()
+    grown = [spec.name for spec in specs(type(settings)) if spec.change == "grow"]
+    if any(then[name] != record.settings[name] for name in grown):
+        job.reopen()
+        _write_record(job, record)
 
 
-def _compare_ranks(leaders: dict[str, Any], settings: Settings) -> None:
+def _lists(job: Job) -> bool:
+    """Whether the finished job was made of the same inputs."""
+    path = job.private / LISTING
+    return path.exists() and path.read_text("utf-8") == job.listing
+
+
+def _compare_ranks(leaders: Mapping[str, Any], settings: Settings) -> None:
     """Raises SettingsError where this rank was started with other settings than the leader."""
     own = settings.lasting()
     paths = {spec.name for spec in specs(type(settings)) if spec.kind is Path}  # may be local to a machine
@@ -203,6 +226,30 @@ def _compare_ranks(leaders: dict[str, Any], settings: Settings) -> None:
         )
 
 
+def difference(
+    old: Mapping[str, Any], new: Provenance, settings: Settings, unread: Collection[str] = ()
+) -> str:
+    """What makes a result of an old record another one than a new result; empty where nothing does.
+
+    It is a setting, or an input by its content. Settings that are free or have no effect do not count.
+    """
+    then, idle = {**_defaults(settings), **old.get("settings", {})}, {*settings.idle(), *unread}
+    for spec in specs(type(settings)):
+        before, now = then[spec.name], new.settings.get(spec.name)
+        if spec.change == "same" and spec.name not in idle and not _alike(spec, before, now):
+            return f"'{spec.name}' was {before}, now {now}"
+    hashes = [entry["sha256"] for entry in old.get("inputs", [])]
+    if len(hashes) != len(new.inputs):
+        return f"the job began with {len(hashes)} input files, now {len(new.inputs)}"
+    changed = (each for each, hash_ in zip(new.inputs, hashes, strict=True) if each.content.sha256 != hash_)
+    return next((f"'{each.path}' is not the file the job began with" for each in changed), "")
+
+
+def _defaults(settings: Settings) -> dict[str, Any]:
+    """A record of before a setting existed was made with its default."""
+    return {spec.name: plain(spec.default) for spec in specs(type(settings))}
+
+
 def _alike(spec: Spec, before: Any, after: Any) -> bool:
     """Whether a setting is what it was; a path may be spelled in another way."""
     if spec.kind is Path and not spec.many and before and after:
@@ -211,149 +258,44 @@ def _alike(spec: Spec, before: Any, after: Any) -> bool:
     return bool(before == after)
 
 
-def _lists(job: Job) -> bool:
-    """Whether the finished job was made of the same inputs."""
-    path = job.private / LISTING
-    return path.exists() and path.read_text("utf-8") == job.listing
-
-
-def _begin(job: Job) -> None:
-    files.write_text(job.private / names.SETTINGS_FILE, records.settings_text(job.record["settings"]))
-    files.write_json(job.private / names.RECORD_FILE, records.strict(job.record))
-
-
-def _compare(old: dict[str, Any], new: dict[str, Any], settings: Settings, runtime: Runtime) -> None:
-    """Raise InputError where something that changes the result is not what it was."""
-    then, now = old.get("settings", {}), new["settings"]
-    hint = "use another --output-dir, or --no-resume --overwrite to start anew"
-    # A record of before a setting existed was made with its default.
-    then = {**type(settings)().as_plain(), **then}
-    for spec in specs(type(settings)):
-        if spec.change == "free":
-            before, after = then.get(spec.name), now.get(spec.name)
-            if spec.name in ("device", "threads") and before != after:
-                runtime.note(
-                    f"{spec.name} was {before or 'unset'}, now {after or 'unset'}: last bits may differ"
-                )
-            continue
-        if spec.change == "same" and not _alike(spec, then.get(spec.name), now[spec.name]):
-            raise InputError(f"'{spec.name}' was {then.get(spec.name)}, now {now[spec.name]}", hint)
-    hashes = [entry["sha256"] for entry in old.get("inputs", [])]
-    if len(hashes) != len(new["inputs"]):
-        raise InputError(f"the job began with {len(hashes)} input files, now {len(new['inputs'])}", hint)
-    for entry, hash_ in zip(new["inputs"], hashes, strict=True):
-        if entry["sha256"] != hash_:
-            raise InputError(f"'{entry['path']}' is not the file the job began with", hint)
-
-
-def is_running(private: Path) -> bool:
-    """Whether a live process holds the job's lock."""
-    path = private / names.LOCK_FILE
-    return path.exists() and _lives(_owner(path), path)
-
-
-def silent_for(private: Path) -> float | None:
-    """Seconds without a sign of life of an owner on another machine; None where nobody has left a lock there."""
-    path = private / names.LOCK_FILE
-    owner = _owner(path)
-    if not owner or owner["host"] == socket.gethostname():
-        return None
-    return time.time() - path.stat().st_mtime
-
-
-class _Lock:
-    """A folder's lock, kept alive by a thread; one whose owner is dead is taken over with a note."""
-
-    def __init__(self, private: Path, runtime: Runtime) -> None:
-        self._path = private / names.LOCK_FILE
-        started = datetime.datetime.now().strftime("%H:%M")
-        self._content = {"pid": os.getpid(), "host": socket.gethostname(), "started": started, **_queued()}
-        with _alone(private):
-            if self._path.exists():
-                owner = _owner(self._path)
-                if _lives(owner, self._path):
-                    raise OutputError(
-                        f"'{private.parent.parent}' is locked by pid {owner['pid']} on {owner['host']} "
-                        f"(started {owner['started']})",
-                        "wait for it or choose another --output-dir",
-                    )
-                runtime.note(f"taking over the lock of pid {owner.get('pid', 'unknown')}, which has ended")
-            files.write_json(self._path, self._content)
-        self._released = threading.Event()
-        threading.Thread(target=self._pulse, daemon=True).start()
-
-    def _pulse(self) -> None:
-        while not self._released.wait(PULSE):
-            with contextlib.suppress(OSError):
-                os.utime(self._path)
-
-    def release(self) -> None:
-        """Give the lock up, unless another process has taken it over meanwhile."""
-        self._released.set()
-        if records.peek_object(self._path) == self._content:
-            self._path.unlink(missing_ok=True)
-
-
-def _queued() -> dict[str, str]:
-    """Which job of a queue this is, and how often it was started again."""
-    job = os.environ.get("SLURM_JOB_ID")
-    return {} if job is None else {"slurm": job, "restart": os.environ.get("SLURM_RESTART_COUNT", "0")}
-
-
-@contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """One process at a time judges a lock and takes it; the kernel lets go where that process dies."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        with contextlib.suppress(OSError):  # some network disks cannot do it
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
-
-
-def _owner(path: Path) -> dict[str, Any]:
-    """What a lock says: pid, host and started, or nothing at all."""
-    owner = records.peek_object(path)
-    return owner if {"pid", "host", "started"} <= set(owner) else {}
-
-
-def _lives(owner: dict[str, Any], path: Path) -> bool:
-    if not owner:
-        return False
-    own = _queued()
-    if own and owner.get("slurm") == own["slurm"] and owner.get("restart") != own["restart"]:
-        return False  # this job, before it was put into the queue again
-    if owner["host"] == socket.gethostname() and isinstance(owner["pid"], int):
-        return files.alive(owner["pid"]) and owner["pid"] != os.getpid()
-    with contextlib.suppress(OSError):
-        return time.time() - path.stat().st_mtime < STALE_AFTER
-    return False
+def _inside(path: Path) -> Any:
+    """The provenance that a JSON file carries; None in a file of any other origin."""
+    return records.peek_object(path).get("provenance")
 
 
 def file_output(
     path: Path,
-    provenance: dict[str, Any],
-    overwrite: bool,
+    made: Provenance,
+    settings: Settings,
     *,
     record: Path | None = None,
     beside: Iterable[Path] = (),
+    stored: Callable[[Path], Any] = _inside,
+    unread: Collection[str] = (),
 ) -> bool:
     """Whether a single-file result is still to be written: False where the same command made it already.
 
     `record` is the file that carries the provenance and the sha256 of `path` (`checkpoint_sha256`), where that is
-    not `path` itself; it and the files `beside` are written before `path`. Raises OutputError for a file of any
-    other origin, unless it may be overwritten, and for a folder that cannot be written.
+    not `path` itself; it and the files `beside` are written before `path`. `stored` reads the provenance that a file
+    carries, `unread` as in `opened`. Raises OutputError for a file of any other origin, unless it may be overwritten,
+    and for a folder that cannot be written.
     """
     files.check_writable(path.parent)
     companions = [*([record] if record is not None else []), *beside]
     present = [file for file in (path, *companions) if files.occupied(file)]
-    if overwrite or not present:
+    if getattr(settings, "overwrite", False) or not present:
         return True
-    document = records.peek_object(record or path)
-    if records.made_alike(document.get("provenance"), provenance):
+    if _made_alike(stored(record or path), made, settings, unread):
         if path not in present:
             return True  # a kill came before the last file
-        if record is None or document.get("checkpoint_sha256") == records.sha256(path):
+        if record is None or records.peek_object(record).get("checkpoint_sha256") == sha256(path):
             return False
     raise OutputError(f"'{present[0]}' exists", "use --overwrite to replace it")
+
+
+def _made_alike(old: Any, new: Provenance, settings: Settings, unread: Collection[str]) -> bool:
+    """Whether a provenance, whoever wrote it, says that the same command made the same result."""
+    try:
+        return old["command"] == new.command and not difference(old, new, settings, unread)
+    except (KeyError, TypeError, AttributeError):  # of another kind
+        return False

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime
-import hashlib
 import json
 import math
 import platform
@@ -13,7 +12,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping
-from functools import cache, lru_cache
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any, ClassVar
@@ -23,6 +22,7 @@ import yaml
 
 from modeconn_cli.engine.errors import InputError
 from modeconn_cli.engine.results import files
+from modeconn_cli.engine.results.fingerprints import Fingerprint, identify
 from modeconn_cli.engine.settings.base import Settings, tilde
 
 PACKAGES = ("torch", "torchvision", "numpy")
@@ -53,6 +53,8 @@ def strict(document: dict[str, Any]) -> dict[str, Any]:
 
 
 def _plain(value: Any, place: str, missing: list[str]) -> Any:
+    if isinstance(value, InputFile):
+        value = value.fields()
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         value = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     if isinstance(value, dict):
@@ -71,20 +73,50 @@ def _plain(value: Any, place: str, missing: list[str]) -> Any:
     return value
 
 
-def provenance(settings: Settings, command: str, inputs: Iterable[Path]) -> dict[str, Any]:
+@dataclasses.dataclass(frozen=True)
+class InputFile:
+    """A file that a result was made from, as it was."""
+
+    path: str
+    modified: str
+    content: Fingerprint
+
+    @classmethod
+    def of(cls, path: Path) -> InputFile:
+        """The file as it is now. Raises InputError for one that cannot be read."""
+        with files.reading(path):
+            content, time = identify(path), path.stat().st_mtime
+        modified = datetime.datetime.fromtimestamp(time, datetime.UTC).isoformat(timespec="seconds")
+        return cls(tilde(path), modified, content)
+
+    def fields(self) -> dict[str, Any]:
+        """Its entries in a document."""
+        content = {name: value for name, value in vars(self.content).items() if value is not None}
+        return {"path": self.path, "modified": self.modified, **content}
+
+
+@dataclasses.dataclass(frozen=True)
+class Provenance:
     """Who made a file, from what, with what: command, settings, versions, inputs, commit.
 
     `time` and `host` are the only entries that differ between two runs of one command on one machine's data.
     """
-    return {
-        "command": f"mcx {command}",
-        "settings": settings.recorded(),
-        "versions": versions(),
-        "inputs": [describe_input(path) for path in inputs],
-        "git_commit": git_commit(),
-        "host": socket.gethostname(),
-        "time": now(),
-    }
+
+    command: str
+    settings: dict[str, Any]
+    versions: dict[str, str]
+    inputs: list[InputFile]
+    git_commit: str | None
+    host: str
+    time: str
+
+
+def provenance(settings: Settings, command: str, inputs: Iterable[Path]) -> Provenance:
+    """The provenance of a result that is made now."""
+    sources = [InputFile.of(path) for path in inputs]
+    return Provenance(
+        f"mcx {command}", settings.recorded(), versions(), sources, git_commit(), socket.gethostname(), now()
+    )
 
 
 def settings_text(values: Mapping[str, Any]) -> str:
@@ -100,21 +132,6 @@ def _inline(value: Any) -> str:
         value, default_flow_style=True, default_style=style, allow_unicode=True, width=float("inf")
     )
     return text.removesuffix("\n").removesuffix("\n...")
-
-
-def made_alike(old: Any, new: dict[str, Any]) -> bool:
-    """Whether two provenances say: the same command, settings and input contents."""
-    if not isinstance(old, dict):
-        return False
-
-    def content(record: dict[str, Any]) -> Any:
-        settings = {k: v for k, v in record["settings"].items() if k not in ("overwrite", "resume")}
-        return record["command"], settings, [entry["sha256"] for entry in record["inputs"]]
-
-    try:
-        return bool(content(old) == content(new))
-    except (KeyError, TypeError, AttributeError):  # a record of another kind
-        return False
 
 
 def now() -> str:
@@ -145,29 +162,6 @@ def git_commit() -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() if done.returncode == 0 else None
-
-
-def describe_input(path: Path) -> dict[str, Any]:
-    """Path, time, size and content of an input file."""
-    from modeconn_cli.engine.results import fingerprints as contents
-
-    with files.reading(path):
-        found = contents.identify(path)
-        time = path.stat().st_mtime
-    modified = datetime.datetime.fromtimestamp(time, datetime.UTC).isoformat(timespec="seconds")
-    return {"path": tilde(path), "modified": modified, **found}
-
-
-def sha256(path: Path) -> str:
-    """Hash of a file's bytes; a file that did not change since is not read again."""
-    status = path.stat()
-    return _hash(str(path), status.st_size, status.st_mtime_ns, status.st_ino)
-
-
-@lru_cache(maxsize=1024)
-def _hash(path: str, size: int, modified: int, inode: int) -> str:  # noqa: ARG001 - they tell versions apart
-    with open(path, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def read_object(path: Path, hint: str = "") -> dict[str, Any]:

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from modeconn_cli.engine.errors import InputError
-from modeconn_cli.engine.results import files, jobs, records
+from modeconn_cli.engine.results import files, jobs
+from modeconn_cli.engine.results.fingerprints import sha256
 from modeconn_cli.engine.results.records import Record
 
 
@@ -53,7 +54,7 @@ class EpochLog:
             return False
         stat = checkpoint.stat()
         touched = (stat.st_size, stat.st_mtime_ns) != (row["size"], row["mtime_ns"])
-        if touched and records.sha256(checkpoint) != row["sha256"]:
+        if touched and sha256(checkpoint) != row["sha256"]:
             raise InputError(
                 f"'{checkpoint}' is not the checkpoint that epoch {epoch} was scored with",
                 "use another --output-dir, or --no-resume --overwrite to start anew",
@@ -66,7 +67,7 @@ class EpochLog:
         stat = checkpoint.stat()
         return {
             "checkpoint": checkpoint.name,
-            "sha256": records.sha256(checkpoint),
+            "sha256": sha256(checkpoint),
             "size": stat.st_size,
             "mtime_ns": stat.st_mtime_ns,
         }

@@ -11,7 +11,6 @@ from torch import Tensor
 from modeconn_cli.engine.errors import InputError, SettingsError
 from modeconn_cli.engine.machine.runtime import Runtime
 from modeconn_cli.engine.samples.subject import Subject
-from modeconn_cli.engine.settings.base import refuse_idle
 from modeconn_cli.engine.settings.scoring import ScoringSettings
 from modeconn_cli.engine.training.incremental import read_order
 from modeconn_cli.engine.training.tasks import Tasks
@@ -54,9 +53,6 @@ def seen_classes(settings: ScoringSettings, subject: Subject, runtime: Runtime) 
     """
     own = subject.about.tasks
     if not settings.seen_classes:
-        refuse_idle(
-            settings, "without --seen-classes", ("class_order", "classes_per_task", "epochs_per_task")
-        )
         if own is not None:
             runtime.note(
                 "the run learnt its classes task by task; --seen-classes leaves out those not seen yet"

@@ -46,14 +46,7 @@ class Subject:
 def chosen_checkpoints(
     settings: ScoringSettings, runtime: Runtime, run_idx: int | None = None
 ) -> dict[int, Path]:
-    """epoch -> checkpoint, ascending: the one that the settings name, or the range of a folder.
-
-    Raises SettingsError where neither or both of file and folder are given.
-    """
-    if (settings.checkpoint is None) == (settings.checkpoint_dir is None):
-        raise SettingsError(
-            "give either one checkpoint or a folder of them", "pass --checkpoint or --checkpoint-dir"
-        )
+    """epoch -> checkpoint, ascending: the one that the settings name, or the range of a folder."""
     if settings.checkpoint is None:
         return series(settings, runtime, run_idx)
     epoch = names.epoch_of(settings.checkpoint)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from modeconn_cli.engine.errors import SettingsError
 from modeconn_cli.engine.settings.base import Settings, setting
 
 Quantity = Literal[
@@ -23,12 +24,21 @@ Quantity = Literal[
 class AnimateSettings(Settings):
     """Draw layer distances along a curve."""
 
-    data: Path | None = setting(None, "layer distances along a curve (.npz), as curve analyze writes them")
-    output: Path | None = setting(None, "the animation to write (.gif)")
+    data: Path = setting(
+        None,
+        "layer distances along a curve (.npz), as curve analyze writes them",
+        missing=("no layer distances", "pass --data FILE.npz, a file of mcx curve analyze"),
+    )
+    output: Path = setting(
+        None,
+        "the animation to write (.gif)",
+        change="free",
+        missing=("no file for the result", "pass --output FILE.gif"),
+    )
     overwrite: bool = setting(False, "replace what is there", change="free")
     fps: float = setting(10, "frames per second; a GIF holds multiples of 10 ms per frame", above=0)
     metric: Quantity = setting("normalized_l2", "what the bars show, as far as the file has it")
-    heatmap: bool = setting(False, "also write <output stem>_heatmap.png: layers by t")
+    heatmap: bool = setting(False, "also write <output stem>_heatmap.png: layers by t", change="free")
     max_frames: int | None = setting(
         None,
         "draw so many evenly spaced positions, both ends included",
@@ -36,6 +46,11 @@ class AnimateSettings(Settings):
         flags=("--num-points",),
         shown="all",
     )
+
+    def check(self) -> None:
+        super().check()
+        if self.output.suffix.casefold() != ".gif":
+            raise SettingsError(f"--output '{self.output}' does not end in .gif")
 
     @property
     def array(self) -> str:

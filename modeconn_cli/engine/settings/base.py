@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import math
 import types
 import typing
-from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,72 +16,57 @@ from modeconn_cli.engine.errors import SettingsError
 Change = Literal["same", "grow", "free"]
 
 
-def setting(
-    default: Any = None,
-    help: str = "",
-    *,
-    low: float | None = None,
-    high: float | None = None,
-    above: float | None = None,
-    flags: tuple[str, ...] = (),
-    keys: tuple[str, ...] = (),
-    positional: bool = False,
-    change: Change = "same",
-    shown: str | None = None,
-    group: str = "",
-) -> Any:
-    """One setting: its default, its help line and its bounds.
-
-    `low` and `high` are inclusive, `above` is exclusive. `flags` are further spellings of the flag, `keys`
-    further YAML keys; `shown` replaces the default in the help.
-    """
-    details = {
-        "help": help,
-        "low": low,
-        "high": high,
-        "above": above,
-        "flags": flags,
-        "keys": keys,
-        "positional": positional,
-        "change": change,
-        "shown": shown,
-        "group": group,
-    }
-    return dataclasses.field(default=default, metadata=details)
-
-
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Spec:
-    """What `setting` declared, with the type taken apart."""
+    """What a setting is: the first part is declared by `setting`, the second read off the class it stands in."""
 
-    name: str
-    kind: type
-    many: bool
-    optional: bool
-    choices: tuple[str, ...]
     default: Any
     help: str
-    low: float | None
-    high: float | None
-    above: float | None
-    flags: tuple[str, ...]
-    keys: tuple[str, ...]
-    positional: bool
-    change: Change
-    shown: str | None
-    group: str
+    low: float | None = None  # inclusive, as `high` is
+    high: float | None = None
+    above: float | None = None  # exclusive
+    flags: tuple[str, ...] = ()  # further spellings of the flag
+    keys: tuple[str, ...] = ()  # further YAML keys
+    positional: bool = False
+    change: Change = "same"
+    shown: str | None = None  # in the help, in the place of the default
+    missing: tuple[str, str] | None = (
+        None  # makes it required: what is said where it is missing, and the hint
+    )
+    needs: tuple[
+        str, ...
+    ] = ()  # the setting without which this one has no effect, and which of its values will do
+    unless: str = ""  # the setting with which this one has no effect
+    everywhere: bool = False  # scripts hand it to every command: where nothing reads it, it is not refused
+    recorded: bool = True  # a part of what a result was made with
+
+    name: str = ""
+    kind: type = str
+    many: bool = False
+    optional: bool = False
+    choices: tuple[str, ...] = ()
 
     @property
     def flag(self) -> str:
         """The flag as typed: `--batch-size`."""
         return "--" + self.name.replace("_", "-")
 
+    @property
+    def negation(self) -> str:
+        """The flag that says no, empty where there is none: `--no-resume`."""
+        deniable = self.kind is bool and (self.default is not False or self.optional)
+        return f"--no-{self.flag[2:]}" if deniable else ""
+
+    @property
+    def yaml_keys(self) -> tuple[str, ...]:
+        """Every key of a configuration file that means this setting."""
+        return (self.name, *self.keys, *(flag.lstrip("-").replace("-", "_") for flag in self.flags))
+
     def problem(self, value: Any) -> str:
         """What is wrong with `value`, empty where nothing is."""
         if value is None:
             return ""
-        items = value if self.many else (value,)
-        for item in items:
+        for item in value if self.many else (value,):
             if self.choices and item not in self.choices:
                 return f"must be one of {', '.join(self.choices)}, got {item!r}"
             if self.kind in (int, float) and not isinstance(item, str):
@@ -102,15 +87,82 @@ class Spec:
         return ""
 
 
+def setting(default: Any = None, help: str = "", **declared: Any) -> Any:
+    """Declare a setting: its default, its help line, and what else the first part of `Spec` names."""
+    return _field(Spec(default=default, help=help, **declared))
+
+
+def like(owner: type[Settings], name: str, **changes: Any) -> Any:
+    """Declare the setting `name` of another class again, with some of what it says changed."""
+    return _field(dataclasses.replace(owner.__dataclass_fields__[name].metadata["spec"], **changes))
+
+
+def _field(spec: Spec) -> Any:
+    return dataclasses.field(default=spec.default, metadata={"spec": spec})
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings:
-    """The base of every command's settings; bounds are checked wherever one is made."""
+    """The base of every command's settings, which are checked wherever they are made.
+
+    `explicit` names the settings that a flag or a variable of the environment gave. `checked` says that the user's
+    wishes have been looked at. `dataclasses.replace` keeps both: what a command fills in itself is nobody's wish.
+    """
+
+    explicit: frozenset[str] = dataclasses.field(default=frozenset(), compare=False, repr=False)
+    checked: bool = dataclasses.field(default=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         for spec in specs(type(self)):
             problem = spec.problem(getattr(self, spec.name))
             if problem:
                 raise SettingsError(f"{spec.flag} {problem}")
+        if not self.checked:
+            self.check()
+            object.__setattr__(self, "checked", True)
+
+    def check(self) -> None:
+        """Raise SettingsError for what is missing, and for what was given and has no effect.
+
+        A class whose settings depend on each other adds its own rules. A command's own settings come first.
+        """
+        own = inspect.get_annotations(type(self))
+        for spec in sorted(specs(type(self)), key=lambda spec: spec.name not in own):
+            if spec.missing is not None and getattr(self, spec.name) in (None, ()):
+                raise SettingsError(*spec.missing)
+        idle = self.idle()
+        for spec in specs(type(self)):
+            if spec.name in idle and not spec.everywhere:
+                self.refuse(idle[spec.name], spec.name)
+
+    def refuse(self, where: str, *names: str) -> None:
+        """Raise SettingsError for a setting that was given and has no effect `where` others are so, or the inputs."""
+        for spec in specs(type(self)):
+            if spec.name in names and self.was_given(spec.name):
+                raise SettingsError(f"{spec.flag} has no effect {where}")
+
+    def idle(self) -> dict[str, str]:
+        """The settings that have no effect as the others are, each with where that is so: `with --pairs`.
+
+        Results do not depend on them, so that a job goes on whatever they are. A class adds what cannot be declared.
+        """
+        typed = {s.name: s.name.upper() if s.positional else s.flag for s in specs(type(self))}
+        out: dict[str, str] = {}
+        for spec in specs(type(self)):
+            if spec.unless and getattr(self, spec.unless):
+                out[spec.name] = f"with {typed[spec.unless]}"
+            if spec.needs:
+                needed, *enough = spec.needs
+                value = getattr(self, needed)
+                if enough and value not in enough:
+                    out[spec.name] = f"with {typed[needed]} {value}"
+                elif not enough and not value:
+                    out[spec.name] = f"without {typed[needed]}"
+        return out
+
+    def was_given(self, name: str) -> bool:
+        """Whether a flag or a variable has given a setting, or anything else another value than its default."""
+        return name in self.explicit or getattr(self, name) != self.__dataclass_fields__[name].default
 
     def as_plain(self) -> dict[str, Any]:
         """Values as a YAML or JSON file holds them: paths as text, tuples as lists."""
@@ -118,18 +170,16 @@ class Settings:
 
     def recorded(self) -> dict[str, Any]:
         """The same without who shares the work, which is no part of a result."""
-        return {s.name: plain(getattr(self, s.name)) for s in specs(type(self)) if s.group != "distributed"}
+        return {s.name: plain(getattr(self, s.name)) for s in specs(type(self)) if s.recorded}
 
     def lasting(self) -> dict[str, Any]:
         """The same without what may change freely between runs: a result does not depend on it."""
         return {s.name: plain(getattr(self, s.name)) for s in specs(type(self)) if s.change != "free"}
 
 
-def refuse_idle(settings: Settings, where: str, names: Iterable[str]) -> None:
-    """Raise SettingsError for a setting that has been changed and has no effect `where` the others are as they are."""
-    for spec in specs(type(settings)):
-        if spec.name in names and getattr(settings, spec.name) != spec.default:
-            raise SettingsError(f"{spec.flag} has no effect {where}")
+def without_effect(condition: bool, where: str, *names: str) -> dict[str, str]:
+    """Settings that are idle on a condition, as `Settings.idle` gives them."""
+    return dict.fromkeys(names, where) if condition else {}
 
 
 def plain(value: Any) -> Any:
@@ -159,33 +209,21 @@ _SPECS: dict[type[Settings], tuple[Spec, ...]] = {}
 def specs(cls: type[Settings]) -> tuple[Spec, ...]:
     """The settings of a class in the order of their declaration."""
     if cls not in _SPECS:
-        _SPECS[cls] = _specs(cls)
+        hints = typing.get_type_hints(cls)
+        declared = [field for field in dataclasses.fields(cls) if "spec" in field.metadata]
+        _SPECS[cls] = tuple(_completed(f.metadata["spec"], f.name, hints[f.name]) for f in declared)
     return _SPECS[cls]
 
 
-def _specs(cls: type[Settings]) -> tuple[Spec, ...]:
-    hints = typing.get_type_hints(cls)
-    return tuple(_spec(field, hints[field.name]) for field in dataclasses.fields(cls))
-
-
-def _spec(field: dataclasses.Field[Any], hint: Any) -> Spec:
-    optional = False
-    if typing.get_origin(hint) in (types.UnionType, typing.Union):
-        inner = [arg for arg in typing.get_args(hint) if arg is not type(None)]
-        optional, hint = True, inner[0]
+def _completed(spec: Spec, name: str, hint: Any) -> Spec:
+    """A declared setting with its name and what its type says: `tuple[int, ...] | None`, `Literal["a", "b"]`."""
+    optional = typing.get_origin(hint) in (types.UnionType, typing.Union)
+    if optional:
+        hint = next(arg for arg in typing.get_args(hint) if arg is not type(None))
     many = typing.get_origin(hint) is tuple
     if many:
         hint = typing.get_args(hint)[0]
     choices: tuple[str, ...] = ()
     if typing.get_origin(hint) is Literal:
         choices, hint = typing.get_args(hint), str
-    details: Mapping[str, Any] = field.metadata
-    return Spec(
-        name=field.name,
-        kind=hint,
-        many=many,
-        optional=optional,
-        choices=choices,
-        default=field.default,
-        **details,
-    )
+    return dataclasses.replace(spec, name=name, kind=hint, many=many, optional=optional, choices=choices)

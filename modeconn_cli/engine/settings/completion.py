@@ -12,4 +12,9 @@ from modeconn_cli.engine.settings.base import Settings, setting
 class CompletionSettings(Settings):
     """Print a shell's completion script."""
 
-    shell: Literal["bash", "zsh", "fish"] | None = setting(None, "bash, zsh or fish", positional=True)
+    shell: Literal["bash", "zsh", "fish"] = setting(
+        None,
+        "bash, zsh or fish",
+        positional=True,
+        missing=("which shell?", "mcx completion bash, zsh or fish"),
+    )

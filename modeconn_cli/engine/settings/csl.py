@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from modeconn_cli.engine.settings.base import Settings, setting
+from modeconn_cli.engine.settings.base import Settings, setting, without_effect
 from modeconn_cli.engine.settings.scoring import EpochSettings, ScoringSettings
 from modeconn_cli.engine.settings.shared import FolderSettings
 
@@ -16,10 +16,10 @@ class NameSettings(Settings):
     """How the arrays are called."""
 
     run_idx: int | None = setting(
-        None, "number of the run in file names", low=0, shown="the run's own, else 1", group="names"
+        None, "number of the run in file names", low=0, shown="the run's own, else 1"
     )
     noise_level: float | None = setting(
-        None, "noise level in file names", low=0, shown="the run's own, else 0.01", group="names"
+        None, "noise level in file names", low=0, shown="the run's own, else 0.01"
     )
 
 
@@ -28,22 +28,31 @@ class CslScoreSettings(ScoringSettings, NameSettings):
     """Score every sample at every checkpoint."""
 
     grad: Literal["param", "input", "none"] = setting(
-        "param", "gradient norm by the parameters, by the input, or none", group="csl"
+        "param", "gradient norm by the parameters, by the input, or none"
     )
-    weight_decay: float = setting(1e-4, "weight decay in the loss; 0 leaves it out", low=0, group="csl")
+    weight_decay: float = setting(1e-4, "weight decay in the loss; 0 leaves it out", low=0)
     wd_form: Literal["seed", "half"] = setting(
-        "seed", "seed adds wd·Σp² as documented, half ½·wd·Σp² as SGD minimises", group="csl"
+        "seed", "seed adds wd·Σp² as documented, half ½·wd·Σp² as SGD minimises", needs=("weight_decay",)
     )
-    scheme: Literal["long", "short"] = setting(
-        "long", "file names with run and noise, or without", group="names"
-    )
+    scheme: Literal["long", "short"] = setting("long", "file names with run and noise, or without")
+
+    def idle(self) -> dict[str, str]:
+        short = self.scheme == "short"
+        return {
+            **super().idle(),
+            **without_effect(short, "with --scheme short", "noise_level"),
+            **without_effect(short and self.checkpoint is not None, "with --scheme short", "run_idx"),
+            **without_effect(not self.flips_by_seed, "without random labels", "seed"),
+        }
 
 
 @dataclass(frozen=True, kw_only=True)
 class CslAggregateSettings(FolderSettings, EpochSettings, NameSettings):
     """Cumulative sample loss and learning time from the arrays of a run."""
 
-    input_dir: Path | None = setting(None, "folder of the loss_*.npy and loss_grad_*.npy")
+    input_dir: Path = setting(
+        None, "folder of the loss_*.npy and loss_grad_*.npy", missing=("no arrays", "pass --input-dir DIR")
+    )
     dataset: str | None = setting(
         None,
         "data set in the file names; its images are drawn where it can be loaded",

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from modeconn_cli.engine.settings.base import setting
+from modeconn_cli.engine.errors import SettingsError
+from modeconn_cli.engine.settings.base import like, setting, without_effect
 from modeconn_cli.engine.settings.shared import (
+    DATA,
     BatchNorm,
     ComputeSettings,
     DataSettings,
@@ -16,96 +18,124 @@ from modeconn_cli.engine.settings.shared import (
     MeasuredDataSettings,
     ModelSettings,
 )
-from modeconn_cli.engine.settings.train import OptimizationSettings
+from modeconn_cli.engine.settings.train import OptimizationSettings, TrainSettings
+
+_NOISY = "init_method", "perturbed", "sphere"
+_TWO = "a curve needs two endpoints", "pass --endpoint0 FILE --endpoint1 FILE"
 
 
 @dataclass(frozen=True, kw_only=True)
 class CurveTrainSettings(ModelSettings, DataSettings, OptimizationSettings, ComputeSettings, FolderSettings):
     """Train a curve of low loss between two networks."""
 
-    endpoint0: Path | None = setting(
-        None, "checkpoint of the network at t = 0", flags=("--init-start",), group="curve"
+    endpoint0: Path = setting(
+        None, "checkpoint of the network at t = 0", flags=("--init-start",), missing=_TWO
     )
-    endpoint1: Path | None = setting(
-        None, "checkpoint of the network at t = 1", flags=("--init-end",), group="curve"
-    )
-    curve: Literal["bezier", "polychain"] = setting("bezier", "kind of curve", group="curve")
-    num_bends: int = setting(3, "control points, endpoints included", low=2, group="curve")
+    endpoint1: Path = setting(None, "checkpoint of the network at t = 1", flags=("--init-end",), missing=_TWO)
+    curve: Literal["bezier", "polychain"] = setting("bezier", "kind of curve")
+    num_bends: int = setting(3, "control points, endpoints included", low=2)
     init_method: Literal["linear", "biased", "perturbed", "sphere", "curve"] = setting(
         "linear",
         "where the free points begin; linear puts them on the straight line, which averages swapped units: their "
         "rows are identical there and only the noise of SGD separates them",
-        group="curve",
     )
     init_curve: Path | None = setting(
-        None, "curve checkpoint to begin from (--init-method curve)", group="curve"
+        None, "curve checkpoint to begin from (--init-method curve)", needs=("init_method", "curve")
     )
-    init_alpha: float = setting(0.5, "position of the free point (biased)", low=0, high=1, group="curve")
+    init_alpha: float = setting(0.5, "position of the free point (biased)", low=0, high=1)
     init_noise: float = setting(
-        0.01, "norm of the noise relative to the endpoints' distance, per tensor", low=0, group="curve"
+        0.01, "norm of the noise relative to the endpoints' distance, per tensor", low=0, needs=_NOISY
     )
     init_inside_sphere: bool = setting(
-        False, "sphere: 0.9 instead of 1.1 times the endpoints' mean norm", group="curve"
+        False, "sphere: 0.9 instead of 1.1 times the endpoints' mean norm", needs=("init_method", "sphere")
     )
-    fix_start: bool = setting(True, "keep endpoint 0", group="curve")
-    fix_end: bool = setting(True, "keep endpoint 1", group="curve")
+    fix_start: bool = setting(True, "keep endpoint 0")
+    fix_end: bool = setting(True, "keep endpoint 1")
     constraint: Literal["none", "symmetry-plane"] = setting(
-        "none", "keep the free point at equal distance from both ends", group="curve"
+        "none", "keep the free point at equal distance from both ends"
     )
     compat: Literal["elementwise-noise"] | None = setting(
-        None, "reproduce an old number: noise of that size in every element", shown="off", group="curve"
+        None, "reproduce an old number: noise of that size in every element", shown="off", needs=_NOISY
     )
-    lr: float = setting(0.015, "learning rate", above=0, group="training")
-    eval_every: int = setting(
-        0, "epochs between two evaluations at t = 0.5 on held-out images; 0: never", low=0, group="training"
+    lr: float = like(OptimizationSettings, "lr", default=0.015)
+    eval_every: int = like(
+        OptimizationSettings,
+        "eval_every",
+        default=0,
+        help="epochs between two evaluations at t = 0.5 on held-out images; 0: never",
     )
-    patience: int | None = setting(
-        None,
-        "stop after so many epochs without a better validation loss at t = 0.5",
-        low=1,
-        shown="off",
-        group="training",
+    patience: int | None = like(
+        TrainSettings,
+        "patience",
+        help="stop after so many epochs without a better validation loss at t = 0.5",
     )
-    min_delta: float = setting(
-        0.0, "smallest decrease of the validation loss that counts", low=0, group="training"
-    )
-    allow_nonfinite: bool = setting(False, "accept NaN and infinity in the endpoints", group="model")
+    min_delta: float = like(TrainSettings, "min_delta")
+    allow_nonfinite: bool = setting(False, "accept NaN and infinity in the endpoints")
+
+    def idle(self) -> dict[str, str]:
+        placed = self.num_bends == 3 and self.init_method in ("biased", "perturbed", "sphere")
+        where = f"with --init-method {self.init_method} and --num-bends {self.num_bends}"
+        return super().idle() | without_effect(not placed, where, "init_alpha")
 
 
 @dataclass(frozen=True, kw_only=True)
 class PathSettings(ModelSettings, MeasuredDataSettings, ComputeSettings):
     """A trained curve, or the straight line between two networks."""
 
-    curve_checkpoint: Path | None = setting(None, "checkpoint of a trained curve", group="curve")
-    endpoint0: Path | None = setting(None, "without a curve: the network at t = 0", group="curve")
-    endpoint1: Path | None = setting(None, "without a curve: the network at t = 1", group="curve")
+    curve_checkpoint: Path | None = setting(None, "checkpoint of a trained curve")
+    endpoint0: Path | None = setting(None, "without a curve: the network at t = 0")
+    endpoint1: Path | None = setting(None, "without a curve: the network at t = 1")
     bn: BatchNorm = setting(
         "recompute",
         "statistics of batch norm at each t: of the training data, endpoint 0's, interpolated (straight lines "
         "only), or none (mean 0, variance 1)",
-        group="curve",
     )
     bn_samples: int | None = setting(
-        None, "training images for the statistics", low=2, shown="all", group="curve"
+        None, "training images for the statistics", low=2, shown="all", needs=("bn", "recompute")
     )
-    allow_nonfinite: bool = setting(False, "accept NaN and infinity in the weights", group="model")
+    allow_nonfinite: bool = setting(False, "accept NaN and infinity in the weights")
+
+    @property
+    def ends(self) -> tuple[Path, ...]:
+        """The networks that are joined by a straight line, as far as they are named."""
+        return tuple(path for path in (self.endpoint0, self.endpoint1) if path is not None)
+
+    def check_path(self) -> None:
+        """Raise SettingsError unless a curve is named or two endpoints are."""
+        if len(self.ends) != (2 if self.curve_checkpoint is None else 0):
+            raise SettingsError(
+                "give either a curve or two endpoints",
+                "pass --curve-checkpoint FILE, or --endpoint0 and --endpoint1",
+            )
+
+    def unread(self, has_batch_norm: bool) -> tuple[str, ...]:
+        """The settings that the network at hand does not read: one without batch norm is as any with --bn none."""
+        return () if has_batch_norm else ("bn", *replace(self, bn="none").idle())
+
+    def idle(self) -> dict[str, str]:
+        ordered = self.bn == "recompute" or self.flips_by_seed
+        return super().idle() | without_effect(not ordered, f"with --bn {self.bn}", "seed")
 
 
 @dataclass(frozen=True, kw_only=True)
 class CurveEvalSettings(PathSettings, DistributedSettings, FolderSettings):
     """Evaluate a curve at equally spaced positions."""
 
-    num_points: int = setting(61, "positions t from 0 to 1", low=2, group="curve")
-    wd: float | None = setting(
-        None, "weight decay in the loss", low=0, shown="the curve's own, else 0", group="curve"
-    )
+    num_points: int = setting(61, "positions t from 0 to 1", low=2)
+    wd: float | None = setting(None, "weight decay in the loss", low=0, shown="the curve's own, else 0")
+
+    def check(self) -> None:
+        super().check()
+        self.check_path()
 
 
 @dataclass(frozen=True, kw_only=True)
 class CurveAnalyzeSettings(ModelSettings, FolderSettings):
     """Measure how far each layer moves along a curve."""
 
-    curve_checkpoint: Path | None = setting(None, "checkpoint of a trained curve")
+    curve_checkpoint: Path = setting(
+        None, "checkpoint of a trained curve", missing=("no curve", "pass --curve-checkpoint FILE")
+    )
     original_checkpoint: Path | None = setting(None, "the network the curve should begin at, to compare")
     swap_metadata: Path | None = setting(None, "the <stem>_metadata.json that mcx swap wrote")
     num_points: int = setting(61, "positions t from 0 to 1", low=2)
@@ -116,6 +146,21 @@ class CurveAnalyzeSettings(ModelSettings, FolderSettings):
 class CurveExtractSettings(PathSettings):
     """Write the network at one position of a curve as an ordinary checkpoint."""
 
-    t: float | None = setting(None, "position, 0 to 1", low=0, high=1)
-    output: Path | None = setting(None, "file of the network", change="free")
+    t: float = setting(
+        None, "position, 0 to 1", low=0, high=1, missing=("no position", "pass --t between 0 and 1")
+    )
+    output: Path = setting(
+        None,
+        "file of the network",
+        change="free",
+        missing=("no file for the network", "pass --output FILE.pt"),
+    )
     overwrite: bool = setting(False, "replace what is there", change="free")
+
+    def check(self) -> None:
+        super().check()
+        self.check_path()
+
+    def idle(self) -> dict[str, str]:
+        settled = self.bn != "recompute"
+        return super().idle() | without_effect(settled, f"with --bn {self.bn}", *DATA, "batch_size")

@@ -6,34 +6,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from modeconn_cli.engine.settings.base import setting
+from modeconn_cli.engine.settings.base import like, setting, without_effect
 from modeconn_cli.engine.settings.scoring import ScoringSettings
+from modeconn_cli.engine.settings.shared import FolderSettings
 
 
 @dataclass(frozen=True, kw_only=True)
 class DormantSettings(ScoringSettings):
     """Units that every sample leaves inactive."""
 
-    output_dir: Path | None = setting(
-        Path("dormant_results"),
-        "folder of the results",
-        flags=("--save-dir",),
-        keys=("output_root",),
-        change="free",
-        group="output",
-    )
+    output_dir: Path = like(FolderSettings, "output_dir", default=Path("dormant_results"))
     site: Literal["both", "pre", "post"] = setting(
         "both",
         "where units are looked at: pre, the outputs of convolutions and linear layers as documented; post, after "
         "each nonlinearity",
-        group="dormant",
     )
-    eps: float = setting(1e-6, "a value up to it counts as zero", low=0, group="dormant")
+    eps: float = setting(1e-6, "a value up to it counts as zero", low=0)
     tau: float = setting(
-        0.1,
-        "a unit whose mean |h| is at most tau times its layer's mean is tau-dormant",
-        low=0,
-        group="dormant",
+        0.1, "a unit whose mean |h| is at most tau times its layer's mean is tau-dormant", low=0
     )
     dormant_unit_threshold: float = setting(
         0.01,
@@ -41,5 +31,7 @@ class DormantSettings(ScoringSettings):
         low=0,
         high=1,
         flags=("--frequency",),
-        group="dormant",
     )
+
+    def idle(self) -> dict[str, str]:
+        return super().idle() | without_effect(not self.flips_by_seed, "without random labels", "seed")

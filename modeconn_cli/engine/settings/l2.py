@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Literal
 
 from modeconn_cli.engine.errors import SettingsError
-from modeconn_cli.engine.settings.base import setting
+from modeconn_cli.engine.settings.base import setting, without_effect
 from modeconn_cli.engine.settings.scoring import EpochSettings
 from modeconn_cli.engine.settings.shared import (
+    DATA,
+    NETWORK,
     ComputeSettings,
     MeasuredDataSettings,
     ModelSettings,
@@ -47,19 +49,32 @@ class L2Settings(ModelSettings, MeasuredDataSettings, ComputeSettings, EpochSett
         False, "measure also with the swap undone that made one of a pair from the other (by its metadata)"
     )
     fisher: Literal["true", "empirical"] = setting(
-        "true", "Fisher information of labels drawn from the network, or of the data's", group="fisher"
+        "true", "Fisher information of labels drawn from the network, or of the data's"
     )
-    fisher_samples: int = setting(1000, "samples that it is estimated on", low=1, group="fisher")
+    fisher_samples: int = setting(1000, "samples that it is estimated on", low=1)
     split: SplitName | None = setting(
-        None, "which samples", shown="all-train for fisher, test for functional", group="data"
+        None, "which samples", shown="all-train for fisher, test for functional"
     )
     allow_nonfinite: bool = setting(False, "accept NaN and infinity in the weights")
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         metric = self.sort_by.removesuffix("_distance")
         if metric in ("cosine", "fisher") and metric not in self.metric:
             raise SettingsError(f"--sort-by {self.sort_by} needs that metric", f"--metric l2,{metric}")
+        super().__post_init__()
+
+    def idle(self) -> dict[str, str]:
+        unread = not self.needs_data
+        informed, written = "fisher" in self.metric, self.output is not None or self.output_dir is not None
+        where = "without fisher or functional in --metric"
+        return {
+            **super().idle(),
+            **without_effect(unread, where, *DATA, "split", "batch_size"),
+            **without_effect(unread and not self.modulo_permutation, where, *NETWORK),
+            **without_effect(not informed, "without fisher in --metric", "fisher", "fisher_samples"),
+            **without_effect(not (informed or self.flips_by_seed), "without fisher in --metric", "seed"),
+            **without_effect(not written, "without --output or --output-dir", "overwrite"),
+        }
 
     @property
     def order(self) -> str:

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from modeconn_cli.engine.settings.base import Settings, setting
+from modeconn_cli.engine.errors import SettingsError
+from modeconn_cli.engine.settings.base import Settings, like, setting
 from modeconn_cli.engine.settings.curve import PathSettings
 from modeconn_cli.engine.settings.shared import (
     BatchNorm,
@@ -15,8 +16,9 @@ from modeconn_cli.engine.settings.shared import (
     DistributedSettings,
     FolderSettings,
     NetworkSettings,
+    OptionalFolderSettings,
 )
-from modeconn_cli.engine.settings.train import OptimizerSettings
+from modeconn_cli.engine.settings.train import OptimizerSettings, TrainSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +30,6 @@ class AlphaSettings(Settings):
         "positions from 0 to 1; odd, so that the middle is one of them (a file keeps all it was measured at)",
         low=3,
         change="grow",
-        group="line",
     )
 
 
@@ -45,37 +46,23 @@ class LmcRunSettings(
     """Branch off a training run and measure the straight lines back to it."""
 
     preset: Literal["digits", "mnist", "cifar10", "tiny-imagenet", "imagenet"] | None = setting(
-        None,
-        "settings of a documented experiment; flags overrule them",
-        shown="none",
-        change="free",
-        group="lmc",
+        None, "settings of a documented experiment; flags overrule them", shown="none", change="free"
     )
     max_epochs: int | None = setting(
-        None, "epochs of the main branch", low=1, shown="max k1 + max k2", change="grow", group="lmc"
+        None, "epochs of the main branch", low=1, shown="max k1 + max k2", change="grow"
     )
-    k1: tuple[int, ...] = setting(
-        (0, 1, 2, 5), "epochs at which a branch begins", low=0, change="grow", group="lmc"
-    )
-    k2: tuple[int, ...] = setting(
-        (1, 4, 9), "epochs after which a branch is compared", low=1, change="grow", group="lmc"
-    )
+    k1: tuple[int, ...] = setting((0, 1, 2, 5), "epochs at which a branch begins", low=0, change="grow")
+    k2: tuple[int, ...] = setting((1, 4, 9), "epochs after which a branch is compared", low=1, change="grow")
     branch_seed: int | None = setting(
-        None, "seed of the branches' data order and augmentation", low=0, shown="the seed + 1", group="lmc"
+        None, "seed of the branches' data order and augmentation", low=0, shown="the seed + 1"
     )
-    bn: BatchNorm = setting("recompute", "statistics of batch norm on the line", group="lmc")
-    patience: int | None = setting(
-        None,
-        "stop a branch after so many epochs without a better validation loss",
-        low=1,
-        shown="off",
-        group="lmc",
+    bn: BatchNorm = setting("recompute", "statistics of batch norm on the line")
+    patience: int | None = like(
+        TrainSettings, "patience", help="stop a branch after so many epochs without a better validation loss"
     )
-    min_delta: float = setting(
-        0.0, "smallest decrease of the validation loss that counts", low=0, group="lmc"
-    )
+    min_delta: float = like(TrainSettings, "min_delta")
     schedule: Literal["garipov", "cosine", "step", "constant"] = setting(
-        "constant", "learning rate over the epochs of the main branch", group="training"
+        "constant", "learning rate over the epochs of the main branch"
     )
     schedule_epochs: int | None = setting(
         None,
@@ -83,33 +70,52 @@ class LmcRunSettings(
         low=1,
         shown="--max-epochs",
         change="free",
-        group="training",
+        needs=("schedule", "garipov", "cosine", "step"),
     )
+    label_seed: int | None = like(DataSettings, "label_seed", needs=("label_noise",))
+    output_dir: Path = like(FolderSettings, "output_dir")  # asked for before the network is
+    model: str = like(NetworkSettings, "model", missing=("no network", "pass --model NAME or --preset NAME"))
 
 
 @dataclass(frozen=True, kw_only=True)
-class LmcInterpolateSettings(AlphaSettings, PathSettings, DistributedSettings, FolderSettings):
+class LmcInterpolateSettings(AlphaSettings, PathSettings, DistributedSettings, OptionalFolderSettings):
     """Measure the barrier between two networks."""
 
     checkpoints: tuple[Path, ...] = setting((), "the two checkpoints", positional=True)
+    endpoint0: Path | None = like(PathSettings, "endpoint0", unless="checkpoints")
+    endpoint1: Path | None = like(PathSettings, "endpoint1", unless="checkpoints")
     permutation: Path | None = setting(
         None,
         "units of the second network: the <stem>_metadata.json of the swap that made it from the first, which is "
         "undone, or an .npz with an order of units per layer, which is applied",
-        group="line",
     )
+
+    @property
+    def ends(self) -> tuple[Path, ...]:
+        return self.checkpoints or super().ends
+
+    def check(self) -> None:
+        super().check()
+        if len(self.ends) != 2:
+            raise SettingsError(
+                f"two checkpoints are needed, got {len(self.ends)}", "mcx lmc interpolate A.pt B.pt"
+            )
+        self.check_path()
 
 
 @dataclass(frozen=True, kw_only=True)
-class LmcReportSettings(FolderSettings):
+class LmcReportSettings(OptionalFolderSettings):
     """Compare the barriers of experiments."""
 
     folders: tuple[Path, ...] = setting(
-        (), "folders of mcx lmc run, or of the original study's JSON files", positional=True
+        (),
+        "folders of mcx lmc run, or of the original study's JSON files",
+        positional=True,
+        missing=("no folder to read", "mcx lmc report DIR…"),
     )
     barrier: Literal["max_gap", "sup_minus_mean", "midpoint", "max_minus_max_end", "max_minus_min_end"] = (
-        setting("max_gap", "definition that table and figures show; the CSV holds all", group="report")
+        setting("max_gap", "definition that table and figures show; the CSV holds all")
     )
     series: Literal["loss_test", "error_test", "loss_train", "error_train"] = setting(
-        "loss_test", "what rises: loss in nats or error in points, on test or training images", group="report"
+        "loss_test", "what rises: loss in nats or error in points, on test or training images"
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from modeconn_cli.engine.errors import SettingsError
-from modeconn_cli.engine.settings.base import Settings, setting
+from modeconn_cli.engine.settings.base import Settings, like, setting, specs, without_effect
 
 TransformName = Literal["none", "vgg", "resnet", "cifar100", "imagenet", "mnist", "half"]
 BatchNorm = Literal["recompute", "keep", "lerp", "none"]
@@ -22,22 +22,17 @@ class NetworkSettings(Settings):
     """Which network."""
 
     model: str | None = setting(
-        None,
-        "network: a registered name or pkg.mod:factory (runs that code)",
-        shown=_FROM_FILE,
-        group="model",
+        None, "network: a registered name or pkg.mod:factory (runs that code)", shown=_FROM_FILE
     )
-    num_classes: int | None = setting(None, "number of classes", low=1, shown=_FROM_FILE, group="model")
-    model_arg: tuple[str, ...] = setting(
-        (), "argument of the network's factory, key=value, comma-listed", group="model"
-    )
+    num_classes: int | None = setting(None, "number of classes", low=1, shown=_FROM_FILE)
+    model_arg: tuple[str, ...] = setting((), "argument of the network's factory, key=value, comma-listed")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSettings(NetworkSettings):
     """Which network, and where its weights lie in a file."""
 
-    state_key: str | None = setting(None, "entry of the file that holds the weights", group="model")
+    state_key: str | None = setting(None, "entry of the file that holds the weights")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,34 +43,25 @@ class DataSettings(Settings):
         None,
         "data set: a registered name, a folder of class folders, an .npz file or pkg.mod:factory (runs that code)",
         shown=_FROM_FILE,
-        group="data",
     )
-    data_path: Path | None = setting(None, "folder of the data", change="free", group="data")
-    data_arg: tuple[str, ...] = setting((), "argument of the data set, key=value, comma-listed", group="data")
-    use_test: bool = setting(
-        True, "evaluate on the test images; --no-use-test: on the validation images", group="data"
-    )
+    data_path: Path | None = setting(None, "folder of the data", change="free")
+    data_arg: tuple[str, ...] = setting((), "argument of the data set, key=value, comma-listed")
+    use_test: bool = setting(True, "evaluate on the test images; --no-use-test: on the validation images")
     val_size: int | None = setting(
         None,
         "images cut from the end of the training file for validation",
         low=0,
         shown="0; a tenth with --no-use-test",
-        group="data",
     )
     val_per_class: int | None = setting(
-        None, "images of each class, its first ones, kept for validation", low=1, shown="off", group="data"
+        None, "images of each class, its first ones, kept for validation", low=1, shown="off"
     )
     transform: TransformName | None = setting(
-        None,
-        "normalisation and augmentation",
-        shown="from the checkpoint, else the data set's",
-        group="data",
+        None, "normalisation and augmentation", shown="from the checkpoint, else the data set's"
     )
-    mean: tuple[float, ...] = setting(
-        (), "channel means instead of the transform's, comma-listed", group="data"
-    )
-    std: tuple[float, ...] = setting((), "channel standard deviations, comma-listed", group="data")
-    image_size: int | None = setting(None, "resize images to N x N", low=1, shown="unchanged", group="data")
+    mean: tuple[float, ...] = setting((), "channel means instead of the transform's, comma-listed")
+    std: tuple[float, ...] = setting((), "channel standard deviations, comma-listed")
+    image_size: int | None = setting(None, "resize images to N x N", low=1, shown="unchanged")
     workers: int | None = setting(
         None,
         "processes that read image files",
@@ -83,25 +69,27 @@ class DataSettings(Settings):
         flags=("--num-workers",),
         shown="cores - 1, at most 8",
         change="free",
-        group="data",
     )
-    download: bool = setting(
-        False, "fetch a torchvision data set that is missing", change="free", group="data"
-    )
-    max_samples: int | None = setting(
-        None, "use a seeded random subset of each split", low=1, shown="all", group="data"
-    )
+    download: bool = setting(False, "fetch a torchvision data set that is missing", change="free")
+    max_samples: int | None = setting(None, "use a seeded random subset of each split", low=1, shown="all")
     label_noise: float | None = setting(
         None,
         "share of the training labels that are flipped to another class",
         low=0,
         high=1,
         shown="from the checkpoint, else 0",
-        group="data",
     )
     label_seed: int | None = setting(
-        None, "seed of the flips", low=0, shown="from the checkpoint, else the seed", group="data"
+        None, "seed of the flips", low=0, shown="from the checkpoint, else the seed"
     )
+
+    def idle(self) -> dict[str, str]:
+        return super().idle() | without_effect(self.label_noise == 0, "with --label-noise 0", "label_seed")
+
+    @property
+    def flips_by_seed(self) -> bool:
+        """Whether the run's own seed decides which labels are flipped."""
+        return bool(self.label_noise) and self.label_seed is None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,28 +97,30 @@ class MeasuredDataSettings(DataSettings):
     """The same for commands that measure, which may read other labels than those that the run was trained on."""
 
     labels: Literal["trained", "clean"] = setting(
-        "trained", "training labels with the run's label noise, or as they were", group="data"
+        "trained", "training labels with the run's label noise, or as they were"
     )
+
+
+# What says which samples there are; the others say where they lie and how they are fetched.
+DATA = tuple(spec.name for spec in specs(MeasuredDataSettings) if spec.change != "free")
+NETWORK = tuple(spec.name for spec in specs(NetworkSettings))
 
 
 @dataclass(frozen=True, kw_only=True)
 class ComputeSettings(Settings):
     """On what machine, and in what order of random numbers."""
 
-    device: str = setting("auto", "auto, cpu, cuda or cuda:N", change="free", group="compute")
-    batch_size: int = setting(128, "samples per step", low=1, group="compute")
-    seed: int = setting(0, "seed of every random number", low=0, group="compute")
+    device: str = setting("auto", "auto, cpu, cuda or cuda:N", change="free")
+    batch_size: int = setting(128, "samples per step", low=1, everywhere=True)
+    seed: int = setting(0, "seed of every random number", low=0, everywhere=True)
     threads: int | None = setting(
         None,
         "CPU threads (results are byte-equal for equal threads)",
         low=1,
         shown="cores / processes",
-        group="compute",
         change="free",
     )
-    deterministic: bool = setting(
-        False, "only deterministic algorithms (CUDA; CPU always is)", change="free", group="compute"
-    )
+    deterministic: bool = setting(False, "only deterministic algorithms (CUDA; CPU always is)", change="free")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,42 +132,44 @@ class DistributedSettings(Settings):
         "processes to start here, a number or auto (one per GPU, else per core); torchrun and srun need no flag",
         shown="1",
         change="free",
-        group="distributed",
+        recorded=False,
     )
     dist: Literal["auto", "off"] = setting(
-        "auto",
-        "share the work with the other processes of torchrun or srun",
-        change="free",
-        group="distributed",
+        "auto", "share the work with the other processes of torchrun or srun", change="free", recorded=False
     )
     dist_timeout: float = setting(
         600.0,
         "seconds without a sign of life after which a rank is given up",
         above=0,
         change="free",
-        group="distributed",
+        recorded=False,
+        needs=("dist", "auto"),
     )
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         count = self.nproc_per_node
         if count not in (None, "auto") and not (str(count).isdigit() and int(str(count)) > 0):
             raise SettingsError(f"--nproc-per-node takes a number of processes or auto, got '{count}'")
+        super().__post_init__()
 
 
 @dataclass(frozen=True, kw_only=True)
-class FolderSettings(Settings):
-    """Where a job keeps its files."""
+class OptionalFolderSettings(Settings):
+    """Where a command that can do without keeps its files."""
 
     output_dir: Path | None = setting(
-        None,
-        "folder of the results",
-        flags=("--save-dir",),
-        keys=("output_root",),
-        change="free",
-        group="output",
+        None, "folder of the results", flags=("--save-dir",), keys=("output_root",), change="free"
     )
-    overwrite: bool = setting(False, "replace what is there", change="free", group="output")
+    overwrite: bool = setting(False, "replace what is there", change="free", needs=("output_dir",))
     resume: bool = setting(
-        True, "continue what an earlier run into the folder began", change="free", group="output"
+        True, "continue what an earlier run into the folder began", change="free", needs=("output_dir",)
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class FolderSettings(OptionalFolderSettings):
+    """Where a job keeps its files."""
+
+    output_dir: Path = like(
+        OptionalFolderSettings, "output_dir", missing=("no folder for the results", "pass --output-dir DIR")
     )

@@ -12,4 +12,6 @@ from modeconn_cli.engine.settings.base import Settings, setting
 class StatusSettings(Settings):
     """How far the jobs of a folder are."""
 
-    folder: Path | None = setting(None, "the --output-dir of any command", positional=True)
+    folder: Path = setting(
+        None, "the --output-dir of any command", positional=True, missing=("no folder", "mcx status DIR")
+    )

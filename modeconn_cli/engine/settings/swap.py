@@ -6,32 +6,57 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from modeconn_cli.engine.settings.base import setting
-from modeconn_cli.engine.settings.shared import ComputeSettings, MeasuredDataSettings, ModelSettings
+from modeconn_cli.engine.errors import SettingsError
+from modeconn_cli.engine.settings.base import like, setting, without_effect
+from modeconn_cli.engine.settings.shared import DATA, ComputeSettings, MeasuredDataSettings, ModelSettings
 
 
 @dataclass(frozen=True, kw_only=True)
 class SwapSettings(ModelSettings, MeasuredDataSettings, ComputeSettings):
     """Exchange neurons of a network."""
 
-    checkpoint: Path | None = setting(None, "checkpoint of the network", group="swap")
-    output: Path | None = setting(None, "file of the swapped network", change="free", group="swap")
-    overwrite: bool = setting(False, "replace what is there", change="free", group="swap")
+    checkpoint: Path = setting(
+        None, "checkpoint of the network", missing=("no network to swap", "pass --checkpoint FILE")
+    )
+    output: Path = setting(
+        None,
+        "file of the swapped network",
+        change="free",
+        missing=("no file for the swapped network", "pass --output FILE"),
+    )
+    overwrite: bool = setting(False, "replace what is there", change="free")
     layer_depth: Literal["early", "mid", "late"] = setting(
-        "mid", "which layer: the first, the middle or the last group of exchangeable units", group="swap"
+        "mid",
+        "which layer: the first, the middle or the last group of exchangeable units",
+        unless="layer_name",
     )
-    layer_name: str | None = setting(None, "which layer, by its module path", shown="by depth", group="swap")
-    num_swaps: int = setting(1, "pairs of units to exchange", low=1, group="swap")
-    pairs: tuple[str, ...] = setting(
-        (), "the pairs themselves: 228:6,3:9", shown="drawn by seed", group="swap"
-    )
-    mirror: bool = setting(False, "reverse the units of every hidden layer", group="swap")
-    random: bool = setting(False, "permute the units of every hidden layer at random", group="swap")
-    seed: int = setting(42, "seed of the pairs", low=0, group="swap")
+    layer_name: str | None = setting(None, "which layer, by its module path", shown="by depth")
+    num_swaps: int = setting(1, "pairs of units to exchange", low=1, unless="pairs")
+    pairs: tuple[str, ...] = setting((), "the pairs themselves: 228:6,3:9", shown="drawn by seed")
+    mirror: bool = setting(False, "reverse the units of every hidden layer")
+    random: bool = setting(False, "permute the units of every hidden layer at random")
+    seed: int = like(ComputeSettings, "seed", default=42, help="seed of the pairs")
     verify: bool | None = setting(
         None,
         "compare both networks on the whole test set too; --no-verify: no check at all",
         shown="a quick check in float64",
-        group="swap",
     )
-    allow_nonfinite: bool = setting(False, "accept NaN and infinity in the weights", group="swap")
+    allow_nonfinite: bool = setting(False, "accept NaN and infinity in the weights")
+
+    def check(self) -> None:
+        super().check()
+        if self.mirror and self.random:
+            raise SettingsError("--mirror and --random exclude each other")
+
+    def idle(self) -> dict[str, str]:
+        whole = "with --mirror and --random, which permute every hidden layer"
+        # A data set is read where one is named, and without one the network is traced on images of that size.
+        unread = [name for name in DATA if name not in ("dataset", "image_size")]
+        return {
+            **super().idle(),
+            **without_effect(
+                self.mirror or self.random, whole, "pairs", "num_swaps", "layer_name", "layer_depth"
+            ),
+            **without_effect(not (self.verify or self.dataset), "without --verify", *unread),
+            **without_effect(not self.verify, "without --verify", "batch_size"),
+        }

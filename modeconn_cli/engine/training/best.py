@@ -15,7 +15,7 @@ from modeconn_cli.engine.errors import InputError
 from modeconn_cli.engine.networks import checkpoints
 from modeconn_cli.engine.networks.checkpoints import About
 from modeconn_cli.engine.results import files
-from modeconn_cli.engine.results.products import ANEW
+from modeconn_cli.engine.results.manifest import ANEW
 from modeconn_cli.engine.training.loop import Problem
 from modeconn_cli.engine.training.tasks import Tasks
 

@@ -20,7 +20,7 @@ from modeconn_cli.engine.networks import checkpoints
 from modeconn_cli.engine.networks.checkpoints import About
 from modeconn_cli.engine.results import files
 from modeconn_cli.engine.results.jobs import Job
-from modeconn_cli.engine.results.products import ANEW
+from modeconn_cli.engine.results.manifest import ANEW
 from modeconn_cli.engine.training.best import Best, Rows
 from modeconn_cli.engine.training.loop import Epoch, Position, Problem, Recipe, Watcher, fit, make_optimizer
 from modeconn_cli.engine.training.tasks import Tasks

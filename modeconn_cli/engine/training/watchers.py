@@ -16,7 +16,7 @@ from torch import Tensor
 from modeconn_cli.engine.datasets import Batch, Samples
 from modeconn_cli.engine.errors import InputError
 from modeconn_cli.engine.results import arrays, files
-from modeconn_cli.engine.results.products import ANEW
+from modeconn_cli.engine.results.manifest import ANEW
 from modeconn_cli.engine.training.loop import Step
 from modeconn_cli.engine.training.tasks import Curriculum
 

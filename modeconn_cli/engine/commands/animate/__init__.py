@@ -15,17 +15,14 @@ from modeconn_cli.engine import names
 from modeconn_cli.engine.commands.animate import gif, heatmap, layers, style
 from modeconn_cli.engine.commands.animate.bars import Bars
 from modeconn_cli.engine.commands.animate.layers import LayerDistances
-from modeconn_cli.engine.errors import OutputError, SettingsError
 from modeconn_cli.engine.machine.runtime import Runtime
-from modeconn_cli.engine.results import files, records
-from modeconn_cli.engine.results.records import Record
+from modeconn_cli.engine.results import files, jobs, records
+from modeconn_cli.engine.results.records import Provenance, Record
 from modeconn_cli.engine.settings.animate import AnimateSettings
 from modeconn_cli.engine.settings.base import tilde
 
 FASTEST = 50  # frames per second; many viewers show faster ones at ten
 MANY = 500  # frames from which on a shorter animation is suggested
-# Settings that a file is compared without: what they change is told by the file's own name.
-_ELSEWHERE = ("output", "heatmap")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,12 +47,12 @@ class AnimateResult(Record):
     output: str
     heatmap: str | None
     files: tuple[Written, ...]
-    provenance: dict[str, Any]
+    provenance: Provenance
 
 
 def run(settings: AnimateSettings, runtime: Runtime) -> AnimateResult | None:
     """Write the animation and, where it is asked for, the heat map."""
-    source, output = _paths(settings)
+    source, output = settings.data, settings.output
     hundredths = _delay(settings.fps, runtime)
     data = layers.read(source, settings.array)
     positions = spread(len(data.t), settings.max_frames)
@@ -68,8 +65,8 @@ def run(settings: AnimateSettings, runtime: Runtime) -> AnimateResult | None:
         return None
     _remark(data, positions, runtime)
     provenance = records.provenance(settings, "animate", [source])
-    due = [path for path in outputs if _is_due(path, provenance, settings.overwrite)]
-    comment = json.dumps(records.strict(provenance))
+    due = [path for path in outputs if jobs.file_output(path, provenance, settings, stored=_stored)]
+    comment = json.dumps(records.strict(vars(provenance)))
     with style.plain_matplotlib():
         if output in due:
             bars = Bars(data, positions)
@@ -93,16 +90,6 @@ def run(settings: AnimateSettings, runtime: Runtime) -> AnimateResult | None:
         files=tuple(Written(file=tilde(path), size=path.stat().st_size) for path in outputs),
         provenance=provenance,
     )
-
-
-def _paths(settings: AnimateSettings) -> tuple[Path, Path]:
-    if settings.data is None:
-        raise SettingsError("no layer distances", "pass --data FILE.npz, a file of mcx curve analyze")
-    if settings.output is None:
-        raise SettingsError("no file for the result", "pass --output FILE.gif")
-    if settings.output.suffix.casefold() != ".gif":
-        raise SettingsError(f"--output '{settings.output}' does not end in .gif")
-    return settings.data, settings.output
 
 
 def _delay(fps: float, runtime: Runtime) -> int:
@@ -133,23 +120,6 @@ def _remark(data: LayerDistances, positions: list[int], runtime: Runtime) -> Non
         runtime.note(f"the swapped layer '{style.label(data.lost)}' is not among the layers; none is marked")
     if len(positions) > MANY:
         runtime.note(f"{len(positions)} frames make a large file; --max-frames 200 draws fewer")
-
-
-def _is_due(path: Path, provenance: dict[str, Any], overwrite: bool) -> bool:
-    """Whether a file is still to be written; as `jobs.file_output`, for files that are not JSON."""
-    files.check_writable(path.parent)
-    if overwrite or not (path.exists() or path.is_symlink()):
-        return True
-    if records.made_alike(_comparable(_stored(path)), _comparable(provenance)):
-        return False
-    raise OutputError(f"'{path}' exists", "use --overwrite to replace it")
-
-
-def _comparable(provenance: Any) -> dict[str, Any]:
-    if not isinstance(provenance, dict) or not isinstance(provenance.get("settings"), dict):
-        return {}
-    settings = {key: value for key, value in provenance["settings"].items() if key not in _ELSEWHERE}
-    return {**provenance, "settings": settings}
 
 
 def _stored(path: Path) -> Any:

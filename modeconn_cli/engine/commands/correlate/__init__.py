@@ -114,8 +114,6 @@ class _Measured:
 def run(settings: CorrelateSettings, runtime: Runtime) -> CorrelateResult | None:
     """Join the sources by sample id and write what they say about each other."""
     folder = settings.output_dir
-    if folder is None:
-        raise SettingsError("no folder for the results", "pass --output-dir DIR")
     if settings.parquet and importlib.util.find_spec("pyarrow") is None:
         raise SettingsError("--parquet needs pyarrow", "pip install 'modeconn-cli[parquet]'")
     found = given.find(settings)

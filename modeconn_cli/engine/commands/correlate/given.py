@@ -23,19 +23,7 @@ class Found:
 
 
 def find(settings: CorrelateSettings) -> Found:
-    """Look into the folders. Raises SettingsError where no metric is asked for."""
-    named = (
-        settings.tracking,
-        settings.csl,
-        settings.lt,
-        settings.curvature,
-        settings.dormant,
-        settings.memo,
-    )
-    if not any(named) and not settings.with_files:
-        raise SettingsError(
-            "no metrics", "pass --csl, --lt, --curvature, --dormant, --memo, --tracking or --with"
-        )
+    """Look into the folders."""
     csl = None if settings.csl is None else sources.csl_file(settings.csl)
     lt = None if settings.lt is None else sources.lt_file(settings.lt)
     if lt is None and csl is not None and settings.csl is not None and settings.csl.is_dir():

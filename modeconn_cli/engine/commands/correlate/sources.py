@@ -12,7 +12,7 @@ import numpy as np
 from modeconn_cli.engine.commands.correlate import splits
 from modeconn_cli.engine.errors import InputError
 from modeconn_cli.engine.machine.runtime import Runtime
-from modeconn_cli.engine.results import columns, products
+from modeconn_cli.engine.results import columns, manifest
 
 IDS = "sample_ids.npy"
 JOBS = ("csl", "curvature", "dormant")  # that make arrays per sample
@@ -97,7 +97,7 @@ def ids_of(path: Path, count: int, assume: bool) -> tuple[np.ndarray, Path | Non
 def array(name: str, path: Path, column: str, kinds: Iterable[str], assume: bool) -> Source:
     """One array [N] as a metric."""
     if path.exists():
-        products.check(path, tuple(kinds))
+        manifest.check(path, tuple(kinds))
     metric = columns.read_array(path)
     ids, beside = ids_of(path, len(metric), assume)
     return Source(
@@ -117,7 +117,7 @@ def with_companions(source: Source, metrics: Mapping[str, Path], facts: Mapping[
     def read(found: Mapping[str, Path], reader: Callable[[Path], np.ndarray]) -> dict[str, np.ndarray]:
         there = {name: path for name, path in found.items() if path.exists()}
         for path in there.values():
-            products.check(path, JOBS)
+            manifest.check(path, JOBS)
         out = {name: reader(path) for name, path in there.items()}
         for name, column in out.items():
             if len(column) != len(source.ids):
@@ -191,7 +191,7 @@ def curvature(path: Path, assume: bool) -> Source:
 
 
 def _curvature_table(path: Path) -> Source:
-    products.check(path, ("curvature",))
+    manifest.check(path, ("curvature",))
     frame = columns.read_csv(path)
     ids = columns.sample_ids(frame[columns.id_column(frame.columns, path)], path)
     columns.id_column(frame.columns, path, ("curvature",))

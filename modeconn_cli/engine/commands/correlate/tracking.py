@@ -18,7 +18,7 @@ import numpy as np
 from modeconn_cli.engine import names
 from modeconn_cli.engine.commands.correlate.sources import Source
 from modeconn_cli.engine.errors import InputError
-from modeconn_cli.engine.results import columns, files, products, records
+from modeconn_cli.engine.results import columns, files, manifest, records
 
 CHUNK = 1_000_000  # rows read at a time
 LABEL, LIST_END = "true_label", "end of true_label"
@@ -45,7 +45,7 @@ def read(path: Path, chunk: int = CHUNK) -> Source:
     has cut off, and for a training that has not finished.
     """
     if path.exists():
-        products.check(path, ("train",))
+        manifest.check(path, ("train",))
     state: Columns = {}
     for frame in _pieces(path, chunk):
         if frame.empty:

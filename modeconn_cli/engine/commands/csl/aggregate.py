@@ -12,7 +12,7 @@ import numpy as np
 from modeconn_cli.engine.commands.csl import figures, inputs, naming
 from modeconn_cli.engine.commands.csl.inputs import Input
 from modeconn_cli.engine.commands.csl.naming import IDS, Run
-from modeconn_cli.engine.errors import InputError, OutputError, SettingsError
+from modeconn_cli.engine.errors import InputError, OutputError
 from modeconn_cli.engine.machine.runtime import Runtime
 from modeconn_cli.engine.results import arrays, files, jobs, records
 from modeconn_cli.engine.results.records import Record
@@ -59,8 +59,6 @@ def run(settings: CslAggregateSettings, runtime: Runtime) -> CslAggregateResult 
     """Stream the arrays; write metrics, ids and figures."""
     given = inputs.open_run(settings, runtime)
     folder = settings.output_dir
-    if folder is None:
-        raise SettingsError("no folder for the results", "pass --output-dir DIR")
     if runtime.plan(
         [
             f"aggregate {len(given.epochs)} epochs x {given.count:,} samples of {given.found.run.words()}",
@@ -68,11 +66,11 @@ def run(settings: CslAggregateSettings, runtime: Runtime) -> CslAggregateResult 
         ]
     ):
         return None
-    run, owned = given.found.run, _owned(given.found.run)
+    run, owned = given.found.named, _owned(given.found.named)
     how: dict[str, Any] = {"owned": owned, "mends": True, "key": run.key, "listing": given.listing()}
     with jobs.opened(settings, folder, "csl aggregate", runtime, **how) as job:
         values, learnt, squared = _measure(given, settings, runtime)
-        noise = _noise(settings, run)
+        noise = _noise(settings, given.found.run)
         flips = _flips(given, noise)
         drawn = [folder / run.aggregated("csl", f"_{name}.png") for name in figures.NAMES]
         result = _result(settings, given, values, learnt, squared, flips, drawn)
@@ -151,7 +149,6 @@ def _check_begins(given: Input, epochs: np.ndarray, settings: CslAggregateSettin
             "every sample has a loss at every epoch, also before its class was seen: --class-order leaves out none "
             "(mcx csl score --seen-classes does)"
         )
-    assert settings.input_dir is not None
     summary = records.peek_object(settings.input_dir / given.found.run.aggregated(naming.SUMMARY, ".json"))
     rows = [row for row in summary.get("epochs", []) if row.get("nonfinite") and row["epoch"] in given.epochs]
     if rows:
@@ -163,14 +160,12 @@ def _check_begins(given: Input, epochs: np.ndarray, settings: CslAggregateSettin
 
 def _losses_of(settings: CslAggregateSettings) -> str:
     """Losses that training has recorded are other numbers than those of an evaluation."""
-    assert settings.input_dir is not None
     said = records.peek_object(settings.input_dir / ABOUT).get("losses")
     return said if isinstance(said, str) else "of evaluation"
 
 
 def _noise(settings: CslAggregateSettings, run: Run) -> dict[int, tuple[int, int]]:
     """id -> clean and trained label, where the run says so; empty otherwise."""
-    assert settings.input_dir is not None
     path = settings.input_dir / run.aggregated(naming.LABEL_NOISE, ".csv")
     if not path.exists():
         return {}
@@ -204,8 +199,7 @@ def _result(
     flips: np.ndarray | None,
     drawn: list[Path],
 ) -> CslAggregateResult:
-    run, folder, csl = given.found.run, settings.output_dir, values["csl"]
-    assert folder is not None
+    run, folder, csl = given.found.named, settings.output_dir, values["csl"]
     order = _ranked(values.get("csl_per_epoch", csl))
     finite = csl[np.isfinite(csl)]
     number = min(settings.num_samples, len(order))
@@ -229,7 +223,7 @@ def _result(
         dataset=run.dataset,
         run_idx=run.run_idx,
         noise_level=run.noise,
-        scheme=run.scheme,
+        scheme=given.found.run.scheme,
         losses=_losses_of(settings),
         kept_epochs=given.epochs,
         missing_epochs=given.missing,
@@ -276,7 +270,7 @@ def _ranked(csl: np.ndarray) -> np.ndarray:
 
 
 def _write(folder: Path, given: Input, values: Mapping[str, np.ndarray], result: CslAggregateResult) -> None:
-    run: Run = given.found.run
+    run = given.found.named
     path, order = folder / IDS, np.argsort(given.ids)
     ids = given.ids[order]
     if path.exists() and not np.array_equal(arrays.read_ids(path), ids):

@@ -14,6 +14,7 @@ from modeconn_cli.engine.errors import InputError, SettingsError
 from modeconn_cli.engine.machine.runtime import Runtime
 from modeconn_cli.engine.networks.checkpoints.epochs import between
 from modeconn_cli.engine.results import arrays, jobs, records
+from modeconn_cli.engine.results.fingerprints import sha256
 from modeconn_cli.engine.settings.csl import CslAggregateSettings
 
 
@@ -57,14 +58,12 @@ def _check_manifest(found: Found, folder: Path, paths: list[Path]) -> None:
             known[place / entry["file"]] = (entry["sha256"], command, again)
     for path in paths:
         expected, command, again = known.get(path, ("", "", ""))
-        if expected and records.sha256(path) != expected:
+        if expected and sha256(path) != expected:
             raise InputError(f"'{path}' is not what mcx {command} wrote: it was changed or damaged", again)
 
 
 def open_run(settings: CslAggregateSettings, runtime: Runtime) -> Input:
     """Find the run and check every array's header before anything is computed."""
-    if settings.input_dir is None:
-        raise SettingsError("no arrays", "pass --input-dir DIR")
     found = naming.find(
         settings.input_dir,
         dataset=settings.dataset,

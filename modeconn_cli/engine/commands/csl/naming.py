@@ -85,10 +85,11 @@ def parse(name: str) -> tuple[Run, Kind, int] | None:
 
 @dataclass(frozen=True)
 class Found:
-    """The arrays of one run in a folder: kind -> epoch -> file."""
+    """The arrays of one run in a folder: kind -> epoch -> file; `named` is what their results are called after."""
 
     run: Run
     files: dict[Kind, dict[int, Path]]
+    named: Run
 
 
 def find(
@@ -96,6 +97,7 @@ def find(
 ) -> Found:
     """The arrays of the run that is asked for, or of the only one.
 
+    Short names say neither run nor noise: there these are the user's word for the results.
     Raises InputError for a folder without any, SettingsError where several runs or both schemes fit.
     """
     if not folder.is_dir():
@@ -125,16 +127,21 @@ def find(
         raise SettingsError(
             f"'{folder}' holds both naming schemes", "choose with --scheme long or --scheme short"
         )
-    if run_idx is not None and fits[0].scheme == "long":
+    short = fits[0].scheme == "short"
+    if run_idx is not None and not short:
         fits = _only(fits, [run for run in fits if run.run_idx == run_idx], f"run {run_idx}")
-    if noise is not None and fits[0].scheme == "long":
+    if noise is not None and not short:
         fits = _only(fits, [run for run in fits if run.noise == noise], f"noise {noise:g}")
     if len(fits) > 1:
         raise SettingsError(
             f"'{folder}' holds {len(fits)} runs: {'; '.join(run.words() for run in fits)}",
             "choose with --dataset, --run-idx and --noise-level",
         )
-    return Found(fits[0], runs[fits[0]])
+    run = fits[0]
+    named = run
+    if short and (run_idx, noise) != (None, None):
+        named = Run(run.dataset, 1 if run_idx is None else run_idx, noise or 0.0)
+    return Found(run, runs[run], named)
 
 
 def _only(all_runs: list[Run], fits: list[Run], what: str, name: str = "") -> list[Run]:

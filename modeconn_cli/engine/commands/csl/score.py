@@ -19,7 +19,6 @@ from modeconn_cli.engine import names
 from modeconn_cli.engine import samples as scoring
 from modeconn_cli.engine.commands.csl.naming import IDS, LABEL_NOISE, SUMMARY, Kind, Run
 from modeconn_cli.engine.datasets import Batch
-from modeconn_cli.engine.errors import SettingsError
 from modeconn_cli.engine.machine.runtime import Runtime
 from modeconn_cli.engine.results import files, jobs
 from modeconn_cli.engine.results.records import Record
@@ -62,8 +61,6 @@ class CslScoreResult(Record):
 
 def run(settings: CslScoreSettings, runtime: Runtime) -> CslScoreResult | None:
     """Score the epochs that have not been scored yet."""
-    if settings.output_dir is None:
-        raise SettingsError("no folder for the results", "pass --output-dir DIR")
     chosen = scoring.chosen_checkpoints(settings, runtime, settings.run_idx)
     first = next(iter(chosen.values()))
     subject = scoring.open_subject(settings, first, runtime)
@@ -82,7 +79,6 @@ def run(settings: CslScoreSettings, runtime: Runtime) -> CslScoreResult | None:
         return None
     # The range that was found belongs to the record: checkpoints that come later are more work, not other work.
     settings = replace(settings, start_epoch=min(chosen), end_epoch=max(chosen))
-    assert settings.output_dir is not None
     with (
         runtime.catching_signals(),  # until the job has said how it ended
         jobs.opened(
@@ -144,7 +140,6 @@ class _Losses:
     def __init__(
         self, settings: CslScoreSettings, subject: Subject, named: Run, seen: Seen, runtime: Runtime
     ) -> None:
-        assert settings.output_dir is not None
         self.settings, self.subject, self.named, self.seen = settings, subject, named, seen
         self.runtime, self.folder = runtime, settings.output_dir
         self.columns = ("losses",) if settings.grad == "none" else ("losses", "norms")

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from modeconn_cli.engine import samples as scoring
 from modeconn_cli.engine.datasets import Batch
-from modeconn_cli.engine.errors import SettingsError
 from modeconn_cli.engine.machine.runtime import Runtime
 from modeconn_cli.engine.results import arrays, files, jobs
 from modeconn_cli.engine.results.records import Record
@@ -64,8 +63,6 @@ class CurvatureResult(Record):
 def run(settings: CurvatureSettings, runtime: Runtime) -> CurvatureResult | None:
     """Score the epochs that have not been scored yet."""
     folder = settings.output_dir
-    if folder is None:
-        raise SettingsError("no folder for the results", "pass --save-dir DIR")
     chosen = scoring.chosen_checkpoints(settings, runtime)
     subject = scoring.open_subject(settings, next(iter(chosen.values())), runtime)
     seen = scoring.seen_classes(settings, subject, runtime)

@@ -67,8 +67,6 @@ class StabilityResult(Record):
 def run(settings: CurvatureSettings, runtime: Runtime) -> StabilityResult | None:
     """Measure along the same directions under every value. Raises SettingsError for what cannot be swept."""
     folder = settings.output_dir
-    if folder is None:
-        raise SettingsError("no folder for the results", "pass --save-dir DIR")
     if settings.sweep_h and settings.method == "hvp":
         raise SettingsError("--method hvp has no step to sweep", "leave out --sweep-h, or use --method fd")
     if settings.compat is not None:

@@ -11,14 +11,13 @@ import numpy as np
 from torch import Tensor
 
 from modeconn_cli.engine import names, symmetry
-from modeconn_cli.engine.errors import SettingsError
 from modeconn_cli.engine.machine.runtime import Runtime
 from modeconn_cli.engine.networks import checkpoints, graph, weights
 from modeconn_cli.engine.paths import file as curve_files
 from modeconn_cli.engine.paths.file import CurveFile
 from modeconn_cli.engine.paths.layers import LayerDistances, layer_distances
 from modeconn_cli.engine.results import files, jobs
-from modeconn_cli.engine.results.records import Record
+from modeconn_cli.engine.results.records import Provenance, Record
 from modeconn_cli.engine.settings.curve import CurveAnalyzeSettings
 from modeconn_cli.engine.symmetry import files as permutations
 
@@ -66,15 +65,11 @@ class CurveAnalyzeResult(Record):
     share_neighbours: float | None
     share_elsewhere: float | None
     arrays: str
-    provenance: dict[str, Any]
+    provenance: Provenance | None
 
 
 def run(settings: CurveAnalyzeSettings, runtime: Runtime) -> CurveAnalyzeResult | None:
     """Measure the layers of a curve at `num_points` positions."""
-    if settings.curve_checkpoint is None:
-        raise SettingsError("no curve", "pass --curve-checkpoint FILE")
-    if settings.output_dir is None:
-        raise SettingsError("no folder for the results", "pass --output-dir DIR")
     curve = curve_files.read(
         settings.curve_checkpoint, settings, runtime, allow_nonfinite=settings.allow_nonfinite
     )

@@ -11,13 +11,12 @@ import numpy as np
 
 from modeconn_cli.engine import names
 from modeconn_cli.engine.datasets import Data
-from modeconn_cli.engine.errors import SettingsError
 from modeconn_cli.engine.machine.runtime import Runtime
 from modeconn_cli.engine.paths import evaluate as along
 from modeconn_cli.engine.paths import figures
 from modeconn_cli.engine.paths.statistics import Positioned, Source, open_path
 from modeconn_cli.engine.results import files, jobs
-from modeconn_cli.engine.results.records import Record
+from modeconn_cli.engine.results.records import Provenance, Record
 from modeconn_cli.engine.settings.curve import CurveEvalSettings
 
 
@@ -41,13 +40,11 @@ class CurveEvalResult(Record):
     passes: dict[str, int]
     figure: str
     arrays: str
-    provenance: dict[str, Any]
+    provenance: Provenance | None
 
 
 def run(settings: CurveEvalSettings, runtime: Runtime) -> CurveEvalResult | None:
     """Evaluate a path at `num_points` equally spaced positions."""
-    if settings.output_dir is None:
-        raise SettingsError("no folder for the results", "pass --output-dir DIR")
     source = open_path(settings, runtime)
     data = source.data
     wd = settings.wd if settings.wd is not None else float(source.subject.about.wd or 0.0)
@@ -61,11 +58,14 @@ def run(settings: CurveEvalSettings, runtime: Runtime) -> CurveEvalResult | None
         ]
     ):
         return None
+    unread = settings.unread(source.has_batch_norm)
     owned = (names.CURVE_ARRAYS, names.CURVE_SUMMARY, names.CURVE_FIGURE)
     folder = settings.output_dir
     with (
         runtime.catching_signals(),  # until the job has said how it ended
-        jobs.opened(settings, folder, "curve eval", runtime, inputs=source.inputs, owned=owned) as job,
+        jobs.opened(
+            settings, folder, "curve eval", runtime, inputs=source.inputs, owned=owned, unread=unread
+        ) as job,
     ):
         positioned = Positioned(source, settings, data.fit)
         rows = along.complete(positioned, data, ts.tolist(), settings.batch_size, runtime, job)
@@ -107,7 +107,6 @@ def _result(
     job: jobs.Job,
 ) -> CurveEvalResult:
     steps = arrays["dl"]
-    assert settings.output_dir is not None
     return CurveEvalResult(
         curve=source.path.kind,
         num_points=len(arrays["ts"]),

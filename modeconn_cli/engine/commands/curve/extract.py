@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from modeconn_cli.engine.errors import InputError, SettingsError
+from modeconn_cli.engine.errors import InputError
 from modeconn_cli.engine.machine.runtime import Runtime
 from modeconn_cli.engine.networks import checkpoints, weights
 from modeconn_cli.engine.networks.subject import Needed, load_data
 from modeconn_cli.engine.paths.statistics import Positioned, open_path
-from modeconn_cli.engine.results import files, records
-from modeconn_cli.engine.results.records import Record, provenance, strict
+from modeconn_cli.engine.results import files, jobs
+from modeconn_cli.engine.results.records import Provenance, Record, provenance, strict
 from modeconn_cli.engine.settings.base import tilde
 from modeconn_cli.engine.settings.curve import CurveExtractSettings
 
@@ -28,22 +28,16 @@ class CurveExtractResult(Record):
     num_params: int
     l2_norm: float
     bn: dict[str, Any]
-    provenance: dict[str, Any]
+    provenance: Provenance
 
 
 def run(settings: CurveExtractSettings, runtime: Runtime) -> CurveExtractResult | None:
     """Write w(t) with the batch norm statistics that `--bn` asks for."""
-    if settings.t is None:
-        raise SettingsError("no position", "pass --t between 0 and 1")
-    if settings.output is None:
-        raise SettingsError("no file for the network", "pass --output FILE.pt")
     source = open_path(settings, runtime, "no data")
     made = provenance(settings, "curve extract", source.inputs)
     files.refuse_inputs([settings.output], source.inputs)
-    files.check_writable(settings.output.parent)
-    due = settings.overwrite or not _made_alike(settings.output, made)
-    if due:
-        files.refuse_existing(settings.output, settings.overwrite)
+    unread = settings.unread(source.has_batch_norm)
+    due = jobs.file_output(settings.output, made, settings, stored=_stored, unread=unread)
     if runtime.dry_run:
         runtime.plan([f"write the network at t = {settings.t:g} to {settings.output}"])
         return None
@@ -57,7 +51,7 @@ def run(settings: CurveExtractSettings, runtime: Runtime) -> CurveExtractResult 
         found.about,
         buffers=tuple(weights.not_parameters(found.model)),
         path=strict({"t": settings.t, "curve": source.path.kind, "bn": positioned.describe()}),
-        provenance=strict(made),
+        provenance=strict(vars(made)),
     )
     if due:
         files.write_tensors(settings.output, {"epoch": 0, "model_state": state, "mcx": about.entry()})
@@ -75,10 +69,8 @@ def run(settings: CurveExtractSettings, runtime: Runtime) -> CurveExtractResult 
     )
 
 
-def _made_alike(output: Path, made: dict[str, Any]) -> bool:
-    """Whether the same command with the same settings and inputs wrote the file."""
-    if not output.exists():
-        return False
+def _stored(output: Path) -> Any:
+    """The provenance in a checkpoint; None in a file of any other origin."""
     with contextlib.suppress(InputError):
-        return records.made_alike(checkpoints.read(output).about.provenance, made)
-    return False
+        return checkpoints.read(output).about.provenance
+    return None

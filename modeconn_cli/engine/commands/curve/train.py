@@ -19,7 +19,7 @@ from modeconn_cli.engine.paths.path import Path
 from modeconn_cli.engine.paths.problem import PathProblem
 from modeconn_cli.engine.paths.start import control_points
 from modeconn_cli.engine.results import files, jobs
-from modeconn_cli.engine.results.records import Record
+from modeconn_cli.engine.results.records import Provenance, Record
 from modeconn_cli.engine.settings.base import tilde
 from modeconn_cli.engine.settings.curve import CurveTrainSettings
 from modeconn_cli.engine.training import evaluate, recipe_of, recompute_statistics
@@ -40,7 +40,7 @@ class CurveTrainResult(Record):
     checkpoint: str
     epoch: int
     metrics: dict[str, Any]
-    provenance: dict[str, Any]
+    provenance: Provenance | None
 
     def fields(self) -> dict[str, Any]:
         fields = super().fields()
@@ -86,16 +86,12 @@ def _owned() -> tuple[str, ...]:
 
 def checkpoints_folder(settings: CurveTrainSettings) -> FilePath:
     """`<output-dir>/checkpoints`, or the directory itself where that is its name."""
-    if settings.output_dir is None:
-        raise SettingsError("no folder for the results", "pass --output-dir DIR")
     if settings.output_dir.name == names.CHECKPOINTS:
         return settings.output_dir
     return settings.output_dir / names.CHECKPOINTS
 
 
 def _endpoints(settings: CurveTrainSettings, runtime: Runtime) -> list[Checkpoint]:
-    if settings.endpoint0 is None or settings.endpoint1 is None:
-        raise SettingsError("a curve needs two endpoints", "pass --endpoint0 FILE --endpoint1 FILE")
     return [
         subject.read(path, settings, runtime, allow_nonfinite=settings.allow_nonfinite)
         for path in (settings.endpoint0, settings.endpoint1)

@@ -17,7 +17,6 @@ from torch import Tensor
 from modeconn_cli.engine import samples as scoring
 from modeconn_cli.engine.commands.dormant import figures
 from modeconn_cli.engine.datasets import Batch
-from modeconn_cli.engine.errors import SettingsError
 from modeconn_cli.engine.machine.runtime import Runtime
 from modeconn_cli.engine.networks.activations import layers
 from modeconn_cli.engine.networks.activations.layers import LayerDormancy
@@ -73,8 +72,6 @@ class DormantResult(Record):
 def run(settings: DormantSettings, runtime: Runtime) -> DormantResult | None:
     """Score the epochs that have not been scored yet."""
     folder = settings.output_dir
-    if folder is None:
-        raise SettingsError("no folder for the results", "pass --output-dir DIR")
     chosen = scoring.chosen_checkpoints(settings, runtime)
     subject = scoring.open_subject(settings, next(iter(chosen.values())), runtime)
     seen = scoring.seen_classes(settings, subject, runtime)

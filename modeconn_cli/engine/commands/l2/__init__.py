@@ -15,7 +15,7 @@ from modeconn_cli.engine.errors import InputError
 from modeconn_cli.engine.machine.runtime import Runtime
 from modeconn_cli.engine.networks.distances import Distance
 from modeconn_cli.engine.results import files, jobs, records
-from modeconn_cli.engine.results.records import Record
+from modeconn_cli.engine.results.records import Provenance, Record
 from modeconn_cli.engine.settings.base import tilde
 from modeconn_cli.engine.settings.l2 import L2Settings
 
@@ -36,7 +36,7 @@ class L2Result(Record):
         return self.apart.distance
 
     @cached_property
-    def provenance(self) -> dict[str, Any]:
+    def provenance(self) -> Provenance:
         """Made for what is written only, as it hashes the files."""
         return provenance(self.settings, self.networks)
 
@@ -89,6 +89,7 @@ class L2Result(Record):
 
 def run(settings: L2Settings, runtime: Runtime) -> L2Result | None:
     """Measure a pair and write `--output` where one is asked for."""
+    settings.refuse("on two checkpoints", "pairs")
     first, second = inputs.given(settings, runtime).paths.values()
     if runtime.dry_run:
         runtime.plan([f"measure the distance from {first} to {second} ({', '.join(settings.metric)})"])
@@ -102,7 +103,7 @@ def run(settings: L2Settings, runtime: Runtime) -> L2Result | None:
     }
     left, right = networks.values()
     write = settings.output is not None and jobs.file_output(
-        settings.output, provenance(settings, (left, right)), settings.overwrite
+        settings.output, provenance(settings, (left, right)), settings
     )
     found = measure(networks, [("first", "second")], settings, runtime)
     (apart,) = found.apart.values()
@@ -135,7 +136,7 @@ def _remark(left: Network, right: Network, distance: Distance, runtime: Runtime)
         runtime.note("the checkpoints differ in precision; both are taken to float64")
 
 
-def provenance(settings: L2Settings, networks: tuple[Network, Network]) -> dict[str, Any]:
+def provenance(settings: L2Settings, networks: tuple[Network, Network]) -> Provenance:
     """Of a pair, whichever command it was measured by; with the metadata of swaps that are undone."""
     first, second = networks
     alone = replace(

@@ -19,8 +19,7 @@ from modeconn_cli.engine.networks.checkpoints import Checkpoint
 from modeconn_cli.engine.networks.checkpoints.epochs import between, in_range
 from modeconn_cli.engine.results import shards
 from modeconn_cli.engine.settings.l2 import L2Settings
-
-RANGE = ("start_epoch", "end_epoch")
+from modeconn_cli.engine.settings.scoring import EPOCHS
 
 
 @dataclass(frozen=True)
@@ -62,8 +61,7 @@ def given(settings: L2Settings, runtime: Runtime) -> Given:
     """
     words = _words(settings)
     several = [word for word in words if _is_several(word)]
-    ranged = any(getattr(settings, name) is not None for name in RANGE) or settings.epoch_step != 1
-    if ranged and not several:
+    if any(map(settings.was_given, EPOCHS)) and not several:
         raise SettingsError(
             "--start-epoch, --end-epoch and --step choose from a folder or a pattern", "mcx l2 FOLDER"
         )

@@ -74,6 +74,8 @@ def run(settings: L2Settings, runtime: Runtime) -> L2ManyResult | None:
     """Measure the first checkpoint against all others, or all pairs. Raises InputError if a file failed."""
     if settings.output is not None:
         raise SettingsError("--output is for one pair", "use --output-dir for several")
+    if settings.output_dir is None:
+        settings.refuse("on several checkpoints without --output-dir", "show_top_k", "sort_by")
     given = inputs.given(settings, runtime)
     labels = list(given.paths)
     if given.epochs is None and any(word.is_dir() for word in settings.checkpoints):
@@ -152,7 +154,7 @@ def _due(
                 made = provenance(settings, (first, second))
             except InputError:  # of its swap; its row will say so
                 continue
-            if jobs.file_output(_file(folder, pair), made, settings.overwrite):
+            if jobs.file_output(_file(folder, pair), made, settings):
                 out.add(pair)
     return out
 

@@ -16,8 +16,7 @@ from modeconn_cli.engine.machine.runtime import Runtime
 from modeconn_cli.engine.networks import distances, graph, models, weights
 from modeconn_cli.engine.networks.distances import Distance
 from modeconn_cli.engine.networks.models.recognise import recognised
-from modeconn_cli.engine.results import fingerprints as contents
-from modeconn_cli.engine.results import records
+from modeconn_cli.engine.results.fingerprints import identify, sha256
 from modeconn_cli.engine.settings.l2 import L2Settings
 from modeconn_cli.engine.symmetry import Symmetry
 from modeconn_cli.engine.symmetry import files as permutations
@@ -45,7 +44,7 @@ def lineage(path: Path) -> list[Made]:
     Contents are compared, not names. Raises InputError for metadata that is broken or speaks of another file.
     """
     out: list[Made] = []
-    content = str(contents.identify(path)["sha256"])
+    content = identify(path).sha256
     where: Path | None = path
     while True:
         beside = None if where is None else metadata_of(where)
@@ -64,7 +63,7 @@ def lineage(path: Path) -> list[Made]:
 
 def _is_of(said: Mapping[str, Any], path: Path) -> bool:
     """Whether metadata speaks of a file; the original's says no hash."""
-    return said.get("checkpoint_sha256") in (None, records.sha256(path))
+    return said.get("checkpoint_sha256") in (None, sha256(path))
 
 
 def metadata_of(path: Path) -> Path | None:
@@ -83,7 +82,7 @@ def _original(said: Mapping[str, Any]) -> tuple[str, Path | None]:
     if inputs and isinstance(inputs[0], dict) and isinstance(inputs[0].get("sha256"), str):
         return inputs[0]["sha256"], path if path.is_file() else None
     if path.is_file():
-        return str(contents.identify(path)["sha256"]), path
+        return identify(path).sha256, path
     return f"the original '{path}'", None
 
 

@@ -9,7 +9,6 @@ from typing import Any, ClassVar
 import numpy as np
 
 from modeconn_cli.engine import symmetry
-from modeconn_cli.engine.errors import SettingsError
 from modeconn_cli.engine.machine.runtime import Runtime
 from modeconn_cli.engine.networks import graph
 from modeconn_cli.engine.paths import evaluate as along
@@ -54,13 +53,9 @@ class LmcInterpolateResult(Record):
 
 def run(settings: LmcInterpolateSettings, runtime: Runtime) -> LmcInterpolateResult | None:
     """Evaluate the line from the first checkpoint (α = 0) to the second (α = 1)."""
-    given = settings.checkpoints or tuple(
-        p for p in (settings.endpoint0, settings.endpoint1) if p is not None
-    )
-    if len(given) != 2:
-        raise SettingsError(f"two checkpoints are needed, got {len(given)}", "mcx lmc interpolate A.pt B.pt")
+    first, last = settings.ends
     at = line.alphas(settings.num_alphas)
-    settings = replace(settings, checkpoints=(), endpoint0=given[0], endpoint1=given[1])
+    settings = replace(settings, checkpoints=(), endpoint0=first, endpoint1=last)
     files_given = positions.open_path(settings, runtime)
     source = files_given if settings.permutation is None else _rebased(files_given, settings.permutation)
     data = source.data
@@ -86,10 +81,13 @@ def run(settings: LmcInterpolateSettings, runtime: Runtime) -> LmcInterpolateRes
     if folder is None:
         with runtime.catching_signals():
             return measured(None)[1]
+    unread = settings.unread(source.has_batch_norm)
     owned = (ARRAYS, SUMMARY, FIGURE)
     with (
         runtime.catching_signals(),  # until the job has said how it ended
-        jobs.opened(settings, folder, "lmc interpolate", runtime, inputs=source.inputs, owned=owned) as job,
+        jobs.opened(
+            settings, folder, "lmc interpolate", runtime, inputs=source.inputs, owned=owned, unread=unread
+        ) as job,
     ):
         arrays, result = measured(job)
         if not job.complete:
@@ -134,12 +132,11 @@ def _result(
     distances: tuple[float, float | None],
     held_out: str,
 ) -> LmcInterpolateResult:
-    assert settings.endpoint0 is not None
-    assert settings.endpoint1 is not None
+    first, last = settings.ends
     folder = settings.output_dir
     return LmcInterpolateResult(
-        first=tilde(settings.endpoint0),
-        second=tilde(settings.endpoint1),
+        first=tilde(first),
+        second=tilde(last),
         permutation=None if settings.permutation is None else tilde(settings.permutation),
         alphas=found.alphas,
         losses_train=found.losses_train,

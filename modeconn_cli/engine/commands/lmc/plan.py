@@ -90,8 +90,6 @@ class Plan:
 
 def plan(settings: LmcRunSettings, alphas: Sequence[float]) -> Plan:
     """The experiment's size. Raises SettingsError for epochs that do not exist and for equal seeds."""
-    if settings.output_dir is None:
-        raise SettingsError("no folder for the results", "pass --output-dir DIR")
     k1, k2 = tuple(sorted(set(settings.k1))), tuple(sorted(set(settings.k2)))
     if not k1 or not k2:
         raise SettingsError("no epochs to compare", "pass --k1 0,1 --k2 1,4")

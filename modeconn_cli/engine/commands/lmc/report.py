@@ -13,7 +13,7 @@ from typing import ClassVar
 
 from modeconn_cli.engine.commands.lmc import figures, pairs
 from modeconn_cli.engine.commands.lmc.pairs import Pair, PairResult
-from modeconn_cli.engine.errors import InputError, SettingsError
+from modeconn_cli.engine.errors import InputError
 from modeconn_cli.engine.machine.runtime import Runtime
 from modeconn_cli.engine.results import files, jobs
 from modeconn_cli.engine.results.records import Record
@@ -49,8 +49,6 @@ class LmcReportResult(Record):
 
 def run(settings: LmcReportSettings, runtime: Runtime) -> LmcReportResult | None:
     """Read all pairs, and draw and write where a folder for that is given."""
-    if not settings.folders:
-        raise SettingsError("no folder to read", "mcx lmc report DIR…")
     found = {folder: _pairs_in(folder) for folder in dict.fromkeys(settings.folders)}
     for pair in (pair for pairs_there in found.values() for pair in pairs_there if not pair.finite):
         runtime.warn(f"'{pair.result.file}' holds values that are no numbers: its barriers have none")

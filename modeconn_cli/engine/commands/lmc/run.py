@@ -19,7 +19,7 @@ from modeconn_cli.engine.commands.lmc import figures, pairs
 from modeconn_cli.engine.commands.lmc import plan as planning
 from modeconn_cli.engine.commands.lmc.pairs import PairResult
 from modeconn_cli.engine.commands.lmc.plan import Plan
-from modeconn_cli.engine.errors import InputError, SettingsError, Stopped
+from modeconn_cli.engine.errors import InputError, Stopped
 from modeconn_cli.engine.machine.runtime import Runtime
 from modeconn_cli.engine.networks import checkpoints, models, subject
 from modeconn_cli.engine.networks.subject import Subject
@@ -66,8 +66,6 @@ class LmcRunResult(Record):
 def run(settings: LmcRunSettings, runtime: Runtime) -> LmcRunResult | None:
     """Train what is missing, evaluate the pairs that are missing, and draw."""
     todo = planning.plan(settings, line.alphas(settings.num_alphas))
-    if settings.model is None:
-        raise SettingsError("no network", "pass --model NAME or --preset NAME")
     found = subject.open_untrained(settings, runtime, watched=settings.patience is not None)
     data, arch = found.data, found.arch
     experiment = _Experiment(settings, todo, found, runtime)
