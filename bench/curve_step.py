@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from bench import counts, networks
 from bench.pairs import Pair
 from modeconn_cli.engine.datasets import Batch
-from modeconn_cli.engine.paths.path import Path as Curve
+from modeconn_cli.engine.paths.path import WeightPath
 from modeconn_cli.engine.paths.problem import PathProblem
 from modeconn_cli.engine.training.loop import Recipe, make_optimizer, step
 
@@ -26,7 +26,7 @@ def prepare(_folder: Path, batch_size: int) -> Pair:
         batch_size=batch_size, seed=0, data_seed=0,
     )  # fmt: skip
     model = networks.network().train()
-    curve = Curve.through("bezier", networks.control_points(), model)
+    curve = WeightPath.through("bezier", networks.control_points(), model)
     problem = PathProblem(model, curve, weight_decay=DECAY, seed=0)
     optimizer = make_optimizer(problem, recipe)
     numbers = iter(range(1 << 62))

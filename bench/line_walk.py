@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -13,8 +14,9 @@ from modeconn_cli.engine.datasets import Data, Remembered, Samples
 from modeconn_cli.engine.datasets.transforms import named
 from modeconn_cli.engine.machine.runtime import Runtime
 from modeconn_cli.engine.networks import checkpoints, models, subject
-from modeconn_cli.engine.paths import evaluate as along
-from modeconn_cli.engine.paths import statistics as positions
+from modeconn_cli.engine.paths.evaluate import evaluate_path
+from modeconn_cli.engine.paths.opened import line_between
+from modeconn_cli.engine.paths.statistics import StatisticsPolicy
 from modeconn_cli.engine.results import files
 from modeconn_cli.engine.settings.curve import PathSettings
 from modeconn_cli.engine.training import batch_norms
@@ -30,17 +32,16 @@ def prepare(folder: Path, norm: str) -> Pair:
         network = models.build(arch)
         about = arch.about().entry()
         files.write_tensors(folder / f"{seed}.pt", {"model_state": network.state_dict(), "mcx": about})
-    how = PathSettings(batch_size=BATCH_SIZE)
+    how, runtime = PathSettings(batch_size=BATCH_SIZE), Runtime()
     ends = [checkpoints.read(folder / f"{seed}.pt") for seed in (0, 1)]
-    source = positions.line_between(subject.open_networks(ends, how, Runtime(), "no data"))
+    found = subject.open_networks(ends, how, runtime, "no data")
     fit, held_out = _samples(FIT), _samples(HELD_OUT)
     data = Data("made", networks.CLASSES, networks.SHAPE, fit, held_out, held_out, True, Remembered())
-    positioned = positions.Positioned(source, how, fit)
+    opened = line_between(replace(found, loaded=data), StatisticsPolicy("recompute", BATCH_SIZE, how.seed))
     ts = [k / (POSITIONS - 1) for k in range(POSITIONS)]
 
     def ours() -> None:
-        for _ in along.walk(positioned, data, ts, BATCH_SIZE):
-            pass
+        evaluate_path(opened, ts, runtime, None)
 
     model = models.build(arch).eval()
     passes = {"fit": _ready(fit), "held out": _ready(held_out)}
@@ -57,9 +58,9 @@ def prepare(folder: Path, norm: str) -> Pair:
                     for images in part:
                         model(images)
 
-    with counts.passes(source.model) as found:
+    with counts.passes(opened.subject.model) as passed:
         ours()
-    fact = f"{found['forward']} forwards for {POSITIONS} positions, {FIT:,} + {HELD_OUT:,} images"
+    fact = f"{passed['forward']} forwards for {POSITIONS} positions, {FIT:,} + {HELD_OUT:,} images"
     return Pair(ours, reference, (fact,))
 
 

@@ -17,7 +17,7 @@ from modeconn_cli.engine.machine.runtime import Runtime
 from modeconn_cli.engine.networks import checkpoints
 from modeconn_cli.engine.networks.models.cnn import cnn
 from modeconn_cli.engine.paths.layers import layer_distances
-from modeconn_cli.engine.paths.path import Path as Curve
+from modeconn_cli.engine.paths.path import WeightPath
 from modeconn_cli.engine.paths.problem import PathProblem
 from modeconn_cli.engine.results import files
 from modeconn_cli.engine.training import evaluate, fit, make_optimizer
@@ -109,7 +109,9 @@ def test_evaluation_makes_one_forward_per_batch(
 
 def test_a_curve_step_makes_one_forward_and_one_backward(bench: Bench) -> None:
     model = cnn(SHAPE, 10, 4)
-    problem = PathProblem(model, Curve.through("bezier", control_points(), model), weight_decay=5e-4, seed=0)
+    problem = PathProblem(
+        model, WeightPath.through("bezier", control_points(), model), weight_decay=5e-4, seed=0
+    )
     recipe = Recipe(
         epochs=2, lr=0.01, momentum=0.9, weight_decay=5e-4, optimizer="sgd", schedule="constant",
         batch_size=8, seed=0, data_seed=0,

@@ -8,7 +8,7 @@ import typer
 
 from modeconn_cli.cli.options import takes
 from modeconn_cli.cli.report import Report
-from modeconn_cli.cli.tables import Lines, Part, Table, distance_block, number, percent
+from modeconn_cli.cli.tables import Lines, Part, Table, number, percent
 from modeconn_cli.engine.settings.curve import (
     CurveAnalyzeSettings,
     CurveEvalSettings,
@@ -71,6 +71,8 @@ def extract(settings: CurveExtractSettings, report: Report) -> None:
 
 
 def train_table(result: CurveTrainResult) -> list[Part]:
+    from modeconn_cli.engine.commands.curve.train import distance_text
+
     metrics = result.metrics
     columns = ("curve", "bends", "epoch", "train loss", "train nll", "train acc (%)", "checkpoint")
     row = (
@@ -82,18 +84,8 @@ def train_table(result: CurveTrainResult) -> list[Part]:
         number(metrics.get("train_accuracy"), 2),
         result.checkpoint,
     )
-    title = Lines(
-        (
-            "L2 Distance Between Endpoints",
-            "=" * 50,
-            "",
-            f"Endpoint 0: {result.endpoint0}",
-            f"Endpoint 1: {result.endpoint1}",
-            "",
-            *(line.strip() for line in distance_block(result.distance).lines[1:]),
-        )
-    )
-    return [title, Table("", columns, (row,))]
+    text = distance_text(result.endpoint0, result.endpoint1, result.distance)
+    return [Lines(tuple(text.splitlines())), Table("", columns, (row,))]
 
 
 NAMES = {
@@ -108,10 +100,10 @@ NAMES = {
 
 def eval_table(result: CurveEvalResult) -> list[Part]:
     rows = tuple(
-        (NAMES[name].format(result.held_out), *(number(values[key], 4) for key in values))
+        (NAMES[name].format(result.held_out), *(number(value, 4) for value in vars(values).values()))
         for name, values in result.statistics.items()
     )
-    keys = tuple(next(iter(result.statistics.values())))
+    keys = tuple(vars(next(iter(result.statistics.values()))))
     series = tuple(next(iter(result.barriers.values())))
     barriers = tuple(
         (definition, *(number(values[name], 4) for name in series))
@@ -159,7 +151,7 @@ def extract_table(result: CurveExtractResult) -> list[Part]:
         f"{result.t:g}",
         f"{result.num_params:,}",
         number(result.l2_norm, 4),
-        result.bn["policy"],
+        result.bn.policy,
         result.output,
     )
     return [Table("", columns, (row,))]

@@ -139,11 +139,11 @@ NAMES = {
 
 
 def interpolate_table(result: LmcInterpolateResult) -> list[Part]:
-    keys = tuple(next(iter(result.statistics.values())))
+    keys = tuple(vars(next(iter(result.statistics.values()))))
     rows = tuple(
         (
             NAMES[name].format(result.held_out),
-            *(number(values[key], 4) for key in keys),
+            *(number(value, 4) for value in vars(values).values()),
             *(number(result.barriers[definition][name], 4) for definition in result.barriers),
         )
         for name, values in result.statistics.items()
@@ -153,6 +153,8 @@ def interpolate_table(result: LmcInterpolateResult) -> list[Part]:
         lines[0] += f" (before the permutation: {number(result.distance_unpermuted)})"
     lines += [f"File: {path}" for path in result.files]
     return [
-        Table(f"On the line ({len(result.alphas)} positions)", ("series", *keys, *result.barriers), rows),
+        Table(
+            f"On the line ({len(result.line.alphas)} positions)", ("series", *keys, *result.barriers), rows
+        ),
         Lines(tuple(lines)),
     ]

@@ -24,7 +24,11 @@ def tab(*words: str, shell: str = "bash") -> list[str]:
 
 @pytest.mark.parametrize(("name", "shell"), [("mcx.bash", "bash"), ("_mcx", "zsh"), ("mcx.fish", "fish")])
 def test_the_shipped_scripts_are_what_the_command_prints(mcx, name: str, shell: str) -> None:
-    assert mcx("completion", shell).out == (FOLDER / name).read_text() == (ROOT / "completions" / name).read_text()
+    assert (
+        mcx("completion", shell).out
+        == (FOLDER / name).read_text()
+        == (ROOT / "completions" / name).read_text()
+    )
 
 
 def test_an_unknown_shell_is_refused(mcx) -> None:

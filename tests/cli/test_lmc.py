@@ -15,10 +15,11 @@ import torch.nn.functional as F
 
 from modeconn_cli.engine import datasets
 from modeconn_cli.engine.commands.lmc import pairs
+from modeconn_cli.engine.commands.lmc import run as lmc_run
+from modeconn_cli.engine.commands.lmc.line import alphas
 from modeconn_cli.engine.networks import checkpoints, models
 from modeconn_cli.engine.networks.models import Architecture
-from modeconn_cli.engine.paths import statistics as positions
-from modeconn_cli.engine.paths.line import alphas
+from modeconn_cli.engine.paths.opened import OpenedPath, line_between
 from modeconn_cli.engine.settings.shared import DataSettings
 
 RUN = (
@@ -348,14 +349,13 @@ def test_evaluation_costs_a_pass_per_position_and_one_for_batch_norm(
     args = ("--model", "cnn", "--model-arg", f"width=4,norm={norm}")
     words = ("--dataset", "digits", "--max-samples", "100", "--k1", "0", "--k2", "1", "--num-alphas", "5")
     seen: list[int] = []
-    whole = positions.line_between
 
-    def counted(*given: Any) -> positions.Source:
-        source = whole(*given)
-        source.model.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
-        return source
+    def counted(*given: Any) -> OpenedPath:
+        found = line_between(*given)
+        found.subject.model.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
+        return found
 
-    monkeypatch.setattr(positions, "line_between", counted)
+    monkeypatch.setattr(lmc_run, "line_between", counted)
     done = mcx("lmc", "run", *args, *words, "--batch-size", "32", "--output-dir", tmp_path)
     assert done.code == 0, done.err
     data = datasets.load(DataSettings(dataset="digits", max_samples=100), torch.device("cpu"))
@@ -388,6 +388,22 @@ def test_a_lost_or_broken_pair_is_measured_again(mcx: Callable, folder: Path, co
         path.write_text(content)
     done = json.loads(mcx(*RUN, "--output-dir", folder, "--json").out)
     assert (done["trained_epochs"], done["evaluated_positions"], path.read_bytes()) == (0, 5, before)
+
+
+def test_a_line_that_a_signal_cut_off_is_gone_on_with(
+    mcx: Callable, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = folder / "processed/digits_batch_128_k1_0_k2_2.json"
+    before = path.read_bytes()
+    path.unlink()
+    monkeypatch.setenv("MCX_TESTING", "1")
+    monkeypatch.setenv("MCX_FAILPOINT", "evaluate.after_position.rank0:2=usr2")
+    stopped = mcx(*RUN, "--output-dir", folder)
+    assert (stopped.code, "stopped by a signal on the line k1 = 0, k2 = 2" in stopped.err) == (75, True)
+    (log,) = folder.rglob("k1_0_k2_2.jsonl")
+    assert [json.loads(line)["t"] for line in log.read_text().splitlines()] == [0, 0.25]
+    assert mcx(*RUN, "--output-dir", folder).code == 0
+    assert (path.read_bytes(), log.exists()) == (before, False)
 
 
 def test_values_that_are_no_numbers_are_named_and_never_stable(

@@ -39,7 +39,7 @@ def test_positions_are_shared_and_the_curve_is_that_of_one(
         "--output-dir",
     )
     assert mcx(*words, tmp_path / "one", "--threads", "1").code == 0
-    stopped = {"MCX_TESTING": "1", "MCX_FAILPOINT": "along.after_position.rank1:1=kill"}
+    stopped = {"MCX_TESTING": "1", "MCX_FAILPOINT": "evaluate.after_position.rank1:1=kill"}
     done = start(*words, tmp_path / "two", "--nproc-per-node", "2", environment=stopped)
     assert (done.wait(100), done.communicate()[0]) == (137, "")
     done = start(*words, tmp_path / "two", "--nproc-per-node", "2")

@@ -17,7 +17,7 @@ from modeconn_cli.engine.networks.checkpoints import Checkpoint, garipov
 from modeconn_cli.engine.networks.models import Architecture, build
 from modeconn_cli.engine.networks.models.recognise import matches, recognised
 from modeconn_cli.engine.paths import file as files
-from modeconn_cli.engine.paths.path import Carrier, lengths
+from modeconn_cli.engine.paths.path import Carrier
 from modeconn_cli.engine.settings.shared import ModelSettings
 
 DATA = Path(__file__).parent.parent / "data"
@@ -37,7 +37,7 @@ def test_points_of_an_imported_curve_compute_what_the_original_computes() -> Non
     golden, found = expected(), curve()
     assert found.about.model == "preresnet8"
     model = files.open_curve(found, ModelSettings(), RUNTIME, "no data").model
-    carrier = Carrier(model.eval(), files.path_of(found, model))
+    carrier = Carrier(model.eval(), found.path_of(model))
     for t, logits in zip(golden["ts"], golden["logits_on_curve"], strict=True):
         carrier.move_to(float(t))
         with torch.no_grad():
@@ -48,9 +48,7 @@ def test_points_of_an_imported_curve_compute_what_the_original_computes() -> Non
 def test_lengths_and_norms_of_an_imported_curve_are_the_originals() -> None:
     golden, found = expected(), curve()
     model = files.open_curve(found, ModelSettings(), RUNTIME, "no data").model
-    path = files.path_of(found, model)
-    gram = weights.gram(list(path.points[1:]), path.points[0]).numpy()
-    steps, norms = lengths(gram, np.stack([path.coefficients(float(t)) for t in golden["ts"]]))
+    steps, norms = found.path_of(model).lengths(golden["ts"])
     assert np.allclose(steps, golden["dl"], rtol=1e-4)
     assert np.allclose(norms, golden["norm_at_t"], rtol=1e-4)
 

@@ -15,10 +15,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from modeconn_cli.engine import keyed
-from modeconn_cli.engine.networks import weights
 from modeconn_cli.engine.paths import barriers
 from modeconn_cli.engine.paths.layers import layer_distances
-from modeconn_cli.engine.paths.path import Carrier, Kind, Path, coefficients, lengths
+from modeconn_cli.engine.paths.path import Carrier, Kind, WeightPath, coefficients
 from modeconn_cli.engine.paths.problem import PathProblem
 
 KINDS: list[Kind] = ["bezier", "polychain"]
@@ -35,8 +34,14 @@ def states(count: int) -> list[dict[str, Tensor]]:
     return [{n: p.detach().clone() for n, p in network(k).named_parameters()} for k in range(count)]
 
 
-def path(kind: Kind, count: int) -> Path:
-    return Path.through(kind, states(count), network(0))
+def path(kind: Kind, count: int) -> WeightPath:
+    return WeightPath.through(kind, states(count), network(0))
+
+
+def weights_at(found: WeightPath, t: float) -> dict[str, Tensor]:
+    flat = torch.empty_like(found.points[0])
+    found.write(t, flat)
+    return found.layout.views(flat)
 
 
 @given(st.sampled_from(KINDS), st.integers(2, 7), st.floats(0, 1))
@@ -62,16 +67,16 @@ def test_a_bezier_with_three_points_has_the_published_coefficients() -> None:
 def test_the_ends_are_the_endpoints_bit_for_bit(kind: Kind) -> None:
     points = states(2 if kind == "line" else 3)
     points[0]["0.bias"][0] = -0.0
-    found = Path.through(kind, points, network(0))
+    found = WeightPath.through(kind, points, network(0))
     for t, end in ((0.0, points[0]), (1.0, points[-1])):
-        at = found.at(t)
+        at = weights_at(found, t)
         for name in end:
             assert torch.equal(at[name].view(torch.int32), end[name].view(torch.int32))
 
 
 @given(st.sampled_from(KINDS), st.integers(2, 5), st.floats(0, 1))
 def test_a_point_is_the_weighted_sum_of_the_control_points(kind: Kind, count: int, t: float) -> None:
-    found, points = path(kind, count).at(t), states(count)
+    found, points = weights_at(path(kind, count), t), states(count)
     c = coefficients(kind, count, t)
     for name in found:
         expected = sum(float(c[k]) * points[k][name].double() for k in range(count))
@@ -82,10 +87,9 @@ def test_a_point_is_the_weighted_sum_of_the_control_points(kind: Kind, count: in
 def test_lengths_are_those_of_the_points_themselves(kind: Kind, count: int) -> None:
     found = path(kind, count)
     ts = np.linspace(0, 1, 9)
-    gram = weights.gram(list(found.points[1:]), found.points[0]).numpy()
-    steps, norms = lengths(gram, np.stack([found.coefficients(t) for t in ts]))
+    steps, norms = found.lengths(ts)
     points = [
-        sum(float(c) * p.double() for c, p in zip(found.coefficients(t), found.points, strict=True))
+        sum(float(c) * p.double() for c, p in zip(coefficients(kind, count, t), found.points, strict=True))
         for t in ts
     ]
     expected = [0.0] + [float((b - a).norm()) for a, b in itertools.pairwise(points)]  # type: ignore[operator]
@@ -99,7 +103,7 @@ def test_a_carrier_moves_the_model_without_changing_the_path() -> None:
     model = network(5)
     carrier = Carrier(model, found)
     carrier.move_to(0.3)
-    expected = found.at(0.3)
+    expected = weights_at(found, 0.3)
     assert all(torch.equal(p, expected[name]) for name, p in model.named_parameters())
     assert torch.equal(found.points, before)
 
@@ -116,7 +120,7 @@ def test_gradients_of_the_control_points_are_those_of_autograd(
     points = [{n: p.double() for n, p in state.items()} for state in states(count)]
     problem = PathProblem(
         model,
-        Path.through(kind, points, model),
+        WeightPath.through(kind, points, model),
         weight_decay=0.01,
         seed=3,
         fix_start=fix_start,
@@ -148,7 +152,7 @@ def test_gradients_of_the_control_points_are_those_of_autograd(
 
 def test_the_symmetry_plane_keeps_equal_distances_from_both_ends() -> None:
     model = network(0).double()
-    found = Path.through("bezier", [{n: p.double() for n, p in s.items()} for s in states(3)], model)
+    found = WeightPath.through("bezier", [{n: p.double() for n, p in s.items()} for s in states(3)], model)
     problem = PathProblem(model, found, weight_decay=0.0, seed=0, plane=True)
     problem.settle()
     first, middle, last = found.points

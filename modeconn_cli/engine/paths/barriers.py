@@ -11,6 +11,8 @@ import numpy as np
 
 HEADLINE = "max_gap"
 
+Barriers = dict[str, dict[str, float | None]]  # definition -> series -> barrier
+
 
 def barriers(ts: np.ndarray, values: np.ndarray) -> dict[str, float | None]:
     """All definitions for one series, [T] -> numbers; `midpoint` is None where t = ½ is not sampled.
@@ -33,8 +35,8 @@ def barriers(ts: np.ndarray, values: np.ndarray) -> dict[str, float | None]:
     }
 
 
-def all_barriers(ts: np.ndarray, series: Mapping[str, np.ndarray]) -> dict[str, dict[str, float | None]]:
-    """definition -> series -> barrier."""
+def all_barriers(ts: np.ndarray, series: Mapping[str, np.ndarray]) -> Barriers:
+    """All definitions for several series of one path, [T] each."""
     found = {name: barriers(ts, values) for name, values in series.items()}
     definitions = next(iter(found.values()))
     return {definition: {name: found[name][definition] for name in found} for definition in definitions}

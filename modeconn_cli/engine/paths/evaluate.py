@@ -1,141 +1,189 @@
 """Loss and error along a path: the one evaluation of curves and straight lines.
 
-Series over the positions t, [T]: `tr_` on the images trained on (un-augmented), `te_` on held-out images; `nll` is
-the cross-entropy in nats, `loss` adds ½·wd·‖w(t)‖², `err` and `acc` are percent.
+Names of series: `tr_` on the images trained on (un-augmented), `te_` on held-out images; `nll` is the cross-entropy
+in nats, `loss` adds ½·wd·‖w(t)‖², `err` and `acc` are percent. Shapes: T positions.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch import nn
 
+from modeconn_cli.engine import training
 from modeconn_cli.engine.datasets import Data
 from modeconn_cli.engine.errors import Stopped
+from modeconn_cli.engine.machine.ranks import Group
 from modeconn_cli.engine.machine.runtime import Runtime
-from modeconn_cli.engine.networks import weights
-from modeconn_cli.engine.paths import path as paths
-from modeconn_cli.engine.paths.barriers import all_barriers
-from modeconn_cli.engine.paths.statistics import Positioned
-from modeconn_cli.engine.results import files, jobs
-from modeconn_cli.engine.training import evaluate
-
-Row = dict[str, float]  # t, and nll, err and acc of both splits
+from modeconn_cli.engine.paths.barriers import Barriers, all_barriers
+from modeconn_cli.engine.paths.opened import OpenedPath
+from modeconn_cli.engine.paths.statistics import StatisticsUsed
+from modeconn_cli.engine.results import files
+from modeconn_cli.engine.results.fingerprints import sha256
 
 SERIES = ("tr_loss", "tr_nll", "tr_err", "te_loss", "te_nll", "te_err")
-PARTS = "positions-{}.jsonl"  # finished positions of a rank, so that a killed evaluation goes on where it was
+LOG = "positions-{}.jsonl"  # finished positions of a rank, so that a killed evaluation goes on where it was
 
 # What the tables of barriers call the series.
 _BARRIERS = {"loss_train": "tr_nll", "error_train": "tr_err", "loss_test": "te_nll", "error_test": "te_err"}
 
 
-def figures_of(model: nn.Module, data: Data, batch_size: int) -> Row:
-    """One pass over the images trained on and one over the held-out images."""
-    row: Row = {}
-    for name, samples in {"tr": data.fit, "te": data.held_out}.items():
-        score = evaluate(model, samples, batch_size)
-        row |= {f"{name}_nll": score.loss, f"{name}_err": score.error, f"{name}_acc": score.accuracy}
-    return row
+@dataclass(frozen=True)
+class Measurement:
+    """The network at one position of a path, on the images trained on and on the held-out images."""
+
+    t: float
+    tr_nll: float
+    tr_err: float
+    tr_acc: float
+    te_nll: float
+    te_err: float
+    te_acc: float
 
 
-def walk(
-    positioned: Positioned,
-    data: Data,
-    ts: Iterable[float],
-    batch_size: int,
-    parts: Path | None = None,
-    beside: Iterable[Path] = (),
-) -> Iterator[Row]:
-    """The figures at every t; those that `parts` and the files `beside` hold are read back, new ones go to `parts`.
-
-    Costs one pass over both splits per new position, and the passes that the batch norm policy needs.
-    """
-    logs = (*beside, *([] if parts is None else [parts]))
-    done = {row["t"]: row for log in logs for row in map(json.loads, files.read_lines(log))}
-    for t in ts:
-        if t not in done:
-            positioned.move_to(t)
-            done[t] = {"t": t, **figures_of(positioned.model, data, batch_size)}
-            if parts is not None:
-                files.append_line(parts, json.dumps(done[t]))
-        yield done[t]
+def measure(model: nn.Module, data: Data, batch_size: int, t: float) -> Measurement:
+    """Measure the network as it is, which lies at `t`: a pass over both splits."""
+    fit, held_out = (training.evaluate(model, samples, batch_size) for samples in (data.fit, data.held_out))
+    return Measurement(t, fit.loss, fit.error, fit.accuracy, held_out.loss, held_out.error, held_out.accuracy)
 
 
-def complete(
-    positioned: Positioned,
-    data: Data,
-    ts: list[float],
-    batch_size: int,
-    runtime: Runtime,
-    job: jobs.Job | None = None,
-) -> list[Row]:
-    """The whole walk with its progress, kept in the job's folder as it goes; ranks share the positions.
+@dataclass(frozen=True)
+class SeriesSummary:
+    """A series along a path: its ends, its extremes, its mean over t (`avg`) and over arc length (`int`)."""
 
-    Raises Stopped after a signal.
-    """
-    group = runtime.group
-    group.agree(lambda: {**positioned.identity(), **data.identity()})
-    parts = None if job is None else job.private / PARTS.format(group.rank)
-    mine, rows = group.share(ts), list[Row]()
-    beside = [] if job is None else sorted(job.private.glob(PARTS.format("*")))
-    for row in walk(positioned, data, mine, batch_size, parts, beside):
-        rows.append(row)
-        files.failpoint(f"along.after_position.rank{group.rank}")
-        runtime.progress(len(rows), len(mine), t=row["t"], te_nll=row["te_nll"])
-        if runtime.stopping() and len(rows) < len(mine):
-            raise Stopped(
-                f"stopped by a signal after {len(rows)} of {len(mine)} positions",
-                "run the same command again",
-            )
-    found = group.gather((rows, positioned.passes))
-    positioned.passes = sum(passes for _, passes in found)
-    return sorted((row for part, _ in found for row in part), key=lambda row: row["t"])
+    start: float
+    end: float
+    min: float
+    max: float
+    avg: float
+    int: float
 
 
-def arrays(ts: np.ndarray, rows: list[Row], path: paths.Path, wd: float) -> dict[str, np.ndarray]:
-    """The content of `curve.npz`."""
-    points = list(path.points)
-    gram = weights.gram(points[1:], points[0]).numpy()
-    steps, norms = paths.lengths(gram, np.stack([path.coefficients(t) for t in ts]))
-    out = {"ts": ts, "dl": steps, "l2_norm": norms}
-    for name in ("nll", "err", "acc"):
-        for split in ("tr", "te"):
-            out[f"{split}_{name}"] = np.array([row[f"{split}_{name}"] for row in rows])
-    for split in ("tr", "te"):
-        out[f"{split}_loss"] = out[f"{split}_nll"] + 0.5 * wd * norms**2
-    for name in SERIES:
-        for key, value in statistics(out[name], steps).items():
-            if key in ("min", "max", "avg", "int"):
-                out[f"{name}_{key}"] = np.array(value)
-    return out
+def summary(values: np.ndarray, steps: np.ndarray) -> SeriesSummary:
+    """Summarise a series [T] over a path with these step lengths [T].
 
-
-def statistics(values: np.ndarray, steps: np.ndarray) -> dict[str, float]:
-    """Start, end, min, max, mean over t, and the mean over arc length (`int`, Garipov et al. 2018).
-
-    int = Σ ½(v_{i−1} + v_i) dl_i / Σ dl; where the path has no length, the mean over t.
+    int = Σ ½(v_{i−1} + v_i) dl_i / Σ dl (Garipov et al. 2018); where the path has no length, the mean over t.
     """
     length = float(steps.sum())
     middle = 0.5 * (values[:-1] + values[1:])
     mean = float(values.mean())
-    return {
-        "start": float(values[0]),
-        "end": float(values[-1]),
-        "min": float(values.min()),
-        "max": float(values.max()),
-        "avg": mean,
-        "int": float((middle * steps[1:]).sum() / length) if length > 0 else mean,
-    }
+    return SeriesSummary(
+        start=float(values[0]),
+        end=float(values[-1]),
+        min=float(values.min()),
+        max=float(values.max()),
+        avg=mean,
+        int=float((middle * steps[1:]).sum() / length) if length > 0 else mean,
+    )
 
 
-def barriers_of(arrays: Mapping[str, np.ndarray]) -> dict[str, dict[str, float | None]]:
-    """definition -> series -> barrier: losses in nats, errors in percentage points."""
+@dataclass(frozen=True)
+class Evaluation:
+    """What was measured along a path, in the order of t, and what its batch norm statistics were and have cost."""
+
+    opened: OpenedPath
+    measurements: tuple[Measurement, ...]
+    statistics: StatisticsUsed
+    passes: int  # forward passes over batches, at all ranks
+
+    def arrays(self, wd: float) -> dict[str, np.ndarray]:
+        """The content of `curve.npz`, with `wd` as the weight decay in the loss."""
+        ts = np.array([each.t for each in self.measurements])
+        steps, norms = self.opened.path.lengths(ts)
+        out = {"ts": ts, "dl": steps, "l2_norm": norms}
+        for name in ("nll", "err", "acc"):
+            for series in (f"tr_{name}", f"te_{name}"):
+                out[series] = np.array([getattr(each, series) for each in self.measurements])
+        for split in ("tr", "te"):
+            out[f"{split}_loss"] = out[f"{split}_nll"] + 0.5 * wd * norms**2
+        for name in SERIES:
+            found = summary(out[name], steps)
+            out |= {f"{name}_{key}": np.array(getattr(found, key)) for key in ("min", "max", "avg", "int")}
+        return out
+
+    def end(self, number: int) -> Measurement | None:
+        """An endpoint with the statistics of its own file; None where no file holds them, as for a curve's last end.
+
+        Without batch norm it is what was measured there.
+        """
+        opened = self.opened
+        if not opened.has_batch_norm:
+            return self.measurements[0 if number == 0 else -1]
+        if number >= len(opened.buffers):
+            return None
+        network = opened.network()
+        network.move_to_end(number)
+        return measure(network.model, opened.subject.data, opened.policy.batch_size, float(number))
+
+
+def barriers_of(arrays: Mapping[str, np.ndarray]) -> Barriers:
+    """The barriers of a path's arrays: losses in nats, errors in percentage points."""
     return all_barriers(arrays["ts"], {key: arrays[name] for key, name in _BARRIERS.items()})
 
 
-def endpoint_distance(path: paths.Path) -> float:
-    """The L2 distance between the first and the last control point, summed in float64."""
-    return float(weights.gram([path.points[-1]], path.points[0])[0, 0].sqrt())
+def evaluate_path(
+    opened: OpenedPath,
+    ts: Sequence[float],
+    runtime: Runtime,
+    log: Path | None,
+    pair: Mapping[str, int] | None = None,
+) -> Evaluation:
+    """Measure the network at every t: a pass over both splits each, and what the batch norm policy asks for.
+
+    Finished positions are kept in `log`, where `{}` in its name stands for the rank, and read back from there. The
+    ranks share the positions, unless the path is the line of a `pair` of branches: then they share such pairs, and
+    progress and messages say which. Raises InputError where ranks see different files or data, Stopped after a signal.
+    """
+    group = runtime.group if pair is None else Group()
+    data, batch_size = opened.subject.data, opened.policy.batch_size
+    group.agree(lambda: {**_contents(opened.files), **data.identity()})
+    network, mine = opened.network(), group.share(ts)
+    known, found = _kept(log), list[Measurement]()
+    for t in mine:
+        if t not in known:
+            if runtime.stopping():
+                raise _stopped(len(found), len(mine), pair)
+            network.move_to(t)
+            known[t] = measure(network.model, data, batch_size, t)
+            if log is not None:
+                files.append_line(_of_rank(log, group.rank), json.dumps(asdict(known[t])))
+        found.append(known[t])
+        files.failpoint(f"evaluate.after_position.rank{group.rank}")
+        place: dict[str, Any] = {"t": t} if pair is None else {**pair, "alpha": t}
+        runtime.progress(len(found), len(mine), **place, te_nll=known[t].te_nll)
+    gathered = group.gather(([asdict(each) for each in found], network.passes))
+    everything = [Measurement(**row) for rows, _ in gathered for row in rows]
+    return Evaluation(
+        opened,
+        tuple(sorted(everything, key=lambda each: each.t)),
+        network.statistics(),
+        sum(passes for _, passes in gathered),
+    )
+
+
+def _stopped(done: int, total: int, pair: Mapping[str, int] | None) -> Stopped:
+    where = f"after {done} of {total} positions"
+    if pair is not None:
+        where = "on the line " + ", ".join(f"{name} = {value}" for name, value in pair.items())
+    return Stopped(f"stopped by a signal {where}", "run the same command again")
+
+
+def _contents(paths: Sequence[Path]) -> dict[str, str]:
+    """What tells a path from others: its files by their content."""
+    return {f"file {k}": sha256(path) for k, path in enumerate(paths)}
+
+
+def _of_rank(log: Path, rank: int | str) -> Path:
+    return log.with_name(log.name.format(rank))
+
+
+def _kept(log: Path | None) -> dict[float, Measurement]:
+    """The measurements that this and other ranks have finished, by position."""
+    logs = [] if log is None else sorted(log.parent.glob(_of_rank(log, "*").name))
+    kept = [Measurement(**json.loads(line)) for each in logs for line in files.read_lines(each)]
+    return {each.t: each for each in kept}

@@ -1,4 +1,4 @@
-"""Loss and error along paths, drawn."""
+"""Loss and error along a path, drawn."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from collections.abc import Mapping
 import numpy as np
 
 from modeconn_cli.engine.paths.barriers import HEADLINE, barriers
-from modeconn_cli.engine.results.figures import COLOURS, colours, png
+from modeconn_cli.engine.results.figures import COLOURS, png
 
 
-def along_path(
-    curves: Mapping[str, Mapping[str, np.ndarray]], *, shade: bool = False, axis_label: str = "t"
+def path_figure(
+    arrays: Mapping[str, np.ndarray], name: str, *, shade: bool = False, axis_label: str = "t"
 ) -> bytes:
-    """Loss and error along one path or several: name -> {`ts`, `tr_nll`, `te_nll`, `te_err`}, each [T].
+    """Loss and error along a path, of which `arrays` hold `ts`, `tr_nll`, `te_nll` and `te_err`, each [T].
 
     Test values are solid, training values dashed; the straight line between the end values is dotted and, with
     `shade`, the area where the test values are above it is filled.
@@ -22,20 +22,16 @@ def along_path(
 
     figure = Figure(figsize=(9, 3.8), layout="constrained")
     left, right = figure.subplots(1, 2)
-    for (name, arrays), colour in zip(curves.items(), colours(len(curves)), strict=True):
-        ts, loss, error = arrays["ts"], arrays["te_nll"], arrays["te_err"]
-        left.plot(ts, loss, color=colour, label=f"{name}, test")
-        left.plot(ts, arrays["tr_nll"], color=colour, linestyle="--", linewidth=1, label=f"{name}, train")
-        right.plot(ts, error, color=colour, label=name)
-    for axis, series in ((left, "te_nll"), (right, "te_err")):
-        arrays = next(iter(curves.values()))
-        ends = arrays[series][[0, -1]]
-        axis.plot([0, 1], ends, color="0.5", linestyle=":", linewidth=1)
+    ts, colour = arrays["ts"], COLOURS[0]
+    left.plot(ts, arrays["te_nll"], color=colour, label=f"{name}, test")
+    left.plot(ts, arrays["tr_nll"], color=colour, linestyle="--", linewidth=1, label=f"{name}, train")
+    right.plot(ts, arrays["te_err"], color=colour)
+    for axis, values in ((left, arrays["te_nll"]), (right, arrays["te_err"])):
+        axis.plot([0, 1], values[[0, -1]], color="0.5", linestyle=":", linewidth=1)
         if shade:
-            straight = np.interp(arrays["ts"], [0, 1], ends)
+            straight = np.interp(ts, [0, 1], values[[0, -1]])
             axis.fill_between(
-                arrays["ts"], straight, arrays[series], where=arrays[series] > straight, interpolate=True,
-                color=COLOURS[0], alpha=0.15, linewidth=0,
+                ts, straight, values, where=values > straight, interpolate=True, color=colour, alpha=0.15, linewidth=0
             )  # fmt: skip
         axis.set_xlabel(axis_label)
         axis.set_xlim(0, 1)
@@ -44,8 +40,6 @@ def along_path(
     left.set_ylabel("cross-entropy (nats)")
     right.set_ylabel("test error (%)")
     left.legend(fontsize=8)
-    if len(curves) > 1:
-        right.legend(fontsize=8)
     return png(figure)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path as FilePath
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,7 +16,8 @@ from modeconn_cli.engine.networks import checkpoints, models, weights
 from modeconn_cli.engine.networks.checkpoints import About, Checkpoint, garipov
 from modeconn_cli.engine.networks.models import recognise
 from modeconn_cli.engine.networks.subject import Needed, Subject, open_described
-from modeconn_cli.engine.paths.path import Kind, Path
+from modeconn_cli.engine.networks.weights import Weights
+from modeconn_cli.engine.paths.path import Kind, WeightPath
 from modeconn_cli.engine.settings.shared import ModelSettings
 
 
@@ -24,16 +25,19 @@ from modeconn_cli.engine.settings.shared import ModelSettings
 class CurveFile:
     """A curve as its file holds it: control points [K] (parameters only) and endpoint 0's buffers."""
 
-    path: FilePath
+    file: Path
     kind: Kind
-    points: list[dict[str, Tensor]]
+    points: list[Weights]
     buffers: Mapping[str, Tensor]
     about: About
-    epoch: int | None
+
+    def path_of(self, model: nn.Module) -> WeightPath:
+        """The curve in the weight space of its network."""
+        return WeightPath.through(self.kind, self.points, model)
 
 
 def read(
-    path: FilePath, settings: ModelSettings, runtime: Runtime, *, allow_nonfinite: bool = False
+    path: Path, settings: ModelSettings, runtime: Runtime, *, allow_nonfinite: bool = False
 ) -> CurveFile:
     """Read a curve checkpoint, ours or dnn-mode-connectivity's. Raises InputError where the file is neither."""
     checkpoint = checkpoints.read(path, state_key=settings.state_key, allow_nonfinite=allow_nonfinite)
@@ -47,16 +51,15 @@ def read(
     content = checkpoint.content
     _check(content, path)
     return CurveFile(
-        path=checkpoint.path,
+        file=checkpoint.path,
         kind=content["curve"],
         points=[dict(point) for point in content["control_points"]],
         buffers=content.get("buffers", {}),
         about=checkpoint.about,
-        epoch=checkpoint.epoch,
     )
 
 
-def _check(content: Mapping[str, Any], path: FilePath) -> None:
+def _check(content: Mapping[str, Any], path: Path) -> None:
     """Raise InputError for a kind that does not exist, points that differ in tensors, or buffers that are none."""
     kind, points, buffers = content.get("curve"), content["control_points"], content.get("buffers", {})
     if kind not in ("bezier", "polychain"):
@@ -77,16 +80,12 @@ def _foreign(checkpoint: Checkpoint, settings: ModelSettings, runtime: Runtime) 
     parameters = [name for name, _ in model.named_parameters()]
     points, buffers = garipov.renamed(points, buffers, model.state_dict(), parameters)
     kind: Kind = "bezier" if garipov.kind_of(checkpoint.state) == "bezier" else "polychain"
-    return CurveFile(checkpoint.path, kind, points, buffers, known.about, checkpoint.epoch)
+    return CurveFile(checkpoint.path, kind, points, buffers, known.about)
 
 
 def open_curve(curve: CurveFile, settings: ModelSettings, runtime: Runtime, needed: Needed) -> Subject:
     """The network of a curve, holding endpoint 0, and the data it was trained on."""
-    found = open_described(curve.about, curve.path, settings, runtime, needed)
+    found = open_described(curve.about, curve.file, settings, runtime, needed)
     state = {**found.model.state_dict(), **curve.buffers, **curve.points[0]}
-    weights.load_into(found.model, state, str(curve.path))
+    weights.load_into(found.model, state, str(curve.file))
     return found
-
-
-def path_of(curve: CurveFile, model: nn.Module) -> Path:
-    return Path.through(curve.kind, curve.points, model)

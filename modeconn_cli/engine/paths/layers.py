@@ -51,17 +51,15 @@ def layer_distances(
     columns = [_module(points, names, c, swapped) for names in groups.values()]
     sizes = np.array([sum(points[0][n].numel() for n in names) for names in groups.values()], dtype=np.int64)
     stack = {key: np.stack([column[key] for column in columns], axis=1) for key in columns[0]}
+    modulo_swap = stack.pop("modulo_swap", None)
     return LayerDistances(
         names=list(groups),
         types=[layer_type(points[0], names) for names in groups.values()],
         sizes=sizes,
         ts=ts,
-        raw=stack["raw"],
         normalized=stack["raw"] / np.sqrt(sizes),
-        relative=stack["relative"],
-        from_line=stack["from_line"],
-        norm_difference=stack["norm_difference"],
-        modulo_swap=stack.get("modulo_swap"),
+        modulo_swap=modulo_swap,
+        **stack,
     )
 
 
@@ -100,12 +98,12 @@ def _module(
     return out
 
 
-def _from_segment(square: Array, along: Array, length: float) -> Array:
+def _from_segment(square: Array, inner: Array, length: float) -> Array:
     """Distance of w_t to {w_0 + s (w_1 − w_0), 0 ≤ s ≤ 1}, from ‖d‖², ⟨d, n⟩ and ‖n‖², n = w_1 − w_0."""
     if length <= 0:
         return np.sqrt(square)
-    s = np.clip(along / length, 0.0, 1.0)
-    rest = square - 2 * s * along + s**2 * length
+    s = np.clip(inner / length, 0.0, 1.0)
+    rest = square - 2 * s * inner + s**2 * length
     rest[rest < 1e-14 * length] = 0.0  # rounding of the quadratic form
     return np.sqrt(np.maximum(rest, 0.0))
 

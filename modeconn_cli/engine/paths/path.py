@@ -8,7 +8,7 @@ Source: Garipov et al. 2018, arXiv:1802.10026.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from modeconn_cli.engine.errors import InputError
+from modeconn_cli.engine.networks import weights
 from modeconn_cli.engine.networks.weights import Weights
 
 Kind = Literal["bezier", "polychain", "line"]
@@ -62,15 +63,15 @@ class Layout:
 
 
 @dataclass(frozen=True)
-class Path:
-    """Control points in one tensor [K, size]; on a straight line K is 2."""
+class WeightPath:
+    """A path in weight space: its control points in one tensor [K, size]; on a straight line K is 2."""
 
     kind: Kind
     points: Tensor
     layout: Layout
 
     @classmethod
-    def through(cls, kind: Kind, states: Sequence[Mapping[str, Tensor]], model: nn.Module) -> Path:
+    def through(cls, kind: Kind, states: Sequence[Mapping[str, Tensor]], model: nn.Module) -> WeightPath:
         """The path with these control points, on the model's device."""
         layout = Layout(model)
         device = next(model.parameters()).device
@@ -79,16 +80,9 @@ class Path:
             layout.flatten(state, row)
         return cls(kind, points, layout)
 
-    @property
-    def num_points(self) -> int:
-        return len(self.points)
-
-    def coefficients(self, t: float) -> np.ndarray:
-        return coefficients(self.kind, self.num_points, t)
-
     def write(self, t: float, out: Tensor) -> np.ndarray:
         """w(t) into `out` [size]; the coefficients are returned. The ends are exact, bit for bit."""
-        c = self.coefficients(t)
+        c = coefficients(self.kind, len(self.points), t)
         if t in (0.0, 1.0):
             out.copy_(self.points[0] if t == 0.0 else self.points[-1])
             return c
@@ -101,22 +95,32 @@ class Path:
             out.add_(self.points[k], alpha=float(c[k]))
         return c
 
-    def at(self, t: float) -> Weights:
-        """The parameters at t, by name."""
-        flat = torch.empty_like(self.points[0])
-        self.write(t, flat)
-        return self.layout.views(flat)
-
-    def states(self) -> list[Weights]:
+    def control_points(self) -> list[Weights]:
         """The control points as parameters by name."""
         return [self.layout.views(row) for row in self.points]
+
+    def endpoint_distance(self) -> float:
+        """The L2 distance between the first and the last control point, summed in float64."""
+        return float(weights.gram([self.points[-1]], self.points[0])[0, 0].sqrt())
+
+    def lengths(self, ts: Iterable[float]) -> tuple[np.ndarray, np.ndarray]:
+        """Step lengths ‖w(t_i) − w(t_{i−1})‖, the first of them 0, and norms ‖w(t_i)‖, each [T].
+
+        Both are quadratic forms in the coefficients: every control point is read once, whatever T is.
+        """
+        gram = weights.gram(list(self.points[1:]), self.points[0]).numpy()
+        inner, cross, norm = gram[:-1, :-1], gram[:-1, -1], gram[-1, -1]
+        free = np.stack([coefficients(self.kind, len(self.points), t) for t in ts])[:, 1:]
+        moves = np.diff(free, axis=0, prepend=free[:1])
+        steps = np.sqrt(np.maximum(np.einsum("ti,ij,tj->t", moves, inner, moves), 0.0))
+        squares = norm + 2 * free @ cross + np.einsum("ti,ij,tj->t", free, inner, free)
+        return steps, np.sqrt(np.maximum(squares, 0.0))
 
 
 class Carrier:
     """A model whose parameters are views of one flat vector, so that a point of a path is one write."""
 
-    def __init__(self, model: nn.Module, path: Path) -> None:
-        self.model = model
+    def __init__(self, model: nn.Module, path: WeightPath) -> None:
         self.path = path
         self.flat = torch.zeros_like(path.points[0])
         views = path.layout.views(self.flat)
@@ -126,17 +130,3 @@ class Carrier:
     def move_to(self, t: float) -> np.ndarray:
         """Put w(t) into the model; returns the coefficients."""
         return self.path.write(t, self.flat)
-
-
-def lengths(gram: np.ndarray, c: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Step lengths ‖w(t_i) − w(t_{i−1})‖ and norms ‖w(t_i)‖, each [T], from coefficients [T, K].
-
-    `gram` [K, K] is `weights.gram` of the points after the first, with the first as origin. The first step has
-    length 0.
-    """
-    inner, cross, norm = gram[:-1, :-1], gram[:-1, -1], gram[-1, -1]
-    moves = np.diff(c[:, 1:], axis=0, prepend=c[:1, 1:])
-    steps = np.sqrt(np.maximum(np.einsum("ti,ij,tj->t", moves, inner, moves), 0.0))
-    free = c[:, 1:]
-    squares = norm + 2 * free @ cross + np.einsum("ti,ij,tj->t", free, inner, free)
-    return steps, np.sqrt(np.maximum(squares, 0.0))

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from modeconn_cli.engine import keyed
 from modeconn_cli.engine.networks import weights
-from modeconn_cli.engine.paths.path import Carrier, Path
+from modeconn_cli.engine.paths.path import Carrier, WeightPath
 
 
 class PathProblem:
@@ -25,7 +25,7 @@ class PathProblem:
     def __init__(
         self,
         model: nn.Module,
-        path: Path,
+        path: WeightPath,
         *,
         weight_decay: float,
         seed: int,
@@ -37,14 +37,14 @@ class PathProblem:
         self.path = path
         self.weight_decay = weight_decay
         self.seed = seed
-        self.free = slice(1 if fix_start else 0, path.num_points - (1 if fix_end else 0))
+        self.free = slice(1 if fix_start else 0, len(path.points) - (1 if fix_end else 0))
         self.trainable = [nn.Parameter(path.points[self.free])]
         self.trainable[0].grad = torch.zeros_like(self.trainable[0])
         self._carrier = Carrier(model, path)
         self._gradient = torch.zeros_like(self._carrier.flat)
         for name, view in path.layout.views(self._gradient).items():
             model.get_parameter(name).grad = view
-        self._share = torch.zeros(path.num_points)
+        self._share = torch.zeros(len(path.points))
         self._normal = _unit(path.points[-1] - path.points[0]) if plane else None
         self.buffers = {name: tensor.detach().clone() for name, tensor in model.named_buffers()}
 
@@ -80,10 +80,10 @@ class PathProblem:
 
     def content(self) -> dict[str, Any]:
         return {
-            "control_points": self.path.states(),
+            "control_points": self.path.control_points(),
             "buffers": self.buffers,
             "curve": self.path.kind,
-            "num_bends": self.path.num_points,
+            "num_bends": len(self.path.points),
         }
 
     @torch.no_grad()

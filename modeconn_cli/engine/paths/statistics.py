@@ -1,125 +1,99 @@
-"""The network at a position of a path: its weights and the batch norm statistics that belong to them."""
+"""The statistics that batch norm has at a position of a path, where the weights are blends of several networks'."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path as FilePath
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from modeconn_cli.engine import keyed
-from modeconn_cli.engine.datasets import Data, Samples
-from modeconn_cli.engine.errors import SettingsError
-from modeconn_cli.engine.machine.runtime import Runtime
-from modeconn_cli.engine.networks import subject, weights
-from modeconn_cli.engine.networks.subject import Needed, Subject
-from modeconn_cli.engine.paths import file
-from modeconn_cli.engine.paths.path import Carrier, Path
-from modeconn_cli.engine.results.fingerprints import sha256
-from modeconn_cli.engine.settings.curve import PathSettings
+from modeconn_cli.engine.datasets import Samples
+from modeconn_cli.engine.paths.path import Carrier, WeightPath
+from modeconn_cli.engine.settings.shared import BatchNorm
 from modeconn_cli.engine.training import batch_norms, recompute_statistics
 
 
 @dataclass(frozen=True)
-class Source:
-    """A path as the user gave it: a curve file, or two checkpoints with the straight line between them."""
+class StatisticsPolicy:
+    """Where the statistics come from.
 
-    path: Path
-    subject: Subject
-    inputs: tuple[FilePath, ...]
-    buffers: tuple[Mapping[str, Tensor], ...]  # endpoint 0's and, on a straight line, endpoint 1's
+    `recompute`: from the training images under the weights there, in batches of `batch_size` and an order that
+    follows from `seed`; `samples` says how many images, None all. `keep`: endpoint 0's. `lerp`: interpolated between
+    those of the endpoints. `none`: mean 0 and variance 1.
+    """
 
-    @property
-    def model(self) -> nn.Module:
-        return self.subject.model
-
-    @property
-    def data(self) -> Data:
-        return self.subject.data
-
-    @property
-    def has_batch_norm(self) -> bool:
-        return bool(batch_norms(self.model))
+    bn: BatchNorm
+    batch_size: int
+    seed: int
+    samples: int | None = None
 
 
-def open_path(settings: PathSettings, runtime: Runtime, needed: Needed = "data") -> Source:
-    """The path that the settings name, with its data."""
-    if settings.curve_checkpoint is not None:
-        if settings.bn == "lerp":
-            raise SettingsError("--bn lerp is for straight lines", "use --bn recompute")
-        curve = file.read(
-            settings.curve_checkpoint, settings, runtime, allow_nonfinite=settings.allow_nonfinite
-        )
-        found = file.open_curve(curve, settings, runtime, needed)
-        return Source(file.path_of(curve, found.model), found, (curve.path,), (curve.buffers,))
-    read = [
-        subject.read(
-            path,
-            settings,
-            runtime,
-            allow_nonfinite=settings.allow_nonfinite,
-            hint="pass it as --curve-checkpoint",
-        )
-        for path in settings.ends
-    ]
-    return line_between(subject.open_networks(read, settings, runtime, needed))
+@dataclass(frozen=True)
+class StatisticsUsed:
+    """What a record says of the statistics."""
+
+    policy: str
 
 
-def line_between(found: Subject) -> Source:
-    """The straight line between the two networks of a subject."""
-    states = [each.state for each in found.checkpoints]
-    path = Path.through("line", [weights.parameters_of(found.model, state) for state in states], found.model)
-    buffers = tuple(weights.buffers_of(found.model, state) for state in states)
-    return Source(path, found, tuple(each.path for each in found.checkpoints), buffers)
+@dataclass(frozen=True)
+class StatisticsRecomputed(StatisticsUsed):
+    """The same where they were computed from `samples` training images."""
+
+    samples: int
+    batch_size: int
+    order_seed: int
 
 
-class Positioned:
-    """A model that can be moved along a path with the statistics that a policy asks for."""
+class NetworkOnPath:
+    """A network that can be moved along a path, together with the statistics that the policy asks for.
 
-    def __init__(self, source: Source, settings: PathSettings, fit: Samples | None) -> None:
-        self.model = source.model
-        self._source = source
-        self._carrier = Carrier(source.model, source.path)
-        self._settings = settings
-        self._statistics = fit
-        if fit is not None and settings.bn_samples is not None and settings.bn_samples < len(fit):
-            chosen = keyed.permutation(settings.seed, "statistics subset", len(fit))[: settings.bn_samples]
-            self._statistics = fit.take(chosen.sort().values.to(fit.ids.device))
+    `buffers` are endpoint 0's and, of a straight line, endpoint 1's; `fit` the training images, which only
+    recomputed statistics need.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        path: WeightPath,
+        buffers: Sequence[Mapping[str, Tensor]],
+        policy: StatisticsPolicy,
+        fit: Samples | None,
+    ) -> None:
+        self.model = model
         self.passes = 0  # forward passes over batches that statistics have cost
-
-    def identity(self) -> dict[str, str]:
-        """What tells this path from others: its files by their content."""
-        return {f"file {k}": sha256(path) for k, path in enumerate(self._source.inputs)}
+        self._carrier = Carrier(model, path)
+        self._batch_norms = batch_norms(model)
+        self._buffers, self._policy, self._fit = buffers, policy, fit
+        if fit is not None and policy.samples is not None and policy.samples < len(fit):
+            chosen = keyed.permutation(policy.seed, "statistics subset", len(fit))[: policy.samples]
+            self._fit = fit.take(chosen.sort().values.to(fit.ids.device))
 
     def move_to(self, t: float) -> None:
-        """w(t) and its statistics."""
+        """Put w(t) into the network, and its statistics."""
         self._carrier.move_to(t)
-        policy = self._settings.bn
-        if not self._source.has_batch_norm:
+        policy = self._policy
+        if not self._batch_norms:
             return
-        if policy == "recompute":
-            assert self._statistics is not None
-            self.passes += recompute_statistics(
-                self.model, self._statistics, self._settings.batch_size, self._settings.seed
-            )
-        elif policy == "none":
-            for layer in batch_norms(self.model):
+        if policy.bn == "recompute":
+            assert self._fit is not None
+            self.passes += recompute_statistics(self.model, self._fit, policy.batch_size, policy.seed)
+        elif policy.bn == "none":
+            for layer in self._batch_norms:
                 layer.reset_running_stats()
         else:
-            self.set_buffers(t if policy == "lerp" else 0.0)
+            self._take_buffers(t if policy.bn == "lerp" else 0.0)
 
-    def set_end(self, end: int) -> None:
-        """An endpoint as its own file holds it: weights and statistics."""
+    def move_to_end(self, end: int) -> None:
+        """Put endpoint `end` into the network as its own file holds it: weights and statistics."""
         self._carrier.move_to(float(end))
-        self.set_buffers(float(end))
+        self._take_buffers(float(end))
 
     @torch.no_grad()
-    def set_buffers(self, t: float) -> None:
-        """The files' buffers: endpoint 0's at 0, endpoint 1's at 1, float ones interpolated between."""
-        first, last = self._source.buffers[0], self._source.buffers[-1]
+    def _take_buffers(self, t: float) -> None:
+        """The files' buffers: endpoint 0's at 0, endpoint 1's at 1; between them those of float are interpolated."""
+        first, last = self._buffers[0], self._buffers[-1]
         for name, buffer in self.model.named_buffers():
             if name not in first:
                 continue
@@ -128,15 +102,12 @@ class Positioned:
             else:
                 buffer.copy_(first[name] if t < 1 else last[name])
 
-    def describe(self) -> dict[str, Any]:
-        """What a record says about the statistics."""
-        if not self._source.has_batch_norm:
-            return {"policy": "no batch norm"}
-        if self._settings.bn != "recompute":
-            return {"policy": self._settings.bn}
-        return {
-            "policy": self._settings.bn,
-            "samples": len(self._statistics) if self._statistics is not None else None,
-            "batch_size": self._settings.batch_size,
-            "order_seed": self._settings.seed,
-        }
+    def statistics(self) -> StatisticsUsed:
+        """What a record says of the statistics."""
+        policy = self._policy
+        if not self._batch_norms:
+            return StatisticsUsed("no batch norm")
+        if policy.bn != "recompute":
+            return StatisticsUsed(policy.bn)
+        assert self._fit is not None
+        return StatisticsRecomputed(policy.bn, len(self._fit), policy.batch_size, policy.seed)

@@ -107,7 +107,7 @@ def _compare_original(path: FilePath, curve: CurveFile, runtime: Runtime) -> Non
     """Warn where the curve does not begin at the network it should begin at (free ends move)."""
     state = checkpoints.read(path).state
     original = {name: state[name] for name in curve.points[0] if name in state}
-    weights.check_alike(original, curve.points[0], str(path), f"endpoint 0 of {curve.path}")
+    weights.check_alike(original, curve.points[0], str(path), f"endpoint 0 of {curve.file}")
     if not all(original[name].equal(curve.points[0][name]) for name in original):
         runtime.warn(f"endpoint 0 of the curve is not '{path}': its ends were free, or it began elsewhere")
 

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from pathlib import Path as FilePath
+from pathlib import Path
 from typing import Any, ClassVar
 
 from modeconn_cli.engine import names
-from modeconn_cli.engine.datasets import Data
 from modeconn_cli.engine.errors import InputError, SettingsError
 from modeconn_cli.engine.machine.runtime import Runtime
 from modeconn_cli.engine.networks import distances, subject, weights
 from modeconn_cli.engine.networks.checkpoints import Checkpoint
 from modeconn_cli.engine.networks.distances import Distance
 from modeconn_cli.engine.networks.subject import Subject, check_watched
-from modeconn_cli.engine.paths.path import Path
+from modeconn_cli.engine.networks.weights import Weights
+from modeconn_cli.engine.paths import file
+from modeconn_cli.engine.paths.path import WeightPath
 from modeconn_cli.engine.paths.problem import PathProblem
-from modeconn_cli.engine.paths.start import control_points
+from modeconn_cli.engine.paths.start import control_points, points_of_curve
 from modeconn_cli.engine.results import files, jobs
 from modeconn_cli.engine.results.records import Provenance, Record
 from modeconn_cli.engine.settings.base import tilde
@@ -53,38 +54,42 @@ def run(settings: CurveTrainSettings, runtime: Runtime) -> CurveTrainResult | No
     _check(settings)
     folder = checkpoints_folder(settings)
     found = subject.open_networks(_endpoints(settings, runtime), settings, runtime)
-    first, last = found.checkpoints
-    model, data = found.model, found.data
-    check_watched(data, watched=settings.patience is not None)
-    starts = [weights.parameters_of(model, end.state) for end in (first, last)]
-    distance = distances.l2(starts[0], starts[1])
+    check_watched(found.data, watched=settings.patience is not None)
+    first, last = (weights.parameters_of(found.model, end.state) for end in found.checkpoints)
+    distance = distances.l2(first, last)
     if distance.total_l2 == 0:
         if settings.constraint == "symmetry-plane":
             raise InputError("the endpoints are the same network: no plane lies between them")
         runtime.warn("the endpoints are the same network")
-    if runtime.plan(_plan(settings, data, distance, folder, runtime)):
+    if runtime.plan(
+        [
+            f"train a {settings.curve} curve with {settings.num_bends} control points of "
+            f"{distance.total_params:,} parameters on {found.data.name}: {len(found.data.fit):,} images, "
+            f"{settings.epochs} epochs on {runtime.device} with {runtime.threads} threads",
+            f"endpoints at L2 distance {distance.total_l2:.6f} (normalized {distance.normalized_total_l2:.6f}); "
+            f"results in {folder}",
+        ]
+    ):
         return None
-    inputs = [first.path, last.path, *([settings.init_curve] if settings.init_curve is not None else [])]
+    ends = [end.path for end in found.checkpoints]
+    inputs = [*ends, *([settings.init_curve] if settings.init_curve is not None else [])]
+    owned = (*OWNED, names.ENDPOINT_DISTANCE)
     with (
         runtime.catching_signals(),  # until the job has said how it ended
-        jobs.opened(settings, folder, "curve train", runtime, inputs=inputs, owned=_owned()) as job,
+        jobs.opened(settings, folder, "curve train", runtime, inputs=inputs, owned=owned) as job,
     ):
         if not job.complete:
-            files.write_text(folder / names.ENDPOINT_DISTANCE, distance_text(first.path, last.path, distance))
-            weights.load_into(model, first.state, str(first.path))
-            points = control_points(settings, starts[0], starts[1], runtime)
-            path = Path.through(settings.curve, points, model)
+            files.write_text(
+                folder / names.ENDPOINT_DISTANCE, distance_text(str(ends[0]), str(ends[1]), distance)
+            )
+            points = _control_points(settings, first, last, runtime)
+            path = WeightPath.through(settings.curve, points, found.model)
             outcome = _fit(settings, folder, found, path, job, runtime)
-            products = [outcome, folder / names.METRICS, folder / names.ENDPOINT_DISTANCE]
-            job.finish(products)
-        return _finished(settings, folder, first.path, last.path, distance, job)
+            job.finish([outcome, folder / names.METRICS, folder / names.ENDPOINT_DISTANCE])
+        return _finished(settings, folder, ends, distance, job)
 
 
-def _owned() -> tuple[str, ...]:
-    return (*OWNED, names.ENDPOINT_DISTANCE)
-
-
-def checkpoints_folder(settings: CurveTrainSettings) -> FilePath:
+def checkpoints_folder(settings: CurveTrainSettings) -> Path:
     """`<output-dir>/checkpoints`, or the directory itself where that is its name."""
     if settings.output_dir.name == names.CHECKPOINTS:
         return settings.output_dir
@@ -110,44 +115,47 @@ def _check(settings: CurveTrainSettings) -> None:
         )
 
 
-def _plan(
-    settings: CurveTrainSettings, data: Data, distance: Distance, folder: FilePath, runtime: Runtime
-) -> list[str]:
-    return [
-        f"train a {settings.curve} curve with {settings.num_bends} control points of "
-        f"{distance.total_params:,} parameters on {data.name}: {len(data.fit):,} images, {settings.epochs} epochs "
-        f"on {runtime.device} with {runtime.threads} threads",
-        f"endpoints at L2 distance {distance.total_l2:.6f} (normalized {distance.normalized_total_l2:.6f}); "
-        f"results in {folder}",
-    ]
-
-
-def distance_text(first: FilePath, last: FilePath, distance: Distance) -> str:
-    """The content of `endpoint_l2_distance.txt`, as documented."""
-    return "\n".join(
-        [
-            "L2 Distance Between Endpoints",
-            "=" * 50,
-            "",
-            f"Endpoint 0: {first}",
-            f"Endpoint 1: {last}",
-            "",
-            f"Total L2 distance:      {distance.total_l2:.6f}",
-            f"Normalized L2 distance: {distance.normalized_total_l2:.6f}",
-            f"Total parameters:       {distance.total_params:,}",
-            "",
-        ]
+def distance_text(first: str, last: str, distance: Distance) -> str:
+    """The content of `endpoint_l2_distance.txt` for the endpoints' files, as documented."""
+    return (
+        f"L2 Distance Between Endpoints\n{'=' * 50}\n\nEndpoint 0: {first}\nEndpoint 1: {last}\n\n"
+        f"Total L2 distance:      {distance.total_l2:.6f}\n"
+        f"Normalized L2 distance: {distance.normalized_total_l2:.6f}\n"
+        f"Total parameters:       {distance.total_params:,}\n"
     )
+
+
+def _control_points(
+    settings: CurveTrainSettings, first: Weights, last: Weights, runtime: Runtime
+) -> list[Weights]:
+    """Where training begins: the ends, and free points between them as the settings ask for."""
+    if settings.init_method != "curve":
+        return control_points(
+            first,
+            last,
+            settings.num_bends,
+            settings.init_method,
+            alpha=settings.init_alpha,
+            noise=settings.init_noise,
+            elementwise=settings.compat == "elementwise-noise",
+            inside_sphere=settings.init_inside_sphere,
+            seed=settings.seed,
+        )
+    if settings.init_curve is None:
+        raise SettingsError("--init-method curve needs a curve", "pass --init-curve FILE")
+    curve = file.read(settings.init_curve, settings, runtime, allow_nonfinite=settings.allow_nonfinite)
+    return points_of_curve(curve, first, last, settings.num_bends)
 
 
 def _fit(
     settings: CurveTrainSettings,
-    folder: FilePath,
+    folder: Path,
     found: Subject,
-    path: Path,
+    path: WeightPath,
     job: jobs.Job,
     runtime: Runtime,
-) -> FilePath:
+) -> Path:
+    """Train into the folder; the last checkpoint is returned."""
     model, data = found.model, found.data
     problem = PathProblem(
         model,
@@ -160,6 +168,7 @@ def _fit(
     )
 
     def measure(epoch: int) -> dict[str, float]:
+        """The network half-way, where early stopping or the user looks at it."""
         due = bool(settings.eval_every) and epoch % settings.eval_every == 0
         if not due and settings.patience is None:
             return {}
@@ -181,23 +190,20 @@ def _fit(
 
 
 def _finished(
-    settings: CurveTrainSettings,
-    folder: FilePath,
-    first: FilePath,
-    last: FilePath,
-    distance: Distance,
-    job: jobs.Job,
+    settings: CurveTrainSettings, folder: Path, ends: list[Path], distance: Distance, job: jobs.Job
 ) -> CurveTrainResult:
+    """Read a finished run back."""
     lines = files.read_lines(folder / names.METRICS)
     metrics = json.loads(lines[-1]) if lines else {}
+    epoch = metrics.get("epoch", 0)
     return CurveTrainResult(
-        endpoint0=tilde(first),
-        endpoint1=tilde(last),
+        endpoint0=tilde(ends[0]),
+        endpoint1=tilde(ends[1]),
         curve=settings.curve,
         num_bends=settings.num_bends,
         distance=distance,
-        checkpoint=tilde(folder / names.checkpoint(metrics.get("epoch", 0))),
-        epoch=metrics.get("epoch", 0),
+        checkpoint=tilde(folder / names.checkpoint(epoch)),
+        epoch=epoch,
         metrics=metrics,
         provenance=job.record,
     )

@@ -4,34 +4,58 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
+from modeconn_cli.engine.commands.lmc.line import SERIES, Line, with_lists
 from modeconn_cli.engine.errors import InputError
-from modeconn_cli.engine.paths.barriers import HEADLINE
-from modeconn_cli.engine.paths.line import SERIES, Line
+from modeconn_cli.engine.paths.barriers import HEADLINE, Barriers
+from modeconn_cli.engine.paths.statistics import StatisticsUsed
 from modeconn_cli.engine.results import files, records
+from modeconn_cli.engine.results.records import Record
 
-SCHEMA = "mcx.lmc_pair/1"
 COLUMNS = ("k1", "k2", "epoch", "distance")
 STABLE = 2.0  # points of error: below it Frankle et al. 2020 call a network stable to SGD noise
 
 _NAME = re.compile(r".+_batch_(\d+)_k1_(\d+)_k2_(\d+)\.json")
 
 
+@dataclass(frozen=True, kw_only=True)
+class PairDocument(Record):
+    """A pair's file as `mcx lmc run` writes it. `alpha_0` and `alpha_1` say which branch lies at which end."""
+
+    schema: ClassVar[str] = "mcx.lmc_pair/1"
+
+    dataset: str
+    k1: int
+    k2: int
+    epoch: int
+    distance: float
+    line: Line
+    barriers: Barriers
+    alpha_0: str
+    alpha_1: str
+    seed: int
+    branch_seed: int
+    bn: StatisticsUsed
+
+    def fields(self) -> dict[str, Any]:
+        return with_lists(super().fields())
+
+
 @dataclass(frozen=True)
 class PairResult:
-    """A branch against the main branch. `k2` counts further epochs; `barriers`: definition -> series -> barrier."""
+    """A branch against the main branch. `k2` counts further epochs."""
 
     k1: int
     k2: int
     epoch: int
     distance: float
-    barriers: dict[str, dict[str, float | None]]
+    barriers: Barriers
     file: str
 
     def barrier(self, definition: str = HEADLINE, series: str = "loss_test") -> float:
@@ -53,7 +77,12 @@ class Pair:
     @property
     def finite(self) -> bool:
         """Whether all figures on the line are numbers."""
-        return all(np.isfinite(values).all() for values in self.line.series().values())
+        return all(np.isfinite(values).all() for values in vars(self.line).values())
+
+    def at(self, alphas: Sequence[float]) -> PairResult | None:
+        """The result of some of the positions, ascending; None where the file lacks one of them."""
+        line = self.line.only(alphas)
+        return None if line is None else replace(self.result, barriers=line.barriers())
 
 
 def name(dataset: str, batch_size: int, k1: int, k2: int) -> str:
@@ -62,12 +91,19 @@ def name(dataset: str, batch_size: int, k1: int, k2: int) -> str:
 
 
 def looks_like_one(path: Path) -> bool:
+    """Whether a file is named as a pair."""
     return _NAME.fullmatch(path.name) is not None
 
 
-def document(path: Path) -> dict[str, Any]:
-    """The JSON object in a pair's file. Raises InputError where there is none."""
-    return records.read_object(path, "delete it; its pair is then measured again")
+def known(path: Path, warn: Callable[[str], None] = lambda _: None) -> Pair | None:
+    """What a pair's file holds; None where there is none, or a broken one: `warn` is told, it is measured again."""
+    if not path.exists():
+        return None
+    try:
+        return read(path)
+    except InputError as error:
+        warn(f"{error.message}; measured again")
+        return None
 
 
 def read(path: Path) -> Pair:
@@ -76,7 +112,7 @@ def read(path: Path) -> Pair:
     The original has α = 0 at the branch, k2 as an absolute epoch and float32 positions; here α = 0 is the main
     branch and k2 counts further epochs. Barriers are computed from the lists, whatever the file says.
     """
-    content = document(path)
+    content = records.read_object(path, "delete it; its pair is then measured again")
     original = "schema" not in content
     try:
         line = Line.read(content)
@@ -86,7 +122,7 @@ def read(path: Path) -> Pair:
             line, k2 = line.flipped(), k2 - k1
         if k1 < 0 or k2 < 1:
             raise ValueError(f"epoch {k1 + k2} does not come after k1 = {k1}")
-        if not (line.alphas[0] == 0 and line.alphas[-1] == 1 and line.alphas == sorted(line.alphas)):
+        if not (line.alphas[0] == 0 and line.alphas[-1] == 1 and (np.diff(line.alphas) >= 0).all()):
             raise ValueError("its positions do not run from 0 to 1")
     except (KeyError, TypeError, ValueError) as error:
         reason = f"it lacks {error}" if isinstance(error, KeyError) else error

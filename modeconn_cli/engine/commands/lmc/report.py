@@ -6,6 +6,7 @@ Reads the folders of `mcx lmc run` and the JSON files of the linear mode connect
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -62,62 +63,60 @@ def run(settings: LmcReportSettings, runtime: Runtime) -> LmcReportResult | None
         ]
     ):
         return None
-    if folder is None:
-        return LmcReportResult(barrier=settings.barrier, which=settings.series, series=series, files=[])
-    owned = (TABLE, GRID, ACROSS)
-    inputs = [Path(pair.file) for each in series for pair in each.pairs]
-    with jobs.opened(settings, folder, "lmc report", runtime, inputs=inputs, owned=owned) as job:
-        if not job.complete:
-            named = {each.name: each.pairs for each in series}
-            rows = [
-                ({"series": each.name, "dataset": each.dataset, "batch_size": each.batch_size}, pair)
-                for each in series
-                for pair in each.pairs
-            ]
-            files.write_text(folder / TABLE, pairs.table(rows))
-            files.atomic_write(folder / GRID, figures.report(named, settings.barrier, settings.series))
-            files.atomic_write(folder / ACROSS, figures.across(named, settings.barrier, settings.series))
-            job.finish([folder / name for name in owned])
+    written = () if folder is None else tuple(folder / name for name in (TABLE, GRID, ACROSS))
+    if folder is not None:
+        inputs = [Path(pair.file) for each in series for pair in each.pairs]
+        owned = [path.name for path in written]
+        with jobs.opened(settings, folder, "lmc report", runtime, inputs=inputs, owned=owned) as job:
+            if not job.complete:
+                _write(series, settings.barrier, settings.series, folder)
+                job.finish(written)
     return LmcReportResult(
-        barrier=settings.barrier,
-        which=settings.series,
-        series=series,
-        files=[str(folder / name) for name in owned],
+        barrier=settings.barrier, which=settings.series, series=series, files=[str(path) for path in written]
     )
+
+
+def _write(series: Sequence[Series], barrier: str, which: str, folder: Path) -> None:
+    rows = [
+        ({"series": each.name, "dataset": each.dataset, "batch_size": each.batch_size}, pair)
+        for each in series
+        for pair in each.pairs
+    ]
+    results = {each.name: each.pairs for each in series}
+    files.write_text(folder / TABLE, pairs.table(rows))
+    files.atomic_write(folder / GRID, figures.report(results, figures.barrier_of(barrier, which)))
+    files.atomic_write(folder / ACROSS, figures.across(results, figures.barrier_of(barrier, which)))
 
 
 def _pairs_in(folder: Path) -> list[Pair]:
     """The pairs in a folder or in its processed/. Raises InputError where there are none."""
+    hint = "pass the --output-dir of mcx lmc run"
     if not folder.is_dir():
-        raise InputError(f"'{folder}' is not a folder", "pass the --output-dir of mcx lmc run")
+        raise InputError(f"'{folder}' is not a folder", hint)
     for place in (folder / "processed", folder):
         paths = sorted(path for path in place.glob("*.json") if pairs.looks_like_one(path))
         if paths:
             return [pairs.read(path) for path in paths]
-    raise InputError(
-        f"'{folder}' holds no pairs (<dataset>_batch_<B>_k1_<k1>_k2_<k2>.json)",
-        "pass the --output-dir of mcx lmc run",
-    )
+    raise InputError(f"'{folder}' holds no pairs (<dataset>_batch_<B>_k1_<k1>_k2_<k2>.json)", hint)
 
 
 def _series(found: dict[Path, list[Pair]]) -> tuple[Series, ...]:
     """One series per folder, data set and batch size, named by what tells it from the others."""
     groups: dict[tuple[Path, str, int | None], list[Pair]] = {}
-    for folder, all_pairs in found.items():
-        for pair in all_pairs:
+    for folder, pairs_there in found.items():
+        for pair in pairs_there:
             groups.setdefault((folder, pair.dataset, pair.batch_size), []).append(pair)
-    keys = list(groups)
     out = []
     for (folder, dataset, batch_size), members in groups.items():
-        words = [dataset]
-        if len({key[2] for key in keys if key[:2] == (folder, dataset)}) > 1:
-            words.append(f"batch {batch_size}")
-        if len({key[0] for key in keys if key[1] == dataset}) > 1:
-            words.insert(0, folder.resolve().name)
+        name = dataset
+        if len([None for other in groups if other[:2] == (folder, dataset)]) > 1:
+            name = f"{name} batch {batch_size}"
+        if len({other[0] for other in groups if other[1] == dataset}) > 1:
+            name = f"{folder.resolve().name} {name}"
         results = sorted((pair.result for pair in members), key=lambda pair: (pair.k1, pair.k2))
         out.append(
             Series(
-                name=" ".join(words),
+                name=name,
                 folder=str(folder),
                 dataset=dataset,
                 batch_size=batch_size,
@@ -126,13 +125,8 @@ def _series(found: dict[Path, list[Pair]]) -> tuple[Series, ...]:
                 pairs=tuple(results),
             )
         )
-    return _distinct(out)
-
-
-def _distinct(series: Sequence[Series]) -> tuple[Series, ...]:
-    """Series whose folders have the same name are told apart by the whole path."""
-    names = [each.name for each in series]
+    # Folders of the same name are told apart by the whole path.
+    times = Counter(each.name for each in out)
     return tuple(
-        replace(each, name=f"{each.folder}: {each.name}") if names.count(each.name) > 1 else each
-        for each in series
+        replace(each, name=f"{each.folder}: {each.name}") if times[each.name] > 1 else each for each in out
     )

@@ -1,0 +1,82 @@
+"""Opens the path that a command works on: a trained curve, or the straight line between two checkpoints.
+
+Settings stop here: what is below takes an `OpenedPath`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from modeconn_cli.engine.errors import SettingsError
+from modeconn_cli.engine.machine.runtime import Runtime
+from modeconn_cli.engine.networks import subject, weights
+from modeconn_cli.engine.networks.subject import Needed, Subject
+from modeconn_cli.engine.paths import file
+from modeconn_cli.engine.paths.path import WeightPath
+from modeconn_cli.engine.paths.statistics import NetworkOnPath, StatisticsPolicy
+from modeconn_cli.engine.settings.curve import PathSettings
+from modeconn_cli.engine.training import batch_norms
+
+
+@dataclass(frozen=True)
+class OpenedPath:
+    """A path, the network that lies on it, and the data that network is measured on.
+
+    `files` are what the user named, in order; `buffers` those of endpoint 0 and, of a straight line, of endpoint 1.
+    """
+
+    path: WeightPath
+    subject: Subject
+    files: tuple[Path, ...]
+    buffers: tuple[Mapping[str, Tensor], ...]
+    policy: StatisticsPolicy
+
+    @property
+    def has_batch_norm(self) -> bool:
+        return bool(batch_norms(self.subject.model))
+
+    @property
+    def batch_norm(self) -> str:
+        """The batch norm policy in a plan's words."""
+        return self.policy.bn if self.has_batch_norm else "none in the network"
+
+    @property
+    def weight_decay(self) -> float:
+        """The weight decay that the network at endpoint 0, or the curve, was trained with; 0 where nobody says."""
+        return float(self.subject.about.wd or 0.0)
+
+    def network(self) -> NetworkOnPath:
+        """The network, to be moved along the path. It is the subject's model: there is one at a time."""
+        data = self.subject.loaded
+        return NetworkOnPath(
+            self.subject.model, self.path, self.buffers, self.policy, None if data is None else data.fit
+        )
+
+
+def open_path(settings: PathSettings, runtime: Runtime, needed: Needed = "data") -> OpenedPath:
+    """The path that the settings name, with its data."""
+    policy = StatisticsPolicy(settings.bn, settings.batch_size, settings.seed, settings.bn_samples)
+    nonfinite = settings.allow_nonfinite
+    if settings.curve_checkpoint is not None:
+        if settings.bn == "lerp":
+            raise SettingsError("--bn lerp is for straight lines", "use --bn recompute")
+        curve = file.read(settings.curve_checkpoint, settings, runtime, allow_nonfinite=nonfinite)
+        found = file.open_curve(curve, settings, runtime, needed)
+        return OpenedPath(curve.path_of(found.model), found, (curve.file,), (curve.buffers,), policy)
+    hint = "pass it as --curve-checkpoint"
+    read = [
+        subject.read(path, settings, runtime, allow_nonfinite=nonfinite, hint=hint) for path in settings.ends
+    ]
+    return line_between(subject.open_networks(read, settings, runtime, needed), policy)
+
+
+def line_between(found: Subject, policy: StatisticsPolicy) -> OpenedPath:
+    """The straight line between the two checkpoints of a subject."""
+    model, states = found.model, [each.state for each in found.checkpoints]
+    path = WeightPath.through("line", [weights.parameters_of(model, state) for state in states], model)
+    buffers = tuple(weights.buffers_of(model, state) for state in states)
+    return OpenedPath(path, found, tuple(each.path for each in found.checkpoints), buffers, policy)
