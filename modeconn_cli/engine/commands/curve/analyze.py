@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path as FilePath
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -13,7 +13,7 @@ from torch import Tensor
 from modeconn_cli.engine import names, symmetry
 from modeconn_cli.engine.machine.runtime import Runtime
 from modeconn_cli.engine.networks import checkpoints, graph, weights
-from modeconn_cli.engine.paths import file as curve_files
+from modeconn_cli.engine.paths import file
 from modeconn_cli.engine.paths.file import CurveFile
 from modeconn_cli.engine.paths.layers import LayerDistances, layer_distances
 from modeconn_cli.engine.results import files, jobs
@@ -24,14 +24,14 @@ from modeconn_cli.engine.symmetry import files as permutations
 
 @dataclass(frozen=True)
 class Swap:
-    """What a swap's metadata says, and endpoint 0 with that swap applied."""
+    """What a swap's metadata says, and endpoint 0 with that swap applied; without metadata there is no swap."""
 
-    layer: str | None  # None where every hidden layer is permuted
-    block: int
-    index: int
-    pairs: list[list[int]]
-    neighbours: frozenset[str]  # modules that the swap changes beside the layer itself
-    state: Mapping[str, Tensor]
+    layer: str | None = None  # None, too, where every hidden layer is permuted
+    block: int = -1
+    index: int = -1
+    pairs: list[list[int]] = field(default_factory=list)
+    neighbours: frozenset[str] = frozenset()  # modules that the swap changes beside the layer itself
+    state: Mapping[str, Tensor] | None = None
 
 
 @dataclass(frozen=True)
@@ -70,31 +70,25 @@ class CurveAnalyzeResult(Record):
 
 def run(settings: CurveAnalyzeSettings, runtime: Runtime) -> CurveAnalyzeResult | None:
     """Measure the layers of a curve at `num_points` positions."""
-    curve = curve_files.read(
-        settings.curve_checkpoint, settings, runtime, allow_nonfinite=settings.allow_nonfinite
-    )
-    swap = _swap(settings, curve, runtime) if settings.swap_metadata is not None else None
+    folder = settings.output_dir
+    curve = file.read(settings.curve_checkpoint, settings, runtime, allow_nonfinite=settings.allow_nonfinite)
+    swap = _swap(settings, settings.swap_metadata, curve, runtime) if settings.swap_metadata else Swap()
     if settings.original_checkpoint is not None:
         _compare_original(settings.original_checkpoint, curve, runtime)
     if runtime.plan(
         [
             f"measure {len(weights.modules(curve.points[0]))} layers at {settings.num_points} positions",
-            f"results in {settings.output_dir}",
+            f"results in {folder}",
         ]
     ):
         return None
-    inputs = [
-        path
-        for path in (settings.curve_checkpoint, settings.original_checkpoint, settings.swap_metadata)
-        if path is not None
-    ]
+    read = (settings.curve_checkpoint, settings.original_checkpoint, settings.swap_metadata)
+    inputs = [path for path in read if path is not None]
     owned = (names.LAYER_DISTANCES, names.ANALYSIS_SUMMARY)
-    folder = settings.output_dir
     with jobs.opened(settings, folder, "curve analyze", runtime, inputs=inputs, owned=owned) as job:
         ts = np.linspace(0, 1, settings.num_points)
-        found = layer_distances(curve.kind, curve.points, ts, swap.state if swap else None)
-        halves = np.array([0.0, 0.5, 1.0])
-        middle = layer_distances(curve.kind, curve.points, halves)
+        found = layer_distances(curve.kind, curve.points, ts, swap.state)
+        middle = layer_distances(curve.kind, curve.points, np.array([0.0, 0.5, 1.0]))
         result = _result(found, middle, swap, folder, job)
         if not job.complete:
             files.write_arrays(folder / names.LAYER_DISTANCES, _arrays(found, swap))
@@ -103,7 +97,7 @@ def run(settings: CurveAnalyzeSettings, runtime: Runtime) -> CurveAnalyzeResult 
     return result
 
 
-def _compare_original(path: FilePath, curve: CurveFile, runtime: Runtime) -> None:
+def _compare_original(path: Path, curve: CurveFile, runtime: Runtime) -> None:
     """Warn where the curve does not begin at the network it should begin at (free ends move)."""
     state = checkpoints.read(path).state
     original = {name: state[name] for name in curve.points[0] if name in state}
@@ -112,30 +106,29 @@ def _compare_original(path: FilePath, curve: CurveFile, runtime: Runtime) -> Non
         runtime.warn(f"endpoint 0 of the curve is not '{path}': its ends were free, or it began elsewhere")
 
 
-def _swap(settings: CurveAnalyzeSettings, curve: CurveFile, runtime: Runtime) -> Swap:
-    assert settings.swap_metadata is not None
-    metadata = permutations.read_metadata(settings.swap_metadata)
-    opened = curve_files.open_curve(curve, settings, runtime, "no data")
+def _swap(settings: CurveAnalyzeSettings, path: Path, curve: CurveFile, runtime: Runtime) -> Swap:
+    """The swap that a metadata file describes, applied to endpoint 0."""
+    metadata = permutations.read_metadata(path)
+    opened = file.open_curve(curve, settings, runtime, "no data")
     found = symmetry.find(graph.trace(opened.model.cpu(), opened.arch.input_shape))
-    layer = metadata["layer_name"]
-    orders = permutations.of_swap(metadata, settings.swap_metadata, found)
-    pairs = [[int(i), int(j)] for i, j in metadata["neuron_pairs"]]
+    orders = permutations.of_swap(metadata, path, found)
     swapped = symmetry.permute(curve.points[0], found, orders)
     state = {name: swapped[name] for name in curve.points[0]}
     touched = {name.rpartition(".")[0] for name in state if state[name] is not curve.points[0][name]}
+    layer = metadata["layer_name"]
     return Swap(
         layer=layer,
         block=int(metadata.get("block_idx", -1)),
         index=int(metadata.get("layer_idx", -1)),
-        pairs=pairs,
-        neighbours=frozenset(touched - {str(layer)}),
+        pairs=[[int(i), int(j)] for i, j in metadata["neuron_pairs"]],
+        neighbours=frozenset(touched - {layer}),
         state=state,
     )
 
 
-def _arrays(found: LayerDistances, swap: Swap | None) -> dict[str, Any]:
+def _arrays(found: LayerDistances, swap: Swap) -> dict[str, Any]:
     """The content of `layer_distances_along_curve.npz`."""
-    out: dict[str, Any] = {
+    out = {
         "layer_names": np.array(found.names),
         "layer_types": np.array(found.types),
         "layer_params": found.sizes,
@@ -145,29 +138,29 @@ def _arrays(found: LayerDistances, swap: Swap | None) -> dict[str, Any]:
         "raw_l2": found.raw,
         "from_line_l2": found.from_line,
         "norm_difference": found.norm_difference,
-        "swapped_block": swap.block if swap else -1,
-        "swapped_layer": swap.index if swap else -1,
-        "swapped_layer_name": (swap.layer or "") if swap else "",
+        "swapped_block": swap.block,
+        "swapped_layer": swap.index,
+        "swapped_layer_name": swap.layer or "",
     }
-    if found.modulo_swap is not None:
-        out["modulo_swap_l2"] = found.modulo_swap
-    return out
+    return out if found.modulo_swap is None else {**out, "modulo_swap_l2": found.modulo_swap}
 
 
 def _result(
-    found: LayerDistances, middle: LayerDistances, swap: Swap | None, folder: FilePath, job: jobs.Job
+    found: LayerDistances, middle: LayerDistances, swap: Swap, folder: Path, job: jobs.Job
 ) -> CurveAnalyzeResult:
     """The record; `middle` holds the distances at 0, ½ and 1, whatever positions were asked for."""
     squares = middle.raw[1] ** 2
     total, fourth = float(squares.sum()), float((squares**2).sum())
+    places = [
+        "swapped" if name == swap.layer else "neighbours" if name in swap.neighbours else "elsewhere"
+        for name in found.names
+    ]
 
-    def share(wanted: set[str] | frozenset[str]) -> float | None:
-        if swap is None or swap.layer is None or total == 0:
+    def share(wanted: str) -> float | None:
+        if swap.layer is None or total == 0:
             return None
-        return float(sum(s for n, s in zip(found.names, squares, strict=True) if n in wanted)) / total
+        return float(sum(s for place, s in zip(places, squares, strict=True) if place == wanted)) / total
 
-    inside = {swap.layer} if swap and swap.layer else set()
-    near = swap.neighbours if swap else frozenset[str]()
     layers = tuple(
         Layer(
             name=name,
@@ -186,14 +179,14 @@ def _result(
         layer_types=found.types,
         layer_params=found.sizes.tolist(),
         num_t_points=len(found.ts),
-        swapped_layer=swap.layer if swap else None,
-        swapped_block=swap.block if swap else -1,
-        swapped_layer_idx=swap.index if swap else -1,
-        neuron_pairs=swap.pairs if swap else [],
+        swapped_layer=swap.layer,
+        swapped_block=swap.block,
+        swapped_layer_idx=swap.index,
+        neuron_pairs=swap.pairs,
         participation_ratio=total**2 / fourth if fourth > 0 else 0.0,
-        share_swapped=share(inside),
-        share_neighbours=share(near),
-        share_elsewhere=share(set(found.names) - inside - near),
+        share_swapped=share("swapped"),
+        share_neighbours=share("neighbours"),
+        share_elsewhere=share("elsewhere"),
         arrays=str(folder / names.LAYER_DISTANCES),
         provenance=job.record,
     )
