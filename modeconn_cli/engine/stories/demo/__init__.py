@@ -22,7 +22,6 @@ from modeconn_cli.engine.commands.l2 import L2Result
 from modeconn_cli.engine.commands.swap import SwapResult
 from modeconn_cli.engine.commands.train import TrainResult
 from modeconn_cli.engine.machine.runtime import Runtime
-from modeconn_cli.engine.paths import figures
 from modeconn_cli.engine.results import files
 from modeconn_cli.engine.results.records import Record
 from modeconn_cli.engine.settings.animate import AnimateSettings
@@ -31,6 +30,7 @@ from modeconn_cli.engine.settings.demo import DemoSettings
 from modeconn_cli.engine.settings.l2 import L2Settings
 from modeconn_cli.engine.settings.swap import SwapSettings
 from modeconn_cli.engine.settings.train import TrainSettings
+from modeconn_cli.engine.stories.demo import figures
 from modeconn_cli.engine.stories.demo import samples as demo_samples
 from modeconn_cli.engine.stories.demo.samples import Command, Samples
 
