@@ -8,7 +8,7 @@ import pytest
 LOOP = """
 import resource
 import numpy as np
-from modeconn_cli.engine import allocation
+from modeconn_cli.engine.machine import memory
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -17,7 +17,7 @@ def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
 default = faults()
-kept = allocation.keep()
+kept = memory.keep()
 faults()
 print(kept, default, faults())
 """

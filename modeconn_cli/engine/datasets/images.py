@@ -6,7 +6,6 @@ Every random crop is keyed by (seed, epoch, sample id): the number of workers an
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +18,7 @@ from torch import Tensor
 from modeconn_cli.engine import keyed
 from modeconn_cli.engine.datasets.transforms import Transform
 from modeconn_cli.engine.errors import InputError
+from modeconn_cli.engine.machine.devices import cores
 
 AREA, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)  # of a random crop (Szegedy et al. 2015)
 CENTRE = 224 / 256  # of the shorter side, kept in evaluation
@@ -141,4 +141,4 @@ def _opens(path: Path) -> bool:
 
 def default_workers() -> int:
     """One process per core that is left beside the training itself, eight at most."""
-    return max(0, min(8, (os.cpu_count() or 1) - 1))
+    return max(0, min(8, cores() - 1))

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from modeconn_cli.engine.errors import McxError
+from modeconn_cli.engine.machine.devices import cores
 from modeconn_cli.engine.machine.runtime import STOP_SIGNALS
 
 SAVING = 120  # seconds that processes have for saving after a signal
@@ -30,7 +31,7 @@ def count(wanted: str, device: str) -> int:
         return int(wanted)
     # Counted without touching CUDA, which must not be initialised before a fork.
     gpus = torch.cuda.device_count() if device in ("auto", "cuda") else 0
-    return gpus or len(os.sched_getaffinity(0))
+    return gpus or cores()
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import os
 import signal
 import threading
 import time
@@ -13,8 +12,9 @@ from functools import cached_property
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Protocol
 
-from modeconn_cli.engine.errors import Elsewhere, McxError, SettingsError
-from modeconn_cli.engine.machine import memory as allocation
+from modeconn_cli.engine.errors import Elsewhere, McxError
+from modeconn_cli.engine.machine import memory
+from modeconn_cli.engine.machine.devices import cores, find_device
 from modeconn_cli.engine.machine.ranks import Group, join
 from modeconn_cli.engine.settings.base import Settings
 from modeconn_cli.engine.settings.shared import DistributedSettings
@@ -94,7 +94,7 @@ class Runtime:
 
         self.device = find_device(device, self.group.local_rank)
         if threads is None and self.group.world > 1:
-            threads = max(1, len(os.sched_getaffinity(0)) // self.group.local_world)
+            threads = max(1, cores() // self.group.local_world)
         if threads is not None:
             torch.set_num_threads(threads)
         # The GPU rounds products to TF32 by default in convolutions; every number here is float32.
@@ -183,35 +183,9 @@ def start(settings: Settings, *, listener: Listener, command: str, dry_run: bool
             group=group,
         )
         if hasattr(settings, "device") and runtime.device.type == "cpu":
-            allocation.keep()
+            memory.keep()
         return runtime
     except McxError as error:
         if not group.failed(error):
             raise Elsewhere(error.exit_code) from error
         raise
-
-
-def find_device(name: str, local_rank: int = 0) -> torch.device:
-    """`auto`, `cpu`, `cuda` or `cuda:N` as a device that is there; every local rank gets a GPU of its own.
-
-    Raises SettingsError for anything else.
-    """
-    import torch
-
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and torch.cuda.device_count() > 1:  # a launcher may show each process only its own
-        name = f"cuda:{local_rank % torch.cuda.device_count()}"
-    kind, _, index = name.partition(":")
-    if kind not in ("cpu", "cuda", "mps") or (index and not index.isdigit()) or (kind == "cpu" and index):
-        raise SettingsError(f"unknown device '{name}'", "choose auto, cpu, cuda or cuda:N")
-    if kind == "mps" and not torch.backends.mps.is_available():
-        raise SettingsError(f"MPS is not available (torch {torch.__version__})", "use --device cpu")
-    if kind == "cuda":
-        if not torch.cuda.is_available():
-            raise SettingsError(f"CUDA is not available (torch {torch.__version__})", "use --device cpu")
-        if index and int(index) >= torch.cuda.device_count():
-            raise SettingsError(
-                f"there is no device '{name}' (found {torch.cuda.device_count()})", "use --device cuda:0"
-            )
-    return torch.device(name)
