@@ -11,10 +11,10 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from modeconn_cli.engine.errors import McxError
 from modeconn_cli.engine.machine.devices import cores
@@ -32,6 +32,15 @@ def count(wanted: str, device: str) -> int:
     # Counted without touching CUDA, which must not be initialised before a fork.
     gpus = torch.cuda.device_count() if device in ("auto", "cuda") else 0
     return gpus or cores()
+
+
+@dataclass(frozen=True)
+class Word:
+    """What a process leaves in a file when it ends: the launcher forgets codes after a signal, and knows no words."""
+
+    code: int
+    message: str = ""
+    hint: str = ""
 
 
 @dataclass(frozen=True)
@@ -74,54 +83,33 @@ def launch(processes: int, body: Callable[[], McxError | int]) -> Ended:
 
         def child() -> None:
             end = body()
-            error = end if isinstance(end, McxError) else None
-            code = end if isinstance(end, int) else end.exit_code
-            said = {} if error is None else {"message": error.message, "hint": error.hint}
-            # The launcher forgets codes after a signal, and knows no words.
-            (ends / os.environ["RANK"]).write_text(json.dumps({"code": code, **said}))
+            word = Word(end) if isinstance(end, int) else Word(end.exit_code, end.message, end.hint)
+            (ends / os.environ["RANK"]).write_text(json.dumps(asdict(word)))
             sys.stdout.flush()
-            if code:
-                os._exit(code)
+            if word.code:
+                os._exit(word.code)
 
         try:
             elastic_launch(config, child)()
+            return Ended(0)
         except ChildFailedError as error:
-            return Ended(_code_of(error.get_first_failure()[1].exitcode), _errors(_told(ends)))
+            exitcode = error.get_first_failure()[1].exitcode
+            code = exitcode if exitcode >= 0 else 128 - exitcode
         except SignalException as error:
-            told = _told(ends)
-            return Ended(
-                max((int(each.get("code", 0)) for each in told), default=_code_of(-int(error.sigval))),
-                _errors(told),
-            )
+            code = max((word.code for word in _words(ends)), default=128 + int(error.sigval))
         finally:
             tempfile.tempdir = temporary
-    return Ended(0)
+        # Ranks that end because another has failed have no words.
+        return Ended(code, tuple(McxError(word.message, word.hint) for word in _words(ends) if word.message))
 
 
-def _told(folder: Path) -> list[dict[str, Any]]:
-    """What every process has left, in the order of the ranks."""
-    paths = sorted(
-        (path for path in folder.iterdir() if path.name.isdigit()), key=lambda path: int(path.name)
-    )
-    return [_read(path) for path in paths]
-
-
-def _read(path: Path) -> dict[str, Any]:
-    """What a process has left; nothing of one that was killed while it wrote."""
-    try:
-        found: dict[str, Any] = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return {}
-    return found
-
-
-def _errors(told: Iterable[dict[str, Any]]) -> tuple[McxError, ...]:
-    """The errors with words: other ranks have none to add."""
-    return tuple(McxError(each["message"], each.get("hint", "")) for each in told if each.get("message"))
-
-
-def _code_of(exitcode: int) -> int:
-    return 128 - exitcode if exitcode < 0 else exitcode
+def _words(folder: Path) -> list[Word]:
+    """What every process has left, in the order of the ranks; nothing of one that was killed while it wrote."""
+    words = []
+    for rank in sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit()):
+        with suppress(OSError, ValueError):
+            words.append(Word(**json.loads((folder / str(rank)).read_text())))
+    return words
 
 
 def name_of(code: int) -> str:

@@ -1,8 +1,9 @@
 """Several processes that share the work units of one job: who is here, who does what, and who speaks.
 
-Ranks exchange a few words (what is left to do, which files there are, that one has ended) through torch's key-value
-store, and their results through files. Nothing else passes between them, so no process group of gloo or NCCL has to
-come up, and a rank that dies leaves no other in the middle of a collective.
+Ranks tell each other a few words (what is left to do, which files there are, that one has ended) through torch's
+key-value store, and hand over results in files. The collectives of a process group would not do: a rank inside one
+hears neither a signal nor that another rank has failed, and gives a leader up that trains for longer than the
+time-out, however alive it is.
 """
 
 from __future__ import annotations
@@ -10,28 +11,28 @@ from __future__ import annotations
 import datetime
 import json
 import os
-import queue
 import re
 import sys
-import threading
 import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from multiprocessing import TimeoutError as NoAnswer
+from multiprocessing.pool import ThreadPool
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from modeconn_cli.engine.errors import Elsewhere, InputError, McxError, SettingsError, Stopped
 
 if TYPE_CHECKING:
-    from torch._C._distributed_c10d import Store
+    from torch._C._distributed_c10d import TCPStore
 
 T = TypeVar("T")
 U = TypeVar("U")
-Answer = queue.Queue[tuple[Any, Exception | None]]
 
 POLL = 0.02  # seconds between two looks at the store
 LOOK = 0.5  # seconds between two looks for a stop of all
+LEAVING = 10  # seconds that the holder of the store waits for the others to leave
 _AGAIN = "finished parts are kept: run the same command again; --dist-timeout waits longer"
 
 
@@ -157,7 +158,7 @@ class Group:
         """Raises InputError where what this rank sees (name -> what JSON holds) is not what the leader does."""
 
     def gather(self, value: T) -> list[T]:
-        """Every rank's value (as JSON holds it), in the order of the ranks."""
+        """Every rank's value (as JSON holds it), in the order of the ranks, once all have given theirs."""
         return [value]
 
     def beat(self) -> None:
@@ -167,13 +168,10 @@ class Group:
         """Whether this process or any other was asked to stop."""
         return local
 
-    def failed(self, error: McxError) -> bool:
+    def failed(self, error: BaseException) -> bool:
         """Tell the others of an error; whether this process is the first, which speaks."""
         del error
         return True
-
-    def finish(self) -> None:
-        """Wait until every process has ended its units."""
 
     def leave(self) -> None:
         """The last call."""
@@ -186,16 +184,16 @@ class Many(Group):
         super().__init__()
         self.rank, self.world = place.rank, place.world
         self.local_rank, self.local_world = place.local_rank, place.local_world
+        self._holds_store = self.leader and not place.agent
         self._timeout, self._turn, self._looked, self._stop = timeout, 0, 0.0, False
-        self._agent = place.agent
-        self._store = _Talk(place, timeout)
+        self._store = _Store(place, timeout)
         self._meet(place)
 
     def _meet(self, place: Place) -> None:
         """Wait for all ranks. Raises SettingsError where one does not come."""
-        self._set(f"here/{self.rank}", True)
+        self._store.set(f"here/{self.rank}", True)
         end = time.monotonic() + self._timeout
-        while missing := [rank for rank in range(self.world) if not self._store.check(f"here/{rank}")]:
+        while missing := self._missing("here", range(self.world)):
             if time.monotonic() > end:
                 raise SettingsError(
                     f"rank {self.rank} found no rank {missing[0]} at {place.address}:{place.port}",
@@ -204,171 +202,161 @@ class Many(Group):
             time.sleep(POLL)
 
     def lead(self, function: Callable[[], T]) -> T:
-        self._turn += 1
-        key = f"lead/{self._turn}"
         if not self.leader:
-            return cast("T", self._follow(key))
+            value: T = self._exchange("lead", [0])[0]
+            return value
         try:
             value = function()
         except BaseException as error:
-            with suppress(Stopped):  # what went wrong here is what has to be heard
-                self._set(key, {"error": _described(error)})
+            self.failed(error)
             raise
-        self._set(key, {"value": value})
+        self._exchange("lead", [0], value)
         return value
-
-    def _follow(self, key: str) -> Any:
-        self._wait(lambda: self._store.check(key), [0])
-        said = json.loads(self._store.get(key))
-        if "error" in said:
-            raise Elsewhere(said["error"]["exit_code"], said["error"]["message"])
-        return said["value"]
 
     def agree(self, look: Callable[[], Mapping[str, Any]]) -> None:
         mine = look()
         check_same(mine, self.lead(lambda: mine))
 
     def gather(self, value: T) -> list[T]:
-        self._turn += 1
-        self._set(f"gather/{self._turn}/{self.rank}", value)
-        keys = [f"gather/{self._turn}/{rank}" for rank in range(self.world)]
-        others = [rank for rank in range(self.world) if rank != self.rank]
-        self._wait(lambda: all(self._store.check(key) for key in keys), others)
-        return [json.loads(self._store.get(key)) for key in keys]
+        return self._exchange("gather", range(self.world), value)
 
     def beat(self) -> None:
         self._store.add(f"beat/{self.rank}", 1)
 
     def stopping(self, local: bool) -> bool:
         if local and not self._stop:
-            self._set("stop", self.rank)
+            self._store.set("stop", self.rank)
             self._stop = True
         if time.monotonic() - self._looked > LOOK:  # asked at every step, which need not wait for the store
             self._looked = time.monotonic()
             self.beat()
             self._end_with_others()
-            self._stop = self._stop or self._store.check("stop")
+            self._stop = self._stop or self._store.has("stop")
         return self._stop
 
-    def _end_with_others(self) -> None:
-        """Raises Elsewhere where another rank has failed."""
-        if self._store.check("failed"):
-            said = json.loads(self._store.get("failed"))
-            raise Elsewhere(said["exit_code"], said["message"])
-
-    def failed(self, error: McxError) -> bool:
+    def failed(self, error: BaseException) -> bool:
+        if isinstance(error, McxError):
+            said = {"exit_code": error.exit_code, "cause": error.message}
+        else:
+            said = {"exit_code": 1, "cause": f"{type(error).__name__}: {error}"}
         try:
-            first = self._store.add("failures", 1) == 1
-            if first:
-                self._set("failed", _described(error))
+            return self._store.first("failed", {"rank": self.rank, **said})
         except Stopped:  # the store has gone with the leader, which said nothing
             return True
-        return first
-
-    def finish(self) -> None:
-        self._set(f"done/{self.rank}", True)
-        if self.leader:
-            others = list(range(1, self.world))
-            self._wait(lambda: all(self._store.check(f"done/{rank}") for rank in others), others)
 
     def leave(self) -> None:
         """The leader goes last where it holds the store."""
         with suppress(Stopped):
-            self._set(f"left/{self.rank}", True)
-            end = time.monotonic() + 10
-            while self.leader and not self._agent and time.monotonic() < end:
-                if all(self._store.check(f"left/{rank}") for rank in range(self.world)):
-                    break
+            self._store.set(f"left/{self.rank}", True)
+            end = time.monotonic() + LEAVING
+            while self._holds_store and time.monotonic() < end and self._missing("left", range(self.world)):
                 time.sleep(POLL)
 
-    def _set(self, key: str, value: Any) -> None:
-        self._store.set(key, json.dumps(value))
+    def _exchange(self, word: str, speakers: Sequence[int], value: Any = None) -> list[Any]:
+        """What the speakers give at this turn, in their order; this rank's is `value` where it is one of them.
 
-    def _wait(self, there: Callable[[], bool], ranks: Sequence[int]) -> None:
-        """Until `there`, as long as one of `ranks` gives signs of life."""
-        beats, since = self._beats(ranks), time.monotonic()
-        while not there():
+        Waits as long as one of those that are missing gives signs of life. Raises Elsewhere where another rank has
+        failed, Stopped where the missing are silent or a signal has asked this rank to stop.
+        """
+        self._turn += 1
+        turn = f"{word}/{self._turn}"
+        if self.rank in speakers:
+            self._store.set(f"{turn}/{self.rank}", value)
+        beats, since = list[int](), time.monotonic()
+        while missing := self._missing(turn, speakers):
             self._end_with_others()
             if self.asked():
                 raise Stopped(
                     "stopped by a signal while waiting for other ranks", "run the same command again"
                 )
-            time.sleep(POLL)
-            now = self._beats(ranks)
+            now = [self._store.add(f"beat/{rank}", 0) for rank in missing]
             if now != beats:
                 beats, since = now, time.monotonic()
             elif time.monotonic() - since > self._timeout:
-                raise Stopped(
-                    f"rank {ranks[0] if len(ranks) == 1 else list(ranks)} has said nothing for {self._timeout:g} s",
-                    _AGAIN,
-                )
+                silent = missing[0] if len(missing) == 1 else missing
+                raise Stopped(f"rank {silent} has said nothing for {self._timeout:g} s", _AGAIN)
+            time.sleep(POLL)
+        return [self._store.get(f"{turn}/{rank}") for rank in speakers]
 
-    def _beats(self, ranks: Sequence[int]) -> list[int]:
-        return [self._store.add(f"beat/{rank}", 0) for rank in ranks]
+    def _missing(self, word: str, ranks: Sequence[int]) -> list[int]:
+        """Which of the ranks have not given their word yet."""
+        return [rank for rank in ranks if not self._store.has(f"{word}/{rank}")]
+
+    def _end_with_others(self) -> None:
+        """Raises Elsewhere where another rank has failed."""
+        if self._store.has("failed"):
+            said = self._store.get("failed")
+            raise Elsewhere(said["exit_code"], said["cause"])
 
 
-class _Talk:
-    """Torch's store, spoken to in a thread of its own: a store that does not answer stops no signal and no time-out."""
+class _Store:
+    """What JSON holds, by key, in torch's store at rank 0 or at the launcher.
+
+    A call to torch's store lasts until it answers, time-out or not, and Python hears no signal meanwhile. So it is
+    asked in a thread of its own, one question after the other. Every method raises Stopped where it has gone, or
+    does not answer for `timeout` seconds.
+    """
 
     def __init__(self, place: Place, timeout: float) -> None:
-        self._timeout, self._dead, self._prefix = timeout, False, ""
-        self._asked: queue.Queue[tuple[Callable[[], Any], Answer]] = queue.Queue()
-        threading.Thread(target=self._speak, daemon=True).start()
-        self._store = self._connected(place)
-        # A launcher's store outlives a command: the next one must not read what this one has said.
-        visits = self.add(f"mcx/{place.session}/visits/{place.rank}", 1)
-        self._prefix = f"mcx/{place.session}/{visits}/"
-
-    def set(self, key: str, value: str) -> None:
-        self._call(lambda: self._store.set(self._prefix + key, value))
-
-    def get(self, key: str) -> bytes:
-        return self._call(lambda: self._store.get(self._prefix + key))
-
-    def add(self, key: str, amount: int) -> int:
-        return self._call(lambda: self._store.add(self._prefix + key, amount))
-
-    def check(self, key: str) -> bool:
-        return self._call(lambda: self._store.check([self._prefix + key]))
-
-    def _connected(self, place: Place) -> Store:
-        """The store at the address of rank 0, or of the launcher. Raises SettingsError where nobody answers."""
         from torch import distributed
 
-        end = time.monotonic() + self._timeout
-        while True:
-            try:
-                return cast("Store", self._call(lambda: distributed.TCPStore(  # type: ignore[attr-defined]
-                    place.address, place.port, None, is_master=place.rank == 0 and not place.agent,
-                    timeout=datetime.timedelta(seconds=min(self._timeout, 5)), wait_for_workers=False,
-                )))  # fmt: skip
-            except Stopped as error:
-                if time.monotonic() > end or place.rank == 0:
-                    raise SettingsError(
-                        f"rank {place.rank} found no store at {place.address}:{place.port}: {error.message}",
-                        "start all ranks, set MASTER_ADDR and MASTER_PORT, or pass --dist off",
-                    ) from error
+        self._timeout, self._silent = timeout, False
+        self._thread = ThreadPool(1)
+        session = distributed.PrefixStore(f"mcx/{place.session}", self._connected(place))  # type: ignore[attr-defined]
+        # A launcher's store outlives a command: the next one must not read what this one has said.
+        visit = self._ask(lambda: session.add(f"visits/{place.rank}", 1))
+        self._store = distributed.PrefixStore(str(visit), session)  # type: ignore[attr-defined]
 
-    def _call(self, function: Callable[[], T]) -> T:
-        """Raises Stopped where the store has gone, or does not answer in time."""
-        said: Answer = queue.Queue()  # of its own: a late answer is nobody else's
-        self._asked.put((function, said))
+    def set(self, key: str, value: Any) -> None:
+        text = json.dumps(value)
+        self._ask(lambda: self._store.set(key, text))
+
+    def get(self, key: str) -> Any:
+        return json.loads(self._ask(lambda: self._store.get(key)))
+
+    def has(self, key: str) -> bool:
+        return self._ask(lambda: self._store.check([key]))
+
+    def add(self, key: str, amount: int) -> int:
+        """The sum of all that was added, this included."""
+        return self._ask(lambda: self._store.add(key, amount))
+
+    def first(self, key: str, value: Any) -> bool:
+        """Set what has no value yet; whether the value is this one now."""
+        text = json.dumps(value)
+        return self._ask(lambda: self._store.compare_set(key, "", text)) == text.encode()
+
+    def _connected(self, place: Place) -> TCPStore:
+        """The store at the place's address. Raises SettingsError where nobody answers."""
+        from torch import distributed
+
+        def connect() -> TCPStore:
+            return distributed.TCPStore(  # type: ignore[attr-defined]
+                place.address,
+                place.port,
+                is_master=place.rank == 0 and not place.agent,
+                timeout=datetime.timedelta(seconds=self._timeout),
+                wait_for_workers=False,
+            )
+
         try:
-            value, error = said.get(timeout=0 if self._dead else self._timeout)
-        except queue.Empty:
-            self._dead = True
-            raise Stopped(f"rank 0 has said nothing for {self._timeout:g} s", _AGAIN) from None
-        if error is not None:
-            raise Stopped(f"rank 0 does not answer: {str(error).splitlines()[0][:120]}", _AGAIN) from error
-        return cast("T", value)
+            return self._ask(connect, ends_by_itself=True)
+        except (Stopped, TypeError) as error:  # a port that is none is a TypeError
+            why = str(error).splitlines()[0]
+            raise SettingsError(
+                f"rank {place.rank} found no store at {place.address}:{place.port}: {why}",
+                "start all ranks, set MASTER_ADDR and MASTER_PORT, or pass --dist off",
+            ) from error
 
-    def _speak(self) -> None:
-        while True:
-            function, said = self._asked.get()
-            try:
-                said.put((function(), None))
-            except Exception as error:  # noqa: BLE001 - raised again where it was asked
-                said.put((None, error))
+    def _ask(self, question: Callable[[], T], *, ends_by_itself: bool = False) -> T:
+        patience = 0 if self._silent else None if ends_by_itself else self._timeout
+        try:
+            return self._thread.apply_async(question).get(patience)
+        except NoAnswer:
+            self._silent = True
+            raise Stopped(f"rank 0 has said nothing for {self._timeout:g} s", _AGAIN) from None
+        except RuntimeError as error:
+            raise Stopped(f"rank 0 does not answer: {str(error).splitlines()[0][:120]}", _AGAIN) from error
 
 
 def check_same(mine: Mapping[str, Any], leaders: Mapping[str, Any]) -> None:
@@ -378,15 +366,8 @@ def check_same(mine: Mapping[str, Any], leaders: Mapping[str, Any]) -> None:
         raise InputError(f"this rank sees another {other} than rank 0", "all ranks need the same files")
 
 
-def _described(error: BaseException) -> dict[str, Any]:
-    """What other ranks are told of an error."""
-    if isinstance(error, McxError):
-        return {"message": error.message, "exit_code": error.exit_code}
-    return {"message": f"{type(error).__name__}: {error}", "exit_code": 1}
-
-
-def join(environment: Mapping[str, str] | None = None, *, wanted: bool = True, timeout: float = 600) -> Group:
+def join(*, wanted: bool = True, timeout: float = 600) -> Group:
     """The group that the environment describes, or a process on its own."""
     typed = sys.stdin is not None and sys.stdin.isatty()
-    place = find(os.environ if environment is None else environment, typed=typed) if wanted else None
+    place = find(os.environ, typed=typed) if wanted else None
     return Group() if place is None else Many(place, timeout)

@@ -128,7 +128,7 @@ class Sweep:
             else:
                 self._score(epoch, chosen[epoch], number, len(left))
         if left and self._group.world > 1:
-            self._group.finish()
+            self._group.gather(None)
             self._group.lead(lambda: self._finish_all({epoch: chosen[epoch] for epoch in left}))
             self.scored = len(left)
             self.rate = self.scored * len(self.subject.samples) / (time.perf_counter() - begun)
