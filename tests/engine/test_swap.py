@@ -49,7 +49,7 @@ def network(request: pytest.FixtureRequest) -> tuple[nn.Module, Symmetry]:
 
 def chosen(found: Symmetry, layer: str, pairs: list[units.Pair]) -> swap.Choice:
     group = symmetry.group_of(found, layer)
-    orders = {group: units.pair_order(group, pairs)}
+    orders = {group: units.order_of_pairs(group, pairs)}
     return swap.Choice("pairs", layer, None, group.size, pairs, orders)
 
 
@@ -73,7 +73,7 @@ def test_the_distance_of_a_swap_has_a_closed_form(network: tuple[nn.Module, Symm
     model, found = network
     state = model.state_dict()
     pairs = [(0, 3), (2, 1)]
-    swapped = symmetry.permute(state, found, chosen(found, layer, pairs).orders)
+    swapped = symmetry.permute(state, chosen(found, layer, pairs).orders)
     squared = sum(
         2 * float((part(state, layer, i) - part(state, layer, j)).square().sum())
         for i, j in pairs
@@ -90,7 +90,7 @@ def test_units_change_places_and_no_other_element_moves(
 ) -> None:
     model, found = network
     state = model.state_dict()
-    swapped = symmetry.permute(state, found, chosen(found, layer, [(0, 3)]).orders)
+    swapped = symmetry.permute(state, chosen(found, layer, [(0, 3)]).orders)
     for i, j in ((0, 3), (3, 0), (1, 1), (2, 2)):
         assert torch.equal(row(swapped, layer, i), row(state, layer, j))
         assert torch.equal(column(swapped, layer, i), column(state, layer, j))
@@ -122,12 +122,12 @@ def test_momentum_is_permuted_like_its_parameter(kind: str, keys: list[str]) -> 
     state = stepped(model, optimizer)
     found = symmetry.find(graph.trace(model, (1, 8, 8)))
     choice = chosen(found, "conv2", [(1, 6)])
-    moved = swap.permute_optimizer(state, model, found, choice, Runtime())
+    moved = swap.permute_optimizer(state, model, choice, Runtime())
     assert moved is not None
     names = [name for name, _ in model.named_parameters()]
     for key in keys:
         named = {name: state["state"][k][key] for k, name in enumerate(names)}
-        expected = symmetry.permute(named, found, choice.orders)
+        expected = symmetry.permute(named, choice.orders)
         assert all(torch.equal(moved["state"][k][key], expected[name]) for k, name in enumerate(names))
         assert not torch.equal(moved["state"][2][key], state["state"][2][key])
     assert moved["param_groups"] == state["param_groups"]
@@ -148,12 +148,12 @@ def test_a_swapped_network_and_its_optimizer_go_on_as_the_original(kind: str) ->
     before = stepped(model, optimizer)
     found = symmetry.find(graph.trace(model, (1, 8, 8)))
     choice = chosen(found, "conv3", [(0, 7), (1, 4)])
-    other.load_state_dict(symmetry.permute(model.state_dict(), found, choice.orders))
+    other.load_state_dict(symmetry.permute(model.state_dict(), choice.orders))
     follower = optimizer_of(other)
-    follower.load_state_dict(swap.permute_optimizer(before, model, found, choice, Runtime()) or {})
+    follower.load_state_dict(swap.permute_optimizer(before, model, choice, Runtime()) or {})
     stepped(model, optimizer)
     stepped(other, follower)
-    expected = symmetry.permute(model.state_dict(), found, choice.orders)
+    expected = symmetry.permute(model.state_dict(), choice.orders)
     for name, tensor in other.state_dict().items():
         assert torch.allclose(tensor, expected[name], rtol=1e-9, atol=1e-12), name
 
@@ -172,7 +172,7 @@ def test_a_state_of_other_parameters_is_left_out_with_a_note(
 
     model, found = network
     choice = chosen(found, "conv1", [(0, 1)])
-    assert swap.permute_optimizer(state, model, found, choice, Runtime(listener=Heard())) is None
+    assert swap.permute_optimizer(state, model, choice, Runtime(listener=Heard())) is None
     assert heard == ["the optimizer's state does not belong to the network's parameters and is left out"]
 
 

@@ -13,7 +13,7 @@ from torch import nn
 from modeconn_cli.engine import symmetry
 from modeconn_cli.engine.errors import InputError, SettingsError
 from modeconn_cli.engine.networks import graph
-from modeconn_cli.engine.symmetry import Symmetry
+from modeconn_cli.engine.symmetry import Symmetry, files
 from modeconn_cli.engine.symmetry import choose as units
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "data/swap_pairs.json").read_text())
@@ -78,6 +78,7 @@ def test_what_is_no_pair_is_refused(word: str) -> None:
     ("pairs", "words"),
     [
         ([(0, 8)], "'fc1' has no unit 8"),
+        ([(-1, 0)], "'fc1' has no unit -1"),
         ([(3, 3)], "unit 3 of 'fc1' is named twice"),
         ([(0, 1), (2, 1)], "unit 1 of 'fc1' is named twice"),
     ],
@@ -86,53 +87,56 @@ def test_units_that_cannot_be_exchanged_are_refused_with_the_range(
     found: Symmetry, pairs: list[units.Pair], words: str
 ) -> None:
     with pytest.raises(SettingsError) as caught:
-        units.pair_order(symmetry.group_of(found, "fc1"), pairs)
+        units.order_of_pairs(symmetry.group_of(found, "fc1"), pairs)
     assert caught.value.message == words
     assert caught.value.hint == "units of 'fc1' are 0 … 7, each may be named once"
 
 
 def test_a_pair_changes_places_and_nothing_else_moves(found: Symmetry) -> None:
-    order = units.pair_order(symmetry.group_of(found, "fc1"), [(0, 7), (2, 3)])
+    order = units.order_of_pairs(symmetry.group_of(found, "fc1"), [(0, 7), (2, 3)])
     assert order == [7, 1, 3, 2, 4, 5, 6, 0]
 
 
 def test_depths_are_the_first_the_middle_and_the_last_group(found: Symmetry) -> None:
-    layers = [units.layer_at(Deep(), found, depth) for depth in ("early", "mid", "late")]
+    layers = [units.layer_at_depth(Deep(), found, depth) for depth in ("early", "mid", "late")]
     assert layers == ["fc1", "fc2", "fc3"]
 
 
 def test_a_models_own_depths_come_first(found: Symmetry) -> None:
     model = Deep()
     model.depths = {"mid": "fc3"}  # type: ignore[assignment]
-    assert [units.layer_at(model, found, depth) for depth in ("early", "mid")] == ["fc1", "fc3"]
+    assert [units.layer_at_depth(model, found, depth) for depth in ("early", "mid")] == ["fc1", "fc3"]
 
 
 def test_a_network_without_groups_has_no_depth() -> None:
     with pytest.raises(InputError, match="no units that can be exchanged"):
-        units.layer_at(nn.Linear(2, 2), Symmetry((), ()), "mid")
+        units.layer_at_depth(nn.Linear(2, 2), Symmetry((), (), {}), "mid")
 
 
 def test_a_mirror_reverses_every_hidden_layer(found: Symmetry) -> None:
-    orders = units.full_orders(found, "mirror", seed=0)
+    orders = units.orders_of_all(found, "mirror", seed=0)
     assert {group.layer: order for group, order in orders.items()} == {
         name: list(range(size))[::-1] for name, size in WIDTHS.items()
     }
 
 
 def test_random_orders_are_permutations_that_the_seed_decides(found: Symmetry) -> None:
-    drawn = [units.full_orders(found, "random", seed) for seed in (1, 1, 2)]
+    drawn = [units.orders_of_all(found, "random", seed) for seed in (1, 1, 2)]
     assert drawn[0] == drawn[1] != drawn[2]
     assert all(sorted(order) == list(range(group.size)) for group, order in drawn[0].items())
 
 
 def test_the_orders_of_a_swaps_metadata_are_those_that_were_applied(found: Symmetry) -> None:
+    def orders(**said: object) -> files.Orders:
+        return files.orders_of_swap({"seed": 1, "neuron_pairs": [], **said}, Path("swap.json"), found)
+
     group = symmetry.group_of(found, "fc2")
-    assert units.orders(found, "pairs", layer="fc2", pairs=[(0, 5)], seed=1) == {group: [5, 1, 2, 3, 4, 0]}
-    assert units.orders(found, "random", layer=None, pairs=[], seed=1) == units.full_orders(
-        found, "random", 1
-    )
+    assert orders(layer_name="fc2", neuron_pairs=[[0, 5]]) == {group: [5, 1, 2, 3, 4, 0]}
+    assert orders(mode="random", layer_name=None) == units.orders_of_all(found, "random", 1)
     with pytest.raises(InputError, match="names pairs but no layer"):
-        units.orders(found, "pairs", layer=None, pairs=[(0, 1)], seed=1)
+        orders(layer_name=None, neuron_pairs=[[0, 1]])
+    with pytest.raises(InputError, match=r"'swap\.json' does not fit the network: 'fc2' has no unit 6"):
+        orders(layer_name="fc2", neuron_pairs=[[0, 6]])
 
 
 @pytest.mark.parametrize(

@@ -114,7 +114,7 @@ def run(settings: SwapSettings, runtime: Runtime) -> SwapResult | None:
     runtime.note(_describe(choice))
     if runtime.dry_run:
         return None
-    swapped = symmetry.permute(original.state, found, choice.orders)
+    swapped = symmetry.permute(original.state, choice.orders)
     verification = verify(settings, model, original, swapped, arch, data, runtime)
     distance = distances.l2(
         weights.parameters_of(model, original.state), weights.parameters_of(model, swapped)
@@ -143,7 +143,7 @@ def run(settings: SwapSettings, runtime: Runtime) -> SwapResult | None:
     if not write:
         runtime.note(f"already complete: {output}")
         return replace(result, checkpoint_sha256=sha256(output))
-    optimizer = permute_optimizer(original.optimizer_state, model, found, choice, runtime)
+    optimizer = permute_optimizer(original.optimizer_state, model, choice, runtime)
     about = arch.about(opened.about, buffers=tuple(weights.not_parameters(model)))
     return _publish(output, result, original, about, swapped, optimizer)
 
@@ -172,15 +172,15 @@ def choose(settings: SwapSettings, model: nn.Module, found: Symmetry) -> Choice:
     """The units that the settings name."""
     if settings.mirror or settings.random:
         mode: units.Mode = "mirror" if settings.mirror else "random"
-        orders = units.full_orders(found, mode, settings.seed)
+        orders = units.orders_of_all(found, mode, settings.seed)
         return Choice(mode, None, None, sum(group.size for group in found.groups), [], orders)
     by_depth = settings.layer_name is None
-    layer = settings.layer_name or units.layer_at(model, found, settings.layer_depth)
+    layer = settings.layer_name or units.layer_at_depth(model, found, settings.layer_depth)
     group = symmetry.group_of(found, layer)
     pairs = units.parse_pairs(settings.pairs) or units.draw_pairs(
         group.size, settings.num_swaps, settings.seed, layer
     )
-    orders = {group: units.pair_order(group, pairs)}
+    orders = {group: units.order_of_pairs(group, pairs)}
     return Choice("pairs", layer, settings.layer_depth if by_depth else None, group.size, pairs, orders)
 
 
@@ -272,7 +272,7 @@ def _publish(
 
 
 def permute_optimizer(
-    optimizer: Mapping[str, Any] | None, model: nn.Module, found: Symmetry, choice: Choice, runtime: Runtime
+    optimizer: Mapping[str, Any] | None, model: nn.Module, choice: Choice, runtime: Runtime
 ) -> dict[str, Any] | None:
     """Optimizer state with its per-parameter tensors (momentum, moments) permuted like the parameters."""
     if optimizer is None:
@@ -294,7 +294,7 @@ def permute_optimizer(
             for (name, parameter), index in zip(parameters.items(), order, strict=True)
             if isinstance(moved[index].get(key), Tensor) and moved[index][key].shape == parameter.shape
         }
-        permuted = symmetry.permute(named, found, choice.orders)
+        permuted = symmetry.permute(named, choice.orders)
         for (name, _), index in zip(parameters.items(), order, strict=True):
             if name in permuted:
                 moved[index][key] = permuted[name]

@@ -10,13 +10,13 @@ import numpy as np
 from torch import nn
 
 from modeconn_cli.engine.errors import InputError, SettingsError
-from modeconn_cli.engine.symmetry import Group, Symmetry, group_of
+from modeconn_cli.engine.symmetry import Group, Symmetry
 
 Mode = Literal["pairs", "mirror", "random"]
 Pair = tuple[int, int]
 
 
-def layer_at(model: nn.Module, symmetry: Symmetry, depth: str) -> str:
+def layer_at_depth(model: nn.Module, symmetry: Symmetry, depth: str) -> str:
     """The layer of a depth: the one the model declares, else the first, middle or last group's."""
     declared = getattr(model, "depths", {})
     if depth in declared:
@@ -50,7 +50,7 @@ def parse_pairs(words: Sequence[str]) -> list[Pair]:
     return out
 
 
-def full_orders(symmetry: Symmetry, mode: Mode, seed: int) -> dict[Group, list[int]]:
+def orders_of_all(symmetry: Symmetry, mode: Mode, seed: int) -> dict[Group, list[int]]:
     """A permutation of every group: reversed (mirror) or random."""
     if mode == "mirror":
         return {group: list(range(group.size))[::-1] for group in symmetry.groups}
@@ -58,19 +58,7 @@ def full_orders(symmetry: Symmetry, mode: Mode, seed: int) -> dict[Group, list[i
     return {group: generator.permutation(group.size).tolist() for group in symmetry.groups}
 
 
-def orders(
-    symmetry: Symmetry, mode: Mode, *, layer: str | None, pairs: Sequence[Pair], seed: int
-) -> dict[Group, list[int]]:
-    """The permutation that a swap's metadata describes."""
-    if mode != "pairs":
-        return full_orders(symmetry, mode, seed)
-    if layer is None:
-        raise InputError("the swap's metadata names pairs but no layer")
-    group = group_of(symmetry, layer)
-    return {group: pair_order(group, pairs)}
-
-
-def pair_order(group: Group, pairs: Sequence[Pair]) -> list[int]:
+def order_of_pairs(group: Group, pairs: Sequence[Pair]) -> list[int]:
     """The permutation that exchanges the pairs. Raises SettingsError for units that cannot be exchanged."""
     valid = f"units of '{group.layer}' are 0 … {group.size - 1}, each may be named once"
     order = list(range(group.size))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from modeconn_cli.engine.symmetry.labels import Words, product
+from modeconn_cli.engine.symmetry.labels import Unproven, Words, product
 from modeconn_cli.engine.symmetry.registry import Step, rule
-from modeconn_cli.engine.symmetry.values import Value, from_axes
+from modeconn_cli.engine.symmetry.tensors import Labelled, from_axes
 
 # fmt: off
 ALIKE = (
@@ -35,18 +35,18 @@ ALIKE = (
 
 
 @rule(*ALIKE)
-def elementwise(step: Step, **operands: object) -> Value:
-    return united(step, [operand for operand in operands.values() if isinstance(operand, Value)])
+def elementwise(step: Step, **operands: object) -> Labelled:
+    return united(step, [operand for operand in operands.values() if isinstance(operand, Labelled)])
 
 
 @rule("to", "type_as")
-def cast(_step: Step, x: Value, **_: object) -> Value:
+def cast(_step: Step, x: Labelled, **_: object) -> Labelled:
     """Only `x` has values here; the other operand lends its type."""
     return x
 
 
 @rule("prelu")
-def prelu(step: Step, x: Value, weight: Value, **_: object) -> Value:
+def prelu(step: Step, x: Labelled, weight: Labelled, **_: object) -> Labelled:
     """One slope per channel (axis 1), or one for all."""
     (slopes,) = step.split(weight)
     if len(slopes) > 1:
@@ -56,7 +56,7 @@ def prelu(step: Step, x: Value, weight: Value, **_: object) -> Value:
 
 
 @rule("glu")
-def glu(step: Step, x: Value, dim: int = -1, **_: object) -> Value:
+def glu(step: Step, x: Labelled, dim: int = -1, **_: object) -> Labelled:
     """First half times the gate of the second: unit k is elements k and n + k."""
     axes = step.split(x)
     units = step.fresh(len(axes[dim]) // 2)
@@ -69,32 +69,35 @@ def glu(step: Step, x: Value, dim: int = -1, **_: object) -> Value:
     *("empty", "empty_like", "full", "full_like", "new_empty", "new_full", "new_ones", "new_zeros"),
     *("ones", "ones_like", "scalar_tensor", "zeros", "zeros_like"),
 )
-def constant(step: Step, **_: object) -> Value:
+def constant(step: Step, **_: object) -> Labelled:
     """Equal numbers everywhere: any permutation leaves them as they are."""
     return from_axes([step.fresh(size) for size in step.shape])
 
 
-def united(step: Step, operands: Sequence[Value]) -> Value:
+def united(step: Step, operands: Sequence[Labelled]) -> Labelled:
     """Equate the axes of broadcast operands and return those of the result."""
     first, *others = operands
     if all(_layout(other) == _layout(first) for other in others):
-        for other in others:
-            for left, right in zip(first.blocks, other.blocks, strict=True):
-                step.equate(left.flat, right.flat)
+        for blocks in zip(*(operand.blocks for operand in operands), strict=True):
+            step.equate(*(block.flat for block in blocks))
         return first
-    rank = len(step.shape)
-    axes: list[list[Words]] = [[] for _ in range(rank)]
-    for operand in operands:
-        own = step.split(operand)
-        for axis, words in enumerate(own, start=rank - len(own)):
-            # An operand of one element along an axis is repeated, which permutes freely.
-            if len(words) == step.shape[axis]:
-                axes[axis].append(words)
-    for along in axes:
-        for words in along[1:] if len(along[0]) > 1 else ():
-            step.equate(along[0], words)
-    return from_axes(along[0] for along in axes)
+    return from_axes(broadcast(step, [step.split(operand) for operand in operands]))
 
 
-def _layout(value: Value) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
-    return [(block.axes, block.sizes) for block in value.blocks]
+def broadcast(step: Step, operands: Sequence[list[Words]]) -> list[Words]:
+    """Equate axes from the last one backwards; those of one element are repeated, which permutes freely."""
+    out: list[Words] = []
+    for back in range(1, max(len(axes) for axes in operands) + 1):
+        along = [axes[-back] for axes in operands if len(axes) >= back]
+        size = max(len(words) for words in along)
+        if any(len(words) not in (1, size) for words in along):
+            raise Unproven(f"{step.name} shares one head among several")
+        long = [words for words in along if len(words) == size]
+        if size > 1:
+            step.equate(*long)
+        out.insert(0, long[0])
+    return out
+
+
+def _layout(x: Labelled) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+    return [(block.axes, block.sizes) for block in x.blocks]

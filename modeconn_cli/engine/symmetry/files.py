@@ -11,7 +11,7 @@ import numpy as np
 from modeconn_cli.engine.errors import InputError, SettingsError
 from modeconn_cli.engine.results import records
 from modeconn_cli.engine.symmetry import Group, Symmetry, group_of
-from modeconn_cli.engine.symmetry import choose as units
+from modeconn_cli.engine.symmetry.choose import order_of_pairs, orders_of_all
 
 Orders = dict[Group, list[int]]
 
@@ -25,17 +25,22 @@ def read_metadata(path: Path) -> dict[str, Any]:
     return document
 
 
-def of_swap(metadata: dict[str, Any], path: Path, symmetry: Symmetry) -> Orders:
+def orders_of_swap(metadata: dict[str, Any], path: Path, symmetry: Symmetry) -> Orders:
     """The permutation that a swap's metadata describes: the swapped network is `permute(original, orders)`."""
     try:
         pairs = [(int(i), int(j)) for i, j in metadata["neuron_pairs"]]
         mode, seed = metadata.get("mode", "pairs"), int(metadata.get("seed", 0))
-        return units.orders(symmetry, mode, layer=metadata["layer_name"], pairs=pairs, seed=seed)
+        if mode != "pairs":
+            return orders_of_all(symmetry, mode, seed)
+        if metadata["layer_name"] is None:
+            raise InputError("the swap's metadata names pairs but no layer")
+        group = group_of(symmetry, metadata["layer_name"])
+        return {group: order_of_pairs(group, pairs)}
     except (SettingsError, ValueError, TypeError) as error:
         raise InputError(f"'{path}' does not fit the network: {error}") from error
 
 
-def rebasing(path: Path, symmetry: Symmetry) -> Orders:
+def orders_to_first(path: Path, symmetry: Symmetry) -> Orders:
     """The permutation that brings the second network of a pair back to the first.
 
     `path` is the metadata of the swap that made the second network from the first, which is undone, or an .npz
@@ -43,7 +48,7 @@ def rebasing(path: Path, symmetry: Symmetry) -> Orders:
     second network. Raises InputError for anything else.
     """
     if path.suffix != ".npz":
-        orders = of_swap(read_metadata(path), path, symmetry)
+        orders = orders_of_swap(read_metadata(path), path, symmetry)
         return {group: np.argsort(order).tolist() for group, order in orders.items()}
     try:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:

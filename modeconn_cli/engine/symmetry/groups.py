@@ -9,7 +9,7 @@ words they occur in, factor by factor, is the same.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +17,7 @@ import numpy.typing as npt
 from modeconn_cli.engine.errors import InputError, SettingsError, did_you_mean
 from modeconn_cli.engine.networks.graph import Graph
 from modeconn_cli.engine.symmetry.labels import NOTHING, Labels, Words, repeated
-from modeconn_cli.engine.symmetry.walk import Labelled, label, layer_of
+from modeconn_cli.engine.symmetry.walk import LabelledGraph, label, layer_of
 
 Places = npt.NDArray[np.int64]  # (units, places): element p of unit k along one axis; equal p correspond
 
@@ -32,32 +32,35 @@ class Move:
     places: Places
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Group:
     """Units that can be exchanged with each other without changing the function.
 
     Where the group covers a whole layer, unit k is row k of its weight. Where it covers part of it, or a unit is
-    several rows (a head), units are numbered by their first row, and `rows` says which they are.
+    several rows (a head), units are numbered by their first row, and `rows_in` says which they are.
     """
 
-    layer: str  # module path of the first producer in execution order
-    size: int
-    tensors: tuple[
-        tuple[str, int], ...
-    ]  # (state-dict name, axis) that move with the group, in state-dict order
-    rows: tuple[tuple[int, ...], ...]  # per unit: its elements of the layer's output axis
-    producers: tuple[str, ...] = ()  # every module that writes these units, in execution order
-    moves: tuple[Move, ...] = field(default=(), compare=False, repr=False)
-    rows_in: Mapping[str, Places] = field(default_factory=dict, compare=False, repr=False)  # per producer
+    rows_in: Mapping[str, Places]  # every module that makes these units, in execution order: (units, rows)
+    moves: tuple[Move, ...]  # in the order of the state dict
+
+    @property
+    def layer(self) -> str:
+        """The module path of the first that makes them."""
+        return next(iter(self.rows_in))
+
+    @property
+    def size(self) -> int:
+        """The number of units."""
+        return len(self.rows_in[self.layer])
 
 
 @dataclass(frozen=True)
 class Symmetry:
-    """All groups of a model, in execution order of their first producers."""
+    """All groups of a model, in execution order of their first layers."""
 
     groups: tuple[Group, ...]
-    layers: tuple[str, ...] = ()  # every module that makes an axis, in execution order
-    fixed: Mapping[str, str] = field(default_factory=dict)  # layer without a group -> why
+    layers: tuple[str, ...]  # every module that makes an axis, in execution order
+    fixed: Mapping[str, str]  # layer without a group -> why
 
 
 def find(graph: Graph) -> Symmetry:
@@ -81,8 +84,8 @@ def find(graph: Graph) -> Symmetry:
     group_number = _classes(labels, axes, tensors.values())
     made = {layer: labels.expand(words) for layer, words in labelled.notes.producers.items()}
     groups = _groups(group_number, tensors, made)
-    found = {layer for group in groups for layer in group.producers}
-    fixed = {layer: _why(labels, words) for layer, words in made.items() if layer not in found}
+    movable = _movable(groups)
+    fixed = {layer: _why(labels, words) for layer, words in made.items() if layer not in movable}
     if not groups and labelled.notes.unproven:
         raise InputError(
             f"no units can be exchanged: {labelled.notes.unproven[0]}",
@@ -97,29 +100,31 @@ def group_of(symmetry: Symmetry, layer: str) -> Group:
     Raises:
         SettingsError: no such layer, or none of its units can be exchanged; says why.
     """
-    found = [group for group in symmetry.groups if layer in group.producers]
+    found = [group for group in symmetry.groups if layer in group.rows_in]
     if not found:
         if layer in symmetry.fixed:
-            movable = sorted({name for group in symmetry.groups for name in group.producers})
+            movable = _movable(symmetry.groups)
             raise SettingsError(
                 f"the units of '{layer}' cannot be exchanged: {symmetry.fixed[layer]}",
-                f"choose from: {', '.join(movable)}" if movable else "",
+                f"choose from: {', '.join(sorted(movable))}" if movable else "",
             )
         raise SettingsError(f"no layer '{layer}' that makes units", did_you_mean(layer, symmetry.layers))
     group = max(found, key=lambda each: each.size)  # the first of the largest
-    rows = group.rows_in[layer]
-    order = np.argsort(rows[:, 0])
+    order = np.argsort(group.rows_in[layer][:, 0])
     if np.array_equal(order, np.arange(group.size)):
         return group
-    return replace(
-        group,
-        rows=_tuples(rows[order]),
-        moves=tuple(replace(move, places=move.places[order]) for move in group.moves),
-        rows_in={name: places[order] for name, places in group.rows_in.items()},
+    return Group(
+        {name: places[order] for name, places in group.rows_in.items()},
+        tuple(replace(move, places=move.places[order]) for move in group.moves),
     )
 
 
-def _distinct_axes(labelled: Labelled) -> list[Words]:
+def _movable(groups: Iterable[Group]) -> set[str]:
+    """The layers with units that can be exchanged."""
+    return {layer for group in groups for layer in group.rows_in}
+
+
+def _distinct_axes(labelled: LabelledGraph) -> list[Words]:
     """The expanded words of every axis that has a free label, each once."""
     labels = labelled.labels
     found: dict[tuple[int, bytes], Words] = {}
@@ -176,18 +181,7 @@ def _groups(
             moves.setdefault(group, []).append(Move(name, axis, len(words), places))
             # A group that no layer writes, such as learned tokens that are summed, is named after its tensor.
             rows_in.setdefault(group, {layer_of(name): np.sort(places, axis=1)})
-    return [
-        Group(
-            layer=next(iter(rows)),
-            size=len(next(iter(rows.values()))),
-            tensors=tuple(dict.fromkeys((move.tensor, move.axis) for move in moves[group])),
-            rows=_tuples(next(iter(rows.values()))),
-            producers=tuple(rows),
-            moves=tuple(moves[group]),
-            rows_in=rows,
-        )
-        for group, rows in rows_in.items()
-    ]
+    return [Group(rows, tuple(moves[group])) for group, rows in rows_in.items()]
 
 
 def _places(number: Places, unit: Places, words: Words) -> Iterator[tuple[int, Places]]:
@@ -208,10 +202,6 @@ def _places(number: Places, unit: Places, words: Words) -> Iterator[tuple[int, P
             rest = np.delete(words[rows], factor, axis=1)
             order = np.lexsort((*rest.T, unit[column[rows]]))  # by unit, then by the rest of the word
             yield int(group), rows[order].reshape(len(labels), -1)
-
-
-def _tuples(places: Places) -> tuple[tuple[int, ...], ...]:
-    return tuple(tuple(row) for row in places.tolist())
 
 
 def _why(labels: Labels, words: Words) -> str:

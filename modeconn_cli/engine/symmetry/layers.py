@@ -3,42 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from modeconn_cli.engine.symmetry.labels import Unproven, Words, product
 from modeconn_cli.engine.symmetry.registry import Step, rule
-from modeconn_cli.engine.symmetry.values import Value, from_axes, replaced
+from modeconn_cli.engine.symmetry.tensors import Labelled, from_axes, replaced
 
 SPACE = "it is a position in space"
 
 
 @rule("linear")
-def linear(step: Step, x: Value, weight: Value, bias: Value | None = None, **_: object) -> Value:
+def linear(step: Step, x: Labelled, weight: Labelled, bias: Labelled | None = None, **_: object) -> Labelled:
     """(…, in), (out, in), (out,) -> (…, out)."""
     x = step.apart(x, [-1])
     out, inward = step.split(weight)
     last = len(x.shape) - 1
     step.equate(x.block(last).words, inward)
-    if bias is not None:
-        step.equate(step.split(bias)[0], out)
+    step.carry(out, bias)
     step.produces("weight", out)
     return replaced(x, last, out)
 
 
 @rule("bilinear")
-def bilinear(step: Step, input1: Value, input2: Value, weight: Value, bias: Value | None = None) -> Value:
+def bilinear(
+    step: Step, input1: Labelled, input2: Labelled, weight: Labelled, bias: Labelled | None = None
+) -> Labelled:
     """(…, a), (…, b), (out, a, b), (out,) -> (…, out)."""
     left, right = step.split(input1), step.split(input2)
     out, *inward = step.split(weight)
     for one, other in zip([*left[:-1], *inward], [*right[:-1], left[-1], right[-1]], strict=True):
         step.equate(one, other)
-    if bias is not None:
-        step.equate(step.split(bias)[0], out)
+    step.carry(out, bias)
     step.produces("weight", out)
     return from_axes([*left[:-1], out])
 
 
 @rule("embedding")
-def embedding(step: Step, weight: Value, indices: Value, **_: object) -> Value:
+def embedding(step: Step, weight: Labelled, indices: Labelled, **_: object) -> Labelled:
     """(entries, features), (…) -> (…, features): the entries are numbered, the features may move."""
     entries, features = step.split(weight)
     step.freeze(entries)
@@ -48,8 +49,8 @@ def embedding(step: Step, weight: Value, indices: Value, **_: object) -> Value:
 
 @rule("conv1d", "conv2d", "conv3d")
 def convolution(
-    step: Step, x: Value, weight: Value, bias: Value | None = None, groups: int = 1, **_: object
-) -> Value:
+    step: Step, x: Labelled, weight: Labelled, bias: Labelled | None = None, groups: int = 1, **_: object
+) -> Labelled:
     """(N, g·i, …), (g·o, i, …), (g·o,) -> (N, g·o, …) with g groups of i inputs and o outputs.
 
     The groups are exchanged as blocks; within a group, inputs and outputs move alike in all groups, because the
@@ -64,8 +65,8 @@ def convolution(
 
 @rule("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
 def transposed_convolution(
-    step: Step, x: Value, weight: Value, bias: Value | None = None, groups: int = 1, **_: object
-) -> Value:
+    step: Step, x: Labelled, weight: Labelled, bias: Labelled | None = None, groups: int = 1, **_: object
+) -> Labelled:
     """(N, g·i, …), (g·i, o, …), (g·o,) -> (N, g·o, …)."""
     inward, inner_out, *space = step.split(weight)
     number = step.fresh(groups)
@@ -76,25 +77,22 @@ def transposed_convolution(
 
 
 @rule("batch_norm", "instance_norm")
-def channel_norm(step: Step, x: Value, **arguments: object) -> Value:
+def channel_norm(step: Step, x: Labelled, **arguments: Any) -> Labelled:
     """Channels (axis 1) are normalised one by one."""
     axes = step.split(x)
-    for name in ("weight", "bias", "running_mean", "running_var"):
-        tensor = arguments.get(name)
-        if isinstance(tensor, Value):
-            step.equate(axes[1], step.split(tensor)[0])
+    step.carry(axes[1], *(arguments.get(name) for name in ("weight", "bias", "running_mean", "running_var")))
     return from_axes(axes)
 
 
 @rule("layer_norm", "rms_norm")
 def layer_norm(
     step: Step,
-    x: Value,
+    x: Labelled,
     normalized_shape: Sequence[int],
-    weight: Value | None = None,
-    bias: Value | None = None,
+    weight: Labelled | None = None,
+    bias: Labelled | None = None,
     **_: object,
-) -> Value:
+) -> Labelled:
     """Statistics over the last axes, which do not see an order; scale and shift per element."""
     axes = range(len(x.shape) - len(normalized_shape), len(x.shape))
     x = step.apart(x, axes)
@@ -107,55 +105,61 @@ def layer_norm(
 
 @rule("group_norm")
 def group_norm(
-    step: Step, x: Value, num_groups: int, weight: Value | None = None, bias: Value | None = None, **_: object
-) -> Value:
+    step: Step,
+    x: Labelled,
+    num_groups: int,
+    weight: Labelled | None = None,
+    bias: Labelled | None = None,
+    **_: object,
+) -> Labelled:
     """Channels in blocks that share statistics: blocks are exchanged, and entries alike in all blocks."""
     axes = step.split(x)
     step.equate(axes[1], product(step.fresh(num_groups), step.fresh(len(axes[1]) // num_groups)))
-    for tensor in (weight, bias):
-        if tensor is not None:
-            step.equate(axes[1], step.split(tensor)[0])
+    step.carry(axes[1], weight, bias)
     return from_axes(axes)
 
 
 @rule(
-    *(f"{kind}_pool{space}d" for kind in ("adaptive_avg", "avg", "max") for space in (1, 2, 3)),
+    *(
+        f"{kind}_pool{space}d"
+        for kind in ("adaptive_avg", "adaptive_max", "avg", "max")
+        for space in (1, 2, 3)
+    ),
     *("upsample_linear1d", "upsample_bilinear2d", "upsample_bicubic2d", "upsample_trilinear3d"),
     *(f"upsample_nearest{space}d" for space in (1, 2, 3)),
 )
-def pooling(step: Step, x: Value, **_: object) -> Value:
+def pooling(step: Step, x: Labelled, **_: object) -> Labelled:
     """Along the trailing axes positions are mixed in place, channel by channel."""
     space = int(step.operation[-2])  # avg_pool2d -> 2
     axes = step.split(x)
     step.freeze(*axes[-space:], reason=SPACE)
-    return from_axes([*axes[:-space], *(step.fixed(size, SPACE) for size in step.shape[-space:])])
-
-
-@rule("adaptive_max_pool1d", "adaptive_max_pool2d", "adaptive_max_pool3d")
-def pooling_with_positions(step: Step, x: Value, **_: object) -> list[Value]:
-    return [pooling(step, x)] * 2
+    return from_axes([*axes[:-space], *_positions(step, space)])
 
 
 @rule("pixel_shuffle")
-def pixel_shuffle(step: Step, x: Value, upscale_factor: int, **_: object) -> Value:
+def pixel_shuffle(step: Step, x: Labelled, upscale_factor: int, **_: object) -> Labelled:
     """(…, c·r², h, w) -> (…, c, h·r, w·r): a channel of the output is r² channels of the input."""
     axes = step.split(x)
     channels = step.fresh(step.shape[-3])
     step.equate(axes[-3], product(channels, step.mark(upscale_factor**2)))
     step.freeze(*axes[-2:], reason=SPACE)
-    return from_axes([*axes[:-3], channels, *(step.fixed(size, SPACE) for size in step.shape[-2:])])
+    return from_axes([*axes[:-3], channels, *_positions(step, 2)])
 
 
 def _convolved(
-    step: Step, x: Value, inward: Words, out: Words, bias: Value | None, space: list[Words]
-) -> Value:
+    step: Step, x: Labelled, inward: Words, out: Words, bias: Labelled | None, space: list[Words]
+) -> Labelled:
     axes = step.split(x)
     channel = len(axes) - len(space) - 1
     if channel < 0:
         raise Unproven(f"{step.name} without a channel axis")
     step.equate(axes[channel], inward)
     step.freeze(*space, *axes[channel + 1 :], reason=SPACE)
-    if bias is not None:
-        step.equate(step.split(bias)[0], out)
+    step.carry(out, bias)
     step.produces("weight", out)
-    return from_axes([*axes[:channel], out, *(step.fixed(size, SPACE) for size in step.shape[channel + 1 :])])
+    return from_axes([*axes[:channel], out, *_positions(step, len(space))])
+
+
+def _positions(step: Step, count: int) -> list[Words]:
+    """The last axes of the output, which are space."""
+    return [step.fixed(size, SPACE) for size in step.shape[-count:]]

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 
 from modeconn_cli.engine.symmetry.labels import Unproven, Words, joined, marked, product, repeated
 from modeconn_cli.engine.symmetry.registry import Step, rule
-from modeconn_cli.engine.symmetry.values import (
-    Value,
+from modeconn_cli.engine.symmetry.tensors import (
+    Labelled,
     from_axes,
     permuted,
     replaced,
@@ -23,85 +24,55 @@ from modeconn_cli.engine.symmetry.values import (
     *("_reshape_alias", "_unsafe_view", "flatten", "ravel", "reshape", "reshape_as", "squeeze", "unflatten"),
     *("unsqueeze", "view", "view_as", "view_copy"),
 )
-def view(step: Step, x: Value, **_: object) -> Value:
+def view(step: Step, x: Labelled, **_: object) -> Labelled:
     return reshaped(step.labels, x, step.shape)
 
 
-@rule("permute", "permute_copy")
-def permute(_step: Step, x: Value, dims: Sequence[int], **_: object) -> Value:
-    return permuted(x, [dim % len(dims) for dim in dims])
-
-
-@rule("transpose", "swapaxes", "swapdims", "transpose_copy")
-def transpose(_step: Step, x: Value, **dims: int) -> Value:
-    order = list(range(len(x.shape)))
-    one, other = dims.values()
-    order[one], order[other] = order[other], order[one]
-    return permuted(x, order)
-
-
-@rule("t", "numpy_T", "mT", "adjoint")
-def matrix_transpose(step: Step, x: Value, **_: object) -> Value:
-    order = list(range(len(x.shape)))
-    if len(order) > 2 and step.operation == "numpy_T":
-        return permuted(x, order[::-1])
-    return permuted(x, [*order[:-2], *order[-2:][::-1]])
-
-
-@rule("movedim", "moveaxis")
-def movedim(_step: Step, x: Value, source: int | Sequence[int], destination: int | Sequence[int]) -> Value:
-    rank = len(x.shape)
-    sources, places = np.atleast_1d(source) % rank, np.atleast_1d(destination) % rank
-    order = [axis for axis in range(rank) if axis not in sources]
-    for place, axis in sorted(zip(places.tolist(), sources.tolist(), strict=True)):
-        order.insert(place, axis)
-    return permuted(x, order)
+@rule(
+    *("adjoint", "mT", "moveaxis", "movedim", "numpy_T", "permute", "permute_copy", "swapaxes", "swapdims"),
+    *("t", "transpose", "transpose_copy"),
+)
+def reordered(step: Step, x: Labelled, **_: object) -> Labelled:
+    """Where each axis goes shows the operation itself, applied to a tensor whose sizes number its axes."""
+    numbered = torch.empty(*range(1, len(x.shape) + 1), device="meta")
+    order = step.node.target(numbered, *step.node.args[1:], **step.node.kwargs).shape  # type: ignore[operator]
+    return permuted(x, [number - 1 for number in order])
 
 
 @rule("channel_shuffle", "native_channel_shuffle")
-def channel_shuffle(step: Step, x: Value, groups: int) -> Value:
+def channel_shuffle(step: Step, x: Labelled, groups: int) -> Labelled:
     batch, channels, *space = x.shape
     apart = reshaped(step.labels, x, [batch, groups, channels // groups, *space])
     mixed = permuted(apart, [0, 2, 1, *range(3, 3 + len(space))])
     return reshaped(step.labels, mixed, x.shape)
 
 
-@rule("expand", "expand_as", "expand_copy", "broadcast_to")
-def expand(step: Step, x: Value, **_: object) -> Value:
-    """Repeated elements are equal, so they permute freely."""
-    axes = step.split(x)
-    out = [step.fresh(size) for size in step.shape[: len(step.shape) - len(axes)]]
-    for words, size in zip(axes, step.shape[len(out) :], strict=True):
-        out.append(words if len(words) == size else step.fresh(size))
-    return from_axes(out)
-
-
-@rule("repeat", "tile")
-def repeat(step: Step, x: Value, **_: object) -> Value:
+@rule("broadcast_to", "expand", "expand_as", "expand_copy", "repeat", "tile")
+def repeat(step: Step, x: Labelled, **_: object) -> Labelled:
     """Copies one after the other: copy r of element k has the word (r, k), and copies permute freely."""
     axes = step.split(x)
     out = [step.fresh(size) for size in step.shape[: len(step.shape) - len(axes)]]
     for words, size in zip(axes, step.shape[len(out) :], strict=True):
-        out.append(product(step.fresh(size // len(words)), words))
+        out.append(words if len(words) == size else product(step.fresh(size // len(words)), words))
     return from_axes(out)
 
 
 @rule("slice", "slice_copy")
 def slice_(
-    at: Step, /, x: Value, dim: int = 0, start: int | None = None, end: int | None = None, step: int = 1
-) -> Value:
+    at: Step, /, x: Labelled, dim: int = 0, start: int | None = None, end: int | None = None, step: int = 1
+) -> Labelled:
     return _part(at, x, dim % len(x.shape), np.arange(x.shape[dim])[start:end:step])
 
 
 @rule("narrow", "narrow_copy")
-def narrow(step: Step, x: Value, dim: int, start: object, length: int) -> Value:
+def narrow(step: Step, x: Labelled, dim: int, start: object, length: int) -> Labelled:
     if not isinstance(start, int):
         raise Unproven(f"{step.name} starts at a computed place")
     return _part(step, x, dim % len(x.shape), np.arange(x.shape[dim])[start:][:length])
 
 
 @rule("select", "select_copy")
-def select(step: Step, x: Value, dim: int, index: object) -> Value:
+def select(step: Step, x: Labelled, dim: int, index: object) -> Labelled:
     if not isinstance(index, int):
         raise Unproven(f"{step.name} selects a computed place")
     axis = dim % len(x.shape)
@@ -109,13 +80,13 @@ def select(step: Step, x: Value, dim: int, index: object) -> Value:
 
 
 @rule("unbind", "unbind_copy")
-def unbind(step: Step, x: Value, dim: int = 0) -> list[Value]:
+def unbind(step: Step, x: Labelled, dim: int = 0) -> list[Labelled]:
     axis = dim % len(x.shape)
     return [_one(step, x, axis, index) for index in range(x.shape[axis])]
 
 
 @rule("chunk", "split", "split_copy", "split_with_sizes", "tensor_split", "unsafe_chunk", "unsafe_split")
-def chunk(step: Step, x: Value, dim: int = 0, **_: object) -> list[Value]:
+def chunk(step: Step, x: Labelled, dim: int = 0, **_: object) -> list[Labelled]:
     """Consecutive parts; their sizes are those of the outputs."""
     axis = dim % len(x.shape)
     ends = np.cumsum([shape[axis] for shape in step.shapes])
@@ -126,7 +97,7 @@ def chunk(step: Step, x: Value, dim: int = 0, **_: object) -> list[Value]:
 
 
 @rule("cat", "concat", "concatenate")
-def cat(step: Step, tensors: Sequence[Value], dim: int = 0) -> Value:
+def cat(step: Step, tensors: Sequence[Labelled], dim: int = 0) -> Labelled:
     """Parts side by side. Where a label comes twice (x beside x + f(x)) the words say which part they are in."""
     parts = [step.split(tensor) for tensor in tensors]
     dim %= len(step.shape)
@@ -134,8 +105,7 @@ def cat(step: Step, tensors: Sequence[Value], dim: int = 0) -> Value:
     for axis in range(len(step.shape)):
         along = [part[axis] for part in parts]
         if axis != dim:
-            for other in along[1:]:
-                step.equate(along[0], other)
+            step.equate(*along)
             out.append(along[0])
             continue
         words = joined(along)
@@ -148,24 +118,23 @@ def cat(step: Step, tensors: Sequence[Value], dim: int = 0) -> Value:
 
 
 @rule("stack")
-def stack(step: Step, tensors: Sequence[Value], dim: int = 0) -> Value:
+def stack(step: Step, tensors: Sequence[Labelled], dim: int = 0) -> Labelled:
     parts = [step.split(tensor) for tensor in tensors]
-    for other in parts[1:]:
-        for one, words in zip(parts[0], other, strict=True):
-            step.equate(one, words)
+    for along in zip(*parts, strict=True):
+        step.equate(*along)
     place = dim % len(step.shape)
     return from_axes([*parts[0][:place], step.fixed(len(parts)), *parts[0][place:]])
 
 
 @rule("flip", "fliplr", "flipud")
-def flip(_step: Step, x: Value, dims: Sequence[int], **_: object) -> Value:
-    for dim in dims:
+def flip(step: Step, x: Labelled, dims: Sequence[int] = (), **_: object) -> Labelled:
+    for dim in {"fliplr": (1,), "flipud": (0,)}.get(step.operation, dims):
         x = taken(x, dim % len(x.shape), np.arange(x.shape[dim])[::-1])
     return x
 
 
 @rule("roll")
-def roll(step: Step, x: Value, shifts: Sequence[int], dims: Sequence[int] = ()) -> Value:
+def roll(step: Step, x: Labelled, shifts: Sequence[int], dims: Sequence[int] = ()) -> Labelled:
     if not dims:
         raise Unproven(f"{step.name} over the flattened tensor")
     for shift, dim in zip(shifts, dims, strict=True):
@@ -174,7 +143,7 @@ def roll(step: Step, x: Value, shifts: Sequence[int], dims: Sequence[int] = ()) 
 
 
 @rule("pad", "constant_pad_nd")
-def pad(step: Step, x: Value, pad: Sequence[int], mode: str = "constant", **_: object) -> Value:
+def pad(step: Step, x: Labelled, pad: Sequence[int], mode: str = "constant", **_: object) -> Labelled:
     """Pairs (before, after) from the last axis backwards; a constant margin permutes freely."""
     axes = step.split(x)
     for back, (before, after) in enumerate(zip(pad[::2], pad[1::2], strict=True), start=1):
@@ -191,15 +160,12 @@ def pad(step: Step, x: Value, pad: Sequence[int], mode: str = "constant", **_: o
 
 
 @rule("index_select")
-def index_select(step: Step, x: Value, dim: int, index: Value) -> Value:
-    axes = step.split(x)
-    step.freeze(axes[dim], *step.split(index))
-    axes[dim] = step.fixed(step.shape[dim])
-    return from_axes(axes)
+def index_select(step: Step, x: Labelled, dim: int, index: Labelled) -> Labelled:
+    return indexed(step, x, [*[None] * (dim % len(x.shape)), index])
 
 
 @rule("index")
-def index(step: Step, x: Value, indices: Sequence[Value | None]) -> Value:
+def indexed(step: Step, x: Labelled, indices: Sequence[Labelled | None]) -> Labelled:
     """x[:, i, j]: the indexed axes are numbered and stay; the others are carried over."""
     axes = step.split(x)
     places = [axis for axis, place in enumerate(indices) if place is not None]
@@ -215,7 +181,7 @@ def index(step: Step, x: Value, indices: Sequence[Value | None]) -> Value:
     return from_axes([*kept[:first], *found, *kept[first:]])
 
 
-def _part(step: Step, x: Value, axis: int, index: Words) -> Value:
+def _part(step: Step, x: Labelled, axis: int, index: Words) -> Labelled:
     """Some elements of one axis, in the order of `index`."""
     part = taken(x, axis, index)
     block, whole = part.block(axis), x.block(axis)
@@ -233,7 +199,7 @@ def _part(step: Step, x: Value, axis: int, index: Words) -> Value:
     return replaced(part, axis, without_constants(words.reshape(*block.sizes, -1)))
 
 
-def _one(step: Step, x: Value, axis: int, index: int) -> Value:
+def _one(step: Step, x: Labelled, axis: int, index: int) -> Labelled:
     """The element `index` of one axis, without the axis."""
     part = _part(step, x, axis, np.array([index]))
     step.record(part.block(axis).flat)

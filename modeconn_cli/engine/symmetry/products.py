@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from modeconn_cli.engine.symmetry.elementwise import united
+from modeconn_cli.engine.symmetry.elementwise import broadcast, united
 from modeconn_cli.engine.symmetry.labels import Unproven, Words
 from modeconn_cli.engine.symmetry.registry import Step, rule
-from modeconn_cli.engine.symmetry.values import Value, from_axes
+from modeconn_cli.engine.symmetry.tensors import Labelled, from_axes
 
 
 @rule("matmul", "mm", "bmm", "mv", "dot")
-def matmul(step: Step, x: Value, **arguments: object) -> Value:
+def matmul(step: Step, x: Labelled, **arguments: object) -> Labelled:
     """(…, n, k), (…, k, m) -> (…, n, m); vectors as torch.matmul reads them."""
-    name, other = next((name, value) for name, value in arguments.items() if isinstance(value, Value))
+    name, other = next((name, value) for name, value in arguments.items() if isinstance(value, Labelled))
     left, right = step.split(x), step.split(other)
     if len(right) > 1:
         step.produces(name, right[-1])
@@ -23,14 +23,14 @@ def matmul(step: Step, x: Value, **arguments: object) -> Value:
 
 
 @rule("addmm", "baddbmm", "addmv")
-def add_product(step: Step, x: Value, **arguments: object) -> Value:
+def add_product(step: Step, x: Labelled, **arguments: object) -> Labelled:
     """x + left @ right, x broadcast."""
-    left, right = (value for value in arguments.values() if isinstance(value, Value))
+    left, right = (value for value in arguments.values() if isinstance(value, Labelled))
     return united(step, [from_axes(_product(step, step.split(left), step.split(right))), x])
 
 
 @rule("einsum")
-def einsum(step: Step, equation: str, tensors: Sequence[Value], **_: object) -> Value:
+def einsum(step: Step, equation: str, tensors: Sequence[Labelled], **_: object) -> Labelled:
     """Axes with one letter move alike; a letter that the output lacks is summed over."""
     inputs, arrow, output = equation.replace(" ", "").partition("->")
     terms = inputs.split(",")
@@ -50,13 +50,13 @@ def einsum(step: Step, equation: str, tensors: Sequence[Value], **_: object) -> 
 @rule("scaled_dot_product_attention")
 def attention(
     step: Step,
-    query: Value,
-    key: Value,
-    value: Value,
-    attn_mask: Value | None = None,
+    query: Labelled,
+    key: Labelled,
+    value: Labelled,
+    attn_mask: Labelled | None = None,
     is_causal: bool = False,
     **_: object,
-) -> Value:
+) -> Labelled:
     """(…, h, t, d), (…, h, s, d), (…, h, s, v) -> (…, h, t, v), softmax over s in between."""
     queries, keys, values = step.split(query), step.split(key), step.split(value)
     if not len(queries) == len(keys) == len(values):
@@ -65,32 +65,14 @@ def attention(
         step.freeze(queries[-2], keys[-2])
     step.equate(queries[-1], keys[-1])
     step.equate(keys[-2], values[-2])
-    batch = _broadcast(step, [queries[:-2], keys[:-2], values[:-2]])
+    batch = broadcast(step, [queries[:-2], keys[:-2], values[:-2]])
     if attn_mask is not None:
-        mask = step.split(attn_mask)
-        for words, along in zip(reversed(mask), reversed([*batch, queries[-2], keys[-2]]), strict=False):
-            if len(words) > 1:
-                step.equate(along, words)
+        broadcast(step, [[*batch, queries[-2], keys[-2]], step.split(attn_mask)])
     return from_axes([*batch, queries[-2], values[-1]])
 
 
 def _product(step: Step, left: list[Words], right: list[Words]) -> list[Words]:
     """The axes of a matrix product."""
     step.equate(left[-1], right[-2] if len(right) > 1 else right[-1])
-    batch = _broadcast(step, [left[:-2], right[:-2]])
+    batch = broadcast(step, [left[:-2], right[:-2]])
     return [*batch, *left[-2:-1], *right[-1:] * (len(right) > 1)]
-
-
-def _broadcast(step: Step, operands: Sequence[list[Words]]) -> list[Words]:
-    """Equate leading axes from the right; those of one element stretch."""
-    out: list[Words] = []
-    for back in range(1, max(len(axes) for axes in operands) + 1):
-        along = [axes[-back] for axes in operands if len(axes) >= back]
-        size = max(len(words) for words in along)
-        long = [words for words in along if len(words) == size]
-        if any(len(words) not in (1, size) for words in along):
-            raise Unproven(f"{step.name} shares one head among several")
-        for other in long[1:] if size > 1 else ():
-            step.equate(long[0], other)
-        out.append(long[0])
-    return out[::-1]

@@ -5,7 +5,7 @@ write a short function with the operation's own argument names (`self` and `inpu
 need and leave the rest to `**_`) that returns the labelled output:
 
     @rule("softmax", "log_softmax")
-    def softmax(step: Step, x: Value, dim: int, **_: object) -> Value:
+    def softmax(step: Step, x: Labelled, dim: int, **_: object) -> Labelled:
         return step.apart(x, [dim])          # a sum over one axis, then element by element
 
 It may assume that each axis of its inputs is permuted by some permutation of equal words, and must make sure that
@@ -16,7 +16,7 @@ whatever moves must map that axis onto itself, so a slice or a selected element 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -24,10 +24,10 @@ from torch import fx
 
 from modeconn_cli.engine.networks.graph import location, operation, schema
 from modeconn_cli.engine.symmetry.labels import Labels, Words
-from modeconn_cli.engine.symmetry.values import Value, apart, split
+from modeconn_cli.engine.symmetry.tensors import Labelled, apart, split
 
 Shape = tuple[int, ...]
-Rule = Callable[..., Any]  # (step, **arguments) -> Value or list of Values
+Rule = Callable[..., Any]  # (step, **arguments) -> Labelled; a list where several outputs differ in shape
 F = TypeVar("F", bound=Rule)
 
 RULES: dict[str, Rule] = {}
@@ -66,7 +66,7 @@ class Step:
     notes: Notes
     shapes: tuple[Shape, ...]  # of the outputs
     tagged: bool  # whether this node must tell the parts it cuts or glues apart (see `walk`)
-    layers: Callable[[fx.Node], tuple[str, ...]]  # the modules whose weight a node is
+    layers: Mapping[fx.Node, tuple[str, ...]]  # the modules whose weight a node is
 
     @property
     def shape(self) -> Shape:
@@ -86,18 +86,23 @@ class Step:
         place = location(self.node)
         return f"aten.{self.operation} ({place})" if place else f"aten.{self.operation}"
 
-    def split(self, x: Value) -> list[Words]:
+    def split(self, x: Labelled) -> list[Words]:
         """The words of every axis on its own."""
         return split(self.labels, x)
 
-    def apart(self, x: Value, axes: Iterable[int]) -> Value:
+    def apart(self, x: Labelled, axes: Iterable[int]) -> Labelled:
         """`x` with each of these axes (negative from the end) labelled on its own."""
         rank = len(x.shape)
         return apart(self.labels, x, [axis % rank for axis in axes])
 
-    def equate(self, left: Words, right: Words) -> None:
-        """Demand that both axes are permuted alike."""
-        self.labels.equate(left, right)
+    def equate(self, first: Words, *others: Words) -> None:
+        """Demand that all these axes are permuted alike."""
+        for other in others:
+            self.labels.equate(first, other)
+
+    def carry(self, words: Words, *vectors: Labelled | None) -> None:
+        """Demand that tensors of one axis, such as a bias, are permuted like an axis with these words."""
+        self.equate(words, *(self.split(vector)[0] for vector in vectors if vector is not None))
 
     def fresh(self, size: int) -> Words:
         return self.labels.fresh(size)
@@ -122,7 +127,7 @@ class Step:
         index = [argument.name for argument in schema(self.node).arguments].index(weight)
         source = self.node.args[index] if index < len(self.node.args) else self.node.kwargs[weight]
         if isinstance(source, fx.Node):
-            for layer in self.layers(source):
+            for layer in self.layers.get(source, ()):
                 self.notes.producers.setdefault(layer, words)
 
     def seam(self, words: Words) -> None:

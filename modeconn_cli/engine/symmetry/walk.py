@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch.utils import _pytree as pytree
 
 from modeconn_cli.engine.errors import InputError
 from modeconn_cli.engine.networks.graph import Graph, concrete, location, operation, schema, shape_of
@@ -17,7 +18,7 @@ from modeconn_cli.engine.networks.graph import Graph, concrete, location, operat
 from modeconn_cli.engine.symmetry import elementwise, layers, movement, products, reductions  # noqa: F401
 from modeconn_cli.engine.symmetry.labels import Labels, Unproven, Words, repeated
 from modeconn_cli.engine.symmetry.registry import RULES, Notes, Step
-from modeconn_cli.engine.symmetry.values import Value, from_axes, split
+from modeconn_cli.engine.symmetry.tensors import Labelled, from_axes, split
 
 OUTPUT = "its units are the model's outputs"
 INPUT = "it is an axis of the model's input"
@@ -28,7 +29,7 @@ NUMBERS = ("sym_", "_assert", "item", "_local_scalar_dense")
 
 
 @dataclass(frozen=True)
-class Labelled:
+class LabelledGraph:
     """A graph after the walk."""
 
     notes: Notes
@@ -39,7 +40,7 @@ class Labelled:
         return self.notes.labels
 
 
-def label(graph: Graph) -> Labelled:
+def label(graph: Graph) -> LabelledGraph:
     """Label every axis of every tensor in `graph`.
 
     Where two parts of one cut axis turn out to move alike (`a, gate = h.chunk(2); a * gate`), one label stands
@@ -68,23 +69,23 @@ class _Walk:
         self.labels = self.notes.labels
         self.values: dict[fx.Node, Any] = {}
         self.layers: dict[fx.Node, tuple[str, ...]] = {}  # weights and what is computed from weights alone
-        self.tensors: dict[str, Value] = {}
+        self.tensors: dict[str, Labelled] = {}
         self.recorded: dict[int, Words] = {}  # holds the arrays, so that no id is used twice
 
-    def run(self) -> Labelled:
+    def run(self) -> LabelledGraph:
         for node in self.graph.nodes:
             if node.op == "placeholder":
                 self._placeholder(node)
         outputs = self._run(self.graph.program.graph_module, "")
-        for value in _values(outputs):
-            for words in split(self.labels, value):
+        for x in _tensors(outputs):
+            for words in split(self.labels, x):
                 self.labels.freeze(words, OUTPUT)
         tensors = {}
         for name in self.graph.shapes:
             first = self.graph.tied[name][0]
             if first in self.tensors:
                 tensors[name] = split(self.labels, self.tensors[first])
-        return Labelled(self.notes, tensors)
+        return LabelledGraph(self.notes, tensors)
 
     def _placeholder(self, node: fx.Node) -> None:
         shape = shape_of(node.meta.get("val"))
@@ -126,7 +127,7 @@ class _Walk:
         elif not isinstance(node.target, torch._ops.OpOverload):
             return None  # Python's arithmetic on sizes
         key = prefix + node.name
-        step = Step(node, key, self.notes, _shapes(node), key in self.tagged, self._layers)
+        step = Step(node, key, self.notes, _shapes(node), key in self.tagged, self.layers)
         if not step.shapes and step.operation.startswith(NUMBERS):
             return None
         try:
@@ -152,10 +153,12 @@ class _Walk:
         if step.operation not in RULES:
             raise Unproven(f"{step.name} has no symmetry rule")
         inputs = [self.values.get(source) for source in step.node.all_input_nodes]
-        if any(0 in shape for shape in (*step.shapes, *(value.shape for value in _values(inputs)))):
+        if any(0 in shape for shape in (*step.shapes, *(x.shape for x in _tensors(inputs)))):
             raise Unproven(f"{step.name} handles an empty tensor")
         result = RULES[step.operation](step, **self._arguments(step.node))
-        found = tuple(value.shape for value in _values(result))
+        if isinstance(result, Labelled) and len(step.shapes) > 1:
+            result = [result] * len(step.shapes)
+        found = tuple(x.shape for x in _tensors(result))
         if found != step.shapes:
             raise Unproven(f"the symmetry rule of {step.name} gives {found} for {step.shapes}")
         return result
@@ -163,17 +166,15 @@ class _Walk:
     def _frozen(self, step: Step, reason: str) -> object:
         """Freeze what an operation reads. Then it sees what it always saw, and needs no proof."""
         free = False
-        for value in _values([self.values.get(source) for source in step.node.all_input_nodes]):
-            for block in value.blocks:
+        for x in _tensors([self.values.get(source) for source in step.node.all_input_nodes]):
+            for block in x.blocks:
                 free |= not self.labels.frozen(self.labels.expand(block.flat)).all()
                 self.labels.freeze(block.flat, reason)
         if free and reason not in self.notes.unproven:
             self.notes.unproven.append(reason)
-        val = step.node.meta.get("val")
-        values = [self._still(each, reason) for each in (val if isinstance(val, (tuple, list)) else [val])]
-        return values if isinstance(val, (tuple, list)) else values[0]
+        return pytree.tree_map(lambda each: self._still(each, reason), step.node.meta.get("val"))
 
-    def _still(self, val: object, reason: str) -> Value | None:
+    def _still(self, val: object, reason: str) -> Labelled | None:
         """A labelled tensor none of whose axes may move; None for what is no tensor."""
         shape = shape_of(val)
         return from_axes(self.labels.fixed(size, reason) for size in shape) if shape is not None else None
@@ -192,25 +193,22 @@ class _Walk:
         return bound
 
     def _read(self, argument: Any) -> Any:
-        if isinstance(argument, fx.Node):
-            val = argument.meta.get("val")
-            if isinstance(val, torch.SymInt) and not val.node.has_hint():
-                raise Unproven(f"the number {argument.name} is computed from values")
-            return concrete(val) if isinstance(val, (int, torch.SymInt)) else self.values[argument]
-        if isinstance(argument, (tuple, list)):
-            return [self._read(each) for each in argument]
-        return argument
+        """An argument with what its nodes stand for: numbers and labelled tensors."""
+        return fx.map_arg(argument, self._read_node)
+
+    def _read_node(self, node: fx.Node) -> Any:
+        val = node.meta.get("val")
+        if isinstance(val, torch.SymInt) and not val.node.has_hint():
+            raise Unproven(f"the number {node.name} is computed from values")
+        return concrete(val) if isinstance(val, (int, torch.SymInt)) else self.values[node]
 
     def _set(self, node: fx.Node, value: Any) -> None:
         self.values[node] = value
-        for each in _values(value):
-            for block in each.blocks:
+        for x in _tensors(value):
+            for block in x.blocks:
                 if id(block.words) not in self.recorded:
                     self.recorded[id(block.words)] = block.words
                     self.notes.axes.append(block.flat)
-
-    def _layers(self, node: fx.Node) -> tuple[str, ...]:
-        return self.layers.get(node, ())
 
 
 def layer_of(name: str) -> str:
@@ -221,12 +219,9 @@ def layer_of(name: str) -> str:
     return path if path and "weight" in last else name
 
 
-def _values(value: object) -> Iterator[Value]:
-    if isinstance(value, Value):
-        yield value
-    elif isinstance(value, (tuple, list)):
-        for each in value:
-            yield from _values(each)
+def _tensors(found: object) -> list[Labelled]:
+    """All labelled tensors among what is found."""
+    return [leaf for leaf in pytree.tree_leaves(found) if isinstance(leaf, Labelled)]
 
 
 def _shapes(node: fx.Node) -> tuple[tuple[int, ...], ...]:

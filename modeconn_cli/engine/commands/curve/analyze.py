@@ -111,8 +111,8 @@ def _swap(settings: CurveAnalyzeSettings, path: Path, curve: CurveFile, runtime:
     metadata = permutations.read_metadata(path)
     opened = file.open_curve(curve, settings, runtime, "no data")
     found = symmetry.find(graph.trace(opened.model.cpu(), opened.arch.input_shape))
-    orders = permutations.of_swap(metadata, path, found)
-    swapped = symmetry.permute(curve.points[0], found, orders)
+    orders = permutations.orders_of_swap(metadata, path, found)
+    swapped = symmetry.permute(curve.points[0], orders)
     state = {name: swapped[name] for name in curve.points[0]}
     touched = {name.rpartition(".")[0] for name in state if state[name] is not curve.points[0][name]}
     layer = metadata["layer_name"]

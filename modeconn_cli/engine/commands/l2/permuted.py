@@ -117,7 +117,7 @@ class Permutations:
         found = self._found(network)
         state: Mapping[str, Tensor] = network.checkpoint.state
         for metadata in steps:
-            state = symmetry.permute(state, found, permutations.rebasing(metadata, found))
+            state = symmetry.permute(state, permutations.orders_to_first(metadata, found))
         return {name: state[name] for name in network.weights}
 
     def _found(self, network: Network) -> Symmetry:

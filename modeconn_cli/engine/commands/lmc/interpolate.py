@@ -112,9 +112,9 @@ def _axis_label(ends: tuple[Path, ...]) -> str:
 def _permuted(opened: OpenedPath, permutation: Path) -> OpenedPath:
     """The line to the second network with its units permuted: weights and statistics of batch norm."""
     found = symmetry.find(graph.trace(opened.subject.model, opened.subject.arch.input_shape))
-    orders = permutations.rebasing(permutation, found)
+    orders = permutations.orders_to_first(permutation, found)
     path, (first, last) = opened.path, opened.buffers
-    moved = symmetry.permute({**path.control_points()[1], **last}, found, orders)
+    moved = symmetry.permute({**path.control_points()[1], **last}, orders)
     points = path.points.clone()
     path.layout.flatten(moved, points[1])
     return replace(

@@ -7,13 +7,13 @@ needs them apart asks for it (`apart`), who flattens them again gets the old axi
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from math import prod
 
 import numpy as np
 
-from modeconn_cli.engine.symmetry.labels import Labels, Unproven, Words
+from modeconn_cli.engine.symmetry.labels import Labels, Unproven, Words, product
 
 ALONE = "it is the only element of an axis"
 
@@ -36,8 +36,8 @@ class Block:
 
 
 @dataclass(frozen=True, eq=False)
-class Value:
-    """The words of a tensor: every axis is in exactly one block."""
+class Labelled:
+    """A tensor by the words of its axes: every axis is in exactly one block."""
 
     blocks: tuple[Block, ...]
 
@@ -53,12 +53,12 @@ class Value:
         return next(block for block in self.blocks if axis in block.axes)
 
 
-def from_axes(axes: Iterable[Words]) -> Value:
+def from_axes(axes: Iterable[Words]) -> Labelled:
     """A tensor whose axes are labelled one by one."""
-    return Value(tuple(Block((axis,), words) for axis, words in enumerate(axes)))
+    return Labelled(tuple(Block((axis,), words) for axis, words in enumerate(axes)))
 
 
-def apart(labels: Labels, value: Value, axes: Iterable[int]) -> Value:
+def apart(labels: Labels, x: Labelled, axes: Iterable[int]) -> Labelled:
     """The same tensor with each of `axes` in a block of its own.
 
     A factor that varies along several axes of a block is made a product of one new label per axis and distinct
@@ -67,49 +67,48 @@ def apart(labels: Labels, value: Value, axes: Iterable[int]) -> Value:
     """
     wanted = set(axes)
     blocks: list[Block] = []
-    for block in value.blocks:
+    for block in x.blocks:
         if len(block.axes) == 1 or not wanted & set(block.axes):
             blocks.append(block)
         else:
             blocks += _separate(labels, block)
-    return Value(tuple(blocks))
+    return Labelled(tuple(blocks))
 
 
-def split(labels: Labels, value: Value) -> list[Words]:
+def split(labels: Labels, x: Labelled) -> list[Words]:
     """The words of every axis, each on its own: one (size, factors) array per axis."""
-    value = apart(labels, value, range(len(value.shape)))
-    return [value.block(axis).words for axis in range(len(value.shape))]
+    x = apart(labels, x, range(len(x.shape)))
+    return [x.block(axis).words for axis in range(len(x.shape))]
 
 
-def permuted(value: Value, order: Sequence[int]) -> Value:
-    """Axis k of the result is axis order[k] of `value`."""
+def permuted(x: Labelled, order: Sequence[int]) -> Labelled:
+    """Axis k of the result is axis order[k] of `x`."""
     place = {old: new for new, old in enumerate(order)}
-    return Value(
-        tuple(_sorted(tuple(place[axis] for axis in block.axes), block.words) for block in value.blocks)
-    )
-
-
-def taken(value: Value, axis: int, index: Words) -> Value:
-    """Elements `index` of one axis, in that order."""
     blocks = []
-    for block in value.blocks:
-        if axis in block.axes:
-            block = Block(block.axes, np.take(block.words, index, axis=block.axes.index(axis)))
-        blocks.append(block)
-    return Value(tuple(blocks))
+    for block in x.blocks:
+        axes = [place[axis] for axis in block.axes]
+        inside = sorted(range(len(axes)), key=axes.__getitem__)
+        blocks.append(Block(tuple(sorted(axes)), block.words.transpose(*inside, len(axes))))
+    return Labelled(tuple(blocks))
 
 
-def replaced(value: Value, axis: int, words: Words) -> Value:
+def taken(x: Labelled, axis: int, index: Words) -> Labelled:
+    """Elements `index` of one axis, in that order."""
+    block = x.block(axis)
+    return replaced(x, axis, np.take(block.words, index, axis=block.axes.index(axis)))
+
+
+def replaced(x: Labelled, axis: int, words: Words) -> Labelled:
     """The same tensor with other words in the block that `axis` is in."""
-    return Value(tuple(Block(block.axes, words) if axis in block.axes else block for block in value.blocks))
+    return Labelled(tuple(Block(block.axes, words) if axis in block.axes else block for block in x.blocks))
 
 
-def reshaped(labels: Labels, value: Value, shape: Sequence[int]) -> Value:
+def reshaped(labels: Labels, x: Labelled, shape: Sequence[int]) -> Labelled:
     """The same elements in row-major order under another shape."""
-    for start, stop, sizes in reversed(_segments(value.shape, shape)):
+    for start, stop, sizes in reversed(_segments(x.shape, shape)):
         if not stop - start == len(sizes) == 1:
-            value = _reshape_segment(labels, value, start, stop, sizes)
-    return value
+            x = _reshape_segment(labels, x, start, stop, sizes)
+    return x
 
 
 def without_constants(words: Words) -> Words:
@@ -123,6 +122,11 @@ def _varies(column: Words) -> tuple[int, ...]:
     return tuple(k for k in range(column.ndim) if (column != column.take([0], axis=k)).any())
 
 
+def _corner(words: Words, axes: Collection[int]) -> Words:
+    """The elements at 0 along all axes but `axes`, which are kept."""
+    return words[tuple(slice(None) if k in axes else 0 for k in range(words.ndim))]
+
+
 def _separate(labels: Labels, block: Block) -> list[Block]:
     """One block per axis of a block of several."""
     flat = labels.expand(block.flat)
@@ -132,35 +136,26 @@ def _separate(labels: Labels, block: Block) -> list[Block]:
             Block((axis,), labels.fixed(size, reason))
             for axis, size in zip(block.axes, block.sizes, strict=True)
         ]
-    words = flat.reshape(*block.sizes, -1)
     factors: list[list[Words]] = [[] for _ in block.axes]
-    for factor in range(words.shape[-1]):
-        column = words[..., factor]
+    for column in flat.reshape(*block.sizes, -1).transpose(-1, *range(len(block.axes))):
         along = _varies(column)
+        column = _corner(column, along)
         if len(along) == 1:
-            corner = tuple(slice(None) if k in along else 0 for k in range(column.ndim))
-            factors[along[0]].append(column[corner][:, None])
+            factors[along[0]].append(column[:, None])
             continue
         grid = []
-        for k in along:
+        for k, axis in enumerate(along):
             slices = np.moveaxis(column, k, 0).reshape(column.shape[k], -1)
             _, which = np.unique(slices, axis=0, return_inverse=True)
-            new = labels.fresh(int(which.max()) + 1)[which.reshape(-1)]
-            factors[k].append(new)
-            grid.append(
-                np.broadcast_to(new.reshape([-1 if j == k else 1 for j in range(column.ndim)]), column.shape)
-            )
+            grid.append(labels.fresh(int(which.max()) + 1)[which.reshape(-1)])
+            factors[axis].append(grid[-1])
         if grid:
-            labels.equate(column.reshape(-1, 1), np.stack([part.reshape(-1) for part in grid], axis=1))
+            labels.equate(column.reshape(-1, 1), product(*grid))
     return [
-        Block((axis,), np.concatenate(parts, axis=1) if parts else _unvaried(labels, size))
+        # Without a factor that varies along it, nothing tells the elements of an axis apart, and they stay.
+        Block((axis,), np.concatenate(parts, axis=1) if parts else labels.fixed(size, ALONE))
         for axis, size, parts in zip(block.axes, block.sizes, factors, strict=True)
     ]
-
-
-def _unvaried(labels: Labels, size: int) -> Words:
-    """An axis along which no factor varies: one element, or elements that nothing tells apart, which stay."""
-    return labels.fixed(size, ALONE)
 
 
 def _segments(old: Sequence[int], new: Sequence[int]) -> list[tuple[int, int, tuple[int, ...]]]:
@@ -181,17 +176,17 @@ def _segments(old: Sequence[int], new: Sequence[int]) -> list[tuple[int, int, tu
     return out
 
 
-def _reshape_segment(labels: Labels, value: Value, start: int, stop: int, sizes: tuple[int, ...]) -> Value:
+def _reshape_segment(labels: Labels, x: Labelled, start: int, stop: int, sizes: tuple[int, ...]) -> Labelled:
     """Replace axes start…stop-1 by axes of `sizes`, which have as many elements."""
     shift = len(sizes) - (stop - start)
-    touched = [block for block in value.blocks if any(start <= axis < stop for axis in block.axes)]
+    touched = [block for block in x.blocks if any(start <= axis < stop for axis in block.axes)]
     rest = [
         Block(tuple(axis + shift * (axis >= stop) for axis in block.axes), block.words)
-        for block in value.blocks
+        for block in x.blocks
         if block not in touched
     ]
     if not touched:
-        return Value((*rest, *(Block((start + k,), labels.fixed(1, ALONE)) for k in range(len(sizes)))))
+        return Labelled((*rest, *(Block((start + k,), labels.fixed(1, ALONE)) for k in range(len(sizes)))))
     axes, words = _merged(touched)
     first = sum(axis < start for axis in axes)
     last = first + stop - start
@@ -201,7 +196,7 @@ def _reshape_segment(labels: Labels, value: Value, start: int, stop: int, sizes:
         flat = labels.fixed(len(flat), labels.reason(int(flat[0, 0])))
     words = flat.reshape(*words.shape[:first], *sizes, *words.shape[last:-1], -1)
     places = (*axes[:first], *range(start, start + len(sizes)), *(axis + shift for axis in axes[last:]))
-    return Value((*rest, *_independent(labels, places, words)))
+    return Labelled((*rest, *_independent(labels, places, words)))
 
 
 def _merged(blocks: Sequence[Block]) -> tuple[tuple[int, ...], Words]:
@@ -211,9 +206,8 @@ def _merged(blocks: Sequence[Block]) -> tuple[tuple[int, ...], Words]:
     full = tuple(size_of[axis] for axis in axes)
     columns = []
     for block in sorted(blocks, key=lambda block: block.axes):
-        seen = tuple(size_of[axis] if axis in block.axes else 1 for axis in axes)
-        factors = block.words.shape[-1]
-        columns.append(np.broadcast_to(block.words.reshape(*seen, factors), (*full, factors)))
+        spread = np.expand_dims(block.words, [k for k, axis in enumerate(axes) if axis not in block.axes])
+        columns.append(np.broadcast_to(spread, (*full, spread.shape[-1])))
     return axes, np.concatenate(columns, axis=-1)
 
 
@@ -228,16 +222,11 @@ def _independent(labels: Labels, axes: tuple[int, ...], words: Words) -> list[Bl
     blocks = []
     for part in sorted(parts, key=min):
         keep = [factor for factor, places in enumerate(varies) if places & part]
-        if keep:
-            corner = tuple(slice(None) if k in part else 0 for k in range(len(axes)))
-            own = words[corner][..., keep]
-        else:
-            (k,) = part
-            own = _unvaried(labels, words.shape[k])
+        still = not keep  # one axis, whose elements nothing tells apart
+        own = (
+            labels.fixed(words.shape[min(part)], ALONE)
+            if still
+            else _corner(words[..., keep], {*part, len(axes)})
+        )
         blocks.append(Block(tuple(axes[k] for k in sorted(part)), own))
     return blocks
-
-
-def _sorted(axes: tuple[int, ...], words: Words) -> Block:
-    order = sorted(range(len(axes)), key=lambda k: axes[k])
-    return Block(tuple(axes[k] for k in order), words.transpose(*order, len(axes)))
