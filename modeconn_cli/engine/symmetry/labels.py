@@ -17,6 +17,8 @@ Shapes: words of n elements with f factors are an int64 array (n, f); shorter wo
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 
@@ -178,7 +180,7 @@ def marked(words: Words, mark: Words) -> Words:
     return np.concatenate([np.broadcast_to(mark, (len(words), 1)), words], axis=1)
 
 
-def joined(parts: list[Words]) -> Words:
+def joined(parts: Sequence[Words]) -> Words:
     """Words of concatenated axes: (n, f), (m, g) -> (n+m, max(f, g))."""
     width = max(part.shape[1] for part in parts)
     return np.concatenate([_widened(part, width) for part in parts])

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from modeconn_cli.engine.symmetry.labels import Unproven, Words, joined, marked, product, repeated
 from modeconn_cli.engine.symmetry.registry import Step, rule
@@ -57,43 +59,30 @@ def repeat(step: Step, x: Labelled, **_: object) -> Labelled:
     return from_axes(out)
 
 
-@rule("slice", "slice_copy")
-def slice_(
-    at: Step, /, x: Labelled, dim: int = 0, start: int | None = None, end: int | None = None, step: int = 1
-) -> Labelled:
-    return _part(at, x, dim % len(x.shape), np.arange(x.shape[dim])[start:end:step])
-
-
-@rule("narrow", "narrow_copy")
-def narrow(step: Step, x: Labelled, dim: int, start: object, length: int) -> Labelled:
-    if not isinstance(start, int):
-        raise Unproven(f"{step.name} starts at a computed place")
-    return _part(step, x, dim % len(x.shape), np.arange(x.shape[dim])[start:][:length])
-
-
-@rule("select", "select_copy")
-def select(step: Step, x: Labelled, dim: int, index: object) -> Labelled:
-    if not isinstance(index, int):
-        raise Unproven(f"{step.name} selects a computed place")
-    axis = dim % len(x.shape)
-    return _one(step, x, axis, index % x.shape[axis])
-
-
-@rule("unbind", "unbind_copy")
-def unbind(step: Step, x: Labelled, dim: int = 0) -> list[Labelled]:
-    axis = dim % len(x.shape)
-    return [_one(step, x, axis, index) for index in range(x.shape[axis])]
-
-
-@rule("chunk", "split", "split_copy", "split_with_sizes", "tensor_split", "unsafe_chunk", "unsafe_split")
-def chunk(step: Step, x: Labelled, dim: int = 0, **_: object) -> list[Labelled]:
-    """Consecutive parts; their sizes are those of the outputs."""
-    axis = dim % len(x.shape)
-    ends = np.cumsum([shape[axis] for shape in step.shapes])
-    return [
-        _part(step, x, axis, np.arange(end - shape[axis], end))
-        for end, shape in zip(ends.tolist(), step.shapes, strict=True)
-    ]
+@rule(
+    *(
+        "chunk",
+        "narrow",
+        "narrow_copy",
+        "select",
+        "select_copy",
+        "slice",
+        "slice_copy",
+        "split",
+        "split_copy",
+    ),
+    *("split_with_sizes", "tensor_split", "unbind", "unbind_copy", "unsafe_chunk", "unsafe_split"),
+)
+def parts(at: Step, /, x: Labelled, dim: int = 0, **arguments: Any) -> Labelled | list[Labelled]:
+    """Elements of one axis: the operation itself, applied to their numbers, shows which."""
+    if any(isinstance(argument, Labelled) for argument in arguments.values()):
+        raise Unproven(f"{at.name} starts at a computed place")
+    rank, axis = len(x.shape), dim % len(x.shape)
+    numbers = torch.arange(x.shape[axis]).view([-1 if k == axis else 1 for k in range(rank)])
+    found = at.node.target(numbers, dim=dim, **arguments)  # type: ignore[operator]
+    if isinstance(found, torch.Tensor):
+        return _part(at, x, axis, found)
+    return [_part(at, x, axis, each) for each in found]
 
 
 @rule("cat", "concat", "concatenate")
@@ -102,8 +91,7 @@ def cat(step: Step, tensors: Sequence[Labelled], dim: int = 0) -> Labelled:
     parts = [step.split(tensor) for tensor in tensors]
     dim %= len(step.shape)
     out: list[Words] = []
-    for axis in range(len(step.shape)):
-        along = [part[axis] for part in parts]
+    for axis, along in enumerate(zip(*parts, strict=True)):
         if axis != dim:
             step.equate(*along)
             out.append(along[0])
@@ -181,7 +169,16 @@ def indexed(step: Step, x: Labelled, indices: Sequence[Labelled | None]) -> Labe
     return from_axes([*kept[:first], *found, *kept[first:]])
 
 
-def _part(step: Step, x: Labelled, axis: int, index: Words) -> Labelled:
+def _part(step: Step, x: Labelled, axis: int, numbers: Tensor) -> Labelled:
+    """The elements of one axis with these numbers; without the axis where the numbers have no such axis either."""
+    part = _cut(step, x, axis, numbers.flatten().numpy())
+    if numbers.ndim == len(x.shape):
+        return part
+    step.record(part.block(axis).flat)
+    return reshaped(step.labels, part, [size for k, size in enumerate(x.shape) if k != axis])
+
+
+def _cut(step: Step, x: Labelled, axis: int, index: Words) -> Labelled:
     """Some elements of one axis, in the order of `index`."""
     part = taken(x, axis, index)
     block, whole = part.block(axis), x.block(axis)
@@ -197,10 +194,3 @@ def _part(step: Step, x: Labelled, axis: int, index: Words) -> Labelled:
         step.equate(words, marked(units, step.mark()))
         words = units
     return replaced(part, axis, without_constants(words.reshape(*block.sizes, -1)))
-
-
-def _one(step: Step, x: Labelled, axis: int, index: int) -> Labelled:
-    """The element `index` of one axis, without the axis."""
-    part = _part(step, x, axis, np.array([index]))
-    step.record(part.block(axis).flat)
-    return reshaped(step.labels, part, [size for k, size in enumerate(x.shape) if k != axis])

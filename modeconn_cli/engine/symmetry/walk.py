@@ -32,12 +32,9 @@ NUMBERS = ("sym_", "_assert", "item", "_local_scalar_dense")
 class LabelledGraph:
     """A graph after the walk."""
 
+    labels: Labels
     notes: Notes
     tensors: Mapping[str, list[Words]]  # state-dict name -> the words of its axes; tied names share theirs
-
-    @property
-    def labels(self) -> Labels:
-        return self.notes.labels
 
 
 def label(graph: Graph) -> LabelledGraph:
@@ -80,12 +77,9 @@ class _Walk:
         for x in _tensors(outputs):
             for words in split(self.labels, x):
                 self.labels.freeze(words, OUTPUT)
-        tensors = {}
-        for name in self.graph.shapes:
-            first = self.graph.tied[name][0]
-            if first in self.tensors:
-                tensors[name] = split(self.labels, self.tensors[first])
-        return LabelledGraph(self.notes, tensors)
+        named = {name: self.tensors.get(self.graph.canonical(name)) for name in self.graph.shapes}
+        tensors = {name: split(self.labels, x) for name, x in named.items() if x is not None}
+        return LabelledGraph(self.labels, self.notes, tensors)
 
     def _placeholder(self, node: fx.Node) -> None:
         shape = shape_of(node.meta.get("val"))
