@@ -21,7 +21,7 @@ from modeconn_cli.engine.datasets.images import ImageFiles, default_workers
 from modeconn_cli.engine.datasets.noise import Flips
 from modeconn_cli.engine.datasets.remembered import Remembered, canonical, completed
 from modeconn_cli.engine.datasets.samples import Batch, Samples
-from modeconn_cli.engine.datasets.source import Part, Source
+from modeconn_cli.engine.datasets.source import RawSplit, Source
 from modeconn_cli.engine.errors import NoDataSet, SettingsError, did_you_mean
 from modeconn_cli.engine.factories import arguments, call
 from modeconn_cli.engine.registry import DATASETS, FOLDERS, is_import_path
@@ -83,53 +83,38 @@ def load(settings: DataSettings, device: torch.device, *, held_out: bool = True)
     """
     if settings.dataset is None:
         raise NoDataSet("no data set", f"pass --dataset ({', '.join(DATASETS)} or an .npz file)")
-    source = _source(canonical(settings.dataset), settings)
-    channels = source.train.images.shape[1]
-    transform = transforms.named(settings.transform or source.transform, channels)
-    if settings.mean or settings.std:
-        transform = transforms.with_statistics(transform, settings.mean, settings.std, channels)
-    # Without the test images the figures are measured on a tenth of the training images, as in Garipov's code.
-    tenth = 0 if settings.use_test else len(source.train.labels) // 10
-    val_size = tenth if settings.val_size is None else settings.val_size
-    if val_size >= len(source.train.labels):
-        raise SettingsError(f"--val-size {val_size} leaves nothing of {len(source.train.labels)} images")
-    if settings.val_per_class is not None and settings.val_size is not None:
-        raise SettingsError("--val-size and --val-per-class both choose validation images", "use one of them")
-    held = _validation(source.train.labels, val_size, settings.val_per_class)
-    rows = torch.arange(len(source.train.labels))
-    flips = noise.of(settings, source.train.labels, source.train.ids, source.num_classes)
+    name = canonical(settings.dataset)
+    source = _source(name, settings)
+    transform = _transform(settings, source)
+    val_size, held = _validation(settings, source.train.labels)
+    flips = noise.flips_of(settings, source.train.labels, source.train.ids, source.num_classes)
     if flips is None:
         settings.refuse("without label noise", "label_seed")
     clean = isinstance(settings, MeasuredDataSettings) and settings.labels == "clean"
-    labels = source.train.labels if flips is None or clean else flips.trained
-    train = replace(source.train, labels=labels)
+    train = source.train if flips is None or clean else replace(source.train, labels=flips.trained)
 
-    def kept(keep: Tensor, split: str) -> Tensor:
-        if settings.max_samples is None or settings.max_samples >= len(keep):
-            return keep
-        drawn = keyed.permutation(0, f"subset of {split}", len(keep))[: settings.max_samples]
-        return keep[drawn.sort().values]
-
-    def samples(part: Part, keep: Tensor) -> Samples:
-        whole = Samples(part.images, part.labels, part.ids, transform)
-        chosen = whole if len(keep) == len(whole) else whole.take(keep)
+    def samples(split: RawSplit, rows: Tensor) -> Samples:
+        whole = Samples(split.images, split.labels, split.ids, transform)
+        chosen = whole if len(rows) == len(whole) else whole.take(rows)
         return replace(chosen, images=_resized(chosen.images, settings.image_size)).to(device)
 
-    fit_rows, val_rows = kept(rows[~held], "fit"), kept(rows[held], "val")
+    fit_rows, val_rows = _subset(settings, ~held, "fit"), _subset(settings, held, "val")
+    test_rows = _subset(settings, torch.ones(len(source.test.labels), dtype=torch.bool), "test")
+    size = settings.image_size
     data = Data(
         name=source.name,
         num_classes=source.num_classes,
-        input_shape=(channels, *_size(source.train.images, settings.image_size)),
+        input_shape=tuple(source.train.images.shape[1:]) if size is None else (source.channels, size, size),
         fit=samples(train, fit_rows),
         val=samples(train, val_rows),
-        test=samples(source.test, kept(torch.arange(len(source.test.labels)), "test")),
+        test=samples(source.test, test_rows),
         flips=flips,
         all_train=lambda: samples(train, torch.cat([fit_rows, val_rows]).sort().values),
         use_test=settings.use_test,
         remembered=Remembered(
-            dataset=canonical(settings.dataset),
+            dataset=name,
             data_arg=settings.data_arg,
-            val_size=None if settings.val_per_class is not None else val_size,
+            val_size=val_size,
             val_per_class=settings.val_per_class,
             transform=transform.name,
             mean=settings.mean,
@@ -148,15 +133,30 @@ def load(settings: DataSettings, device: torch.device, *, held_out: bool = True)
     return data
 
 
-def _validation(labels: Tensor, size: int, per_class: int | None) -> Tensor:
-    """Which training images are held back, bool [N]: the first of each class, or the last of all.
+def _transform(settings: DataSettings, source: Source) -> transforms.Transform:
+    """What is done to the images: the transform that the settings name, else the source's, with their statistics."""
+    transform = transforms.named(settings.transform or source.transform, source.channels)
+    if settings.mean or settings.std:
+        return transforms.with_statistics(transform, settings.mean, settings.std, source.channels)
+    return transform
 
-    Raises SettingsError where that leaves nothing of a class.
+
+def _validation(settings: DataSettings, labels: Tensor) -> tuple[int | None, Tensor]:
+    """How many training images are held back (None where that is said per class), and which, bool [N].
+
+    They are the first of each class, or the last of all. Raises SettingsError where that leaves nothing of a class.
     """
+    # Without the test images the figures are measured on a tenth of the training images, as in Garipov's code.
+    tenth = 0 if settings.use_test else len(labels) // 10
+    per_class, size = settings.val_per_class, tenth if settings.val_size is None else settings.val_size
+    if size >= len(labels):
+        raise SettingsError(f"--val-size {size} leaves nothing of {len(labels)} images")
+    if per_class is not None and settings.val_size is not None:
+        raise SettingsError("--val-size and --val-per-class both choose validation images", "use one of them")
     held = torch.zeros(len(labels), dtype=torch.bool)
     if per_class is None:
         held[len(labels) - size :] = True
-        return held
+        return size, held
     for number in torch.unique(labels).tolist():
         own = (labels == number).nonzero()[:, 0]
         if len(own) <= per_class:
@@ -164,7 +164,16 @@ def _validation(labels: Tensor, size: int, per_class: int | None) -> Tensor:
                 f"--val-per-class {per_class} leaves nothing of class {number}: {len(own)} images"
             )
         held[own[:per_class]] = True
-    return held
+    return None, held
+
+
+def _subset(settings: DataSettings, wanted: Tensor, split: str) -> Tensor:
+    """The rows that are `wanted`, bool [N], or --max-samples of them, ascending."""
+    rows = wanted.nonzero()[:, 0]
+    if settings.max_samples is None or settings.max_samples >= len(rows):
+        return rows
+    drawn = keyed.permutation(0, f"subset of {split}", len(rows))[: settings.max_samples]
+    return rows[drawn.sort().values]
 
 
 def _source(name: str, settings: DataSettings) -> Source:
@@ -195,10 +204,6 @@ def _source(name: str, settings: DataSettings) -> Source:
 def _look_up(path: Path, folder: Path | None) -> Path:
     """A path as given, or below --data-path."""
     return folder / path if folder is not None and not path.exists() else path
-
-
-def _size(images: Tensor | ImageFiles, image_size: int | None) -> tuple[int, ...]:
-    return tuple(images.shape[2:]) if image_size is None else (image_size, image_size)
 
 
 def _resized(images: Tensor | ImageFiles, size: int | None) -> Tensor | ImageFiles:

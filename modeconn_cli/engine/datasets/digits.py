@@ -6,7 +6,7 @@ from importlib import resources
 
 import numpy as np
 
-from modeconn_cli.engine.datasets.source import Source, part
+from modeconn_cli.engine.datasets.source import Source, checked
 
 
 def digits() -> Source:
@@ -20,7 +20,7 @@ def digits() -> Source:
     return Source(
         name="digits",
         num_classes=10,
-        train=part("digits", pixels[~test], labels[~test], ids[~test], 10),
-        test=part("digits", pixels[test], labels[test], ids[test], 10),
+        train=checked("digits", pixels[~test], labels[~test], ids[~test], 10),
+        test=checked("digits", pixels[test], labels[test], ids[test], 10),
         transform="half",
     )

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from modeconn_cli.engine.datasets.images import ImageFiles
-from modeconn_cli.engine.datasets.source import Part, Source
+from modeconn_cli.engine.datasets.source import RawSplit, Source
 from modeconn_cli.engine.errors import InputError
 
 ENDINGS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
@@ -21,29 +21,21 @@ def read(folder: Path, image_size: int | None, workers: int) -> Source:
     """The images below a folder, as `image_size` squares (224 without one)."""
     if not folder.is_dir():
         raise InputError(f"'{folder}' is not a folder of images", "pass --data-path")
-    size = image_size or 224
     train = folder / "train"
-    if not train.is_dir():
-        classes = _classes(folder)
-        empty = Part(
-            ImageFiles((), size, workers),
-            torch.zeros(0, dtype=torch.int64),
-            torch.zeros(0, dtype=torch.int64),
-        )
-        return Source(
-            folder.name, len(classes), _part(_listed(folder, classes), size, workers), empty, "imagenet"
-        )
-    classes = _classes(train)
-    val = next((folder / name for name in ("val", "test") if (folder / name).is_dir()), None)
-    if val is None:
-        raise InputError(f"'{folder}' has train but neither val nor test", "is the download complete?")
-    annotations = val / ANNOTATIONS
-    held_out = _annotated(val, annotations, classes) if annotations.exists() else _listed(val, classes)
+    if train.is_dir():
+        classes = _classes(train)
+        val = next((folder / name for name in ("val", "test") if (folder / name).is_dir()), None)
+        if val is None:
+            raise InputError(f"'{folder}' has train but neither val nor test", "is the download complete?")
+        annotations = val / ANNOTATIONS
+        held_out = _annotated(val, annotations, classes) if annotations.exists() else _listed(val, classes)
+    else:
+        train, classes, held_out = folder, _classes(folder), []
     return Source(
         name=folder.name,
         num_classes=len(classes),
-        train=_part(_listed(train, classes), size, workers),
-        test=_part(held_out, size, workers),
+        train=_split(_listed(train, classes), image_size or 224, workers),
+        test=_split(held_out, image_size or 224, workers),
         transform="imagenet",
     )
 
@@ -90,8 +82,8 @@ def _annotated(folder: Path, annotations: Path, classes: list[str]) -> list[tupl
     return sorted(out, key=lambda entry: (entry[1], entry[0].name))
 
 
-def _part(files: list[tuple[Path, int]], size: int, workers: int) -> Part:
-    return Part(
+def _split(files: list[tuple[Path, int]], size: int, workers: int) -> RawSplit:
+    return RawSplit(
         ImageFiles(tuple(path for path, _ in files), size, workers),
         torch.tensor([label for _, label in files], dtype=torch.int64),
         torch.arange(len(files)),

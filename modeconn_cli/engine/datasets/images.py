@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -19,6 +19,9 @@ from modeconn_cli.engine import keyed
 from modeconn_cli.engine.datasets.transforms import Transform
 from modeconn_cli.engine.errors import InputError
 from modeconn_cli.engine.machine.devices import cores
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 AREA, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)  # of a random crop (Szegedy et al. 2015)
 CENTRE = 224 / 256  # of the shorter side, kept in evaluation
@@ -64,53 +67,49 @@ class ImageFiles:
             yield images
 
     def _unreadable(self, first: str) -> InputError:
-        """What is wrong with one file, and how many more there are (found by reading every header)."""
-        bad = [str(path) for path in self.paths if not _opens(path)] or [first]
+        """What is wrong with one file, and how many more there are (found by reading every file)."""
+        bad = [str(path) for path in self.paths if _decoded(path) is None] or [first]
         shown = ", ".join(f"'{path}'" for path in bad[:NAMED]) + (", …" if len(bad) > NAMED else "")
         return InputError(
             f"{len(bad)} of {len(self.paths)} images cannot be read: {shown}", "fetch them again"
         )
 
 
+@dataclass(frozen=True)
 class _Reader:
     """A map-style data set that decodes one image."""
 
-    def __init__(
-        self, files: ImageFiles, ids: Tensor, resized_crop: bool, augment: tuple[int, int] | None
-    ) -> None:
-        self._files = files
-        self._ids = ids
-        self._resized_crop = resized_crop
-        self._augment = augment
+    files: ImageFiles
+    ids: Tensor
+    resized_crop: bool
+    augment: tuple[int, int] | None
 
     def __len__(self) -> int:
-        return len(self._files.paths)
+        return len(self.files.paths)
 
     def __getitem__(self, row: int) -> np.ndarray | str:
         """uint8 [3, size, size], or the path of a file that cannot be read."""
-        from PIL import Image, UnidentifiedImageError
+        from PIL import Image
 
-        path, size = self._files.paths[row], self._files.size
-        try:
-            with Image.open(path) as file:
-                image = file.convert("RGB")
-        except (OSError, UnidentifiedImageError, ValueError, SyntaxError):
+        path, size = self.files.paths[row], self.files.size
+        image = _decoded(path)
+        if image is None:
             return str(path)
         box: tuple[float, float, float, float] = (0, 0, image.width, image.height)
-        if self._resized_crop and image.size != (size, size):
+        if self.resized_crop and image.size != (size, size):
             box = self._crop(image.width, image.height, row)
-        if image.size != (size, size) or self._resized_crop:
+        if image.size != (size, size) or self.resized_crop:
             image = image.resize((size, size), Image.Resampling.BILINEAR, box=box)
         return np.asarray(image).transpose(2, 0, 1).copy()
 
     def _crop(self, width: int, height: int, row: int) -> tuple[float, float, float, float]:
         """The part of the image that is used: random in training, the centre otherwise."""
-        if self._augment is None:
+        if self.augment is None:
             side = min(width, height) * CENTRE
             left, upper = (width - side) / 2, (height - side) / 2
             return left, upper, left + side, upper + side
-        seed, epoch = self._augment
-        draws = keyed.uniform(seed, "crop", self._ids[row : row + 1], draw=epoch, width=4 * TRIES)[0].tolist()
+        seed, epoch = self.augment
+        draws = keyed.uniform(seed, "crop", self.ids[row : row + 1], draw=epoch, width=4 * TRIES)[0].tolist()
         for area, ratio, across, down in zip(*[iter(draws)] * 4, strict=True):
             part = (AREA[0] + (AREA[1] - AREA[0]) * area) * width * height
             aspect = math.exp(math.log(RATIO[0]) + (math.log(RATIO[1]) - math.log(RATIO[0])) * ratio)
@@ -128,15 +127,15 @@ def _collate(images: Sequence[np.ndarray | str]) -> Tensor | str:
     return bad if bad is not None else torch.from_numpy(np.stack(images))
 
 
-def _opens(path: Path) -> bool:
+def _decoded(path: Path) -> Image.Image | None:
+    """The image of a file; None where it cannot be read."""
     from PIL import Image, UnidentifiedImageError
 
     try:
         with Image.open(path) as file:
-            file.load()
+            return file.convert("RGB")
     except (OSError, UnidentifiedImageError, ValueError, SyntaxError):
-        return False
-    return True
+        return None
 
 
 def default_workers() -> int:

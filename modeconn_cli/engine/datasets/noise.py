@@ -38,7 +38,7 @@ class Flips:
         return "".join(["sample_id,clean,trained,flipped\n", *(f"{i},{a},{b},{c}\n" for i, a, b, c in rows)])
 
 
-def of(settings: DataSettings, labels: Tensor, ids: Tensor, num_classes: int) -> Flips | None:
+def flips_of(settings: DataSettings, labels: Tensor, ids: Tensor, num_classes: int) -> Flips | None:
     """The flips that the settings ask for; None without noise."""
     share = settings.label_noise or 0.0
     if share == 0:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from modeconn_cli.engine.datasets.source import Source, part
+from modeconn_cli.engine.datasets.source import Source, checked
 from modeconn_cli.engine.errors import InputError
 
 
@@ -30,8 +30,8 @@ def read(path: Path) -> Source:
     return Source(
         name=path.stem,
         num_classes=classes,
-        train=part(str(path), images[train], labels[train], ids[train], classes),
-        test=part(str(path), images[test], labels[test], ids[test], classes),
+        train=checked(str(path), images[train], labels[train], ids[train], classes),
+        test=checked(str(path), images[test], labels[test], ids[test], classes),
         transform="none",
     )
 

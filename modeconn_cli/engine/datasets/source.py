@@ -13,8 +13,11 @@ from modeconn_cli.engine.errors import InputError
 
 
 @dataclass(frozen=True)
-class Part:
-    """`images` uint8 or float32 [N, C, H, W], `labels` int64 [N], `ids` int64 [N], ascending and unique."""
+class RawSplit:
+    """The training or the test samples of a source.
+
+    `images` uint8 or float32 [N, C, H, W], `labels` int64 [N], `ids` int64 [N], ascending and unique.
+    """
 
     images: Tensor | ImageFiles
     labels: Tensor
@@ -23,17 +26,21 @@ class Part:
 
 @dataclass(frozen=True)
 class Source:
-    """A data set as its files hold it; `transform` names its default normalisation."""
+    """A data set as its files hold it; `transform` names the one that is used where none is asked for."""
 
     name: str
     num_classes: int
-    train: Part
-    test: Part
+    train: RawSplit
+    test: RawSplit
     transform: str
 
+    @property
+    def channels(self) -> int:
+        return self.train.images.shape[1]
 
-def part(name: str, images: np.ndarray, labels: np.ndarray, ids: np.ndarray, num_classes: int) -> Part:
-    """A checked part in id order. Raises InputError for lengths, ids, labels or pixels that cannot be."""
+
+def checked(name: str, images: np.ndarray, labels: np.ndarray, ids: np.ndarray, num_classes: int) -> RawSplit:
+    """The samples in id order. Raises InputError for lengths, ids, labels or pixels that cannot be."""
     if not len(images) == len(labels) == len(ids):
         raise InputError(f"{name}: {len(images)} images, {len(labels)} labels and {len(ids)} ids")
     unique, counts = np.unique(ids, return_counts=True)
@@ -47,7 +54,7 @@ def part(name: str, images: np.ndarray, labels: np.ndarray, ids: np.ndarray, num
         raise InputError(f"{name}: images hold NaN or infinity")
     order = np.argsort(ids, kind="stable")
     pixels = np.ascontiguousarray(images[order])
-    return Part(
+    return RawSplit(
         torch.from_numpy(pixels if pixels.dtype == np.uint8 else pixels.astype(np.float32)),
         torch.from_numpy(labels[order].astype(np.int64)),
         torch.from_numpy(ids[order].astype(np.int64)),

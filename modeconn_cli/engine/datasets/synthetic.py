@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from modeconn_cli.engine.datasets.source import Part, Source, part
+from modeconn_cli.engine.datasets.source import RawSplit, Source, checked
 
 
 def synthetic(
@@ -29,12 +29,12 @@ def synthetic(
         patterns += np.cos(fx * grid[None, None, :, None] + fy * grid[None, None, None, :] + phase)
     patterns /= patterns.std(axis=(1, 2, 3), keepdims=True)
 
-    def draw(count: int, first: int) -> Part:
+    def draw(count: int, first: int) -> RawSplit:
         labels = rng.integers(0, classes, count)
         values = patterns[labels] + noise * rng.standard_normal(
             (count, channels, size, size), dtype=np.float32
         )
         pixels = np.clip(np.round(127.5 + 40 * values), 0, 255).astype(np.uint8)
-        return part("synthetic", pixels, labels, np.arange(first, first + count), classes)
+        return checked("synthetic", pixels, labels, np.arange(first, first + count), classes)
 
     return Source("synthetic", classes, draw(train, 0), draw(test, 0), transform="half")

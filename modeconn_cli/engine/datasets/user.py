@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from modeconn_cli.engine.datasets.source import Part, Source, part
+from modeconn_cli.engine.datasets.source import RawSplit, Source, checked
 from modeconn_cli.engine.errors import InputError
 from modeconn_cli.engine.factories import call, imported
 
@@ -20,9 +20,9 @@ def read(path: str, args: dict[str, Any]) -> Source:
     }
     classes = 1 + max(int(labels.max()) for _, labels, _ in splits.values() if len(labels))
 
-    def one(name: str) -> Part:
+    def one(name: str) -> RawSplit:
         images, labels, ids = splits[name]
-        return part(f"{path} ({name})", images, labels, ids, classes)
+        return checked(f"{path} ({name})", images, labels, ids, classes)
 
     return Source(path, classes, one("train"), one("test"), transform="none")
 

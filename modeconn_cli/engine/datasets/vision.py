@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import pickle
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from modeconn_cli.engine.datasets.source import Part, Source, part
+from modeconn_cli.engine.datasets.source import RawSplit, Source, checked
 from modeconn_cli.engine.errors import InputError
 
 CLASSES = {"mnist": ("MNIST", 10), "cifar10": ("CIFAR10", 10), "cifar100": ("CIFAR100", 100)}
@@ -33,7 +34,7 @@ def _root(name: str, folder: Path) -> Path:
     return inside if inside.is_dir() else folder
 
 
-def _part(name: str, root: Path, train: bool, download: bool) -> Part:
+def _part(name: str, root: Path, train: bool, download: bool) -> RawSplit:
     from torchvision import datasets
 
     cls: Any = getattr(datasets, CLASSES[name][0])
@@ -49,16 +50,7 @@ def _part(name: str, root: Path, train: bool, download: bool) -> Part:
         ) from error
     images, labels = np.asarray(found.data), np.asarray(found.targets)
     images = images[:, None] if images.ndim == 3 else np.moveaxis(images, 3, 1)
-    return part(name, images, labels, np.arange(len(labels)), CLASSES[name][1])
+    return checked(name, images, labels, np.arange(len(labels)), CLASSES[name][1])
 
 
-def mnist(folder: Path | None, download: bool) -> Source:
-    return vision("mnist", folder, download)
-
-
-def cifar10(folder: Path | None, download: bool) -> Source:
-    return vision("cifar10", folder, download)
-
-
-def cifar100(folder: Path | None, download: bool) -> Source:
-    return vision("cifar100", folder, download)
+mnist, cifar10, cifar100 = (partial(vision, name) for name in CLASSES)
