@@ -21,7 +21,7 @@ from modeconn_cli.engine.datasets.images import ImageFiles, default_workers
 from modeconn_cli.engine.datasets.noise import Flips
 from modeconn_cli.engine.datasets.remembered import Remembered, canonical, completed
 from modeconn_cli.engine.datasets.samples import Batch, Samples
-from modeconn_cli.engine.datasets.source import RawSplit, Source
+from modeconn_cli.engine.datasets.source import Source, root_of
 from modeconn_cli.engine.errors import NoDataSet, SettingsError, did_you_mean
 from modeconn_cli.engine.factories import arguments, call
 from modeconn_cli.engine.registry import DATASETS, FOLDERS, is_import_path
@@ -93,10 +93,10 @@ def load(settings: DataSettings, device: torch.device, *, held_out: bool = True)
     clean = isinstance(settings, MeasuredDataSettings) and settings.labels == "clean"
     train = source.train if flips is None or clean else replace(source.train, labels=flips.trained)
 
-    def samples(split: RawSplit, rows: Tensor) -> Samples:
-        whole = Samples(split.images, split.labels, split.ids, transform)
-        chosen = whole if len(rows) == len(whole) else whole.take(rows)
-        return replace(chosen, images=_resized(chosen.images, settings.image_size)).to(device)
+    def samples(split: Samples, rows: Tensor) -> Samples:
+        chosen = split if len(rows) == len(split) else split.take(rows)
+        images = _resized(chosen.images, settings.image_size)
+        return replace(chosen, images=images, transform=transform).to(device)
 
     fit_rows, val_rows = _subset(settings, ~held, "fit"), _subset(settings, held, "val")
     test_rows = _subset(settings, torch.ones(len(source.test.labels), dtype=torch.bool), "test")
@@ -188,9 +188,7 @@ def _source(name: str, settings: DataSettings) -> Source:
     if name in FOLDERS or "/" in name or Path(name).is_dir():
         settings.refuse("on a folder of images", "data_arg")
     if name in FOLDERS:
-        root = settings.data_path or Path("data")
-        inside = root / name
-        return folder.read(inside if inside.is_dir() else root, settings.image_size, workers)
+        return folder.read(root_of(name, settings.data_path), settings.image_size, workers)
     if "/" in name or Path(name).is_dir():
         return folder.read(_look_up(Path(name), settings.data_path), settings.image_size, workers)
     if name not in DATASETS:

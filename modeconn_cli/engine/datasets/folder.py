@@ -10,7 +10,8 @@ from pathlib import Path
 import torch
 
 from modeconn_cli.engine.datasets.images import ImageFiles
-from modeconn_cli.engine.datasets.source import RawSplit, Source
+from modeconn_cli.engine.datasets.samples import Samples
+from modeconn_cli.engine.datasets.source import AS_THEY_ARE, Source
 from modeconn_cli.engine.errors import InputError
 
 ENDINGS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
@@ -82,9 +83,10 @@ def _annotated(folder: Path, annotations: Path, classes: list[str]) -> list[tupl
     return sorted(out, key=lambda entry: (entry[1], entry[0].name))
 
 
-def _split(files: list[tuple[Path, int]], size: int, workers: int) -> RawSplit:
-    return RawSplit(
+def _split(files: list[tuple[Path, int]], size: int, workers: int) -> Samples:
+    return Samples(
         ImageFiles(tuple(path for path, _ in files), size, workers),
         torch.tensor([label for _, label in files], dtype=torch.int64),
         torch.arange(len(files)),
+        AS_THEY_ARE,
     )

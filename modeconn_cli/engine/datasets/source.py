@@ -3,25 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from modeconn_cli.engine.datasets.images import ImageFiles
+from modeconn_cli.engine.datasets.samples import Samples
+from modeconn_cli.engine.datasets.transforms import TRANSFORMS
 from modeconn_cli.engine.errors import InputError
 
-
-@dataclass(frozen=True)
-class RawSplit:
-    """The training or the test samples of a source.
-
-    `images` uint8 or float32 [N, C, H, W], `labels` int64 [N], `ids` int64 [N], ascending and unique.
-    """
-
-    images: Tensor | ImageFiles
-    labels: Tensor
-    ids: Tensor
+AS_THEY_ARE = TRANSFORMS["none"]
 
 
 @dataclass(frozen=True)
@@ -30,8 +21,8 @@ class Source:
 
     name: str
     num_classes: int
-    train: RawSplit
-    test: RawSplit
+    train: Samples
+    test: Samples
     transform: str
 
     @property
@@ -39,7 +30,7 @@ class Source:
         return self.train.images.shape[1]
 
 
-def checked(name: str, images: np.ndarray, labels: np.ndarray, ids: np.ndarray, num_classes: int) -> RawSplit:
+def checked(name: str, images: np.ndarray, labels: np.ndarray, ids: np.ndarray, num_classes: int) -> Samples:
     """The samples in id order. Raises InputError for lengths, ids, labels or pixels that cannot be."""
     if not len(images) == len(labels) == len(ids):
         raise InputError(f"{name}: {len(images)} images, {len(labels)} labels and {len(ids)} ids")
@@ -54,8 +45,16 @@ def checked(name: str, images: np.ndarray, labels: np.ndarray, ids: np.ndarray, 
         raise InputError(f"{name}: images hold NaN or infinity")
     order = np.argsort(ids, kind="stable")
     pixels = np.ascontiguousarray(images[order])
-    return RawSplit(
+    return Samples(
         torch.from_numpy(pixels if pixels.dtype == np.uint8 else pixels.astype(np.float32)),
         torch.from_numpy(labels[order].astype(np.int64)),
         torch.from_numpy(ids[order].astype(np.int64)),
+        AS_THEY_ARE,
     )
+
+
+def root_of(name: str, folder: Path | None) -> Path:
+    """Where the files of a named data set are: in `folder` (`data` without one), or in the folder of its name there."""
+    root = folder or Path("data")
+    inside = root / name
+    return inside if inside.is_dir() else root

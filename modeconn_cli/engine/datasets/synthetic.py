@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from modeconn_cli.engine.datasets.source import RawSplit, Source, checked
+from modeconn_cli.engine.datasets.samples import Samples
+from modeconn_cli.engine.datasets.source import Source, checked
 
 
 def synthetic(
@@ -29,7 +30,7 @@ def synthetic(
         patterns += np.cos(fx * grid[None, None, :, None] + fy * grid[None, None, None, :] + phase)
     patterns /= patterns.std(axis=(1, 2, 3), keepdims=True)
 
-    def draw(count: int, first: int) -> RawSplit:
+    def draw(count: int, first: int) -> Samples:
         labels = rng.integers(0, classes, count)
         values = patterns[labels] + noise * rng.standard_normal(
             (count, channels, size, size), dtype=np.float32

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from modeconn_cli.engine.datasets.source import RawSplit, Source, checked
+from modeconn_cli.engine.datasets.samples import Samples
+from modeconn_cli.engine.datasets.source import Source, checked
 from modeconn_cli.engine.errors import InputError
 from modeconn_cli.engine.factories import call, imported
 
@@ -20,7 +21,7 @@ def read(path: str, args: dict[str, Any]) -> Source:
     }
     classes = 1 + max(int(labels.max()) for _, labels, _ in splits.values() if len(labels))
 
-    def one(name: str) -> RawSplit:
+    def one(name: str) -> Samples:
         images, labels, ids = splits[name]
         return checked(f"{path} ({name})", images, labels, ids, classes)
 

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from modeconn_cli.engine.datasets.source import RawSplit, Source, checked
+from modeconn_cli.engine.datasets.samples import Samples
+from modeconn_cli.engine.datasets.source import Source, checked, root_of
 from modeconn_cli.engine.errors import InputError
 
 CLASSES = {"mnist": ("MNIST", 10), "cifar10": ("CIFAR10", 10), "cifar100": ("CIFAR100", 100)}
@@ -18,23 +19,17 @@ TRANSFORMS = {"mnist": "mnist", "cifar10": "resnet", "cifar100": "cifar100"}
 
 def vision(name: str, folder: Path | None, download: bool) -> Source:
     """The data set below `folder` or `folder`/`name`; fetched there only where `download` says so."""
-    root = _root(name, folder or Path("data"))
+    root = root_of(name, folder)
     return Source(
         name=name,
         num_classes=CLASSES[name][1],
-        train=_part(name, root, True, download),
-        test=_part(name, root, False, download),
+        train=_split(name, root, True, download),
+        test=_split(name, root, False, download),
         transform=TRANSFORMS[name],
     )
 
 
-def _root(name: str, folder: Path) -> Path:
-    """Where the files are: the folder as given, or the one of the data set's name in it."""
-    inside = folder / name
-    return inside if inside.is_dir() else folder
-
-
-def _part(name: str, root: Path, train: bool, download: bool) -> RawSplit:
+def _split(name: str, root: Path, train: bool, download: bool) -> Samples:
     from torchvision import datasets
 
     cls: Any = getattr(datasets, CLASSES[name][0])
