@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +13,7 @@ import numpy as np
 from PIL import Image
 
 from modeconn_cli.engine import names
-from modeconn_cli.engine.commands.animate import gif, heatmap, layers, style
-from modeconn_cli.engine.commands.animate.bars import Bars
+from modeconn_cli.engine.commands.animate import bars, heatmap, layers, style
 from modeconn_cli.engine.commands.animate.layers import LayerDistances
 from modeconn_cli.engine.machine.runtime import Runtime
 from modeconn_cli.engine.results import files, jobs, records
@@ -22,6 +22,7 @@ from modeconn_cli.engine.settings.animate import AnimateSettings
 from modeconn_cli.engine.settings.base import tilde
 
 FASTEST = 50  # frames per second; many viewers show faster ones at ten
+SLOWEST = 65535  # hundredths of a second per frame: the format has 16 bits for them
 MANY = 500  # frames from which on a shorter animation is suggested
 
 
@@ -55,32 +56,30 @@ def run(settings: AnimateSettings, runtime: Runtime) -> AnimateResult | None:
     source, output = settings.data, settings.output
     hundredths = _delay(settings.fps, runtime)
     data = layers.read(source, settings.array)
-    positions = spread(len(data.t), settings.max_frames)
+    shown = spread(len(data.t), settings.max_frames)
     still = names.heatmap(output) if settings.heatmap else None
     outputs = [output] if still is None else [output, still]
     files.refuse_inputs(outputs, [source])
     if runtime.dry_run:
-        size = f"{len(positions)} frames of {len(data.names)} layers"
+        size = f"{len(shown)} frames of {len(data.names)} layers"
         runtime.plan([f"draw {size} from {source}", *(f"write {path}" for path in outputs)])
         return None
-    _remark(data, positions, runtime)
+    _remark(data, shown, runtime)
     provenance = records.provenance(settings, "animate", [source])
     due = [path for path in outputs if jobs.file_output(path, provenance, settings, stored=_stored)]
     comment = json.dumps(records.strict(vars(provenance)))
     with style.plain_matplotlib():
         if output in due:
-            bars = Bars(data, positions)
-            frames = (bars.frame(k) for k in positions)
-            files.atomic_write(output, gif.encode(frames, bars.palette, hundredths, comment))
+            files.atomic_write(output, bars.gif(data, shown, hundredths, comment))
         if still in due:
             files.atomic_write(still, heatmap.draw(data, comment))
     for path in outputs:
         if path not in due:
             runtime.note(f"already complete: {path}")
     return AnimateResult(
-        frames=len(positions),
+        frames=len(shown),
         fps=100 / hundredths,
-        seconds=len(positions) * hundredths / 100,
+        seconds=len(shown) * hundredths / 100,
         layers=len(data.names),
         metric=data.metric,
         swapped_layer=None if data.swapped is None else data.names[data.swapped],
@@ -93,8 +92,8 @@ def run(settings: AnimateSettings, runtime: Runtime) -> AnimateResult | None:
 
 
 def _delay(fps: float, runtime: Runtime) -> int:
-    """Hundredths of a second per frame, with what the user should know of the rounding."""
-    hundredths = gif.delay(fps)
+    """Hundredths of a second per frame, the nearest that a GIF can hold, with what the user should know of it."""
+    hundredths = min(max(math.floor(100 / fps + 0.5), 1), SLOWEST)
     if abs(hundredths * fps - 100) > 1e-6 * 100:
         runtime.note(f"a GIF cannot hold {fps:g} frames per second; it has {100 / hundredths:.4g}")
     if fps > FASTEST:
@@ -109,7 +108,7 @@ def spread(count: int, most: int | None) -> list[int]:
     return [int(k) for k in np.rint(np.linspace(0, count - 1, most))]
 
 
-def _remark(data: LayerDistances, positions: list[int], runtime: Runtime) -> None:
+def _remark(data: LayerDistances, shown: list[int], runtime: Runtime) -> None:
     if data.nonfinite:
         runtime.note(
             f"{data.nonfinite} of {data.values.size} values are not finite; no bar is drawn for them"
@@ -118,8 +117,8 @@ def _remark(data: LayerDistances, positions: list[int], runtime: Runtime) -> Non
         runtime.note(f"every {data.metric} in the file is zero")
     if data.lost:
         runtime.note(f"the swapped layer '{style.label(data.lost)}' is not among the layers; none is marked")
-    if len(positions) > MANY:
-        runtime.note(f"{len(positions)} frames make a large file; --max-frames 200 draws fewer")
+    if len(shown) > MANY:
+        runtime.note(f"{len(shown)} frames make a large file; --max-frames 200 draws fewer")
 
 
 def _stored(path: Path) -> Any:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+from matplotlib.font_manager import FontProperties
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter
 from numpy.typing import NDArray
 
 from modeconn_cli.engine.commands.animate import style
-from modeconn_cli.engine.commands.animate.layers import LayerDistances
+from modeconn_cli.engine.commands.animate.layers import METRICS, LayerDistances
 
 WIDTH, EDGE, ROW = 960, 24, 22
 HEADER, BELOW = 62, 56
@@ -24,15 +27,15 @@ def draw(data: LayerDistances, comment: str) -> bytes:
     figure, canvas = style.new_figure(WIDTH, height)
     shown = style.labelled(len(data.names), rows // 14, data.swapped)
     size = 9.5 if rows / len(shown) > 18 else 8.0
-    left = EDGE + 10 + style.text_width(canvas, [style.label(data.names[i]) for i in shown], size)
+    left = EDGE + 10 + text_width(canvas, [style.label(data.names[i]) for i in shown], size)
     axes = figure.add_axes((left / WIDTH, BELOW / height, (WIDTH - 120 - left) / WIDTH, rows / height))
     bar = figure.add_axes(((WIDTH - 104) / WIDTH, BELOW / height, 14 / WIDTH, rows / height))
-    words = style.WORDS[data.metric]
-    low, high = style.span(data)
+    title, axis = METRICS[data.metric]
+    low, high = data.span()
     mesh = axes.pcolormesh(
         edges(data.t),
         np.arange(len(data.names) + 1) - 0.5,
-        np.ma.masked_invalid(data.values.T * words.scale),
+        np.ma.masked_invalid(data.drawn.T),
         cmap="viridis" if low >= 0 else "RdBu_r",
         vmin=low if low >= 0 else -max(-low, high),
         vmax=high if low >= 0 else max(-low, high),
@@ -47,13 +50,12 @@ def draw(data: LayerDistances, comment: str) -> bytes:
         frame = Rectangle((0, data.swapped - 0.5), 1, 1, transform=axes.get_yaxis_transform(), clip_on=False)
         frame.set(fill=False, edgecolor=style.SWAPPED, linewidth=2)
         axes.add_patch(frame)
-    for side in (*axes.spines.values(),):
-        side.set_visible(False)
+    axes.spines[:].set_visible(False)
     scale = figure.colorbar(mesh, cax=bar, format=FuncFormatter(lambda value, _: f"{value:g}"))
     scale.outline.set_visible(False)
-    scale.set_label(words.axis, fontsize=10.5, color=style.INK)
+    scale.set_label(axis, fontsize=10.5, color=style.INK)
     bar.tick_params(color=style.MUTED, labelcolor=style.INK, labelsize=10)
-    figure.text(EDGE / WIDTH, 1 - 38 / height, words.title, fontsize=15, weight="bold", color=style.INK)
+    figure.text(EDGE / WIDTH, 1 - 38 / height, title, fontsize=15, weight="bold", color=style.INK)
     buffer = io.BytesIO()
     canvas.print_png(buffer, metadata={"mcx": comment})
     return buffer.getvalue()
@@ -65,3 +67,10 @@ def edges(t: NDArray[np.float64]) -> NDArray[np.float64]:
         return np.array([t[0] - 0.5, t[0] + 0.5])
     middle = t[:-1] + np.diff(t) / 2
     return np.concatenate([[2 * t[0] - middle[0]], middle, [2 * t[-1] - middle[-1]]])
+
+
+def text_width(canvas: Any, texts: Sequence[str], size: float) -> float:
+    """Pixels of the longest of some texts."""
+    renderer = canvas.get_renderer()
+    font = FontProperties(size=size, weight="bold")
+    return max(float(renderer.get_text_width_height_descent(text, font, False)[0]) for text in texts)

@@ -1,56 +1,25 @@
-"""How the pictures look: colours, words, labels, and a matplotlib that no setting of the machine changes."""
+"""How the pictures look: colours, labels of layers, and a matplotlib that no setting of the machine changes."""
 
 from __future__ import annotations
 
 import contextlib
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import matplotlib
-import numpy as np
 from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties
 
 from modeconn_cli.engine.commands.animate.layers import LayerDistances
+from modeconn_cli.engine.errors import one_line
 
 DPI = 100
 INK, MUTED, GRID, TRACK, NO_VALUE = "#20242c", "#767c88", "#e4e6ea", "#d3d6dc", "#eeeef1"
 SWAPPED = "#d3202e"
-FILLS = {"conv": "#57ab5a", "linear": "#7d4fb0", "norm": "#94a6bd", "other": "#c9b48f"}
-KIND_WORDS = {
-    "conv": "convolution",
-    "linear": "linear",
-    "norm": "normalization",
-    "other": "other",
-}
+FILLS = {"convolution": "#57ab5a", "linear": "#7d4fb0", "normalization": "#94a6bd", "other": "#c9b48f"}
 LONGEST_LABEL = 22
-
-
-@dataclass(frozen=True)
-class Words:
-    """A metric in words: the title and the label of its axis."""
-
-    title: str
-    axis: str
-    scale: float = 1.0
-
-
-WORDS = {
-    "normalized_l2": Words("Normalized L2 distance of each layer", "normalized L2 distance from endpoint 0"),
-    "relative": Words("Relative distance of each layer", "L2 distance from endpoint 0, % of its norm", 100.0),
-    "raw_l2": Words("Raw L2 distance of each layer", "L2 distance from endpoint 0"),
-    "modulo_swap_l2": Words(
-        "L2 distance of each layer, modulo the swap", "L2 distance from endpoint 0 or its swapped copy"
-    ),
-    "from_line_l2": Words(
-        "L2 distance of each layer from the straight line", "L2 distance from the line between the endpoints"
-    ),
-    "norm_difference": Words("Norm difference of each layer", "difference of norms, t and endpoint 0"),
-}
 
 
 @contextlib.contextmanager
@@ -70,10 +39,8 @@ def new_figure(width: int, height: int) -> tuple[Figure, Any]:
 
 def label(name: str) -> str:
     """A layer's name on one line, its middle left out where it is long."""
-    line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in name)
-    if len(line) <= LONGEST_LABEL:
-        return line
-    return f"{line[:7]}…{line[8 - LONGEST_LABEL :]}"
+    line = one_line(name)
+    return line if len(line) <= LONGEST_LABEL else f"{line[:7]}…{line[8 - LONGEST_LABEL :]}"
 
 
 def labelled(count: int, room: int, swapped: int | None) -> list[int]:
@@ -92,25 +59,3 @@ def name_ticks(axis: Axis, data: LayerDistances, shown: Sequence[int], size: flo
         tick.set(parse_math=False, fontsize=size, color=INK, **text)
         if i == data.swapped:
             tick.set(color=SWAPPED, fontweight="bold")
-
-
-def text_width(canvas: Any, texts: Sequence[str], size: float) -> float:
-    """Pixels of the longest of some texts."""
-    renderer = canvas.get_renderer()
-    font = FontProperties(size=size, weight="bold")
-    return max(float(renderer.get_text_width_height_descent(text, font, False)[0]) for text in texts)
-
-
-def span(data: LayerDistances) -> tuple[float, float]:
-    """The smallest and largest value of every position and layer, and zero, in the axis' unit."""
-    scaled = data.values * WORDS[data.metric].scale
-    low, high = min(float(np.nanmin(scaled)), 0.0), max(float(np.nanmax(scaled)), 0.0)
-    # Where there is nothing to see, and ticks so close cannot be computed, the axis goes to one.
-    return (low, high) if high - low > 1e-290 else (0.0, 1.0)
-
-
-def limits(data: LayerDistances) -> tuple[float, float]:
-    """Lower and upper end of the axis of the bars; the same for every position."""
-    low, high = span(data)
-    room = 0.05 * (high - low)
-    return (low - room if low < 0 else 0.0), (high + room if high > 0 else 0.0)
