@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor, device, nn
 
-    from modeconn_cli.engine.commands.l2.functions import FunctionalDistance
-    from modeconn_cli.engine.commands.l2.sides import Data, Side
+    from modeconn_cli.engine.commands.l2.python_networks import Data, PythonNetwork
     from modeconn_cli.engine.networks.activations.layers import LayerDormancy
+    from modeconn_cli.engine.networks.distances import FunctionalDistance
 
 __all__ = [
     "Curvatures",
@@ -254,7 +254,7 @@ def compute_learning_time_from_grads(loss_grads: np.ndarray) -> tuple[np.ndarray
     return found.lt, found.tau
 
 
-def calculate_l2_distance(original: Side, modified: Side) -> dict[str, Any]:
+def calculate_l2_distance(original: PythonNetwork, modified: PythonNetwork) -> dict[str, Any]:
     """Distances between the parameters of two networks: `total_l2`, `normalized_total_l2` (by √P), `relative_total`
     (by the norm of `original`, None where that is 0), `total_params` P, and `layer_distances`: tensor name ->
     `raw_l2`, `normalized_l2`, `relative_distance`, `n_params`.
@@ -264,7 +264,7 @@ def calculate_l2_distance(original: Side, modified: Side) -> dict[str, Any]:
     """
     import numpy as np
 
-    from modeconn_cli.engine.commands.l2.sides import distance
+    from modeconn_cli.engine.commands.l2.python_networks import distance
 
     found = distance(original, modified)
     return {
@@ -276,31 +276,31 @@ def calculate_l2_distance(original: Side, modified: Side) -> dict[str, Any]:
     }
 
 
-def euclidean_distance(model_a: Side, model_b: Side) -> np.float64:
+def euclidean_distance(model_a: PythonNetwork, model_b: PythonNetwork) -> np.float64:
     """‖a − b‖₂ over all parameters. Networks and errors as in `calculate_l2_distance`."""
     import numpy as np
 
-    from modeconn_cli.engine.commands.l2.sides import distance
+    from modeconn_cli.engine.commands.l2.python_networks import distance
 
     return np.float64(distance(model_a, model_b).total_l2)
 
 
-def cosine_similarity_distance(model_a: Side, model_b: Side) -> np.float64:
+def cosine_similarity_distance(model_a: PythonNetwork, model_b: PythonNetwork) -> np.float64:
     """1 − ⟨a, b⟩ / (‖a‖‖b‖) over all parameters, within [0, 2]; NaN for a network of zeros.
 
     Networks and errors as in `calculate_l2_distance`.
     """
     import numpy as np
 
-    from modeconn_cli.engine.commands.l2.sides import distance
+    from modeconn_cli.engine.commands.l2.python_networks import distance
 
     found = distance(model_a, model_b).cosine_distance
     return np.float64(np.nan if found is None else found)
 
 
 def weighted_euclidean_distance(
-    model_a: Side,
-    model_b: Side,
+    model_a: PythonNetwork,
+    model_b: PythonNetwork,
     input_data: Data,
     *,
     kind: Literal["true", "empirical"] = "true",
@@ -316,18 +316,20 @@ def weighted_euclidean_distance(
     """
     import numpy as np
 
-    from modeconn_cli.engine.commands.l2.sides import weighted
+    from modeconn_cli.engine.commands.l2.python_networks import weighted
 
     return np.float64(weighted(model_a, model_b, input_data, kind, seed))
 
 
-def functional_distance(model_a: Side, model_b: Side, input_data: Data) -> FunctionalDistance:
+def functional_distance(
+    model_a: PythonNetwork, model_b: PythonNetwork, input_data: Data
+) -> FunctionalDistance:
     """How far apart the answers are on the same inputs: `disagreement` (share of other arg-max), `kl` (mean
     KL(p_a‖p_b) in nats), `logit_distance` (mean ‖logits_a − logits_b‖), `samples`.
 
     Networks and data as in `weighted_euclidean_distance`; logits [N, C].
     """
-    from modeconn_cli.engine.commands.l2.sides import in_function
+    from modeconn_cli.engine.commands.l2.python_networks import in_function
 
     return in_function(model_a, model_b, input_data)
 

@@ -23,9 +23,8 @@ from modeconn_cli.cli.tables import (
 from modeconn_cli.engine.settings.l2 import L2Settings
 
 if TYPE_CHECKING:
-    from modeconn_cli.engine.commands.l2 import L2Result
-    from modeconn_cli.engine.commands.l2.many import L2ManyResult
-    from modeconn_cli.engine.commands.l2.trajectory import Position
+    from modeconn_cli.engine.commands.l2 import L2ManyResult, L2Result
+    from modeconn_cli.engine.commands.l2.trajectory import Waypoint
 
 app = typer.Typer()
 
@@ -40,13 +39,12 @@ def l2(settings: L2Settings, report: Report) -> None:
     Two checkpoints give the documented statistics and layers; several, or the folder of a run, give a table of pairs
     and, for the epochs of a run, its trajectory. --output-dir keeps a JSON file per pair, summaries and figures.
     """
-    from modeconn_cli.engine.commands import l2 as run
-    from modeconn_cli.engine.commands.l2 import inputs, many
+    from modeconn_cli.engine.commands import l2 as engine
 
-    if inputs.is_pair(settings):
-        report.run(run.run, settings, table)
-    else:
-        report.run(many.run, settings, many_table)
+    def shown(result: L2Result | L2ManyResult) -> list[Part]:
+        return table(result) if isinstance(result, engine.L2Result) else many_table(result)
+
+    report.run(engine.run, settings, shown)
 
 
 def many_table(result: L2ManyResult) -> list[Part]:
@@ -75,7 +73,7 @@ def many_table(result: L2ManyResult) -> list[Part]:
     return parts
 
 
-def trajectory_table(rows: Sequence[Position], omitted: list[str]) -> Table:
+def trajectory_table(rows: Sequence[Waypoint], omitted: list[str]) -> Table:
     """A row per epoch; a line is added to `omitted` where some are not shown."""
     shown, left = ends(rows, EPOCHS, "epochs")
     omitted += left
@@ -95,7 +93,7 @@ def trajectory_table(rows: Sequence[Position], omitted: list[str]) -> Table:
 def table(result: L2Result) -> list[Part]:
     """The documented blocks, where L2 is asked for, and one for all further metrics."""
     parts: list[Part] = []
-    distance, apart, metrics = result.distance, result.apart, result.settings.metric
+    distance, metrics = result.distance, result.settings.metric
     if "l2" in metrics:
         parts.append(distance_block(distance))
     further: list[tuple[str, str]] = []
@@ -103,15 +101,15 @@ def table(result: L2Result) -> list[Part]:
         further.append(("Cosine distance", number(distance.cosine_distance)))
     if "fisher" in metrics:
         further.append((f"Fisher distance ({_samples(result, 'fisher')})", number(distance.fisher_distance)))
-    if apart.functional is not None:
+    if result.functional is not None:
         where = _samples(result, "functional")
         further += [
-            (f"Disagreement ({where})", percent(apart.functional.disagreement)),
-            ("Mean KL divergence", number(apart.functional.kl)),
-            ("Mean distance of logits", number(apart.functional.logit_distance)),
+            (f"Disagreement ({where})", percent(result.functional.disagreement)),
+            ("Mean KL divergence", number(result.functional.kl)),
+            ("Mean distance of logits", number(result.functional.logit_distance)),
         ]
-    if apart.permuted is not None:
-        further.append(("Total L2 with the swap undone", number(apart.permuted.distance.total_l2)))
+    if result.permuted is not None:
+        further.append(("Total L2 with the swap undone", number(result.permuted.distance.total_l2)))
     if further:
         width = max(len(name) for name, _ in further) + 1
         lines = (f"  {name + ':':{width}} {value}" for name, value in further)

@@ -1,4 +1,4 @@
-"""Distances between two sets of weights, in all, per tensor and per module."""
+"""Distances between two networks: of their weights, in all, per tensor and per module, and of their answers."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from modeconn_cli.engine.errors import InputError
 from modeconn_cli.engine.networks import sums, weights
 from modeconn_cli.engine.networks.sums import Squares
 
@@ -54,6 +55,14 @@ class Distance:
     def top(self, count: int, order: str = "normalized_l2") -> list[LayerDistance]:
         """The `count` most distant tensors; ties keep the order of the state dict."""
         return sorted(self.layers, key=lambda layer: -_key(getattr(layer, order)))[:count]
+
+    def totals(self) -> dict[str, float | None]:
+        """The documented entries over all tensors."""
+        return {
+            "total_l2": self.total_l2,
+            "normalized_total_l2": self.normalized_total_l2,
+            "relative_total": self.relative_total,
+        }
 
     def summary(self) -> dict[str, Any]:
         """The documented entry `l2_distance` of a swap's metadata."""
@@ -114,3 +123,34 @@ def _layer(name: str, parts: list[Squares]) -> LayerDistance:
         cosine_distance=whole.cosine_distance,
         fisher_distance=None if whole.fisher is None else math.sqrt(whole.fisher),
     )
+
+
+@dataclass(frozen=True)
+class FunctionalDistance:
+    """Over the samples: share of different arg-max, mean KL(p_a‖p_b) in nats, mean ‖logits_a − logits_b‖."""
+
+    disagreement: float
+    kl: float
+    logit_distance: float
+    samples: int
+
+
+def functional(answers: Iterable[tuple[Tensor, Tensor]]) -> FunctionalDistance:
+    """Of two networks' logits [n, classes] on the same samples, batch by batch.
+
+    Raises InputError for other numbers of classes, and where there are no samples.
+    """
+    count = different = 0
+    kl = distance = 0.0
+    for a, b in answers:
+        if a.shape != b.shape or a.ndim != 2:
+            raise InputError(f"logits of shapes {tuple(a.shape)} and {tuple(b.shape)} cannot be compared")
+        x, y = a.double(), b.double()
+        p, q = x.log_softmax(1), y.log_softmax(1)
+        count += len(x)
+        different += int((x.argmax(1) != y.argmax(1)).sum())
+        kl += float((p.exp() * (p - q)).sum())
+        distance += float((x - y).norm(dim=1).sum())
+    if count == 0:
+        raise InputError("there are no inputs")
+    return FunctionalDistance(different / count, max(kl / count, 0.0), distance / count, count)

@@ -1,161 +1,133 @@
-"""`mcx l2`: how far apart two checkpoints are."""
+"""`mcx l2`: how far apart checkpoints are. One pair goes the way of many, and is shown in its own form."""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
 
-from modeconn_cli.engine.commands.l2 import inputs, permuted
-from modeconn_cli.engine.commands.l2.inputs import Network
-from modeconn_cli.engine.commands.l2.measures import Apart, measure
-from modeconn_cli.engine.errors import InputError
+from modeconn_cli.engine.commands.l2 import network, pair, summary, trajectory
+from modeconn_cli.engine.commands.l2.chosen import Chosen, Pair, choose
+from modeconn_cli.engine.commands.l2.measure import measure
+from modeconn_cli.engine.commands.l2.network import Network
+from modeconn_cli.engine.commands.l2.pair import L2Result
+from modeconn_cli.engine.commands.l2.summary import L2ManyResult
+from modeconn_cli.engine.commands.l2.weight_space import Networks
+from modeconn_cli.engine.errors import InputError, SettingsError
 from modeconn_cli.engine.machine.runtime import Runtime
-from modeconn_cli.engine.networks.distances import Distance
-from modeconn_cli.engine.results import files, jobs, records
-from modeconn_cli.engine.results.records import Provenance, Record
-from modeconn_cli.engine.settings.base import tilde
+from modeconn_cli.engine.results import files, jobs
 from modeconn_cli.engine.settings.l2 import L2Settings
 
-
-@dataclass(frozen=True, kw_only=True)
-class L2Result(Record):
-    """One pair. `data` says on which samples its metrics were measured."""
-
-    schema: ClassVar[str] = "mcx.l2/1"
-
-    apart: Apart
-    settings: L2Settings
-    networks: tuple[Network, Network]
-    data: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-
-    @property
-    def distance(self) -> Distance:
-        return self.apart.distance
-
-    @cached_property
-    def provenance(self) -> Provenance:
-        """Made for what is written only, as it hashes the files."""
-        return provenance(self.settings, self.networks)
-
-    def fields(self) -> dict[str, Any]:
-        d, asked = self.distance, self.settings
-        top = [
-            {"rank": rank, "layer_name": layer.layer_name, **layer.figures(asked.further)}
-            for rank, layer in enumerate(d.top(asked.show_top_k, asked.order), start=1)
-        ]
-        return {
-            "checkpoint1": tilde(self.networks[0].path),
-            "checkpoint2": tilde(self.networks[1].path),
-            "metrics": asked.metric,
-            "total_l2": d.total_l2,
-            "normalized_total_l2": d.normalized_total_l2,
-            "relative_total": d.relative_total,
-            "total_params": d.total_params,
-            **{name: getattr(d, name) for name in asked.further},
-            **self._functional(),
-            **self._permuted(),
-            "num_layers": len(d.layers),
-            "sorted_by": asked.order,
-            "include_buffers": asked.include_buffers,
-            f"top_{asked.show_top_k}_layers": top,
-            "all_layer_distances": {layer.layer_name: layer.figures(asked.further) for layer in d.layers},
-            "modules": {layer.layer_name: layer.figures(asked.further) for layer in d.modules},
-            "data": self.data,
-            "provenance": self.provenance,
-        }
-
-    def _functional(self) -> dict[str, Any]:
-        found = self.apart.functional
-        return {} if found is None else {"functional": asdict(found)}
-
-    def _permuted(self) -> dict[str, Any]:
-        found = self.apart.permuted
-        if found is None:
-            return {}
-        d = found.distance
-        return {
-            "modulo_permutation": {
-                "metadata": [tilde(Path(path)) for path in found.metadata],
-                "total_l2": d.total_l2,
-                "normalized_total_l2": d.normalized_total_l2,
-                "relative_total": d.relative_total,
-                "all_layer_distances": {layer.layer_name: layer.figures() for layer in d.layers},
-            }
-        }
+__all__ = ["L2ManyResult", "L2Result", "run"]
 
 
-def run(settings: L2Settings, runtime: Runtime) -> L2Result | None:
-    """Measure a pair and write `--output` where one is asked for."""
-    settings.refuse("on two checkpoints", "pairs")
-    first, second = inputs.given(settings, runtime).paths.values()
+def run(settings: L2Settings, runtime: Runtime) -> L2Result | L2ManyResult | None:
+    """Measure one pair of checkpoints or several, and write the files that are asked for.
+
+    Each checkpoint is read once. Raises InputError where a pair could not be measured, of several when all others
+    are written.
+    """
+    chosen = choose(settings, runtime)
     if runtime.dry_run:
-        runtime.plan([f"measure the distance from {first} to {second} ({', '.join(settings.metric)})"])
+        runtime.plan([_plan(chosen, settings)])
         return None
-    if settings.output is not None:
-        files.refuse_inputs([settings.output], [first, second])
-        files.check_writable(settings.output.parent)
-    networks = {
-        label: inputs.read(label, path, settings, runtime)
-        for label, path in (("first", first), ("second", second))
+    outputs = _outputs(chosen, settings)
+    networks = _read(chosen, settings, runtime)
+    due = _due(outputs, chosen, networks, settings)
+    beside = [] if chosen.epochs is None else trajectory.pairs(list(chosen.paths))
+    found = measure(networks, chosen.pairs, beside, settings, runtime)
+    results = {
+        each: result
+        for each, result in found.pairs.items()
+        if isinstance(result, L2Result) and result.problem is None
     }
-    left, right = networks.values()
-    write = settings.output is not None and jobs.file_output(
-        settings.output, provenance(settings, (left, right)), settings
-    )
-    found = measure(networks, [("first", "second")], settings, runtime)
-    (apart,) = found.apart.values()
-    if isinstance(apart, InputError):
-        raise apart
-    if apart.problem is not None:
-        raise apart.problem
-    if settings.modulo_permutation and apart.permuted is None:
-        raise permuted.missing(left, right)
-    _remark(left, right, apart.distance, runtime)
-    result = L2Result(apart=apart, settings=settings, networks=(left, right), data=found.data)
-    if settings.output is not None:
-        for network in (left, right):
-            network.check_unchanged()
-        if write:
-            files.write_json(settings.output, result.document())
-        else:
-            runtime.note(f"already complete: {settings.output}")
-    if "l2" in settings.metric:
-        runtime.note(size_note(apart.distance))
-    return result
+    shown: L2Result | L2ManyResult
+    if chosen.alone:
+        shown = pair.check_alone(found.pairs[chosen.pairs[0]], runtime)
+    else:
+        shown = summary.several(chosen, networks, found, settings, runtime)
+    if outputs:
+        _write(due, networks, results, shown, settings)
+        if results and not due:
+            runtime.note(f"already complete: {settings.output or settings.output_dir}")
+    if isinstance(shown, L2ManyResult):
+        summary.check_measured(shown, networks, settings)
+    elif "l2" in settings.metric:
+        runtime.note(pair.size_note(shown.distance))
+    return shown
 
 
-def _remark(left: Network, right: Network, distance: Distance, runtime: Runtime) -> None:
-    if left.path.samefile(right.path):
-        runtime.warn("the two checkpoints are the same file")
-    elif distance.total_l2 == 0:
-        runtime.warn("the two checkpoints hold the same weights")
-    if any(left.weights[name].dtype != right.weights[name].dtype for name in left.weights):
-        runtime.note("the checkpoints differ in precision; both are taken to float64")
+def _plan(chosen: Chosen, settings: L2Settings) -> str:
+    if chosen.alone:
+        first, second = chosen.paths.values()
+        return f"measure the distance from {first} to {second} ({', '.join(settings.metric)})"
+    return f"measure {len(chosen.pairs)} distances between {len(chosen.paths)} checkpoints"
 
 
-def provenance(settings: L2Settings, networks: tuple[Network, Network]) -> Provenance:
-    """Of a pair, whichever command it was measured by; with the metadata of swaps that are undone."""
-    first, second = networks
-    alone = replace(
-        settings, checkpoints=(), checkpoint1=first.path, checkpoint2=second.path, pairs="first", output=None,
-        output_dir=None, start_epoch=None, end_epoch=None, epoch_step=1,
-    )  # fmt: skip
-    inputs = [first.path, second.path]
-    if settings.modulo_permutation:
-        ways = [permuted.lineage(network.path) for network in networks]
-        inputs += [made.metadata for way in ways for made in way if made.metadata is not None]
-    return records.provenance(alone, "l2", inputs)
+def _outputs(chosen: Chosen, settings: L2Settings) -> dict[Pair, Path]:
+    """The file of each pair, where any are asked for.
+
+    Raises SettingsError where two pairs have one name, OutputError for places that cannot be written.
+    """
+    if chosen.alone and settings.output is not None:
+        files.refuse_inputs([settings.output], chosen.paths.values())
+        files.check_writable(settings.output.parent)
+        return {chosen.pairs[0]: settings.output}
+    names = ["-".join(each) for each in chosen.pairs]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise SettingsError(f"two pairs are called '{twice}'", "label the checkpoints otherwise: label=path")
+    if settings.output_dir is None:
+        return {}
+    summary.check_folder(settings.output_dir, settings.overwrite)
+    return {
+        each: settings.output_dir / f"{name}.json" for each, name in zip(chosen.pairs, names, strict=True)
+    }
 
 
-def size_note(distance: Distance) -> str:
-    """The document's word for a distance, with what it leaves out."""
-    value = distance.normalized_total_l2
-    word = "small" if value < 0.1 else "medium" if value <= 1 else "large"
-    relative = "n/a" if distance.relative_total is None else f"{100 * distance.relative_total:.2f}%"
-    return (
-        f"in the document's words a {word} distance (by normalized L2: small < 0.1, medium up to 1; large networks "
-        f"are always small by it); relative to the first network: {relative}"
-    )
+def _read(chosen: Chosen, settings: L2Settings, runtime: Runtime) -> Networks:
+    """The networks by label; of several those that cannot be read are the reason why."""
+    networks: dict[str, Network | InputError] = {}
+    for done, (label, path) in enumerate(chosen.paths.items(), start=1):
+        try:
+            networks[label] = network.read(path, settings, runtime)
+        except InputError as error:
+            if chosen.alone:
+                raise
+            networks[label] = error
+        if not chosen.alone:
+            runtime.progress(done, len(chosen.paths), "checkpoint", checkpoint=label)
+    return networks
+
+
+def _due(
+    outputs: Mapping[Pair, Path], chosen: Chosen, networks: Networks, settings: L2Settings
+) -> dict[Pair, Path]:
+    """The files that are still to be written. Raises OutputError for one of another origin."""
+    out = {}
+    for each, path in outputs.items():
+        if any(isinstance(networks[label], InputError) for label in each):
+            continue
+        with contextlib.suppress(InputError):  # of its swaps, which measuring will say
+            made = pair.provenance(settings, *(chosen.paths[label] for label in each))
+            if jobs.file_output(path, made, settings):
+                out[each] = path
+    return out
+
+
+def _write(
+    due: Mapping[Pair, Path],
+    networks: Networks,
+    results: Mapping[Pair, L2Result],
+    shown: L2Result | L2ManyResult,
+    settings: L2Settings,
+) -> None:
+    """A JSON file per pair, and of several the summary last. Pairs that the same command made stay as they are."""
+    for each in networks.values():
+        if isinstance(each, Network):
+            each.check_unchanged()
+    for one, path in due.items():
+        if one in results:
+            files.write_json(path, results[one].document())
+    if settings.output_dir is not None and isinstance(shown, L2ManyResult):
+        summary.write(settings.output_dir, shown, every_pair=settings.pairs == "all")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from modeconn_cli.engine.commands.l2.trajectory import Position
+from modeconn_cli.engine.commands.l2.trajectory import Waypoint
 from modeconn_cli.engine.results.figures import COLOURS, png
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def _write(axis: Axes, values: np.ndarray) -> None:
         axis.text(column, row, shown, ha="center", va="center", fontsize=7, color=colour)
 
 
-def trajectory(rows: Sequence[Position]) -> bytes:
+def trajectory(rows: Sequence[Waypoint]) -> bytes:
     """Distances from both ends on the left; steps, and how far they turn, on the right."""
     from matplotlib.figure import Figure
 

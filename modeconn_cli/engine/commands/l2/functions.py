@@ -3,50 +3,50 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from modeconn_cli.engine import datasets, keyed
-from modeconn_cli.engine.commands.l2.inputs import Network
+from modeconn_cli.engine.commands.l2.chosen import Pair
+from modeconn_cli.engine.commands.l2.network import Network
 from modeconn_cli.engine.datasets import Samples
 from modeconn_cli.engine.errors import InputError, SettingsError
 from modeconn_cli.engine.machine.runtime import Runtime
-from modeconn_cli.engine.networks import subject, weights
+from modeconn_cli.engine.networks import distances, subject, sums, weights
+from modeconn_cli.engine.networks.distances import FunctionalDistance
 from modeconn_cli.engine.networks.models.recognise import recognised
+from modeconn_cli.engine.results import files
 from modeconn_cli.engine.samples.per_sample.fisher import DiagonalFisher
 from modeconn_cli.engine.settings.base import plain
 from modeconn_cli.engine.settings.l2 import L2Settings
 from modeconn_cli.engine.settings.shared import DataSettings, SplitName
 
+T = TypeVar("T")
 
-@dataclass(frozen=True)
-class FunctionalDistance:
-    """Over the samples: share of different arg-max, mean KL(p_a‖p_b) in nats, mean ‖logits_a − logits_b‖."""
-
-    disagreement: float
-    kl: float
-    logit_distance: float
-    samples: int
+AT_ONCE = 4096  # samples whose answers are compared at a time
 
 
 class Functions:
-    """Networks of one architecture on the data that the settings name, or the first checkpoint that says any."""
+    """Networks of one architecture, by label, on the data that the settings name or the first of them that says any.
 
-    def __init__(self, settings: L2Settings, networks: Sequence[Network], runtime: Runtime) -> None:
-        first = next((n for n in networks if n.checkpoint.about.data is not None), networks[0])
+    `data` says by metric what the samples were, and `problems` by label why a network could not be measured.
+    """
+
+    def __init__(self, settings: L2Settings, networks: Mapping[str, Network], runtime: Runtime) -> None:
+        self._settings, self._networks, self._runtime = settings, networks, runtime
+        each = list(networks.values())
+        first = next((n for n in each if n.checkpoint.about.data is not None), each[0])
         checkpoint = recognised(first.checkpoint, settings, runtime)
-        self._settings, self._runtime = settings, runtime
-        for network in networks:
+        for network in each:
             self._compare(network, first, datasets.completed(settings, checkpoint.about.data))
         found = subject.open_described(checkpoint.about, checkpoint.path, settings, runtime)
-        self.data, self.arch, self._model = found.data, found.arch, found.model.eval()
-        self._fisher: DiagonalFisher | None = None
+        self._data, self._arch, self._model = found.data, found.arch, found.model.eval()
+        self.data: dict[str, Mapping[str, Any]] = {}
+        self.problems: dict[str, InputError] = {}
 
     def _compare(self, network: Network, first: Network, chosen: DataSettings) -> None:
         """Warn where a network was trained on other data than all are measured on."""
@@ -60,110 +60,85 @@ class Functions:
                 )
                 return
 
-    def samples(self, otherwise: SplitName) -> Samples:
-        """The split that is asked for. Raises SettingsError where it is empty."""
-        name = self._settings.split or otherwise
-        found = self.data.split(name)
-        if len(found) == 0:
-            raise SettingsError(
-                f"data set '{self.data.name}' has no samples in split '{name}'", "choose --split"
-            )
-        return found
+    def fisher(self, pairs: Sequence[Pair]) -> dict[Pair, dict[str, float]]:
+        """Σ F (a − b)² by tensor, with F the mean of both networks' diagonal Fisher information.
 
-    def fisher_samples(self) -> Samples:
-        """A seeded random subset of the training samples, in id order."""
-        found, seed = self.samples("all-train"), self._settings.seed
-        if self._settings.fisher_samples >= len(found):
-            return found
-        chosen = keyed.permutation(seed, "fisher subset", len(found))[: self._settings.fisher_samples]
-        return found.take(torch.sort(chosen.to(found.device)).values)
+        F is estimated on a seeded random subset of the samples, of one network at a time.
+        """
+        settings = self._settings
+        samples = self._samples("fisher", "all-train")
+        if settings.fisher_samples < len(samples):
+            drawn = keyed.permutation(settings.seed, "fisher subset", len(samples))[: settings.fisher_samples]
+            samples = samples.take(torch.sort(drawn.to(samples.device)).values)
+        kind = {"kind": settings.fisher, "seed": settings.seed}
+        self.data["fisher"] = {**kind, **self.data["fisher"], "samples": len(samples)}
+        shape, note = self._arch.input_shape, self._runtime.note
+        information = DiagonalFisher(self._model, shape, settings.fisher, settings.seed, note)
 
-    def describe(self, samples: Samples, otherwise: SplitName) -> dict[str, Any]:
-        """What a record says of the samples."""
-        split = self._settings.split or otherwise
-        noise = self.data.flips
+        def weighted(label: str) -> dict[Pair, dict[str, float]]:
+            information.begin()
+            for batch in samples.batches(settings.batch_size):
+                information.add(batch.images, batch.labels, batch.ids)
+            compared = self._networks[label].weights
+            known = {name: f.cpu() for name, f in information.information().items() if name in compared}
+            sides = {pair: [self._networks[one].weights for one in pair] for pair in pairs if label in pair}
+            return {pair: sums.weighted(a, b, known) for pair, (a, b) in sides.items()}
+
+        found = self._each("fisher", weighted)
         return {
-            "dataset": self.data.name,
+            (a, b): {name: (half + found[b][a, b][name]) / 2 for name, half in found[a][a, b].items()}
+            for a, b in pairs
+            if {a, b} <= set(found)
+        }
+
+    def functional(self, pairs: Sequence[Pair]) -> dict[Pair, FunctionalDistance]:
+        """Every network's answers once, and every pair's difference."""
+        samples = self._samples("functional", "test")
+        with tempfile.TemporaryDirectory(prefix="mcx-") as folder:
+
+            @torch.no_grad()
+            def logits(label: str) -> Sequence[Tensor]:
+                """float32 [N, classes] in pieces, mapped: those of all networks may be more than memory holds."""
+                path = Path(folder) / str(list(self._networks).index(label))
+                try:
+                    with path.open("wb") as file:
+                        for batch in samples.batches(self._settings.batch_size):
+                            file.write(self._model(batch.images).float().cpu().numpy().tobytes())
+                except OSError as error:
+                    raise files.refused(path, error) from error
+                whole = torch.from_file(str(path), size=path.stat().st_size // 4, dtype=torch.float32)
+                return torch.split(whole.view(len(samples), -1), AT_ONCE)
+
+            found = self._each("functional", logits)
+            answers = {(a, b): (found[a], found[b]) for a, b in pairs if {a, b} <= set(found)}
+            return {pair: distances.functional(zip(*both, strict=True)) for pair, both in answers.items()}
+
+    def _each(self, metric: str, measure: Callable[[str], T]) -> dict[str, T]:
+        """What `measure` gives for every label, while the model holds that network's weights."""
+        out: dict[str, T] = {}
+        for done, (label, network) in enumerate(self._networks.items(), start=1):
+            try:
+                weights.load_into(self._model, network.checkpoint.state, str(network.path))
+                out[label] = measure(label)
+            except InputError as error:
+                self.problems.setdefault(label, error)
+            total = len(self._networks)
+            self._runtime.progress(done, total, "network", metric=metric, checkpoint=label)
+        return out
+
+    def _samples(self, metric: str, otherwise: SplitName) -> Samples:
+        """The split that is asked for, noted in `data`. Raises SettingsError where it is empty."""
+        split, noise = self._settings.split or otherwise, self._data.flips
+        samples = self._data.split(split)
+        if len(samples) == 0:
+            raise SettingsError(
+                f"data set '{self._data.name}' has no samples in split '{split}'", "choose --split"
+            )
+        self.data[metric] = {
+            "dataset": self._data.name,
             "split": split,
             "samples": len(samples),
             "transform": samples.transform.describe(),
             "label_noise": 0.0 if noise is None or self._settings.labels == "clean" else noise.share,
         }
-
-    def logits(self, network: Network, samples: Samples, folder: Path) -> np.ndarray:
-        """float32 [N, classes] over all samples in id order, in a file of `folder`. Raises InputError for a network
-        that does not fit.
-        """
-        self._take(network)
-        out: np.ndarray | None = None
-        begin = 0
-        for batch in samples.batches(self._settings.batch_size):
-            with torch.no_grad():
-                found = self._model(batch.images).float().cpu().numpy()
-            if out is None:
-                # Logits of all networks may be more than memory holds.
-                with tempfile.NamedTemporaryFile(dir=folder, delete=False) as file:
-                    out = np.memmap(file.name, np.float32, "w+", shape=(len(samples), found.shape[1]))
-            out[begin : begin + len(found)] = found
-            begin += len(found)
-        assert out is not None
-        return out
-
-    def fisher(self, network: Network, samples: Samples) -> dict[str, Tensor]:
-        """The diagonal Fisher information by parameter, float64 on the CPU."""
-        self._take(network)
-        if self._fisher is None:
-            settings = self._settings
-            self._fisher = DiagonalFisher(
-                self._model, self.arch.input_shape, settings.fisher, settings.seed, self._runtime.note
-            )
-        self._fisher.begin()
-        for batch in samples.batches(self._settings.batch_size):
-            self._fisher.add(batch.images, batch.labels, batch.ids)
-        return {name: value.cpu() for name, value in self._fisher.information().items()}
-
-    def _take(self, network: Network) -> None:
-        weights.load_into(self._model, network.checkpoint.state, str(network.path))
-
-
-class Comparison:
-    """Adds up how two networks' answers differ, over batches of the same samples."""
-
-    def __init__(self) -> None:
-        self._count = self._different = 0
-        self._kl = self._distance = 0.0
-
-    def add(self, a: Tensor, b: Tensor) -> None:
-        """Logits [n, classes] each. Raises InputError for other numbers of classes."""
-        if a.shape != b.shape or a.ndim != 2:
-            raise InputError(f"logits of shapes {tuple(a.shape)} and {tuple(b.shape)} cannot be compared")
-        x, y = a.double(), b.double()
-        p, q = x.log_softmax(1), y.log_softmax(1)
-        self._different += int((x.argmax(1) != y.argmax(1)).sum())
-        self._kl += float((p.exp() * (p - q)).sum())
-        self._distance += float((x - y).norm(dim=1).sum())
-        self._count += len(x)
-
-    def result(self) -> FunctionalDistance:
-        """Raises InputError where there were no samples."""
-        if self._count == 0:
-            raise InputError("there are no inputs")
-        return FunctionalDistance(
-            self._different / self._count,
-            max(self._kl / self._count, 0.0),
-            self._distance / self._count,
-            self._count,
-        )
-
-
-def functional(a: np.ndarray, b: np.ndarray) -> FunctionalDistance:
-    """Of logits [N, classes] on the same samples."""
-    found = Comparison()
-    for begin in range(0, len(a), 4096):
-        found.add(*(torch.from_numpy(np.array(part[begin : begin + 4096])) for part in (a, b)))
-    return found.result()
-
-
-def known(fisher: Mapping[str, Tensor], network: Network) -> dict[str, Tensor]:
-    """The information of the parameters that are compared."""
-    return {name: value for name, value in fisher.items() if name in network.weights}
+        return samples

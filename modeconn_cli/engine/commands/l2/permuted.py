@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,12 +11,11 @@ from typing import Any
 from torch import Tensor
 
 from modeconn_cli.engine import names, symmetry
-from modeconn_cli.engine.commands.l2.inputs import Network
+from modeconn_cli.engine.commands.l2.network import Network
 from modeconn_cli.engine.errors import InputError
 from modeconn_cli.engine.machine.runtime import Runtime
-from modeconn_cli.engine.networks import distances, graph, models, weights
+from modeconn_cli.engine.networks import distances, graph, subject
 from modeconn_cli.engine.networks.distances import Distance
-from modeconn_cli.engine.networks.models.recognise import recognised
 from modeconn_cli.engine.results.fingerprints import identify, sha256
 from modeconn_cli.engine.settings.l2 import L2Settings
 from modeconn_cli.engine.symmetry import Symmetry
@@ -49,7 +49,8 @@ def lineage(path: Path) -> list[Made]:
     while True:
         beside = None if where is None else metadata_of(where)
         said = None if beside is None else permutations.read_metadata(beside)
-        if where is not None and said is not None and not _is_of(said, where):
+        # An original's metadata says no hash.
+        if where and said and said.get("checkpoint_sha256") not in (None, sha256(where)):
             if not out:
                 raise InputError(f"'{beside}' is the metadata of another file than '{path}'", "swap it again")
             said = beside = None  # the original has been replaced since: its own history is not this one's
@@ -61,73 +62,61 @@ def lineage(path: Path) -> list[Made]:
             raise InputError(f"the swaps that made '{path}' lead back to it")
 
 
-def _is_of(said: Mapping[str, Any], path: Path) -> bool:
-    """Whether metadata speaks of a file; the original's says no hash."""
-    return said.get("checkpoint_sha256") in (None, sha256(path))
-
-
 def metadata_of(path: Path) -> Path | None:
     """The metadata beside a file, or beside what a link leads to."""
-    for place in (path, path.resolve()):
-        found = names.swap_metadata(place)
-        if found.is_file():
-            return found
-    return None
+    beside = (names.swap_metadata(place) for place in (path, path.resolve()))
+    return next((found for found in beside if found.is_file()), None)
 
 
 def _original(said: Mapping[str, Any]) -> tuple[str, Path | None]:
     """Content and place of the network that a swap began with; by the file that is there where nothing else says."""
     path = Path(str(said.get("original_checkpoint", ""))).expanduser()
-    inputs = said.get("provenance", {}).get("inputs") if isinstance(said.get("provenance"), dict) else None
-    if inputs and isinstance(inputs[0], dict) and isinstance(inputs[0].get("sha256"), str):
-        return inputs[0]["sha256"], path if path.is_file() else None
-    if path.is_file():
-        return identify(path).sha256, path
-    return f"the original '{path}'", None
+    there = path if path.is_file() else None
+    with contextlib.suppress(KeyError, IndexError, TypeError):
+        recorded = said["provenance"]["inputs"][0]["sha256"]
+        if isinstance(recorded, str):
+            return recorded, there
+    return f"the original '{path}'" if there is None else identify(there).sha256, there
 
 
 class Permutations:
-    """Undoes the swaps of networks of one architecture."""
+    """Undoes the swaps that made networks; the symmetries of an architecture are found once."""
 
     def __init__(self, settings: L2Settings, runtime: Runtime) -> None:
         self._settings, self._runtime = settings, runtime
         self._symmetries: dict[str, Symmetry] = {}
 
-    def distance(self, first: Network, second: Network) -> Permuted | None:
-        """None where the two have no common original, and where none was swapped."""
+    def undone(self, first: Network, second: Network) -> Permuted | None:
+        """The distance without swaps; None where the two have no common original, and where none was swapped."""
         ways = [lineage(network.path) for network in (first, second)]
-        common = next(
-            (made.sha256 for made in ways[0] if made.sha256 in {other.sha256 for other in ways[1]}), None
-        )
+        known = [made.sha256 for made in ways[1]]
+        common = next((made.sha256 for made in ways[0] if made.sha256 in known), None)
         if common is None or max(map(len, ways)) == 1:
             return None
-        undone: list[str] = []
+        metadata: list[str] = []
         sides = []
         for network, way in zip((first, second), ways, strict=True):
-            steps = [made.metadata for made in way[: [made.sha256 for made in way].index(common)]]
-            known = [path for path in steps if path is not None]
-            sides.append(self._back(network, known))
-            undone += map(str, known)
-        return Permuted(tuple(undone), distances.l2(*sides))
+            swaps = way[: [made.sha256 for made in way].index(common)]
+            steps = [made.metadata for made in swaps if made.metadata is not None]
+            sides.append(self._back(network, steps))
+            metadata += map(str, steps)
+        return Permuted(tuple(metadata), distances.l2(*sides))
 
-    def _back(self, network: Network, steps: list[Path]) -> dict[str, Tensor]:
+    def _back(self, network: Network, steps: list[Path]) -> Mapping[str, Tensor]:
         """What is compared of a network, with its last swaps undone."""
         if not steps:
             return network.weights
         found = self._found(network)
         state: Mapping[str, Tensor] = network.checkpoint.state
-        for metadata in steps:
-            state = symmetry.permute(state, permutations.orders_to_first(metadata, found))
+        for step in steps:
+            state = symmetry.permute(state, permutations.orders_to_first(step, found))
         return {name: state[name] for name in network.weights}
 
     def _found(self, network: Network) -> Symmetry:
-        checkpoint = recognised(network.checkpoint, self._settings, self._runtime)
-        arch = models.architecture(self._settings, checkpoint.about, checkpoint.path)
-        key = repr(arch)
+        opened = subject.open_networks([network.checkpoint], self._settings, self._runtime, "no data")
+        key = repr(opened.arch)
         if key not in self._symmetries:
-            model = models.build(arch)
-            weights.load_into(model, network.checkpoint.state, str(network.path))
-            self._symmetries[key] = symmetry.find(graph.trace(model, arch.input_shape))
+            self._symmetries[key] = symmetry.find(graph.trace(opened.model.cpu(), opened.arch.input_shape))
         return self._symmetries[key]
 
 

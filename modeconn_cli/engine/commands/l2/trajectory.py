@@ -5,15 +5,14 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import astuple, dataclass, fields
+from dataclasses import dataclass
 
-from modeconn_cli.engine.commands.l2.pairs import Pair
+from modeconn_cli.engine.commands.l2.chosen import Pair
 from modeconn_cli.engine.networks.distances import Distance
-from modeconn_cli.engine.results import files
 
 
 @dataclass(frozen=True)
-class Position:
+class Waypoint:
     """One epoch; L2 distances, None where a checkpoint could not be used. `length` adds up the steps so far;
     `turn` is the cosine of the angle between the step here and the one that follows.
     """
@@ -36,12 +35,12 @@ def pairs(labels: Sequence[str]) -> list[Pair]:
     return list(dict.fromkeys([*((labels[0], label) for label in labels[1:]), *steps, *ends, *strides]))
 
 
-def positions(
+def waypoints(
     labels: Sequence[str],
     epochs: Sequence[int],
     found: Mapping[Pair, Distance | None],
     broken: Collection[str] = (),
-) -> tuple[Position, ...]:
+) -> tuple[Waypoint, ...]:
     """One per epoch; `found` has the distances of `pairs`, None for those that could not be measured.
 
     Nothing is known of `broken` checkpoints.
@@ -61,7 +60,7 @@ def positions(
         length += step or 0.0
         start = found[labels[0], label] if k else None
         out.append(
-            Position(
+            Waypoint(
                 epoch=epoch,
                 label=label,
                 from_start=between(0, k),
@@ -81,8 +80,3 @@ def _cosine(step: float | None, following: float | None, stride: float | None) -
         return None
     cosine = (stride**2 - step**2 - following**2) / (2 * step * following)
     return max(-1.0, min(1.0, cosine)) if math.isfinite(cosine) else None
-
-
-def table(rows: Sequence[Position]) -> str:
-    """CSV, a row per epoch."""
-    return files.csv_text([field.name for field in fields(Position)], map(astuple, rows))

@@ -171,6 +171,7 @@ def _connect(
             checkpoint1=seed0, checkpoint2=other, output=story.root / "endpoint_l2_distances" / f"{name}.json"
         ),
     )
+    assert isinstance(distance, L2Result)
     folder = _curve_folder(story, name)
     line = story.part(
         f"{name}: straight line",

@@ -1,0 +1,85 @@
+"""Everything that is asked of pairs of networks, each network taken up once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from modeconn_cli.engine.commands.l2 import weight_space
+from modeconn_cli.engine.commands.l2.chosen import Pair
+from modeconn_cli.engine.commands.l2.functions import Functions
+from modeconn_cli.engine.commands.l2.network import Network
+from modeconn_cli.engine.commands.l2.pair import L2Result
+from modeconn_cli.engine.commands.l2.permuted import Permutations, Permuted
+from modeconn_cli.engine.commands.l2.weight_space import Networks
+from modeconn_cli.engine.errors import InputError
+from modeconn_cli.engine.machine.runtime import Runtime
+from modeconn_cli.engine.networks import distances, sums
+from modeconn_cli.engine.networks.distances import Distance, FunctionalDistance
+from modeconn_cli.engine.settings.l2 import L2Settings
+
+
+@dataclass(frozen=True)
+class Measurements:
+    """Of every pair what was measured, or why nothing was; `data` says by metric what the samples were.
+
+    `beside` are further pairs in weight space, None for those that could not be measured.
+    """
+
+    pairs: Mapping[Pair, L2Result | InputError]
+    data: Mapping[str, Mapping[str, Any]]
+    beside: Mapping[Pair, Distance | None]
+
+
+def measure(
+    networks: Networks, pairs: Sequence[Pair], beside: Sequence[Pair], settings: L2Settings, runtime: Runtime
+) -> Measurements:
+    """Measure pairs of networks, by label, and the pairs `beside` in weight space alone.
+
+    A network that is broken or does not fit spoils its own pairs only, and only what it cannot give.
+    """
+    every = list(dict.fromkeys([*pairs, *beside]))
+    found, failed = weight_space.measure(networks, every, allow_nonfinite=settings.allow_nonfinite)
+    own = [pair for pair in pairs if pair in found]
+    used = {label for pair in own for label in pair}
+    usable = {label: n for label, n in networks.items() if label in used and isinstance(n, Network)}
+    problems: dict[Pair, InputError] = {}
+    answers: dict[Pair, FunctionalDistance] = {}
+    data: dict[str, Mapping[str, Any]] = {}
+    for labels in weight_space.alike(usable) if settings.needs_data else ():
+        functions = Functions(settings, {label: usable[label] for label in labels}, runtime)
+        group = [pair for pair in own if set(pair) <= set(labels)]
+        if "fisher" in settings.metric:
+            for pair, weighted in functions.fisher(group).items():
+                found[pair] = sums.with_fisher(found[pair], weighted)
+        if "functional" in settings.metric:
+            answers |= functions.functional(group)
+        data |= functions.data
+        problems |= {
+            pair: error
+            for pair in group
+            if (error := next((e for label, e in functions.problems.items() if label in pair), None))
+        }
+    permuted: dict[Pair, Permuted | None] = {}
+    permutations = Permutations(settings, runtime)
+    for first, second in own if settings.modulo_permutation else ():
+        try:
+            permuted[first, second] = permutations.undone(usable[first], usable[second])
+        except InputError as error:
+            problems.setdefault((first, second), error)
+    distance = {pair: distances.distance(squares) for pair, squares in found.items()}
+    results = {
+        pair: L2Result(
+            settings=settings,
+            networks=(usable[pair[0]], usable[pair[1]]),
+            data=data,
+            distance=distance[pair],
+            functional=answers.get(pair),
+            permuted=permuted.get(pair),
+            problem=problems.get(pair),
+        )
+        for pair in own
+    }
+    both = {pair: results.get(pair) or failed[pair] for pair in pairs}
+    return Measurements(both, data, {pair: distance.get(pair) for pair in beside})

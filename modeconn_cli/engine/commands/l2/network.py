@@ -1,0 +1,76 @@
+"""A network that is compared: a checkpoint, whose tensors are pages of its file, and what of it counts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from modeconn_cli.engine.errors import InputError
+from modeconn_cli.engine.machine.runtime import Runtime
+from modeconn_cli.engine.networks import checkpoints, subject, weights
+from modeconn_cli.engine.networks.checkpoints import Checkpoint
+from modeconn_cli.engine.results import shards
+from modeconn_cli.engine.settings.l2 import L2Settings
+
+
+@dataclass(frozen=True)
+class Network:
+    """`weights` is what is compared of the checkpoint; `stamp` changes when its file is replaced."""
+
+    checkpoint: Checkpoint
+    weights: Mapping[str, Tensor]
+    stamp: tuple[object, ...] = ()
+
+    @property
+    def path(self) -> Path:
+        return self.checkpoint.path
+
+    def check_unchanged(self) -> None:
+        """Raises InputError where the file is not the one any more that was measured: a record would name another."""
+        if _stamp(self.path) != self.stamp:
+            raise InputError(
+                f"'{self.path}' was replaced while it was measured", "run the same command again"
+            )
+
+
+def read(path: Path, settings: L2Settings, runtime: Runtime) -> Network:
+    """Map a checkpoint. Its parameters are compared, and its buffers where they are asked for.
+
+    Raises InputError for a file that is broken, and for anything but real weights. Whether the weights are finite
+    shows when they are measured.
+    """
+    stamp = _stamp(path)
+    checkpoint = mapped(path, settings.state_key)
+    runtime.detail(checkpoint.found())
+    compared = checkpoint.parameters()
+    whole = [name for name, t in compared.items() if not t.is_floating_point() and t.ndim > 0]
+    if whole or not any(tensor.is_floating_point() for tensor in compared.values()):
+        what = f"{whole[0]} holds whole numbers" if whole else "it holds no parameters"
+        raise InputError(f"'{path}' cannot be compared: {what}", "distances are between real weights")
+    if settings.include_buffers:
+        compared = weights.distinct(checkpoint.state)
+    compared = {name: tensor for name, tensor in compared.items() if tensor.is_floating_point()}
+    if not settings.allow_nonfinite:
+        others = {name: tensor for name, tensor in checkpoint.state.items() if name not in compared}
+        checkpoints.check_finite(others, path)
+    return Network(checkpoint, compared, stamp)
+
+
+def mapped(path: Path, state_key: str | None = None) -> Checkpoint:
+    """A checkpoint whose tensors are pages of its file. Raises InputError for a curve."""
+    checkpoint = checkpoints.read(path, state_key=state_key, mapped=True)
+    if checkpoint.is_curve:
+        raise InputError(f"'{path}' is a curve, not a network", subject.A_POINT)
+    return checkpoint
+
+
+def _stamp(path: Path) -> tuple[object, ...]:
+    """Identity, size and time of a file, and of those that an index names."""
+    try:
+        parts = [path, *(shards.shards(path) if shards.is_index(path) else [])]
+        return tuple((s.st_ino, s.st_size, s.st_mtime_ns) for s in (part.stat() for part in parts))
+    except (OSError, InputError):
+        return ()

@@ -1,0 +1,81 @@
+"""Sums over the weights of pairs of networks: one that is broken spoils its own pairs only."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from modeconn_cli.engine.commands.l2.chosen import Pair
+from modeconn_cli.engine.commands.l2.network import Network
+from modeconn_cli.engine.errors import InputError
+from modeconn_cli.engine.networks import checkpoints, sums, weights
+from modeconn_cli.engine.networks.sums import Squares
+
+Networks = Mapping[str, Network | InputError]  # by label: a network, or why there is none
+Sums = dict[str, Squares]  # by tensor
+
+
+def measure(
+    networks: Networks, pairs: Sequence[Pair], *, allow_nonfinite: bool = False
+) -> tuple[dict[Pair, Sums], dict[Pair, InputError]]:
+    """The sums of pairs, and of the other pairs why there are none."""
+    usable = {label: network for label, network in networks.items() if isinstance(network, Network)}
+    failed = {label: error for label, error in networks.items() if isinstance(error, InputError)}
+    found: dict[Pair, Sums] = {}
+    for labels in alike(usable):
+        own = [pair for pair in pairs if set(pair) <= set(labels)]
+        of_group = _among(usable, own)
+        broken = {} if allow_nonfinite else _nonfinite(usable, of_group)
+        if broken:  # values that are no numbers have spoilt the sums of the others: once more without them
+            failed |= broken
+            of_group = _among(usable, [pair for pair in own if not set(pair) & set(broken)])
+        found |= of_group
+    return found, {pair: _reason(pair, usable, failed) for pair in pairs if pair not in found}
+
+
+def alike(usable: Mapping[str, Network]) -> list[list[str]]:
+    """Labels of networks with the same tensors."""
+    groups: dict[frozenset[tuple[object, ...]], list[str]] = {}
+    for label, network in usable.items():
+        key = frozenset((name, t.shape, t.is_floating_point()) for name, t in network.weights.items())
+        groups.setdefault(key, []).append(label)
+    return list(groups.values())
+
+
+def _among(usable: Mapping[str, Network], pairs: Sequence[Pair]) -> dict[Pair, Sums]:
+    """The sums of pairs of networks that are alike."""
+    if not pairs:
+        return {}
+    chosen = [label for label in usable if any(label in pair for pair in pairs)]
+    numbers = [(chosen.index(a), chosen.index(b)) for a, b in pairs]
+    found = sums.among([usable[label].weights for label in chosen], numbers)
+    return dict(zip(pairs, found, strict=True))
+
+
+def _nonfinite(usable: Mapping[str, Network], found: Mapping[Pair, Sums]) -> dict[str, InputError]:
+    """Networks that hold NaN or infinity; a sum may also be infinite because the numbers are too large."""
+    suspects = {
+        label
+        for pair, tensors in found.items()
+        for label, side in zip(pair, ("first", "second"), strict=True)
+        if not all(math.isfinite(getattr(squares, side)) for squares in tensors.values())
+    }
+    out = {}
+    for label in suspects:
+        try:
+            checkpoints.check_finite(usable[label].weights, usable[label].path)
+        except InputError as error:
+            out[label] = error
+    return out
+
+
+def _reason(pair: Pair, usable: Mapping[str, Network], failed: Mapping[str, InputError]) -> InputError:
+    for label in pair:
+        if label in failed:
+            return failed[label]
+    first, second = (usable[label] for label in pair)
+    try:
+        weights.check_alike(first.weights, second.weights, str(first.path), str(second.path))
+    except InputError as different:
+        return different
+    raise AssertionError(f"{pair} was not measured")
