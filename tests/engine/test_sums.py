@@ -56,6 +56,24 @@ def test_all_pairs_are_those_of_subtraction(
     assert squares[pairs.index((1, 2))]["w"].delta == 0.0
 
 
+def test_the_sums_that_all_pairs_need_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fifty networks: no subtraction for 1,225 pairs that are alike far from each other."""
+    torch.manual_seed(0)
+    fifty = [{"w": torch.randn(1000)} for _ in range(50)]
+    pairs = [(i, j) for i in range(50) for j in range(i + 1, 50)]
+    subtracted = 0
+    original = sums._subtracted
+
+    def counted(part: Tensor, some: list) -> Tensor:
+        nonlocal subtracted
+        subtracted += len(some)
+        return original(part, some)
+
+    monkeypatch.setattr(sums, "_subtracted", counted)
+    sums.among(fifty, pairs)
+    assert subtracted == 0
+
+
 def test_a_network_with_nan_spoils_no_other_pair() -> None:
     found = networks(12, 1.0)
     found[5]["w"] = found[5]["w"].clone()
