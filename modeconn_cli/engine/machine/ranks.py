@@ -251,6 +251,7 @@ class Many(Group):
             end = time.monotonic() + LEAVING
             while self._holds_store and time.monotonic() < end and self._missing("left", range(self.world)):
                 time.sleep(POLL)
+        self._store.close()
 
     def _exchange(self, word: str, speakers: Sequence[int], value: Any = None) -> list[Any]:
         """What the speakers give at this turn, in their order; this rank's is `value` where it is one of them.
@@ -326,6 +327,10 @@ class _Store:
         text = json.dumps(value)
         return self._ask(lambda: self._store.compare_set(key, "", text)) == text.encode()
 
+    def close(self) -> None:
+        """Nothing more is asked."""
+        self._thread.close()
+
     def _connected(self, place: Place) -> TCPStore:
         """The store at the place's address. Raises SettingsError where nobody answers."""
         from torch import distributed
@@ -342,6 +347,7 @@ class _Store:
         try:
             return self._ask(connect, ends_by_itself=True)
         except (Stopped, TypeError) as error:  # a port that is none is a TypeError
+            self.close()
             why = str(error).splitlines()[0]
             raise SettingsError(
                 f"rank {place.rank} found no store at {place.address}:{place.port}: {why}",
