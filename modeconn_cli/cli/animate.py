@@ -9,7 +9,7 @@ import typer
 
 from modeconn_cli.cli.options import takes
 from modeconn_cli.cli.report import Report
-from modeconn_cli.cli.tables import Part, Table, number
+from modeconn_cli.cli.tables import Block, Table, number
 from modeconn_cli.engine.settings.animate import AnimateSettings
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def animate(settings: AnimateSettings, report: Report) -> None:
     report.run(engine.run, settings, table)
 
 
-def table(result: AnimateResult) -> list[Part]:
+def table(result: AnimateResult) -> list[Block]:
     rows = []
     for written in result.files:
         film = written.file == result.output

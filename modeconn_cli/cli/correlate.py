@@ -8,7 +8,7 @@ import typer
 
 from modeconn_cli.cli.options import takes
 from modeconn_cli.cli.report import Report
-from modeconn_cli.cli.tables import Lines, Part, Table, number
+from modeconn_cli.cli.tables import Block, Lines, Table, number
 from modeconn_cli.engine.settings.correlate import CorrelateSettings
 
 if TYPE_CHECKING:
@@ -32,8 +32,8 @@ def correlate(settings: CorrelateSettings, report: Report) -> None:
     report.run(engine.run, settings, table)
 
 
-def table(result: CorrelateResult) -> list[Part]:
-    parts: list[Part] = [_coverage(result), _correlations(result)]
+def table(result: CorrelateResult) -> list[Block]:
+    parts: list[Block] = [_coverage(result), _correlations(result)]
     if result.categories:
         cells = tuple((name or "no category", f"{count:,}") for name, count in result.categories.items())
         parts.append(Table("Categories by median splits", ("category", "samples"), cells))

@@ -8,7 +8,7 @@ import typer
 
 from modeconn_cli.cli.options import takes
 from modeconn_cli.cli.report import Report
-from modeconn_cli.cli.tables import EPOCHS, Lines, Part, Table, ends, number
+from modeconn_cli.cli.tables import EPOCHS, Block, Lines, Table, ends, number
 from modeconn_cli.engine.settings.csl import CslAggregateSettings, CslScoreSettings
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def aggregate(settings: CslAggregateSettings, report: Report) -> None:
     report.run(engine.run, settings, aggregate_table)
 
 
-def score_table(result: CslScoreResult) -> list[Part]:
+def score_table(result: CslScoreResult) -> list[Block]:
     chosen, omitted = ends(result.epochs, EPOCHS, "epochs")
     rows = tuple(
         (
@@ -74,7 +74,7 @@ def score_table(result: CslScoreResult) -> list[Part]:
     return [Table(title, columns, rows, text_columns=0), Lines(tuple(lines))]
 
 
-def aggregate_table(result: CslAggregateResult) -> list[Part]:
+def aggregate_table(result: CslAggregateResult) -> list[Block]:
     head = (
         ("epochs", f"{result.num_epochs} ({result.kept_epochs[0]} … {result.kept_epochs[-1]})"),
         ("samples", f"{result.losses_shape[1]:,}"),
@@ -84,7 +84,7 @@ def aggregate_table(result: CslAggregateResult) -> list[Part]:
         *((("tau of squares", number(result.tau_sq)),) if result.tau_sq is not None else ()),
         *((("samples with NaN", f"{result.samples_with_nan:,}"),) if result.samples_with_nan else ()),
     )
-    parts: list[Part] = [Table(f"CSL of {result.dataset}", ("figure", "value"), head)]
+    parts: list[Block] = [Table(f"CSL of {result.dataset}", ("figure", "value"), head)]
     names = [
         name
         for name in ("csl", "csl_ce", "csl_per_epoch", "lt", "lt_first_epoch")

@@ -8,7 +8,7 @@ import typer
 
 from modeconn_cli.cli.options import takes
 from modeconn_cli.cli.report import Report
-from modeconn_cli.cli.tables import EPOCHS, Lines, Part, Table, ends, number, percent
+from modeconn_cli.cli.tables import EPOCHS, Block, Lines, Table, ends, number, percent
 from modeconn_cli.engine.settings.curvature import CurvatureSettings
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def curvature(settings: CurvatureSettings, report: Report) -> None:
         report.run(run.run, settings, table)
 
 
-def table(result: CurvatureResult) -> list[Part]:
+def table(result: CurvatureResult) -> list[Block]:
     keys = ("mean", "std", "q5", "q50", "q95")
     epochs, omitted = ends(result.epochs, EPOCHS, "epochs")
     rows = tuple(
@@ -57,7 +57,7 @@ def table(result: CurvatureResult) -> list[Part]:
     return [Table(title, columns, rows, text_columns=0), Lines(lines)]
 
 
-def stability_table(result: StabilityResult) -> list[Part]:
+def stability_table(result: StabilityResult) -> list[Block]:
     rows = tuple(
         (
             row.parameter,

@@ -8,7 +8,7 @@ import typer
 
 from modeconn_cli.cli.options import takes
 from modeconn_cli.cli.report import Report
-from modeconn_cli.cli.tables import Lines, Part, Table, number, percent
+from modeconn_cli.cli.tables import Block, Lines, Table, number, percent
 from modeconn_cli.engine.settings.curve import (
     CurveAnalyzeSettings,
     CurveEvalSettings,
@@ -70,7 +70,7 @@ def extract(settings: CurveExtractSettings, report: Report) -> None:
     report.run(engine.run, settings, extract_table)
 
 
-def train_table(result: CurveTrainResult) -> list[Part]:
+def train_table(result: CurveTrainResult) -> list[Block]:
     from modeconn_cli.engine.commands.curve.train import distance_text
 
     metrics = result.metrics
@@ -98,7 +98,7 @@ NAMES = {
 }
 
 
-def eval_table(result: CurveEvalResult) -> list[Part]:
+def eval_table(result: CurveEvalResult) -> list[Block]:
     rows = tuple(
         (NAMES[name].format(result.held_out), *(number(value, 4) for value in vars(values).values()))
         for name, values in result.statistics.items()
@@ -116,7 +116,7 @@ def eval_table(result: CurveEvalResult) -> list[Part]:
     ]
 
 
-def analyze_table(result: CurveAnalyzeResult) -> list[Part]:
+def analyze_table(result: CurveAnalyzeResult) -> list[Block]:
     rows = tuple(
         (
             layer.name + (" *" if layer.name == result.swapped_layer else ""),
@@ -132,7 +132,7 @@ def analyze_table(result: CurveAnalyzeResult) -> list[Part]:
     columns = (
         "layer", "type", "params", "normalized t=0.5", "normalized t=1", "raw modulo swap t=1", "raw from line max",
     )  # fmt: skip
-    parts: list[Part] = [Table("Layer distances from endpoint 0", columns, rows, text_columns=2)]
+    parts: list[Block] = [Table("Layer distances from endpoint 0", columns, rows, text_columns=2)]
     lines = [
         f"Participation ratio at t = 0.5: {result.participation_ratio:.2f} of {len(result.layers)} layers"
     ]
@@ -145,7 +145,7 @@ def analyze_table(result: CurveAnalyzeResult) -> list[Part]:
     return [*parts, Lines(tuple(lines))]
 
 
-def extract_table(result: CurveExtractResult) -> list[Part]:
+def extract_table(result: CurveExtractResult) -> list[Block]:
     columns = ("t", "parameters", "l2 norm", "batch norm", "output")
     row = (
         f"{result.t:g}",

@@ -8,7 +8,7 @@ import typer
 
 from modeconn_cli.cli.options import takes
 from modeconn_cli.cli.report import Report
-from modeconn_cli.cli.tables import Lines, Part, Table, number, percent
+from modeconn_cli.cli.tables import Block, Lines, Table, number, percent
 from modeconn_cli.engine.settings.demo import DemoSettings
 
 if TYPE_CHECKING:
@@ -32,11 +32,11 @@ def demo(settings: DemoSettings, report: Report) -> None:
     report.run(engine.run, settings, table)
 
 
-def table(result: DemoResult) -> list[Part]:
+def table(result: DemoResult) -> list[Block]:
     return [*_networks(result), *([] if result.samples is None else _samples(result.samples))]
 
 
-def _networks(result: DemoResult) -> list[Part]:
+def _networks(result: DemoResult) -> list[Block]:
     first, second = result.accuracies
     i, j = result.swapped_pair
     columns = (
@@ -76,7 +76,7 @@ def _networks(result: DemoResult) -> list[Part]:
     ]
 
 
-def _samples(samples: Samples) -> list[Part]:
+def _samples(samples: Samples) -> list[Block]:
     columns = tuple(name for name in samples.hardest[0] if name != "sample_id")
 
     def cell(value: object) -> str:

@@ -8,7 +8,7 @@ import typer
 
 from modeconn_cli.cli.options import takes
 from modeconn_cli.cli.report import Report
-from modeconn_cli.cli.tables import EPOCHS, Lines, Part, Table, ends, percent
+from modeconn_cli.cli.tables import EPOCHS, Block, Lines, Table, ends, percent
 from modeconn_cli.engine.settings.dormant import DormantSettings
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def dormant(settings: DormantSettings, report: Report) -> None:
     report.run(engine.run, settings, table)
 
 
-def table(result: DormantResult) -> list[Part]:
+def table(result: DormantResult) -> list[Block]:
     columns = (
         "epoch", "documented mean", "documented median", "post-activation mean", "post-activation median",
         "never active", f"tau {result.tau:g}", f"frequency {result.dormant_unit_threshold:g}", "NaN samples",

@@ -8,7 +8,7 @@ import typer
 
 from modeconn_cli.cli.options import takes
 from modeconn_cli.cli.report import Report
-from modeconn_cli.cli.tables import Part, Table, epoch_words
+from modeconn_cli.cli.tables import Block, Table, epoch_words
 from modeconn_cli.engine.settings.info import InfoSettings
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def info(settings: InfoSettings, report: Report) -> None:
     report.run(engine.run, settings, table)
 
 
-def table(result: InfoResult) -> list[Part]:
+def table(result: InfoResult) -> list[Block]:
     bad = result.nonfinite_tensors
     finite = (
         "not read" if bad is None else "all finite" if not bad else f"NaN or infinity in {', '.join(bad[:5])}"
@@ -45,7 +45,7 @@ def table(result: InfoResult) -> list[Part]:
         "size": f"{result.size:,} bytes",
         "sha256": result.sha256 or "not read",
     }
-    parts: list[Part] = [Table(result.checkpoint, ("entry", "value"), tuple(facts.items()), text_columns=2)]
+    parts: list[Block] = [Table(result.checkpoint, ("entry", "value"), tuple(facts.items()), text_columns=2)]
     shown = result.tensors[: result.show_keys]
     if shown:
         rows = tuple((t.name, "x".join(map(str, t.shape)) or "scalar", t.dtype) for t in shown)

@@ -11,8 +11,8 @@ from modeconn_cli.cli.options import takes
 from modeconn_cli.cli.report import Report
 from modeconn_cli.cli.tables import (
     EPOCHS,
+    Block,
     Lines,
-    Part,
     Table,
     distance_block,
     ends,
@@ -41,13 +41,13 @@ def l2(settings: L2Settings, report: Report) -> None:
     """
     from modeconn_cli.engine.commands import l2 as engine
 
-    def shown(result: L2Result | L2ManyResult) -> list[Part]:
+    def shown(result: L2Result | L2ManyResult) -> list[Block]:
         return table(result) if isinstance(result, engine.L2Result) else many_table(result)
 
     report.run(engine.run, settings, shown)
 
 
-def many_table(result: L2ManyResult) -> list[Part]:
+def many_table(result: L2ManyResult) -> list[Block]:
     kinds: dict[str, tuple[str, Callable[[Any], str]]] = {
         "pair": ("pair", str),
         "total_l2": ("total L2", number),
@@ -65,7 +65,7 @@ def many_table(result: L2ManyResult) -> list[Part]:
     shown, omitted = ends(result.pairs, PAIRS, "pairs")
     columns = tuple(kinds[name][0] for name in result.columns)
     rows = tuple(tuple(kinds[name][1](getattr(row, name)) for name in result.columns) for row in shown)
-    parts: list[Part] = [Table(f"Distances of {len(result.checkpoints)} checkpoints", columns, rows)]
+    parts: list[Block] = [Table(f"Distances of {len(result.checkpoints)} checkpoints", columns, rows)]
     if result.trajectory is not None:
         parts.append(trajectory_table(result.trajectory, omitted))
     if omitted:
@@ -90,9 +90,9 @@ def trajectory_table(rows: Sequence[Waypoint], omitted: list[str]) -> Table:
     return Table("Trajectory", columns, cells, text_columns=0)
 
 
-def table(result: L2Result) -> list[Part]:
+def table(result: L2Result) -> list[Block]:
     """The documented blocks, where L2 is asked for, and one for all further metrics."""
-    parts: list[Part] = []
+    parts: list[Block] = []
     distance, metrics = result.distance, result.settings.metric
     if "l2" in metrics:
         parts.append(distance_block(distance))

@@ -8,7 +8,7 @@ import typer
 
 from modeconn_cli.cli.options import takes
 from modeconn_cli.cli.report import Report
-from modeconn_cli.cli.tables import Lines, Part, Table, number
+from modeconn_cli.cli.tables import Block, Lines, Table, number
 from modeconn_cli.engine.settings.lmc import LmcInterpolateSettings, LmcReportSettings, LmcRunSettings
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def report_(settings: LmcReportSettings, report: Report) -> None:
     report.run(engine.run, settings, report_table)
 
 
-def run_table(result: LmcRunResult) -> list[Part]:
+def run_table(result: LmcRunResult) -> list[Block]:
     columns = (
         "k1", "k2", "epoch", "L2 distance", "train loss max_gap", "test loss max_gap", "test loss midpoint",
         "train error sup_minus_mean", "test error sup_minus_mean",
@@ -89,7 +89,7 @@ def _stable(k1: int | None) -> str:
     return f"Stable to SGD noise (error rises by less than 2 points, Frankle et al. 2020) from: {found}"
 
 
-def report_table(result: LmcReportResult) -> list[Part]:
+def report_table(result: LmcReportResult) -> list[Block]:
     columns = ("series", "k1", "pairs", "k2", "L2 distance", f"{result.barrier} {result.which}", "at k2")
     rows = tuple(row for series in result.series for row in _report_rows(series, result))
     lines = [
@@ -138,7 +138,7 @@ NAMES = {
 }
 
 
-def interpolate_table(result: LmcInterpolateResult) -> list[Part]:
+def interpolate_table(result: LmcInterpolateResult) -> list[Block]:
     keys = tuple(vars(next(iter(result.statistics.values()))))
     rows = tuple(
         (

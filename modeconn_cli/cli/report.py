@@ -186,7 +186,7 @@ class Report:
         self,
         engine: Callable[[S, Runtime], Result | None],
         settings: S,
-        render: Callable[[Any], Sequence[tables.Part]],
+        render: Callable[[Any], Sequence[tables.Block]],
     ) -> None:
         """Run an engine and print its result; where the answer is no, what led to it."""
         runtime = self.runtime(settings)
@@ -211,7 +211,7 @@ class Report:
         if group.leader:
             self.emit(result, render)
 
-    def emit(self, result: Result | None, render: Callable[[Any], Sequence[tables.Part]]) -> None:
+    def emit(self, result: Result | None, render: Callable[[Any], Sequence[tables.Block]]) -> None:
         """Print a result: JSON for programs, ruled tables on a terminal, plain text in a pipe.
 
         None is the result of a dry run and prints nothing.
@@ -252,9 +252,9 @@ def _keep_cause(settings: Settings, rank: int, error: McxError) -> None:
             files.write_json(folder / names.JOB_FOLDER / f"error.rank{rank}.json", cause)
 
 
-def _printable(parts: Sequence[tables.Part]) -> list[tables.Part]:
+def _printable(parts: Sequence[tables.Block]) -> list[tables.Block]:
     """Parts without control characters: names of layers and files come from outside."""
-    out: list[tables.Part] = []
+    out: list[tables.Block] = []
     for part in parts:
         if isinstance(part, tables.Lines):
             out.append(tables.Lines(tuple(map(one_line, part.lines))))

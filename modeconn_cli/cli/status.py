@@ -8,7 +8,7 @@ import typer
 
 from modeconn_cli.cli.options import takes
 from modeconn_cli.cli.report import Report
-from modeconn_cli.cli.tables import Part, Table
+from modeconn_cli.cli.tables import Block, Table
 from modeconn_cli.engine.settings.status import StatusSettings
 
 if TYPE_CHECKING:
@@ -26,6 +26,6 @@ def status(settings: StatusSettings, report: Report) -> None:
     report.run(engine.run, settings, table)
 
 
-def table(result: StatusResult) -> list[Part]:
+def table(result: StatusResult) -> list[Block]:
     rows = tuple((job.job, job.state, job.since or "n/a", str(job.files), job.reason) for job in result.jobs)
     return [Table(result.folder, ("job", "state", "since", "files", "why"), rows, text_columns=3)]

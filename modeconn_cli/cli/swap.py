@@ -8,7 +8,7 @@ import typer
 
 from modeconn_cli.cli.options import takes
 from modeconn_cli.cli.report import Report
-from modeconn_cli.cli.tables import Lines, Part, distance_block, layers_block, number
+from modeconn_cli.cli.tables import Block, Lines, distance_block, layers_block, number
 from modeconn_cli.engine.settings.swap import SwapSettings
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def swap(settings: SwapSettings, report: Report) -> None:
     report.run(engine.run, settings, table)
 
 
-def table(result: SwapResult) -> list[Part]:
+def table(result: SwapResult) -> list[Block]:
     check = result.verification
     lines = ["Verification:", f"  Level:                  {check.level}"]
     if check.acc_original is not None:

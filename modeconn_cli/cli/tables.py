@@ -29,7 +29,7 @@ class Lines:
     lines: tuple[str, ...]
 
 
-Part = Table | Lines
+Block = Table | Lines
 T = TypeVar("T")
 EPOCHS = 12  # in a table; the others are in the files
 
@@ -58,12 +58,12 @@ def percent(ratio: float | None, digits: int = 2) -> str:
     return "n/a" if ratio is None else f"{100 * ratio:.{digits}f}%"
 
 
-def plain_text(parts: Sequence[Part]) -> str:
+def plain_text(parts: Sequence[Block]) -> str:
     """The parts as text for pipes and files: no colour, no box, never cut."""
     return "\n".join(line for part in parts for line in (*_plain(part), "")).rstrip("\n") + "\n"
 
 
-def _plain(part: Part) -> list[str]:
+def _plain(part: Block) -> list[str]:
     if isinstance(part, Lines):
         return list(part.lines)
     grid = [part.columns, *part.rows]
@@ -78,7 +78,7 @@ def _plain(part: Part) -> list[str]:
     return lines
 
 
-def draw(console: Console, parts: Sequence[Part]) -> None:
+def draw(console: Console, parts: Sequence[Block]) -> None:
     """The parts on a terminal: ruled tables, headings in bold."""
     from rich.table import Table as RichTable
     from rich.text import Text

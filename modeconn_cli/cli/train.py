@@ -8,7 +8,7 @@ import typer
 
 from modeconn_cli.cli.options import takes
 from modeconn_cli.cli.report import Report
-from modeconn_cli.cli.tables import Part, Table, epoch_words, number
+from modeconn_cli.cli.tables import Block, Table, epoch_words, number
 from modeconn_cli.engine.settings.train import TrainSettings
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def train(settings: TrainSettings, report: Report) -> None:
     report.run(engine.run, settings, table)
 
 
-def table(result: TrainResult) -> list[Part]:
+def table(result: TrainResult) -> list[Block]:
     rows = tuple(
         (
             f"seed{network.seed}",
