@@ -18,7 +18,7 @@ from modeconn_cli.engine.machine.runtime import Runtime
 from modeconn_cli.engine.networks import distances, graph, models, subject, weights
 from modeconn_cli.engine.networks.checkpoints import About, Checkpoint
 from modeconn_cli.engine.networks.distances import Distance
-from modeconn_cli.engine.networks.subject import Subject
+from modeconn_cli.engine.networks.subject import Needed, Subject
 from modeconn_cli.engine.results import files, jobs, records
 from modeconn_cli.engine.results.fingerprints import sha256
 from modeconn_cli.engine.results.records import Provenance, Record
@@ -157,8 +157,9 @@ def _paths(settings: SwapSettings) -> tuple[Path, Path]:
 
 def _opened(settings: SwapSettings, original: Checkpoint, runtime: Runtime) -> Subject:
     """The network, and the data where they are asked for: the quick check needs none."""
-    if not settings.verify and not settings.dataset:
-        return subject.open_networks([original], settings, runtime, "no data")
+    if not settings.verify:
+        needed: Needed = "the data's shape" if settings.dataset else "no data"
+        return subject.open_networks([original], settings, runtime, needed)
     try:
         return subject.open_networks([original], settings, runtime)
     except NoDataSet as error:

@@ -26,7 +26,8 @@ from modeconn_cli.engine.settings.base import Settings, specs
 from modeconn_cli.engine.settings.scoring import EpochSettings
 from modeconn_cli.engine.settings.shared import DataSettings, ModelSettings, NetworkSettings
 
-Needed = Literal["data", "data without held-out images", "no data"]
+# `the data's shape`: whether the network knows their classes does not matter.
+Needed = Literal["data", "data without held-out images", "the data's shape", "no data"]
 
 A_POINT = "take a point of it with mcx curve extract"
 
@@ -126,13 +127,8 @@ def open_described(
         num_classes=None if data is None else data.num_classes,
         input_shape=_shape(settings, data),
     )
-    if data is not None and path is not None:
-        models.check_fits(arch, data.name, data.input_shape, data.num_classes)
-    elif data is not None and arch.num_classes < data.num_classes:
-        raise SettingsError(
-            f"the network has {arch.num_classes} classes, data set '{data.name}' has {data.num_classes}",
-            f"pass --num-classes {data.num_classes}",
-        )
+    if data is not None and needed != "the data's shape":
+        _check_fits(arch, data, trained=path is not None)
     return Subject(models.build(arch).to(runtime.device), arch, about, (), data)
 
 
@@ -140,7 +136,24 @@ def load_data(about: About, settings: NetworkSettings, runtime: Runtime, needed:
     """The data that the settings name, else those that a checkpoint remembers."""
     if needed == "no data" or not isinstance(settings, DataSettings):
         return None
-    return datasets.load(datasets.completed(settings, about.data), runtime.device, held_out=needed == "data")
+    completed = datasets.completed(settings, about.data)
+    return datasets.load(completed, runtime.device, held_out=needed != "data without held-out images")
+
+
+def _check_fits(arch: Architecture, data: Data, *, trained: bool) -> None:
+    """Raises InputError where a trained network cannot take the images or the labels of a data set, SettingsError where
+    one that is yet to be trained has too few classes.
+    """
+    if trained and (data.input_shape != arch.input_shape or data.num_classes > arch.num_classes):
+        raise InputError(
+            f"data set '{data.name}' has images {data.input_shape} in {data.num_classes} classes, the network takes "
+            f"{arch.input_shape} in {arch.num_classes}"
+        )
+    if arch.num_classes < data.num_classes:
+        raise SettingsError(
+            f"the network has {arch.num_classes} classes, data set '{data.name}' has {data.num_classes}",
+            f"pass --num-classes {data.num_classes}",
+        )
 
 
 def _shape(settings: NetworkSettings, data: Data | None) -> tuple[int, ...] | None:

@@ -17,7 +17,7 @@ from modeconn_cli.engine.networks.checkpoints import About
 from modeconn_cli.engine.registry import MODELS, find_model, is_import_path
 from modeconn_cli.engine.settings.shared import NetworkSettings
 
-__all__ = ["Architecture", "architecture", "build", "check_fits"]
+__all__ = ["Architecture", "architecture", "build"]
 
 
 @dataclass(frozen=True)
@@ -105,12 +105,3 @@ def build(arch: Architecture, seed: int = 0) -> nn.Module:
     if not isinstance(model, nn.Module):
         raise SettingsError(f"'{arch.model}' made a {type(model).__name__}, not a torch.nn.Module")
     return model
-
-
-def check_fits(arch: Architecture, data: str, input_shape: tuple[int, ...], num_classes: int) -> None:
-    """Raises InputError where a network cannot take the images or the labels of a data set."""
-    if input_shape != arch.input_shape or num_classes > arch.num_classes:
-        raise InputError(
-            f"data set '{data}' has images {input_shape} in {num_classes} classes, the network takes "
-            f"{arch.input_shape} in {arch.num_classes}"
-        )
