@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import chain, combinations
 
 import numpy as np
 from scipy import special
@@ -43,33 +43,27 @@ def correlations(columns: Mapping[str, np.ndarray]) -> list[Correlation]:
     """
     finite = {name: np.isfinite(values) for name, values in columns.items()}
     shared: dict[bytes, tuple[np.ndarray, list[tuple[str, str]]]] = {}
-    for pair in combinations(columns, 2):
-        both = finite[pair[0]] & finite[pair[1]]
-        shared.setdefault(np.packbits(both).tobytes(), (both, []))[1].append(pair)
+    for a, b in combinations(columns, 2):
+        both = finite[a] & finite[b]
+        shared.setdefault(np.packbits(both).tobytes(), (both, []))[1].append((a, b))
     found: dict[tuple[str, str], Correlation] = {}
     for both, pairs in shared.values():
-        prepared = {name: _Prepared.of(columns[name][both]) for name in {n for pair in pairs for n in pair}}
+        n = int(both.sum())
+        units = {name: _units(columns[name][both].astype(np.float64)) for name in set(chain(*pairs))}
         for a, b in pairs:
-            found[a, b] = _correlate(a, b, prepared[a], prepared[b], int(both.sum()))
+            pearson, spearman = (_tested(x, y, n) for x, y in zip(units[a], units[b], strict=True))
+            found[a, b] = Correlation(a, b, n, *pearson, *spearman)
     return [found[pair] for pair in combinations(columns, 2)]
 
 
-@dataclass(frozen=True)
-class _Prepared:
-    """Values and their ranks, centred and of length 1; None where all are equal."""
-
-    values: np.ndarray | None
-    ranks: np.ndarray | None
-
-    @staticmethod
-    def of(values: np.ndarray) -> _Prepared:
-        values = values.astype(np.float64)
-        if len(values) < 3 or (values == values[0]).all():
-            return _Prepared(None, None)
-        return _Prepared(_unit(values), _unit(rankdata(values)))
+def _units(values: np.ndarray) -> tuple[np.ndarray | None, np.ndarray | None]:
+    return _unit(values), _unit(rankdata(values))
 
 
 def _unit(values: np.ndarray) -> np.ndarray | None:
+    """The values [n] centred and of length 1, of which a product is a correlation; None where there is no such."""
+    if len(values) < 3 or (values == values[0]).all():
+        return None
     centred = values - values.mean()
     largest = np.abs(centred).max()
     if largest == 0 or not np.isfinite(largest):
@@ -79,32 +73,24 @@ def _unit(values: np.ndarray) -> np.ndarray | None:
     return unit
 
 
-def _correlate(a: str, b: str, x: _Prepared, y: _Prepared, n: int) -> Correlation:
-    pearson, spearman = _product(x.values, y.values), _product(x.ranks, y.ranks)
-    return Correlation(
-        metric_a=a,
-        metric_b=b,
-        n=n,
-        pearson=pearson,
-        pearson_p=None if pearson is None else pearson_p(pearson, n),
-        spearman=spearman,
-        spearman_p=None if spearman is None else spearman_p(spearman, n),
-    )
+def _tested(x: np.ndarray | None, y: np.ndarray | None, n: int) -> tuple[float | None, float | None]:
+    """A correlation r, and the chance of one as large without any: r is beta(n/2 - 1, n/2 - 1) on [-1, 1]."""
+    if x is None or y is None:
+        return None, None
+    r, shape = float(np.clip(x @ y, -1, 1)), n / 2 - 1
+    return r, float(min(1.0, 2 * special.betainc(shape, shape, (1 - abs(r)) / 2)))
 
 
-def _product(x: np.ndarray | None, y: np.ndarray | None) -> float | None:
-    return None if x is None or y is None else float(np.clip(x @ y, -1, 1))
+def auroc(values: np.ndarray, positive: np.ndarray) -> float | None:
+    """The chance that a positive sample has the larger value, ties half; None where one side is empty.
 
-
-def pearson_p(r: float, n: int) -> float:
-    """The chance of a correlation at least as large without one: r is beta(n/2 - 1, n/2 - 1) on [-1, 1]."""
-    shape = n / 2 - 1
-    return float(min(1.0, 2 * special.betainc(shape, shape, (1 - abs(r)) / 2)))
-
-
-def spearman_p(r: float, n: int) -> float:
-    """The same for ranks, by Student's t with n - 2 degrees of freedom."""
-    if abs(r) == 1:
-        return 0.0
-    t = abs(r) * np.sqrt((n - 2) / ((1 + r) * (1 - r)))
-    return float(2 * special.stdtr(n - 2, -t))
+    NaN values are left out. Source: Mann and Whitney 1947, by mean ranks.
+    """
+    keep = ~np.isnan(values)
+    values, positive = values[keep], positive[keep].astype(bool)
+    ones = int(positive.sum())
+    zeros = len(positive) - ones
+    if not ones or not zeros:
+        return None
+    ranks = rankdata(values)
+    return float((ranks[positive].sum() - ones * (ones + 1) / 2) / (ones * zeros))

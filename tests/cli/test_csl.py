@@ -24,6 +24,7 @@ from modeconn_cli.engine.networks.models import Architecture
 from modeconn_cli.engine.results import arrays
 from modeconn_cli.engine.samples import losses as metrics
 from modeconn_cli.engine.settings.shared import DataSettings
+from modeconn_cli.engine.statistics import auroc
 
 GOLDEN = Path(__file__).parents[1] / "data/csl"
 EPOCHS = 4
@@ -459,7 +460,7 @@ def test_learning_time_begins_with_the_first_epoch_of_a_sample(epochs: int, coun
 @given(st.lists(st.tuples(st.integers(0, 5), st.booleans()), min_size=2, max_size=30))
 def test_auroc_counts_pairs(rows: list[tuple[int, bool]]) -> None:
     values, positive = np.array([float(v) for v, _ in rows]), np.array([p for _, p in rows])
-    found = metrics.auroc(values, positive)
+    found = auroc(values, positive)
     if positive.all() or not positive.any():
         assert found is None
         return

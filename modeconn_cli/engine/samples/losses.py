@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import rankdata
 
 Vectors = Callable[[], Iterable[np.ndarray]]  # a fresh pass over the epochs, each [N]
 
@@ -118,18 +117,3 @@ def _conditions(
 
 def _blocks(count: int) -> list[slice]:
     return [slice(begin, min(begin + BLOCK, count)) for begin in range(0, count, BLOCK)]
-
-
-def auroc(values: np.ndarray, positive: np.ndarray) -> float | None:
-    """The chance that a positive sample has the larger value, ties half; None where one side is empty.
-
-    NaN values are left out. Source: Mann and Whitney 1947, by mean ranks.
-    """
-    keep = ~np.isnan(values)
-    values, positive = values[keep], positive[keep].astype(bool)
-    ones = int(positive.sum())
-    zeros = len(positive) - ones
-    if not ones or not zeros:
-        return None
-    ranks = rankdata(values)
-    return float((ranks[positive].sum() - ones * (ones + 1) / 2) / (ones * zeros))

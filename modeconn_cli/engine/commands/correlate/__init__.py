@@ -30,9 +30,8 @@ from modeconn_cli.engine.errors import SettingsError
 from modeconn_cli.engine.machine.runtime import Runtime
 from modeconn_cli.engine.results import files, jobs
 from modeconn_cli.engine.results.records import Record
-from modeconn_cli.engine.samples.losses import auroc
 from modeconn_cli.engine.settings.correlate import CorrelateSettings
-from modeconn_cli.engine.statistics import Correlation, correlations
+from modeconn_cli.engine.statistics import Correlation, auroc, correlations
 
 PER_SAMPLE, PARQUET, SUMMARY = "per_sample.csv", "per_sample.parquet", "correlate_summary.json"
 CORRELATIONS, AUROC = "correlations.csv", "auroc.csv"

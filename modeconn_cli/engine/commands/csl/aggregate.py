@@ -18,6 +18,7 @@ from modeconn_cli.engine.results import arrays, files, jobs, records
 from modeconn_cli.engine.results.records import Record
 from modeconn_cli.engine.samples import losses as metrics
 from modeconn_cli.engine.settings.csl import CslAggregateSettings
+from modeconn_cli.engine.statistics import auroc
 from modeconn_cli.engine.training.incremental import read_order
 from modeconn_cli.engine.training.watchers import ABOUT
 
@@ -215,7 +216,7 @@ def _result(
         ]
 
     found = (
-        {name: metrics.auroc(_score(values, name), flips) for name in values if name != "epochs_seen"}
+        {name: auroc(_score(values, name), flips) for name in values if name != "epochs_seen"}
         if flips is not None
         else {}
     )
