@@ -6,6 +6,8 @@ import csv
 import json
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -770,3 +772,13 @@ def test_classes_are_no_metric_and_no_flag(mcx: Callable, scored: Path, tmp_path
     done = mcx(*words)
     assert (done.code, "as they number classes and tasks: label" in done.err) == (0, True)
     assert "label" not in {row["metric_a"] for row in json.loads(done.out)["correlations"]}
+
+
+def test_no_torch_is_loaded_for_tables(tmp_path: Path, truth) -> None:
+    """It takes two seconds and half of the memory."""
+    code = (
+        "import sys; from modeconn_cli.cli import app; code = app.main(sys.argv[1:]); "
+        "sys.exit(code or 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *map(str, words(tmp_path, "--quiet"))], check=False)
+    assert done.returncode == 0

@@ -12,10 +12,11 @@ import pytest
 from scipy import stats
 
 from modeconn_cli.engine import statistics
-from modeconn_cli.engine.commands.correlate import categories, figures, groups, tracking, writer
-from modeconn_cli.engine.commands.correlate.table import Table
+from modeconn_cli.engine.commands.correlate import categories, figures, groups, tables
+from modeconn_cli.engine.commands.correlate.join import Joined
 from modeconn_cli.engine.errors import InputError
-from modeconn_cli.engine.results import columns as tables
+from modeconn_cli.engine.results import tracking_file
+from modeconn_cli.engine.results.columns import read_csv
 
 
 @pytest.fixture
@@ -72,15 +73,14 @@ def test_groups_are_those_of_pandas(columns: dict[str, np.ndarray]) -> None:
     frame = pd.DataFrame({**keys, **{name: columns[name].astype(float) for name in metrics}})
     for by in (["class_id"], ["task_num"], ["class_id", "task_num"]):
         expected = frame.groupby(by).agg({name: ["mean", "std", "count"] for name in metrics})
-        found = groups.grouped({**keys, **columns}, by, [*metrics, "large"])
-        assert np.array_equal(found.sizes, frame.groupby(by).size())
-        index = expected.index.to_frame().to_numpy()
-        assert np.array_equal(np.stack([found.keys[key] for key in by], axis=1), index)
+        found = groups.grouped(pd.DataFrame({**keys, **columns}), by, [*metrics, "large"])
+        assert np.array_equal(found["n"], frame.groupby(by).size())
+        assert np.array_equal(found[by], expected.index.to_frame())
         for name in metrics:
-            for column, word in zip(found.statistics[name], ("mean", "std", "count"), strict=True):
-                np.testing.assert_allclose(column, expected[name][word], rtol=1e-12)
-        plain, large = found.statistics["smooth"], found.statistics["large"]
-        np.testing.assert_allclose(large[:2], np.multiply(plain[:2], 1e300), rtol=1e-9)
+            for column, word in (("mean", "mean"), ("sd", "std"), ("n", "count")):
+                np.testing.assert_allclose(found[f"{name}_{column}"], expected[name][word], rtol=1e-12)
+        for column in ("mean", "sd"):
+            np.testing.assert_allclose(found[f"large_{column}"], found[f"smooth_{column}"] * 1e300, rtol=1e-9)
 
 
 SEED = {
@@ -104,26 +104,27 @@ WORDS = {"csl": "csl", "curvature": "curvature", "dormant_prop": "dormant", "mem
 def test_every_combination_has_the_documented_name_or_is_spelled(metrics: tuple[str, ...]) -> None:
     combined = list(product("LH", repeat=len(metrics)))
     levels = {m: np.array([float(c[k] == "H") for c in combined]) for k, m in enumerate(metrics)}
-    code, names, medians = categories.split(levels)
+    found, medians = categories.split(pd.DataFrame(levels))
     assert medians == dict.fromkeys(metrics, 0.5)
-    for c, number in zip(combined, code, strict=True):
+    for c, name in zip(combined, found, strict=True):
         spelled = ", ".join(
             f"{'high' if level == 'H' else 'low'} {WORDS[m]}" for level, m in zip(c, metrics, strict=True)
         )
-        assert names[number] == SEED[metrics].get("".join(c), spelled)
+        assert name == SEED[metrics].get("".join(c), spelled)
 
 
 def test_high_is_above_the_median_and_a_missing_value_has_no_category() -> None:
     csl = np.array([1.0, 2, 3, np.nan, np.inf])
-    code, names, medians = categories.split({"lt": csl, "csl": csl})
+    found, medians = categories.split(pd.DataFrame({"lt": csl, "csl": csl}))
     assert medians == {"csl": 2.0}
-    assert [names[k] if k >= 0 else "" for k in code] == ["low csl", "low csl", "high csl", "", "high csl"]
-    assert categories.split({"lt": csl})[1:] == ([], {})
+    assert found.astype(object).fillna("").tolist() == ["low csl", "low csl", "high csl", "", "high csl"]
+    none, medians = categories.split(pd.DataFrame({"lt": csl}))
+    assert (none.isna().all(), len(none.cat.categories), medians) == (True, 0, {})
 
 
 def test_numbers_in_the_table_read_back_as_they_were(tmp_path: Path) -> None:
     generator = np.random.default_rng(2)
-    count = writer.ROWS + 7
+    count = tables.ROWS + 7
     bits = generator.integers(0, 2**32, count, dtype=np.uint32).view(np.float32)
     wide = generator.integers(0, 2**63, count, dtype=np.uint64).view(np.float64)
     bits[~np.isfinite(bits)] = np.nan
@@ -131,10 +132,12 @@ def test_numbers_in_the_table_read_back_as_they_were(tmp_path: Path) -> None:
     wide[:2] = np.inf, -np.inf
     short = np.round(generator.random(count), 4)
     columns = {"csl": bits, "lt": wide, "memo_score": short, "class_id": np.where(short < 0.5, np.nan, 7.0)}
-    table = Table(np.arange(count), "train", columns, ["memo_score", "csl", "lt"], [], [])
+    order = ["class_id", "memo_score", "csl", "lt"]
+    joined = Joined(pd.DataFrame(columns)[order].rename_axis("sample_id"), "train", order[1:], [], [])
     code = np.where(short < 0.2, -1, 0)
-    writer.per_sample(tmp_path / "x.csv", table, code, ["high csl, low memo"])
-    found = tables.read_csv(tmp_path / "x.csv")
+    category = pd.Series(pd.Categorical.from_codes(code, ["high csl, low memo"]))
+    tables.write_csv(tmp_path / "x.csv", tables.per_sample(joined, category), joined)
+    found = read_csv(tmp_path / "x.csv")
     assert list(found) == ["sample_id", "split", "class_id", "memo_score", "csl", "lt", "category"]
     assert np.array_equal(found["csl"].to_numpy(np.float32), bits, equal_nan=True)
     for name in ("lt", "memo_score", "class_id"):
@@ -149,10 +152,10 @@ def test_numbers_in_the_table_read_back_as_they_were(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("begin", ["=", "+", "-", "@", "\t", "\r"])
 def test_text_that_a_spreadsheet_would_run_gets_an_apostrophe(begin: str, tmp_path: Path) -> None:
-    assert writer.safe(f"{begin}x\0y") == f"'{begin}xy"
-    assert writer.safe(f"\0{begin}x") == f"'{begin}x"
-    assert writer.safe(f"a{begin}") == f"a{begin}"
-    writer.rows(tmp_path / "x.csv", ["a"], [[-1.5], [None], [float("nan")]])
+    assert tables.safe(f"{begin}x\0y") == f"'{begin}xy"
+    assert tables.safe(f"\0{begin}x") == f"'{begin}x"
+    assert tables.safe(f"a{begin}") == f"a{begin}"
+    tables.write_small(tmp_path / "x.csv", pd.DataFrame({"a": [-1.5, None, float("nan")]}))
     assert (tmp_path / "x.csv").read_text() == 'a\n-1.5\n""\n""\n', "numbers stay as they are"
 
 
@@ -180,9 +183,9 @@ def test_tracking_is_collapsed_as_pandas_would(form: str, chunk: int, tmp_path: 
     ]
     path = tmp_path / "sample_tracking_data_final.csv"
     path.write_text("\n".join([HEADER, *lines]) + "\n")
-    found = tracking.read(path, chunk)
+    found = tracking_file.read(path, chunk)
     by_id = frame.groupby("id")
-    assert np.array_equal(found.ids, by_id.size().index)
+    assert np.array_equal(found.index, by_id.size().index)
     expected = {
         "times_seen": by_id.size(),
         "first_epoch": by_id["epoch"].min(),
@@ -191,9 +194,9 @@ def test_tracking_is_collapsed_as_pandas_would(form: str, chunk: int, tmp_path: 
         "class_id": by_id["class"].first(),
     }
     for name, column in expected.items():
-        assert np.array_equal(found.facts[name], column), name
+        assert np.array_equal(found[name], column), name
     memo = pd.to_numeric(by_id["memo"].first(), errors="coerce")
-    assert np.array_equal(found.metrics["memo_score"], memo, equal_nan=True)
+    assert np.array_equal(found["memo_score"], memo, equal_nan=True)
 
 
 def test_the_printed_form_of_the_document_is_read(tmp_path: Path) -> None:
@@ -204,11 +207,11 @@ def test_the_printed_form_of_the_document_is_read(tmp_path: Path) -> None:
         "9012,0.8901,[1,0,0,0,...],0,1,12,0",
     ]
     path.write_text("\n".join([HEADER, *rows]) + "\n")
-    found = tracking.read(path)
-    assert found.ids.tolist() == [1234, 5678, 9012]
-    assert found.facts["class_id"].tolist() == [2, 1, 0]
-    assert found.metrics["memo_score"].tolist() == [0.7543, 0.2156, 0.8901]
-    assert found.facts["first_epoch"].tolist() == [0, 0, 1]
+    found = tracking_file.read(path)
+    assert found.index.tolist() == [1234, 5678, 9012]
+    assert found["class_id"].tolist() == [2, 1, 0]
+    assert found["memo_score"].tolist() == [0.7543, 0.2156, 0.8901]
+    assert found["first_epoch"].tolist() == [0, 0, 1]
 
 
 @pytest.mark.parametrize(
@@ -235,7 +238,7 @@ def test_tracking_that_contradicts_itself_is_refused(rows: list[str], message: s
     path.write_text("\n".join([HEADER, *rows]) + "\n")
     for chunk in (1, 1000):
         with pytest.raises(InputError) as error:
-            tracking.read(path, chunk)
+            tracking_file.read(path, chunk)
         assert message in error.value.message
         assert str(path) in error.value.message
 
@@ -255,18 +258,18 @@ def test_any_name_and_any_value_can_be_drawn(count: int) -> None:
         "more": np.ones(count),
     }
     found = statistics.correlations(columns)
-    assert figures.scatter(columns, found).startswith(b"\x89PNG")
+    assert figures.scatter(pd.DataFrame(columns), found).startswith(b"\x89PNG")
     keys = {"class_id": np.arange(count) % 3.0}
-    group = groups.grouped({**columns, **keys}, ["class_id"], list(columns))
-    assert figures.groups({"class_id": group}).startswith(b"\x89PNG")
+    group = groups.grouped(pd.DataFrame({**columns, **keys}), ["class_id"], list(columns))
+    assert figures.groups({"class_id": group}, list(columns)).startswith(b"\x89PNG")
 
 
 def test_a_single_metric_is_a_histogram() -> None:
-    assert figures.scatter({"csl": np.arange(9.0)}, []).startswith(b"\x89PNG")
+    assert figures.scatter(pd.DataFrame({"csl": np.arange(9.0)}), []).startswith(b"\x89PNG")
 
 
 def test_csv_cells_are_quoted_by_the_rules(tmp_path: Path) -> None:
     cells = ['a,b "c"\nd', "=HYPERLINK(1)"]
-    writer.rows(tmp_path / "x.csv", ["one", "=two"], [[writer.safe(cell) for cell in cells]])
+    tables.write_small(tmp_path / "x.csv", pd.DataFrame([cells], columns=["one", "=two"]))
     with (tmp_path / "x.csv").open(newline="") as stream:
         assert list(csv.reader(stream)) == [["one", "'=two"], [cells[0], "'=HYPERLINK(1)"]]

@@ -18,10 +18,10 @@ from modeconn_cli.engine.errors import SettingsError
 from modeconn_cli.engine.machine.runtime import Runtime
 from modeconn_cli.engine.networks import checkpoints, models, weights
 from modeconn_cli.engine.networks.subject import Subject, open_untrained
-from modeconn_cli.engine.results import files, jobs
+from modeconn_cli.engine.results import files, jobs, memo_scores
 from modeconn_cli.engine.results.records import Record
 from modeconn_cli.engine.settings.train import TrainSettings
-from modeconn_cli.engine.training import NetworkProblem, incremental, memo_scores, recipe_of
+from modeconn_cli.engine.training import NetworkProblem, incremental, recipe_of
 from modeconn_cli.engine.training.folder import OWNED, Keeping, Trained, train
 from modeconn_cli.engine.training.incremental import TaskResult, tasks_of
 from modeconn_cli.engine.training.loop import Watcher

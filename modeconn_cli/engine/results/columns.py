@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,24 +14,54 @@ import pandas as pd
 from modeconn_cli.engine.errors import InputError
 from modeconn_cli.engine.results import arrays, files
 
+ID = "sample_id"
 LARGEST = 2.0**53  # whole numbers up to here are exact in float64
 
-# Before 3.1 the default parser of pandas missed the last bit of some numbers; since then the option is deprecated.
-_OLD = tuple(map(int, pd.__version__.split(".")[:2])) < (3, 1)
-_EXACT: dict[str, Any] = {"float_precision": "round_trip"} if _OLD else {}
+_OPTIONS: dict[str, Any] = {"index_col": False, "low_memory": False, "compression": None}
+if tuple(map(int, pd.__version__.split(".")[:2])) < (3, 1):
+    # The default parser missed the last bit of some numbers; since then the option is deprecated.
+    _OPTIONS["float_precision"] = "round_trip"
 
 
-def read_csv(path: Path, **options: Any) -> Any:
-    """A table, or with `chunksize` a reader of its pieces. Raises InputError for what is none."""
-    with files.reading(path), unreadable(path):
-        return pd.read_csv(path, index_col=False, low_memory=False, compression=None, **_EXACT, **options)
+def read_csv(path: Path) -> pd.DataFrame:
+    """A whole table. Raises InputError for what is none."""
+    with reading(path):
+        table: pd.DataFrame = pd.read_csv(path, **_OPTIONS)
+    return table
+
+
+def read_samples(path: Path, known: tuple[str, ...] = (ID,)) -> pd.DataFrame:
+    """A table by sample id, `known` are the names that the column of the ids may have. Raises InputError."""
+    table = read_csv(path)
+    ids = sample_ids(table.pop(id_column(table.columns, path, known)), path)
+    return by_id(ids, table, path)
+
+
+def by_id(ids: np.ndarray, columns: Mapping[str, np.ndarray] | pd.DataFrame, path: Path) -> pd.DataFrame:
+    """Columns [N] of the samples `ids` [N], which become the index, in their order. Raises InputError where N is 0."""
+    if len(ids) == 0:
+        raise InputError(f"'{path}' names no samples")
+    return pd.DataFrame(columns).set_index(pd.Index(ids, name=ID)).sort_index()
+
+
+def read_pieces(path: Path, rows: int, **options: Any) -> Iterator[pd.DataFrame]:
+    """A table, so many rows at a time. Raises InputError for what is none."""
+    with reading(path):
+        pieces = pd.read_csv(path, chunksize=rows, **_OPTIONS, **options)
+    with pieces:
+        while True:
+            with reading(path):
+                piece = next(pieces, None)
+            if piece is None:
+                return
+            yield piece
 
 
 @contextlib.contextmanager
-def unreadable(path: Path) -> Iterator[None]:
-    """Turn what pandas says about a broken table into an InputError with the path."""
+def reading(path: Path) -> Iterator[None]:
+    """Turn what pandas and the operating system say about a broken table into an InputError with the path."""
     try:
-        with warnings.catch_warnings():
+        with files.reading(path), warnings.catch_warnings():
             # Rows that are longer than the header would lose their last cells with no more than a warning.
             warnings.simplefilter("error", pd.errors.ParserWarning)
             yield
@@ -129,7 +159,7 @@ def whole(column: Any, path: Path) -> np.ndarray:
     return numbers
 
 
-def id_column(names: Iterable[str], path: Path, known: tuple[str, ...] = ("sample_id",)) -> str:
+def id_column(names: Iterable[str], path: Path, known: tuple[str, ...] = (ID,)) -> str:
     """The column that holds the sample ids. Raises InputError where there is none."""
     there = list(names)
     found = next((name for name in known if name in there), None)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from itertools import product
 
 import numpy as np
+import pandas as pd
 
 from modeconn_cli.engine.commands.correlate.sources import PER_EPOCH
 
@@ -34,37 +35,32 @@ _NAMES: dict[tuple[str, ...], dict[tuple[bool, ...], str]] = {
 }
 
 
-def name_of(high: Mapping[str, bool]) -> str:
+def _name(high: Mapping[str, bool]) -> str:
     """The category of a sample: metric -> whether it is high."""
-    present = [metric for metric in WORDS if metric in high]
-    spelled = ", ".join(f"{'high' if high[metric] else 'low'} {WORDS[metric]}" for metric in present)
-    known = _NAMES.get(tuple(WORDS[metric] for metric in present), {})
-    return known.get(tuple(high[metric] for metric in present), spelled)
+    words = tuple(WORDS[metric] for metric in high)
+    spelled = ", ".join(f"{'high' if high[metric] else 'low'} {WORDS[metric]}" for metric in high)
+    return _NAMES.get(words, {}).get(tuple(high.values()), spelled)
 
 
-def fairer(columns: Mapping[str, np.ndarray]) -> bool:
-    """Whether the loss per epoch stands for CSL, whose sums over different numbers of epochs do not compare."""
-    return PER_EPOCH in columns
+def split(metrics: pd.DataFrame) -> tuple[pd.Series, dict[str, float]]:
+    """The category of each sample, none where a metric is missing, and the medians that tell high from low.
 
-
-def split(columns: Mapping[str, np.ndarray]) -> tuple[np.ndarray, list[str], dict[str, float]]:
-    """Category of each sample as a number [N], -1 where a metric is missing; the names; the medians.
-
-    High is strictly above the median of the finite values.
+    High is strictly above the median of the finite values. Where there is a loss per epoch it stands for CSL, whose
+    sums over different numbers of epochs do not compare.
     """
-    left = "csl" if fairer(columns) else PER_EPOCH
-    present = [m for m in WORDS if m != left and m in columns and np.isfinite(columns[m]).any()]
-    count = len(next(iter(columns.values())))
-    if not present:
-        return np.full(count, -1), [], {}
-    medians = {m: float(np.median(columns[m][np.isfinite(columns[m])].astype(np.float64))) for m in present}
-    code, missing = np.zeros(count, dtype=np.int64), np.zeros(count, dtype=bool)
-    for metric in present:
-        values = columns[metric]
-        code = 2 * code + (values.astype(np.float64) > medians[metric])
-        missing |= np.isnan(values)
-    code[missing] = -1
-    names = [
-        name_of(dict(zip(present, high, strict=True))) for high in product((False, True), repeat=len(present))
-    ]
-    return code, names, medians
+    left_out = "csl" if PER_EPOCH in metrics else PER_EPOCH
+    medians: dict[str, float] = {}
+    code, known = np.zeros(len(metrics), dtype=np.int64), np.ones(len(metrics), dtype=bool)
+    for metric in WORDS:
+        values = (
+            metrics[metric].to_numpy(np.float64) if metric in metrics and metric != left_out else np.empty(0)
+        )
+        finite = values[np.isfinite(values)]
+        if len(finite):
+            medians[metric] = float(np.median(finite))
+            code = 2 * code + (values > medians[metric])
+            known &= ~np.isnan(values)
+    levels = product((False, True), repeat=len(medians))
+    names = [_name(dict(zip(medians, high, strict=True))) for high in levels] if medians else []
+    code[~known | (not medians)] = -1
+    return pd.Series(pd.Categorical.from_codes(code, pd.Index(names)), metrics.index), medians

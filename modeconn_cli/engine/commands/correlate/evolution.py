@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from modeconn_cli.engine.commands.correlate import sources
-from modeconn_cli.engine.commands.correlate.sources import Source
-from modeconn_cli.engine.statistics import statistics
-
-METRICS = ("dormant_prop", "dormant_post")
+from modeconn_cli.engine.commands.correlate.join import TASK
+from modeconn_cli.engine.statistics import NAMES, statistics
 
 
 @dataclass(frozen=True)
-class Epoch:
+class DormancyAt:
     """One metric at one epoch over samples with a finite value, None where there is none; `task` None: of all tasks."""
 
     epoch: int
@@ -29,56 +28,43 @@ class Epoch:
 
 
 def follow(
-    paths: Mapping[int, Path],
-    assume: bool,
-    joined: np.ndarray,
-    flag: Source | None,
-    tasks: Mapping[int, np.ndarray],
-) -> list[Epoch]:
-    """Statistics of every epoch over the samples that were joined, one epoch in memory at a time.
+    paths: Mapping[int, Path], assume: bool, table: pd.DataFrame, flag: str | None, task: str | None
+) -> list[DormancyAt]:
+    """Statistics of every epoch over the samples of `table`, one epoch in memory at a time: epoch -> file.
 
-    `joined`: their ids, ascending. The first column of `flag` tells samples apart; `tasks`: task -> the ids of its
-    samples, ascending.
+    The column `flag` of the table tells its samples apart, the column `task` says their tasks.
     """
-    out: list[Epoch] = []
-    for epoch, path in paths.items():
-        source = sources.in_order(sources.dormant(epoch, path, assume))
-        marks = np.full(len(source.ids), np.nan)
-        if flag is not None:
-            place = sources.places(flag.ids, source.ids)
-            marks[place >= 0] = next(iter(flag.flags.values()))[place[place >= 0]]
-        for metric in METRICS:
-            if metric in source.metrics:
-                values = source.metrics[metric].astype(np.float64)
-                values[sources.places(joined, source.ids) < 0] = np.nan
-                out += _epoch(epoch, metric, values, marks, source.ids, tasks)
-    return out
+    said = {"flag": table[flag] if flag else np.nan, "task": table[task] if task else np.nan}
+    samples = pd.DataFrame(said, index=table.index)
+    return [row for epoch, path in paths.items() for row in _epoch(epoch, path, assume, samples)]
 
 
-def _epoch(
-    epoch: int,
-    metric: str,
-    values: np.ndarray,
-    marks: np.ndarray,
-    ids: np.ndarray,
-    tasks: Mapping[int, np.ndarray],
-) -> Iterator[Epoch]:
-    groups: dict[int | None, np.ndarray] = {None: np.ones(len(ids), dtype=bool)}
-    groups |= {task: sources.places(members, ids) >= 0 for task, members in tasks.items()}
-    for task, inside in groups.items():
-        chosen = inside & np.isfinite(values)
-        if task is not None and not chosen.any():
-            continue  # not seen yet
-        yield Epoch(
-            epoch=epoch,
-            metric=metric,
-            task=task,
-            samples=int(chosen.sum()),
-            statistics=statistics(values[chosen]),
-            flagged_mean=_mean(values[chosen & (marks == 1)]),
-            unflagged_mean=_mean(values[chosen & (marks == 0)]),
-        )
+def _epoch(epoch: int, path: Path, assume: bool, samples: pd.DataFrame) -> Iterator[DormancyAt]:
+    source = sources.dormant(path, assume)
+    joined = source.table.join(samples, how="inner")
+    for metric in source.metrics:
+        finite = joined[np.isfinite(joined[metric])]
+        yield _of_samples(epoch, metric, None, finite)
+        for task, own in finite.groupby("task"):
+            yield _of_samples(epoch, metric, int(task), own)
 
 
-def _mean(values: np.ndarray) -> float | None:
-    return float(values.mean()) if len(values) else None
+def _of_samples(epoch: int, metric: str, task: int | None, finite: pd.DataFrame) -> DormancyAt:
+    values = finite[metric].to_numpy(np.float64)
+    flagged, unflagged = (values[finite["flag"] == mark] for mark in (1, 0))
+    return DormancyAt(
+        epoch=epoch,
+        metric=metric,
+        task=task,
+        samples=len(values),
+        statistics=statistics(values),
+        flagged_mean=float(flagged.mean()) if len(flagged) else None,
+        unflagged_mean=float(unflagged.mean()) if len(unflagged) else None,
+    )
+
+
+def table(rows: Sequence[DormancyAt]) -> pd.DataFrame:
+    """A row per epoch and metric for all samples, whose task is empty, and for those of each task."""
+    cells = pd.DataFrame([{**vars(row), TASK: row.task, **row.statistics} for row in rows])
+    order = ["epoch", "metric", TASK, "samples", *NAMES, "flagged_mean", "unflagged_mean"]
+    return cells[order].astype({TASK: "Int64"})

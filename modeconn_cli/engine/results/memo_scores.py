@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import zipfile
 import zlib
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from numpy.lib.npyio import NpzFile
 
 from modeconn_cli.engine.errors import InputError
@@ -20,39 +21,29 @@ _NPZ_IDS = ("sample_ids", "sample_id", "ids", "index", "tr_idx")
 _ID_COLUMNS = ("sample_id", "id", "index")
 
 
-@dataclass(frozen=True)
-class MemoScores:
-    """Scores [N] of the samples `ids` [N]; `assumed`: position stood for the id."""
+def read(path: Path, *, assume: bool) -> tuple[pd.Series, bool]:
+    """Memorization scores by sample id from a .csv or an .npz, and whether positions stood for the ids.
 
-    ids: np.ndarray
-    scores: np.ndarray
-    assumed: bool
-
-
-def read(path: Path, *, assume: bool) -> MemoScores:
-    """Memorization scores of a .csv or an .npz; where an .npz has no ids, `assume` takes positions for them."""
-    return _memo_npz(path, assume) if path.suffix.lower() == ".npz" else _memo_csv(path)
+    They do where `assume` allows it and an .npz has no ids. Raises InputError for what holds no scores.
+    """
+    return _read_npz(path, assume) if path.suffix.lower() == ".npz" else (_read_csv(path), False)
 
 
-def _memo_csv(path: Path) -> MemoScores:
-    frame = columns.read_csv(path)
-    ids = columns.id_column(frame.columns, path, _ID_COLUMNS)
-    rest = [name for name in frame.columns if name != ids]
-    score = MEMO if MEMO in rest else None
-    if score is None:
-        numeric = [name for name in rest if frame[name].dtype.kind in "iuf"]
+def _read_csv(path: Path) -> pd.Series:
+    table = columns.read_samples(path, _ID_COLUMNS)
+    score = MEMO
+    if MEMO not in table:
+        numeric = [name for name in table.columns if table[name].dtype.kind in "iuf"]
         if len(numeric) != 1:
             raise InputError(
                 f"'{path}' has no column {MEMO} and {len(numeric) or 'no'} other columns of numbers",
-                f"it has: {', '.join(map(str, rest[:12]))}",
+                f"it has: {_listed(table.columns)}",
             )
         score = numeric[0]
-    return MemoScores(
-        columns.sample_ids(frame[ids], path), columns.measurements(frame[score], path), assumed=False
-    )
+    return pd.Series(columns.measurements(table[score], path), table.index)
 
 
-def _memo_npz(path: Path, assume: bool) -> MemoScores:
+def _read_npz(path: Path, assume: bool) -> tuple[pd.Series, bool]:
     try:
         # Opened here, as np.load leaves a broken archive open.
         with path.open("rb") as stream, NpzFile(stream, allow_pickle=False) as archive:
@@ -73,7 +64,8 @@ def _memo_npz(path: Path, assume: bool) -> MemoScores:
             f"'{path}' holds scores {scores.dtype} {scores.shape} and ids {ids.dtype} {ids.shape}, expected numbers [N]"
         )
     kind = scores.dtype if scores.dtype in (np.float32, np.float64) else np.float64
-    return MemoScores(columns.sample_ids(ids, path), scores.astype(kind), assumed=not named)
+    found = columns.by_id(columns.sample_ids(ids, path), {MEMO: scores.astype(kind)}, path)
+    return found[MEMO], not named
 
 
 def _one_of(known: Iterable[str], there: Collection[str], what: str, path: Path) -> str:
@@ -95,12 +87,10 @@ def as_text(path: Path) -> dict[int, str]:
         raise InputError(
             f"'{path}' has no sample ids", "pass a .csv or an .npz with sample_id and memo_score"
         )
-    found = read(path, assume=False)
-    if len(found.ids) == 0:
-        raise InputError(f"'{path}' names no samples")
-    exact = found.scores.dtype == np.float32
+    scores, _ = read(path, assume=False)
+    exact = scores.dtype == np.float32
     return {
-        int(i): (f"{float(value):.9g}" if exact else repr(float(value)))
-        for i, value in zip(found.ids.tolist(), found.scores, strict=True)
-        if np.isfinite(value)
+        sample: (f"{score:.9g}" if exact else repr(score))
+        for sample, score in zip(scores.index.tolist(), scores.tolist(), strict=True)
+        if math.isfinite(score)
     }

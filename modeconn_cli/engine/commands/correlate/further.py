@@ -1,0 +1,97 @@
+"""Sources that anyone may have made: further metrics, and flags that the metrics are held against."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from modeconn_cli.engine.commands.correlate import sources
+from modeconn_cli.engine.commands.correlate.sources import Source
+from modeconn_cli.engine.errors import InputError
+from modeconn_cli.engine.machine.runtime import Runtime
+from modeconn_cli.engine.results import arrays, columns
+
+_GROUPS = {"label", "labels", "class_id", "task_num"}  # columns that measure nothing
+_FLIPPED = "flipped"  # of the project's own label_noise_*.csv, whose other columns are labels
+_TRUTH = {"0": 0.0, "1": 1.0, "0.0": 0.0, "1.0": 1.0, "false": 0.0, "true": 1.0}
+
+
+def metrics(path: Path, taken: Collection[str], assume: bool, runtime: Runtime) -> Source:
+    """Every column of numbers of a .csv, or an array, as metrics; names that are taken get the file's before them."""
+    name = f"with {path.name}"
+    if sources.existing(path).suffix.lower() == ".npy":
+        (column,) = _names([path.stem], path, taken).values()
+        return sources.array(name, path, column, sources.JOBS, assume)
+    read = columns.read_samples(path)
+    # A column without a heading is the index that pandas writes.
+    rest = [column for column in read.columns if not column.startswith("Unnamed: ")]
+    if groups := [column for column in rest if column in _GROUPS]:
+        runtime.note(f"left out of '{path}', as they number classes and tasks: {', '.join(groups)}")
+        rest = [column for column in rest if column not in _GROUPS]
+    numeric = [column for column in rest if read[column].dtype.kind in "iufb"]
+    if not numeric:
+        raise InputError(f"'{path}' has no column of numbers beside {columns.ID}")
+    if left := [column for column in rest if column not in numeric]:
+        runtime.note(f"left out of '{path}', as they are not numbers: {', '.join(left[:12])}")
+    table = read[numeric].rename(columns=_names(numeric, path, taken)).astype(np.float64)
+    return Source(name=name, path=path, table=table, metrics=tuple(table.columns), files=(path,))
+
+
+def _names(found: Iterable[str], path: Path, taken: Collection[str]) -> dict[str, str]:
+    """Column of a file -> its own name, or the file's before it. Raises InputError where both are taken."""
+    names: dict[str, str] = {}
+    for column in found:
+        free = [name for name in (column, f"{path.stem}_{column}") if name not in {*taken, *names.values()}]
+        if not free:
+            raise InputError(
+                f"'{path}' gives '{column}', which another source gives too", "rename the file or the column"
+            )
+        names[column] = free[0]
+    return names
+
+
+def flags(path: Path, taken: Collection[str], assume: bool) -> Source:
+    """Columns of 0 and 1 that the metrics are held against."""
+    ids_file: tuple[Path, ...] = ()
+    assumed = False
+    if sources.existing(path).suffix.lower() == ".npy":
+        marks = _truth(pd.Series(np.asarray(arrays.read(path, kinds="biuf"))))
+        if marks is None:
+            raise InputError(f"'{path}' holds other values than 0 and 1")
+        ids, ids_file = sources.ids_of(path, len(marks), assume)
+        table, assumed = columns.by_id(ids, {path.stem: marks}, path), not ids_file
+    else:
+        table = _flag_columns(columns.read_samples(path), path)
+    table = table.rename(columns=_names(table.columns, path, taken))
+    return Source(
+        name="flags",
+        path=path,
+        table=table,
+        flags=tuple(table.columns),
+        assumed=assumed,
+        files=(path, *ids_file),
+    )
+
+
+def _flag_columns(read: pd.DataFrame, path: Path) -> pd.DataFrame:
+    """The columns of 0 and 1, of the flips of a run only what was flipped. Raises InputError where there are none."""
+    rest = [column for column in read.columns if column not in _GROUPS]
+    binary = {column: marks for column in rest if (marks := _truth(read[column])) is not None}
+    if not binary:
+        raise InputError(
+            f"'{path}' has no column of 0 and 1 beside {columns.ID}", f"it has: {', '.join(rest[:12])}"
+        )
+    return pd.DataFrame({_FLIPPED: binary[_FLIPPED]} if _FLIPPED in binary else binary, read.index)
+
+
+def _truth(column: pd.Series) -> np.ndarray | None:
+    """0 and 1 as float64 [N], NaN where empty; None where anything else is among them, or nothing at all."""
+    kinds = [kind for kind in column.unique() if not pd.isna(kind)]
+    if not kinds or any(str(kind).strip().lower() not in _TRUTH for kind in kinds):
+        return None
+    return np.asarray(
+        column.map({kind: _TRUTH[str(kind).strip().lower()] for kind in kinds}), dtype=np.float64
+    )
