@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import pytest
 import torch
@@ -75,12 +76,7 @@ def values(found: Curvature) -> Tensor:
     )
 
 
-@settings(max_examples=20, deadline=None, derandomize=True)
-@given(
-    order=st.permutations(range(40)), cuts=st.lists(st.integers(1, 39), max_size=6, unique=True).map(sorted)
-)
-def test_any_batches_in_any_order_give_the_same_values_in_float32(order: list[int], cuts: list[int]) -> None:
-    """A difference of gradients a thousandth apart shows the rounding of the kernels."""
+def in_float32() -> tuple[Execution, tuple[Tensor, Tensor, Tensor]]:
     torch.manual_seed(0)
     layers = (
         nn.Conv2d(3, 6, 3, stride=2),
@@ -90,13 +86,34 @@ def test_any_batches_in_any_order_give_the_same_values_in_float32(order: list[in
         nn.ReLU(),
         nn.Linear(23, 10),
     )
-    model = Execution(nn.Sequential(*layers), (3, 8, 8))
-    images, labels, ids = torch.rand(40, 3, 8, 8), torch.arange(40) % 10, torch.arange(40)
-    how = {"h": 1e-3, "draws": 2, "temperature": 1.0, "seed": 5}
-    whole = values(measure(model, images, labels, ids, **how))  # type: ignore[arg-type]
-    for rows in (order[a:b] for a, b in itertools.pairwise([0, *cuts, 40])):
-        part = values(measure(model, images[rows], labels[rows], ids[rows], **how))  # type: ignore[arg-type]
-        torch.testing.assert_close(part, whole[:, rows], rtol=1e-5, atol=0)
+    batch = torch.rand(40, 3, 8, 8), torch.arange(40) % 10, torch.arange(40)
+    return Execution(nn.Sequential(*layers), (3, 8, 8)), batch
+
+
+HOW: dict[str, Any] = {"h": 1e-3, "draws": 2, "temperature": 1.0, "seed": 5}
+
+
+@settings(max_examples=20, deadline=None, derandomize=True)
+@given(
+    order=st.permutations(range(40)), cuts=st.lists(st.integers(1, 39), max_size=6, unique=True).map(sorted)
+)
+def test_any_batches_in_any_order_change_last_digits_alone(order: list[int], cuts: list[int]) -> None:
+    """In float32 a difference of gradients a thousandth apart shows the rounding of the kernels."""
+    model, (images, labels, ids) = in_float32()
+    whole = measure(model, images, labels, ids, **HOW).curvature
+    batches = [order[a:b] for a, b in itertools.pairwise([0, *cuts, 40])]
+    parts = [measure(model, images[rows], labels[rows], ids[rows], **HOW).curvature for rows in batches]
+    off = (torch.cat(parts) / whole[order] - 1).abs()
+    assert float(off.median()) < 1e-3
+    assert float(off.max()) < 1e-2
+
+
+def test_the_same_batches_give_the_same_bytes() -> None:
+    model, batch = in_float32()
+    parts = [[values[a : a + 16] for values in batch] for a in (0, 16, 32)]
+    first = [values(measure(model, *part, **HOW)) for part in parts]
+    for part, found in reversed(list(zip(parts, first, strict=True))):
+        assert torch.equal(values(measure(model, *part, **HOW)), found)
 
 
 def test_directions_belong_to_the_sample() -> None:

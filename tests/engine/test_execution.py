@@ -115,6 +115,6 @@ def test_a_program_that_fails_makes_way_for_the_model(monkeypatch: pytest.Monkey
     notes: list[str] = []
     model, images = randomised(networks()["folded"]).eval(), torch.randn(3, 3, 8, 8)
     execution = Execution(model, (3, 8, 8), notes.append)
-    monkeypatch.setattr(execution._program, "logits", lambda images: model(images) + 1)
+    monkeypatch.setattr(execution._folded, "logits", lambda images: model(images) + 1)
     assert torch.equal(execution(images), model(images))
     assert "other logits" in notes[0]
