@@ -190,14 +190,14 @@ def compute_per_sample_dormant(
     import torch
 
     from modeconn_cli.engine.networks.activations.layers import dormancies
-    from modeconn_cli.engine.networks.activations.observe import Observer, Seen, observer
+    from modeconn_cli.engine.networks.activations.observe import Activity, Observer, observer
     from modeconn_cli.engine.samples.loaders import Loaded, check, evaluating
     from modeconn_cli.engine.settings.dormant import DormantSettings
 
     DormantSettings(eps=eps, tau=tau, dormant_unit_threshold=dormant_unit_threshold, checked=True)
     if device is not None:
         net.to(device)
-    found: list[Seen] = []
+    found: list[Activity] = []
     sums: dict[str, Tensor] = {}
     observe: Observer | None = None
     with evaluating(net) as place:

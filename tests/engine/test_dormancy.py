@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from modeconn_cli.engine.errors import InputError
 from modeconn_cli.engine.networks.activations import layers
-from modeconn_cli.engine.networks.activations.observe import Seen, observer
+from modeconn_cli.engine.networks.activations.observe import Activity, observer
 
 EPS = 1e-6
 
@@ -332,7 +332,7 @@ def test_torchvision_families_agree_with_hooks_on_their_modules(name: str) -> No
         model(x)
     for handle in handles:
         handle.remove()
-    seen: Seen = observer(model, x, eps=0.3)(x)
+    seen: Activity = observer(model, x, eps=0.3)(x)
     np.testing.assert_allclose(seen.post.numpy(), (counts / units).numpy(), rtol=1e-6)
     assert 0 < float(seen.post[0]) < 1
 

@@ -72,7 +72,6 @@ def test_parameters_and_buffers_have_their_state_dict_names():
     assert graph.tensors["b_bn_running_mean"] == "bn.running_mean"
     assert list(graph.shapes) == list(model.state_dict())
     assert graph.shapes["fc1.weight"] == (8, 6)
-    assert graph.input_shape == (6,)
 
 
 def test_a_shared_tensor_lists_all_its_names():

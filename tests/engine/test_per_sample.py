@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from modeconn_cli.engine.errors import InputError
-from modeconn_cli.engine.samples.per_sample import PerSample, check_independent, convolution, rules
+from modeconn_cli.engine.samples.per_sample import PerSample, check_independent, convolution, fallback, rules
 from modeconn_cli.engine.samples.per_sample.convolution import Geometry
 
 CLASSES = 5
@@ -53,7 +53,7 @@ class Shared(nn.Module):
 
 
 class Tokens(nn.Module):
-    """Class token, positions, attention in both layouts, layer and RMS norm, layer scale."""
+    """Class token, positions, attention in both layouts, layer norms, layer scale."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -62,7 +62,7 @@ class Tokens(nn.Module):
         self.place = nn.Parameter(torch.randn(1, 17, 8))
         self.rows = nn.MultiheadAttention(8, 2, batch_first=True)
         self.columns = nn.MultiheadAttention(8, 2)
-        self.norms = nn.ModuleList([nn.LayerNorm(8), nn.RMSNorm(8, eps=1e-6)])
+        self.norms = nn.ModuleList([nn.LayerNorm(8), nn.LayerNorm(8, eps=1e-3)])
         self.scale = nn.Parameter(torch.rand(8) + 0.5)
         self.head = nn.Linear(8, CLASSES)
 
@@ -71,7 +71,7 @@ class Tokens(nn.Module):
         x = torch.cat([self.token.expand(x.shape[0], -1, -1), x], 1) + self.place
         x = x + self.rows(*[self.norms[0](x)] * 3, need_weights=False)[0] * self.scale
         y = self.norms[1](x).transpose(0, 1)
-        x = x + self.columns(y, y, y)[0].transpose(0, 1) / self.scale
+        x = x + self.columns(y, y, y)[0].transpose(0, 1)
         logits: Tensor = self.head(x[:, 0])
         return logits
 
@@ -156,19 +156,60 @@ class Windows(nn.Module):
         return logits
 
 
-class Odd(nn.Module):
-    """Operations without a rule of their own: transposed convolution, a matrix, PReLU, weight norm, differences."""
+class Normed(nn.Module):
+    """A layer whose weight is computed from parameters, and one that nothing reads."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.up = nn.ConvTranspose2d(3, 4, 2, stride=2)
-        self.act, self.matrix = nn.PReLU(4), nn.Parameter(torch.randn(4, 6))
-        self.head = nn.utils.parametrizations.weight_norm(nn.Linear(6, CLASSES))
-        self.shift, self.unused = nn.Parameter(torch.randn(6)), nn.Linear(2, 2)
+        self.body = nn.utils.parametrizations.weight_norm(nn.Linear(48, 6))
+        self.head, self.unused = nn.Linear(6, CLASSES), nn.Linear(2, 2)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.act(self.up(x)).mean((2, 3)) @ self.matrix
-        logits: Tensor = self.head(torch.relu(self.shift - x))
+        logits: Tensor = self.head(torch.relu(self.body(x.flatten(1))))
+        return logits
+
+
+class Odd(nn.Module):
+    """Operations without a rule: transposed convolution, PReLU, a matrix, RMS norm, differences and quotients."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.act = nn.ConvTranspose2d(3, 4, 2, stride=2), nn.PReLU(4)
+        self.matrix, self.shift, self.scale = (
+            nn.Parameter(torch.randn(size)) for size in ((4, 6), (6,), (6,))
+        )
+        self.norm, self.head, self.unused = nn.RMSNorm(6, eps=1e-6), nn.Linear(6, CLASSES), nn.Linear(2, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.act(self.up(x)).mean((2, 3)) @ self.matrix)
+        logits: Tensor = self.head(torch.relu(self.shift - x) / self.scale)
+        return logits
+
+
+class Looked(nn.Module):
+    """Rows of a table, by the values of the images."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.head = nn.Embedding(9, 6, padding_idx=4), nn.Linear(6, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.table((x.flatten(1) * 2).round().clamp(-4, 4).long() + 4).mean(1))
+        return logits
+
+
+class Undifferentiated(nn.Module):
+    """A part through which no gradient goes, and which traces to a graph inside the graph."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(48, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.flatten(1)
+        with torch.no_grad():
+            scale = x.abs().mean(1, keepdim=True)
+        logits: Tensor = self.head(x / scale)
         return logits
 
 
@@ -181,7 +222,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "conv": conv(padding=1),
     "strided": conv(stride=2, padding=1, bias=False),
     "dilated": conv(dilation=(1, 2), padding=(0, 1)),
-    "grouped": conv(groups=3, padding="same"),
+    "grouped": conv(groups=3, padding=1),
     "large": lambda: Small(3, nn.Conv2d(3, 3, 5, padding=4, stride=3)),
     "batch norm": lambda: Small(
         6,
@@ -190,17 +231,25 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
         nn.ReLU(inplace=True),
         nn.Conv2d(6, 6, 1),
     ),
-    "group norm": lambda: Small(6, nn.Conv2d(3, 6, 1), nn.GroupNorm(2, 6), nn.GELU()),
-    "conv1d": lambda: Small(4, nn.Flatten(2), nn.Conv1d(3, 4, 5, padding=2, stride=2), nn.BatchNorm1d(4)),
-    "conv3d": lambda: Small(2, nn.Unflatten(1, (1, 3)), nn.Conv3d(1, 2, (2, 3, 3), padding=(0, 1, 1))),
-    "no axes": lambda: Small(6, nn.Conv2d(3, 6, 1), Scaled()),
     "detached": lambda: Small(6, nn.Conv2d(3, 6, 1), Detached(6)),
+    "undifferentiated": Undifferentiated,
     "written": lambda: Small(6, nn.Conv2d(3, 6, 1), Written()),
+    "later written": lambda: Small(6, nn.Conv2d(3, 4, 1), nn.ReLU(), nn.Conv2d(4, 6, 1), Written()),
     "shared": Shared,
     "tokens": Tokens,
     "cross": Cross,
     "windows": Windows,
-    "odd": Odd,
+    "normed": Normed,
+}
+# What no registered network and none of torchvision's classifiers needs.
+WITHOUT_A_RULE: dict[str, Callable[[], nn.Module]] = {
+    "group_norm": lambda: Small(6, nn.Conv2d(3, 6, 1), nn.GroupNorm(2, 6), nn.GELU()),
+    "conv1d": lambda: Small(4, nn.Flatten(2), nn.Conv1d(3, 4, 5, padding=2, stride=2), nn.BatchNorm1d(4)),
+    "conv3d": lambda: Small(2, nn.Unflatten(1, (1, 3)), nn.Conv3d(1, 2, (2, 3, 3), padding=(0, 1, 1))),
+    "conv2d": conv(groups=3, padding="same"),
+    "div": lambda: Small(6, nn.Conv2d(3, 6, 1), Scaled()),
+    "embedding": Looked,
+    "conv_transpose2d": Odd,
 }
 
 
@@ -249,6 +298,35 @@ def test_norms_are_those_of_a_loop_of_one(name: str) -> None:
     same(found.losses, losses)
     same(found.squares, squares)
     same(found.inner, inner)
+
+
+@pytest.mark.parametrize("largest", [0, 10**6], ids=["loop", "torch.func"])
+@pytest.mark.parametrize("name", WITHOUT_A_RULE)
+def test_what_has_no_rule_is_left_to_the_fallback_and_said(
+    name: str, largest: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(fallback.LARGEST, "cpu", largest)
+    images, labels = batch()
+    model = made(WITHOUT_A_RULE[name], images)
+    notes: list[str] = []
+    engine = PerSample(model, (3, 4, 4), "param", inner=True, note=notes.append)
+    found, (losses, squares, inner) = engine.score(images, labels), loop_of_one(model, images, labels)
+    assert engine.method == ("torch.func in chunks" if largest else "one sample at a time")
+    assert [note.split(": ")[-1] for note in notes] == [f"{name} has no rule"]
+    same(found.losses, losses)
+    same(found.squares, squares)
+    same(found.inner, inner)
+
+
+def test_both_ways_of_the_fallback_agree(monkeypatch: pytest.MonkeyPatch) -> None:
+    images, labels = batch()
+    model, found = made(Odd, images), []
+    for largest in (0, 10**6):
+        monkeypatch.setitem(fallback.LARGEST, "cpu", largest)
+        squares = PerSample(model, (3, 4, 4), "param").score(images, labels).squares
+        assert squares is not None
+        found.append(squares.sqrt())
+    torch.testing.assert_close(*found, rtol=1e-6, atol=0.0)
 
 
 @pytest.mark.parametrize("name", ["batch norm", "tokens", "shared"])
@@ -330,10 +408,8 @@ def test_what_the_graph_cannot_do_is_done_sample_by_sample_and_said() -> None:
 def test_a_convolution_that_pads_unevenly_is_done_sample_by_sample() -> None:
     images, labels = batch()
     model = made(lambda: Small(6, nn.Conv2d(3, 6, 2, padding="same")), images)
-    notes: list[str] = []
-    found = PerSample(model, (3, 4, 4), "param", note=notes.append).score(images, labels)
+    found = PerSample(model, (3, 4, 4), "param").score(images, labels)
     same(found.squares, loop_of_one(model, images, labels)[1])
-    assert "pads one side more" in notes[0]
 
 
 @pytest.mark.parametrize("name", ["batch norm", "tokens"])
@@ -404,8 +480,8 @@ def test_networks_that_mix_samples_or_draw_are_refused() -> None:
 def test_a_rule_that_is_wrong_is_found_before_the_first_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     images, labels = batch()
     model = made(NETWORKS["mlp"], images)
-    right = rules.Linear.bias
-    monkeypatch.setattr(rules.Linear, "bias", lambda self, met: 2 * right(self, met))
+    right = rules.Linear.by_bias
+    monkeypatch.setattr(rules.Linear, "by_bias", lambda self, call: 2 * right(self, call))
     notes: list[str] = []
     engine = PerSample(model, (3, 4, 4), "param", note=notes.append)
     same(engine.score(images, labels).squares, loop_of_one(model, images, labels)[1])

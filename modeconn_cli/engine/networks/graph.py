@@ -33,14 +33,8 @@ _TORCH = str(Path(torch.__file__).parent) + os.sep
 
 # What export raises, and what a model's own forward raises while export runs it.
 _REFUSALS = (
-    RuntimeError,
-    ValueError,
-    TypeError,
-    AssertionError,
-    LookupError,
-    AttributeError,
-    ArithmeticError,
-)
+    RuntimeError, ValueError, TypeError, AssertionError, LookupError, AttributeError, ArithmeticError,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -54,7 +48,6 @@ class Graph:
 
     program: ExportedProgram
     tensors: dict[str, str]
-    input_shape: tuple[int, ...]  # without the batch axis
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)  # of the whole state dict, in its order
     tied: dict[str, tuple[str, ...]] = field(default_factory=dict)  # name -> all names of that tensor
     constants: dict[str, Tensor] = field(default_factory=dict)  # placeholder -> tensor outside the state dict
@@ -68,31 +61,48 @@ class Graph:
         """The first name of a tied tensor, which is the parameter's."""
         return self.tied[name][0] if name in self.tied else name
 
-    def arguments(self, values: Mapping[str, Tensor], images: Tensor) -> Iterator[Tensor]:
+    def arguments(self, values: Mapping[str, Tensor], images: Tensor) -> dict[fx.Node, Tensor]:
         """What the placeholders stand for, in order: `values` by the names of the state dict, constants, images."""
+        found = {}
         for node in self.nodes:
-            if node.op != "placeholder":
-                continue
-            if node.name in self.tensors:
-                yield values[self.tensors[node.name]]
-            elif node.name in self.constants:
-                yield self.constants[node.name].to(images.device)
-            else:
-                yield images
+            if node.op == "placeholder" and node.name in self.tensors:
+                found[node] = values[self.tensors[node.name]]
+            elif node.op == "placeholder":
+                constant = self.constants.get(node.name)
+                found[node] = images if constant is None else constant.to(images.device)
+        return found
+
+    def made_of(self, *, gradients: bool = False) -> dict[fx.Node, tuple[str, ...]]:
+        """node -> the tensors of the state dict that it is made of, for all nodes that do not depend on the input.
+
+        With `gradients` only tensors that a gradient comes through to: none passes a detach.
+        """
+        found: dict[fx.Node, tuple[str, ...]] = {}
+        for node in self.nodes:
+            if node.op == "placeholder":
+                if node.name in self.tensors:
+                    found[node] = (self.canonical(self.tensors[node.name]),)
+                elif node.name in self.constants:
+                    found[node] = ()
+            elif node.op == "call_function" and all(source in found for source in node.all_input_nodes):
+                sources = [] if gradients and operation(node) == "detach" else node.all_input_nodes
+                found[node] = tuple(dict.fromkeys(name for source in sources for name in found[source]))
+        return found
 
 
-def trace(model: nn.Module, input_shape: tuple[int, ...], dtype: torch.dtype | None = None) -> Graph:
-    """Trace `model` in eval mode on inputs of shape (batch, *input_shape).
+def trace(model: nn.Module, input_shape: tuple[int, ...]) -> Graph:
+    """Trace `model` in eval mode on inputs of shape (batch, *input_shape), of its parameters' type.
 
     The trace works on a copy that shares nothing with `model` and costs no memory: its parameters are never
     written. They lie on the CPU and not on the meta device because a forward that calls `torch.arange(n)`
-    would mix the two. `dtype` of the input is that of the parameters unless given.
+    would mix the two.
 
     Raises:
         InputError: the model cannot be copied, or export refused it; names the source line.
     """
     state: dict[str, Tensor] = model.state_dict(keep_vars=True)
-    example = torch.empty(EXAMPLE_BATCH, *input_shape, dtype=dtype or _float_dtype(state))
+    dtype = next((tensor.dtype for tensor in state.values() if tensor.is_floating_point()), torch.float32)
+    example = torch.empty(EXAMPLE_BATCH, *input_shape, dtype=dtype)
     hollow = _hollow_copy(model)
     with _silence():
         try:
@@ -109,7 +119,6 @@ def trace(model: nn.Module, input_shape: tuple[int, ...], dtype: torch.dtype | N
     return Graph(
         program=program,
         tensors={placeholder: name for placeholder, name in named.items() if name in state},
-        input_shape=tuple(input_shape),
         shapes={name: tuple(tensor.shape) for name, tensor in state.items()},
         tied=_tied_names(state),
         constants={
@@ -158,10 +167,6 @@ def location(node: fx.Node) -> str:
     file, _, rest = own[-1][0].removeprefix('File "').partition('", line ')
     source = f"{Path(file).name}:{rest.partition(',')[0]}: {own[-1][1]}"
     return f"{path}, {source}" if path else source
-
-
-def _float_dtype(state: Mapping[str, Tensor]) -> torch.dtype:
-    return next((tensor.dtype for tensor in state.values() if tensor.is_floating_point()), torch.float32)
 
 
 def _tied_names(state: Mapping[str, Tensor]) -> dict[str, tuple[str, ...]]:

@@ -9,7 +9,7 @@ from dataclasses import astuple, dataclass, fields
 
 import numpy as np
 
-from modeconn_cli.engine.networks.activations.observe import Layer
+from modeconn_cli.engine.networks.activations.sites import Layer
 from modeconn_cli.engine.results import files
 
 
@@ -33,7 +33,7 @@ class LayerDormancy:
 def dormancies(
     layers: Sequence[Layer], sums: Mapping[str, np.ndarray], samples: int, *, tau: float, threshold: float
 ) -> list[LayerDormancy]:
-    """One row per site of the sums of `observe.Seen` over all samples.
+    """One row per site of the sums of `observe.Activity` over all samples.
 
     tau-dormant: mean |h| of a unit at most `tau` times the mean over the layer's units (Sokar et al. 2023); a layer
     that is zero throughout is dormant throughout. Frequency-dormant: |h| > ε on less than `threshold` of all samples
@@ -51,16 +51,10 @@ def dormancies(
             if np.isfinite(total).all():
                 still = float((total <= tau * total.mean()).mean())
                 frequent = float((active < threshold).mean()) if layer.zero else None
+        proportion, never = float(dormant.mean() / samples), float((dormant == samples).mean())
         out.append(
             LayerDormancy(
-                layer.name,
-                layer.kind,
-                layer.operation,
-                layer.units,
-                float(dormant.mean() / samples),
-                float((dormant == samples).mean()),
-                still,
-                frequent,
+                layer.name, layer.kind, layer.operation, layer.units, proportion, never, still, frequent
             )
         )
     return out
@@ -86,14 +80,8 @@ def parse(text: str) -> list[LayerDormancy]:
 
     return [
         LayerDormancy(
-            row["layer"],
-            row["site"],
-            row["operation"],
-            int(row["units"]),
-            number(row["proportion"]) or 0.0,
-            number(row["never"]) or 0.0,
-            number(row["tau_dormant"]),
-            number(row["frequency_dormant"]),
+            row["layer"], row["site"], row["operation"], int(row["units"]), float(row["proportion"]),
+            float(row["never"]), number(row["tau_dormant"]), number(row["frequency_dormant"]),
         )
         for row in csv.DictReader(io.StringIO(text, newline=""))
-    ]
+    ]  # fmt: skip

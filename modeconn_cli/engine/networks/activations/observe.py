@@ -13,27 +13,15 @@ from torch import Tensor, fx, nn
 from modeconn_cli.engine.errors import InputError
 from modeconn_cli.engine.networks import graph as graphs
 from modeconn_cli.engine.networks.activations import sites
-from modeconn_cli.engine.networks.activations.sites import Kind, Site
+from modeconn_cli.engine.networks.activations.sites import Kind, Layer, Site
 from modeconn_cli.engine.networks.graph import Graph
-from modeconn_cli.engine.networks.layout import Unclear
+from modeconn_cli.engine.networks.sample_axis import Inseparable
 
 Wanted = Literal["both", "pre", "post"]
 
 
 @dataclass(frozen=True)
-class Layer:
-    """The units of one site, as tables name it; `positions` values of a unit belong to a sample."""
-
-    kind: Kind
-    name: str
-    operation: str
-    units: int
-    positions: int
-    zero: bool  # whether the nonlinearity has a zero region
-
-
-@dataclass(frozen=True)
-class Seen:
+class Activity:
     """Of N samples, float64. `pre` and `post` [N]: the share of units that are dormant on the sample, NaN where a
     value is NaN; None where there are no such sites. Over samples, for the units U of all sites: `dormant` [U] counts
     the samples on which a unit is dormant; over samples and positions, for the units of the `post` sites: `total` [U]
@@ -50,7 +38,7 @@ class Seen:
 class Observer(Protocol):
     layers: list[Layer]
 
-    def __call__(self, images: Tensor) -> Seen: ...
+    def __call__(self, images: Tensor) -> Activity: ...
 
 
 def observer(
@@ -61,7 +49,7 @@ def observer(
     wanted: Wanted = "both",
     note: Callable[[str], None] = lambda _: None,
 ) -> Observer:
-    """What sees a model's units, under the weights that it has when it is called: images like `example` -> Seen.
+    """What sees a model's units, under the weights that it has when it is called: images like `example` -> Activity.
 
     A model that cannot be traced is seen at its modules' outputs alone. Raises InputError where there is nothing to
     observe, or not what was wanted.
@@ -70,17 +58,18 @@ def observer(
     try:
         graph = graphs.trace(model, tuple(example.shape[1:]))
         found, notes = sites.find(graph)
-    except (InputError, Unclear) as error:
+    except (InputError, Inseparable) as error:
+        reason = str(error).splitlines()[0]
         if wanted == "post":
-            raise InputError(f"nonlinearities cannot be found: {str(error).splitlines()[0]}") from error
-        note(f"only the outputs of layers are seen: {str(error).splitlines()[0][:160]}")
+            raise InputError(f"nonlinearities cannot be found: {reason}") from error
+        note(f"only the outputs of layers are seen: {reason[:160]}")
         hooked = _Hooked(model, eps)
         hooked(example)  # which layers are called shows when they are
         return hooked
     for text in notes:
         note(text)
-    found = [site for site in found if wanted in ("both", site.kind)]
-    kinds = {site.kind for site in found}
+    found = [site for site in found if wanted in ("both", site.layer.kind)]
+    kinds = {site.layer.kind for site in found}
     if wanted != "post" and "pre" not in kinds:
         raise InputError(
             "the network has no convolution and no linear layer", "use --site post for its nonlinearities"
@@ -92,43 +81,42 @@ def observer(
     return _Traced(model, graph, found, eps)
 
 
-class _Gathered:
-    """Collects the maxima, sums and counts of one batch."""
+@dataclass(frozen=True)
+class _Units:
+    """What the units of one site did on N samples; `total` and `active` as in Activity, after nonlinearities."""
 
-    def __init__(self, layers: Sequence[Layer], eps: float) -> None:
-        self.layers, self.eps = layers, eps
-        self.dormant: list[Tensor | None] = [None] * len(layers)  # [N, units] each
-        self.nan: dict[Kind, Tensor] = {}  # [N]
-        self.total: dict[int, Tensor] = {}
-        self.active: dict[int, Tensor] = {}
+    kind: Kind
+    dormant: Tensor  # bool [N, units]
+    unknown: Tensor  # bool [N]: a value is NaN
+    total: Tensor | None = None
+    active: Tensor | None = None
 
-    def maxima(self, number: int, values: Tensor) -> None:
-        """The largest value of every unit at a site, [N, units]."""
-        kind = self.layers[number].kind
-        bad = values.isnan().any(1)
-        self.nan[kind] = self.nan[kind] | bad if kind in self.nan else bad
-        self.dormant[number] = values <= self.eps
+    @classmethod
+    def of(cls, kind: Kind, largest: Tensor, eps: float, *sums: Tensor) -> _Units:
+        """From the largest value of every unit, [N, units]."""
+        return cls(kind, largest <= eps, largest.isnan().any(1), *sums)
 
-    def seen(self) -> Seen:
-        flags: dict[Kind, Tensor] = {}
-        for kind in ("pre", "post"):
-            own = [d for layer, d in zip(self.layers, self.dormant, strict=True) if layer.kind == kind]
-            called = [part for part in own if part is not None]
-            if called:
-                flags[kind] = torch.cat(called, 1)
-        shares = {
-            kind: flag.double().mean(1).masked_fill(self.nan[kind], torch.nan) for kind, flag in flags.items()
-        }
-        every = [part for part in self.dormant if part is not None]
-        return Seen(
-            shares.get("pre"),
-            shares.get("post"),
-            torch.cat([part.double().sum(0) for part in every]),
-            *(
-                torch.cat([sums[number] for number in sorted(sums)]) if sums else torch.zeros(0)
-                for sums in (self.total, self.active)
-            ),
-        )
+
+def _activity(found: Sequence[_Units]) -> Activity:
+    def share(kind: Kind) -> Tensor | None:
+        own = [units for units in found if units.kind == kind]
+        if not own:
+            return None
+        unknown = torch.stack([units.unknown for units in own]).any(0)
+        dormant = torch.cat([units.dormant for units in own], 1)
+        return dormant.double().mean(1).masked_fill(unknown, torch.nan)
+
+    def joined(sums: Sequence[Tensor | None]) -> Tensor:
+        known = [part for part in sums if part is not None]
+        return torch.cat(known) if known else torch.zeros(0)
+
+    return Activity(
+        share("pre"),
+        share("post"),
+        torch.cat([units.dormant.double().sum(0) for units in found]),
+        joined([units.total for units in found]),
+        joined([units.active for units in found]),
+    )
 
 
 class _Traced(fx.Interpreter):
@@ -136,42 +124,33 @@ class _Traced(fx.Interpreter):
 
     def __init__(self, model: nn.Module, graph: Graph, found: Sequence[Site], eps: float) -> None:
         super().__init__(graph.program.graph_module)
-        self.layers = [Layer(s.kind, s.name, s.operation, s.units, s.positions, s.zero) for s in found]
-        self._sites = {site.node.name: (number, site) for number, site in enumerate(found)}
-        self._eps = eps
+        self.layers = [site.layer for site in found]
+        self._sites = {site.node: site for site in found}
+        self._eps, self._graph = eps, graph
         self._state: Mapping[str, Tensor] = model.state_dict(keep_vars=True)  # live
-        self._graph = graph
-        self._gathered = _Gathered(self.layers, eps)
+        self._found: list[_Units] = []
 
     @torch.no_grad()
-    def __call__(self, images: Tensor) -> Seen:
-        self._gathered = _Gathered(self.layers, self._eps)
-        self.run(*self._graph.arguments(self._state, images))
-        return self._gathered.seen()
+    def __call__(self, images: Tensor) -> Activity:
+        self._found = []
+        self.run(*self._graph.arguments(self._state, images).values())
+        return _activity(self._found)
 
     def run_node(self, n: fx.Node) -> Any:
         out = super().run_node(n)
-        if n.name in self._sites:
-            self._reduce(*self._sites[n.name], out)
+        if n in self._sites:
+            self._found.append(self._units(self._sites[n], out))
         return out
 
-    def _reduce(self, number: int, site: Site, value: Tensor) -> None:
+    def _units(self, site: Site, value: Tensor) -> _Units:
         size = value.abs() if site.absolute else value
-        self._gathered.maxima(number, site.by_sample(size, _amax))
-        if site.kind == "post":
-            units = site.by_sample(size, _sum)
-            self._gathered.total[number] = units.double().sum(0)
-            # As float32: summing booleans is twenty times slower.
-            over = torch.gt(size, self._eps, out=torch.empty_like(size))
-            self._gathered.active[number] = site.by_sample(over, _sum).double().sum(0)
-
-
-def _amax(value: Tensor, dims: tuple[int, ...]) -> Tensor:
-    return value.amax(dims) if dims else value
-
-
-def _sum(value: Tensor, dims: tuple[int, ...]) -> Tensor:
-    return value.sum(dims) if dims else value
+        largest = site.by_sample(size, torch.amax)
+        if site.layer.kind == "pre":
+            return _Units.of("pre", largest, self._eps)
+        # As float32: summing booleans is twenty times slower.
+        over = torch.gt(size, self._eps, out=torch.empty_like(size))
+        sums = (site.by_sample(part, torch.sum).double().sum(0) for part in (size, over))
+        return _Units.of("post", largest, self._eps, *sums)
 
 
 class _Hooked:
@@ -179,13 +158,10 @@ class _Hooked:
 
     def __init__(self, model: nn.Module, eps: float) -> None:
         self._model, self._eps = model, eps
-        self._modules = {
-            name: module for name, module in model.named_modules() if isinstance(module, _OBSERVED)
-        }
         self.layers: list[Layer] = []
 
     @torch.no_grad()
-    def __call__(self, images: Tensor) -> Seen:
+    def __call__(self, images: Tensor) -> Activity:
         found: list[tuple[Layer, Tensor]] = []
         with self._listening(found, len(images)):
             self._model(images)
@@ -195,34 +171,31 @@ class _Hooked:
         if self.layers and layers != self.layers:
             raise InputError("the network calls other layers for one batch than for another")
         self.layers = layers
-        gathered = _Gathered(layers, self._eps)
-        for number, (_, values) in enumerate(found):
-            gathered.maxima(number, values)
-        return gathered.seen()
+        return _activity([_Units.of("pre", largest, self._eps) for _, largest in found])
 
     @contextmanager
     def _listening(self, found: list[tuple[Layer, Tensor]], count: int) -> Iterator[None]:
-        handles = []
+        """Appends every layer that is called, with the largest values of its units on `count` samples."""
+        names: dict[nn.Module, str] = {}
+        for name, module in self._model.named_modules():
+            if isinstance(module, _OBSERVED):
+                names[module] = name
 
-        def listen(name: str, module: nn.Module) -> None:
-            def heard(_module: nn.Module, _inputs: Any, output: Any) -> None:
-                values = _maxima(module, output[0] if isinstance(output, tuple) else output)
-                if len(values) != count:
-                    raise InputError(
-                        f"'{name}' gives {len(values)} rows for {count} samples",
-                        "its units cannot be told by sample",
-                    )
-                again = sum(layer.name.partition("#")[0] == name for layer, _ in found)
-                called = f"{name}#{again + 1}" if again else name
-                found.append(
-                    (Layer("pre", called, type(module).__name__, values.shape[1], 0, zero=False), values)
+        def heard(module: nn.Module, _inputs: Any, output: Any) -> None:
+            name = names[module]
+            largest = _largest(module, output[0] if isinstance(output, tuple) else output)
+            if len(largest) != count:
+                raise InputError(
+                    f"'{name}' gives {len(largest)} rows for {count} samples",
+                    "its units cannot be told by sample",
                 )
+            again = sum(layer.name.partition("#")[0] == name for layer, _ in found)
+            called = f"{name}#{again + 1}" if again else name
+            layer = Layer("pre", called, type(module).__name__, largest.shape[1], 0, zero=False)
+            found.append((layer, largest))
 
-            handles.append(module.register_forward_hook(heard))
-
+        handles = [module.register_forward_hook(heard) for module in names]
         try:
-            for name, module in self._modules.items():
-                listen(name, module)
             yield
         finally:
             for handle in handles:
@@ -233,8 +206,8 @@ _CONVOLUTIONS = (nn.modules.conv._ConvNd,)
 _OBSERVED = (*_CONVOLUTIONS, nn.Linear, nn.MultiheadAttention)
 
 
-def _maxima(module: nn.Module, output: Tensor) -> Tensor:
-    """[N, units]: convolutions have their units on axis 1, all others on the last."""
+def _largest(module: nn.Module, output: Tensor) -> Tensor:
+    """The largest value of every unit, [N, units]: of convolutions on axis 1, of all others on the last."""
     if isinstance(module, nn.MultiheadAttention):
         output = output.abs() if module.batch_first else output.abs().movedim(1, 0)
     if isinstance(module, _CONVOLUTIONS):

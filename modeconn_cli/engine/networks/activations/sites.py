@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,10 +10,10 @@ from typing import Literal, cast
 
 from torch import Tensor, fx
 
-from modeconn_cli.engine.networks import layout
+from modeconn_cli.engine.networks import sample_axis
 from modeconn_cli.engine.networks.activations import unit_axes
 from modeconn_cli.engine.networks.graph import CONVOLUTIONS, TRANSPOSED, Graph, operation, shape_of
-from modeconn_cli.engine.networks.layout import Layout, Unclear
+from modeconn_cli.engine.networks.sample_axis import Inseparable, SampleAxis
 
 Kind = Literal["pre", "post"]
 
@@ -41,106 +42,86 @@ _PLAIN: dict[str, Nonlinearity] = {
 }  # fmt: skip
 # Operations that act as nonlinearities in some networks and are not looked at; `maximum` is that of two activations.
 _SUSPECT = {
-    *(
-        "abs",
-        "ge",
-        "gru",
-        "gt",
-        "le",
-        "lstm",
-        "lt",
-        "maximum",
-        "minimum",
-        "rnn_relu",
-        "rnn_tanh",
-        "sgn",
-        "sign",
-        "where",
-    ),
-    *("clamp", "clamp_min", "clip", "max", "min", "sin", "cos", "exp", "log", "log1p", "square", "pow"),
-}
+    "abs", "clamp", "clamp_min", "clip", "cos", "exp", "ge", "gru", "gt", "le", "log", "log1p", "lstm", "lt", "max",
+    "maximum", "min", "minimum", "pow", "rnn_relu", "rnn_tanh", "sgn", "sign", "sin", "square", "where",
+}  # fmt: skip
 # Operations whose parameters make a layer; a scale or a shift of logits does not.
-_MEETS = {
-    *LAYERS,
-    *(
-        "addmm",
-        "baddbmm",
-        "bmm",
-        "dot",
-        "einsum",
-        "embedding",
-        "gru",
-        "lstm",
-        "matmul",
-        "mm",
-        "mv",
-        "rnn_relu",
-    ),
-    *("rnn_tanh", "batch_norm", "group_norm", "instance_norm", "layer_norm", "rms_norm"),
-}
+_MEETS = LAYERS | {
+    "addmm", "baddbmm", "batch_norm", "bmm", "dot", "einsum", "embedding", "group_norm", "gru", "instance_norm",
+    "layer_norm", "lstm", "matmul", "mm", "mv", "rms_norm", "rnn_relu", "rnn_tanh",
+}  # fmt: skip
 _BOUNDED = {"hardtanh", "clamp", "clamp_min", "clip", "threshold"}
 
 
 @dataclass(frozen=True)
-class Site:
-    """Units of one call of a layer or a nonlinearity: `axis` is theirs in what the node computes.
+class Layer:
+    """The units of one call of a layer or a nonlinearity, as tables name it.
 
-    `positions` values belong to a unit and a sample; a unit is dormant where none of them exceeds ε, for `absolute`
-    sites in absolute value. `zero`: the nonlinearity has a zero region, so that frequencies mean something.
+    `positions` values belong to a unit and a sample. `zero`: the nonlinearity has a zero region, so that frequencies
+    mean something.
     """
 
     kind: Kind
     name: str
     operation: str
-    node: fx.Node
-    layout: Layout
-    axis: int
     units: int
     positions: int
-    absolute: bool
     zero: bool
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where a layer's units are in the graph: on the axis `unit_axis` of what the node computes.
+
+    A unit is dormant where none of its values exceeds ε, for `absolute` sites in absolute value.
+    """
+
+    layer: Layer
+    node: fx.Node
+    samples: SampleAxis
+    unit_axis: int
+    absolute: bool
 
     def by_sample(self, value: Tensor, reduced: Callable[[Tensor, tuple[int, ...]], Tensor]) -> Tensor:
         """`reduced` over all axes of `value` but samples and units, [N, units]."""
-        if self.layout.plain:
-            kept = (self.layout.axis, self.axis)
-            found = reduced(value, tuple(k for k in range(value.ndim) if k not in kept))
-            return found if kept[0] < kept[1] else found.t()
-        # What shared an axis with the samples has moved behind them: all other axes are one further.
-        return reduced(
-            self.layout.first(value), tuple(k for k in range(1, value.ndim + 1) if k != self.axis + 1)
-        )
+        units = self.unit_axis
+        if not self.samples.plain:  # what shared an axis with the samples stays behind them
+            value, units = self.samples.first(value), units + 1
+        samples = self.samples.number if self.samples.plain else 0
+        others = tuple(axis for axis in range(value.ndim) if axis not in (samples, units))
+        found = reduced(value, others) if others else value
+        return found if samples < units else found.t()
 
 
 def find(graph: Graph) -> tuple[list[Site], list[str]]:
     """All sites in execution order, and what the user should know of those that were left out or come twice.
 
     Nothing behind the last parameter is a hidden unit: a nonlinearity there belongs to the output layer. Raises
-    Unclear where the samples cannot be told apart at a site.
+    Inseparable where the samples cannot be told apart at a site.
     """
-    axes = unit_axes.find(graph)
-    hidden = _before_parameters(graph)
+    axes, hidden = unit_axes.find(graph), _before_parameters(graph)
     calls, apart, unknown, sites = Counter[tuple[Kind, str]](), list[str](), list[str](), list[Site]()
     for node in graph.nodes:
         if node.op != "call_function":
             continue
-        layout.check_order(node)
+        sample_axis.check_order(node)
         kind, absolute, zero = _looked_at(node)
-        if kind is None and operation(node) in _SUSPECT and node in hidden and layout.has_samples(node):
+        if kind is None and operation(node) in _SUSPECT and node in hidden and sample_axis.has_samples(node):
             unknown.append(_name(node, "post", graph))
         if kind is None or (kind == "post" and node not in hidden):
             continue
         name = _name(node, kind, graph)
-        if not layout.has_samples(node):
+        if not sample_axis.has_samples(node):
             apart.append(name)
             continue
         calls[kind, name] += 1
-        if calls[kind, name] > 1:
-            name = f"{name}#{calls[kind, name]}"
-        sites.append(_site(kind, name, node, axes, absolute=absolute, zero=zero))
-    twice = [name for (_, name), count in calls.items() if count > 1]
+        number = calls[kind, name]
+        axis = axes[node] if node in axes else unit_axes.guess(node)
+        sites.append(_site(node, axis, kind, f"{name}#{number}" if number > 1 else name, absolute, zero))
     notes = {
-        "called more than once, and counted once per call": twice,
+        "called more than once, and counted once per call": [
+            n for (_, n), count in calls.items() if count > 1
+        ],
         "left out, as they see no samples": apart,
         "not looked at, though they may act as nonlinearities": list(dict.fromkeys(unknown)),
     }
@@ -151,45 +132,37 @@ def _listed(found: list[str]) -> str:
     return ", ".join(found[:5]) + (f" and {len(found) - 5} more" if len(found) > 5 else "")
 
 
-def _site(
-    kind: Kind, name: str, node: fx.Node, axes: dict[fx.Node, int], *, absolute: bool, zero: bool
-) -> Site:
-    shape, where = shape_of(node.meta["val"]), layout.of(node)
+def _site(node: fx.Node, axis: int, kind: Kind, name: str, absolute: bool, zero: bool) -> Site:
+    shape, samples = shape_of(node.meta["val"]), sample_axis.of(node)
     assert shape is not None
-    axis = axes[node] if node in axes else unit_axes.guess(node)
-    if axis == where.axis:
-        raise Unclear(f"{name}: units and samples lie on one axis")
-    samples = shape[where.axis] // (where.outer * where.inner)
-    count = 1
-    for size in shape:
-        count *= size
-    return Site(
-        kind, name, operation(node), node, where, axis, shape[axis], count // (samples * shape[axis]), absolute, zero
-    )  # fmt: skip
+    if axis == samples.number:
+        raise Inseparable(f"{name}: units and samples lie on one axis")
+    count = shape[samples.number] // (samples.outer * samples.inner)
+    positions = math.prod(shape) // (count * shape[axis])
+    layer = Layer(kind, name, operation(node), shape[axis], positions, zero)
+    return Site(layer, node, samples, axis, absolute)
 
 
 def _looked_at(node: fx.Node) -> tuple[Kind | None, bool, bool]:
     """Which kind of site a node is, whether absolute values count there, and whether frequencies mean something."""
-    name = operation(node)
-    if name in LAYERS:
-        if not _in_attention(node):
-            return "pre", False, False
-        return ("pre", True, False) if _leaves_attention(node) else (None, False, False)
-    found = _nonlinearity(node, name)
+    if operation(node) in LAYERS:
+        inside = _in_attention(node)
+        return (None if inside and not _leaves_attention(node) else "pre"), inside, False
+    found = _nonlinearity(node, operation(node))
     return (None, False, False) if found is None else ("post", found.signed, found.zero)
 
 
 def _nonlinearity(node: fx.Node, name: str) -> Nonlinearity | None:
     if name in _PLAIN:
         return _PLAIN[name]
-    if name == "maximum" and sum(layout.has_samples(a) for a in node.all_input_nodes) == 1:
+    if name == "maximum" and sum(sample_axis.has_samples(a) for a in node.all_input_nodes) == 1:
         return Nonlinearity(signed=True, zero=True)  # with a constant, which is 0 for a ReLU
     if name not in _BOUNDED or any(isinstance(a, fx.Node) for a in node.args[1:]):
         return None
     if name == "threshold":
         return Nonlinearity(signed=True, zero=float(cast("float", node.args[2])) == 0)
-    given = node.args[1] if len(node.args) > 1 else node.kwargs.get("min", node.kwargs.get("min_val", -1.0))
-    low = float(given) if isinstance(given, int | float) else -1.0
+    bound = node.args[1] if len(node.args) > 1 else node.kwargs.get("min", node.kwargs.get("min_val", -1.0))
+    low = float(bound) if isinstance(bound, int | float) else -1.0
     if name != "hardtanh" and low != 0:
         return None  # a bound that keeps numbers safe, not an activation
     return Nonlinearity(signed=low < 0, zero=low == 0)
@@ -198,16 +171,21 @@ def _nonlinearity(node: fx.Node, name: str) -> Nonlinearity | None:
 def _name(node: fx.Node, kind: Kind, graph: Graph) -> str:
     """The module that an operation is; else the parameter's of a layer, else the module around it and the operation."""
     path, of = _innermost(node)
-    if kind == "pre" and not _in_attention(node):
-        weight = node.args[1] if len(node.args) > 1 else None
-        if isinstance(weight, fx.Node) and weight.name in graph.tensors:
-            return graph.tensors[weight.name].rpartition(".")[0] or operation(node)
+    weight = node.args[1] if len(node.args) > 1 else None
+    if (
+        kind == "pre"
+        and not _in_attention(node)
+        and isinstance(weight, fx.Node)
+        and weight.name in graph.tensors
+    ):
+        return graph.tensors[weight.name].rpartition(".")[0] or operation(node)
     if path and of.rpartition(".")[0] == "torch.nn.modules.activation":
         return path
     return ".".join(filter(None, (path, operation(node))))
 
 
 def _innermost(node: fx.Node) -> tuple[str, str]:
+    """Path and class of the module that calls an operation."""
     modules = list((node.meta.get("nn_module_stack") or {}).values())
     if not modules:
         return "", ""
@@ -235,22 +213,11 @@ def _leaves_attention(node: fx.Node) -> bool:
 
 def _before_parameters(graph: Graph) -> set[fx.Node]:
     """Nodes behind which the data still meets a parameter."""
-    fixed = {node for node in graph.nodes if node.op == "placeholder" and node.name in graph.tensors}
-    for node in graph.nodes:  # what depends on parameters alone
-        if (
-            node.op == "call_function"
-            and node.all_input_nodes
-            and all(a in fixed for a in node.all_input_nodes)
-        ):
-            fixed.add(node)
-    out: set[fx.Node] = set()
+    made_of = graph.made_of()
+    found: set[fx.Node] = set()
     for node in reversed(graph.nodes):
         for user in node.users:
-            meets = any(a in fixed for a in user.all_input_nodes)
-            if (
-                node not in fixed
-                and user.op == "call_function"
-                and (user in out or (meets and operation(user) in _MEETS))
-            ):
-                out.add(node)
-    return out
+            meets = operation(user) in _MEETS and any(made_of.get(a) for a in user.all_input_nodes)
+            if node not in made_of and (meets or user in found):
+                found.add(node)
+    return found

@@ -6,18 +6,31 @@ last, and no parameter takes gradients. What cannot be traced runs as it is.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from modeconn_cli.engine.errors import InputError
 from modeconn_cli.engine.networks import graph as graphs
 from modeconn_cli.engine.networks.graph import CONVOLUTIONS, Graph, operation
-from modeconn_cli.engine.samples.per_sample.gradients import Frozen
 
 AGREE = 1e-3  # relative to the largest logit
+
+
+@contextmanager
+def frozen(parameters: Mapping[str, nn.Parameter]) -> Iterator[None]:
+    """Parameters take no gradients inside the block."""
+    try:
+        for parameter in parameters.values():
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for parameter in parameters.values():
+            parameter.requires_grad_(True)
 
 
 class Execution:
@@ -63,7 +76,7 @@ class Execution:
         if self._folded is not None and not self._tried:
             self._try(images[:2])
         if self._folded is None:
-            with Frozen(self._trainable):
+            with frozen(self._trainable):
                 return cast("Tensor", self._model(images))
         return self._folded.logits(images)
 
@@ -107,23 +120,21 @@ class _Folded(fx.Interpreter):
     def _fold(self, conv: fx.Node, norm: fx.Node) -> tuple[Tensor, Tensor]:
         """Weight and bias of a convolution followed by its batch norm."""
 
-        def own(node: Any) -> Tensor | None:
-            return None if node is None else self._values[self._graph.tensors[node.name]]
+        def exact(node: Any) -> Tensor | None:
+            return None if node is None else self._values[self._graph.tensors[node.name]].double()
 
-        def exact(node: Any, default: float) -> Tensor | float:
-            value = own(node)
-            return default if value is None else value.double()
-
-        weight = own(conv.args[1])
+        weight, bias = exact(conv.args[1]), exact(conv.args[2] if len(conv.args) > 2 else None)
+        gamma, beta, mean, variance = (exact(argument) for argument in norm.args[1:5])
         assert weight is not None
-        gamma, beta, mean, variance = (exact(a, d) for a, d in zip(norm.args[1:5], (1, 0, 0, 1), strict=True))
-        scale = torch.rsqrt(cast("Tensor", variance + cast("float", norm.args[7]))) * gamma
-        shift = beta + scale * (exact(conv.args[2] if len(conv.args) > 2 else None, 0.0) - mean)
-        folded = weight.double() * scale.view(-1, *[1] * (weight.ndim - 1))
-        return _channels_last(folded.to(weight.dtype)), shift.to(weight.dtype)
+        assert mean is not None
+        assert variance is not None
+        eps = cast("float", norm.args[7])
+        folded, shift = fuse_conv_bn_weights(weight, bias, mean, variance, eps, gamma, beta)
+        kind = self._values[self._graph.tensors[cast("fx.Node", conv.args[1]).name]].dtype
+        return _channels_last(folded.detach().to(kind)), shift.detach().to(kind)
 
     def logits(self, images: Tensor) -> Tensor:
-        out = self.run(*self._graph.arguments(self._values, _channels_last(images)))
+        out = self.run(*self._graph.arguments(self._values, _channels_last(images)).values())
         return cast("Tensor", out[0] if isinstance(out, tuple | list) else out)
 
     def run_node(self, n: fx.Node) -> Any:

@@ -4,15 +4,14 @@ by its output.
 A rule gives its squared norm without the gradient itself where that is cheaper, the gradient where the parameter is
 used elsewhere too, and ⟨θ, ∇ℓ⟩. Shapes: N samples, T positions of one sample, samples first.
 Squared norms by inner products over positions: Rochette et al. 2019, arXiv:1912.06015; Li et al. 2022,
-arXiv:2110.05679.
+arXiv:2110.05679. Operations without a rule are left to `fallback`.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -20,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.linalg import vecdot
 
-from modeconn_cli.engine.networks.layout import Layout
+from modeconn_cli.engine.networks.sample_axis import SampleAxis
 from modeconn_cli.engine.samples.per_sample import convolution
 
 PRODUCTS = 1 << 18
@@ -28,20 +27,14 @@ CHUNK = 1 << 24  # elements of an intermediate that is made for some samples at 
 
 
 @dataclass
-class Met:
-    """An operation that has run: its arguments and output, and the gradient by the output once it is known."""
+class Call:
+    """An operation that has run: its arguments, its output where the rule needs it, and the gradient that arrived."""
 
     args: Sequence[Any]
-    out: Tensor | None  # where the rule needs it
-    arrived: Tensor | None
-    inside: Layout | None  # of the data among the arguments
-    outside: Layout
-
-    @property
-    def gradient(self) -> Tensor:
-        """∂ℓ/∂out as it is laid out."""
-        assert self.arrived is not None
-        return self.arrived
+    out: Tensor | None
+    data_axis: SampleAxis | None  # of the data among the arguments
+    output_axis: SampleAxis
+    arrived: Tensor | None = None
 
     def tensors(self) -> list[Tensor]:
         return [t for t in (*self.args, self.out) if isinstance(t, Tensor)]
@@ -50,263 +43,194 @@ class Met:
         """Free what it holds: hooks live as long as the graph does."""
         self.args, self.out, self.arrived = (), None, None
 
-    def grad(self) -> Tensor:
-        """∂ℓ_i/∂out, [N, …]."""
-        return self.outside.first(self.gradient)
+    def arg(self, place: int) -> Any:
+        """An argument; None where it is missing."""
+        return self.args[place] if len(self.args) > place else None
+
+    def data(self) -> Tensor:
+        """The data that the operation took, its first argument, [N, …]."""
+        assert self.data_axis is not None
+        return self.data_axis.first(self.args[0])
 
     def output(self) -> Tensor:
+        """What it computed, [N, …]."""
         assert self.out is not None
-        return self.outside.first(self.out)
+        return self.output_axis.first(self.out)
 
-    def data(self, place: int = 0) -> Tensor:
-        """The data that the operation took, [N, …]."""
-        assert self.inside is not None
-        return self.inside.first(self.args[place])
-
-    def arg(self, place: int, default: Any = None) -> Any:
-        return self.args[place] if len(self.args) > place else default
+    def gradient(self) -> Tensor:
+        """∂ℓ_i/∂output, [N, …]."""
+        assert self.arrived is not None
+        return self.output_axis.first(self.arrived)
 
 
 class Rule(ABC):
-    """One kind of operation. `places`: argument number -> name of the parameter that can stand there."""
+    """One kind of operation. `places`: which arguments may be parameters."""
 
-    places: Mapping[int, str]
+    places: Collection[int]
     needs_output = False  # for ⟨θ, ∇ℓ⟩
-    merged = True  # whether it can deal with samples that share their axis
+    shared_axis = False  # whether the samples may share their axis with other entries
 
     @abstractmethod
-    def gradient(self, met: Met, part: int) -> Tensor:
+    def gradient(self, call: Call, place: int) -> Tensor:
         """∇ℓ_i by the parameter at a place, [N, *its shape]."""
 
-    def squares(self, met: Met, part: int) -> Tensor:
+    def squares(self, call: Call, place: int) -> Tensor:
         """Σ_i (∇ℓ_i)² by every element of the parameter at a place, in its shape."""
-        return self.gradient(met, part).square().sum(0)
+        return self.gradient(call, place).square().sum(0)
 
-    def measure(self, met: Met, parts: set[int], inner: bool) -> tuple[Tensor, Tensor | None]:
+    def norms(self, call: Call, places: Collection[int], inner: bool) -> tuple[Tensor, Tensor | None]:
         """‖∇ℓ_i‖² and, if asked for, ⟨θ, ∇ℓ_i⟩, over the parameters at these places, [N] each."""
-        gradients = {part: by_sample(self.gradient(met, part)) for part in parts}
+        gradients = {place: by_sample(self.gradient(call, place)) for place in places}
         squares = torch.stack([gradient.square().sum(1) for gradient in gradients.values()]).sum(0)
         if not inner:
             return squares, None
-        products = [gradient @ met.arg(part).flatten() for part, gradient in gradients.items()]
+        products = [gradient @ call.arg(place).flatten() for place, gradient in gradients.items()]
         return squares, torch.stack(products).sum(0)
 
 
 class Weighted(Rule):
-    """out = weight ∗ data + bias: linear layers and convolutions."""
+    """output = weight ∗ data + bias: linear layers and convolutions."""
 
-    places: Mapping[int, str] = MappingProxyType({1: "weight", 2: "bias"})
+    places = (1, 2)
     needs_output = True
 
-    def measure(self, met: Met, parts: set[int], inner: bool) -> tuple[Tensor, Tensor | None]:
-        bias = met.arg(2)
-        summed = self.bias(met) if 2 in parts or (inner and bias is not None) else None
-        zero = met.gradient.new_zeros(len(met.grad()))
-        squares = self.weight_norms(met) if 1 in parts else zero
-        if 2 in parts and summed is not None:
-            squares = squares + summed.square().sum(1)
+    def gradient(self, call: Call, place: int) -> Tensor:
+        return self.by_weight(call) if place == 1 else self.by_bias(call)
+
+    def squares(self, call: Call, place: int) -> Tensor:
+        return self.weight_squares(call) if place == 1 else super().squares(call, place)
+
+    def norms(self, call: Call, places: Collection[int], inner: bool) -> tuple[Tensor, Tensor | None]:
+        bias, zero = call.arg(2), torch.zeros(())
+        by_bias = None if bias is None or not (inner or 2 in places) else self.by_bias(call)
+        squares = self.weight_norms(call) if 1 in places else zero
+        if by_bias is not None and 2 in places:
+            squares = squares + by_bias.square().sum(1)
         if not inner:
             return squares, None
-        along = zero if summed is None else summed @ bias
-        if 1 not in parts:
-            return squares, along
-        both = dot(met.grad(), met.output())  # ⟨W, ∇_W ℓ⟩ + ⟨b, ∇_b ℓ⟩ = Σ g · out
-        return squares, both if 2 in parts else both - along
-
-    def gradient(self, met: Met, part: int) -> Tensor:
-        return self.weight(met) if part == 1 else self.bias(met)
-
-    def squares(self, met: Met, part: int) -> Tensor:
-        return self.weight_squares(met) if part == 1 else super().squares(met, part)
+        shifted = zero if by_bias is None else by_bias @ bias
+        if 1 not in places:
+            return squares, shifted
+        both = dot(call.gradient(), call.output())  # ⟨W, ∇_W ℓ⟩ + ⟨b, ∇_b ℓ⟩ = Σ gradient · output
+        return squares, both if 2 in places else both - shifted
 
     @abstractmethod
-    def weight_squares(self, met: Met) -> Tensor:
-        """Σ_i (∇_W ℓ_i)², in the weight's shape; the gradients of a few samples at a time."""
-
-    @abstractmethod
-    def weight_norms(self, met: Met) -> Tensor:
-        """‖∇_W ℓ_i‖², [N]."""
-
-    @abstractmethod
-    def weight(self, met: Met) -> Tensor:
+    def by_weight(self, call: Call) -> Tensor:
         """∇_W ℓ_i, [N, *weight]."""
 
     @abstractmethod
-    def bias(self, met: Met) -> Tensor:
+    def by_bias(self, call: Call) -> Tensor:
         """∇_b ℓ_i, [N, outputs]."""
+
+    @abstractmethod
+    def weight_norms(self, call: Call) -> Tensor:
+        """‖∇_W ℓ_i‖², [N]."""
+
+    @abstractmethod
+    def weight_squares(self, call: Call) -> Tensor:
+        """Σ_i (∇_W ℓ_i)², in the weight's shape; the gradients of a few samples at a time."""
 
 
 class Linear(Weighted):
-    """Any number of leading axes: A [N, T, D_in], G [N, T, D_out]."""
+    """Any number of leading axes: data [N, T, inputs], gradient [N, T, outputs]."""
 
-    def weight_norms(self, met: Met) -> Tensor:
-        a, g = _rows(met.data()), _rows(met.grad())
-        positions, inputs, outputs = a.shape[1], a.shape[2], g.shape[2]
+    shared_axis = True
+
+    def by_weight(self, call: Call) -> Tensor:
+        return _product(*self._rows(call))
+
+    def by_bias(self, call: Call) -> Tensor:
+        return self._rows(call)[1].sum(1)
+
+    def weight_norms(self, call: Call) -> Tensor:
+        x, g = self._rows(call)
+        positions, inputs, outputs = x.shape[1], x.shape[2], g.shape[2]
         if positions == 1:
-            return a.square().sum((1, 2)) * g.square().sum((1, 2))
+            return x.square().sum((1, 2)) * g.square().sum((1, 2))
         if positions * (inputs + outputs) <= inputs * outputs:
-            return _in_chunks(_gram_norms, positions**2, a, g)
-        return _in_chunks(_product_norms, inputs * outputs, a, g)
+            return torch.cat(_chunks(_inner_products, positions**2, x, g))
+        return torch.cat(
+            _chunks(lambda x, g: _product(x, g).flatten(1).square().sum(1), inputs * outputs, x, g)
+        )
 
-    def weight(self, met: Met) -> Tensor:
-        return _rows(met.grad()).transpose(1, 2) @ _rows(met.data())
+    def weight_squares(self, call: Call) -> Tensor:
+        x, g = self._rows(call)
+        if x.shape[1] == 1:
+            return g[:, 0].square().T @ x[:, 0].square()
+        return torch.stack(
+            _chunks(lambda x, g: _product(x, g).square().sum(0), x.shape[2] * g.shape[2], x, g)
+        ).sum(0)
 
-    def weight_squares(self, met: Met) -> Tensor:
-        a, g = _rows(met.data()), _rows(met.grad())
-        if a.shape[1] == 1:
-            return g[:, 0].square().T @ a[:, 0].square()
-        size = max(1, CHUNK // (a.shape[2] * g.shape[2]))
-        pairs = zip(torch.split(a, size), torch.split(g, size), strict=True)
-        return torch.stack([(y.transpose(1, 2) @ x).square().sum(0) for x, y in pairs]).sum(0)
-
-    def bias(self, met: Met) -> Tensor:
-        return _rows(met.grad()).sum(1)
+    @staticmethod
+    def _rows(call: Call) -> tuple[Tensor, Tensor]:
+        """Data and gradient, [N, …, D] -> [N, T, D]."""
+        x, g = call.data(), call.gradient()
+        return x.reshape(len(x), -1, x.shape[-1]), g.reshape(len(g), -1, g.shape[-1])
 
 
 class Convolution(Weighted):
-    """1-D to 3-D, strided, dilated, grouped; the cheapest of three exact ways, by the shapes."""
+    """In two dimensions, strided, dilated, grouped; the cheapest of three exact ways, by the shapes."""
 
-    def weight_norms(self, met: Met) -> Tensor:
-        return convolution.weight_norms(met.data(), met.grad(), met.arg(1), convolution.geometry(met.args))
+    def by_weight(self, call: Call) -> Tensor:
+        return convolution.weight_gradients(*self._operands(call))
 
-    def weight(self, met: Met) -> Tensor:
-        return convolution.weight_gradients(
-            met.data(), met.grad(), met.arg(1), convolution.geometry(met.args)
-        )
+    def by_bias(self, call: Call) -> Tensor:
+        return call.gradient().flatten(2).sum(2)
 
-    def weight_squares(self, met: Met) -> Tensor:
-        return convolution.weight_squares(met.data(), met.grad(), met.arg(1), convolution.geometry(met.args))
+    def weight_norms(self, call: Call) -> Tensor:
+        return convolution.weight_norms(*self._operands(call))
 
-    def bias(self, met: Met) -> Tensor:
-        grad, dims = met.grad(), met.arg(1).ndim
-        return grad.flatten(2).sum(2) if grad.ndim == dims else grad.sum([1, *range(3, grad.ndim)])
-
-
-class Normalised(Rule):
-    """out = weight · x̂ + bias, with x̂ free of parameters."""
-
-    def __init__(self, weight: int, bias: int | None) -> None:
-        self.weight_place = weight
-        self.places = {weight: "weight", **({} if bias is None else {bias: "bias"})}
-
-    def gradient(self, met: Met, part: int) -> Tensor:
-        return self.weight(met) if part == self.weight_place else self.bias(met)
-
-    @abstractmethod
-    def weight(self, met: Met) -> Tensor: ...
-
-    @abstractmethod
-    def bias(self, met: Met) -> Tensor: ...
-
-
-class BatchNorm(Normalised):
-    """In eval mode: x̂ = (x − mean) / √(var + ε), with running statistics."""
-
-    merged = False
-
-    def __init__(self) -> None:
-        super().__init__(1, 2)
-
-    def weight(self, met: Met) -> Tensor:
-        mean, deviation = met.arg(3), (met.arg(4) + met.arg(7)).rsqrt()
-        g, x = met.grad(), met.data()
-        found: Tensor = (dot(g, x, 2) - g.flatten(2).sum(2) * mean) * deviation
-        return found
-
-    def bias(self, met: Met) -> Tensor:
-        return met.grad().flatten(2).sum(2)
-
-
-class LastAxes(Normalised):
-    """Layer norm and RMS norm: over the last axes, any positions before them."""
-
-    def __init__(self, weight: int, bias: int | None, *, rms: bool) -> None:
-        super().__init__(weight, bias)
-        self.rms = rms
-
-    def weight(self, met: Met) -> Tensor:
-        shape = list(met.args[1])
-        if self.rms:
-            hat = F.rms_norm(met.data(), shape, None, met.arg(3))
-        else:
-            hat = F.layer_norm(met.data(), shape, None, None, met.arg(4, 1e-5))
-        return self._over_positions(met.grad() * hat, len(shape))
-
-    def bias(self, met: Met) -> Tensor:
-        return self._over_positions(met.grad(), len(met.args[1]))
+    def weight_squares(self, call: Call) -> Tensor:
+        return convolution.weight_squares(*self._operands(call))
 
     @staticmethod
-    def _over_positions(values: Tensor, kept: int) -> Tensor:
-        between = values.ndim - 1 - kept
-        return values.flatten(1, between).sum(1) if between else values
+    def _operands(call: Call) -> tuple[Tensor, Tensor, Tensor, convolution.Geometry]:
+        return call.data(), call.gradient(), call.arg(1), convolution.geometry(call.args)
 
 
-class GroupNorm(Normalised):
-    merged = False
+class BatchNorm(Rule):
+    """In eval mode: (x − mean) / √(var + ε) with running statistics, times weight plus bias."""
 
-    def __init__(self) -> None:
-        super().__init__(2, 3)
+    places = (1, 2)
 
-    def weight(self, met: Met) -> Tensor:
-        hat = F.group_norm(met.data(), met.args[1], None, None, met.arg(4, 1e-5))
-        return dot(met.grad(), hat, 2)
+    def gradient(self, call: Call, place: int) -> Tensor:
+        g = call.gradient()
+        summed = g.flatten(2).sum(2)
+        if place == 2:
+            return summed
+        mean, deviation = call.arg(3), (call.arg(4) + call.arg(7)).rsqrt()
+        found: Tensor = (dot(g, call.data(), 2) - summed * mean) * deviation
+        return found
 
-    def bias(self, met: Met) -> Tensor:
-        return met.grad().flatten(2).sum(2)
+
+class LayerNorm(Rule):
+    """Over the last axes, any positions before them."""
+
+    places = (2, 3)
+
+    def gradient(self, call: Call, place: int) -> Tensor:
+        g, shape = call.gradient(), list(call.arg(1))
+        if place == 2:
+            eps = 1e-5 if call.arg(4) is None else call.arg(4)
+            g = g * F.layer_norm(call.data(), shape, None, None, eps)
+        positions = g.ndim - 1 - len(shape)
+        return g.flatten(1, positions).sum(1) if positions else g
 
 
 class Broadcast(Rule):
-    """Sums, differences, products and quotients of data and a parameter."""
+    """Sums and products of data and a parameter, and a parameter repeated for every sample, as class tokens are."""
 
-    places: Mapping[int, str] = MappingProxyType({0: "parameter", 1: "parameter"})
+    places = (0, 1)
+    shared_axis = True
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.needs_output = name == "div"
 
-    def gradient(self, met: Met, part: int) -> Tensor:
-        g, other = met.gradient, met.arg(1 - part)
-        parameter: Tensor = met.arg(part)
-        if self.name == "mul":
-            g = g * other
-        elif self.name == "div":
-            out = met.out
-            assert out is not None
-            g = g / other if part == 0 else -g * out / parameter
-        elif self.name == "sub" and part == 1:
-            g = -g
-        return reduce_to(met.outside.first(g), met.outside, met.gradient.ndim, parameter.shape)
-
-
-class Expand(Rule):
-    """A parameter repeated for every sample, as class tokens are."""
-
-    places: Mapping[int, str] = MappingProxyType({0: "parameter"})
-
-    def gradient(self, met: Met, part: int) -> Tensor:
-        parameter: Tensor = met.arg(part)
-        return reduce_to(met.grad(), met.outside, met.gradient.ndim, parameter.shape)
-
-
-class Embedding(Rule):
-    places: Mapping[int, str] = MappingProxyType({0: "weight"})
-
-    def gradient(self, met: Met, part: int) -> Tensor:
-        return torch.cat(list(self._gradients(met, part, len(met.grad()))))
-
-    def squares(self, met: Met, part: int) -> Tensor:
-        size = max(1, CHUNK // met.arg(part).numel())
-        return torch.stack([some.square().sum(0) for some in self._gradients(met, part, size)]).sum(0)
-
-    def _gradients(self, met: Met, part: int, size: int) -> Iterator[Tensor]:
-        """The gradients of `size` samples at a time, [n, *weight]."""
-        weight: Tensor = met.arg(part)
-        index, g = met.data(1).flatten(1), met.grad().flatten(1, -2)
-        if met.arg(2, -1) >= 0:
-            g = g * (index != met.arg(2)).unsqueeze(2)
-        for rows, values in zip(torch.split(index, size), torch.split(g, size), strict=True):
-            out = g.new_zeros(len(values), *weight.shape)
-            yield out.scatter_add_(1, rows.unsqueeze(2).expand_as(values), values)
+    def gradient(self, call: Call, place: int) -> Tensor:
+        g, parameter = call.arrived, call.arg(place)
+        assert g is not None
+        values = call.output_axis.first(g * call.arg(1 - place) if self.name == "mul" else g)
+        return _reduced(values, call.output_axis, g.ndim, parameter.shape)
 
 
 def by_sample(values: Tensor) -> Tensor:
@@ -321,10 +245,10 @@ def dot(a: Tensor, b: Tensor, first: int = 1) -> Tensor:
     return torch.cat([(x * y).flatten(first).sum(first) for x, y in pairs])
 
 
-def reduce_to(values: Tensor, layout: Layout, dims: int, shape: Sequence[int]) -> Tensor:
+def _reduced(values: Tensor, axis: SampleAxis, dims: int, shape: Sequence[int]) -> Tensor:
     """Sum [N, …] over the axes that a parameter of `shape` was broadcast along; the samples' own axis is one."""
     whole = (
-        values if values.ndim > dims else values.unsqueeze(layout.axis + 1)
+        values if values.ndim > dims else values.unsqueeze(axis.number + 1)
     )  # `dims` axes behind the samples
     wanted = (1,) * (dims - len(shape)) + tuple(shape)
     over = [k + 1 for k, size in enumerate(wanted) if size == 1 and whole.shape[k + 1] != 1]
@@ -332,37 +256,26 @@ def reduce_to(values: Tensor, layout: Layout, dims: int, shape: Sequence[int]) -
     return reduced.reshape(len(values), *shape)
 
 
-def _rows(values: Tensor) -> Tensor:
-    """[N, …, D] -> [N, T, D]."""
-    return values.reshape(len(values), -1, values.shape[-1])
+def _product(x: Tensor, g: Tensor) -> Tensor:
+    return g.transpose(1, 2) @ x
 
 
-def _gram_norms(a: Tensor, g: Tensor) -> Tensor:
-    along: Tensor = vecdot((a @ a.transpose(1, 2)).flatten(1), (g @ g.transpose(1, 2)).flatten(1))
-    return along
+def _inner_products(x: Tensor, g: Tensor) -> Tensor:
+    """‖gᵀx‖² of every sample, by the inner products over positions."""
+    found: Tensor = vecdot((x @ x.transpose(1, 2)).flatten(1), (g @ g.transpose(1, 2)).flatten(1))
+    return found
 
 
-def _product_norms(a: Tensor, g: Tensor) -> Tensor:
-    return (g.transpose(1, 2) @ a).flatten(1).square().sum(1)
-
-
-def _in_chunks(function: Callable[..., Tensor], each: int, *tensors: Tensor) -> Tensor:
-    """A function of whole samples that makes `each` elements per sample, for some samples at a time."""
+def _chunks(function: Callable[[Tensor, Tensor], Tensor], each: int, x: Tensor, g: Tensor) -> list[Tensor]:
+    """A function that makes `each` elements per sample, of some samples at a time."""
     size = max(1, CHUNK // each)
-    parts = zip(*(torch.split(tensor, size) for tensor in tensors), strict=True)
-    return torch.cat([function(*part) for part in parts])
+    return [function(*pair) for pair in zip(torch.split(x, size), torch.split(g, size), strict=True)]
 
 
 RULES: dict[str, Rule] = {
     "linear": Linear(),
-    "conv1d": Convolution(),
     "conv2d": Convolution(),
-    "conv3d": Convolution(),
     "batch_norm": BatchNorm(),
-    "layer_norm": LastAxes(2, 3, rms=False),
-    "rms_norm": LastAxes(2, None, rms=True),
-    "group_norm": GroupNorm(),
-    "embedding": Embedding(),
-    "expand": Expand(),
-    **{name: Broadcast(name) for name in ("add", "sub", "mul", "div")},
+    "layer_norm": LayerNorm(),
+    **{name: Broadcast(name) for name in ("add", "mul", "expand")},
 }

@@ -1,0 +1,119 @@
+"""Losses and squared gradient norms of every sample."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from modeconn_cli.engine.samples.per_sample.execution import frozen
+from modeconn_cli.engine.samples.per_sample.gradients import AGREE, CrossEntropy, Reduction, SampleGradients
+from modeconn_cli.engine.samples.per_sample.rules import Call, by_sample
+from modeconn_cli.engine.samples.per_sample.uses import Use
+
+Gradient = Literal["param", "input", "none"]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Of N samples, float64 [N] on the CPU: cross-entropy in nats, ‖∇ℓ_i‖², and ⟨θ, ∇ℓ_i⟩; None where not asked for."""
+
+    losses: Tensor
+    squares: Tensor | None
+    inner: Tensor | None
+
+
+class PerSample:
+    """Scores batches under a model's present weights; `refresh` after they have changed.
+
+    `gradient` is by the trainable parameters, by the input, or none; how the norms by parameters come about is said
+    in `method`. With `inner` ⟨θ, ∇ℓ_i⟩ by parameters too.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        input_shape: tuple[int, ...],
+        gradient: Gradient,
+        *,
+        inner: bool = False,
+        note: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self.model = model.eval()
+        self.gradient, self._wants_inner = gradient, inner
+        self.trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self._gradients: SampleGradients | None = None
+        if gradient == "param":
+            what = "gradient norms sample by sample"
+            self._gradients = SampleGradients(self.model, input_shape, self.trainable, what, note)
+
+    @property
+    def method(self) -> str:
+        if self._gradients is not None:
+            return self._gradients.method
+        return "none" if self.gradient == "none" else "one backward pass"
+
+    def refresh(self) -> None:
+        """Take up the model's present weights."""
+        if self._gradients is not None:
+            self._gradients.refresh()
+
+    def square_norm(self) -> float:
+        """‖θ‖² of the trainable parameters."""
+        return sum(float(p.detach().double().square().sum()) for p in self.trainable.values())
+
+    def score(self, images: Tensor, labels: Tensor, classes: Tensor | None = None) -> Scores:
+        """Score N samples: images [N, …], labels [N] int64.
+
+        With `classes` the loss is over these classes alone; every label must be among them.
+        """
+        loss = CrossEntropy(labels, classes)
+        if self._gradients is not None:
+            found = self._gradients.reduce(
+                images, loss, lambda: _Norms(len(images), images.device, self.trainable, self._wants_inner)
+            )
+            inner = found.inner.cpu() if self._wants_inner else None
+            return Scores(found.losses.cpu(), found.squares.cpu(), inner)
+        if self.gradient == "none":
+            with torch.no_grad():
+                return Scores(loss.losses(self.model(images), labels).cpu(), None, None)
+        inputs = images.detach().requires_grad_()
+        with frozen(self.trainable), torch.enable_grad():
+            losses = loss.losses(self.model(inputs), labels)
+            (gradient,) = torch.autograd.grad(losses.sum(), inputs)
+        return Scores(losses.detach().cpu(), gradient.flatten(1).double().square().sum(1).cpu(), None)
+
+
+class _Norms(Reduction):
+    """Losses, ‖∇ℓ_i‖² and ⟨θ, ∇ℓ_i⟩, float64 [N] each."""
+
+    def __init__(
+        self, count: int, device: torch.device, parameters: Mapping[str, nn.Parameter], wants_inner: bool
+    ) -> None:
+        self._parameters, self._wants_inner = parameters, wants_inner
+        self.losses, self.squares, self.inner = torch.zeros(3, count, dtype=torch.float64, device=device)
+
+    def hear(self, rows: slice, use: Use, call: Call) -> None:
+        squares, inner = use.rule.norms(call, use.whole.keys(), self._wants_inner)
+        self.squares[rows] += squares
+        if inner is not None:
+            self.inner[rows] += inner
+
+    def take(self, rows: slice, losses: Tensor, gradients: Mapping[str, Tensor]) -> None:
+        self.losses[rows] = losses
+        for name, gradient in gradients.items():
+            flat = by_sample(gradient)
+            self.squares[rows] += flat.square().sum(1)
+            if self._wants_inner:
+                self.inner[rows] += flat @ self._parameters[name].detach().flatten()
+
+    def differs(self, exact: Reduction) -> str:
+        assert isinstance(exact, _Norms)
+        close = torch.allclose(self.squares, exact.squares, rtol=AGREE, atol=0.0)
+        if close or not bool(torch.isfinite(exact.squares).all()):
+            return ""
+        found, expected = self.squares.tolist(), exact.squares.tolist()
+        return f"squared norms of {found} differ from {expected}, those of single samples"
