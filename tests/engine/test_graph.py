@@ -87,6 +87,28 @@ def test_tensors_outside_the_state_dict_keep_their_values():
     assert torch.equal(graph.constants["c_scale"], model.scale)
 
 
+class Scaled(nn.Module):
+    """A weight that is computed from two parameters, one of them detached, and a constant."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight, self.scale = nn.Parameter(torch.randn(4, 3)), nn.Parameter(torch.randn(4, 1))
+        self.mask = torch.ones(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ (self.weight * self.mask * self.scale.detach()).t()
+
+
+def test_what_does_not_depend_on_the_input_knows_what_it_is_made_of():
+    graph = trace(Scaled(), (3,))
+    (product,) = (node for node in graph.nodes if operation(node) == "matmul")
+    data, weight = product.all_input_nodes
+    assert data not in graph.made_of()
+    assert product not in graph.made_of()
+    assert graph.made_of()[weight] == ("weight", "scale")
+    assert graph.made_of(gradients=True)[weight] == ("weight",)
+
+
 def test_operations_are_named_without_overload_and_in_place_mark():
     assert called(trace(Net(), (6,)))[:4] == ["linear", "batch_norm", "relu", "mul"]
 

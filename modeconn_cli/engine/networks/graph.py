@@ -154,10 +154,18 @@ def concrete(size: Any) -> int:
     return int(cast("int", size.node.hint)) if isinstance(size, torch.SymInt) else int(size)
 
 
+def module_of(node: fx.Node) -> tuple[str, str]:
+    """Path and class of the innermost module that calls the operation; empty where none is known."""
+    modules = list((node.meta.get("nn_module_stack") or {}).values())
+    if not modules:
+        return "", ""
+    path, kind = modules[-1]
+    return str(path), kind if isinstance(kind, str) else f"{kind.__module__}.{kind.__qualname__}"
+
+
 def location(node: fx.Node) -> str:
     """Where the model calls the operation: `block.1, model.py:12: return x.cumsum(1)`."""
-    modules = node.meta.get("nn_module_stack") or {}
-    path = list(modules.values())[-1][0] if modules else ""
+    path, _ = module_of(node)
     lines = [line.strip() for line in (node.meta.get("stack_trace") or "").splitlines()]
     frames = [(line, code) for line, code in pairwise(lines) if line.startswith('File "')]
     # The innermost frame is often torch's own wrapper; the model's author knows the last one outside torch.

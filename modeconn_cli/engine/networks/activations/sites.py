@@ -12,7 +12,7 @@ from torch import Tensor, fx
 
 from modeconn_cli.engine.networks import sample_axis
 from modeconn_cli.engine.networks.activations import unit_axes
-from modeconn_cli.engine.networks.graph import CONVOLUTIONS, TRANSPOSED, Graph, operation, shape_of
+from modeconn_cli.engine.networks.graph import CONVOLUTIONS, TRANSPOSED, Graph, module_of, operation, shape_of
 from modeconn_cli.engine.networks.sample_axis import Inseparable, SampleAxis
 
 Kind = Literal["pre", "post"]
@@ -170,7 +170,7 @@ def _nonlinearity(node: fx.Node, name: str) -> Nonlinearity | None:
 
 def _name(node: fx.Node, kind: Kind, graph: Graph) -> str:
     """The module that an operation is; else the parameter's of a layer, else the module around it and the operation."""
-    path, of = _innermost(node)
+    path, of = module_of(node)
     weight = node.args[1] if len(node.args) > 1 else None
     if (
         kind == "pre"
@@ -184,25 +184,16 @@ def _name(node: fx.Node, kind: Kind, graph: Graph) -> str:
     return ".".join(filter(None, (path, operation(node))))
 
 
-def _innermost(node: fx.Node) -> tuple[str, str]:
-    """Path and class of the module that calls an operation."""
-    modules = list((node.meta.get("nn_module_stack") or {}).values())
-    if not modules:
-        return "", ""
-    path, kind = modules[-1]
-    return str(path), kind if isinstance(kind, str) else f"{kind.__module__}.{kind.__qualname__}"
-
-
 def _in_attention(node: fx.Node) -> bool:
-    return _innermost(node)[1].endswith(ATTENTION)
+    return module_of(node)[1].endswith(ATTENTION)
 
 
 def _leaves_attention(node: fx.Node) -> bool:
     """Whether a layer inside an attention module is its last: no other layer of the same module follows."""
-    module, seen, todo = _innermost(node), set[fx.Node](), list(node.users)
+    module, seen, todo = module_of(node), set[fx.Node](), list(node.users)
     while todo:
         user = todo.pop()
-        if user in seen or user.op != "call_function" or _innermost(user) != module:
+        if user in seen or user.op != "call_function" or module_of(user) != module:
             continue
         if operation(user) in LAYERS:
             return False

@@ -8,13 +8,14 @@ from typing import Any, cast
 from torch import fx
 
 from modeconn_cli.engine.networks.graph import CONVOLUTIONS, TRANSPOSED, Graph, operation, shape_of
+from modeconn_cli.engine.networks.sample_axis import RESHAPES
 
 _CHANNELS_SECOND = {
-    *(*CONVOLUTIONS, *TRANSPOSED, "convolution"),
-    *("batch_norm", "instance_norm", "group_norm", "native_batch_norm", "cudnn_batch_norm"),
-}
+    *CONVOLUTIONS, *TRANSPOSED, "convolution", "batch_norm", "instance_norm", "group_norm", "native_batch_norm",
+    "cudnn_batch_norm",
+}  # fmt: skip
 _LAST = {"linear", "bilinear", "embedding"}
-_RESHAPES = {"view", "reshape", "flatten", "unflatten", "_unsafe_view", "squeeze", "unsqueeze"}
+_RESHAPES = RESHAPES | {"squeeze", "unsqueeze"}
 _REDUCES = {"mean", "sum", "amax", "amin", "var", "std", "norm", "linalg_vector_norm", "logsumexp"}
 
 
@@ -90,8 +91,8 @@ def _reshaped(before: tuple[int, ...], after: tuple[int, ...], axis: int) -> int
 
 
 def _reduced(node: fx.Node, axis: int, dims: int) -> int | None:
-    given = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
-    if given is None:
+    reduced = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
+    if reduced is None:
         return None
-    gone = {cast("int", k) % dims for k in (given if isinstance(given, list | tuple) else [given])}
+    gone = {cast("int", k) % dims for k in (reduced if isinstance(reduced, list | tuple) else [reduced])}
     return None if axis in gone else axis - sum(k < axis for k in gone)

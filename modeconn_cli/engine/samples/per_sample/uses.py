@@ -37,29 +37,22 @@ class Use:
 
 def find(graph: Graph, trainable: Collection[str], made_of: Names) -> dict[fx.Node, Use]:
     """Every use of trainable parameters. Raises Inseparable where one has no rule, or no axis of the samples."""
-    met: dict[fx.Node, dict[int, fx.Node]] = {}
+    taken: dict[fx.Node, dict[int, fx.Node]] = {}  # operation -> place -> what it takes of parameters there
     for node in graph.nodes:
         if node.op != "call_function" or node in made_of:
             continue
         sample_axis.check_order(node)
-        taken = {source for source in node.all_input_nodes if _trained(source, made_of, trainable)}
-        if taken:
-            met[node] = {
-                place: a for place, a in enumerate(node.args) if isinstance(a, fx.Node) and a in taken
-            }
-            if set(met[node].values()) != taken:
+        sources = {a for a in node.all_input_nodes if any(n in trainable for n in made_of.get(a, ()))}
+        if sources:
+            taken[node] = {k: a for k, a in enumerate(node.args) if isinstance(a, fx.Node) and a in sources}
+            if set(taken[node].values()) != sources:
                 raise Inseparable(f"{operation(node)} takes a parameter in a list")
-    meetings = Counter(
-        name for places in met.values() for source in places.values() for name in made_of[source]
-    )
-    return {node: _use(node, places, made_of, meetings) for node, places in met.items()}
+    times = Counter(name for places in taken.values() for a in places.values() for name in made_of[a])
+    return {node: _use(node, places, made_of, times) for node, places in taken.items()}
 
 
-def _trained(node: fx.Node, made_of: Names, trainable: Collection[str]) -> bool:
-    return any(name in trainable for name in made_of.get(node, ()))
-
-
-def _use(node: fx.Node, places: Mapping[int, fx.Node], made_of: Names, meetings: Counter[str]) -> Use:
+def _use(node: fx.Node, places: Mapping[int, fx.Node], made_of: Names, times: Mapping[str, int]) -> Use:
+    """One use; `times` says how often each parameter is used."""
     name, first = operation(node), node.args[0]
     rule = RULES.get(name)
     data = first if isinstance(first, fx.Node) and first not in made_of else None
@@ -68,12 +61,11 @@ def _use(node: fx.Node, places: Mapping[int, fx.Node], made_of: Names, meetings:
     if data is None and 0 not in rule.places:
         raise Inseparable(f"{name} takes no data first")
     use = Use(rule, None if data is None else sample_axis.of(data), sample_axis.of(node))
-    if not rule.shared_axis and not all(
-        axis is None or axis.plain for axis in (use.data_axis, use.output_axis)
-    ):
+    axes = (use.data_axis, use.output_axis)
+    if not rule.shared_axis and not all(axis is None or axis.plain for axis in axes):
         raise Inseparable(f"{name} with several entries of a sample on the samples' axis")
     for place, source in places.items():
-        if source.op == "placeholder" and meetings[made_of[source][0]] == 1:
+        if source.op == "placeholder" and times[made_of[source][0]] == 1:
             use.whole[place] = made_of[source][0]
         else:
             use.made[place] = source
