@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from modeconn_cli.engine.errors import InputError, SettingsError
+from modeconn_cli.engine.errors import SettingsError
 from modeconn_cli.engine.factories import arguments, call, imported
 from modeconn_cli.engine.networks.checkpoints import About
 from modeconn_cli.engine.registry import MODELS, find_model, is_import_path
