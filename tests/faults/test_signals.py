@@ -13,7 +13,7 @@ import pytest
 from modeconn_cli.engine.commands.l2 import network
 from modeconn_cli.engine.machine import runtime
 from modeconn_cli.engine.networks import sums
-from modeconn_cli.engine.results import files, records
+from modeconn_cli.engine.results import files, fingerprints
 
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
 SIGNALS = pytest.mark.parametrize("number", CODES, ids=["INT", "TERM"])
@@ -72,7 +72,7 @@ def test_ctrl_c_before_anything_is_imported_is_quiet(fresh) -> None:
 @SIGNALS
 @pytest.mark.parametrize(
     ("module", "name"),
-    [(network, "read"), (records, "sha256"), (sums, "among"), (files, "atomic_write")],
+    [(network, "read"), (fingerprints, "sha256"), (sums, "among"), (files, "atomic_write")],
 )
 def test_a_signal_while_it_reads_computes_or_writes_keeps_every_file(
     forked, pair, monkeypatch: pytest.MonkeyPatch, module: Any, name: str, number: int
