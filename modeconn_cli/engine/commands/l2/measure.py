@@ -56,11 +56,10 @@ def measure(
         if "functional" in settings.metric:
             answers |= functions.functional(group)
         data |= functions.data
-        problems |= {
-            pair: error
-            for pair in group
-            if (error := next((e for label, e in functions.problems.items() if label in pair), None))
-        }
+        for pair in group:
+            met = [error for label, error in functions.problems.items() if label in pair]
+            if met:
+                problems[pair] = met[0]
     permuted: dict[Pair, Permuted | None] = {}
     permutations = Permutations(settings, runtime)
     for first, second in own if settings.modulo_permutation else ():
