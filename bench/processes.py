@@ -21,12 +21,12 @@ from modeconn_cli.engine.commands.csl import score
 from modeconn_cli.engine.machine import launch, runtime
 from modeconn_cli.engine.networks import models
 from modeconn_cli.engine.results import files
-from modeconn_cli.engine.samples import Part
+from modeconn_cli.engine.samples.sweep import joined, read_part
 from modeconn_cli.engine.settings.csl import CslScoreSettings
 from modeconn_cli.engine.settings.dormant import DormantSettings
 
 CLASSES, SHAPE = 10, (3, 32, 32)
-MERGED = 1_300_000
+MERGED, COLUMNS = 1_300_000, ("loss", "norms")
 
 
 def dormant(folder: Path) -> Pair:
@@ -48,13 +48,13 @@ def merge(folder: Path) -> Pair:
     generator = np.random.default_rng(0)
     for k, begin in enumerate(range(0, MERGED, 1024)):
         count = min(1024, MERGED - begin)
-        Part({name: generator.random(count) for name in ("losses", "norms")}, {}).write(folder / f"{k}.npz")
+        files.write_arrays(folder / f"{k}.npz", {name: generator.random(count) for name in COLUMNS})
     paths = [folder / f"{k}.npz" for k in range(-(-MERGED // 1024))]
 
     def merged() -> None:
-        parts = [part for path in paths if (part := Part.read(path)) is not None]
-        whole = Part.joined(parts)
-        for name, values in whole.columns.items():
+        parts = [part for path in paths if (part := read_part(path, COLUMNS)) is not None]
+        whole = joined(parts, COLUMNS)
+        for name, values in whole.items():
             files.write_array(folder / f"{name}.npy", values.astype(np.float32))
 
     return Pair(merged, None, (f"{MERGED:,} samples from {len(paths):,} parts",))

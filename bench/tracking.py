@@ -16,7 +16,7 @@ from modeconn_cli.engine.settings.shared import DataSettings
 from modeconn_cli.engine.training import NetworkProblem
 from modeconn_cli.engine.training.loop import Recipe, Step, fit, make_optimizer
 from modeconn_cli.engine.training.tasks import Curriculum, Tasks
-from modeconn_cli.engine.training.watchers import Tracking
+from modeconn_cli.engine.training.tracking import TrackedCsv
 
 
 def prepare(folder: Path, count: int) -> Pair:
@@ -29,7 +29,7 @@ def prepare(folder: Path, count: int) -> Pair:
         seed=0, data_seed=0,
     )  # fmt: skip
     path = folder / "tracking.csv"
-    tracking = Tracking(path, {}, Curriculum(samples, Tasks(tuple(range(10)), 2, 8)), count)
+    tracking = TrackedCsv(path, {}, Curriculum(samples, Tasks(tuple(range(10)), 2, 8)), count)
     tracking.begin(0, 0, {})
     batches = list(samples.batches(count))
     nothing = torch.zeros(())

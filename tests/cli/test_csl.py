@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import tracemalloc
 from collections.abc import Callable
@@ -23,6 +24,7 @@ from modeconn_cli.engine.networks import checkpoints, models
 from modeconn_cli.engine.networks.models import Architecture
 from modeconn_cli.engine.results import arrays
 from modeconn_cli.engine.samples import losses as metrics
+from modeconn_cli.engine.samples.scores import SCORES, SampleScore, cross_entropy
 from modeconn_cli.engine.settings.shared import DataSettings
 from modeconn_cli.engine.statistics import auroc
 
@@ -103,6 +105,35 @@ def test_scores_are_the_documented_ones(run: Path, scored: Path) -> None:
         assert array(scored, "loss", epoch).dtype == np.float32
     ids = np.load(scored / "sample_ids.npy")
     assert (len(ids), ids.dtype, bool((np.diff(ids) > 0).all())) == (300, np.int64, True)
+
+
+@pytest.mark.parametrize("score", SCORES, ids=lambda score: score.name)
+def test_a_score_of_the_table_is_that_of_the_sample_alone(score: SampleScore) -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = 3 * torch.randn(40, 5, generator=generator, dtype=torch.float64)
+    labels = torch.arange(40) % 5
+    found = score.function(logits, labels)
+    alone = [float(score.function(logits[k : k + 1], labels[k : k + 1])) for k in range(40)]
+    assert found.tolist() == pytest.approx(alone, rel=1e-12)
+    assert found.shape == (40,)
+    assert score.within[0] <= min(alone)
+    assert max(alone) <= score.within[1]
+    sure = torch.full((1, 5), -9.0, dtype=torch.float64).index_fill(1, torch.tensor([2]), 9.0)
+    easy, hard = (float(score.function(sure, torch.tensor([label]))) for label in (2, 0))
+    assert (hard > easy) == (score.large == "hard")
+
+
+def test_the_names_of_scores_read_as_no_losses() -> None:
+    """Files begin with them, and `loss_x_digits_epoch_1.npy` would be the losses of a data set called x_digits."""
+    further = [score.name for score in SCORES if score.name != "loss"]
+    assert len(further) == len(set(further)) == len(SCORES) - 1
+    assert not any(name.startswith("loss") for name in further)
+
+
+def test_cross_entropy_in_closed_form() -> None:
+    logits = torch.tensor([[0.0, math.log(3.0)], [0.0, math.log(3.0)]], dtype=torch.float64)
+    found = cross_entropy(logits, torch.tensor([0, 1]))
+    assert found.tolist() == pytest.approx([math.log(4.0), math.log(4.0) - math.log(3.0)], rel=1e-15)
 
 
 def test_sgds_form_of_the_decay_halves_its_gradient(mcx: Callable, run: Path, tmp_path: Path) -> None:
@@ -470,9 +501,9 @@ def test_auroc_counts_pairs(rows: list[tuple[int, bool]]) -> None:
 
 def test_file_names_are_read_as_they_are_written() -> None:
     for run in (
-        naming.Run("my_set", 3, 0.01),
-        naming.Run("my_set", None, None),
-        naming.Run("x", 1, 1e-05),
+        naming.RunName("my_set", 3, 0.01),
+        naming.RunName("my_set", None, None),
+        naming.RunName("x", 1, 1e-05),
     ):
         for kind in naming.KINDS:
             assert naming.parse(run.per_epoch(kind, 12)) == (run, kind, 12)

@@ -47,7 +47,7 @@ def test_the_files_hold_what_the_seeds_function_gives(run: Path, scored: Path) -
         for kind in ("dormant_props", "dormant_post", "sample_ids", "labels")
     )
     found = checkpoints.read(run / "checkpoint-2.pt")
-    model = models.build(models.architecture(ModelSettings(), found)).eval()
+    model = models.build(models.architecture(ModelSettings(), found.about)).eval()
     model.load_state_dict(found.state)
     samples = datasets.load(DataSettings(dataset="digits"), torch.device("cpu")).split("all-train")
     counts, units = torch.zeros(len(samples)), 0

@@ -21,7 +21,7 @@ from modeconn_cli.engine import datasets, keyed
 from modeconn_cli.engine.results import files
 from modeconn_cli.engine.samples.per_sample.curvature import directions
 from modeconn_cli.engine.settings.shared import DataSettings
-from modeconn_cli.engine.training import loop, watchers
+from modeconn_cli.engine.training import loop, tracking
 from modeconn_cli.engine.training.tasks import Curriculum
 
 ORDER = [3, 1, 4, 0, 5, 9, 2, 6, 8, 7]
@@ -250,9 +250,9 @@ def test_the_columns_of_32_bits_say_the_same(mcx: Callable, run: Path, tmp_path:
     words = ("--class-order", order, "--json", "--output-dir")
     assert mcx("csl", "aggregate", "--input-dir", losses, *words, tmp_path / "csl").code == 0
     both = []
-    for name, tracking in (("a", run / "sample_tracking_data_final.csv"),
+    for name, tracked in (("a", run / "sample_tracking_data_final.csv"),
                            ("b", tmp_path / "npz/seed0/sample_tracking_data_final.npz")):  # fmt: skip
-        words = ("--tracking", tracking, "--csl", tmp_path / "csl", "--output-dir", tmp_path / name)
+        words = ("--tracking", tracked, "--csl", tmp_path / "csl", "--output-dir", tmp_path / name)
         assert mcx("correlate", *words).code == 0
         both.append((tmp_path / name / "per_sample.csv").read_bytes())
     assert both[0] == both[1]
@@ -361,7 +361,7 @@ def test_a_disk_that_is_full_is_one_line(
     def full(*_: object) -> int:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(watchers.os, "write", full)
+    monkeypatch.setattr(tracking.os, "write", full)
     done = mcx(*WORDS, "--class-order", order, "--output-dir", tmp_path / "out")
     assert (done.code, "sample_tracking_data_final.csv" in done.err) == (5, True), done.err
     assert "Traceback" not in done.err
@@ -548,12 +548,12 @@ def test_tracking_is_one_write_per_batch_and_holds_nothing(
         return real(handle, data)
 
     real = os.write
-    monkeypatch.setattr(watchers.os, "write", counted)
+    monkeypatch.setattr(tracking.os, "write", counted)
     batch = datasets.Batch(torch.zeros(128, 0), torch.arange(128) % 10, torch.arange(128))
     done = loop.Step(torch.zeros(()), 0.0, torch.zeros(128, 10), batch.labels)
     peaks = []
     for count in (20, 400):
-        tracked = watchers.Tracking(tmp_path / f"{count}.csv", {}, Curriculum(data().fit), 128)
+        tracked = tracking.TrackedCsv(tmp_path / f"{count}.csv", {}, Curriculum(data().fit), 128)
         tracked.begin(0, 0, {})
         writes.clear()
         tracemalloc.start()

@@ -14,7 +14,7 @@ import torch
 
 from modeconn_cli.engine.networks import checkpoints
 from modeconn_cli.engine.results import files
-from modeconn_cli.engine.training import incremental
+from modeconn_cli.engine.training import evaluation
 
 WORDS = (
     "train", "--model", "mlp", "--model-arg", "width=16,depth=1", "--dataset", "digits", "--lr", "0.1",
@@ -98,13 +98,13 @@ def test_best_weights_of_epochs_that_are_trained_again_are_not_taken(
     """As on other hardware: what is trained again is worse, and the files of the first time still lie there."""
     for path in (*stopped.glob("checkpoint-[4-9].pt"), stopped / "last.pt"):
         path.unlink(missing_ok=True)
-    real = incremental.score
+    real = evaluation.evaluate_seen
 
     def worse(*words: Any) -> Any:
         found = real(*words)
         return None if found is None else replace(found, correct=found.correct // 9)
 
-    monkeypatch.setattr(incremental, "score", worse)
+    monkeypatch.setattr(evaluation, "evaluate_seen", worse)
     done = mcx(*WORDS, "--output-dir", tmp_path / "again")
     assert done.code == 0, done.err
     rows = [json.loads(line) for line in (stopped / "metrics.jsonl").read_text().splitlines()]

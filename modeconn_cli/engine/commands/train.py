@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -21,12 +21,14 @@ from modeconn_cli.engine.networks.subject import Subject, open_untrained
 from modeconn_cli.engine.results import files, jobs, memo_scores
 from modeconn_cli.engine.results.records import Record
 from modeconn_cli.engine.settings.train import TrainSettings
-from modeconn_cli.engine.training import NetworkProblem, incremental, recipe_of
+from modeconn_cli.engine.training import NetworkProblem, evaluation, recipe_of, task_results
+from modeconn_cli.engine.training.evaluation import Score
 from modeconn_cli.engine.training.folder import OWNED, Keeping, Trained, train
-from modeconn_cli.engine.training.incremental import TaskResult, tasks_of
 from modeconn_cli.engine.training.loop import Watcher
-from modeconn_cli.engine.training.tasks import Curriculum, Tasks
-from modeconn_cli.engine.training.watchers import Recording, Tracking, TrackingRows
+from modeconn_cli.engine.training.metrics import LoggedEpoch, MetricsLog
+from modeconn_cli.engine.training.task_results import TaskResult
+from modeconn_cli.engine.training.tasks import Curriculum, Tasks, tasks_of
+from modeconn_cli.engine.training.tracking import RecordedLosses, TrackedColumns, TrackedCsv
 
 ROWS = "tracking.rows"  # of a run in progress
 
@@ -75,7 +77,7 @@ def run(settings: TrainSettings, runtime: Runtime) -> TrainResult | None:
         epochs = 200 if any_plan is None else any_plan.count * any_plan.epochs
     for plan in plans.values():
         if plan is not None:
-            incremental.check(plan, data, epochs)
+            plan.check(data.fit, epochs)
     settings = replace(settings, epochs=epochs)
     size = weights.count(dict(model.named_parameters()))
     _probe(model, arch)
@@ -91,13 +93,13 @@ def run(settings: TrainSettings, runtime: Runtime) -> TrainResult | None:
     ):
         return None
     networks = [
-        _train_one(
+        _Training(
             replace(settings, seed=seed, seeds=()),
             settings.output_dir / f"seed{seed}",
             found,
             plans[seed],
             runtime,
-        )
+        ).run()
         for seed in seeds
     ]
     return TrainResult(
@@ -130,109 +132,138 @@ def _probe(model: nn.Module, arch: models.Architecture) -> None:
         )
 
 
-def _train_one(
-    settings: TrainSettings,
-    folder: Path,
-    found: Subject,
-    tasks: Tasks | None,
-    runtime: Runtime,
-) -> Network:
-    data = found.data
-    inputs = [path for path in (settings.class_order, settings.memo_scores) if path is not None]
-    with (
-        runtime.catching_signals(),
-        jobs.opened(settings, folder, "train", runtime, owned=OWNED, inputs=inputs) as job,
-    ):
-        model = models.build(found.arch, settings.seed).to(runtime.device)
-        if not job.complete:
-            begun = [] if tasks is None else [incremental.write_order(folder, tasks)]
-            outcome = _fit(settings, folder, replace(found, model=model), tasks, job, runtime)
-            products = [outcome.checkpoint, folder / names.METRICS, *begun]
-            if tasks is not None:
-                ends = incremental.measure(folder, outcome.epoch, tasks, model, data, settings.batch_size)
-                products += incremental.finished(folder, outcome.epoch, tasks)
-                products += incremental.write(folder, ends)
-            if settings.track_samples:
-                products.append((folder / names.TRACKING).with_suffix(f".{settings.track_format}"))
-            if settings.record_csl:
-                products += sorted((folder / names.RECORDED).iterdir())
-            if data.flips is not None:
-                files.write_text(folder / names.LABEL_NOISE, data.flips.table())
-                products.append(folder / names.LABEL_NOISE)
-            job.finish(products, epoch=outcome.epoch, early=outcome.stopped_early)
-            (job.private / ROWS).unlink(missing_ok=True)
-    return _finished(settings, folder, data, tasks, model)
+class _Training:
+    """The network of one seed, in its folder."""
 
+    def __init__(
+        self, settings: TrainSettings, folder: Path, found: Subject, tasks: Tasks | None, runtime: Runtime
+    ) -> None:
+        self.settings, self.folder, self.tasks, self.runtime = settings, folder, tasks, runtime
+        self.model = models.build(found.arch, settings.seed).to(runtime.device)
+        self.subject, self.data = replace(found, model=self.model), found.data
+        self.curriculum = Curriculum(found.data.fit, tasks)
+        assert settings.epochs is not None
+        self.epochs = settings.epochs
 
-def _fit(
-    settings: TrainSettings,
-    folder: Path,
-    found: Subject,
-    tasks: Tasks | None,
-    job: jobs.Job,
-    runtime: Runtime,
-) -> Trained:
-    model, data = found.model, found.data
+    def run(self) -> Network:
+        """Train the network unless that is done, and read the run back."""
+        settings, folder, data, tasks = self.settings, self.folder, self.data, self.tasks
+        inputs = [path for path in (settings.class_order, settings.memo_scores) if path is not None]
+        with (
+            self.runtime.catching_signals(),
+            jobs.opened(settings, folder, "train", self.runtime, owned=OWNED, inputs=inputs) as job,
+        ):
+            if not job.complete:
+                begun = []
+                if tasks is not None:
+                    begun.append(folder / task_results.ORDER)
+                    files.write_array(begun[0], np.array(tasks.order, dtype=np.int64))
+                outcome = self._fit(job)
+                made = [outcome.checkpoint, folder / names.METRICS, *begun]
+                if tasks is not None:
+                    made += [folder / names.task(task) for task in tasks.begun(outcome.epoch)]
+                    made += task_results.write(folder, self._ends(tasks, outcome.epoch))
+                if settings.track_samples:
+                    made.append((folder / names.TRACKING).with_suffix(f".{settings.track_format}"))
+                if settings.record_csl:
+                    made += sorted((folder / names.RECORDED).iterdir())
+                if data.flips is not None:
+                    files.write_text(folder / names.LABEL_NOISE, data.flips.table())
+                    made.append(folder / names.LABEL_NOISE)
+                job.finish(made, epoch=outcome.epoch, early=outcome.stopped_early)
+                (job.private / ROWS).unlink(missing_ok=True)
+        return self._finished()
 
-    def measure(epoch: int) -> dict[str, float]:
-        """Over the classes that the epoch was trained on; nothing of those without images."""
-        classes = None if tasks is None else tasks.seen(tasks.at(epoch - 1)).to(data.fit.device)
+    def _fit(self, job: jobs.Job) -> Trained:
+        settings, tasks = self.settings, self.tasks
+        recipe = recipe_of(
+            settings,
+            epochs=self.epochs,
+            batch_size=settings.batch_size,
+            seed=settings.seed,
+            period=None if tasks is None else tasks.epochs,
+        )
+        keeping = Keeping.of(
+            settings, self.subject, recipe, self.folder, save_freq=settings.save_freq, tasks=tasks
+        )
+        problem, watchers = NetworkProblem(self.model, settings.wd), self._watchers(job.private)
+        try:
+            outcome = train(
+                problem, self.data.fit, recipe, self.runtime, job, keeping, self._measured, watchers
+            )
+        finally:
+            for watcher in watchers:
+                watcher.close()
+        for watcher in watchers:
+            if isinstance(watcher, TrackedColumns):
+                watcher.pack((self.folder / names.TRACKING).with_suffix(".npz"))
+        return outcome
+
+    def _measured(self, epoch: int) -> dict[str, float]:
+        """Over the classes that an epoch was trained on; nothing of those without images."""
+        data, settings = self.data, self.settings
         wanted: dict[str, Samples] = {}
-        if settings.patience is not None or tasks is not None:
+        if settings.patience is not None or self.tasks is not None:
             wanted["val"] = data.val
         if settings.eval_every and epoch % settings.eval_every == 0:
             wanted["test" if data.use_test else "val"] = data.held_out
         out: dict[str, float] = {}
         for name, samples in wanted.items():
-            score = incremental.score(model, samples, classes, settings.batch_size)
+            score = self._score(samples, epoch)
             if score is not None:
                 out |= {f"{name}_loss": score.loss, f"{name}_accuracy": score.accuracy}
         return out
 
-    about = found.trained(settings, seed=settings.seed, wd=settings.wd, tasks=incremental.describe(tasks))
-    problem = NetworkProblem(model, settings.wd)
-    assert settings.epochs is not None
-    recipe = recipe_of(
-        settings,
-        epochs=settings.epochs,
-        batch_size=settings.batch_size,
-        seed=settings.seed,
-        period=None if tasks is None else tasks.epochs,
-    )
-    keeping = Keeping(folder, settings.save_freq, about, settings.patience, settings.min_delta, tasks=tasks)
-    watchers = _watchers(settings, folder, job.private, data, tasks, runtime)
-    try:
-        outcome = train(problem, data.fit, recipe, runtime, job, keeping, measure, watchers)
-    finally:
-        for watcher in watchers:
-            watcher.close()
-    for watcher in watchers:
-        if isinstance(watcher, TrackingRows):
-            watcher.pack((folder / names.TRACKING).with_suffix(".npz"))
-    return outcome
+    def _score(self, samples: Samples, epoch: int) -> Score | None:
+        """Of the present weights, over the classes that so many epochs were trained on."""
+        classes = None if self.tasks is None else self.tasks.seen_by(epoch).to(samples.device)
+        return evaluation.evaluate_seen(self.model, samples, classes, self.settings.batch_size)
 
+    def _ends(self, tasks: Tasks, epoch: int) -> list[TaskResult]:
+        """What each task of so many epochs ended with."""
+        return task_results.measure(
+            self.folder, epoch, tasks, self.model, self.data, self.settings.batch_size
+        )
 
-def _watchers(
-    settings: TrainSettings,
-    folder: Path,
-    private: Path,
-    data: Data,
-    tasks: Tasks | None,
-    runtime: Runtime,
-) -> list[Watcher]:
-    """What is written down of every sample while it trains."""
-    out: list[Watcher] = []
-    if settings.track_samples:
-        memo = {} if settings.memo_scores is None else memo_scores.as_text(settings.memo_scores)
-        _compare_ids(memo, data, runtime)
-        of = (memo, Curriculum(data.fit, tasks), settings.batch_size, settings.track_every)
-        if settings.track_format == "npz":
-            out.append(TrackingRows(private / ROWS, *of))
-        else:
-            out.append(Tracking(folder / names.TRACKING, *of))
-    if settings.record_csl:
-        out.append(Recording(folder / names.RECORDED, data.name, data.fit))
-    return out
+    def _watchers(self, private: Path) -> list[Watcher]:
+        """What is written down of every sample while it trains."""
+        settings, folder, data = self.settings, self.folder, self.data
+        out: list[Watcher] = []
+        if settings.track_samples:
+            memo = {} if settings.memo_scores is None else memo_scores.as_text(settings.memo_scores)
+            _compare_ids(memo, data, self.runtime)
+            of = (memo, self.curriculum, settings.batch_size, settings.track_every)
+            if settings.track_format == "npz":
+                out.append(TrackedColumns(private / ROWS, *of))
+            else:
+                out.append(TrackedCsv(folder / names.TRACKING, *of))
+        if settings.record_csl:
+            out.append(RecordedLosses(folder / names.RECORDED, data.name, data.fit))
+        return out
+
+    def _finished(self) -> Network:
+        """Read a finished run back and measure its last checkpoint, and what each task ended with."""
+        data, log = self.data, MetricsLog(self.folder)
+        path = self.folder / names.checkpoint(log.epoch)
+        ends = () if self.tasks is None else tuple(self._ends(self.tasks, log.epoch))
+        weights.load_into(self.model, checkpoints.read(path).state, str(path))
+        last = log.rows[-1] if log.rows else LoggedEpoch(epoch=0)
+        weights_of = last.epoch if last.weights_of_epoch is None else last.weights_of_epoch
+        shown = next((row for row in log.rows if row.epoch == weights_of), last)
+        score = self._score(data.held_out, log.epoch)
+        return Network(
+            seed=self.settings.seed,
+            checkpoint=str(path),
+            epoch=log.epoch,
+            weights_of_epoch=weights_of,
+            train_loss=shown.train_loss,
+            train_accuracy=shown.train_accuracy,
+            held_out="test" if data.use_test else "val",
+            held_out_loss=None if score is None else score.loss,
+            held_out_accuracy=None if score is None else score.accuracy,
+            stopped_early=log.epoch < self.epochs,
+            tasks=ends,
+        )
 
 
 def _compare_ids(memo: Mapping[int, str], data: Data, runtime: Runtime) -> None:
@@ -249,35 +280,3 @@ def _compare_ids(memo: Mapping[int, str], data: Data, runtime: Runtime) -> None:
     without = len(trained - set(memo))
     if without:
         runtime.note(f"{without:,} of {len(trained):,} samples have no memorisation score")
-
-
-def _finished(
-    settings: TrainSettings, folder: Path, data: Data, tasks: Tasks | None, model: nn.Module
-) -> Network:
-    """Read a finished run back and measure its last checkpoint, and what each task ended with."""
-    assert settings.epochs is not None
-    rows = [json.loads(line) for line in files.read_lines(folder / names.METRICS)]
-    last: dict[str, Any] = rows[-1] if rows else {"epoch": 0}
-    path = folder / names.checkpoint(last["epoch"])
-    measured: list[TaskResult] = []
-    classes = None
-    if tasks is not None:
-        measured = incremental.measure(folder, last["epoch"], tasks, model, data, settings.batch_size)
-        classes = tasks.seen(tasks.at(max(last["epoch"] - 1, 0))).to(data.fit.device)
-    weights.load_into(model, checkpoints.read(path).state, str(path))
-    weights_of = last.get("weights_of_epoch", last["epoch"])
-    shown = next((row for row in rows if row["epoch"] == weights_of), last)
-    score = incremental.score(model, data.held_out, classes, settings.batch_size)
-    return Network(
-        seed=settings.seed,
-        checkpoint=str(path),
-        epoch=last["epoch"],
-        weights_of_epoch=weights_of,
-        train_loss=shown.get("train_loss"),
-        train_accuracy=shown.get("train_accuracy"),
-        held_out="test" if data.use_test else "val",
-        held_out_loss=None if score is None else score.loss,
-        held_out_accuracy=None if score is None else score.accuracy,
-        stopped_early=last["epoch"] < settings.epochs,
-        tasks=tuple(measured),
-    )

@@ -1,15 +1,14 @@
-"""What every per-sample score shares: the checkpoints of a run, the network, samples, and the pass over them.
+"""One value per sample id: scores of every sample under the checkpoints of a run.
 
-`subject` opens network and samples, `epochs` chooses checkpoints, `log` remembers what is finished, `sweep` goes
-through checkpoints and samples.
+`scoring` is the use case, to which a command brings a `measure`: `run` opens checkpoints, network and samples, `seen`
+says which of them an epoch knows, `sweep` goes through them, `log` remembers what is finished. `scores` is the table
+of scores that need no more than logits and labels, `per_sample` reads gradients off the graph, `losses` sums over
+epochs, and `loaders` reads batches of a user's own loader.
 """
 
-from modeconn_cli.engine.samples.log import Epoch, EpochLog, write_summary
-from modeconn_cli.engine.samples.seen import Seen, seen_classes
-from modeconn_cli.engine.samples.subject import Subject, chosen_checkpoints, open_subject, series
-from modeconn_cli.engine.samples.sweep import Measure, Part, Sweep, write_ids
+from modeconn_cli.engine.samples.log import ScoredEpoch
+from modeconn_cli.engine.samples.measure import Measure
+from modeconn_cli.engine.samples.run import ScoredRun
+from modeconn_cli.engine.samples.scoring import score, write_summary
 
-__all__ = [
-    "Epoch", "EpochLog", "Measure", "Part", "Seen", "Subject", "Sweep", "chosen_checkpoints", "open_subject",
-    "seen_classes", "series", "write_ids", "write_summary",
-]  # fmt: skip
+__all__ = ["Measure", "ScoredEpoch", "ScoredRun", "score", "write_summary"]

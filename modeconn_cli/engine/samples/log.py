@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Generic, Self, TypeVar
 
 from modeconn_cli.engine.errors import InputError
 from modeconn_cli.engine.results import files, jobs
 from modeconn_cli.engine.results.fingerprints import sha256
-from modeconn_cli.engine.results.records import Record
+
+ELSEWHERE = "use another --output-dir, or --no-resume --overwrite to start anew"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Epoch:
-    """One checkpoint and the sizes in bytes of the files that were made of it."""
+class ScoredEpoch:
+    """One checkpoint as it was when it was read, and the sizes in bytes of the files that were made of it.
+
+    A command adds what it says of an epoch beside its files.
+    """
 
     epoch: int
     checkpoint: str
@@ -25,57 +29,60 @@ class Epoch:
     mtime_ns: int
     sizes: list[int]
 
+    @classmethod
+    def begun(cls, epoch: int, checkpoint: Path) -> ScoredEpoch:
+        """To be asked before the checkpoint is read; of no files yet."""
+        stat = checkpoint.stat()
+        return ScoredEpoch(
+            epoch=epoch,
+            checkpoint=checkpoint.name,
+            sha256=sha256(checkpoint),
+            size=stat.st_size,
+            mtime_ns=stat.st_mtime_ns,
+            sizes=[],
+        )
 
-# What a result says of the run that made it; a summary says the same whoever made it, in one go or in several.
-OF_THE_RUN = ("scored", "samples_per_second", "output_dir", "figure")
+    @classmethod
+    def read(cls, text: str) -> Self:
+        """The epoch of a line that `text` gave."""
+        return cls(**json.loads(text))
+
+    def text(self) -> str:
+        """One line of JSON: the epoch, what the command says of it, then the checkpoint and the files."""
+        shared = [field.name for field in fields(ScoredEpoch)]
+        own = [name for name in vars(self) if name not in shared]
+        line = {name: getattr(self, name) for name in ("epoch", *own, *shared[1:])}
+        return json.dumps(line, default=vars)
 
 
-def write_summary(path: Path, result: Record, *, by_epoch: bool = True) -> None:
-    """A result as JSON; `by_epoch`: with the epochs' numbers as keys."""
-    document = {name: value for name, value in result.document().items() if name not in OF_THE_RUN}
-    if by_epoch:
-        document["epochs"] = {str(each["epoch"]): each for each in document["epochs"]}
-    files.write_json(path, document)
+Row = TypeVar("Row", bound=ScoredEpoch)
 
 
-class EpochLog:
-    """The epochs of a job that are finished, a line each, with the checkpoint that each was made from."""
+class EpochLog(Generic[Row]):
+    """The epochs of a job that are finished, a line each in its private folder; `rows` are `kind`s by epoch."""
 
-    def __init__(self, job: jobs.Job) -> None:
+    def __init__(self, job: jobs.Job, kind: type[Row]) -> None:
         self._path = job.private / "scored.jsonl"
-        self.rows: dict[int, dict[str, Any]] = {
-            row["epoch"]: row for row in map(json.loads, files.read_lines(self._path))
-        }
+        found = [kind.read(line) for line in files.read_lines(self._path)]
+        self.rows = {row.epoch: row for row in found}
 
     def kept(self, epoch: int, checkpoint: Path, made: Iterable[Path]) -> bool:
         """Whether an epoch and its files are finished. Raises InputError where its checkpoint is another one now."""
         row = self.rows.get(epoch)
-        if row is None or row["sizes"] != _sizes(made):
+        if row is None or row.sizes != _sizes(made):
             return False
         stat = checkpoint.stat()
-        touched = (stat.st_size, stat.st_mtime_ns) != (row["size"], row["mtime_ns"])
-        if touched and sha256(checkpoint) != row["sha256"]:
+        touched = (stat.st_size, stat.st_mtime_ns) != (row.size, row.mtime_ns)
+        if touched and sha256(checkpoint) != row.sha256:
             raise InputError(
-                f"'{checkpoint}' is not the checkpoint that epoch {epoch} was scored with",
-                "use another --output-dir, or --no-resume --overwrite to start anew",
+                f"'{checkpoint}' is not the checkpoint that epoch {epoch} was scored with", ELSEWHERE
             )
         return True
 
-    @staticmethod
-    def stamp(checkpoint: Path) -> dict[str, Any]:
-        """What a line says of a checkpoint; taken before it is read."""
-        stat = checkpoint.stat()
-        return {
-            "checkpoint": checkpoint.name,
-            "sha256": sha256(checkpoint),
-            "size": stat.st_size,
-            "mtime_ns": stat.st_mtime_ns,
-        }
-
-    def add(self, epoch: int, stamp: Mapping[str, Any], made: Iterable[Path], **facts: Any) -> None:
+    def add(self, row: Row, made: Iterable[Path]) -> None:
         """After the files of an epoch are there."""
-        self.rows[epoch] = row = {"epoch": epoch, **facts, **stamp, "sizes": _sizes(made)}
-        files.append_line(self._path, json.dumps(row))
+        self.rows[row.epoch] = row = replace(row, sizes=_sizes(made))
+        files.append_line(self._path, row.text())
 
 
 def _sizes(made: Iterable[Path]) -> list[int]:

@@ -5,81 +5,79 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from modeconn_cli.engine.errors import InputError, SettingsError
 from modeconn_cli.engine.machine.runtime import Runtime
-from modeconn_cli.engine.samples.subject import Subject
 from modeconn_cli.engine.settings.scoring import ScoringSettings
-from modeconn_cli.engine.training.incremental import read_order
-from modeconn_cli.engine.training.tasks import Tasks
+from modeconn_cli.engine.training.tasks import Tasks, read_order
 
-DOCUMENTED = (5, 200)  # classes and epochs of a task, where neither flag nor checkpoint says
+DOCUMENTED = {"per_task": 5, "epochs": 200}  # where neither flag nor checkpoint says
 
 
 class Seen:
-    """Which classes have been seen by an epoch; all of them where there are no tasks."""
+    """Which classes have been seen by an epoch; all of them where there are no `tasks`. `labels` are the samples' [N].
 
-    def __init__(self, tasks: Tasks | None, samples_labels: Tensor) -> None:
-        self._tasks, self._labels = tasks, samples_labels
-        self.classes: Tensor | None = None  # int64, ascending; None for all
-        self.chosen: Tensor | None = (
-            None  # which samples are of these classes, bool [N] on the CPU; None for all
-        )
+    After `begin`: `classes`, int64 and ascending, and `chosen`, bool [N] on the CPU, the samples of these classes;
+    None each for all.
+    """
 
-    def begin(self, epoch: int) -> Tensor | None:
-        """Take up an epoch; the samples that are scored."""
-        if self._tasks is not None:
-            self.classes = self._tasks.seen(self._tasks.at(max(epoch - 1, 0))).to(self._labels.device)
+    def __init__(self, tasks: Tasks | None, labels: Tensor) -> None:
+        self.tasks, self._labels = tasks, labels
+        self.classes: Tensor | None = None
+        self.chosen: Tensor | None = None
+
+    def begin(self, epoch: int) -> None:
+        """Take up an epoch."""
+        if self.tasks is not None:
+            self.classes = self.tasks.seen_by(epoch).to(self._labels.device)
             self.chosen = torch.isin(self._labels, self.classes).cpu()
-        return self.chosen
 
-    @property
-    def count(self) -> int:
-        """How many samples are scored."""
-        return len(self._labels) if self.chosen is None else int(self.chosen.sum())
-
-    @property
-    def partial(self) -> bool:
-        """Whether epochs may leave samples out."""
-        return self._tasks is not None
+    def of(self, values: np.ndarray) -> np.ndarray:
+        """The values [N] of the samples that are scored."""
+        return values if self.chosen is None else values[self.chosen.numpy()]
 
 
-def seen_classes(settings: ScoringSettings, subject: Subject, runtime: Runtime) -> Seen:
-    """As the settings say, else as the run says of itself.
+def seen_classes(
+    settings: ScoringSettings,
+    own: Mapping[str, Any] | None,
+    labels: Tensor,
+    num_classes: int,
+    runtime: Runtime,
+) -> Seen:
+    """As the settings say, else as the run's checkpoint says of its tasks (`own`).
 
     Raises SettingsError for an order that nobody gives, InputError for one that is no permutation of the classes.
     """
-    own = subject.about.tasks
-    if not settings.seen_classes:
-        if own is not None:
-            runtime.note(
-                "the run learnt its classes task by task; --seen-classes leaves out those not seen yet"
-            )
-        return Seen(None, subject.samples.labels)
-    return Seen(_tasks(settings, subject, own, runtime), subject.samples.labels)
+    if settings.seen_classes:
+        return Seen(_tasks(settings, own, num_classes, runtime), labels)
+    if own is not None:
+        runtime.note("the run learnt its classes task by task; --seen-classes leaves out those not seen yet")
+    return Seen(None, labels)
 
 
 def _tasks(
-    settings: ScoringSettings, subject: Subject, own: Mapping[str, Any] | None, runtime: Runtime
+    settings: ScoringSettings, own: Mapping[str, Any] | None, num_classes: int, runtime: Runtime
 ) -> Tasks:
     if settings.class_order is None and own is None:
         raise SettingsError("--seen-classes needs the order of the classes", "pass --class-order FILE")
-    said, classes = own or {}, subject.data.num_classes
-    if own is None and (settings.classes_per_task is None or settings.epochs_per_task is None):
+    said = {**DOCUMENTED, **(own or {})}
+    flags = {"per_task": settings.classes_per_task, "epochs": settings.epochs_per_task}
+    if own is None and None in flags.values():
+        assumed = {name: flags[name] or said[name] for name in DOCUMENTED}
         runtime.warn(
-            f"{settings.classes_per_task or DOCUMENTED[0]} classes every {settings.epochs_per_task or DOCUMENTED[1]} "
-            "epochs are assumed: the checkpoints do not say (--classes-per-task, --epochs-per-task)"
+            f"{assumed['per_task']} classes every {assumed['epochs']} epochs are assumed: the checkpoints do not say "
+            "(--classes-per-task, --epochs-per-task)"
         )
     try:
-        per_task = settings.classes_per_task or int(said.get("per_task", DOCUMENTED[0]))
-        epochs = settings.epochs_per_task or int(said.get("epochs", DOCUMENTED[1]))
+        per_task, epochs = (flags[name] or int(said[name]) for name in DOCUMENTED)
         if settings.class_order is not None:
-            order = tuple(read_order(settings.class_order, classes).tolist())
+            order = tuple(read_order(settings.class_order, num_classes).tolist())
         else:
             order = tuple(int(number) for number in said["order"])
-        if sorted(order) != list(range(classes)):
+        if sorted(order) != list(range(num_classes)):
             raise ValueError(f"{order} is no order of the classes")
     except (TypeError, ValueError, KeyError) as error:
         raise InputError(f"what the checkpoint says of its tasks is damaged ({error})") from error

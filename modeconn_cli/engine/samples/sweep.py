@@ -9,263 +9,204 @@ from __future__ import annotations
 
 import time
 import zipfile
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Generic
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from modeconn_cli.engine.datasets import Batch
-from modeconn_cli.engine.errors import InputError, OutputError, Stopped
+from modeconn_cli.engine.errors import InputError, Stopped
 from modeconn_cli.engine.machine.ranks import check_same
 from modeconn_cli.engine.machine.runtime import Runtime
-from modeconn_cli.engine.results import arrays, files, jobs, records
-from modeconn_cli.engine.samples.log import EpochLog
-from modeconn_cli.engine.samples.subject import Subject
-from modeconn_cli.engine.settings.scoring import ScoringSettings
+from modeconn_cli.engine.results import files, jobs, records
+from modeconn_cli.engine.samples.log import ELSEWHERE, EpochLog, Row, ScoredEpoch
+from modeconn_cli.engine.samples.measure import Measure
 
 UNIT = 1024  # samples of a work unit, rounded down to whole batches
 PARTS, SUBJECT = "parts", "subject.json"
 
 Unit = tuple[int, int]  # begin and end of its samples
-Stamp = Mapping[str, Any]  # of a checkpoint, taken before it is read
+Values = dict[str, np.ndarray]  # of the samples of a unit
 
 
-@dataclass(frozen=True)
-class Part:
-    """What some samples yield: `columns` [n] each, a value per sample, and `sums`, which add up over samples."""
-
-    columns: Mapping[str, np.ndarray]
-    sums: Mapping[str, np.ndarray]
-
-    @classmethod
-    def joined(cls, parts: list[Part]) -> Part:
-        """Columns one after the other, sums added in the order given."""
-        columns = {name: np.concatenate([part.columns[name] for part in parts]) for name in parts[0].columns}
-        sums: dict[str, np.ndarray] = {}
-        for part in parts:
-            for name, values in part.sums.items():
-                sums[name] = sums[name] + values if name in sums else values
-        return cls(columns, sums)
-
-    @classmethod
-    def read(cls, path: Path) -> Part | None:
-        """A part of an earlier run; None where there is none, or none that can be read."""
-        try:
-            with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
-                found = {name: file[name] for name in file.files}
-        except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile):
-            return None
-        columns = {name[2:]: value for name, value in found.items() if name.startswith("c:")}
-        return cls(columns, {name[2:]: value for name, value in found.items() if name.startswith("s:")})
-
-    def write(self, path: Path) -> None:
-        named = {f"c:{name}": value for name, value in self.columns.items()}
-        files.write_arrays(path, named | {f"s:{name}": value for name, value in self.sums.items()})
-
-
-class Measure(Protocol):
-    """A score of samples under one checkpoint after the other."""
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """The values of a sample."""
-
-    def files(self, epoch: int) -> list[Path]:
-        """What `write` makes."""
-
-    def begin(self, epoch: int, /) -> Tensor | None:
-        """The subject's network has an epoch's weights; which samples are scored, bool [N], None for all."""
-
-    def batch(self, batch: Batch) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
-        """Columns [n] and sums of any shape, float64."""
-
-    def write(self, epoch: int, whole: Part) -> dict[str, Any]:
-        """Write an epoch's files; what its line in the log says beside. Samples that are not scored are NaN."""
-
-    def headline(self, facts: Mapping[str, Any]) -> dict[str, Any]:
-        """What the progress line says of an epoch."""
-
-
-class Sweep:
-    """Goes through checkpoints and samples, and keeps what is finished."""
+class Sweep(Generic[Row]):
+    """Goes through checkpoints and samples, and keeps what is finished. `batch_size` samples are scored at a time."""
 
     def __init__(
-        self, settings: ScoringSettings, subject: Subject, measure: Measure, job: jobs.Job, runtime: Runtime
+        self, measure: Measure[Any, Row, Any], job: jobs.Job, runtime: Runtime, batch_size: int
     ) -> None:
-        self.settings, self.subject, self.measure = settings, subject, measure
-        self.job, self.runtime, self._group = job, runtime, runtime.group
+        self._measure, self._job, self._runtime = measure, job, runtime
+        self._run, self._group, self._batch_size = measure.run, runtime.group, batch_size
+        self._count = len(measure.run.samples)
+        self._log = EpochLog(job, measure.row)
+        self._parts = job.private / PARTS
+        size = max(1, UNIT // batch_size) * batch_size
+        self._units = [(begin, min(begin + size, self._count)) for begin in range(0, self._count, size)]
+        self._standing: int | None = None  # the epoch that the network has the weights of
         self.scored = 0  # epochs in this run
         self.rate: float | None = None  # samples per second
-        self._log = EpochLog(job)
-        self._parts = job.private / PARTS
 
-    def run(self, chosen: Mapping[int, Path]) -> list[dict[str, Any]]:
-        """The line in the log of every epoch; those of earlier runs are read back.
+    def rows(self, *, every: bool) -> list[Row]:
+        """The line in the log of each epoch of the run, or of `every` epoch that was ever scored into the folder.
 
-        Several ranks share the units of all epochs, and the leader puts the epochs together at the end. Scoring one
-        checkpoint after the other into one folder adds up: earlier ones are listed too.
+        Those of earlier runs are read back. Several ranks share the units of all epochs, and the leader puts the
+        epochs together at the end.
         """
-        mine = self.subject.identity()
-        left, leaders = self._group.lead(lambda: (self._left(chosen, mine), mine))
+        left, alone, begun = self._left(), self._group.world == 1, time.perf_counter()
+        for number, epoch in enumerate(left):
+            checkpoint = self._score(epoch, number, len(left))
+            if alone:
+                self._finish(checkpoint, len(left))
+                if self._runtime.stopping() and number + 1 < len(left):
+                    raise Stopped(f"stopped by a signal after epoch {epoch}", "run the same command again")
+        if left and not alone:
+            self._group.gather(None)
+            self._group.lead(lambda: self._finish_all(left))
+            self.scored = len(left)
+        if left:
+            self.rate = self.scored * self._count / (time.perf_counter() - begun)
+        listed = self._log.rows if every else self._run.checkpoints
+        lines = self._group.lead(lambda: [self._log.rows[epoch].text() for epoch in sorted(listed)])
+        return [self._measure.row.read(line) for line in lines]
+
+    def _left(self) -> list[int]:
+        """The epochs that are not finished; every rank must see the same run as the leader."""
+        mine, chosen = self._run.identity(), self._run.checkpoints
+        left, leaders = self._group.lead(lambda: (self._unfinished(mine), mine))
         check_same(mine, leaders)
         if lacking := [epoch for epoch in left if epoch not in chosen]:
             raise InputError(
                 f"this rank sees another folder of checkpoints than rank 0, without epochs {lacking[:10]}",
                 "all ranks need the same files",
             )
-        begun = time.perf_counter()
-        for number, epoch in enumerate(left):
-            if self._group.world == 1:
-                self._finish(epoch, *self._score(epoch, chosen[epoch], number, len(left)), len(left))
-                self.rate = self.scored * len(self.subject.samples) / (time.perf_counter() - begun)
-                if self.runtime.stopping() and number + 1 < len(left):
-                    raise Stopped(f"stopped by a signal after epoch {epoch}", "run the same command again")
-            else:
-                self._score(epoch, chosen[epoch], number, len(left))
-        if left and self._group.world > 1:
-            self._group.gather(None)
-            self._group.lead(lambda: self._finish_all({epoch: chosen[epoch] for epoch in left}))
-            self.scored = len(left)
-            self.rate = self.scored * len(self.subject.samples) / (time.perf_counter() - begun)
-        listed = chosen if self.settings.checkpoint is None else self._log.rows
-        return self._group.lead(lambda: [self._log.rows[epoch] for epoch in sorted(listed)])
+        return left
 
-    def _left(self, chosen: Mapping[int, Path], now: dict[str, Any]) -> list[int]:
-        """The epochs that are not finished. Raises InputError where the job began with another network or samples."""
-        record = self.job.private / SUBJECT
+    def _unfinished(self, mine: Mapping[str, Any]) -> list[int]:
+        """Raises InputError where the job began with another network or other samples."""
+        record = self._job.private / SUBJECT
         if not record.exists():
-            files.write_json(record, now)
-        changed = _difference(now, records.read_object(record))
-        if changed:
+            files.write_json(record, mine)
+        then = records.read_object(record)
+        changed = next((name for name in mine if then.get(name) != mine[name]), None)
+        if changed is not None:
+            raise InputError(f"the job in '{self._job.folder}' began with another {changed}", ELSEWHERE)
+        chosen = self._run.checkpoints
+        return [e for e in chosen if not self._log.kept(e, chosen[e], self._measure.files(e))]
+
+    def _begun(self, epoch: int) -> ScoredEpoch:
+        return ScoredEpoch.begun(epoch, self._run.checkpoints[epoch])
+
+    def _score(self, epoch: int, number: int, count: int) -> ScoredEpoch:
+        """The units of an epoch that fall to this process and are not on the disk; which checkpoint that was."""
+        group, checkpoint = self._group, self._begun(epoch)
+        first = number * len(self._units)  # units are numbered through all epochs
+        mine = [unit for k, unit in enumerate(self._units, first) if k % group.world == group.rank]
+        lacking = [unit for unit in mine if self._kept(checkpoint, unit) is None]
+        if lacking:
+            self._take_up(epoch)
+        for unit, values in self._scored(lacking, number, count):
+            files.write_arrays(self._place(checkpoint, unit), values)
+            files.failpoint("scoring.after_part")
+            files.failpoint(f"scoring.after_part.rank{group.rank}")
+            group.beat()
+        return checkpoint
+
+    def _take_up(self, epoch: int) -> None:
+        if self._standing != epoch:
+            self._run.take_up(epoch)
+            self._measure.begin()
+            self._standing = epoch
+
+    def _finish(self, checkpoint: ScoredEpoch, count: int) -> None:
+        """Put an epoch together from its parts: write its files, then its line in the log.
+
+        Raises InputError where the ranks saw other files.
+        """
+        epoch, found = checkpoint.epoch, [self._kept(checkpoint, unit) for unit in self._units]
+        parts = [part for part in found if part is not None]
+        if len(parts) < len(found):
             raise InputError(
-                f"the job in '{self.job.folder}' began with another {changed}",
-                "use another --output-dir, or --no-resume --overwrite to start anew",
+                f"{len(found) - len(parts)} parts of epoch {epoch} are missing: the ranks saw other files than "
+                f"'{self._run.checkpoints[epoch]}'",
+                "all ranks need the same checkpoints and the same --output-dir",
             )
-        return [e for e in chosen if not self._log.kept(e, chosen[e], self.measure.files(e))]
-
-    def _score(self, epoch: int, path: Path, number: int, count: int) -> tuple[Stamp, dict[Unit, Part]]:
-        """The units of an epoch that fall to this process; those of an earlier run are read back."""
-        units = self._units()
-        mine = [
-            u for k, u in enumerate(units, number * len(units)) if k % self._group.world == self._group.rank
-        ]
-        if not mine:
-            return {}, {}
-        stamp = EpochLog.stamp(path)
-        self.subject.load(path, self.settings, self.runtime)
-        chosen = self.measure.begin(epoch)
-        places = {unit: self._place(epoch, stamp, unit) for unit in mine}
-        parts = {unit: part for unit in mine if (part := Part.read(places[unit])) is not None}
-        for unit, part in self._scored([u for u in mine if u not in parts], chosen, number, count):
-            parts[unit] = part
-            if len(units) > 1 or self._group.world > 1:
-                part.write(places[unit])
-                files.failpoint("scoring.after_part")
-                files.failpoint(f"scoring.after_part.rank{self._group.rank}")
-            self._group.beat()
-        return stamp, parts
-
-    def _finish_all(self, left: Mapping[int, Path]) -> None:
-        """Put the epochs together from the parts of all ranks. Raises InputError where they saw other files."""
-        for epoch, path in left.items():
-            stamp = EpochLog.stamp(path)
-            parts = {unit: Part.read(self._place(epoch, stamp, unit)) for unit in self._units()}
-            there = {unit: part for unit, part in parts.items() if part is not None}
-            if len(there) < len(parts):
-                raise InputError(
-                    f"{len(parts) - len(there)} parts of epoch {epoch} are missing: the ranks saw other files than "
-                    f"'{path}'",
-                    "all ranks need the same checkpoints and the same --output-dir",
-                )
-            self.subject.load(path, self.settings, self.runtime)
-            self.measure.begin(epoch)
-            self._finish(epoch, stamp, there, len(left))
-            self._group.beat()
-
-    def _finish(self, epoch: int, stamp: Stamp, parts: Mapping[Unit, Part], count: int) -> None:
-        """Write the files of an epoch, then its line in the log."""
-        facts = self.measure.write(epoch, Part.joined([parts[unit] for unit in self._units()]))
-        self._log.add(epoch, stamp, self.measure.files(epoch), **facts)
-        self._remove_parts(f"epoch_{epoch}-*")
+        self._take_up(epoch)
+        row = self._measure.write(checkpoint, joined(parts, self._measure.columns))
+        self._log.add(row, self._measure.files(epoch))
+        for path in self._parts.glob(f"epoch_{epoch}-*"):
+            path.unlink(missing_ok=True)
         self.scored += 1
-        self.runtime.progress(self.scored, count, unit="epoch", epoch=epoch, **self.measure.headline(facts))
+        headline = self._measure.headline(row)
+        self._runtime.progress(self.scored, count, unit="epoch", epoch=epoch, **headline)
+        self._group.beat()
 
-    def _place(self, epoch: int, stamp: Stamp, unit: Unit) -> Path:
+    def _finish_all(self, epochs: list[int]) -> None:
+        for epoch in epochs:
+            self._finish(self._begun(epoch), len(epochs))
+
+    def _kept(self, checkpoint: ScoredEpoch, unit: Unit) -> Values | None:
+        """The part of an epoch that lies on the disk."""
+        return read_part(self._place(checkpoint, unit), self._measure.columns)
+
+    def _place(self, checkpoint: ScoredEpoch, unit: Unit) -> Path:
         """The file of a part: it belongs to one content of the checkpoint."""
-        return self._parts / f"epoch_{epoch}-{stamp['sha256'][:16]}-{unit[0]}-{unit[1]}.npz"
+        return self._parts / f"epoch_{checkpoint.epoch}-{checkpoint.sha256[:16]}-{unit[0]}-{unit[1]}.npz"
 
-    def _units(self) -> list[Unit]:
-        size = max(1, UNIT // self.settings.batch_size) * self.settings.batch_size
-        count = len(self.subject.samples)
-        return [(begin, min(begin + size, count)) for begin in range(0, count, size)]
-
-    def _scored(
-        self, units: list[Unit], chosen: Tensor | None, number: int, count: int
-    ) -> Iterator[tuple[Unit, Part]]:
+    def _scored(self, units: list[Unit], number: int, count: int) -> Iterator[tuple[Unit, Values]]:
         """What each unit yields, from one pass over all their batches."""
-        rows = [_rows(unit, chosen, self.settings.batch_size) for unit in units]
-        batches = self.subject.samples.read([batch for of_unit in rows for batch in of_unit])
-        whole = len(self.subject.samples)
+        rows = [self._rows(unit) for unit in units]
+        batches = self._run.samples.read([batch for of_unit in rows for batch in of_unit])
         for unit, of_unit in zip(units, rows, strict=True):
             found = []
             for batch in islice(batches, len(of_unit)):
-                found.append(self.measure.batch(batch))
-                at = min(unit[0] + len(found) * self.settings.batch_size, unit[1])
-                self.runtime.progress(number * whole + at, count * whole, unit="step")
-                if self.runtime.stopping():
+                found.append(self._measure.batch(batch))
+                at = min(unit[0] + len(found) * self._batch_size, unit[1])
+                self._runtime.progress(number * self._count + at, count * self._count, unit="step")
+                if self._runtime.stopping():
                     raise Stopped(
                         f"stopped by a signal after {self.scored} epochs", "run the same command again"
                     )
-            yield unit, self._part(unit, chosen, found)
+            yield unit, self._part(unit, found)
 
-    def _part(
-        self,
-        unit: Unit,
-        chosen: Tensor | None,
-        found: list[tuple[Mapping[str, Tensor], Mapping[str, Tensor]]],
-    ) -> Part:
-        """The batches of a unit as one part; samples that were not chosen are NaN."""
-        wanted = slice(None) if chosen is None else chosen[unit[0] : unit[1]].numpy()
-        columns = {}
-        for name in self.measure.columns:
-            columns[name] = np.full(unit[1] - unit[0], np.nan)
-            if found:
-                columns[name][wanted] = torch.cat([each[name] for each, _ in found]).cpu().numpy()
-        names = found[0][1] if found else ()
-        sums = {name: torch.stack([each[name] for _, each in found]).sum(0).cpu().numpy() for name in names}
-        return Part(columns, sums)
+    def _rows(self, unit: Unit) -> list[slice | Tensor]:
+        """The rows of each batch of a unit: those of its samples that are scored."""
+        (begin, end), size, chosen = unit, self._batch_size, self._run.seen.chosen
+        if chosen is None:
+            return [slice(first, min(first + size, end)) for first in range(begin, end, size)]
+        rows = begin + chosen[begin:end].nonzero()[:, 0]
+        return list(torch.split(rows, size)) if len(rows) else []
 
-    def _remove_parts(self, pattern: str) -> None:
-        for path in self._parts.glob(pattern):
-            path.unlink(missing_ok=True)
-
-
-def _difference(now: Mapping[str, Any], then: Mapping[str, Any]) -> str:
-    """The first part of an identity that is another one; empty where none is."""
-    return next((name for name in now if then.get(name) != now[name]), "")
+    def _part(self, unit: Unit, found: list[dict[str, Tensor]]) -> Values:
+        """The batches of a unit as one; samples that are not scored are NaN."""
+        (begin, end), chosen = unit, self._run.seen.chosen
+        wanted = slice(None) if chosen is None else chosen[begin:end].numpy()
+        part: Values = {name: np.full(end - begin, np.nan) for name in self._measure.columns}
+        for name in found[0] if found else ():
+            of_batches = [values[name] for values in found]
+            if name in part:
+                part[name][wanted] = torch.cat(of_batches).cpu().numpy()
+            else:
+                part[name] = torch.stack(of_batches).sum(0).cpu().numpy()
+        return part
 
 
-def _rows(unit: Unit, chosen: Tensor | None, batch_size: int) -> list[slice | Tensor]:
-    """The rows of each batch of a unit."""
-    begin, end = unit
-    if chosen is None:
-        return [slice(first, min(first + batch_size, end)) for first in range(begin, end, batch_size)]
-    return (
-        list(torch.split(begin + chosen[begin:end].nonzero()[:, 0], batch_size))
-        if chosen[begin:end].any()
-        else []
-    )
+def joined(parts: Sequence[Values], columns: Collection[str]) -> Values:
+    """Columns one after the other, all else added in the order given; parts without samples have nothing to add."""
+    whole = {name: np.concatenate([part[name] for part in parts]) for name in columns}
+    for part in parts:
+        for name in part.keys() - set(columns):
+            whole[name] = whole[name] + part[name] if name in whole else part[name]
+    return whole
 
 
-def write_ids(path: Path, subject: Subject) -> None:
-    """The samples' ids. Raises OutputError where the file names other samples."""
-    ids = subject.samples.ids.cpu().numpy()
-    if not path.exists():
-        files.write_array(path, ids)
-    elif not np.array_equal(arrays.read_ids(path), ids):
-        raise OutputError(f"'{path}' names other samples than these", "use another --output-dir")
+def read_part(path: Path, columns: Iterable[str]) -> Values | None:
+    """What an earlier run has written; None where there is nothing that can be read, or not with these columns."""
+    try:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
+            found = {name: file[name] for name in file.files}
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile):
+        return None
+    return found if set(columns) <= set(found) else None

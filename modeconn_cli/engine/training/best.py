@@ -6,9 +6,8 @@ checkpoint needs are there when it is gone on from, whatever came after it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from modeconn_cli.engine import names
 from modeconn_cli.engine.errors import InputError
@@ -17,9 +16,10 @@ from modeconn_cli.engine.networks.checkpoints import About
 from modeconn_cli.engine.results import files
 from modeconn_cli.engine.results.manifest import ANEW
 from modeconn_cli.engine.training.loop import Problem
+from modeconn_cli.engine.training.metrics import LoggedEpoch
 from modeconn_cli.engine.training.tasks import Tasks
 
-Rows = Sequence[Mapping[str, Any]]  # lines of the log, in the order of epochs
+Rows = Sequence[LoggedEpoch]  # in the order of epochs
 
 
 class Best:
@@ -31,32 +31,25 @@ class Best:
     def _path(self, epoch: int) -> Path:
         return self._private / f"best-{epoch}.pt"
 
-    def _epoch(self, rows: Rows, task: int) -> int | None:
-        """The epoch of a task's best weights so far; the first of equal ones."""
-        assert self._tasks is not None
-        best, top = None, -1.0
-        for row in rows:
-            value = row.get("val_accuracy")
-            if self._tasks.at(row["epoch"] - 1) == task and (value is None or value > top):
-                best, top = row["epoch"], top if value is None else value
-        return best
+    @staticmethod
+    def _epoch(tasks: Tasks, rows: Rows) -> int:
+        """The epoch of the best weights so far of the last row's task; the first of equal ones."""
+        own = [row for row in rows if tasks.at(row.epoch - 1) == tasks.at(rows[-1].epoch - 1)]
+        measured = [(row.val_accuracy, -row.epoch) for row in own if row.val_accuracy is not None]
+        return -max(measured)[1] if measured else own[-1].epoch
 
     def see(self, problem: Problem, rows: Rows) -> None:
         """Keep the weights of the last row's epoch where they are its task's best so far."""
-        if self._tasks is None:
-            return
-        epoch = rows[-1]["epoch"]
-        if self._epoch(rows, self._tasks.at(epoch - 1)) == epoch:
+        epoch = rows[-1].epoch
+        if self._tasks is not None and self._epoch(self._tasks, rows) == epoch:
             files.write_tensors(self._path(epoch), {"epoch": epoch, **problem.content()})
 
     def end(self, problem: Problem, rows: Rows, last: bool) -> dict[str, int]:
         """A task ends with its best weights; what its checkpoint says of them. A run's end may cut one short."""
-        epoch = rows[-1]["epoch"]
+        epoch = rows[-1].epoch
         if self._tasks is None or not (last or self._tasks.ends(epoch)):
             return {}
-        task = self._tasks.at(epoch - 1)
-        best = self._epoch(rows, task)
-        assert best is not None
+        task, best = self._tasks.at(epoch - 1), self._epoch(self._tasks, rows)
         content = checkpoints.integrity.load(self._path(best))
         about = self._about.of_task(task, best).entry()
         files.write_tensors(self._folder / names.task(task), {**content, "mcx": about})
@@ -69,8 +62,7 @@ class Best:
         """A checkpoint of the last row's epoch is on the disk: earlier best weights are not asked for again."""
         if self._tasks is None:
             return
-        task, ended = self._tasks.at(rows[-1]["epoch"] - 1), self._tasks.ends(rows[-1]["epoch"])
-        kept = None if ended else self._path(self._epoch(rows, task) or 0)
+        kept = None if self._tasks.ends(rows[-1].epoch) else self._path(self._epoch(self._tasks, rows))
         for path in self._private.glob("best-*.pt"):
             if path != kept:
                 path.unlink(missing_ok=True)
@@ -82,12 +74,10 @@ class Best:
 
     def lacks(self, rows: Rows) -> InputError | None:
         """Why a run cannot go on after these rows, whose best weights are asked for in the end of their task."""
-        if self._tasks is None or not rows or self._tasks.ends(rows[-1]["epoch"]):
+        if self._tasks is None or not rows or self._tasks.ends(rows[-1].epoch):
             return None
-        best = self._epoch(rows, self._tasks.at(rows[-1]["epoch"] - 1))
-        assert best is not None
         try:
-            checkpoints.integrity.load(self._path(best))
+            checkpoints.integrity.load(self._path(self._epoch(self._tasks, rows)))
         except InputError as error:
             return error
         return None

@@ -63,6 +63,20 @@ def evaluate(model: nn.Module, samples: Samples, batch_size: int, classes: Tenso
     return Score(float(torch.stack(losses).sum()), int(torch.stack(hits).sum()), len(samples))
 
 
+def evaluate_seen(
+    model: nn.Module, samples: Samples, classes: Tensor | None, batch_size: int
+) -> Score | None:
+    """The same over the images of some classes and their logits alone, or of all; None where there is no image."""
+    part = samples if classes is None else of_classes(samples, classes)
+    return evaluate(model, part, batch_size, classes) if len(part) else None
+
+
+def of_classes(samples: Samples, classes: Tensor) -> Samples:
+    """The samples of some classes."""
+    rows = torch.isin(samples.labels, classes.to(samples.device)).nonzero()[:, 0]
+    return samples if len(rows) == len(samples) else samples.take(rows)
+
+
 @torch.no_grad()
 def predict(model: nn.Module, samples: Samples, batch_size: int) -> Tensor:
     """Logits [N, classes] over a split, in eval mode and id order."""

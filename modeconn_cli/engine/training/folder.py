@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
 from torch.optim import Optimizer
 
 from modeconn_cli.engine import names
@@ -18,11 +16,16 @@ from modeconn_cli.engine.errors import InputError, Stopped
 from modeconn_cli.engine.machine.runtime import Runtime
 from modeconn_cli.engine.networks import checkpoints
 from modeconn_cli.engine.networks.checkpoints import About
+from modeconn_cli.engine.networks.subject import Subject
 from modeconn_cli.engine.results import files
 from modeconn_cli.engine.results.jobs import Job
 from modeconn_cli.engine.results.manifest import ANEW
+from modeconn_cli.engine.settings.curve import CurveTrainSettings
+from modeconn_cli.engine.settings.lmc import LmcRunSettings
+from modeconn_cli.engine.settings.train import TrainSettings
 from modeconn_cli.engine.training.best import Best, Rows
-from modeconn_cli.engine.training.loop import Epoch, Position, Problem, Recipe, Watcher, fit, make_optimizer
+from modeconn_cli.engine.training.loop import Problem, Recipe, StepPosition, Watcher, fit, make_optimizer
+from modeconn_cli.engine.training.metrics import LoggedEpoch, MetricsLog, Patience
 from modeconn_cli.engine.training.tasks import Tasks
 
 # The files of a run in its folder.
@@ -45,16 +48,39 @@ class Keeping:
     patience: int | None = None
     min_delta: float = 0.0
     start: Path | None = None  # the checkpoint a branch begins from: weights, optimizer and epoch
-    shown: Mapping[str, Any] = field(default_factory=dict)  # beside the metrics in the progress
+    shown: Mapping[str, Any] | None = None  # beside the metrics in the progress
     tasks: Tasks | None = None  # each ends with its best weights, and the next one begins from them
+
+    @classmethod
+    def of(
+        cls,
+        settings: TrainSettings | CurveTrainSettings | LmcRunSettings,
+        found: Subject,
+        recipe: Recipe,
+        folder: Path,
+        *,
+        save_freq: int,
+        tasks: Tasks | None = None,
+        schedule_epochs: int | None = None,
+        start: Path | None = None,
+        shown: Mapping[str, Any] | None = None,
+    ) -> Keeping:
+        """What settings ask for of a subject that is trained by a recipe; every checkpoint says what it was."""
+        about = found.trained(
+            settings,
+            seed=recipe.seed,
+            wd=recipe.weight_decay,
+            tasks=None if tasks is None else tasks.entry(),
+            schedule_epochs=schedule_epochs,
+        )
+        return cls(folder, save_freq, about, settings.patience, settings.min_delta, start, shown, tasks)
 
 
 @dataclass(frozen=True)
 class Trained:
-    """The outcome: the last epoch, its metrics and its checkpoint."""
+    """The outcome: the last epoch and its checkpoint."""
 
     epoch: int
-    metrics: dict[str, Any]
     checkpoint: Path
     stopped_early: bool
 
@@ -71,173 +97,134 @@ def train(
 ) -> Trained:
     """Train `problem` in `keeping.folder`, continuing from the newest checkpoint there.
 
-    `measure(epoch)` gives further entries for the epoch's line in the metrics; with tasks the one of `val_accuracy`
+    `measure(epoch)` gives further entries for the epoch's line in the log; with tasks the one of `val_accuracy`
     decides which weights a task ends with, its last ones where there is none. Raises Stopped after a signal.
     """
-    optimizer = make_optimizer(problem, recipe)
-    log = keeping.folder / names.METRICS
-    best = Best(keeping.folder, job.private, keeping.tasks, keeping.about)
-    rows = _rows(log)
-    position, watched = _begin(problem, optimizer, keeping, job, runtime, best, rows)
-    best.mend(position.epoch)
-    rows = _truncate(log, rows, position.epoch, keeping)
-    watch = _Watch(keeping, rows)
-    for watcher in watchers:
-        watcher.begin(position.epoch, position.batch, watched)
-    saved = began = time.monotonic()
-    if watch.out_of_patience or position.epoch >= recipe.epochs:
-        return _finish(problem, optimizer, keeping, rows, watch, best)
-    for end in fit(problem, optimizer, samples, recipe, runtime, position, keeping.tasks, watchers):
-        if not end.complete:
-            _save_last(problem, optimizer, keeping, end, watchers)
+    run = _Run(problem, make_optimizer(problem, recipe), keeping, job, runtime, watchers)
+    if run.patience.over or run.position.epoch >= recipe.epochs:
+        return run.finished()
+    began = time.monotonic()
+    for end in fit(problem, run.optimizer, samples, recipe, runtime, run.position, keeping.tasks, watchers):
+        if end.batch:
+            run.save(end, watched=True)
             raise _stopped(end)
-        epoch, now = end.position.epoch, time.monotonic()
-        row = {"epoch": epoch, "lr": end.lr, "train_loss": end.loss, "train_accuracy": end.accuracy}
-        if end.loss != end.nll:
-            row["train_nll"] = end.nll
-        row |= measure(epoch)
-        row["seconds"] = round(now - began, 3)
+        seconds = round(time.monotonic() - began, 3)
+        row = LoggedEpoch(
+            epoch=end.epoch,
+            lr=recipe.lr_at(end.epoch),
+            train_loss=end.loss,
+            train_accuracy=end.accuracy,
+            train_nll=None if end.loss == end.nll else end.nll,
+            seconds=seconds,
+            **measure(end.epoch),  # type: ignore[arg-type] # names of numbers that are floats
+        )
         began = time.monotonic()
-        rows.append(row)
-        best.see(problem, rows)
-        ended = best.end(problem, rows, last=epoch == recipe.epochs)
-        if ended:
-            row["weights_of_epoch"] = ended["weights_of_epoch"]
-        for watcher in watchers:
-            watcher.end(epoch)
-        # The line first: a checkpoint without its line could not be told from a finished epoch.
-        files.append_line(log, json.dumps(row))
-        shown = {k: value for k, value in row.items() if k not in ("epoch", "seconds", "weights_of_epoch")}
-        runtime.progress(epoch, recipe.epochs, unit="epoch", **keeping.shown, **shown)
-        watch.see(row)
-        if epoch == recipe.epochs or ended or (keeping.save_freq and epoch % keeping.save_freq == 0):
-            _publish(problem, optimizer, keeping, epoch, ended)
-            best.settle(rows)
-            saved = time.monotonic()
-        elif runtime.stopping() or time.monotonic() - saved > SAVE_SECONDS:
-            _save_last(problem, optimizer, keeping, end, ())
-            best.settle(rows)
-            saved = time.monotonic()
-        if watch.out_of_patience:
+        run.end_epoch(row, recipe.epochs)
+        if run.patience.over:
             break
-        if runtime.stopping() and epoch < recipe.epochs:
+        if runtime.stopping() and end.epoch < recipe.epochs:
             raise _stopped(end)
-    return _finish(problem, optimizer, keeping, rows, watch, best)
-
-
-def _begin(
-    problem: Problem,
-    optimizer: Optimizer,
-    keeping: Keeping,
-    job: Job,
-    runtime: Runtime,
-    best: Best,
-    rows: Rows,
-) -> tuple[Position, Mapping[str, Tensor]]:
-    """Where the run stands, and what its watchers knew there of an epoch in progress."""
-    content = _newest(keeping.folder, runtime, best, rows) if job.resumed else None
-    if content is None and keeping.start is not None:
-        content = checkpoints.integrity.load(keeping.start)
-    elif content is None and job.resumed and rows:
-        raise InputError(f"no checkpoint is left of the {len(rows)} epochs in '{keeping.folder}'", ANEW)
-    if content is None:
-        _publish(problem, optimizer, keeping, 0)
-        return Position(), {}
-    return _take_up(problem, optimizer, content), content.get("watched", {})
-
-
-def _rows(log: Path) -> list[dict[str, Any]]:
-    """The lines of the log. Raises InputError for what is none."""
-    try:
-        rows = [json.loads(line) for line in files.read_lines(log)]
-        if not all(isinstance(row["epoch"], int) for row in rows):
-            raise ValueError("an epoch is no whole number")
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"'{log}' is not the log of a training: {error}", ANEW) from error
-    return rows
+    return run.finished()
 
 
 def stopped_early(folder: Path, patience: int | None, min_delta: float) -> bool:
     """Whether a run in a folder has come to its end before its last epoch."""
-    rows = [json.loads(line) for line in files.read_lines(folder / names.METRICS)]
-    return _Watch(Keeping(folder, 1, About(), patience, min_delta), rows).out_of_patience
+    return Patience(patience, min_delta, MetricsLog(folder).rows).over
 
 
-class _Watch:
-    """Early stopping on the validation loss."""
+class _Run:
+    """A training in its folder: it begins where an earlier run left off, and keeps what is to be kept."""
 
-    def __init__(self, keeping: Keeping, rows: list[dict[str, Any]]) -> None:
-        self._keeping = keeping
-        self._best = float("inf")
-        self._since = 0
-        for row in rows:
-            self.see(row)
+    def __init__(
+        self, problem: Problem, optimizer: Optimizer, keeping: Keeping, job: Job, runtime: Runtime,
+        watchers: Sequence[Watcher],
+    ) -> None:  # fmt: skip
+        self.problem, self.optimizer, self.keeping = problem, optimizer, keeping
+        self.runtime, self.watchers = runtime, watchers
+        self.log = MetricsLog(keeping.folder)
+        self.best = Best(keeping.folder, job.private, keeping.tasks, keeping.about)
+        content = self._begun(job)
+        self.position = _position(content)
+        self.best.mend(self.position.epoch)
+        self.log.cut(self.position.epoch, 0 if keeping.start is None else names.epoch_of(keeping.start) or 0)
+        self.patience = Patience(keeping.patience, keeping.min_delta, self.log.rows)
+        for watcher in watchers:
+            watcher.begin(self.position.epoch, self.position.batch, content.get("watched", {}))
+        self._saved = time.monotonic()
 
-    def see(self, row: Mapping[str, Any]) -> None:
-        if self._keeping.patience is None:
-            return
-        if row["val_loss"] < self._best - self._keeping.min_delta:
-            self._best, self._since = row["val_loss"], 0
+    def _begun(self, job: Job) -> Mapping[str, Any]:
+        """The state that the run goes on from; empty at the very beginning."""
+        folder, start = self.keeping.folder, self.keeping.start
+        content = _newest(folder, self.runtime, self.best, self.log.rows) if job.resumed else None
+        if content is None and start is not None:
+            content = checkpoints.integrity.load(start)
+        elif content is None and job.resumed and self.log.rows:
+            raise InputError(f"no checkpoint is left of the {len(self.log.rows)} epochs in '{folder}'", ANEW)
+        if content is None:
+            self._publish(0)
+            return {}
+        self.problem.restore(content)
+        self.optimizer.load_state_dict(content["optimizer_state"])
+        return content
+
+    def end_epoch(self, row: LoggedEpoch, epochs: int) -> None:
+        """Log an epoch that is completed, and save it where that is due."""
+        keeping, epoch = self.keeping, row.epoch
+        rows = [*self.log.rows, row]
+        self.best.see(self.problem, rows)
+        ended = self.best.end(self.problem, rows, last=epoch == epochs)
+        row = replace(row, weights_of_epoch=ended.get("weights_of_epoch"))
+        for watcher in self.watchers:
+            watcher.end(epoch)
+        # The line first: a checkpoint without its line could not be told from a finished epoch.
+        self.log.add(row)
+        hidden = ("epoch", "seconds", "weights_of_epoch")
+        shown = {name: value for name, value in row.known().items() if name not in hidden}
+        self.runtime.progress(epoch, epochs, unit="epoch", **(keeping.shown or {}), **shown)
+        self.patience.see(row)
+        if epoch == epochs or ended or (keeping.save_freq and epoch % keeping.save_freq == 0):
+            self._publish(epoch, ended)
+        elif self.runtime.stopping() or time.monotonic() - self._saved > SAVE_SECONDS:
+            self.save(StepPosition(epoch))
         else:
-            self._since += 1
+            return
+        self.best.settle(self.log.rows)
+        self._saved = time.monotonic()
 
-    @property
-    def out_of_patience(self) -> bool:
-        return self._keeping.patience is not None and self._since >= self._keeping.patience
+    def _content(self, epoch: int, more: Mapping[str, int]) -> dict[str, Any]:
+        return {
+            "epoch": epoch,
+            **self.problem.content(),
+            "optimizer_state": self.optimizer.state_dict(),
+            "mcx": {**self.keeping.about.entry(), **more},
+        }
+
+    def _publish(self, epoch: int, more: Mapping[str, int] | None = None) -> None:
+        """A checkpoint of an epoch; it says `more` where a task ends."""
+        files.write_tensors(self.keeping.folder / names.checkpoint(epoch), self._content(epoch, more or {}))
+
+    def save(self, at: StepPosition, *, watched: bool = False) -> None:
+        """The state to go on from; within an epoch with its sums and with what was `watched` in it."""
+        known = {name: value for each in self.watchers if watched for name, value in each.state().items()}
+        inside = {"position": asdict(at) if watched else None, "watched": known}
+        files.write_tensors(self.keeping.folder / names.LAST, self._content(at.epoch, {}) | inside)
+
+    def finished(self) -> Trained:
+        """The run is over."""
+        epoch = self.log.epoch
+        path = self.keeping.folder / names.checkpoint(epoch)
+        if not path.exists():
+            self._publish(epoch)
+        (self.keeping.folder / names.LAST).unlink(missing_ok=True)
+        self.best.clear()
+        return Trained(epoch, path, self.patience.over)
 
 
-def _finish(
-    problem: Problem,
-    optimizer: Optimizer,
-    keeping: Keeping,
-    rows: list[dict[str, Any]],
-    watch: _Watch,
-    best: Best,
-) -> Trained:
-    epoch = rows[-1]["epoch"] if rows else 0
-    path = keeping.folder / names.checkpoint(epoch)
-    if not path.exists():
-        _publish(problem, optimizer, keeping, epoch)
-    (keeping.folder / names.LAST).unlink(missing_ok=True)
-    best.clear()
-    return Trained(epoch, rows[-1] if rows else {}, path, watch.out_of_patience)
-
-
-def _stopped(end: Epoch) -> Stopped:
+def _stopped(at: StepPosition) -> Stopped:
     return Stopped(
-        f"stopped by a signal and saved at epoch {end.position.epoch}, batch {end.position.batch}",
+        f"stopped by a signal and saved at epoch {at.epoch}, batch {at.batch}",
         "run the same command again to continue",
     )
-
-
-def _publish(
-    problem: Problem,
-    optimizer: Optimizer,
-    keeping: Keeping,
-    epoch: int,
-    more: Mapping[str, int] | None = None,
-) -> None:
-    content = {
-        "epoch": epoch,
-        **problem.content(),
-        "optimizer_state": optimizer.state_dict(),
-        "mcx": {**keeping.about.entry(), **(more or {})},
-    }
-    files.write_tensors(keeping.folder / names.checkpoint(epoch), content)
-
-
-def _save_last(
-    problem: Problem, optimizer: Optimizer, keeping: Keeping, end: Epoch, watchers: Sequence[Watcher]
-) -> None:
-    content = {
-        "epoch": end.position.epoch,
-        **problem.content(),
-        "optimizer_state": optimizer.state_dict(),
-        "mcx": keeping.about.entry(),
-        "position": asdict(end.position) if not end.complete else None,
-        "watched": {name: value for watcher in watchers for name, value in watcher.state().items()},
-    }
-    files.write_tensors(keeping.folder / names.LAST, content)
 
 
 def _newest(folder: Path, runtime: Runtime, best: Best, rows: Rows) -> Mapping[str, Any] | None:
@@ -245,25 +232,31 @@ def _newest(folder: Path, runtime: Runtime, best: Best, rows: Rows) -> Mapping[s
 
     Damaged ones are set aside as long as there is another. Raises InputError where there is not.
     """
-    last = folder / names.LAST
-    found = {path: (names.epoch_of(path) or 0, 0) for path in folder.glob("checkpoint-*.pt")}
-    found = {path: place for path, place in found.items() if names.epoch_of(path) is not None}
     damaged: dict[Path, InputError] = {}
     left: list[Path] = []
-    if last.exists():
+
+    def state(path: Path) -> Mapping[str, Any] | None:
         try:
-            content = _state(last)
-            found[last] = content["epoch"], (content.get("position") or {}).get("batch", 0)
-        except InputError as error:
-            damaged[last] = error
-    chosen = None
-    for path in sorted(found, key=lambda path: found[path], reverse=True):
-        try:
-            content = _state(path)
+            return _state(path)
         except InputError as error:
             damaged[path] = error
+            return None
+
+    found = {
+        path: (epoch, 0)
+        for path in folder.glob("checkpoint-*.pt")
+        if (epoch := names.epoch_of(path)) is not None
+    }
+    last = folder / names.LAST
+    if last.exists() and (content := state(last)) is not None:
+        at = _position(content)
+        found[last] = at.epoch, at.batch
+    chosen = None
+    for path in sorted(found, key=lambda path: found[path], reverse=True):
+        content = state(path)
+        if content is None:
             continue
-        lost = best.lacks([row for row in rows if row["epoch"] <= content["epoch"]])
+        lost = best.lacks([row for row in rows if row.epoch <= content["epoch"]])
         if lost is None:
             chosen = content
             break
@@ -272,10 +265,10 @@ def _newest(folder: Path, runtime: Runtime, best: Best, rows: Rows) -> Mapping[s
     if chosen is None and (damaged or left):
         reason = next((each.message for each in damaged.values()), "the best weights of every task are lost")
         raise InputError(f"{reason}, and so is every state before it", ANEW)
-    for path, reason_ in damaged.items():
+    for path, error in damaged.items():
         aside = path.with_name(f"{path.name}.corrupt")
         path.replace(aside)
-        runtime.warn(f"{reason_.message}: kept as '{aside.name}', going on from the one before")
+        runtime.warn(f"{error.message}: kept as '{aside.name}', going on from the one before")
     for path in left:
         path.unlink()  # it is made again
     return chosen
@@ -290,21 +283,7 @@ def _state(path: Path) -> Mapping[str, Any]:
     return content
 
 
-def _take_up(problem: Problem, optimizer: Optimizer, content: Mapping[str, Any]) -> Position:
-    """Weights, optimizer and position of a checkpoint."""
-    problem.restore(content)
-    optimizer.load_state_dict(content["optimizer_state"])
+def _position(content: Mapping[str, Any]) -> StepPosition:
+    """Where a state stands."""
     inside = content.get("position")
-    return Position(**inside) if inside else Position(epoch=content["epoch"])
-
-
-def _truncate(log: Path, rows: list[dict[str, Any]], epoch: int, keeping: Keeping) -> list[dict[str, Any]]:
-    """Drop the lines of epochs that will be trained again and one that a kill cut off; begin a log that is missing."""
-    kept = [row for row in rows if row["epoch"] <= epoch]
-    begun = 0 if keeping.start is None else names.epoch_of(keeping.start) or 0
-    if len(kept) < epoch - begun:
-        raise InputError(f"'{log}' has {len(kept)} lines, the checkpoint is at epoch {epoch}", ANEW)
-    text = "".join(json.dumps(row) + "\n" for row in kept)
-    if not log.exists() or log.read_bytes() != text.encode():
-        files.write_text(log, text)
-    return kept
+    return StepPosition(**inside) if inside else StepPosition(content.get("epoch", 0))

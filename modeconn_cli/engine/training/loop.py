@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
 import torch
@@ -116,27 +116,32 @@ class Watcher(Protocol):
 
 
 @dataclass
-class Position:
-    """Where a run stands: `epoch` epochs are completed, `batch` batches of the next one, with their sums."""
+class StepPosition:
+    """Where a run stands: `epoch` epochs are completed, `batch` batches of the next one, with their sums.
+
+    At the end of an epoch the sums are still its own. Losses are per sample, the accuracy in percent, of the batches
+    as they were trained on.
+    """
 
     epoch: int = 0
     batch: int = 0
     loss_sum: float = 0.0
-    extra_sum: float = 0.0
+    extra_sum: float = 0.0  # of the regulariser
     correct: int = 0
     seen: int = 0
 
+    @property
+    def loss(self) -> float:
+        """Data loss plus regulariser."""
+        return (self.loss_sum + self.extra_sum) / max(self.seen, 1)
 
-@dataclass(frozen=True)
-class Epoch:
-    """The end of an epoch, or of the part of it that a signal left (`complete` False)."""
+    @property
+    def nll(self) -> float:
+        return self.loss_sum / max(self.seen, 1)
 
-    position: Position
-    lr: float
-    loss: float  # data loss plus regulariser
-    nll: float
-    accuracy: float  # percent, of the batches as they were trained on
-    complete: bool
+    @property
+    def accuracy(self) -> float:
+        return 100 * self.correct / max(self.seen, 1)
 
 
 def make_optimizer(problem: Problem, recipe: Recipe) -> Optimizer:
@@ -157,11 +162,11 @@ def fit(
     samples: Samples,
     recipe: Recipe,
     runtime: Runtime,
-    position: Position | None = None,
+    position: StepPosition | None = None,
     tasks: Tasks | None = None,
     watchers: Sequence[Watcher] = (),
-) -> Iterator[Epoch]:
-    """Train epoch by epoch; yields at the end of each, and once more where a signal ends the run in between.
+) -> Iterator[StepPosition]:
+    """Train epoch by epoch; yields where the run stands at the end of each, and where a signal ends it in between.
 
     With `tasks` an epoch goes over the samples of the classes seen, and its loss is over these classes alone.
 
@@ -169,28 +174,19 @@ def fit(
     position gives the same bits as one that was never interrupted. Raises InputError where the loss stops
     being finite.
     """
-    at, curriculum = position or Position(), Curriculum(samples, tasks)
+    at, curriculum = replace(position or StepPosition()), Curriculum(samples, tasks)
     while at.epoch < recipe.epochs:
         lr = recipe.lr_at(at.epoch + 1)
         for group in optimizer.param_groups:
             group["lr"] = lr
-        finished = _epoch(problem, optimizer, curriculum, recipe, runtime, at, lr, watchers)
-        if finished:
-            at.epoch, at.batch = at.epoch + 1, 0
-        yield Epoch(
-            position=at,
-            lr=lr,
-            loss=(at.loss_sum + at.extra_sum) / max(at.seen, 1),
-            nll=at.loss_sum / max(at.seen, 1),
-            accuracy=100 * at.correct / max(at.seen, 1),
-            complete=finished,
-        )
-        if not finished:
+        if not _epoch(problem, optimizer, curriculum, recipe, runtime, at, lr, watchers):
+            yield at
             return
-        at.loss_sum = at.extra_sum = 0.0
-        at.correct = at.seen = 0
+        at.epoch, at.batch = at.epoch + 1, 0
+        yield at
         if runtime.stopping():
             return
+        at = StepPosition(at.epoch)
 
 
 def _epoch(
@@ -199,7 +195,7 @@ def _epoch(
     curriculum: Curriculum,
     recipe: Recipe,
     runtime: Runtime,
-    at: Position,
+    at: StepPosition,
     lr: float,
     watchers: Sequence[Watcher],
 ) -> bool:

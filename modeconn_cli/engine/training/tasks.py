@@ -1,15 +1,25 @@
-"""Classes that are added task by task: whose images an epoch goes over, and over which classes its loss is taken."""
+"""Classes that are added task by task: whose images an epoch goes over, and over which classes its loss is taken.
+
+Protocol: Dohare et al. 2024, Loss of plasticity in deep continual learning.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from modeconn_cli.engine import keyed
 from modeconn_cli.engine.datasets import Samples
 from modeconn_cli.engine.datasets.samples import spans
+from modeconn_cli.engine.errors import InputError, SettingsError
+from modeconn_cli.engine.results import arrays
+from modeconn_cli.engine.settings.train import TaskSettings
 
 
 @dataclass(frozen=True)
@@ -33,6 +43,10 @@ class Tasks:
         """Whether a task is over after `epoch` completed epochs."""
         return epoch > 0 and epoch % self.epochs == 0
 
+    def begun(self, epochs: int) -> range:
+        """The tasks that a run of so many completed epochs has been through, the last maybe in part."""
+        return range(self.at(epochs - 1) + 1 if epochs else 0)
+
     def added(self, task: int) -> tuple[int, ...]:
         """The classes that a task adds."""
         return self.order[task * self.per_task : (task + 1) * self.per_task]
@@ -40,6 +54,55 @@ class Tasks:
     def seen(self, task: int) -> Tensor:
         """The classes seen in a task, int64, ascending."""
         return torch.tensor(sorted(self.order[: (task + 1) * self.per_task]))
+
+    def seen_by(self, epoch: int) -> Tensor:
+        """The classes that a network of `epoch` completed epochs was trained on last; at 0 those of the first task."""
+        return self.seen(self.at(max(epoch - 1, 0)))
+
+    def entry(self) -> dict[str, Any]:
+        """What a checkpoint says of them."""
+        return {**asdict(self), "order": list(self.order)}
+
+    def check(self, samples: Samples, epochs: int) -> None:
+        """Raises SettingsError for epochs after the last task, and for a first task without images."""
+        if epochs > self.count * self.epochs:
+            raise SettingsError(
+                f"--epochs {epochs}, and the {self.count} tasks are over after {self.count * self.epochs}",
+                "raise --epochs-per-task, or leave out --epochs",
+            )
+        first = self.seen(0)
+        if not torch.isin(samples.labels.cpu(), first).any():
+            raise SettingsError(f"no training image is of a class of the first task: {first.tolist()}")
+
+
+def tasks_of(settings: TaskSettings, num_classes: int, seed: int) -> Tasks | None:
+    """The tasks that settings ask for. Raises InputError for an order that is none."""
+    if settings.classes_per_task is None:
+        return None
+    if settings.class_order is None:
+        order = keyed.permutation(seed, "class order", num_classes)
+    else:
+        order = read_order(settings.class_order, num_classes)
+    return Tasks(tuple(order.tolist()), settings.classes_per_task, settings.epochs_per_task)
+
+
+def read_order(path: Path, num_classes: int | None = None) -> Tensor:
+    """The classes in the order they are learnt, int64 [C].
+
+    Raises InputError for what is no permutation of them, or of as many as there are in the file.
+    """
+    if not path.exists():
+        raise InputError(f"'{path}' does not exist")
+    order = np.array(arrays.read(path, kinds="iu"), dtype=np.int64)
+    num_classes = len(order) if num_classes is None else num_classes
+    missing = sorted(set(range(num_classes)) - set(order.tolist()))
+    if missing or len(order) != num_classes:
+        shown = ", ".join(map(str, missing[:5])) + (", …" if len(missing) > 5 else "")
+        raise InputError(
+            f"'{path}' is no permutation of the {num_classes} classes",
+            f"{shown} is missing" if missing else f"it has {len(order)} entries",
+        )
+    return torch.from_numpy(order)
 
 
 class Curriculum:
@@ -49,19 +112,24 @@ class Curriculum:
         self.samples, self.tasks = samples, tasks
 
     @cached_property
-    def _rows(self) -> list[Tensor]:
+    def _rows(self) -> list[Tensor | None]:
         """Row numbers by task."""
-        assert self.tasks is not None
+        if self.tasks is None:
+            return [None]
         labels = self.samples.labels.cpu()
         return [torch.isin(labels, self.tasks.seen(task)).nonzero()[:, 0] for task in range(self.tasks.count)]
 
+    def task(self, epoch: int) -> int:
+        """The task of the epoch after `epoch` completed ones; 0 without tasks."""
+        return 0 if self.tasks is None else self.tasks.at(epoch)
+
     def rows(self, epoch: int) -> Tensor | None:
-        """The rows that the epoch after `epoch` completed ones goes over, [n]; None for all."""
-        return None if self.tasks is None else self._rows[self.tasks.at(epoch)]
+        """The rows that this epoch goes over, [n]; None for all."""
+        return self._rows[self.task(epoch)]
 
     def classes(self, epoch: int) -> Tensor | None:
         """The classes that its loss is over, ascending; None for all."""
-        return None if self.tasks is None else self.tasks.seen(self.tasks.at(epoch)).to(self.samples.device)
+        return None if self.tasks is None else self.tasks.seen(self.task(epoch)).to(self.samples.device)
 
     def size(self, epoch: int) -> int:
         """How many samples it goes over."""

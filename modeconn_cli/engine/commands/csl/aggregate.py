@@ -9,18 +9,17 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from modeconn_cli.engine.commands.csl import figures, inputs, naming
-from modeconn_cli.engine.commands.csl.inputs import Input
-from modeconn_cli.engine.commands.csl.naming import IDS, Run
-from modeconn_cli.engine.errors import InputError, OutputError
+from modeconn_cli.engine.commands.csl import figures, inputs
+from modeconn_cli.engine.commands.csl.inputs import RunArrays
+from modeconn_cli.engine.commands.csl.naming import IDS
+from modeconn_cli.engine.errors import OutputError
 from modeconn_cli.engine.machine.runtime import Runtime
-from modeconn_cli.engine.results import arrays, files, jobs, records
+from modeconn_cli.engine.results import arrays, files, jobs
 from modeconn_cli.engine.results.records import Record
-from modeconn_cli.engine.samples import losses as metrics
+from modeconn_cli.engine.samples.losses import LearningTime, cumulative_loss, learning_time
 from modeconn_cli.engine.settings.csl import CslAggregateSettings
 from modeconn_cli.engine.statistics import auroc
-from modeconn_cli.engine.training.incremental import read_order
-from modeconn_cli.engine.training.watchers import ABOUT
+from modeconn_cli.engine.training.tasks import read_order
 
 ARRAYS = ("csl", "csl_ce", "csl_per_epoch", "lt", "lt_first_epoch", "lt_first_epoch_sq", "epochs_seen")
 
@@ -56,256 +55,217 @@ class CslAggregateResult(Record):
     figures: list[str]
 
 
+@dataclass(frozen=True)
+class _Metrics:
+    """Per-sample `values`, float64 [N], by the name of their file, in the order of the run's ids."""
+
+    values: dict[str, np.ndarray]
+    learnt: LearningTime | None
+    squared: LearningTime | None
+
+    def score(self, name: str) -> np.ndarray:
+        """A metric as a score: a sample that never falls below tau comes after all that do."""
+        values = self.values[name]
+        if not name.startswith("lt_first_epoch"):
+            return values
+        return np.where(np.isnan(values) & np.isfinite(self.values["lt"]), np.inf, values)
+
+    @property
+    def shown(self) -> np.ndarray:
+        """What samples are ranked by: per epoch seen where classes came later."""
+        return self.values.get("csl_per_epoch", self.values["csl"])
+
+    def ranked(self) -> np.ndarray:
+        """Places of the samples with a CSL, the smallest first; equal ones in the order of the arrays."""
+        order = np.argsort(self.shown, kind="stable")
+        ranked: np.ndarray = order[np.isfinite(self.shown[order])]
+        return ranked
+
+
 def run(settings: CslAggregateSettings, runtime: Runtime) -> CslAggregateResult | None:
     """Stream the arrays; write metrics, ids and figures."""
-    given = inputs.open_run(settings, runtime)
-    folder = settings.output_dir
+    found = inputs.find(settings, runtime)
+    folder, name = settings.output_dir, found.named
     if runtime.plan(
         [
-            f"aggregate {len(given.epochs)} epochs x {given.count:,} samples of {given.found.run.words()}",
+            f"aggregate {len(found.epochs)} epochs x {found.count:,} samples of {found.run.words()}",
             f"results in {folder}",
         ]
     ):
         return None
-    run, owned = given.found.named, _owned(given.found.named)
-    how: dict[str, Any] = {"owned": owned, "mends": True, "key": run.key, "listing": given.listing()}
+    drawn = [folder / name.aggregated("csl", f"_{each}.png") for each in figures.NAMES]
+    owned = [  # the ids are shared by all runs in a folder
+        *(name.aggregated(array) for array in ARRAYS),
+        *(path.name for path in drawn),
+        name.aggregated("metrics", ".json"),
+    ]
+    how: dict[str, Any] = {"owned": owned, "mends": True, "key": name.key, "listing": found.listing()}
     with jobs.opened(settings, folder, "csl aggregate", runtime, **how) as job:
-        values, learnt, squared = _measure(given, settings, runtime)
-        noise = _noise(settings, given.found.run)
-        flips = _flips(given, noise)
-        drawn = [folder / run.aggregated("csl", f"_{name}.png") for name in figures.NAMES]
-        result = _result(settings, given, values, learnt, squared, flips, drawn)
+        metrics = _measured(found, settings, runtime)
+        noise = found.label_noise()
+        result = _result(settings, folder, found, metrics, noise, drawn)
         if not job.complete:
-            _write(folder, given, values, result)
-            _draw(settings, given, values, noise, drawn, runtime)
-            job.finish(path for path in (folder / name for name in owned) if path.exists())
+            _write(folder, found, metrics.values, result)
+            _draw(settings, found, metrics, noise, drawn, runtime)
+            job.finish(path for path in (folder / each for each in owned) if path.exists())
     return result
 
 
-def _owned(run: Run) -> list[str]:
-    """The job's files; the ids are shared by all runs in a folder."""
-    made = [run.aggregated(name) for name in ARRAYS]
-    drawn = [run.aggregated("csl", f"_{name}.png") for name in figures.NAMES]
-    return [*made, *drawn, run.aggregated("metrics", ".json")]
-
-
-def _measure(
-    given: Input, settings: CslAggregateSettings, runtime: Runtime
-) -> tuple[dict[str, np.ndarray], metrics.LearningTime | None, metrics.LearningTime | None]:
-    """All per-sample values by the name of their file, float64 [N]."""
-    unseen = settings.class_order is not None
+def _measured(found: RunArrays, settings: CslAggregateSettings, runtime: Runtime) -> _Metrics:
+    count, unseen = found.count, settings.class_order is not None
     if settings.class_order is not None:
         read_order(settings.class_order)
-    csl, epochs = metrics.cumulative_loss(
-        arrays.stream(given.losses, given.count), given.count, skip_unseen=unseen
-    )
+    csl, epochs = cumulative_loss(found.values(found.losses), count, skip_unseen=unseen)
     values: dict[str, np.ndarray] = {"csl": csl}
     never = epochs == 0
     if unseen:
         values["epochs_seen"] = epochs
-        _check_begins(given, epochs, settings, runtime)
+        _check_begins(found, epochs, runtime)
     bad = int((~np.isfinite(csl) & ~never).sum())
     if bad:
         hint = "" if unseen else " (--class-order leaves out the epochs before a class was seen)"
         runtime.warn(
             f"{bad:,} samples have a NaN or an infinity among their losses, and so has their CSL{hint}"
         )
-    if given.ce is not None:
-        values["csl_ce"], _ = metrics.cumulative_loss(
-            arrays.stream(given.ce, given.count), given.count, skip_unseen=unseen
-        )
+    if found.ce is not None:
+        values["csl_ce"], _ = cumulative_loss(found.values(found.ce), count, skip_unseen=unseen)
     if unseen:
         # Without the decay, which is another sum for other epochs.
         values["csl_per_epoch"] = values.get("csl_ce", csl) / np.where(never, 1, epochs)
-    if given.grads is None:
-        return values, None, None
-    grads = given.grads
-    learnt = metrics.learning_time(
-        lambda: arrays.stream(grads, given.count), given.epochs, given.count, skip_unseen=unseen
-    )
-    values |= {"lt": learnt.lt, "lt_first_epoch": learnt.first}
-    squared = None
-    if given.by_input:
-        squared = metrics.learning_time(
-            lambda: arrays.stream(grads, given.count),
-            given.epochs,
-            given.count,
-            squared=True,
-            skip_unseen=unseen,
+    if found.grads is None:
+        return _Metrics(values, None, None)
+
+    def learnt(squared: bool) -> LearningTime:
+        norms = found.grads or []
+        return learning_time(
+            lambda: found.values(norms), found.epochs, count, squared=squared, skip_unseen=unseen
         )
-        values["lt_first_epoch_sq"] = squared.first
-    excluded = given.count - learnt.finite - int(never.sum())
+
+    plain, square = learnt(False), None
+    values |= {"lt": plain.lt, "lt_first_epoch": plain.first}
+    if found.summary.get("grad") == "input":  # the norms are the paper's, which squares them
+        square = learnt(True)
+        values["lt_first_epoch_sq"] = square.first
+    excluded = count - plain.finite - int(never.sum())
     if excluded > 0:
         runtime.warn(f"{excluded:,} samples have a NaN among their gradient norms: not in tau")
-    return values, learnt, squared
+    return _Metrics(values, plain, square)
 
 
-def _check_begins(given: Input, epochs: np.ndarray, settings: CslAggregateSettings, runtime: Runtime) -> None:
+def _check_begins(found: RunArrays, epochs: np.ndarray, runtime: Runtime) -> None:
     """Say what --class-order finds in losses that begin when a class is seen. `epochs` [N]: scored at so many."""
     never = int((epochs == 0).sum())
     if never:
         runtime.note(f"{never:,} samples were seen at none of these epochs, and have no CSL")
-    if (epochs == len(given.epochs)).all() and len(given.epochs) > 1:
+    if (epochs == len(found.epochs)).all() and len(found.epochs) > 1:
         runtime.warn(
             "every sample has a loss at every epoch, also before its class was seen: --class-order leaves out none "
             "(mcx csl score --seen-classes does)"
         )
-    summary = records.peek_object(settings.input_dir / given.found.run.aggregated(naming.SUMMARY, ".json"))
-    rows = [row for row in summary.get("epochs", []) if row.get("nonfinite") and row["epoch"] in given.epochs]
-    if rows:
+    rows = [row for row in found.summary.get("epochs", []) if row.get("nonfinite")]
+    if broken := [row["epoch"] for row in rows if row["epoch"] in found.epochs]:
         runtime.warn(
-            f"losses were not finite when they were scored at epochs {[row['epoch'] for row in rows][:10]}; those "
-            "before the first finite one of a sample count as not seen"
+            f"losses were not finite when they were scored at epochs {broken[:10]}; those before the first finite one "
+            "of a sample count as not seen"
         )
-
-
-def _losses_of(settings: CslAggregateSettings) -> str:
-    """Losses that training has recorded are other numbers than those of an evaluation."""
-    said = records.peek_object(settings.input_dir / ABOUT).get("losses")
-    return said if isinstance(said, str) else "of evaluation"
-
-
-def _noise(settings: CslAggregateSettings, run: Run) -> dict[int, tuple[int, int]]:
-    """id -> clean and trained label, where the run says so; empty otherwise."""
-    path = settings.input_dir / run.aggregated(naming.LABEL_NOISE, ".csv")
-    if not path.exists():
-        return {}
-    if len(path.read_text("utf-8").splitlines()) < 2:
-        raise InputError(f"'{path}' names no samples")
-    try:
-        rows = np.loadtxt(path, delimiter=",", skiprows=1, dtype=np.int64, usecols=(0, 1, 2), ndmin=2)
-    except ValueError as error:
-        raise InputError(f"'{path}' cannot be read: {error}") from error
-    return {number: (clean, trained) for number, clean, trained in rows.tolist()}
-
-
-def _flips(given: Input, noise: Mapping[int, tuple[int, int]]) -> np.ndarray | None:
-    """Which samples' labels were flipped, [N]. Raises InputError for samples that the run does not know."""
-    if not noise:
-        return None
-    unknown = [number for number in given.ids.tolist() if number not in noise]
-    if unknown:
-        raise InputError(
-            f"the label noise of the run does not name {len(unknown)} samples, such as id {unknown[0]}"
-        )
-    return np.array([noise[number][0] != noise[number][1] for number in given.ids.tolist()])
 
 
 def _result(
     settings: CslAggregateSettings,
-    given: Input,
-    values: Mapping[str, np.ndarray],
-    learnt: metrics.LearningTime | None,
-    squared: metrics.LearningTime | None,
-    flips: np.ndarray | None,
+    folder: Path,
+    found: RunArrays,
+    metrics: _Metrics,
+    noise: Mapping[int, tuple[int, int]],
     drawn: list[Path],
 ) -> CslAggregateResult:
-    run, folder, csl = given.found.named, settings.output_dir, values["csl"]
-    order = _ranked(values.get("csl_per_epoch", csl))
-    finite = csl[np.isfinite(csl)]
+    run, values, csl, learnt = found.named, metrics.values, metrics.values["csl"], metrics.learnt
+    order, ids, finite = metrics.ranked(), found.ids.tolist(), csl[np.isfinite(csl)]
     number = min(settings.num_samples, len(order))
+    flips = np.array([noise[i][0] != noise[i][1] for i in ids]) if noise else None
 
     def rows(places: np.ndarray) -> list[dict[str, float | int]]:
         return [
             {
-                "sample_id": int(given.ids[i]),
+                "sample_id": ids[i],
                 **{name: float(v[i]) for name, v in values.items()},
                 **({} if flips is None else {"flipped": int(flips[i])}),
             }
             for i in places
         ]
 
-    found = (
-        {name: auroc(_score(values, name), flips) for name in values if name != "epochs_seen"}
-        if flips is not None
-        else {}
-    )
     return CslAggregateResult(
         dataset=run.dataset,
         run_idx=run.run_idx,
         noise_level=run.noise,
-        scheme=given.found.run.scheme,
-        losses=_losses_of(settings),
-        kept_epochs=given.epochs,
-        missing_epochs=given.missing,
-        num_epochs=len(given.epochs),
-        losses_shape=[len(given.epochs), given.count],
-        loss_grads_shape=None if given.grads is None else [len(given.epochs), given.count],
+        scheme=found.run.scheme,
+        losses=found.losses_of(),
+        kept_epochs=found.epochs,
+        missing_epochs=found.missing,
+        num_epochs=len(found.epochs),
+        losses_shape=[len(found.epochs), found.count],
+        loss_grads_shape=None if learnt is None else [len(found.epochs), found.count],
         csl_path=str(folder / run.aggregated("csl")),
         lt_path=None if learnt is None else str(folder / run.aggregated("lt")),
         tau=None if learnt is None else learnt.tau,
-        tau_sq=None if squared is None else squared.tau,
-        lt_source=_source(given, settings),
+        tau_sq=None if metrics.squared is None else metrics.squared.tau,
+        lt_source=_source(found, settings),
         mean_csl=float(finite.mean()) if len(finite) else None,
         samples_with_nan=int(np.isnan(csl).sum()),
-        excluded_from_tau=0 if learnt is None else given.count - learnt.finite,
+        excluded_from_tau=0 if learnt is None else found.count - learnt.finite,
         hardest=rows(order[::-1][:number]),
         easiest=rows(order[:number]),
-        auroc=found,
+        auroc={}
+        if flips is None
+        else {name: auroc(metrics.score(name), flips) for name in values if name != "epochs_seen"},
         flipped=None if flips is None else int(flips.sum()),
         figures=[str(path) for path in drawn],
     )
 
 
-def _score(values: Mapping[str, np.ndarray], name: str) -> np.ndarray:
-    """A metric as a score: a sample that never falls below tau comes after all that do."""
-    if not name.startswith("lt_first_epoch"):
-        return values[name]
-    return np.where(np.isnan(values[name]) & np.isfinite(values["lt"]), np.inf, values[name])
-
-
-def _source(given: Input, settings: CslAggregateSettings) -> dict[str, Any]:
+def _source(found: RunArrays, settings: CslAggregateSettings) -> dict[str, Any]:
     """What the learning time was computed from."""
-    if given.grads is None:
+    if found.grads is None:
         return {"source": "none"}
     if settings.loss_as_grad:
         return {"source": "loss"}
-    return {"source": "loss_grad", "loss_at_epochs": given.stand_ins}
+    return {"source": "loss_grad", "loss_at_epochs": found.stand_ins}
 
 
-def _ranked(csl: np.ndarray) -> np.ndarray:
-    """Places of the samples with a CSL, the smallest first; equal ones in the order of the arrays."""
-    order = np.argsort(csl, kind="stable")
-    ranked: np.ndarray = order[np.isfinite(csl[order])]
-    return ranked
-
-
-def _write(folder: Path, given: Input, values: Mapping[str, np.ndarray], result: CslAggregateResult) -> None:
-    run = given.found.named
-    path, order = folder / IDS, np.argsort(given.ids)
-    ids = given.ids[order]
+def _write(
+    folder: Path, found: RunArrays, values: Mapping[str, np.ndarray], result: CslAggregateResult
+) -> None:
+    path, order = folder / IDS, np.argsort(found.ids)
+    ids = found.ids[order]
     if path.exists() and not np.array_equal(arrays.read_ids(path), ids):
         raise OutputError(f"'{path}' names other samples, or in another order", "use another --output-dir")
     files.write_array(path, ids)
     for name, array in values.items():
         kind = np.int32 if name == "epochs_seen" else np.float32
-        files.write_array(folder / run.aggregated(name), array[order].astype(kind))
-    files.write_json(folder / run.aggregated("metrics", ".json"), result.document())
+        files.write_array(folder / found.named.aggregated(name), array[order].astype(kind))
+    files.write_json(folder / found.named.aggregated("metrics", ".json"), result.document())
 
 
 def _draw(
     settings: CslAggregateSettings,
-    given: Input,
-    values: Mapping[str, np.ndarray],
+    found: RunArrays,
+    metrics: _Metrics,
     noise: Mapping[int, tuple[int, int]],
     drawn: list[Path],
     runtime: Runtime,
 ) -> None:
-    shown = values.get("csl_per_epoch", values["csl"])
-    order = _ranked(shown)
+    order = metrics.ranked()
     number = min(settings.num_samples, len(order) // 2)
     chosen = {"hardest": order[::-1][:number], "easiest": order[:number]}
     curves = {
-        name: np.stack([values_[places] for values_ in arrays.stream(given.losses, given.count)])
+        name: np.stack([losses[places] for losses in found.values(found.losses)])
         for name, places in chosen.items()
     }
-    images = figures.images_of(
-        settings, given.found.run.dataset, {k: given.ids[v] for k, v in chosen.items()}, runtime
+    ids = np.concatenate([found.ids[places] for places in chosen.values()])
+    images = figures.images_of(found.run.dataset, settings.data_path, ids, runtime)
+    pictures = (
+        figures.histograms(metrics.values),
+        figures.curves(found.epochs, curves),
+        figures.gallery(found.ids, chosen, metrics.shown, images, noise),
     )
-    contents = (
-        figures.histograms(values),
-        figures.curves(given.epochs, curves),
-        figures.gallery(given.ids, chosen, shown, images, noise),
-    )
-    for path, content in zip(drawn, contents, strict=True):
-        files.atomic_write(path, content)
+    for path, picture in zip(drawn, pictures, strict=True):
+        files.atomic_write(path, picture)

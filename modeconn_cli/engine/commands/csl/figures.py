@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -12,7 +13,6 @@ from modeconn_cli.engine import datasets
 from modeconn_cli.engine.errors import McxError
 from modeconn_cli.engine.machine.runtime import Runtime
 from modeconn_cli.engine.results.figures import COLOURS, png
-from modeconn_cli.engine.settings.csl import CslAggregateSettings
 from modeconn_cli.engine.settings.shared import DataSettings
 
 NAMES = ("histograms", "curves", "samples")
@@ -110,23 +110,17 @@ def gallery(
     return png(figure)
 
 
-def images_of(
-    settings: CslAggregateSettings, dataset: str, chosen: Mapping[str, np.ndarray], runtime: Runtime
-) -> dict[int, Picture]:
-    """The pictures of the chosen ids where the data set can be loaded; a note where it cannot."""
+def images_of(dataset: str, place: Path | None, ids: np.ndarray, runtime: Runtime) -> dict[int, Picture]:
+    """The pictures of some samples where the data set, at `place`, can be loaded; a note where it cannot."""
     try:
-        data = datasets.load(DataSettings(dataset=dataset, data_path=settings.data_path), torch.device("cpu"))
+        data = datasets.load(DataSettings(dataset=dataset, data_path=place), torch.device("cpu"))
     except McxError as error:
         runtime.note(f"no pictures of the samples: {error.message}")
         return {}
     samples = data.split("all-train")
-    wanted = torch.from_numpy(np.concatenate(list(chosen.values())).astype(np.int64))
-    rows = torch.isin(samples.ids, wanted).nonzero()[:, 0]
-    if len(rows) == 0:
-        return {}
-    part = samples.take(rows)
-    out = {}
-    for batch in part.batches(64):
+    rows = torch.isin(samples.ids, torch.from_numpy(ids.astype(np.int64))).nonzero()[:, 0]
+    out: dict[int, Picture] = {}
+    for batch in samples.take(rows).batches(64) if len(rows) else ():
         low, high = batch.images.amin((1, 2, 3), keepdim=True), batch.images.amax((1, 2, 3), keepdim=True)
         pixels = ((batch.images - low) / (high - low).clamp_min(1e-12)).permute(0, 2, 3, 1).numpy()
         for image, label, number in zip(pixels, batch.labels.tolist(), batch.ids.tolist(), strict=True):

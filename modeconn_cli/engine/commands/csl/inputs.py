@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from modeconn_cli.engine import names
 from modeconn_cli.engine.commands.csl import naming
-from modeconn_cli.engine.commands.csl.naming import IDS, Found
+from modeconn_cli.engine.commands.csl.naming import IDS, Found, RunName
 from modeconn_cli.engine.errors import InputError, SettingsError
 from modeconn_cli.engine.machine.runtime import Runtime
 from modeconn_cli.engine.networks.checkpoints.epochs import between
 from modeconn_cli.engine.results import arrays, jobs, records
 from modeconn_cli.engine.results.fingerprints import sha256
 from modeconn_cli.engine.settings.csl import CslAggregateSettings
+from modeconn_cli.engine.training.tracking import ABOUT
 
 
 @dataclass(frozen=True)
-class Input:
-    """The arrays of a run for the kept epochs; `grads` None: no gradient norms at all."""
+class RunArrays:
+    """The arrays of a run for the kept epochs; `grads` None: no gradient norms at all.
 
-    found: Found
+    `named` is what its results are called after, `summary` what the scoring says of itself, where it has left one.
+    """
+
+    folder: Path
+    run: RunName
+    named: RunName
     epochs: list[int]
     missing: list[int]
     losses: list[Path]
@@ -30,48 +38,65 @@ class Input:
     ce: list[Path] | None
     ids: np.ndarray
     stand_ins: list[int]  # epochs whose losses stand for missing gradient norms
-    by_input: bool
+    summary: Mapping[str, Any]
 
     @property
     def count(self) -> int:
+        """How many samples there are."""
         return len(self.ids)
 
     @property
     def files(self) -> list[Path]:
         return [*self.losses, *(self.grads or ()), *(self.ce or ())]
 
+    def values(self, paths: list[Path]) -> Iterator[np.ndarray]:
+        """The values [N] of one epoch after the other."""
+        return arrays.stream(paths, self.count)
+
     def listing(self) -> str:
         """A line per file: name, size and time."""
         stats = [(path.name, path.stat()) for path in self.files]
         return "".join(f"{name} {stat.st_size} {stat.st_mtime_ns}\n" for name, stat in stats)
 
+    def losses_of(self) -> str:
+        """Losses that training has recorded are other numbers than those of an evaluation."""
+        said = records.peek_object(self.folder / ABOUT).get("losses")
+        return said if isinstance(said, str) else "of evaluation"
 
-def _check_manifest(found: Found, folder: Path, paths: list[Path]) -> None:
-    """Raises InputError where an array is not what mcx wrote; other folders say nothing of their arrays."""
-    known: dict[Path, tuple[str, str, str]] = {}
-    for place, command, key, again in (
-        (folder, "csl score", found.run.key, "score its epoch again"),
-        (folder.parent, "train", "", "train again"),
-    ):
-        manifest = jobs.private_folder(place, command, key) / names.MANIFEST_FILE
-        for entry in records.read_object(manifest).get("files", []) if manifest.exists() else ():
-            known[place / entry["file"]] = (entry["sha256"], command, again)
-    for path in paths:
-        expected, command, again = known.get(path, ("", "", ""))
-        if expected and sha256(path) != expected:
-            raise InputError(f"'{path}' is not what mcx {command} wrote: it was changed or damaged", again)
+    def label_noise(self) -> dict[int, tuple[int, int]]:
+        """id -> clean and trained label, where the run says so; empty otherwise.
+
+        Raises InputError for a table that cannot be read or does not name all samples.
+        """
+        path = self.folder / self.run.aggregated(naming.LABEL_NOISE, ".csv")
+        if not path.exists():
+            return {}
+        if len(path.read_text("utf-8").splitlines()) < 2:
+            raise InputError(f"'{path}' names no samples")
+        try:
+            rows = np.loadtxt(path, delimiter=",", skiprows=1, dtype=np.int64, usecols=(0, 1, 2), ndmin=2)
+        except ValueError as error:
+            raise InputError(f"'{path}' cannot be read: {error}") from error
+        noise = {number: (clean, trained) for number, clean, trained in rows.tolist()}
+        unknown = [number for number in self.ids.tolist() if number not in noise]
+        if unknown:
+            raise InputError(
+                f"the label noise of the run does not name {len(unknown)} samples, such as id {unknown[0]}"
+            )
+        return noise
 
 
-def open_run(settings: CslAggregateSettings, runtime: Runtime) -> Input:
+def find(settings: CslAggregateSettings, runtime: Runtime) -> RunArrays:
     """Find the run and check every array's header before anything is computed."""
+    folder = settings.input_dir
     found = naming.find(
-        settings.input_dir,
+        folder,
         dataset=settings.dataset,
         run_idx=settings.run_idx,
         noise=settings.noise_level,
         scheme=settings.scheme,
     )
-    losses = found.files["loss"]
+    losses, ce = found.files["loss"], found.files["loss_ce"]
     epochs, missing = between(
         losses, settings.start_epoch, settings.end_epoch, settings.epoch_step, "losses",
         lenient=settings.allow_missing,
@@ -79,33 +104,46 @@ def open_run(settings: CslAggregateSettings, runtime: Runtime) -> Input:
     if missing:
         runtime.warn(f"{len(missing)} epochs of the range are missing and left out: {missing[:10]}")
     _check_holes(found, epochs, settings)
-    first = arrays.read(losses[epochs[0]])
-    if len(first) == 0:
-        raise InputError(f"'{losses[epochs[0]]}' holds no samples")
-    ids_file = settings.input_dir / IDS
-    ids = arrays.read_ids(ids_file) if ids_file.exists() else np.arange(len(first))
-    if len(ids) != len(first):
-        raise InputError(
-            f"'{ids_file}' names {len(ids):,} samples, '{losses[epochs[0]]}' holds {len(first):,}"
-        )
+    ids = _ids(folder, losses[epochs[0]])
     grads, stand_ins = _gradients(found, epochs, settings, runtime)
-    ce = found.files["loss_ce"]
-    chosen = [losses[epoch] for epoch in epochs]
-    kept_ce = [ce[epoch] for epoch in epochs] if all(epoch in ce for epoch in epochs) else None
-    by_input = _by_input(settings.input_dir / found.run.aggregated(naming.SUMMARY, ".json"))
-    given = Input(found, epochs, missing, chosen, grads, kept_ce, ids, stand_ins, by_input)
-    for path in given.files:
-        arrays.read(path, len(ids))
-    _check_manifest(found, settings.input_dir, given.files)
-    return given
+    summary = folder / found.run.aggregated(naming.SUMMARY, ".json")
+    run = RunArrays(
+        folder=folder,
+        run=found.run,
+        named=found.named,
+        epochs=epochs,
+        missing=missing,
+        losses=[losses[epoch] for epoch in epochs],
+        grads=grads,
+        ce=[ce[epoch] for epoch in epochs] if all(epoch in ce for epoch in epochs) else None,
+        ids=ids,
+        stand_ins=stand_ins,
+        summary=records.read_object(summary) if summary.exists() else {},
+    )
+    for path in run.files:
+        arrays.read(path, run.count)
+    _check_manifests(run)
+    return run
+
+
+def _ids(folder: Path, losses: Path) -> np.ndarray:
+    """The ids of the samples, int64 [N]; their places where no file says."""
+    count = len(arrays.read(losses))
+    if count == 0:
+        raise InputError(f"'{losses}' holds no samples")
+    path = folder / IDS
+    ids = arrays.read_ids(path) if path.exists() else np.arange(count)
+    if len(ids) != count:
+        raise InputError(f"'{path}' names {len(ids):,} samples, '{losses}' holds {count:,}")
+    return ids
 
 
 def _check_holes(found: Found, epochs: list[int], settings: CslAggregateSettings) -> None:
     """Raises InputError where gradient norms say that an epoch's losses were there; SettingsError for two wishes."""
     if settings.strict_grads and settings.loss_as_grad:
         raise SettingsError("--strict-grads and --loss-as-grad exclude each other")
-    inside = [e for e in found.files["loss_grad"] if epochs[0] <= e <= epochs[-1]]
-    lost = sorted(e for e in inside if e not in found.files["loss"])
+    inside = [epoch for epoch in found.files["loss_grad"] if epochs[0] <= epoch <= epochs[-1]]
+    lost = sorted(epoch for epoch in inside if epoch not in found.files["loss"])
     if lost and not settings.allow_missing:
         raise InputError(
             f"losses of {len(lost)} epochs are missing whose gradient norms are there: {lost[:10]}",
@@ -133,6 +171,17 @@ def _gradients(
     return [grads.get(epoch, losses[epoch]) for epoch in epochs], absent
 
 
-def _by_input(summary: Path) -> bool:
-    """Whether the gradient norms are the paper's, by the input; the summary of the scoring says so."""
-    return summary.exists() and bool(records.read_object(summary).get("grad") == "input")
+def _check_manifests(run: RunArrays) -> None:
+    """Raises InputError where an array is not what mcx wrote; other folders say nothing of their arrays."""
+    for place, command, key, again in (
+        (run.folder, "csl score", run.run.key, "score its epoch again"),
+        (run.folder.parent, "train", "", "train again"),
+    ):
+        manifest = jobs.private_folder(place, command, key) / names.MANIFEST_FILE
+        entries = records.read_object(manifest).get("files", []) if manifest.exists() else []
+        known = {place / entry["file"]: entry["sha256"] for entry in entries}
+        for path in run.files:
+            if path in known and sha256(path) != known[path]:
+                raise InputError(
+                    f"'{path}' is not what mcx {command} wrote: it was changed or damaged", again
+                )

@@ -13,23 +13,24 @@ from pathlib import Path
 from typing import Literal
 
 from modeconn_cli.engine.errors import InputError, SettingsError, did_you_mean
+from modeconn_cli.engine.samples.scores import SCORES
 
 Scheme = Literal["long", "short"]
-Kind = Literal["loss", "loss_grad", "loss_ce"]
-KINDS: tuple[Kind, ...] = ("loss", "loss_grad", "loss_ce")
+KINDS = ("loss", "loss_grad", "loss_ce")
 
 IDS = "sample_ids.npy"
 SUMMARY = "csl_score"  # of a scoring, .json
 LABEL_NOISE = "label_noise"  # of the run that was scored, .csv
 
+# Kinds in this order: `loss` would take the others for data sets.
 _LONG = re.compile(
-    r"(loss|loss_grad|loss_ce)_(.+)_run(\d+)_epoch_(\d+)_noise_(\d+(?:\.\d+)?(?:e-?\d+)?)\.npy"
+    r"(loss_grad|loss_ce|loss)_(.+)_run(\d+)_epoch_(\d+)_noise_(\d+(?:\.\d+)?(?:e-?\d+)?)\.npy"
 )
-_SHORT = re.compile(r"(loss|loss_grad|loss_ce)_(.+)_epoch_(\d+)\.npy")
+_SHORT = re.compile(r"(loss_grad|loss_ce|loss)_(.+)_epoch_(\d+)\.npy")
 
 
 @dataclass(frozen=True)
-class Run:
+class RunName:
     """What tells the arrays of one run from another's; a short name says neither run nor noise."""
 
     dataset: str
@@ -40,7 +41,8 @@ class Run:
     def scheme(self) -> Scheme:
         return "short" if self.run_idx is None else "long"
 
-    def per_epoch(self, kind: Kind, epoch: int) -> str:
+    def per_epoch(self, kind: str, epoch: int | Literal["*"]) -> str:
+        """The array of an epoch; with `*` a glob for those of all epochs."""
         if self.run_idx is None:
             return f"{kind}_{self.dataset}_epoch_{epoch}.npy"
         return f"{kind}_{self.dataset}_run{self.run_idx}_epoch_{epoch}_noise_{self.noise:g}.npy"
@@ -52,16 +54,16 @@ class Run:
 
     def patterns(self) -> list[str]:
         """Globs of the run's per-epoch files."""
-        return [self.per_epoch(kind, 0).replace("epoch_0", "epoch_*") for kind in KINDS]
+        return [
+            self.per_epoch(kind, "*") for kind in dict.fromkeys((*KINDS, *(score.name for score in SCORES)))
+        ]
 
     @property
     def key(self) -> str:
         """What tells the run's job from others in the same folder."""
-        return (
-            f"{self.dataset} short"
-            if self.run_idx is None
-            else f"{self.dataset} run{self.run_idx} noise{self.noise:g}"
-        )
+        if self.run_idx is None:
+            return f"{self.dataset} short"
+        return f"{self.dataset} run{self.run_idx} noise{self.noise:g}"
 
     def words(self) -> str:
         if self.run_idx is None:
@@ -69,17 +71,14 @@ class Run:
         return f"{self.dataset}, run {self.run_idx}, noise {self.noise:g}"
 
 
-def parse(name: str) -> tuple[Run, Kind, int] | None:
+def parse(name: str) -> tuple[RunName, str, int] | None:
     """Run, kind and epoch that a file name says; None for other files."""
-    for kind in ("loss_grad", "loss_ce", "loss"):  # `loss` would take the others for data sets
-        if (found := _LONG.fullmatch(name)) and name.startswith(f"{kind}_"):
-            rest = _LONG.fullmatch("loss" + name.removeprefix(kind))
-            assert rest is not None
-            return Run(rest[2], int(rest[3]), float(rest[5])), kind, int(rest[4])
-        if (found or _SHORT.fullmatch(name)) and name.startswith(f"{kind}_"):
-            rest = _SHORT.fullmatch("loss" + name.removeprefix(kind))
-            assert rest is not None
-            return Run(rest[2], None, None), kind, int(rest[3])
+    if found := _LONG.fullmatch(name):
+        kind, dataset, run_idx, epoch, noise = found.groups()
+        return RunName(dataset, int(run_idx), float(noise)), kind, int(epoch)
+    if found := _SHORT.fullmatch(name):
+        kind, dataset, epoch = found.groups()
+        return RunName(dataset, None, None), kind, int(epoch)
     return None
 
 
@@ -87,9 +86,9 @@ def parse(name: str) -> tuple[Run, Kind, int] | None:
 class Found:
     """The arrays of one run in a folder: kind -> epoch -> file; `named` is what their results are called after."""
 
-    run: Run
-    files: dict[Kind, dict[int, Path]]
-    named: Run
+    run: RunName
+    files: dict[str, dict[int, Path]]
+    named: RunName
 
 
 def find(
@@ -102,7 +101,7 @@ def find(
     """
     if not folder.is_dir():
         raise InputError(f"'{folder}' is not a folder", "pass the --output-dir of mcx csl score")
-    runs: dict[Run, dict[Kind, dict[int, Path]]] = {}
+    runs: dict[RunName, dict[str, dict[int, Path]]] = {}
     for path in sorted(folder.iterdir()):
         said = parse(path.name)
         if said is not None:
@@ -140,11 +139,11 @@ def find(
     run = fits[0]
     named = run
     if short and (run_idx, noise) != (None, None):
-        named = Run(run.dataset, 1 if run_idx is None else run_idx, noise or 0.0)
+        named = RunName(run.dataset, 1 if run_idx is None else run_idx, noise or 0.0)
     return Found(run, runs[run], named)
 
 
-def _only(all_runs: list[Run], fits: list[Run], what: str, name: str = "") -> list[Run]:
+def _only(all_runs: list[RunName], fits: list[RunName], what: str, name: str = "") -> list[RunName]:
     if fits:
         return fits
     there = "; ".join(run.words() for run in all_runs)

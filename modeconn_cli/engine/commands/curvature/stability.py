@@ -2,31 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import astuple, dataclass, fields, replace
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple, dataclass, fields
+from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from modeconn_cli.engine import samples as scoring
 from modeconn_cli.engine.datasets import Batch
 from modeconn_cli.engine.errors import SettingsError
 from modeconn_cli.engine.machine.runtime import Runtime
-from modeconn_cli.engine.results import files, jobs
+from modeconn_cli.engine.results import files
 from modeconn_cli.engine.results.figures import COLOURS, png
 from modeconn_cli.engine.results.records import Record
-from modeconn_cli.engine.samples import Part, Seen, Subject, Sweep
+from modeconn_cli.engine.samples import Measure, ScoredEpoch, score, write_summary
 from modeconn_cli.engine.samples.per_sample.curvature import Draws, draw
 from modeconn_cli.engine.samples.per_sample.execution import Execution
+from modeconn_cli.engine.samples.run import ScoredRun
 from modeconn_cli.engine.settings.curvature import CurvatureSettings
 from modeconn_cli.engine.statistics import correlations, statistics
 
+WHATS = ("norm", "trace", "rounded", "first", "second")  # what is known of a sample under one value
+
 
 @dataclass(frozen=True)
-class Row:
+class StabilityRow:
     """Scores under one value of a parameter, in the true scale ‖Hs‖, against those under the reference value.
 
     `median_change`: median over samples of the relative difference. `reliability`: Pearson correlation r of the means
@@ -46,6 +50,18 @@ class Row:
 
 
 @dataclass(frozen=True, kw_only=True)
+class EpochStability(ScoredEpoch):
+    """The checkpoint, under every value that is swept."""
+
+    rows: list[StabilityRow]
+
+    @classmethod
+    def read(cls, text: str) -> Self:
+        line = json.loads(text)
+        return cls(**{**line, "rows": [StabilityRow(**row) for row in line["rows"]]})
+
+
+@dataclass(frozen=True, kw_only=True)
 class StabilityResult(Record):
     schema: ClassVar[str] = "mcx.curvature_stability/1"
 
@@ -59,129 +75,110 @@ class StabilityResult(Record):
     niter: int
     temp: float
     layout: str
-    rows: tuple[Row, ...]
+    rows: tuple[StabilityRow, ...]
     figure: str
     table: str
 
 
 def run(settings: CurvatureSettings, runtime: Runtime) -> StabilityResult | None:
     """Measure along the same directions under every value. Raises SettingsError for what cannot be swept."""
-    folder = settings.output_dir
     if settings.sweep_h and settings.method == "hvp":
         raise SettingsError("--method hvp has no step to sweep", "leave out --sweep-h, or use --method fd")
     if settings.compat is not None:
         raise SettingsError(
             "--compat garg depends on the batch, not on the sample", "leave it out of a sweep"
         )
-    every = scoring.chosen_checkpoints(settings, runtime)
-    epoch = max(every)
-    subject = scoring.open_subject(settings, every[epoch], runtime)
-    stem = folder / f"curvature_stability_{subject.data.name}_{epoch}"
-    seen = scoring.seen_classes(settings, subject, runtime)
-    swept = _Swept(settings, subject, stem, seen, runtime)
-    if runtime.plan(
-        [
-            f"curvature of {len(subject.samples):,} samples ({settings.split}) of {subject.data.name} at epoch {epoch} "
-            f"along the same directions: {swept.passes} passes on {runtime.device}",
-            f"results in {folder}",
-        ]
-    ):
-        return None
-    settings = replace(settings, start_epoch=epoch, end_epoch=epoch)
-    owned = ["curvature_stability_*"]
-    with (
-        runtime.catching_signals(),  # until the job has said how it ended
-        jobs.opened(settings, folder, "curvature sweep", runtime, owned=owned, mends=True) as job,
-    ):
-        lines = Sweep(settings, subject, swept, job, runtime).run({epoch: every[epoch]})
-        line = next(line for line in lines if line["epoch"] == epoch)
-        rows = tuple(Row(**row) for row in line["rows"])
-        result = StabilityResult(
-            dataset=subject.data.name,
-            split=settings.split,
-            samples=len(subject.samples),
-            epoch=epoch,
-            checkpoint=line["checkpoint"],
-            method=settings.method,
-            h=settings.h,
-            niter=settings.niter,
-            temp=settings.temp,
-            layout=swept.execution.layout,
-            rows=rows,
-            figure=f"{stem}.png",
-            table=f"{stem}.csv",
-        )
-        if not job.complete:
-            summary = stem.with_name(f"{stem.name}.json")
-            scoring.write_summary(summary, result, by_epoch=False)
-            job.finish([*swept.files(epoch), summary])
-    return result
+    return score(settings, runtime, "curvature sweep", _Swept, last=True)
 
 
-class _Swept:
+class _Swept(Measure[CurvatureSettings, EpochStability, StabilityResult]):
     """Scores of samples under every value that is swept; columns are called `<parameter> <value> <what>`."""
 
-    def __init__(
-        self, settings: CurvatureSettings, subject: Subject, stem: Path, seen: Seen, runtime: Runtime
-    ) -> None:
-        self.settings, self._stem, self.seen = settings, stem, seen
-        self.execution = Execution(subject.model, subject.arch.input_shape, runtime.note)
-        self.steps = sorted({*settings.sweep_h, settings.h}) if settings.sweep_h else [settings.h]
-        self.counts = sorted(set(settings.sweep_niter))
-        values = [("h", h) for h in self.steps] if settings.sweep_h else []
-        self.values: list[tuple[str, float]] = [*values, *(("niter", n) for n in self.counts)]
-        whats = ("norm", "trace", "rounded", "first", "second")
-        self.columns = tuple(_column(*value, what) for value in self.values for what in whats)
+    row, record, owned = EpochStability, StabilityResult, ("curvature_stability_*",)
 
-    @property
-    def passes(self) -> int:
-        longest = max(self.counts, default=0)
-        return 1 + (len(self.steps) - 1) * self.settings.niter + max(self.settings.niter, longest)
+    def __init__(self, settings: CurvatureSettings, run: ScoredRun, folder: Path, runtime: Runtime) -> None:
+        super().__init__(settings, run, folder, runtime)
+        (self._epoch,) = run.checkpoints
+        self._stem = folder / f"curvature_stability_{run.data.name}_{self._epoch}"
+        self._execution = Execution(run.model, run.arch.input_shape, runtime.note)
+        self._steps = sorted({*settings.sweep_h, settings.h}) if settings.sweep_h else [settings.h]
+        self._counts = sorted(set(settings.sweep_niter))
+        self._values: list[tuple[str, float]] = [("h", h) for h in self._steps] if settings.sweep_h else []
+        self._values += [("niter", count) for count in self._counts]
+        self.columns = tuple(_column(*value, what) for value in self._values for what in WHATS)
+
+    def plan(self) -> str:
+        settings, run = self.settings, self.run
+        passes = 1 + (len(self._steps) - 1) * settings.niter + max(settings.niter, *self._counts, 0)
+        return (
+            f"curvature of {len(run.samples):,} samples ({settings.split}) of {run.data.name} at epoch {self._epoch} "
+            f"along the same directions: {passes} passes on {self.runtime.device}"
+        )
+
+    def begin(self) -> None:
+        self._execution.refresh()
+
+    def batch(self, batch: Batch) -> dict[str, Tensor]:
+        settings = self.settings
+        forward, labels = self._execution.over(self.run.seen.classes, batch.labels)
+        drawn = partial(
+            draw, forward, batch.images, labels, batch.ids,
+            temperature=settings.temp, seed=settings.seed, method=settings.method,
+        )  # fmt: skip
+        (own,) = drawn(steps=(settings.h,), draws=max((settings.niter, *self._counts)))
+        others = [h for h in self._steps if h != settings.h]
+        by_step = {each.h: each for each in drawn(steps=others, draws=settings.niter)} if others else {}
+        columns: dict[str, Tensor] = {}
+        for parameter, value in self._values:
+            chosen, count = own, settings.niter
+            if parameter == "h":
+                chosen = by_step.get(value, own)
+            else:
+                count = int(value)
+            columns |= {_column(parameter, value, what): v for what, v in _under(chosen, count).items()}
+        return columns
 
     def files(self, _epoch: int) -> list[Path]:
         return [self._stem.with_name(self._stem.name + suffix) for suffix in (".csv", ".png")]
 
-    def begin(self, epoch: int) -> Tensor | None:
-        self.execution.refresh()
-        return self.seen.begin(epoch)
-
-    def batch(self, batch: Batch) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
-        settings = self.settings
-        others = [h for h in self.steps if h != settings.h]
-        forward, labels = self.execution.over(self.seen.classes, batch.labels)
-        where = (forward, batch.images, labels, batch.ids)
-        how: dict[str, Any] = {"temperature": settings.temp, "seed": settings.seed, "method": settings.method}
-        longest = max((settings.niter, *self.counts))
-        (own,) = draw(*where, steps=(settings.h,), draws=longest, **how)
-        swept = draw(*where, steps=others, draws=settings.niter, **how) if others else []
-        columns: dict[str, Tensor] = {}
-        for parameter, value in self.values:
-            chosen = next((found for found in swept if parameter == "h" and found.h == value), own)
-            count = int(value) if parameter == "niter" else settings.niter
-            columns |= {_column(parameter, value, what): v for what, v in _values(chosen, count).items()}
-        return columns, {}
-
-    def write(self, epoch: int, whole: Part) -> dict[str, Any]:
-        rows = [self._row(parameter, value, whole.columns) for parameter, value in self.values]
-        table, figure = self.files(epoch)
-        header = [field.name for field in fields(Row)]
+    def write(self, checkpoint: ScoredEpoch, whole: Mapping[str, np.ndarray]) -> EpochStability:
+        rows = [self._row(parameter, value, whole) for parameter, value in self._values]
+        table, figure = self.files(checkpoint.epoch)
+        header = [field.name for field in fields(StabilityRow)]
         files.write_text(table, files.csv_text(header, map(astuple, rows)))
         files.atomic_write(figure, _figure(rows))
-        return {"rows": [vars(row) for row in rows]}
+        return EpochStability(**vars(checkpoint), rows=rows)
 
-    def headline(self, facts: Mapping[str, Any]) -> dict[str, Any]:
-        return {"values": len(facts["rows"])}
+    def headline(self, row: EpochStability) -> Mapping[str, float | None]:
+        return {"values": len(row.rows)}
 
-    def _row(self, parameter: str, value: float, columns: Mapping[str, np.ndarray]) -> Row:
+    def facts(self, rows: Sequence[EpochStability]) -> dict[str, Any]:
+        own = next(row for row in rows if row.epoch == self._epoch)
+        table, figure = map(str, self.files(own.epoch))
+        return {
+            "epoch": own.epoch,
+            "checkpoint": own.checkpoint,
+            "layout": self._execution.layout,
+            "rows": tuple(own.rows),
+            "figure": figure,
+            "table": table,
+        }
+
+    def finish(self, result: StabilityResult) -> list[Path]:
+        summary = self._stem.with_name(f"{self._stem.name}.json")
+        write_summary(summary, result, by_epoch=False)
+        return [*self.files(result.epoch), summary]
+
+    def _row(self, parameter: str, value: float, columns: Mapping[str, np.ndarray]) -> StabilityRow:
         def column(what: str, at: float = value) -> np.ndarray:
             return columns[_column(parameter, at, what)]
 
-        reference = self.settings.h if parameter == "h" else max(self.counts)
+        reference = self.settings.h if parameter == "h" else max(self._counts)
         norm, base = column("norm"), column("norm", reference)
         both = np.isfinite(norm) & np.isfinite(base) & (base > 0)
         (found,) = correlations({"here": norm, "reference": base})
         halves = correlations({"first": column("first"), "second": column("second")})[0].pearson
-        return Row(
+        return StabilityRow(
             parameter=parameter,
             value=value,
             mean=statistics(norm)["mean"],
@@ -199,7 +196,7 @@ def _column(parameter: str, value: float, what: str) -> str:
     return f"{parameter} {value!r} {what}"
 
 
-def _values(draws: Draws, count: int) -> dict[str, Tensor]:
+def _under(draws: Draws, count: int) -> dict[str, Tensor]:
     """Of the first `count` directions, [N] each; `first` and `second` are the means of two halves of them."""
     mean, half = draws.mean(count), count // 2
     none = torch.full_like(mean.hvp_norm, torch.nan)
@@ -212,7 +209,7 @@ def _values(draws: Draws, count: int) -> dict[str, Tensor]:
     }
 
 
-def _figure(rows: list[Row]) -> bytes:
+def _figure(rows: list[StabilityRow]) -> bytes:
     """A panel per parameter: rank correlation with the reference, reliability, and the median score."""
     from matplotlib.figure import Figure
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import sys
 import zipfile
 from abc import ABC, abstractmethod
+from bisect import bisect_left
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -21,17 +23,21 @@ from modeconn_cli.engine.training.loop import Step
 from modeconn_cli.engine.training.tasks import Curriculum
 
 HEADER = b"sample_id,memo_score,true_label,class_id,epoch_num,batch_num,task_num\n"
-BLOCK = 1 << 16  # bytes read at a time when a place in a file is looked for
-COUNTED = 1 << 24  # and when its lines are counted
+ROW = np.dtype(
+    [(name, "<i4") for name in ("sample_id", "true_label", "class_id", "epoch_num", "batch_num", "task_num")]
+    + [("memo_score", "<f4")]
+)
+BLOCK = 1 << 16  # bytes on either side of a place in which its line is looked for
+COUNTED = 1 << 24  # bytes whose lines are counted at a time
 ABOUT, TRAINED = "recorded.json", "of training: augmented images, train mode, before each step"
 LOSSES = "recorded losses"  # of an epoch that a signal has left, in the checkpoint that continues it
 
 
-class _Rows(ABC):
-    """A row per sample and step: one write per batch, so that a kill costs the last batch at most.
+class _TrackedRows(ABC):
+    """A row per sample and step, in the order of epochs and batches.
 
-    `memo` maps sample ids to scores as text; ids without one have none. Epochs, batches and tasks count from 0; only
-    every `every`-th epoch is written.
+    There is one write per batch, so that a kill costs the last batch at most. `memo` maps sample ids to scores as
+    text; ids without one have none. Epochs, batches and tasks count from 0; only every `every`-th epoch is written.
     """
 
     def __init__(
@@ -42,8 +48,12 @@ class _Rows(ABC):
         self._handle: int | None = None
 
     @abstractmethod
-    def _place(self, handle: int, epoch: int, batch: int) -> int:
-        """Where in the file the first row from a batch on begins; rows are in the order of epochs and batches."""
+    def _places(self, handle: int) -> range:
+        """The places in the file that belong to some row."""
+
+    @abstractmethod
+    def _when(self, handle: int, place: int) -> tuple[int, int]:
+        """Epoch and batch of the row that a place belongs to; later than any for one that is not whole."""
 
     @abstractmethod
     def _count(self, handle: int, place: int) -> int:
@@ -59,13 +69,15 @@ class _Rows(ABC):
         Raises InputError where rows before it are missing.
         """
         try:
-            self._handle = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
-            place = self._place(self._handle, epoch, batch)
-            found = self._count(self._handle, place)
+            self._handle = handle = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
+            places = self._places(handle)
+            before = bisect_left(places, (epoch, batch), key=lambda place: self._when(handle, place))
+            end = places.start + before * places.step
+            found = self._count(handle, end)
             wanted = self._curriculum.rows_before(epoch, batch, self._batch_size, self._every)
             if found == wanted:
-                os.ftruncate(self._handle, place)
-                os.lseek(self._handle, 0, os.SEEK_END)
+                os.ftruncate(handle, end)
+                os.lseek(handle, 0, os.SEEK_END)
         except OSError as error:
             raise files.refused(self._path, error) from error
         except (ValueError, IndexError) as error:
@@ -81,8 +93,7 @@ class _Rows(ABC):
         if epoch % self._every:
             return
         assert self._handle is not None
-        tasks = self._curriculum.tasks
-        data = self._encoded(epoch, number, 0 if tasks is None else tasks.at(epoch), batch)
+        data = self._encoded(epoch, number, self._curriculum.task(epoch), batch)
         try:
             while data:  # a write may take a part only
                 data = data[os.write(self._handle, data) :]
@@ -105,7 +116,7 @@ class _Rows(ABC):
             self._handle = None
 
 
-class Tracking(_Rows):
+class TrackedCsv(_TrackedRows):
     """The rows as documented, in CSV."""
 
     def begin(self, epoch: int, batch: int, state: Mapping[str, Tensor]) -> None:
@@ -113,8 +124,16 @@ class Tracking(_Rows):
             files.atomic_write(self._path, HEADER)
         super().begin(epoch, batch, state)
 
-    def _place(self, handle: int, epoch: int, batch: int) -> int:
-        return _place(handle, epoch, batch)
+    def _places(self, handle: int) -> range:
+        return range(len(HEADER), os.fstat(handle).st_size)
+
+    def _when(self, handle: int, place: int) -> tuple[int, int]:
+        first = max(len(HEADER), place - BLOCK)
+        data = os.pread(handle, 2 * BLOCK, first)
+        begin = data.rfind(b"\n", 0, place - first) + 1
+        end = data.find(b"\n", place - first) + 1
+        cells = data[begin:end].split(b",")
+        return (int(cells[4]), int(cells[5])) if len(cells) == 7 else (sys.maxsize, 0)
 
     def _count(self, handle: int, place: int) -> int:
         count, begin = 0, len(HEADER)
@@ -133,59 +152,15 @@ class Tracking(_Rows):
         return (f"%s,%s,%s,%s,{epoch},{number},{task}\n" * len(batch) % tuple(cells)).encode()
 
 
-def _place(handle: int, epoch: int, batch: int) -> int:
-    """Where the first row from a batch on begins; rows are in the order of epochs and batches. By bisection."""
-    low, high = len(HEADER), os.fstat(handle).st_size
-    while low < high:
-        middle = (low + high) // 2
-        begin = _line_before(handle, middle, low)
-        line, end = _line_at(handle, begin)
-        cells = line.split(b",")
-        if not line.endswith(b"\n") or len(cells) != 7 or (int(cells[4]), int(cells[5])) >= (epoch, batch):
-            high = begin
-        else:
-            low = end
-    return low
-
-
-def _line_before(handle: int, at: int, low: int) -> int:
-    """The begin of the line that the byte `at` lies in."""
-    begin = at
-    while begin > low:
-        first = max(low, begin - BLOCK)
-        found = os.pread(handle, begin - first, first).rfind(b"\n")
-        if found >= 0:
-            return first + found + 1
-        begin = first
-    return low
-
-
-def _line_at(handle: int, begin: int) -> tuple[bytes, int]:
-    data = os.pread(handle, BLOCK, begin)
-    line = data[: data.find(b"\n") + 1] or data
-    return line, begin + len(line)
-
-
-ROW = np.dtype(
-    [(name, "<i4") for name in ("sample_id", "true_label", "class_id", "epoch_num", "batch_num", "task_num")]
-    + [("memo_score", "<f4")]
-)
-AT_ONCE = 1 << 16  # rows that are copied at a time
-
-
-class TrackingRows(_Rows):
+class TrackedColumns(_TrackedRows):
     """The same as rows of fixed size, which `pack` makes columns of."""
 
-    def _place(self, handle: int, epoch: int, batch: int) -> int:
-        low, high = 0, os.fstat(handle).st_size // ROW.itemsize
-        while low < high:
-            middle = (low + high) // 2
-            row = np.frombuffer(os.pread(handle, ROW.itemsize, middle * ROW.itemsize), ROW)[0]
-            if (row["epoch_num"], row["batch_num"]) >= (epoch, batch):
-                high = middle
-            else:
-                low = middle + 1
-        return low * ROW.itemsize
+    def _places(self, handle: int) -> range:
+        return range(0, os.fstat(handle).st_size // ROW.itemsize * ROW.itemsize, ROW.itemsize)
+
+    def _when(self, handle: int, place: int) -> tuple[int, int]:
+        row = np.frombuffer(os.pread(handle, ROW.itemsize, place), ROW)[0]
+        return int(row["epoch_num"]), int(row["batch_num"])
 
     def _count(self, _handle: int, place: int) -> int:
         return place // ROW.itemsize
@@ -207,15 +182,12 @@ class TrackingRows(_Rows):
                 for name in ROW.names or ():
                     entry = zipfile.ZipInfo(f"{name}.npy")  # of no time: the same bytes for the same run
                     with archive.open(entry, "w", force_zip64=True) as member:
-                        facts = {"descr": ROW[name].str, "fortran_order": False, "shape": (len(rows),)}
-                        np.lib.format.write_array_header_1_0(member, facts)
-                        for begin in range(0, len(rows), AT_ONCE):
-                            member.write(rows[begin : begin + AT_ONCE][name].tobytes())
+                        np.lib.format.write_array(member, rows[name], allow_pickle=False)
 
         files.atomic_write(path, write)
 
 
-class Recording:
+class RecordedLosses:
     """The loss that every sample was trained with in each epoch: augmented, in train mode, before the step."""
 
     def __init__(self, folder: Path, name: str, samples: Samples) -> None:

@@ -1,0 +1,92 @@
+"""What a score begins with: the checkpoints of a run by epoch, their network, and the samples that are scored."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from modeconn_cli.engine import names
+from modeconn_cli.engine.datasets import Data, Samples
+from modeconn_cli.engine.errors import SettingsError
+from modeconn_cli.engine.machine.runtime import Runtime
+from modeconn_cli.engine.networks import checkpoints, models, subject, weights
+from modeconn_cli.engine.networks.checkpoints import About, Checkpoint
+from modeconn_cli.engine.networks.checkpoints.epochs import in_range
+from modeconn_cli.engine.samples.per_sample import check_independent
+from modeconn_cli.engine.samples.seen import Seen, seen_classes
+from modeconn_cli.engine.settings.scoring import ScoringSettings
+
+TRIED = 32  # samples whose independence is tried
+
+
+@dataclass(frozen=True)
+class ScoredRun:
+    """A network that takes the weights of one checkpoint of a run after the other, and the samples that are scored.
+
+    `checkpoints` are by epoch, ascending; `about` is what the first says of itself. `seen` says which samples, and
+    over which classes, the present epoch is scored.
+    """
+
+    checkpoints: dict[int, Path]
+    model: nn.Module
+    arch: models.Architecture
+    data: Data
+    samples: Samples
+    about: About
+    seen: Seen
+    read: Callable[[Path], Checkpoint]
+
+    def identity(self) -> dict[str, Any]:
+        """What has to be the same for all epochs of a job, as JSON holds it."""
+        network: dict[str, Any] = json.loads(json.dumps(self.arch.describe()))
+        return {"network": network, "data set": self.data.name, "set of samples": self.samples.fingerprint()}
+
+    def take_up(self, epoch: int) -> None:
+        """Give the network an epoch's weights. Raises InputError where they do not fit."""
+        path = self.checkpoints[epoch]
+        weights.load_into(self.model, self.read(path).state, str(path))
+        self.seen.begin(epoch)
+
+
+def open_run(
+    settings: ScoringSettings, runtime: Runtime, *, run_idx: int | None = None, last: bool = False
+) -> ScoredRun:
+    """The checkpoints that settings name, or the `last` of them alone, with the data that they were trained on.
+
+    `run_idx` chooses where a folder holds several runs. Raises SettingsError for samples that are not there.
+    """
+    chosen = _checkpoints(settings, runtime, run_idx)
+    if last:
+        chosen = dict([max(chosen.items())])
+
+    def read(path: Path) -> Checkpoint:
+        return subject.read(path, settings, runtime, allow_nonfinite=settings.allow_nonfinite)
+
+    first = read(next(iter(chosen.values())))
+    found = subject.open_networks([first], settings, runtime, "data without held-out images")
+    model, data, own = found.model.eval(), found.data, found.about.tasks
+    samples = data.split(settings.split)
+    if len(samples) == 0:
+        raise SettingsError(
+            f"data set '{data.name}' has no samples in split '{settings.split}'", "choose --split"
+        )
+    check_independent(model, next(iter(samples.batches(TRIED))).images)
+    seen = seen_classes(settings, own, samples.labels, data.num_classes, runtime)
+    return ScoredRun(chosen, model, found.arch, data, samples, found.about, seen, read)
+
+
+def _checkpoints(settings: ScoringSettings, runtime: Runtime, run_idx: int | None) -> dict[int, Path]:
+    """epoch -> checkpoint, ascending: the one that the settings name, or the range of a folder."""
+    path, folder = settings.checkpoint, settings.checkpoint_dir
+    if path is None:
+        assert folder is not None, "settings name one or the other"
+        return in_range(folder, settings, runtime, run_idx=run_idx, lenient=settings.allow_missing)
+    epoch = names.epoch_of(path)
+    if epoch is None:
+        epoch = checkpoints.read(path, state_key=settings.state_key, allow_nonfinite=True).epoch
+    return {epoch or 0: path}

@@ -1,0 +1,96 @@
+"""A score of every sample at every checkpoint of a run: plan, job, pass over the samples, log, result.
+
+This is the whole of `csl score`, `curvature` and `dormant` but for the measure that each of them brings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import fields, replace
+from pathlib import Path
+
+import numpy as np
+
+from modeconn_cli.engine.datasets import Samples
+from modeconn_cli.engine.errors import OutputError
+from modeconn_cli.engine.machine.runtime import Runtime
+from modeconn_cli.engine.results import arrays, files, jobs
+from modeconn_cli.engine.results.records import Record
+from modeconn_cli.engine.samples.log import Row
+from modeconn_cli.engine.samples.measure import Measure, Result, Settings
+from modeconn_cli.engine.samples.run import ScoredRun, open_run
+from modeconn_cli.engine.samples.sweep import Sweep
+
+# What a result says of the run that made it; a summary says the same whoever made it, in one go or in several.
+OF_THE_RUN = ("scored", "samples_per_second", "output_dir", "figure")
+
+
+def score(
+    settings: Settings,
+    runtime: Runtime,
+    command: str,
+    measured: Callable[[Settings, ScoredRun, Path, Runtime], Measure[Settings, Row, Result]],
+    *,
+    run_idx: int | None = None,
+    last: bool = False,
+) -> Result | None:
+    """Take the measure at the epochs that have not been scored yet.
+
+    `run_idx` chooses where a folder of checkpoints holds several runs; `last` scores the last checkpoint alone. None
+    where only the plan was asked for.
+    """
+    folder = settings.output_dir
+    run = open_run(settings, runtime, run_idx=run_idx, last=last)
+    measure = measured(settings, run, folder, runtime)
+    if runtime.plan([measure.plan(), f"results in {folder}"]):
+        return None
+    # The range that was found belongs to the record: checkpoints that come later are more work, not other work.
+    settings = replace(settings, start_epoch=min(run.checkpoints), end_epoch=max(run.checkpoints))
+    with (
+        runtime.catching_signals(),  # until the job has said how it ended
+        jobs.opened(
+            settings, folder, command, runtime, owned=measure.owned, mends=True, key=measure.key
+        ) as job,
+    ):
+        if measure.ids is not None and not job.complete:
+            _write_ids(folder / measure.ids, run.samples)
+        sweep = Sweep(measure, job, runtime, settings.batch_size)
+        # Scoring one checkpoint after the other into one folder adds up: earlier ones are listed too.
+        rows = sweep.rows(every=settings.checkpoint is not None)
+        result = _result(measure, rows, sweep)
+        if runtime.group.leader and (sweep.scored or not job.complete):
+            job.finish(measure.finish(result))
+    return result
+
+
+def _result(measure: Measure[Settings, Row, Result], rows: list[Row], sweep: Sweep[Row]) -> Result:
+    """The measure's record: settings are repeated under their own names."""
+    settings, run, wanted = measure.settings, measure.run, [field.name for field in fields(measure.record)]
+    known = {name: getattr(settings, name) for name in wanted if hasattr(settings, name)}
+    known |= {
+        "dataset": run.data.name,
+        "samples": len(run.samples),
+        "epochs": tuple(rows),
+        "scored": sweep.scored,
+        "samples_per_second": sweep.rate,
+        "output_dir": str(measure.folder),
+        **measure.facts(rows),
+    }
+    return measure.record(**{name: known[name] for name in wanted})
+
+
+def _write_ids(path: Path, samples: Samples) -> None:
+    """The samples' ids. Raises OutputError where the file names other samples."""
+    ids = samples.ids.cpu().numpy()
+    if not path.exists():
+        files.write_array(path, ids)
+    elif not np.array_equal(arrays.read_ids(path), ids):
+        raise OutputError(f"'{path}' names other samples than these", "use another --output-dir")
+
+
+def write_summary(path: Path, result: Record, *, by_epoch: bool = True) -> None:
+    """A result as JSON; `by_epoch`: with the epochs' numbers as keys."""
+    document = {name: value for name, value in result.document().items() if name not in OF_THE_RUN}
+    if by_epoch:
+        document["epochs"] = {str(each["epoch"]): each for each in document["epochs"]}
+    files.write_json(path, document)

@@ -1,0 +1,35 @@
+"""The parts of a story: each is a command with its own settings, so that it can be repeated by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from modeconn_cli.engine.machine.runtime import Runtime
+
+S = TypeVar("S", contravariant=True)
+R = TypeVar("R", covariant=True)
+
+
+class Command(Protocol[S, R]):
+    def __call__(self, settings: S, runtime: Runtime, /) -> R | None: ...
+
+
+class Parts:
+    """Runs commands as parts of a story whose results lie in `root`, and counts them for the progress line.
+
+    `machine` holds the settings that say on what device and with how many threads.
+    """
+
+    def __init__(self, root: Path, runtime: Runtime, count: int, machine: dict[str, Any]) -> None:
+        self.root, self.machine = root, machine
+        self._runtime, self._quiet = runtime, runtime.hushed()
+        self._done, self._count = 0, count
+
+    def do(self, text: str, command: Command[S, R], settings: S) -> R:
+        """Run one command; `text` says what it has done."""
+        result = command(settings, self._quiet)
+        self._done += 1
+        self._runtime.progress(self._done, self._count, unit="part", finished=text)
+        assert result is not None
+        return result
