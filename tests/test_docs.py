@@ -36,6 +36,7 @@ def story() -> list[list[str]]:
     return [shlex.split(line)[1:] for line in lines]
 
 
+@pytest.mark.slow
 def test_the_readmes_story_can_be_pasted(
     mcx: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -51,6 +52,7 @@ def test_the_readmes_story_can_be_pasted(
     ).exists()
 
 
+@pytest.mark.slow
 def test_the_readmes_samples_can_be_pasted(
     mcx: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -122,6 +124,7 @@ def test_the_table_of_commands_is_what_the_modules_offer() -> None:
     assert offered == set(COMMANDS)
 
 
+@pytest.mark.slow
 def test_the_readmes_distances_can_be_pasted(
     mcx: Callable, networks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -141,6 +144,7 @@ def test_the_readmes_distances_can_be_pasted(
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_the_readmes_tasks_can_be_pasted(
     mcx: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

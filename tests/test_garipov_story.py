@@ -14,6 +14,8 @@ import torch
 from modeconn_cli.engine.networks import models
 from modeconn_cli.engine.networks.models import Architecture
 
+pytestmark = pytest.mark.slow
+
 
 def write_cifar10(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """CIFAR-10 in its own files, four images each, with checksums of their own."""

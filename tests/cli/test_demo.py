@@ -69,6 +69,7 @@ def test_the_readme_shows_what_the_demo_prints(mcx: Callable, demo: Path) -> Non
     assert shape(shown) == shape(printed)[: len(shape(shown))]
 
 
+@pytest.mark.slow
 def test_the_full_demo_finds_flipped_labels(mcx: Callable, demo: Path) -> None:
     done = json.loads(mcx("demo", "--output-dir", demo, *SHORT, "--full", "--json").out)
     assert done["samples"]["auroc"]["csl"] > 0.75  # after six epochs; 0.99 after twenty

@@ -15,6 +15,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import slurm
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 TEMPLATES = sorted((ROOT / "configs/slurm").glob("submit_*.sh"))
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from modeconn_cli.engine.errors import SettingsError
 from modeconn_cli.engine.networks import models, weights
-from modeconn_cli.engine.networks.checkpoints import Checkpoint
+from modeconn_cli.engine.networks.checkpoints import About
 from modeconn_cli.engine.networks.models import Architecture
 from modeconn_cli.engine.registry import MODELS
 from modeconn_cli.engine.settings.shared import ModelSettings
@@ -108,18 +108,14 @@ def test_the_same_seed_gives_the_same_weights() -> None:
     assert not torch.equal(a["conv1.weight"], c["conv1.weight"])
 
 
-def checkpoint(**about: object) -> Checkpoint:
-    return Checkpoint(Path("file.pt"), "model_state", {}, about=about)
-
-
 def test_a_checkpoint_that_says_what_it_is_needs_no_flags() -> None:
     arch = Architecture("cnn", 7, (1, 8, 8), {"width": 4})
-    assert models.architecture(ModelSettings(), checkpoint(**arch.describe())) == arch
+    assert models.architecture(ModelSettings(), arch.about(), Path("file.pt")) == arch
 
 
 def test_flags_overrule_the_checkpoint() -> None:
-    about = Architecture("cnn", 7, (1, 8, 8), {"width": 4}).describe()
-    found = models.architecture(ModelSettings(model="MLP", num_classes=3), checkpoint(**about))
+    about = Architecture("cnn", 7, (1, 8, 8), {"width": 4}).about()
+    found = models.architecture(ModelSettings(model="MLP", num_classes=3), about)
     assert (found.model, found.num_classes, found.args) == ("mlp", 3, {})
 
 
@@ -131,7 +127,7 @@ def test_an_unknown_model_is_named_with_the_closest_one() -> None:
 
 def test_a_factory_named_by_a_checkpoint_is_not_imported() -> None:
     with pytest.raises(SettingsError, match="would run code"):
-        models.architecture(ModelSettings(), checkpoint(model="os:abort", num_classes=1))
+        models.architecture(ModelSettings(), About(model="os:abort", num_classes=1))
 
 
 def test_an_unknown_model_argument_is_named() -> None:

@@ -16,6 +16,8 @@ from modeconn_cli.engine.networks import checkpoints
 from modeconn_cli.engine.results import files
 from modeconn_cli.engine.training import evaluation
 
+pytestmark = pytest.mark.slow
+
 WORDS = (
     "train", "--model", "mlp", "--model-arg", "width=16,depth=1", "--dataset", "digits", "--lr", "0.1",
     "--classes-per-task", "4", "--epochs-per-task", "3", "--schedule", "incremental", "--val-per-class", "14",

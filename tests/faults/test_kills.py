@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 KILLED = -signal.SIGKILL
 # A place for each step of one file; `after_rename` has published it.
 PLACES = ("before_write", "before_sync", "before_rename", "after_rename")
