@@ -32,8 +32,9 @@ types: $(STAMP)
 unit: $(STAMP)
 	$(BIN)/pytest -n auto --dist worksteal -m "not slow and not gpu"
 
+# What takes long; and, as coverage is a figure of all tests, the default ones once more.
 slow: $(STAMP)
-	$(BIN)/pytest -n auto --dist worksteal -m "slow and not gpu"
+	$(BIN)/pytest -n auto --dist worksteal -m "not gpu" --cov --cov-report=term
 
 bench: $(STAMP)
 	$(BIN)/python -m bench

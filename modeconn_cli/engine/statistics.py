@@ -85,6 +85,9 @@ def auroc(values: np.ndarray, positive: np.ndarray) -> float | None:
     """The chance that a positive sample has the larger value, ties half; None where one side is empty.
 
     NaN values are left out. Source: Mann and Whitney 1947, by mean ranks.
+
+    >>> auroc(np.array([1.0, 2.0, 2.0, 3.0]), np.array([False, False, True, True]))
+    0.875
     """
     keep = ~np.isnan(values)
     values, positive = values[keep], positive[keep].astype(bool)

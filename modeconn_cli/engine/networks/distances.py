@@ -90,7 +90,13 @@ def _key(value: float | None) -> float:
 
 
 def l2(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> Distance:
-    """Distances from `a` to `b`, which must be alike (`weights.check_alike`); relative to the norm of `a`."""
+    """Distances from `a` to `b`, which must be alike (`weights.check_alike`); relative to the norm of `a`.
+
+    >>> import torch
+    >>> found = l2({"w": torch.tensor([3.0, 4.0])}, {"w": torch.tensor([0.0, 0.0])})
+    >>> (found.total_l2, round(found.normalized_total_l2, 4), found.relative_total)
+    (5.0, 3.5355, 1.0)
+    """
     return distance(sums.among([a, b], [(0, 1)])[0])
 
 

@@ -20,6 +20,9 @@ def barriers(ts: np.ndarray, values: np.ndarray) -> dict[str, float | None]:
     max_gap: max [L − ((1−t) L_A + t L_B)] (Entezari et al. 2021).  sup_minus_mean: max L − ½(L_A + L_B) (Frankle
     et al. 2020).  midpoint: L(½) − ½(L_A + L_B).  max_minus_max_end: max L − max(L_A, L_B).
     max_minus_min_end: max L − min(L_A, L_B).
+
+    >>> barriers(np.array([0.0, 0.5, 1.0]), np.array([1.0, 4.0, 2.0]))["max_gap"]
+    2.5
     """
     first, last = float(values[0]), float(values[-1])
     mean, top = (first + last) / 2, float(values.max())

@@ -68,6 +68,9 @@ def summary(values: np.ndarray, steps: np.ndarray) -> SeriesSummary:
     """Summarise a series [T] over a path with these step lengths [T].
 
     int = Σ ½(v_{i−1} + v_i) dl_i / Σ dl (Garipov et al. 2018); where the path has no length, the mean over t.
+
+    >>> summary(np.array([0.0, 1.0, 0.0]), np.array([0.0, 1.0, 3.0])).int
+    0.5
     """
     length = float(steps.sum())
     middle = 0.5 * (values[:-1] + values[1:])

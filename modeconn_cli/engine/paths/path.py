@@ -26,7 +26,13 @@ ALIGN = 16  # elements: every tensor begins on a cache line, as kernels like it
 
 
 def coefficients(kind: Kind, num_points: int, t: float) -> np.ndarray:
-    """c(t), float64 [K]: Bernstein polynomials, hat functions, or (1 − t, t)."""
+    """c(t), float64 [K]: Bernstein polynomials, hat functions, or (1 − t, t).
+
+    >>> coefficients("bezier", 3, 0.5).tolist()
+    [0.25, 0.5, 0.25]
+    >>> coefficients("polychain", 3, 0.25).tolist()
+    [0.5, 0.5, 0.0]
+    """
     if kind == "bezier":
         n = num_points - 1
         return np.array([math.comb(n, k) * t**k * (1 - t) ** (n - k) for k in range(num_points)])

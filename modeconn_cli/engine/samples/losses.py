@@ -39,6 +39,9 @@ def cumulative_loss(
 
     NaN stays NaN; with `skip_unseen` NaNs before the first finite loss are epochs at which the class had not been
     seen, and are left out.
+
+    >>> cumulative_loss([np.array([1.0, 2.0]), np.array([0.5, 1.0])], 2)[0].tolist()
+    [1.5, 3.0]
     """
     total, epochs = np.zeros(count), np.zeros(count, dtype=np.int64)
     scored = 0
