@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := test
-.PHONY: install demo test lint types unit slow bench format clean
+.PHONY: install demo test lint types unit slow coverage bench format clean
 
 install: $(STAMP)
 
@@ -32,8 +32,10 @@ types: $(STAMP)
 unit: $(STAMP)
 	$(BIN)/pytest -n auto --dist worksteal -m "not slow and not gpu"
 
-# What takes long; and, as coverage is a figure of all tests, the default ones once more.
 slow: $(STAMP)
+	$(BIN)/pytest -n auto --dist worksteal -m "slow and not gpu"
+
+coverage: $(STAMP)
 	$(BIN)/pytest -n auto --dist worksteal -m "not gpu" --cov --cov-report=term
 
 bench: $(STAMP)

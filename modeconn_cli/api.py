@@ -113,34 +113,14 @@ def compute_curvature_per_image(
                 classes = check(net, batch)
                 execution = Execution(net, tuple(batch.images.shape[1:]))
             check_labels(batch.labels, classes)
-            found.append(
-                measure(
-                    execution,
-                    batch.images,
-                    batch.labels,
-                    batch.ids,
-                    h=h,
-                    draws=niter,
-                    temperature=temp,
-                    seed=seed,
-                    method=method,
-                )
-            )
-
-    def joined(name: str) -> np.ndarray:
-        values: np.ndarray = torch.cat([getattr(part, name) for part in found]).cpu().numpy()
-        return values
-
+            how: dict[str, Any] = {"h": h, "draws": niter, "temperature": temp, "seed": seed}
+            found.append(measure(execution, batch.images, batch.labels, batch.ids, method=method, **how))
+    columns = ("curvature", "directional_eig", "hvp_norm", "trace", "trace_stderr", "rounded")
     result = Curvatures(
-        curvature=joined("curvature"),
-        directional_eig=joined("directional_eig"),
         labels=loaded.labels,
         ids=loaded.ids,
         ids_are_positions=loaded.positions,
-        hvp_norm=joined("hvp_norm"),
-        trace=joined("trace"),
-        trace_stderr=joined("trace_stderr"),
-        rounded=joined("rounded"),
+        **{name: torch.cat([getattr(part, name) for part in found]).cpu().numpy() for name in columns},
     )
     if save_dir is not None:
         _save_curvatures(result, Path(save_dir))

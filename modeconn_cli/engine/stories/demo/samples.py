@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 
 import pandas as pd
@@ -43,6 +44,13 @@ class Samples:
     figure: str
     per_sample: str
     folder: str
+
+
+def _hardest(path: Path, ids: list[Any]) -> list[dict[str, Any]]:
+    """The rows of the joined table of some samples, in their order."""
+    rows = pd.read_csv(path).set_index("sample_id", drop=False).loc[ids]
+    found = rows[["sample_id", *SHOWN, "flipped", "category"]].to_dict("records")
+    return cast("list[dict[str, Any]]", found)
 
 
 def tell(parts: Parts, epochs: int) -> Samples:
@@ -91,15 +99,13 @@ def tell(parts: Parts, epochs: int) -> Samples:
             flags=losses / noise, output_dir=joined,
         ),
     )  # fmt: skip
-    table = pd.read_csv(joined / correlate.PER_SAMPLE).set_index("sample_id", drop=False)
-    rows = table.loc[[row["sample_id"] for row in found.hardest]]
-    hardest = rows[["sample_id", *SHOWN, "flipped", "category"]].to_dict("records")
+    hardest = _hardest(joined / correlate.PER_SAMPLE, [row["sample_id"] for row in found.hardest])
     return Samples(
         noise=NOISE,
         flipped=found.flipped or 0,
         epochs=found.num_epochs,
         auroc={each.metric: each.auroc for each in shared.auroc},
-        hardest=cast("list[dict[str, Any]]", hardest),
+        hardest=hardest,
         hardest_flipped=sum(bool(row["flipped"]) for row in hardest),
         correlations=shared.correlations,
         pictures=next(path for path in found.figures if path.endswith("_samples.png")),
