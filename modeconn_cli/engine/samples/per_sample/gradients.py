@@ -89,7 +89,7 @@ class SampleGradients:
 
     def _fall_back(self, reason: str) -> None:
         self._backward = None
-        how = "with torch.func" if fallback.batches_pay(self._parameters) else "one at a time"
+        how = "with torch.func" if fallback.batches_pay(self._parameters) else "in a loop"
         self._note(f"{self._what} {how}, which is slower: {reason.splitlines()[0][:160]}")
 
     def refresh(self) -> None:

@@ -10,7 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from modeconn_cli.engine.samples.per_sample.execution import frozen
-from modeconn_cli.engine.samples.per_sample.gradients import AGREE, CrossEntropy, Reduction, SampleGradients
+from modeconn_cli.engine.samples.per_sample.gradients import (
+    AGREE,
+    CHECKED,
+    CrossEntropy,
+    Reduction,
+    SampleGradients,
+)
 from modeconn_cli.engine.samples.per_sample.rules import Call, by_sample
 from modeconn_cli.engine.samples.per_sample.uses import Use
 
@@ -115,5 +121,5 @@ class _Norms(Reduction):
         close = torch.allclose(self.squares, exact.squares, rtol=AGREE, atol=0.0)
         if close or not bool(torch.isfinite(exact.squares).all()):
             return ""
-        found, expected = self.squares.tolist(), exact.squares.tolist()
+        found, expected = (squares[:CHECKED].tolist() for squares in (self.squares, exact.squares))
         return f"squared norms of {found} differ from {expected}, those of single samples"
