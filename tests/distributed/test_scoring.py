@@ -70,6 +70,7 @@ def test_two_processes_give_the_files_of_one_and_one_clean_output(
     assert (again.returncode, err.count("already complete")) == (0, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
 @pytest.mark.parametrize("fault", ["other", "damaged"])
 def test_a_rank_that_sees_other_files_is_named_once(
@@ -107,6 +108,7 @@ def test_a_rank_that_sees_other_files_is_named_once(
     assert time.monotonic() - begun < 40
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
 def test_a_signal_stops_all_ranks_and_the_work_goes_on(
     mcx: Callable, start: Callable, networks: Path, tmp_path: Path
@@ -142,6 +144,7 @@ def test_a_rank_that_never_comes_is_given_up(
     assert "rank 0 found no rank 1 at localhost:" in err
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
 @pytest.mark.parametrize(
     ("rank", "how", "message"),

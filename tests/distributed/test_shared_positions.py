@@ -55,6 +55,7 @@ def test_positions_are_shared_and_the_curve_is_that_of_one(
     )
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
 def test_the_leader_trains_and_pairs_are_shared(mcx: Callable, start: Callable, tmp_path: Path) -> None:
     words = ("lmc", "run", "--preset", "digits", "--max-epochs", "3", "--k1", "0,1", "--k2", "1,2", "--num-alphas", "3",
