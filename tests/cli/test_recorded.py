@@ -137,3 +137,32 @@ def test_the_settings_that_are_printed_are_those_that_the_checkpoints_bring(
     assert done.code == 0, done.err
     for line in ("model: mlp", "num_classes: 10", "dataset: digits", "label_noise: 0.25", "label_seed: 0"):
         assert f"\n{line}  # checkpoint " in f"\n{done.out}", line
+
+
+def test_a_trained_curve_records_the_data_that_its_ends_have_brought(mcx: Callable, tmp_path: Path) -> None:
+    train = ("--model", "mlp", "--dataset", "digits", "--val-size", "40", "--epochs", "1", "--save-freq", "1")
+    assert mcx("train", *train, "--output-dir", tmp_path).code == 0
+    ends = [tmp_path / f"seed0/checkpoint-{epoch}.pt" for epoch in (0, 1)]
+    words = (
+        "--endpoint0",
+        ends[0],
+        "--endpoint1",
+        ends[1],
+        "--epochs",
+        "1",
+        "--output-dir",
+        tmp_path / "curve",
+    )
+    assert mcx("curve", "train", *words).code == 0
+    said = torch.load(tmp_path / "curve/checkpoints/checkpoint-1.pt", weights_only=True)["mcx"]
+    assert said["settings"]["dataset"] == said["dataset"] == "digits"
+    assert (said["settings"]["val_size"], said["val_size"]) == (40, 40)
+
+
+def test_what_a_family_implies_says_nothing_of_labels(mcx: Callable, tmp_path: Path) -> None:
+    source = Path(__file__).parents[1] / "data/garipov_preresnet8_a.pt"
+    done = mcx("swap", "--checkpoint", source, "--output", tmp_path / "swapped.pt")
+    assert done.code == 0, done.err
+    said = torch.load(tmp_path / "swapped.pt", weights_only=True)["mcx"]
+    assert (said["dataset"], said["transform"]) == ("cifar10", "resnet")
+    assert not {"label_noise", "val_size"} & set(said)

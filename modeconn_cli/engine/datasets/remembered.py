@@ -15,7 +15,10 @@ S = TypeVar("S", bound=DataSettings)
 
 @dataclass(frozen=True, kw_only=True)
 class Remembered:
-    """The data settings of a training, under their own names; `label_noise` is None for clean labels."""
+    """The data settings of a training, under their own names; `label_noise` is None for clean labels.
+
+    `whole`: all of them are said. What the family of a network implies, or an older file says, may be a part only.
+    """
 
     dataset: str | None = None
     data_arg: tuple[str, ...] = ()
@@ -28,12 +31,14 @@ class Remembered:
     max_samples: int | None = None
     label_noise: float | None = None
     label_seed: int | None = None
+    whole: bool = True
 
     def entries(self) -> dict[str, object]:
         """The same as files and records hold it, with lists for tuples."""
-        return {
-            name: list(value) if isinstance(value, tuple) else value for name, value in vars(self).items()
-        }
+        said = {name: getattr(self, name) for name in KINDS}
+        if not self.whole:
+            said = {name: value for name, value in said.items() if value not in (None, ())}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in said.items()}
 
 
 # The types that files hold these settings in.
@@ -67,7 +72,7 @@ def completed(settings: S, remembered: Remembered | None) -> S:
         return settings
     if settings.dataset is not None and canonical(settings.dataset) != canonical(remembered.dataset or ""):
         return settings
-    known = {name: value for name, value in vars(remembered).items() if value not in (None, ())}
+    known = {name: value for name in KINDS if (value := getattr(remembered, name)) not in (None, ())}
     missing = {name: value for name, value in known.items() if getattr(settings, name) in (None, ())}
     if "dataset" in missing and is_import_path(missing["dataset"]):
         raise SettingsError(

@@ -77,7 +77,7 @@ def _named(settings: CslScoreSettings, run: ScoredRun) -> RunName:
         return RunName(run.data.name, None, None)
     first = next(iter(run.checkpoints.values()))
     own = names.noise_of(first)  # the file's name, then what the checkpoint says of its labels
-    if own is None and run.about.data is not None:
+    if own is None and run.about.data is not None and run.about.data.whole:
         own = run.about.data.label_noise or 0.0
     run_idx = settings.run_idx if settings.run_idx is not None else names.run_of(first)
     noise = settings.noise_level if settings.noise_level is not None else own

@@ -90,7 +90,11 @@ class About:
                 found[name] = tuple(value) if isinstance(value, list) else value
         of_data = {name: found.pop(name) for name in remembered.KINDS if name in found}
         further = {name: value for name, value in entry.items() if name not in _KNOWN}
-        return cls(**found, data=Remembered(**of_data) if of_data else None, further=further)
+        return cls(
+            **found,
+            data=Remembered(**of_data, whole=set(remembered.KINDS) <= set(entry)) if of_data else None,
+            further=further,
+        )
 
     def of_task(self, task: int, weights_of_epoch: int) -> About:
         """The same of the weights that a task ends with."""

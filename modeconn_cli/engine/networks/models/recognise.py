@@ -96,7 +96,7 @@ def implied_data(arch: Architecture) -> Remembered | None:
     family = next((name for name in TRANSFORMS if arch.model.startswith(name)), None)
     if family is None or arch.num_classes not in (10, 100) or arch.input_shape[0] != 3:
         return None
-    return Remembered(dataset=f"cifar{arch.num_classes}", transform=TRANSFORMS[family])
+    return Remembered(dataset=f"cifar{arch.num_classes}", transform=TRANSFORMS[family], whole=False)
 
 
 def _candidates(state: Mapping[str, Tensor], only: str | None) -> Iterator[Architecture]:
