@@ -39,8 +39,8 @@ class Curvatures:
     """Of N samples, float64 [N]; unpacks into `curvature, directional_eig, labels`.
 
     `curvature` and `directional_eig` are in the document's units (mean ‖g‖ and mean v·g with v = h·s); `hvp_norm`
-    (‖Hs‖), `trace` and `trace_stderr` are in the true scale. `rounded` bool [N]: the difference was within rounding
-    of zero. `ids_are_positions`: the loader gave no ids.
+    (‖Hs‖), `trace` with its standard error and `trace_of_square` (Tr H², the mean of ‖Hs‖²) are in the true scale.
+    `rounded` bool [N]: the difference was within rounding of zero. `ids_are_positions`: the loader gave no ids.
     """
 
     curvature: np.ndarray
@@ -51,6 +51,7 @@ class Curvatures:
     hvp_norm: np.ndarray
     trace: np.ndarray
     trace_stderr: np.ndarray
+    trace_of_square: np.ndarray
     rounded: np.ndarray
 
     def __iter__(self) -> Iterator[np.ndarray]:
@@ -115,7 +116,7 @@ def compute_curvature_per_image(
             check_labels(batch.labels, classes)
             how: dict[str, Any] = {"h": h, "draws": niter, "temperature": temp, "seed": seed}
             found.append(measure(execution, batch.images, batch.labels, batch.ids, method=method, **how))
-    columns = ("curvature", "directional_eig", "hvp_norm", "trace", "trace_stderr", "rounded")
+    columns = ("curvature", "directional_eig", "hvp_norm", "trace", "trace_stderr", "trace_of_square", "rounded")
     result = Curvatures(
         labels=loaded.labels,
         ids=loaded.ids,

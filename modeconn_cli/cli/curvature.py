@@ -24,7 +24,9 @@ def curvature(settings: CurvatureSettings, report: Report) -> None:
     """Measure the curvature of every sample's loss around its input, along random directions.
 
     Writes per_image_curvature.npy, per_image_directional_eig.npy (in units of h, as documented), and per epoch
-    curvature_results_*.csv with the true scale and its standard error. Over several epochs the arrays hold the mean.
+    curvature_results_*.csv with the true scale: hvp_norm is the mean of ‖Hs‖ and trace_of_square that of its square,
+    Tr H², which is the paper's definition; trace is Tr H with its standard error. Over several epochs the arrays hold
+    the mean.
     With --sweep-h or --sweep-niter it says instead how far the scores depend on the step and the directions.
 
     Equal --batch-size and --threads give equal bytes. Batches of another size, small ones above all, change the last
@@ -48,12 +50,13 @@ def table(result: CurvatureResult) -> list[Block]:
             *(_short(each.statistics["curvature"][key]) for key in keys),
             _short(each.statistics["directional_eig"]["mean"]),
             _short(each.statistics["trace"]["mean"]),
+            _short(each.statistics.get("trace_of_square", {}).get("mean")),
             percent(each.rounded, 1),
             str(each.nonfinite),
         )
         for each in epochs
     )
-    columns = ("epoch", *keys, "mean directional eig", "mean trace", "near rounding", "non-finite")
+    columns = ("epoch", *keys, "mean directional eig", "mean trace", "mean Tr H²", "near rounding", "non-finite")
     how = f"{result.method}, h = {result.h:g}, {result.niter} directions"
     title = f"Curvature of {result.samples:,} samples of {result.dataset} ({how})"
     lines = (f"Scored in this run: {result.scored} epochs", *omitted, f"Folder: {result.output_dir}")

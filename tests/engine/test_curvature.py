@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 from typing import Any
 
@@ -171,3 +172,71 @@ def test_exact_products_of_attention() -> None:
     how = {"h": 1e-5, "draws": 3, "temperature": 1.0, "seed": 0}
     exact, near = (measure(model, images, labels, ids, **how, method=m) for m in ("hvp", "fd"))  # type: ignore[arg-type]
     torch.testing.assert_close(exact.hvp_norm, near.hvp_norm, rtol=1e-3, atol=1e-8)
+
+
+def fitted(margin: float) -> tuple[nn.Module, tuple[Tensor, Tensor, Tensor]]:
+    """A network trained until it is sure of its samples, whose logits are then spread: losses from 1e-3 to 1e-30."""
+    torch.manual_seed(3)
+    images, labels = torch.randn(60, 3, 2, 2), torch.arange(60) % 4
+    model = nn.Sequential(nn.Flatten(), nn.Linear(12, 40), nn.Tanh(), nn.Linear(40, 4))
+    optimizer = torch.optim.Adam(model.parameters(), 0.02)
+    for _ in range(200):
+        optimizer.zero_grad()
+        F.cross_entropy(model(images), labels).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    with torch.no_grad():
+        for parameter in model[3].parameters():
+            parameter *= margin
+    return model.eval(), (images, labels, torch.arange(60))
+
+
+def exact_norms(model: nn.Module, images: Tensor, labels: Tensor, ids: Tensor, draws: int) -> Tensor:
+    """‖Hs‖ of each direction in float64, [draws, N], from the Hessian written out: no cross-entropy is taken."""
+    model, images = copy.deepcopy(model).double(), images.double()
+    found = torch.zeros(draws, len(ids), dtype=torch.float64)
+    for i in range(len(ids)):
+
+        def odds(x: Tensor, i: int = i) -> Tensor:
+            z = model(x.view(1, 3, 2, 2))[0]
+            return torch.cat([z[: labels[i]], z[labels[i] + 1 :]]) - z[labels[i]]
+
+        x = images[i].flatten()
+        rises = torch.autograd.functional.jacobian(odds, x)  # type: ignore[no-untyped-call]
+        bends = torch.stack([
+            torch.autograd.functional.hessian(lambda x, k=k, odds=odds: odds(x)[k], x)  # type: ignore[no-untyped-call]
+            for k in range(3)
+        ])  # fmt: skip
+        weights = odds(x).detach().exp()  # of ℓ = log(1 + Σ exp m): p_j = w_j / (1 + Σ w)
+        p = weights / (1 + weights.sum())
+        matrix = torch.einsum("k,kab->ab", p, bends) + rises.T @ (torch.diag(p) - p[:, None] * p) @ rises
+        for k in range(draws):
+            s = directions(0, ids[i : i + 1], k, images[i : i + 1].shape).double().flatten()
+            found[k, i] = (matrix @ s).norm()
+    return found
+
+
+@pytest.mark.parametrize(("method", "tolerance"), [("fd", 0.1), ("hvp", 1e-4)])
+@pytest.mark.parametrize("margin", [1.0, 2.0, 8.0])
+def test_samples_that_a_trained_network_is_sure_of_have_their_curvature(
+    margin: float, method: str, tolerance: float
+) -> None:
+    model, (images, labels, ids) = fitted(margin)
+    exact = exact_norms(model, images, labels, ids, 4)
+    found = measure(
+        model, images, labels, ids, h=1e-3, draws=4, temperature=1.0, seed=0, method=method,  # type: ignore[arg-type]
+    )  # fmt: skip
+    off = (found.hvp_norm / exact.mean(0) - 1).abs()
+    assert float(off.max()) < tolerance
+    torch.testing.assert_close(found.trace_of_square, exact.square().mean(0), rtol=2.5 * tolerance, atol=0)
+    assert not found.rounded.any()
+
+
+def test_differences_that_are_rounding_of_the_logits_are_counted() -> None:
+    """With a small step the logits hardly move: what float32 then makes of their difference is said to be rounding."""
+    model, (images, labels, ids) = fitted(8.0)
+    exact = exact_norms(model, images, labels, ids, 1)[0]
+    for h in (1e-6, 3e-6, 1e-5, 1e-3):
+        found = measure(model, images, labels, ids, h=h, draws=1, temperature=1.0, seed=0)
+        wrong = (found.hvp_norm / exact - 1).abs() > 0.5
+        assert bool(found.rounded[wrong].all()), h
+    assert not found.rounded.any()

@@ -118,3 +118,49 @@ def test_a_program_that_fails_makes_way_for_the_model(monkeypatch: pytest.Monkey
     monkeypatch.setattr(execution._folded, "logits", lambda images: model(images) + 1)
     assert torch.equal(execution(images), model(images))
     assert "other logits" in notes[0]
+
+
+class Backwards(torch.autograd.Function):
+    """Hands its input on, and -½ of the gradient back."""
+
+    @staticmethod
+    def forward(ctx: object, x: Tensor) -> Tensor:  # noqa: ARG004
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: object, *gradients: Tensor) -> Tensor:  # noqa: ARG004
+        return -0.5 * gradients[0]
+
+
+class Step(torch.autograd.Function):
+    """A sign whose gradient goes straight through."""
+
+    @staticmethod
+    def forward(ctx: object, x: Tensor) -> Tensor:  # noqa: ARG004
+        return x.sign()
+
+    @staticmethod
+    def backward(ctx: object, *gradients: Tensor) -> Tensor:  # noqa: ARG004
+        return gradients[0]
+
+
+@pytest.mark.parametrize("function", [Backwards, Step])
+@pytest.mark.parametrize("beside", [True, False])
+def test_a_backward_of_the_users_own_is_kept(function: type[torch.autograd.Function], beside: bool) -> None:
+    class Own(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.f = nn.Linear(192, 9), nn.Linear(9, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = torch.tanh(self.a(x.flatten(1)))
+            other = function.apply(h)  # type: ignore[no-untyped-call]
+            return self.f(h + other.sin() if beside else other)
+
+    model, said = randomised(Own()).eval(), []
+    execution = Execution(model, (3, 8, 8), said.append)
+    images = torch.randn(4, 3, 8, 8, requires_grad=True)
+    gradients = [torch.autograd.grad(run(images).sum(), images)[0] for run in (execution, model)]
+    torch.testing.assert_close(*gradients)
+    assert "another gradient by the input" in said[0]
+    assert execution.layout == "contiguous"

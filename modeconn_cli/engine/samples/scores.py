@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from modeconn_cli.engine.datasets import Batch
+from modeconn_cli.engine.networks.cross_entropy import cross_entropy
 from modeconn_cli.engine.training.evaluation import among
 
 
@@ -31,15 +31,6 @@ class SampleScore:
     paper: str
     large: Literal["hard", "easy"]
     within: tuple[float, float]
-
-
-def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """-log softmax(logits)[label], in nats.
-
-    >>> round(float(cross_entropy(torch.tensor([[0.0, 0.0]]), torch.tensor([1]))[0]), 6)  # ln 2
-    0.693147
-    """
-    return F.cross_entropy(logits, labels, reduction="none")
 
 
 SCORES = (

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from modeconn_cli.engine import keyed
 from modeconn_cli.engine.datasets import Samples
+from modeconn_cli.engine.networks.cross_entropy import cross_entropy
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def evaluate(model: nn.Module, samples: Samples, batch_size: int, classes: Tenso
     hits: list[Tensor] = []
     for batch in samples.batches(batch_size):
         logits, labels = among(model(batch.images), batch.labels, classes)
-        losses.append(F.cross_entropy(logits, labels, reduction="none").double().sum())
+        losses.append(cross_entropy(logits, labels).sum())
         hits.append((logits.argmax(1) == labels).sum())
     return Score(float(torch.stack(losses).sum()), int(torch.stack(hits).sum()), len(samples))
 

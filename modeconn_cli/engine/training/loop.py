@@ -15,6 +15,7 @@ from modeconn_cli.engine import keyed
 from modeconn_cli.engine.datasets import Batch, Samples
 from modeconn_cli.engine.errors import InputError
 from modeconn_cli.engine.machine.runtime import Runtime
+from modeconn_cli.engine.networks.cross_entropy import cross_entropy
 from modeconn_cli.engine.results import files
 from modeconn_cli.engine.settings.train import OptimizerSettings
 from modeconn_cli.engine.training.evaluation import among
@@ -249,7 +250,7 @@ class Step:
 
     def losses(self) -> Tensor:
         """Cross-entropy of every sample, as trained: augmented, in train mode, before the step. [N]"""
-        return F.cross_entropy(self.logits.double(), self.labels, reduction="none")
+        return cross_entropy(self.logits, self.labels)
 
 
 def step(

@@ -29,7 +29,7 @@ DOCUMENTED = {"curvature": "per_image_curvature.npy", "directional_eig": "per_im
 LABELS, IDS = "per_image_labels.npy", "sample_ids.npy"
 OWNED = ("per_image_*.npy", "epoch_*/per_image_*.npy", "curvature_results_*.csv", "curvature_summary_*.json")
 WARNED = 0.01  # share of samples near rounding from which on the user is told
-COLUMNS = ("curvature", "directional_eig", "hvp_norm", "trace", "trace_stderr")
+COLUMNS = ("curvature", "directional_eig", "hvp_norm", "trace", "trace_stderr", "trace_of_square")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,8 +2,9 @@
 
 With s ∈ {±1}ᵈ keyed by (seed, sample id, draw), v = h·s and g = ∇_x ℓ_i(x + v) − ∇_x ℓ_i(x):
 curvature = mean ‖g‖ and directional eigenvalue = mean v·g, in these raw units as documented (Garg et al. 2024,
-arXiv:2307.05831); ‖g‖/h estimates ‖Hs‖ and v·g/h² estimates sᵀHs, whose mean over directions is Tr H. With `hvp` g
-is the exact product h·Hs instead; in ReLU networks the two differ, as the difference sees the kinks in between.
+arXiv:2307.05831); ‖g‖/h estimates ‖Hs‖ and v·g/h² estimates sᵀHs, whose mean over directions is Tr H. The mean of
+‖g‖²/h² is Tr H², which the paper's text defines and its code takes the root of direction by direction. With `hvp` g is
+the exact product h·Hs instead; in ReLU networks the two differ, as the difference sees the kinks in between.
 """
 
 from __future__ import annotations
@@ -14,16 +15,16 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from modeconn_cli.engine import keyed
+from modeconn_cli.engine.networks.cross_entropy import cross_entropy
 
 Method = Literal["fd", "hvp"]
 Forward = Callable[[Tensor], Tensor]  # images [N, …] -> logits [N, classes]
 
-ROUNDING = 8.0  # float32 units of the two gradients below which their difference says nothing
+ROUNDING = 8.0  # units of rounding of the two gradients below which their difference says nothing
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,13 @@ class Draws:
             traces.std(0) / len(traces) ** 0.5 if len(traces) > 1 else torch.full_like(traces[0], torch.nan)
         )
         return Curvature(
-            norms.mean(0), along.mean(0), norms.mean(0) / self.h, traces.mean(0), spread, rounded.any(0)
+            norms.mean(0),
+            along.mean(0),
+            norms.mean(0) / self.h,
+            traces.mean(0),
+            spread,
+            (norms / self.h).square().mean(0),
+            rounded.any(0),
         )
 
 
@@ -58,6 +65,7 @@ class Curvature:
     hvp_norm: Tensor
     trace: Tensor
     trace_stderr: Tensor  # over directions; NaN with one
+    trace_of_square: Tensor
     rounded: Tensor
 
 
@@ -120,16 +128,17 @@ def draw(
     # Fused attention has no second derivative.
     with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH) if method == "hvp" else nullcontext():
         exact = images.detach().requires_grad_()
-        first = _gradient(forward, exact, labels, temperature, create_graph=method == "hvp")
+        first, height = _gradient(forward, exact, labels, temperature, create_graph=method == "hvp")
         base = first.detach().flatten(1)
-        noise = ROUNDING * torch.finfo(images.dtype).eps * base.double().norm(dim=1)
+        noise = ROUNDING * torch.finfo(images.dtype).eps * (1 + height) * base.double().norm(dim=1)
         rows: list[list[tuple[Tensor, Tensor, Tensor]]] = [[] for _ in steps]
         for k in range(draws):
             s = directions(seed, ids, k, images.shape)
             for h, out in zip(steps, rows, strict=True):
                 if method == "fd":
                     moved = (images + h * s).detach().requires_grad_()
-                    g = (_gradient(forward, moved, labels, temperature).flatten(1) - base).double()
+                    there, _ = _gradient(forward, moved, labels, temperature)
+                    g = (there.flatten(1) - base).double()
                     rounded = g.norm(dim=1) <= noise
                 else:
                     (product,) = torch.autograd.grad(
@@ -146,12 +155,17 @@ def draw(
 
 def _gradient(
     forward: Forward, images: Tensor, labels: Tensor, temperature: float, *, create_graph: bool = False
-) -> Tensor:
-    """∇_x ℓ_i of every sample's own loss, [N, …]."""
-    losses = F.cross_entropy(forward(images) / temperature, labels, reduction="sum")
+) -> tuple[Tensor, Tensor]:
+    """∇_x ℓ_i of every sample's own loss, [N, …], and its largest logit by magnitude, float64 [N].
+
+    Logits of magnitude z are rounded by eps·z, and the gradient at them, which is about p, by that share of itself.
+    """
+    logits = forward(images.clone()).double() / temperature  # some networks write into their input
+    height = logits.detach().abs().amax(1)
+    losses = cross_entropy(logits, labels).sum()
     if not losses.requires_grad:  # a network that ignores its input
-        return torch.zeros_like(images, requires_grad=create_graph)
+        return torch.zeros_like(images, requires_grad=create_graph), height
     (found,) = torch.autograd.grad(
         losses, images, create_graph=create_graph, allow_unused=True, materialize_grads=True
     )
-    return found
+    return found, height

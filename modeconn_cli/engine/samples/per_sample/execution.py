@@ -18,7 +18,9 @@ from modeconn_cli.engine.errors import InputError
 from modeconn_cli.engine.networks import graph as graphs
 from modeconn_cli.engine.networks.graph import CONVOLUTIONS, Graph, operation
 
-AGREE = 1e-3  # relative to the largest logit
+AGREE = 1e-3  # of logits, relative to the largest
+# Of input gradients, relative to their norm: rounding may move a unit across its kink, another backward is far off.
+AGREE_GRADIENT = 1e-2
 
 
 @contextmanager
@@ -80,20 +82,40 @@ class Execution:
                 return cast("Tensor", self._model(images))
         return self._folded.logits(images)
 
-    @torch.no_grad()
     def _try(self, images: Tensor) -> None:
-        """Fall back where the folded network fails, or gives other logits than the model."""
+        """Fall back where the folded network fails, or gives other logits or input gradients than the model.
+
+        A trace keeps the forward of the user's own autograd functions alone, not their backward.
+        """
         assert self._folded is not None
         self._tried = True
-        expected = self._model(images)
-        try:
-            found = self._folded.logits(images)
-        except RuntimeError as error:
-            self._run_as_it_is(str(error).strip())
-            return
-        off = float((found - expected).abs().max() / expected.abs().max().clamp_min(1e-6))
+        with frozen(self._trainable):
+            logits, gradient = _with_gradient(self._model, images)
+            try:
+                found, own = _with_gradient(self._folded.logits, images)
+            except RuntimeError as error:
+                self._run_as_it_is(str(error).strip())
+                return
+        off = float((found - logits).abs().max() / logits.abs().max().clamp_min(1e-6))
         if off > AGREE:
             self._run_as_it_is(f"other logits (relative difference {off:.1e})")
+        off = float(((own - gradient).norm(dim=1) / gradient.norm(dim=1).clamp_min(1e-12)).max())
+        if off > AGREE_GRADIENT:
+            self._run_as_it_is(f"another gradient by the input (relative difference {off:.1e})")
+
+
+@torch.enable_grad()
+def _with_gradient(forward: Callable[[Tensor], Tensor], images: Tensor) -> tuple[Tensor, Tensor]:
+    """The logits of N images, and the gradients by them of one sum of logits with unequal weights, [N, …]."""
+    inputs = images.detach().requires_grad_()
+    logits = forward(inputs.clone())  # some networks write into their input
+    weights = torch.linspace(1, 2, logits.shape[1], dtype=logits.dtype, device=logits.device)
+    if not logits.requires_grad:
+        return logits, torch.zeros_like(images).flatten(1)
+    (found,) = torch.autograd.grad(
+        (logits * weights).sum(), inputs, allow_unused=True, materialize_grads=True
+    )
+    return logits.detach(), found.flatten(1)
 
 
 class _Folded(fx.Interpreter):

@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from modeconn_cli.engine.errors import InputError
+from modeconn_cli.engine.networks.cross_entropy import cross_entropy
 from modeconn_cli.engine.networks.sample_axis import Inseparable
 from modeconn_cli.engine.samples.per_sample import fallback
 from modeconn_cli.engine.samples.per_sample.backward import Backward
@@ -34,8 +34,7 @@ class CrossEntropy:
 
     def losses(self, logits: Tensor, targets: Tensor) -> Tensor:
         logits, targets = among(logits, targets, self.classes)
-        # In float64: the losses of learnt samples are far below float32's distance from 1.
-        return F.cross_entropy(logits.double(), targets, reduction="none")
+        return cross_entropy(logits, targets)
 
 
 class Reduction(ABC):

@@ -88,7 +88,7 @@ class PerSample:
                 return Scores(loss.losses(self.model(images), labels).cpu(), None, None)
         inputs = images.detach().requires_grad_()
         with frozen(self.trainable), torch.enable_grad():
-            losses = loss.losses(self.model(inputs), labels)
+            losses = loss.losses(self.model(inputs.clone()), labels)  # some networks write into their input
             (gradient,) = torch.autograd.grad(losses.sum(), inputs)
         return Scores(losses.detach().cpu(), gradient.flatten(1).double().square().sum(1).cpu(), None)
 
