@@ -116,7 +116,15 @@ def compute_curvature_per_image(
             check_labels(batch.labels, classes)
             how: dict[str, Any] = {"h": h, "draws": niter, "temperature": temp, "seed": seed}
             found.append(measure(execution, batch.images, batch.labels, batch.ids, method=method, **how))
-    columns = ("curvature", "directional_eig", "hvp_norm", "trace", "trace_stderr", "trace_of_square", "rounded")
+    columns = (
+        "curvature",
+        "directional_eig",
+        "hvp_norm",
+        "trace",
+        "trace_stderr",
+        "trace_of_square",
+        "rounded",
+    )
     result = Curvatures(
         labels=loaded.labels,
         ids=loaded.ids,

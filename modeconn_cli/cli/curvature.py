@@ -56,7 +56,15 @@ def table(result: CurvatureResult) -> list[Block]:
         )
         for each in epochs
     )
-    columns = ("epoch", *keys, "mean directional eig", "mean trace", "mean Tr H²", "near rounding", "non-finite")
+    columns = (
+        "epoch",
+        *keys,
+        "mean directional eig",
+        "mean trace",
+        "mean Tr H²",
+        "near rounding",
+        "non-finite",
+    )
     how = f"{result.method}, h = {result.h:g}, {result.niter} directions"
     title = f"Curvature of {result.samples:,} samples of {result.dataset} ({how})"
     lines = (f"Scored in this run: {result.scored} epochs", *omitted, f"Folder: {result.output_dir}")

@@ -21,10 +21,10 @@ from modeconn_cli.engine import datasets, keyed
 from modeconn_cli.engine.commands.csl import naming
 from modeconn_cli.engine.datasets.noise import flip
 from modeconn_cli.engine.networks import checkpoints, models
+from modeconn_cli.engine.networks.cross_entropy import cross_entropy
 from modeconn_cli.engine.networks.models import Architecture
 from modeconn_cli.engine.results import arrays
 from modeconn_cli.engine.samples import losses as metrics
-from modeconn_cli.engine.networks.cross_entropy import cross_entropy
 from modeconn_cli.engine.samples.scores import SCORES, SampleScore
 from modeconn_cli.engine.settings.shared import DataSettings
 from modeconn_cli.engine.statistics import auroc

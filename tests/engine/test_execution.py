@@ -124,11 +124,11 @@ class Backwards(torch.autograd.Function):
     """Hands its input on, and -½ of the gradient back."""
 
     @staticmethod
-    def forward(ctx: object, x: Tensor) -> Tensor:  # noqa: ARG004
+    def forward(ctx: object, x: Tensor) -> Tensor:
         return x.view_as(x)
 
     @staticmethod
-    def backward(ctx: object, *gradients: Tensor) -> Tensor:  # noqa: ARG004
+    def backward(ctx: object, *gradients: Tensor) -> Tensor:
         return -0.5 * gradients[0]
 
 
@@ -136,11 +136,11 @@ class Step(torch.autograd.Function):
     """A sign whose gradient goes straight through."""
 
     @staticmethod
-    def forward(ctx: object, x: Tensor) -> Tensor:  # noqa: ARG004
+    def forward(ctx: object, x: Tensor) -> Tensor:
         return x.sign()
 
     @staticmethod
-    def backward(ctx: object, *gradients: Tensor) -> Tensor:  # noqa: ARG004
+    def backward(ctx: object, *gradients: Tensor) -> Tensor:
         return gradients[0]
 
 

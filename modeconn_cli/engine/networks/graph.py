@@ -7,7 +7,6 @@ needs no rule per model and no module hook.
 from __future__ import annotations
 
 import contextlib
-import copy
 import io
 import os
 import traceback
@@ -23,6 +22,7 @@ from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram
 
 from modeconn_cli.engine.errors import InputError
+from modeconn_cli.engine.networks.untouched import copy_to_trace
 
 # Rows of the example batch. Export specialises 0 and 1; an odd number keeps batch // 2 from looking exact.
 EXAMPLE_BATCH = 3
@@ -194,7 +194,7 @@ def _hollow_copy(model: nn.Module) -> nn.Module:
             if isinstance(tensor, Tensor) and id(tensor) not in memo:
                 memo[id(tensor)] = _hollow(tensor, keep=id(tensor) not in saved)
     try:
-        return copy.deepcopy(model, memo).eval()
+        return copy_to_trace(model, memo).eval()
     except (TypeError, RuntimeError, AttributeError) as error:
         raise InputError(
             f"{type(model).__name__} cannot be copied for tracing: {_first_line(error)}",

@@ -129,7 +129,7 @@ def open_described(
     )
     if data is not None and needed != "the data's shape":
         _check_fits(arch, data, trained=path is not None)
-    return Subject(models.build(arch).to(runtime.device), arch, about, (), data)
+    return Subject(models.build(arch, note=runtime.note).to(runtime.device), arch, about, (), data)
 
 
 def load_data(about: About, settings: NetworkSettings, runtime: Runtime, needed: Needed) -> Data | None:

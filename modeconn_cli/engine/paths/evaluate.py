@@ -110,14 +110,14 @@ class Evaluation:
         return out
 
     def end(self, number: int) -> Measurement | None:
-        """An endpoint with the statistics of its own file; None where no file holds them, as for a curve's last end.
+        """An endpoint with the statistics of its own file; None where no file holds them, as for foreign curves.
 
         Without batch norm it is what was measured there.
         """
         opened = self.opened
         if not opened.has_batch_norm:
             return self.measurements[0 if number == 0 else -1]
-        if number >= len(opened.buffers):
+        if opened.foreign or number >= len(opened.buffers):
             return None
         network = opened.network()
         network.move_to_end(number)

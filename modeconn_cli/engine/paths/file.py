@@ -20,16 +20,23 @@ from modeconn_cli.engine.networks.weights import Weights
 from modeconn_cli.engine.paths.path import Kind, WeightPath
 from modeconn_cli.engine.settings.shared import ModelSettings
 
+BUFFERS = ("buffers", "end_buffers")  # entries of a file: endpoint 0's and endpoint 1's
+
 
 @dataclass(frozen=True)
 class CurveFile:
-    """A curve as its file holds it: control points [K] (parameters only) and endpoint 0's buffers."""
+    """A curve as its file holds it: control points [K], parameters only, and buffers.
+
+    `buffers` are endpoint 0's and, unless an earlier version has written the file, endpoint 1's. A `foreign` curve has
+    one set, as its last step has left them.
+    """
 
     file: Path
     kind: Kind
     points: list[Weights]
-    buffers: Mapping[str, Tensor]
+    buffers: tuple[Mapping[str, Tensor], ...]
     about: About
+    foreign: bool = False
 
     def path_of(self, model: nn.Module) -> WeightPath:
         """The curve in the weight space of its network."""
@@ -54,21 +61,22 @@ def read(
         file=checkpoint.path,
         kind=content["curve"],
         points=[dict(point) for point in content["control_points"]],
-        buffers=content.get("buffers", {}),
+        buffers=tuple(content[name] for name in BUFFERS if name in content),
         about=checkpoint.about,
     )
 
 
 def _check(content: Mapping[str, Any], path: Path) -> None:
     """Raise InputError for a kind that does not exist, points that differ in tensors, or buffers that are none."""
-    kind, points, buffers = content.get("curve"), content["control_points"], content.get("buffers", {})
+    kind, points = content.get("curve"), content["control_points"]
     if kind not in ("bezier", "polychain"):
         raise InputError(f"'{path}' holds a curve of the unknown kind '{kind}'")
     shapes = [{name: tuple(tensor.shape) for name, tensor in point.items()} for point in points]
     if len(points) < 2 or any(shape != shapes[0] for shape in shapes):
         raise InputError(f"'{path}': its {len(points)} control points are not those of one network")
-    if not isinstance(buffers, Mapping) or not all(isinstance(t, Tensor) for t in buffers.values()):
-        raise InputError(f"'{path}': its buffers are not tensors")
+    for buffers in (content[name] for name in BUFFERS if name in content):
+        if not isinstance(buffers, Mapping) or not all(isinstance(t, Tensor) for t in buffers.values()):
+            raise InputError(f"'{path}': its buffers are not tensors")
 
 
 def _foreign(checkpoint: Checkpoint, settings: ModelSettings, runtime: Runtime) -> CurveFile:
@@ -80,12 +88,12 @@ def _foreign(checkpoint: Checkpoint, settings: ModelSettings, runtime: Runtime) 
     parameters = [name for name, _ in model.named_parameters()]
     points, buffers = garipov.renamed(points, buffers, model.state_dict(), parameters)
     kind: Kind = "bezier" if garipov.kind_of(checkpoint.state) == "bezier" else "polychain"
-    return CurveFile(checkpoint.path, kind, points, buffers, known.about)
+    return CurveFile(checkpoint.path, kind, points, (buffers,), known.about, foreign=True)
 
 
 def open_curve(curve: CurveFile, settings: ModelSettings, runtime: Runtime, needed: Needed) -> Subject:
     """The network of a curve, holding endpoint 0, and the data it was trained on."""
     found = open_described(curve.about, curve.file, settings, runtime, needed)
-    state = {**found.model.state_dict(), **curve.buffers, **curve.points[0]}
+    state = {**found.model.state_dict(), **(curve.buffers[0] if curve.buffers else {}), **curve.points[0]}
     weights.load_into(found.model, state, str(curve.file))
     return found

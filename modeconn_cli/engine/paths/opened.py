@@ -26,7 +26,8 @@ from modeconn_cli.engine.training import batch_norms
 class OpenedPath:
     """A path, the network that lies on it, and the data that network is measured on.
 
-    `files` are what the user named, in order; `buffers` those of endpoint 0 and, of a straight line, of endpoint 1.
+    `files` are what the user named, in order; `buffers` those of endpoint 0 and, where a file
+    holds them, of endpoint 1. Those of a curve of dnn-mode-connectivity are of its last step (`foreign`).
     """
 
     path: WeightPath
@@ -34,6 +35,7 @@ class OpenedPath:
     files: tuple[Path, ...]
     buffers: tuple[Mapping[str, Tensor], ...]
     policy: StatisticsPolicy
+    foreign: bool = False
 
     @property
     def has_batch_norm(self) -> bool:
@@ -66,7 +68,9 @@ def open_path(settings: PathSettings, runtime: Runtime, needed: Needed = "data")
             raise SettingsError("--bn lerp is for straight lines", "use --bn recompute")
         curve = file.read(settings.curve_checkpoint, settings, runtime, allow_nonfinite=nonfinite)
         found = file.open_curve(curve, settings, runtime, needed)
-        return OpenedPath(curve.path_of(found.model), found, (curve.file,), (curve.buffers,), policy)
+        return OpenedPath(
+            curve.path_of(found.model), found, (curve.file,), curve.buffers, policy, curve.foreign
+        )
     hint = "pass it as --curve-checkpoint"
     read = [
         subject.read(path, settings, runtime, allow_nonfinite=nonfinite, hint=hint) for path in settings.ends

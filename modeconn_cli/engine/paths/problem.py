@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from modeconn_cli.engine import keyed
 from modeconn_cli.engine.networks import weights
+from modeconn_cli.engine.paths.buffers import Ends, following, put
+from modeconn_cli.engine.paths.file import BUFFERS
 from modeconn_cli.engine.paths.path import Carrier, WeightPath
 
 
@@ -32,7 +34,9 @@ class PathProblem:
         fix_start: bool = True,
         fix_end: bool = True,
         plane: bool = False,
+        buffers: Ends = (),
     ) -> None:
+        """`buffers`: both ends' own; without them the model's stay as they are."""
         self.model = model
         self.path = path
         self.weight_decay = weight_decay
@@ -46,19 +50,24 @@ class PathProblem:
             model.get_parameter(name).grad = view
         self._share = torch.zeros(len(path.points))
         self._normal = _unit(path.points[-1] - path.points[0]) if plane else None
-        self.buffers = {name: tensor.detach().clone() for name, tensor in model.named_buffers()}
+        self._buffers, self._following = buffers, following(model, buffers)
 
     def place(self, step: int) -> None:
         """Draw t for this step and move the model there."""
         with torch.no_grad():
-            c = self._carrier.move_to(keyed.fraction(self.seed, "t", step))
+            t = keyed.fraction(self.seed, "t", step)
+            c = self._carrier.move_to(t)
             self._share = torch.from_numpy(c)[self.free]
+            if self._following:
+                put(self.model, self._buffers, t, self._following)
             torch.mul(self._carrier.flat, self.weight_decay, out=self._gradient)
 
     @torch.no_grad()
     def move_to(self, t: float) -> None:
         """Put w(t) into the model, to look at it."""
         self._carrier.move_to(t)
+        if self._following:
+            put(self.model, self._buffers, t, self._following)
 
     @torch.no_grad()
     def collect(self) -> Tensor:
@@ -81,7 +90,7 @@ class PathProblem:
     def content(self) -> dict[str, Any]:
         return {
             "control_points": self.path.control_points(),
-            "buffers": self.buffers,
+            **dict(zip(BUFFERS, self._buffers, strict=False)),
             "curve": self.path.kind,
             "num_bends": len(self.path.points),
         }

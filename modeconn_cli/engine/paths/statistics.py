@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
 from modeconn_cli.engine import keyed
 from modeconn_cli.engine.datasets import Samples
+from modeconn_cli.engine.paths.buffers import following, put
 from modeconn_cli.engine.paths.path import Carrier, WeightPath
 from modeconn_cli.engine.settings.shared import BatchNorm
 from modeconn_cli.engine.training import batch_norms, recompute_statistics
@@ -49,7 +49,7 @@ class StatisticsRecomputed(StatisticsUsed):
 class NetworkOnPath:
     """A network that can be moved along a path, together with the statistics that the policy asks for.
 
-    `buffers` are endpoint 0's and, of a straight line, endpoint 1's; `fit` the training images, which only
+    `buffers` are endpoint 0's and, where they are known, endpoint 1's; `fit` the training images, which only
     recomputed statistics need.
     """
 
@@ -65,7 +65,10 @@ class NetworkOnPath:
         self.passes = 0  # forward passes over batches that statistics have cost
         self._carrier = Carrier(model, path)
         self._batch_norms = batch_norms(model)
+        inside = {id(buffer) for layer in self._batch_norms for buffer in layer.buffers()}
+        self._statistics = {name for name, buffer in model.named_buffers() if id(buffer) in inside}
         self._buffers, self._policy, self._fit = buffers, policy, fit
+        self._following = following(model, buffers)
         if fit is not None and policy.samples is not None and policy.samples < len(fit):
             chosen = keyed.permutation(policy.seed, "statistics subset", len(fit))[: policy.samples]
             self._fit = fit.take(chosen.sort().values.to(fit.ids.device))
@@ -73,6 +76,8 @@ class NetworkOnPath:
     def move_to(self, t: float) -> None:
         """Put w(t) into the network, and its statistics."""
         self._carrier.move_to(t)
+        if self._following:
+            put(self.model, self._buffers, t, self._following)
         policy = self._policy
         if not self._batch_norms:
             return
@@ -83,24 +88,12 @@ class NetworkOnPath:
             for layer in self._batch_norms:
                 layer.reset_running_stats()
         else:
-            self._take_buffers(t if policy.bn == "lerp" else 0.0)
+            put(self.model, self._buffers, t if policy.bn == "lerp" else 0.0, self._statistics)
 
     def move_to_end(self, end: int) -> None:
-        """Put endpoint `end` into the network as its own file holds it: weights and statistics."""
+        """Put endpoint `end` into the network as its own file holds it: weights and buffers."""
         self._carrier.move_to(float(end))
-        self._take_buffers(float(end))
-
-    @torch.no_grad()
-    def _take_buffers(self, t: float) -> None:
-        """The files' buffers: endpoint 0's at 0, endpoint 1's at 1; between them those of float are interpolated."""
-        first, last = self._buffers[0], self._buffers[-1]
-        for name, buffer in self.model.named_buffers():
-            if name not in first:
-                continue
-            if buffer.is_floating_point():
-                buffer.copy_(torch.lerp(first[name], last[name], t))
-            else:
-                buffer.copy_(first[name] if t < 1 else last[name])
+        put(self.model, self._buffers, float(end))
 
     def statistics(self) -> StatisticsUsed:
         """What a record says of the statistics."""

@@ -88,7 +88,8 @@ class PathSettings(ModelSettings, MeasuredDataSettings, ComputeSettings):
     bn: BatchNorm = setting(
         "recompute",
         "statistics of batch norm at each t: of the training data, endpoint 0's, interpolated (straight lines "
-        "only), or none (mean 0, variance 1)",
+        "only), or none (mean 0, variance 1); other buffers are each end's own there and interpolated in between, and "
+        "whole numbers that differ are refused",
     )
     bn_samples: int | None = setting(
         None, "training images for the statistics", low=2, shown="all", needs=("bn", "recompute")

@@ -56,7 +56,11 @@ class LmcRunSettings(
     branch_seed: int | None = setting(
         None, "seed of the branches' data order and augmentation", low=0, shown="the seed + 1"
     )
-    bn: BatchNorm = setting("recompute", "statistics of batch norm on the line")
+    bn: BatchNorm = setting(
+        "recompute",
+        "statistics of batch norm on the line; other buffers are each network's own at its end, and interpolated "
+        "between the ends",
+    )
     patience: int | None = like(
         TrainSettings, "patience", help="stop a branch after so many epochs without a better validation loss"
     )

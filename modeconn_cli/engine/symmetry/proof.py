@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 
 import torch
@@ -10,6 +9,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from modeconn_cli.engine.errors import InputError
+from modeconn_cli.engine.networks.untouched import untouched_copy
 
 
 def output_difference(
@@ -20,7 +20,7 @@ def output_difference(
     Where the two are one function up to the order of its sums, the first is below 1e-9 times the second. NaN
     outputs give NaN. `model` gives the architecture and the device and is not changed.
     """
-    worker = copy.deepcopy(model).double().eval()
+    worker = untouched_copy(model).double().eval()
     device = next((tensor.device for tensor in worker.state_dict().values()), inputs.device)
     inputs = inputs.to(device)
     if inputs.is_floating_point():

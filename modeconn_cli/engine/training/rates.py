@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ import torch
 from torch import nn
 
 from modeconn_cli.engine.datasets import Samples
+from modeconn_cli.engine.networks.untouched import untouched_copy
 from modeconn_cli.engine.training.evaluation import evaluate
 from modeconn_cli.engine.training.loop import Recipe, make_optimizer, step
 from modeconn_cli.engine.training.network import NetworkProblem
@@ -29,7 +29,7 @@ class Rates:
 
 def measure(model: nn.Module, samples: Samples, recipe: Recipe) -> Rates:
     """Rates of a copy of the model on some of the images; the model itself is left alone."""
-    problem = NetworkProblem(copy.deepcopy(model), recipe.weight_decay)
+    problem = NetworkProblem(untouched_copy(model), recipe.weight_decay)
     optimizer = make_optimizer(problem, recipe)
 
     def trained(part: Samples) -> None:

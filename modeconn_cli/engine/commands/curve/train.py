@@ -166,6 +166,7 @@ def _fit(
         fix_start=settings.fix_start,
         fix_end=settings.fix_end,
         plane=settings.constraint == "symmetry-plane",
+        buffers=[weights.buffers_of(model, end.state) for end in found.checkpoints],
     )
 
     def measure(epoch: int) -> dict[str, float]:

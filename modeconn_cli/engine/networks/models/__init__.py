@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from torch import nn
 from modeconn_cli.engine.errors import SettingsError
 from modeconn_cli.engine.factories import arguments, call, imported
 from modeconn_cli.engine.networks.checkpoints import About
+from modeconn_cli.engine.networks.untouched import watch
 from modeconn_cli.engine.registry import MODELS, find_model, is_import_path
 from modeconn_cli.engine.settings.shared import NetworkSettings
 
@@ -85,8 +86,11 @@ def architecture(
     return Architecture(name, int(classes), tuple(shape), args)
 
 
-def build(arch: Architecture, seed: int = 0) -> nn.Module:
-    """A freshly initialised network; the same seed gives the same weights."""
+def build(arch: Architecture, seed: int = 0, note: Callable[[str], None] = lambda _: None) -> nn.Module:
+    """A freshly initialised network; the same seed gives the same weights.
+
+    It forgets what it computes from one set of weights before another is used (`untouched`), and `note` hears of it.
+    """
     torch.manual_seed(seed)
     if is_import_path(arch.model):
         factory, fixed = imported(arch.model), {}
@@ -104,4 +108,5 @@ def build(arch: Architecture, seed: int = 0) -> nn.Module:
     )
     if not isinstance(model, nn.Module):
         raise SettingsError(f"'{arch.model}' made a {type(model).__name__}, not a torch.nn.Module")
+    watch(model, note)
     return model

@@ -1,0 +1,216 @@
+"""Networks that keep what they computed, under other weights than they computed it from."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from modeconn_cli.engine.networks import graph
+from modeconn_cli.engine.networks.untouched import untouched_copy, watch
+from modeconn_cli.engine.samples.per_sample.execution import Execution
+from modeconn_cli.engine.symmetry.proof import output_difference
+
+
+class Scaled(nn.Module):
+    """A network whose hidden units are scaled by something that is computed from a parameter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.norm, self.f = nn.Linear(12, 8), nn.BatchNorm1d(8), nn.Linear(8, 3)
+        self.g = nn.Parameter(torch.randn(8))
+
+    def gain(self, x: Tensor) -> Tensor:
+        return self.g.exp()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.f(self.norm(F.relu(self.a(x.flatten(1))) * self.gain(x)))
+
+
+class OfDevice(Scaled):
+    """Keeps it by device, as LeViT keeps its attention biases."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kept: dict[str, Tensor] = {}
+
+    def gain(self, x: Tensor) -> Tensor:
+        if not self.training and str(x.device) not in self.kept:
+            self.kept[str(x.device)] = super().gain(x)
+        return super().gain(x) if self.training else self.kept[str(x.device)]
+
+
+class OnEntering(Scaled):
+    """Computes it when it enters eval mode, as EfficientViT and TinyViT do."""
+
+    def train(self, mode: bool = True) -> OnEntering:
+        super().train(mode)
+        if mode:
+            vars(self).pop("kept", None)
+        else:
+            self.kept = self.g.detach().exp()
+        return self
+
+    def gain(self, x: Tensor) -> Tensor:
+        return super().gain(x) if self.training else self.kept
+
+
+class InABuffer(Scaled):
+    """Keeps it in a buffer that is not saved, as EfficientFormer does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("kept", torch.zeros(8), persistent=False)
+        self.filled = False
+
+    def gain(self, x: Tensor) -> Tensor:
+        if self.training:
+            return super().gain(x)
+        if not self.filled:
+            self.kept: Tensor = super().gain(x).detach()
+            self.filled = True
+        return self.kept
+
+
+class Inside(nn.Module):
+    """Two that keep something, one inside the other's list."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList([OfDevice(), OnEntering()])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.parts[0](x) + self.parts[1](x)
+
+
+REMEMBERING = [OfDevice, OnEntering, InABuffer, Inside]
+IMAGES = torch.randn(5, 3, 2, 2, generator=torch.Generator().manual_seed(0))
+
+
+def made(kind: Callable[[], nn.Module], seed: int) -> nn.Module:
+    """A network of its own, with statistics of its own."""
+    torch.manual_seed(seed)
+    model = kind()
+    for _ in range(3):
+        model(torch.randn(9, 3, 2, 2) * (seed + 1))
+    return model
+
+
+@pytest.fixture(params=REMEMBERING, ids=lambda kind: kind.__name__)
+def kind(request: pytest.FixtureRequest) -> Callable[[], nn.Module]:
+    chosen: Callable[[], nn.Module] = request.param
+    return chosen
+
+
+def watched(kind: Callable[[], nn.Module], said: list[str]) -> nn.Module:
+    model = kind()
+    watch(model, said.append)
+    return model
+
+
+def test_each_set_of_weights_meets_a_network_that_has_forgotten_the_others(
+    kind: Callable[[], nn.Module],
+) -> None:
+    said: list[str] = []
+    model = watched(kind, said).eval()
+    for seed in (0, 1, 0):
+        there = made(kind, seed)
+        model.load_state_dict(there.state_dict())
+        assert torch.equal(model(IMAGES), there.eval()(IMAGES))
+    with torch.no_grad():  # as a point of a path is put in
+        for parameter in model.parameters():
+            parameter.data = parameter.data * 0.5
+    fresh = kind()
+    fresh.load_state_dict(model.state_dict())
+    assert torch.equal(model(IMAGES), fresh.eval()(IMAGES))
+    assert len(said) == 1
+    assert "kept" in said[0] or "filled" in said[0]
+
+
+def test_training_mode_is_left_alone(kind: Callable[[], nn.Module]) -> None:
+    torch.manual_seed(2)
+    plain = kind()
+    model = copy.deepcopy(plain)
+    watch(model)
+    for each in (plain, model):
+        optimizer = torch.optim.SGD(each.parameters(), 0.1)
+        for _ in range(3):
+            optimizer.zero_grad()
+            each.train()(IMAGES).square().sum().backward()
+            optimizer.step()
+            each.eval()
+            if each is model:
+                each(IMAGES)
+    fresh = kind()
+    fresh.load_state_dict(plain.state_dict())
+    assert torch.equal(model(IMAGES), fresh.eval()(IMAGES))
+
+
+def test_statistics_are_recomputed_in_eval_mode(kind: Callable[[], nn.Module]) -> None:
+    """Batch norms may be the only modules in training mode."""
+    model = watched(kind, []).eval()
+    model(IMAGES)
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm1d)]
+    for norm in norms:
+        norm.train()
+    model(IMAGES)
+    assert all(int(norm.num_batches_tracked) == 1 for norm in norms)
+
+
+def test_what_reads_the_graph_sees_the_weights_of_the_moment(kind: Callable[[], nn.Module]) -> None:
+    model = watched(kind, []).eval()
+    model(IMAGES)  # under other weights, before it is traced
+    execution = Execution(model, (3, 2, 2))
+    for seed in (0, 1):
+        there = made(kind, seed).eval()
+        model.load_state_dict(there.state_dict())
+        execution.refresh()
+        torch.testing.assert_close(execution(IMAGES), there(IMAGES))
+    assert execution.layout != "contiguous"
+    assert "g" in {name.rpartition(".")[2] for name in graph.trace(model, (3, 2, 2)).tensors.values()}
+
+
+def test_a_proof_compares_networks_that_have_forgotten(kind: Callable[[], nn.Module]) -> None:
+    model = watched(kind, []).eval()
+    one, other = (made(kind, seed) for seed in (0, 1))
+    off, _ = output_difference(model, one.state_dict(), other.state_dict(), IMAGES)
+    fresh = [each.double().eval()(IMAGES.double()) for each in (one, other)]
+    assert off == pytest.approx(float((fresh[0] - fresh[1]).detach().abs().max()), rel=1e-9)
+
+
+class Recording(nn.Module):
+    """Keeps what it has computed and never reads it, with its history."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.f = nn.Linear(12, 3)
+        self.seen: list[Tensor] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.last = self.f(x.flatten(1))
+        self.seen.append(self.last)
+        return self.last
+
+
+def normed() -> nn.Module:
+    layers = nn.utils.weight_norm(nn.Linear(12, 8)), nn.utils.spectral_norm(nn.Linear(8, 3))
+    return nn.Sequential(nn.Flatten(), layers[0], nn.ReLU(), layers[1])
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
+@pytest.mark.parametrize("kind", [Recording, normed], ids=["recording", "normed"])
+def test_what_is_kept_and_not_read_again_is_not_spoken_of(kind: Callable[[], nn.Module]) -> None:
+    said: list[str] = []
+    model = watched(kind, said).eval()
+    model(IMAGES)
+    model(IMAGES)
+    assert said == []
+    alone = untouched_copy(model)
+    assert torch.equal(alone(IMAGES), model(IMAGES))
+    with torch.no_grad():
+        next(model.parameters()).add_(1.0)
+    assert not torch.equal(alone(IMAGES), model(IMAGES))
