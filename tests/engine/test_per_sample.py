@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from modeconn_cli.engine.errors import InputError
-from modeconn_cli.engine.samples.per_sample import PerSample, check_independent, convolution, fallback, rules
+from modeconn_cli.engine.networks.independent import check_independent
+from modeconn_cli.engine.samples.per_sample import PerSample, convolution, fallback, rules
 from modeconn_cli.engine.samples.per_sample.convolution import Geometry
 
 CLASSES = 5

@@ -8,12 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
-from modeconn_cli.engine import datasets
+from modeconn_cli.engine import datasets, keyed
 from modeconn_cli.engine.commands import train
 from modeconn_cli.engine.commands.curve import train as curve_train
 from modeconn_cli.engine.errors import InputError, SettingsError, Stopped
@@ -271,3 +272,45 @@ def test_no_epochs_leave_the_network_as_it_was_initialised(tmp_path: Path) -> No
     assert done is not None
     assert (done.networks[0].epoch, done.networks[0].train_loss) == (0, None)
     assert (tmp_path / "seed0/metrics.jsonl").read_text() == ""
+
+
+def test_a_batch_norm_that_is_called_twice_has_one_mean_over_both_calls() -> None:
+    """At places of different sizes too, where each value counts once."""
+
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm, self.pool, self.head = nn.BatchNorm2d(1), nn.AvgPool2d(2), nn.Linear(16, 10)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.norm(3 * self.pool(self.norm(x) + 1)).flatten(1))
+
+    data, model = digits(), Twice().double()
+    images = data.fit.take(torch.arange(300))
+    first, second, sizes = [], [], []
+    order = keyed.permutation(7, "statistics", 300)
+    for batch in images.batches(64, order=order):
+        x = batch.images.double()
+        y = 3 * F.avg_pool2d(F.batch_norm(x, None, None, training=True) + 1, 2)
+        first.append((x.mean(), x.var()))
+        second.append((y.mean(), y.var()))
+        sizes.append(len(x) * np.array([64, 16]))
+    shares = np.array(sizes) / np.sum(sizes)
+    figures = np.array([first, second]).transpose(1, 0, 2)  # [batches, calls, mean and variance]
+    recompute_statistics(Cast(model), images, 64, seed=7)
+    expected = (shares[:, :, None] * figures).sum((0, 1))
+    assert float(model.norm.running_mean) == pytest.approx(expected[0], rel=1e-12)
+    assert float(model.norm.running_var) == pytest.approx(expected[1], rel=1e-12)
+    assert model.norm.momentum == 0.1
+
+
+class Cast(nn.Module):
+    """A network in float64, for images in float32."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.model(x.double())
+        return found

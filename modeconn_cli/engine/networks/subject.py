@@ -20,6 +20,7 @@ from modeconn_cli.engine.errors import InputError, SettingsError
 from modeconn_cli.engine.machine.runtime import Runtime
 from modeconn_cli.engine.networks import checkpoints, models, weights
 from modeconn_cli.engine.networks.checkpoints import About, Checkpoint, epochs
+from modeconn_cli.engine.networks.independent import TRIED, check_independent
 from modeconn_cli.engine.networks.models import Architecture
 from modeconn_cli.engine.networks.models.recognise import recognised
 from modeconn_cli.engine.settings.base import Settings, specs
@@ -52,6 +53,10 @@ class Subject:
         if self.loaded is None:
             raise ValueError("opened without data")
         return self.loaded
+
+    def check_independent(self) -> None:
+        """Raises InputError where what the network gives for a sample depends on the rest of its batch."""
+        check_independent(self.model, next(iter(self.data.held_out.batches(TRIED))).images)
 
     def trained(self, settings: NetworkSettings, *, seed: int, wd: float, **more: Any) -> About:
         """What every checkpoint of a training says of itself: network, data, and what it was trained with."""

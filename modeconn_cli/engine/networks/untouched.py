@@ -86,7 +86,7 @@ class _Watched:
         self._harmless: set[Place] = set()
         self._seen: dict[Place, Any] = {}
         mode = model.training
-        before = self._snapshot()
+        before = {place: _mark(value) for place, value in _attributes(model)}
         model.eval()
         self._take_up(self._changed(before))
         self.take_back()
@@ -157,7 +157,9 @@ class _Watched:
         return not all(torch.allclose(a, b, rtol=1e-5, equal_nan=True) for a, b in zip(*outputs, strict=True))
 
     def _snapshot(self) -> dict[Place, Any]:
-        return {place: _mark(value) for place, value in _attributes(self._model)}
+        """Marks of what is kept now; batch norms whose statistics are being recomputed are in training mode."""
+        busy = {name for name, module in self._model.named_modules() if module.training}
+        return {place: _mark(value) for place, value in _attributes(self._model) if place[0] not in busy}
 
     def _changed(self, before: dict[Place, Any]) -> set[Place]:
         """What has changed since and is not known yet."""

@@ -68,6 +68,7 @@ def open_path(settings: PathSettings, runtime: Runtime, needed: Needed = "data")
             raise SettingsError("--bn lerp is for straight lines", "use --bn recompute")
         curve = file.read(settings.curve_checkpoint, settings, runtime, allow_nonfinite=nonfinite)
         found = file.open_curve(curve, settings, runtime, needed)
+        _check(found)
         return OpenedPath(
             curve.path_of(found.model), found, (curve.file,), curve.buffers, policy, curve.foreign
         )
@@ -75,7 +76,14 @@ def open_path(settings: PathSettings, runtime: Runtime, needed: Needed = "data")
     read = [
         subject.read(path, settings, runtime, allow_nonfinite=nonfinite, hint=hint) for path in settings.ends
     ]
-    return line_between(subject.open_networks(read, settings, runtime, needed), policy)
+    found = subject.open_networks(read, settings, runtime, needed)
+    _check(found)
+    return line_between(found, policy)
+
+
+def _check(found: Subject) -> None:
+    if found.loaded is not None:
+        found.check_independent()
 
 
 def line_between(found: Subject, policy: StatisticsPolicy) -> OpenedPath:

@@ -94,8 +94,9 @@ def recompute_statistics(model: nn.Module, samples: Samples, batch_size: int, se
     """Give every batch norm the statistics of the training data under the model's present weights.
 
     The running mean is the exact mean; the running variance is the size-weighted mean of the batch variances
-    (Garipov et al. 2018). Un-augmented data in one seeded shuffled order, dropout off. Returns the number of
-    forward passes over batches (0 without batch norm).
+    (Garipov et al. 2018). A layer that is called several times in a pass has one mean over all its calls. Un-augmented
+    data in one seeded shuffled order, dropout off. Returns the number of forward passes over batches (0 without batch
+    norm).
     """
     layers = batch_norms(model)
     if not layers:
@@ -105,15 +106,23 @@ def recompute_statistics(model: nn.Module, samples: Samples, batch_size: int, se
     for layer in layers:
         layer.reset_running_stats()
         layer.train()
-    seen = passes = 0
+    values = dict.fromkeys(layers, 0)  # per channel, so far
+
+    def weigh(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        """Before each call: its share of all values that the layer has seen."""
+        assert isinstance(layer, _BatchNorm)
+        size = inputs[0].numel() // max(layer.num_features, 1)
+        values[layer] += size
+        layer.momentum = size / max(values[layer], 1)
+
+    hooks = [layer.register_forward_pre_hook(weigh) for layer in layers]
+    passes = 0
     order = keyed.permutation(seed, "statistics", len(samples))
     for batch in samples.batches(batch_size, order=order):
-        for layer in layers:
-            layer.momentum = len(batch) / (seen + len(batch))
         model(batch.images)
-        seen += len(batch)
         passes += 1
-    for layer, momentum in zip(layers, momenta, strict=True):
+    for layer, momentum, hook in zip(layers, momenta, hooks, strict=True):
         layer.momentum = momentum
+        hook.remove()
     model.eval()
     return passes

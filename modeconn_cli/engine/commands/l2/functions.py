@@ -18,6 +18,7 @@ from modeconn_cli.engine.errors import InputError, SettingsError
 from modeconn_cli.engine.machine.runtime import Runtime
 from modeconn_cli.engine.networks import distances, subject, sums, weights
 from modeconn_cli.engine.networks.distances import FunctionalDistance
+from modeconn_cli.engine.networks.independent import TRIED, check_independent
 from modeconn_cli.engine.networks.models.recognise import recognised
 from modeconn_cli.engine.results import files
 from modeconn_cli.engine.samples.per_sample.fisher import DiagonalFisher
@@ -134,6 +135,7 @@ class Functions:
             raise SettingsError(
                 f"data set '{self._data.name}' has no samples in split '{split}'", "choose --split"
             )
+        check_independent(self._model, next(iter(samples.batches(TRIED))).images)
         self.data[metric] = {
             "dataset": self._data.name,
             "split": split,

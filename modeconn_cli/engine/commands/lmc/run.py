@@ -66,6 +66,7 @@ def run(settings: LmcRunSettings, runtime: Runtime) -> LmcRunResult | None:
     words = planning.lines(todo, branches.network(), data, branches.recipe(None), runtime)
     if runtime.plan(words):
         return None
+    found.check_independent()
     with (
         runtime.catching_signals(),  # until the job has said how it ended
         jobs.opened(settings, todo.root, "lmc run", runtime, owned=OWNED, mends=True) as job,

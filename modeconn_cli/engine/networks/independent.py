@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from modeconn_cli.engine.errors import InputError
 
+TRIED = 32  # samples that are enough to see it
 TOLERANCE = 1e-3  # relative to the largest logit: other batch sizes take other kernels
 
 
@@ -27,7 +28,7 @@ def check_independent(model: nn.Module, images: Tensor) -> None:
         if difference > TOLERANCE:
             raise InputError(
                 f"the network gives other logits for the same batch (relative difference {difference:.1e})",
-                "something in it is random in eval mode: scores of single samples would be noise",
+                "something in it is random in eval mode: what is measured of single samples would be noise",
             )
     half = (len(images) + 1) // 2
     if half == len(images):
@@ -37,5 +38,5 @@ def check_independent(model: nn.Module, images: Tensor) -> None:
     if not difference <= TOLERANCE and bool(torch.isfinite(first).all()):
         raise InputError(
             f"the network's logits for a sample depend on the rest of its batch (relative difference {difference:.1e})",
-            "scores of single samples need a network that treats them alone in eval mode: no batch statistics",
+            "figures would depend on --batch-size: give batch norms running statistics, or use another normalisation",
         )
