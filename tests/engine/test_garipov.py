@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -169,3 +170,11 @@ def test_a_named_network_gets_its_classes_and_width_from_the_shapes() -> None:
 )
 def test_the_epoch_is_read_off_every_pattern_of_names(name: str, epoch: int | None) -> None:
     assert names.epoch_of(Path(name)) == epoch
+
+
+def test_an_imported_curves_ends_have_no_statistics_of_their_own(mcx: Callable, tmp_path: Path) -> None:
+    """Its one set of statistics is that of the last position it was trained at."""
+    data = ("--dataset", "synthetic", "--data-arg", "train=40,test=20")
+    words = ("--curve-checkpoint", DATA / "garipov_preresnet8_curve.pt", *data, "--num-points", "2")
+    done = mcx("curve", "eval", *words, "--output-dir", tmp_path, "--json")
+    assert json.loads(done.out)["endpoints"] == [{}, {}]
