@@ -115,7 +115,11 @@ IDLE: dict[str, str] = {
     "l2 a.pt b.pt --metric functional --fisher-samples 1000": (
         "--fisher-samples has no effect without fisher in --metric"
     ),
-    "l2 a.pt b.pt --model mlp": "--model has no effect without fisher or functional in --metric",
+    "l2 a.pt b.pt --num-classes 3": "--num-classes has no effect without fisher or functional in --metric, or --model",
+    "l2 a.pt b.pt --dataset digits": "--dataset has no effect without fisher or functional in --metric, or --model",
+    "l2 a.pt b.pt --model mlp --max-samples 9": (
+        "--max-samples has no effect without fisher or functional in --metric"
+    ),
     "l2 a.pt b.pt --labels trained": "--labels has no effect without fisher or functional in --metric",
     "l2 a.pt b.pt --split test": "--split has no effect without fisher or functional in --metric",
     "l2 a.pt b.pt --overwrite": "--overwrite has no effect without --output or --output-dir",

@@ -140,13 +140,49 @@ def test_several_candidates_are_listed_and_state_key_chooses(tmp_path: Path) -> 
     assert same(read(tmp_path, content, state_key="critic").state, other)
 
 
-def test_weights_beside_their_averages_are_several_candidates(tmp_path: Path) -> None:
-    content = {"model": STATE, "ema": STATE}
-    assert (
-        "several candidates for the weights: 'model', 'ema'"
-        in refusal(lambda: read(tmp_path, content)).message
-    )
-    assert same(read(tmp_path, content, state_key="ema").state, STATE)
+def test_a_standard_name_is_taken_and_others_of_the_same_names_are_said(tmp_path: Path) -> None:
+    content = {"model": STATE, "ema": {name: 2 * tensor for name, tensor in STATE.items()}, "epoch": 4}
+    found = read(tmp_path, content)
+    assert same(found.state)
+    assert any("--state-key" in remark and "ema" in remark for remark in found.remarks)
+    assert same(read(tmp_path, content, state_key="ema").state, content["ema"])
+
+
+OTHERS: dict[str, dict[str, Any]] = {
+    "weights of classes": {"class_weights": {"w": torch.ones(10)}},
+    "sums of losses": {"losses": {"train": torch.ones(3), "val": torch.zeros(3)}, "acc": 91.5},
+    "an optimizer": {"optimizer": {"state": {0: {"momentum_buffer": torch.ones(2)}}, "param_groups": []}},
+}
+
+
+@pytest.mark.parametrize("other", OTHERS)
+@pytest.mark.parametrize("inside", [{}, {"version": 2, "tag": None, "acc": 91.5, "mean": [0.5]}])
+def test_no_other_entry_is_taken_for_the_weights(tmp_path: Path, other: str, inside: dict[str, Any]) -> None:
+    found = read(tmp_path, {**OTHERS[other], "state_dict": {**STATE, **inside}})
+    assert (found.layout, same(found.state)) == ("state_dict", True)
+    assert any("version" in remark for remark in found.remarks) == bool(inside)
+    bare = read(tmp_path, {**STATE, **inside})
+    assert (bare.layout, same(bare.state)) == ("bare", True)
+
+
+def test_a_standard_name_in_another_form_is_not_passed_over(tmp_path: Path) -> None:
+    parts = {"encoder": STATE, "head": {"w": torch.ones(2)}}
+    content = {"model": parts, "class_weights": {"w": torch.ones(10)}}
+    error = refusal(lambda: read(tmp_path, content))
+    assert "'model' is no state dict, but holds others: encoder, head" in error.message
+    assert error.hint == "pass --state-key model.NAME"
+    assert same(read(tmp_path, content, state_key="model.encoder").state)
+
+
+def test_a_name_that_holds_no_tensors_is_no_candidate(tmp_path: Path) -> None:
+    assert read(tmp_path, {"model": {"depth": 18}, "net": STATE}).layout == "net"
+
+
+def test_what_modules_keep_beside_tensors_is_kept(tmp_path: Path) -> None:
+    kept = {"0._extra_state": {"version": torch.tensor(3.0)}, "_extra_state": None}
+    for content in ({"model_state": {**STATE, **kept}}, {**STATE, **kept}):
+        found = read(tmp_path, content)
+        assert (same(found.state), list(found.extra), found.remarks) == (True, list(kept), ())
 
 
 def test_two_known_names_are_several_candidates(tmp_path: Path) -> None:

@@ -74,7 +74,8 @@ def _of_header(path: Path, settings: InfoSettings) -> InfoResult:
     tensors = tuple(
         TensorInfo(name, shape, dtype, None) for name, (shape, dtype) in safe.contents(path).items()
     )
-    shapes = {t.name: torch.empty(t.shape, device="meta") for t in tensors}
+    kinds = {t.name: torch.float32 if t.dtype.startswith(("F", "BF")) else torch.int64 for t in tensors}
+    shapes = {t.name: torch.empty(t.shape, dtype=kinds[t.name], device="meta") for t in tensors}
     fits = recognise.matches(shapes)
     return InfoResult(
         checkpoint=tilde(path),
@@ -89,7 +90,7 @@ def _of_header(path: Path, settings: InfoSettings) -> InfoResult:
         recognised=bool(fits),
         dataset=None,
         num_tensors=len(tensors),
-        num_params=sum(t.numel() for name, t in shapes.items() if not weights.is_buffer(name)),
+        num_params=weights.count(weights.parameters_in(shapes)),
         has_optimizer=False,
         tensors=tensors,
         show_keys=settings.show_keys,

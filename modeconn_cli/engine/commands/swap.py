@@ -229,7 +229,7 @@ def _verify_fully(
     model.to(runtime.device)
     logits = []
     for state in (original.state, swapped):
-        weights.load_into(model, state, str(original.path))
+        weights.load_into(model, {**state, **original.extra}, str(original.path))
         logits.append(predict(model, data.held_out, settings.batch_size))
     before, after = logits
     top = before.topk(2, dim=1).values
@@ -258,7 +258,7 @@ def _publish(
     """Write the three files; the checkpoint comes last and is the commit."""
     content: dict[str, Any] = {
         "epoch": original.epoch or 0,
-        "model_state": dict(swapped),
+        "model_state": {**swapped, **original.extra},
         "mcx": about.entry(),
     }
     if optimizer is not None:

@@ -246,7 +246,7 @@ class _Training:
         data, log = self.data, MetricsLog(self.folder)
         path = self.folder / names.checkpoint(log.epoch)
         ends = () if self.tasks is None else tuple(self._ends(self.tasks, log.epoch))
-        weights.load_into(self.model, checkpoints.read(path).state, str(path))
+        weights.load_into(self.model, checkpoints.read(path).whole, str(path))
         last = log.rows[-1] if log.rows else LoggedEpoch(epoch=0)
         weights_of = last.epoch if last.weights_of_epoch is None else last.weights_of_epoch
         shown = next((row for row in log.rows if row.epoch == weights_of), last)

@@ -84,6 +84,7 @@ class Runtime:
         self.group.asked = lambda: self._stop
         # What one rank says is what all would say.
         self._listener: Listener = (listener if self.group.leader else None) or Silent()
+        self._said: set[str] = set()
         self._stop, self._asked = False, 0.0
         self.deterministic = deterministic
         if device is not None:
@@ -119,9 +120,11 @@ class Runtime:
         part._listener = _Hushed(self._listener)
         return part
 
-    def note(self, text: str) -> None:
-        """Something the user should know."""
-        self._listener.note(text)
+    def note(self, text: str, *, once: bool = False) -> None:
+        """Something the user should know; `once`: though it is true of many files."""
+        if not once or text not in self._said:
+            self._listener.note(text)
+        self._said.add(text)
 
     def detail(self, text: str) -> None:
         """Something the curious user may know (-v)."""

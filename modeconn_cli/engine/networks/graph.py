@@ -100,7 +100,7 @@ def trace(model: nn.Module, input_shape: tuple[int, ...]) -> Graph:
     Raises:
         InputError: the model cannot be copied, or export refused it; names the source line.
     """
-    state: dict[str, Tensor] = model.state_dict(keep_vars=True)
+    state = {n: t for n, t in model.state_dict(keep_vars=True).items() if isinstance(t, Tensor)}
     dtype = next((tensor.dtype for tensor in state.values() if tensor.is_floating_point()), torch.float32)
     example = torch.empty(EXAMPLE_BATCH, *input_shape, dtype=dtype)
     hollow = _hollow_copy(model)

@@ -78,6 +78,8 @@ def read(
     if found.is_curve:
         raise InputError(f"'{path}' is a curve, not a network", hint)
     runtime.detail(found.found())
+    for remark in found.remarks:
+        runtime.note(remark, once=True)
     return found
 
 
@@ -95,7 +97,7 @@ def open_networks(
     first = recognised(first, settings, runtime)
     found = open_described(first.about, first.path, settings, runtime, needed)
     for each in reversed(read):
-        weights.load_into(found.model, each.state, str(each.path))
+        weights.load_into(found.model, each.whole, str(each.path))
     return replace(found, checkpoints=(first, *read[1:]))
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,19 +16,36 @@ from modeconn_cli.engine.errors import InputError
 
 Weights = dict[str, Tensor]
 
-# Buffers of normalisation layers: in a bare state dict only their names tell them from parameters.
-BUFFER_NAMES = ("running_mean", "running_var", "num_batches_tracked")
+# Buffers that many networks have: in a bare state dict only their names tell them from parameters.
+STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
+BUFFERS = (*STATISTICS, "position_ids", "inv_freq", "relative_coords_table", "masked_bias", "n_averaged")
 CHUNK = 1 << 18  # elements converted to float64 at a time: 2 MB stay in the cache
 
 
-def is_buffer(name: str) -> bool:
-    """Whether a tensor of a bare state dict is a normalisation statistic rather than a parameter."""
-    return name.rsplit(".", 1)[-1] in BUFFER_NAMES
+def buffers_in(state: Mapping[str, Tensor]) -> list[str]:
+    """The tensors of a bare state dict that are buffers by their names, or because they hold whole numbers.
+
+    These are statistics of normalisation, masks, positions, and the vectors u and v of spectral norm, which stand
+    beside its `weight_orig` (those of weight norm are parameters).
+    """
+    return [
+        name for name, tensor in state.items() if not tensor.is_floating_point() or _is_buffer(name, state)
+    ]
+
+
+def _is_buffer(name: str, state: Mapping[str, Tensor]) -> bool:
+    module, _, leaf = name.rpartition(".")
+    if leaf in BUFFERS or leaf == "mask" or leaf.endswith("_mask"):
+        return True
+    if leaf in ("_u", "_v"):
+        return ".parametrizations." in f".{module}"
+    return leaf.endswith(("_u", "_v")) and f"{name[:-2]}_orig" in state and state[name].ndim == 1
 
 
 def parameters_in(state: Mapping[str, Tensor]) -> Weights:
-    """The parameters of a state dict: no normalisation statistics, no whole numbers, no second names."""
-    return {name: t for name, t in distinct(state).items() if not is_buffer(name) and t.is_floating_point()}
+    """The parameters of a bare state dict: no buffers, no second names."""
+    buffers = set(buffers_in(state))
+    return {name: tensor for name, tensor in distinct(state).items() if name not in buffers}
 
 
 def distinct(state: Mapping[str, Tensor]) -> Weights:
@@ -59,12 +77,22 @@ def buffers_of(model: nn.Module, state: Mapping[str, Tensor]) -> Weights:
 def not_parameters(model: nn.Module) -> list[str]:
     """The names in a model's state dict that are no parameters: buffers, and further names of tied weights."""
     names = {name for name, _ in model.named_parameters()}
-    return [name for name in model.state_dict() if name not in names]
+    return [name for name in tensors_of(model) if name not in names]
+
+
+def tensors_of(model: nn.Module) -> Weights:
+    """The state dict of a model without what some modules keep there beside tensors."""
+    return {name: value for name, value in model.state_dict().items() if isinstance(value, Tensor)}
+
+
+def extra_of(model: nn.Module) -> dict[str, Any]:
+    """What modules keep in the state dict of a model beside tensors."""
+    return {name: value for name, value in model.state_dict().items() if not isinstance(value, Tensor)}
 
 
 def snapshot(model: nn.Module) -> Weights:
-    """A copy of the model's state on the CPU."""
-    return {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
+    """A copy of the model's tensors on the CPU."""
+    return {name: tensor.detach().cpu().clone() for name, tensor in tensors_of(model).items()}
 
 
 def count(weights: Mapping[str, Tensor]) -> int:
@@ -154,17 +182,30 @@ def check_alike(a: Mapping[str, Tensor], b: Mapping[str, Tensor], name_a: str, n
         raise InputError(f"{name} is {a[name].dtype} in '{name_a}' and {b[name].dtype} in '{name_b}'")
 
 
+def shortened(names: Sequence[str], count: int = 5) -> str:
+    """The first names of a list, and how many there are beside."""
+    more = len(names) - count
+    return ", ".join(names[:count]) + (f" and {more} more" if more > 0 else "")
+
+
 def _some(names: Sequence[str]) -> str:
     shown = ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
     return f"{len(names)} ({shown})" if names else "none"
 
 
-def load_into(model: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
+def load_into(model: nn.Module, state: Mapping[str, Any], where: str) -> None:
     """Copy a state dict into a model. All mismatches are reported in one InputError."""
+    check_fits(model, state, where)
+    model.load_state_dict(dict(state))
+
+
+def check_fits(model: nn.Module, state: Mapping[str, Any], where: str) -> None:
+    """Raise InputError, with all mismatches, for a state dict that is not this model's."""
     own = model.state_dict()
     missing = [name for name in own if name not in state]
     unexpected = [name for name in state if name not in own]
-    shapes = [n for n in own if n in state and own[n].shape != state[n].shape]
+    tensors = [n for n in own if n in state and isinstance(own[n], Tensor)]
+    shapes = [n for n in tensors if own[n].shape != state[n].shape]
     if missing or unexpected or shapes:
         problems = [f"{n}: file {tuple(state[n].shape)}, model {tuple(own[n].shape)}" for n in shapes]
         problems += [f"{n}: missing in the file" for n in missing]
@@ -173,4 +214,3 @@ def load_into(model: nn.Module, state: Mapping[str, Tensor], where: str) -> None
         raise InputError(
             f"'{where}' does not fit the model: {len(problems)} mismatches, {'; '.join(problems[:5])}", hint
         )
-    model.load_state_dict(dict(state))

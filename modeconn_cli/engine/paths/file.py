@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ class CurveFile:
     """A curve as its file holds it: control points [K], parameters only, and buffers.
 
     `buffers` are endpoint 0's and, unless an earlier version has written the file, endpoint 1's. A `foreign` curve has
-    one set, as its last step has left them.
+    one set, as its last step has left them. `extra` is what endpoint 0's modules keep beside tensors.
     """
 
     file: Path
@@ -37,6 +37,7 @@ class CurveFile:
     buffers: tuple[Mapping[str, Tensor], ...]
     about: About
     foreign: bool = False
+    extra: Mapping[str, Any] = field(default_factory=dict)
 
     def path_of(self, model: nn.Module) -> WeightPath:
         """The curve in the weight space of its network."""
@@ -63,6 +64,7 @@ def read(
         points=[dict(point) for point in content["control_points"]],
         buffers=tuple(content[name] for name in BUFFERS if name in content),
         about=checkpoint.about,
+        extra=content.get("extra_state", {}),
     )
 
 
@@ -94,6 +96,7 @@ def _foreign(checkpoint: Checkpoint, settings: ModelSettings, runtime: Runtime) 
 def open_curve(curve: CurveFile, settings: ModelSettings, runtime: Runtime, needed: Needed) -> Subject:
     """The network of a curve, holding endpoint 0, and the data it was trained on."""
     found = open_described(curve.about, curve.file, settings, runtime, needed)
-    state = {**found.model.state_dict(), **(curve.buffers[0] if curve.buffers else {}), **curve.points[0]}
+    buffers = curve.buffers[0] if curve.buffers else {}
+    state = {**found.model.state_dict(), **buffers, **curve.points[0], **curve.extra}
     weights.load_into(found.model, state, str(curve.file))
     return found

@@ -91,6 +91,7 @@ class PathProblem:
         return {
             "control_points": self.path.control_points(),
             **dict(zip(BUFFERS, self._buffers, strict=False)),
+            "extra_state": weights.extra_of(self.model),
             "curve": self.path.kind,
             "num_bends": len(self.path.points),
         }

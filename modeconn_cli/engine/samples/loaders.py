@@ -15,6 +15,7 @@ from torch.utils.data import SequentialSampler
 
 from modeconn_cli.engine.datasets import Batch
 from modeconn_cli.engine.errors import InputError
+from modeconn_cli.engine.networks import weights
 from modeconn_cli.engine.networks.independent import TRIED, check_independent
 
 
@@ -121,7 +122,7 @@ def check_labels(labels: Tensor, classes: int) -> None:
 def evaluating(model: nn.Module) -> Iterator[torch.device]:
     """The model in eval mode, and the device of its tensors; every module's mode is put back."""
     modes = {module: module.training for module in model.modules()}
-    first = next(iter(model.state_dict().values()), None)
+    first = next(iter(weights.tensors_of(model).values()), None)
     model.eval()
     try:
         yield torch.device("cpu") if first is None else first.device

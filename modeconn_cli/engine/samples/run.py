@@ -47,7 +47,7 @@ class ScoredRun:
     def take_up(self, epoch: int) -> None:
         """Give the network an epoch's weights. Raises InputError where they do not fit."""
         path = self.checkpoints[epoch]
-        weights.load_into(self.model, self.read(path).state, str(path))
+        weights.load_into(self.model, self.read(path).whole, str(path))
         self.seen.begin(epoch)
 
 

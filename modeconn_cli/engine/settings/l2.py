@@ -18,6 +18,8 @@ from modeconn_cli.engine.settings.shared import (
     SplitName,
 )
 
+SHAPE = ("dataset", "data_arg", "image_size")  # what says how large images are
+
 Metric = Literal["l2", "cosine", "fisher", "functional"]
 Order = Literal[
     "normalized_l2", "raw_l2", "relative_distance", "relative", "cosine_distance", "fisher_distance"
@@ -64,13 +66,16 @@ class L2Settings(ModelSettings, MeasuredDataSettings, ComputeSettings, EpochSett
         super().__post_init__()
 
     def idle(self) -> dict[str, str]:
-        unread = not self.needs_data
+        unread, named = not self.needs_data, self.model is not None or self.modulo_permutation
         informed, written = "fisher" in self.metric, self.output is not None or self.output_dir is not None
         where = "without fisher or functional in --metric"
         return {
             **super().idle(),
-            **without_effect(unread, where, *DATA, "split", "batch_size"),
-            **without_effect(unread and not self.modulo_permutation, where, *NETWORK),
+            **without_effect(
+                unread, where, *(name for name in DATA if name not in SHAPE), "split", "batch_size"
+            ),
+            **without_effect(unread and self.model is None, f"{where}, or --model", *SHAPE),
+            **without_effect(unread and not named, f"{where}, or --model", *NETWORK),
             **without_effect(not informed, "without fisher in --metric", "fisher", "fisher_samples"),
             **without_effect(not (informed or self.flips_by_seed), "without fisher in --metric", "seed"),
             **without_effect(not written, "without --output or --output-dir", "overwrite"),

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from modeconn_cli.engine.errors import InputError
+from modeconn_cli.engine.networks import weights
 from modeconn_cli.engine.networks.untouched import untouched_copy
 
 
@@ -21,7 +22,7 @@ def output_difference(
     outputs give NaN. `model` gives the architecture and the device and is not changed.
     """
     worker = untouched_copy(model).double().eval()
-    device = next((tensor.device for tensor in worker.state_dict().values()), inputs.device)
+    device = next((tensor.device for tensor in weights.tensors_of(worker).values()), inputs.device)
     inputs = inputs.to(device)
     if inputs.is_floating_point():
         inputs = inputs.double()
@@ -33,7 +34,7 @@ def output_difference(
 def _outputs(worker: nn.Module, state: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
     """All output tensors of a forward pass as one vector."""
     full = worker.state_dict()
-    differ = sorted(full.keys() ^ state.keys())
+    differ = sorted({name for name, value in full.items() if isinstance(value, Tensor)} ^ state.keys())
     if differ:
         raise InputError(f"{differ[0]} is {'missing' if differ[0] in full else 'not in the model'}")
     full.update(state)  # keeps the version numbers that some models ask for

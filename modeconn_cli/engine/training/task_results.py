@@ -47,7 +47,7 @@ def measure(
     for task in tasks.begun(epochs):
         path = folder / names.task(task)
         checkpoint = checkpoints.read(path)
-        weights.load_into(model, checkpoint.state, str(path))
+        weights.load_into(model, checkpoint.whole, str(path))
         classes = tasks.seen(task).to(data.fit.device)
 
         def accuracy(numbers: tuple[int, ...], classes: Tensor = classes) -> float | None:

@@ -56,7 +56,8 @@ def run(settings: CurveExtractSettings, runtime: Runtime) -> CurveExtractResult 
         provenance=strict(vars(made)),
     )
     if due:
-        files.write_tensors(settings.output, {"epoch": 0, "model_state": state, "mcx": about.entry()})
+        whole = {**state, **weights.extra_of(network.model)}
+        files.write_tensors(settings.output, {"epoch": 0, "model_state": whole, "mcx": about.entry()})
     else:
         runtime.note(f"already complete: {settings.output}")
     parameters = weights.parameters_of(network.model, state)

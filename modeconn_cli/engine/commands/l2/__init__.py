@@ -6,6 +6,8 @@ import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 
+from torch import nn
+
 from modeconn_cli.engine.commands.l2 import network, pair, summary, trajectory
 from modeconn_cli.engine.commands.l2.chosen import Chosen, Pair, choose
 from modeconn_cli.engine.commands.l2.measure import measure
@@ -15,6 +17,8 @@ from modeconn_cli.engine.commands.l2.summary import L2ManyResult
 from modeconn_cli.engine.commands.l2.weight_space import Networks
 from modeconn_cli.engine.errors import InputError, SettingsError
 from modeconn_cli.engine.machine.runtime import Runtime
+from modeconn_cli.engine.networks import subject
+from modeconn_cli.engine.networks.models.recognise import recognised
 from modeconn_cli.engine.results import files, jobs
 from modeconn_cli.engine.settings.l2 import L2Settings
 
@@ -88,9 +92,10 @@ def _outputs(chosen: Chosen, settings: L2Settings) -> dict[Pair, Path]:
 def _read(chosen: Chosen, settings: L2Settings, runtime: Runtime) -> Networks:
     """The networks by label; of several those that cannot be read are the reason why."""
     networks: dict[str, Network | InputError] = {}
+    model = _model(next(iter(chosen.paths.values())), settings, runtime)
     for done, (label, path) in enumerate(chosen.paths.items(), start=1):
         try:
-            networks[label] = network.read(path, settings, runtime)
+            networks[label] = network.read(path, settings, runtime, model)
         except InputError as error:
             if chosen.alone:
                 raise
@@ -98,6 +103,14 @@ def _read(chosen: Chosen, settings: L2Settings, runtime: Runtime) -> Networks:
         if not chosen.alone:
             runtime.progress(done, len(chosen.paths), "checkpoint", checkpoint=label)
     return networks
+
+
+def _model(path: Path, settings: L2Settings, runtime: Runtime) -> nn.Module | None:
+    """The network that the settings name, which says what its parameters are."""
+    if settings.model is None:
+        return None
+    first = recognised(network.mapped(path, settings.state_key), settings, runtime)
+    return subject.open_described(first.about, path, settings, runtime, "the data's shape").model
 
 
 def _due(

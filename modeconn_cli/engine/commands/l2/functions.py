@@ -119,7 +119,7 @@ class Functions:
         out: dict[str, T] = {}
         for done, (label, network) in enumerate(self._networks.items(), start=1):
             try:
-                weights.load_into(self._model, network.checkpoint.state, str(network.path))
+                weights.load_into(self._model, network.checkpoint.whole, str(network.path))
                 out[label] = measure(label)
             except InputError as error:
                 self.problems.setdefault(label, error)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from modeconn_cli.engine.errors import InputError
 from modeconn_cli.engine.machine.runtime import Runtime
@@ -36,27 +36,57 @@ class Network:
             )
 
 
-def read(path: Path, settings: L2Settings, runtime: Runtime) -> Network:
+def read(path: Path, settings: L2Settings, runtime: Runtime, model: nn.Module | None) -> Network:
     """Map a checkpoint. Its parameters are compared, and its buffers where they are asked for.
 
-    Raises InputError for a file that is broken, and for anything but real weights. Whether the weights are finite
-    shows when they are measured.
+    The parameters are those of the `model`; without one the file tells, or known names of buffers. Raises InputError
+    for a file that is broken or not the model's, and for one without parameters. Whether the weights are finite shows
+    when they are measured.
     """
     stamp = _stamp(path)
     checkpoint = mapped(path, settings.state_key)
     runtime.detail(checkpoint.found())
-    compared = checkpoint.parameters()
-    whole = [name for name, t in compared.items() if not t.is_floating_point() and t.ndim > 0]
-    if whole or not any(tensor.is_floating_point() for tensor in compared.values()):
-        what = f"{whole[0]} holds whole numbers" if whole else "it holds no parameters"
+    for remark in checkpoint.remarks:
+        runtime.note(remark, once=True)
+    compared = _compared(checkpoint, settings, runtime, model)
+    whole = _whole_numbers(checkpoint, compared)
+    if whole or not compared:
+        what = f"{whole} holds whole numbers" if whole else "it holds no parameters"
         raise InputError(f"'{path}' cannot be compared: {what}", "distances are between real weights")
-    if settings.include_buffers:
-        compared = weights.distinct(checkpoint.state)
-    compared = {name: tensor for name, tensor in compared.items() if tensor.is_floating_point()}
     if not settings.allow_nonfinite:
         others = {name: tensor for name, tensor in checkpoint.state.items() if name not in compared}
         checkpoints.check_finite(others, path)
     return Network(checkpoint, compared, stamp)
+
+
+def _compared(
+    checkpoint: Checkpoint, settings: L2Settings, runtime: Runtime, model: nn.Module | None
+) -> dict[str, Tensor]:
+    """What of a checkpoint counts, real numbers only."""
+    if model is not None:
+        weights.check_fits(model, checkpoint.whole, str(checkpoint.path))
+    if settings.include_buffers:
+        counted = weights.distinct(checkpoint.state)
+    elif model is not None:
+        counted = weights.parameters_of(model, checkpoint.state)
+    else:
+        counted, known = checkpoint.parameters(), checkpoint.known_buffers()
+        if known and not checkpoint.about.buffers:
+            runtime.note(
+                f"left out as buffers, by their names: {weights.shortened(known)} (--model says what the parameters "
+                "are, --include-buffers counts all)",
+                once=True,
+            )
+    return {name: tensor for name, tensor in counted.items() if tensor.is_floating_point()}
+
+
+def _whole_numbers(checkpoint: Checkpoint, compared: Mapping[str, Tensor]) -> str:
+    """A tensor of whole numbers that is no buffer: quantised weights, or all that there is."""
+    names = [
+        name for name, tensor in checkpoint.state.items() if tensor.ndim and not tensor.is_floating_point()
+    ]
+    weights_ = [name for name in names if name.rpartition(".")[2] in ("weight", "bias")]
+    return next(iter(weights_ if compared else names), "")
 
 
 def mapped(path: Path, state_key: str | None = None) -> Checkpoint:

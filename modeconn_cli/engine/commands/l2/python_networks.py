@@ -107,7 +107,7 @@ def _modules(first: PythonNetwork, second: PythonNetwork) -> list[nn.Module]:
     for each, model in zip(opened, built, strict=True):
         out.append(copy.deepcopy(known) if model is None else model)
         if model is None and isinstance(each, Checkpoint):
-            weights.load_into(out[-1], each.state, str(each.path))
+            weights.load_into(out[-1], each.whole, str(each.path))
     return out
 
 

@@ -155,7 +155,7 @@ class _Lines:
         """The straight line between two checkpoints of the experiment."""
         read = tuple(checkpoints.read(path) for path in ends)
         for each in reversed(read):
-            weights.load_into(self._subject.model, each.state, str(each.path))
+            weights.load_into(self._subject.model, each.whole, str(each.path))
         return line_between(replace(self._subject, checkpoints=read), self._policy)
 
 

@@ -16,15 +16,13 @@ from torch import Tensor
 
 from modeconn_cli.engine import names
 from modeconn_cli.engine.errors import InputError
-from modeconn_cli.engine.networks.checkpoints import integrity
+from modeconn_cli.engine.networks.checkpoints import entry, integrity
 from modeconn_cli.engine.networks.checkpoints.about import About
-from modeconn_cli.engine.networks.weights import distinct, is_buffer, one_thread
+from modeconn_cli.engine.networks.weights import buffers_in, distinct, one_thread, shortened
 from modeconn_cli.engine.results import shards
 
 __all__ = ["About", "Checkpoint", "check_finite", "finite", "read"]
 
-# Entries that hold the weights, in the order of their standing.
-STATE_KEYS = ("model_state", "model_state_dict", "state_dict", "model", "net", "model_weights")
 OPTIMIZER_KEYS = ("optimizer_state", "optimizer_state_dict", "optim_state", "optimizer")
 PREFIXES = ("module.", "_orig_mod.")  # of DataParallel and torch.compile
 LIGHTNING, LIGHTNING_PREFIXES = "pytorch-lightning_version", ("model.", "net.")
@@ -32,7 +30,9 @@ LIGHTNING, LIGHTNING_PREFIXES = "pytorch-lightning_version", ("model.", "net.")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint in memory. `state` is the whole state dict, empty for a curve; `about` what mcx wrote of it."""
+    """A checkpoint in memory. `state` holds the tensors of the state dict, none for a curve; `extra` what modules keep
+    beside tensors; `about` is what mcx wrote of it. `remarks` is what whoever trusts it should know.
+    """
 
     path: Path
     layout: str
@@ -42,6 +42,13 @@ class Checkpoint:
     about: About = field(default_factory=About)
     content: Mapping[str, Any] = field(default_factory=dict)
     prefix: str = ""
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    remarks: tuple[str, ...] = ()
+
+    @property
+    def whole(self) -> dict[str, Any]:
+        """The state dict as the network's modules have saved it."""
+        return {**self.state, **self.extra}
 
     def found(self) -> str:
         """Which of the file's entries the weights are, and what was taken off their names."""
@@ -49,13 +56,16 @@ class Checkpoint:
         return f"'{self.path}': weights are {where}" + (f", without '{self.prefix}'" if self.prefix else "")
 
     def parameters(self) -> dict[str, Tensor]:
-        """The parameters: without what mcx recorded as buffers, normalisation statistics and second names.
+        """The parameters, as far as a file tells: without what mcx recorded as buffers and what is known to be one.
 
         A tensor with two names (tied weights) counts once, under its first.
         """
-        buffers = set(self.about.buffers)
-        named = {name: tensor for name, tensor in self.state.items() if name not in buffers}
-        return {name: tensor for name, tensor in distinct(named).items() if not is_buffer(name)}
+        buffers = {*self.about.buffers, *self.known_buffers()}
+        return distinct({name: tensor for name, tensor in self.state.items() if name not in buffers})
+
+    def known_buffers(self) -> list[str]:
+        """What is a buffer by its name or its kind, without mcx's word for it."""
+        return buffers_in(self.state)
 
     @property
     def is_curve(self) -> bool:
@@ -77,13 +87,14 @@ def read(
     about = About.read(content.get("mcx"), path)
     if isinstance(content.get("control_points"), list):
         points = content["control_points"]
-        if not points or not all(_is_state(point) for point in points):
+        if not points or not all(_are_tensors(point) for point in points):
             raise InputError(f"'{path}': control_points are not state dicts")
         tensors = {f"point {k}: {n}": t for k, point in enumerate(points) for n, t in point.items()}
         _check_tensors(tensors, path, allow_nonfinite)
         return Checkpoint(path, "curve", {}, _epoch(content, path), None, about, content)
-    key, found = _find_state(content, path, state_key)
-    state, prefix = _strip(found, PREFIXES + (LIGHTNING_PREFIXES if LIGHTNING in content else ()))
+    found = entry.find(content, path, state_key)
+    key, prefixes = found.key, PREFIXES + (LIGHTNING_PREFIXES if LIGHTNING in content else ())
+    state, prefix = _strip(found.tensors, prefixes)
     _check_tensors(state, path, allow_nonfinite)
     optimizer = next((content[k] for k in OPTIMIZER_KEYS if isinstance(content.get(k), Mapping)), None)
     return Checkpoint(
@@ -95,7 +106,28 @@ def read(
         about=about,
         content=content if key != "bare" else {},
         prefix=prefix,
+        extra={name.removeprefix(prefix): value for name, value in found.extra.items()},
+        remarks=_remarks(found),
     )
+
+
+def _are_tensors(value: Any) -> bool:
+    return (
+        isinstance(value, Mapping)
+        and bool(value)
+        and all(isinstance(n, str) and isinstance(t, Tensor) for n, t in value.items())
+    )
+
+
+def _remarks(found: entry.Entry) -> tuple[str, ...]:
+    said = []
+    if found.passed_over:
+        said.append(f"values beside the weights are passed over: {shortened(found.passed_over)}")
+    if found.rivals:
+        said.append(
+            f"the weights are '{found.key}'; --state-key takes others of the same names: {shortened(found.rivals)}"
+        )
+    return tuple(said)
 
 
 def _shards(path: Path, mapped: bool) -> dict[str, Tensor]:
@@ -109,36 +141,6 @@ def _shards(path: Path, mapped: bool) -> dict[str, Tensor]:
     if lost:
         raise InputError(f"'{path}' names '{lost[0]}', which none of its files holds")
     return out
-
-
-def _is_state(value: Any) -> bool:
-    return (
-        isinstance(value, Mapping)
-        and bool(value)
-        and all(isinstance(n, str) and isinstance(t, Tensor) for n, t in value.items())
-    )
-
-
-def _find_state(
-    content: Mapping[str, Any], path: Path, state_key: str | None
-) -> tuple[str, Mapping[str, Tensor]]:
-    """The entry that holds the weights, and its name (`bare` where the file is nothing else)."""
-    found = ", ".join(map(str, content)) or "nothing"
-    if state_key is not None:
-        if not _is_state(content.get(state_key)):
-            raise InputError(f"'{path}' has no state dict under '{state_key}'", f"entries: {found}")
-        return state_key, content[state_key]
-    if _is_state(content):
-        return "bare", content
-    candidates = [key for key, value in content.items() if _is_state(value)]
-    if len(candidates) == 1:
-        return candidates[0], content[candidates[0]]
-    if candidates:
-        names_ = ", ".join(f"'{key}'" for key in candidates)
-        raise InputError(
-            f"'{path}' has several candidates for the weights: {names_}", "pass --state-key NAME"
-        )
-    raise InputError(f"'{path}' holds no state dict", f"entries: {found[:500]}")
 
 
 def _strip(state: Mapping[str, Tensor], prefixes: tuple[str, ...]) -> tuple[dict[str, Tensor], str]:
