@@ -22,6 +22,7 @@ from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram
 
 from modeconn_cli.engine.errors import InputError
+from modeconn_cli.engine.networks import weights
 from modeconn_cli.engine.networks.untouched import copy_to_trace
 
 # Rows of the example batch. Export specialises 0 and 1; an odd number keeps batch // 2 from looking exact.
@@ -100,7 +101,7 @@ def trace(model: nn.Module, input_shape: tuple[int, ...]) -> Graph:
     Raises:
         InputError: the model cannot be copied, or export refused it; names the source line.
     """
-    state = {n: t for n, t in model.state_dict(keep_vars=True).items() if isinstance(t, Tensor)}
+    state = weights.tensors_of(model)
     dtype = next((tensor.dtype for tensor in state.values() if tensor.is_floating_point()), torch.float32)
     example = torch.empty(EXAMPLE_BATCH, *input_shape, dtype=dtype)
     hollow = _hollow_copy(model)
@@ -186,7 +187,7 @@ def _tied_names(state: Mapping[str, Tensor]) -> dict[str, tuple[str, ...]]:
 
 def _hollow_copy(model: nn.Module) -> nn.Module:
     """A copy of `model` in eval mode: parameters and saved buffers unwritten, other tensors by value."""
-    saved = {id(tensor) for tensor in model.state_dict(keep_vars=True).values()}
+    saved = {id(tensor) for tensor in weights.tensors_of(model).values()}
     memo: dict[int, Any] = {}
     for module in model.modules():
         tensors = [*module._parameters.values(), *module._buffers.values(), *vars(module).values()]

@@ -81,8 +81,9 @@ def not_parameters(model: nn.Module) -> list[str]:
 
 
 def tensors_of(model: nn.Module) -> Weights:
-    """The state dict of a model without what some modules keep there beside tensors."""
-    return {name: value for name, value in model.state_dict().items() if isinstance(value, Tensor)}
+    """The tensors of a model's state dict, its own ones: without what some modules keep there beside them."""
+    found = model.state_dict(keep_vars=True)
+    return {name: value for name, value in found.items() if isinstance(value, Tensor)}
 
 
 def extra_of(model: nn.Module) -> dict[str, Any]:

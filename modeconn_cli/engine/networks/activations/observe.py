@@ -12,6 +12,7 @@ from torch import Tensor, fx, nn
 
 from modeconn_cli.engine.errors import InputError
 from modeconn_cli.engine.networks import graph as graphs
+from modeconn_cli.engine.networks import weights
 from modeconn_cli.engine.networks.activations import sites
 from modeconn_cli.engine.networks.activations.sites import Kind, Layer, Site
 from modeconn_cli.engine.networks.graph import Graph
@@ -127,7 +128,7 @@ class _Traced(fx.Interpreter):
         self.layers = [site.layer for site in found]
         self._sites = {site.node: site for site in found}
         self._eps, self._graph = eps, graph
-        self._state: Mapping[str, Tensor] = model.state_dict(keep_vars=True)  # live
+        self._state: Mapping[str, Tensor] = weights.tensors_of(model)  # live
         self._found: list[_Units] = []
 
     @torch.no_grad()

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from modeconn_cli.engine.networks import graph as graphs
+from modeconn_cli.engine.networks import weights
 from modeconn_cli.engine.networks.graph import operation, schema
 from modeconn_cli.engine.networks.sample_axis import RESHAPES, Inseparable
 from modeconn_cli.engine.samples.per_sample import uses
@@ -42,7 +43,7 @@ class Backward(fx.Interpreter):
         elements = sum(trainable[name].numel() for name in self._rooted)
         self.step = max(1, COLLECTED // elements) if elements else None
         # Live: new weights need no new trace.
-        self._state: dict[str, Tensor] = model.state_dict(keep_vars=True)
+        self._state = weights.tensors_of(model)
         self._example = next(model.parameters()).new_empty(0)
         self.refresh()
 

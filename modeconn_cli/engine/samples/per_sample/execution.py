@@ -16,6 +16,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from modeconn_cli.engine.errors import InputError
 from modeconn_cli.engine.networks import graph as graphs
+from modeconn_cli.engine.networks import weights
 from modeconn_cli.engine.networks.graph import CONVOLUTIONS, Graph, operation
 
 AGREE = 1e-3  # of logits, relative to the largest
@@ -135,7 +136,7 @@ class _Folded(fx.Interpreter):
 
     @torch.no_grad()
     def refresh(self) -> None:
-        state = self._model.state_dict()
+        state = weights.tensors_of(self._model)
         self._values = {name: _channels_last(state[name]) for name in self._graph.tensors.values()}
         self._kernels = {conv: self._fold(conv, norm) for conv, norm in self._norm_of.items()}
 
