@@ -137,7 +137,7 @@ class _Folded(fx.Interpreter):
     @torch.no_grad()
     def refresh(self) -> None:
         state = weights.tensors_of(self._model)
-        self._values = {name: _channels_last(state[name]) for name in self._graph.tensors.values()}
+        self._values = {name: _channels_last(state[name].detach()) for name in self._graph.tensors.values()}
         self._kernels = {conv: self._fold(conv, norm) for conv, norm in self._norm_of.items()}
 
     def _fold(self, conv: fx.Node, norm: fx.Node) -> tuple[Tensor, Tensor]:
