@@ -122,7 +122,7 @@ def test_momentum_is_permuted_like_its_parameter(kind: str, keys: list[str]) -> 
     state = stepped(model, optimizer)
     found = symmetry.find(graph.trace(model, (1, 8, 8)))
     choice = chosen(found, "conv2", [(1, 6)])
-    moved = swap.permute_optimizer(state, model, choice, Runtime())
+    moved = swap.permuted_optimizer(state, model, choice, Runtime())
     assert moved is not None
     names = [name for name, _ in model.named_parameters()]
     for key in keys:
@@ -133,29 +133,109 @@ def test_momentum_is_permuted_like_its_parameter(kind: str, keys: list[str]) -> 
     assert moved["param_groups"] == state["param_groups"]
 
 
+Groups = list[list[str]]
+
+
+def in_groups(model: nn.Module, how: str) -> Groups:
+    """The names of parameters, group by group, as trainers sort them."""
+    named = dict(model.named_parameters())
+    flat = [name for name, p in named.items() if p.ndim <= 1]
+    norms = [name for name in named if name.startswith("norm")]
+    last = [name for name in named if name.startswith("output")]
+
+    def others(part: list[str]) -> list[str]:
+        return [name for name in named if name not in part]
+
+    return {
+        "one": [list(named)],
+        "no decay of vectors": [others(flat), flat],
+        "no decay of vectors, first": [flat, others(flat)],
+        "no decay of norms": [others(norms), norms],
+        "another rate of the head": [others(last), last],
+        "three": [others(flat), [name for name in flat if name not in norms], norms],
+        "frozen": [others(["conv1.weight", "conv1.bias"])],
+    }[how]
+
+
+def optimizer_of(network: nn.Module, kind: str, groups: Groups) -> torch.optim.Optimizer:
+    parameters = [{"params": [network.get_parameter(name) for name in group]} for group in groups]
+    if kind == "adam":
+        return torch.optim.Adam(parameters, lr=1e-2, eps=1e-3)
+    return torch.optim.SGD(parameters, lr=0.1, momentum=0.9)
+
+
+@pytest.mark.parametrize("how", ["one", "no decay of vectors", "no decay of vectors, first", "no decay of norms",
+                                 "another rate of the head", "three", "frozen"])  # fmt: skip
 @pytest.mark.parametrize("kind", ["sgd", "adam"])
-def test_a_swapped_network_and_its_optimizer_go_on_as_the_original(kind: str) -> None:
-    """Steps after the swap are the swap of those steps, but for the order of sums."""
-    model, other = built().double(), built().double()
-
-    def optimizer_of(network: nn.Module) -> torch.optim.Optimizer:
-        parameters = network.parameters()
-        if kind == "adam":
-            return torch.optim.Adam(parameters, lr=1e-2, eps=1e-3)
-        return torch.optim.SGD(parameters, lr=0.1, momentum=0.9)
-
-    optimizer = optimizer_of(model)
+def test_a_swapped_network_and_its_optimizer_go_on_as_the_original(kind: str, how: str) -> None:
+    """Steps after the swap are the swap of those steps, but for the order of sums; with any groups of parameters."""
+    model, other = built(norm="'batch'").double(), built(norm="'batch'").double()
+    groups = in_groups(model, how)
+    for network in (model, other):
+        for name, parameter in network.named_parameters():
+            parameter.requires_grad_(any(name in group for group in groups))
+    optimizer = optimizer_of(model, kind, groups)
     before = stepped(model, optimizer)
     found = symmetry.find(graph.trace(model, (1, 8, 8)))
     choice = chosen(found, "conv3", [(0, 7), (1, 4)])
     other.load_state_dict(symmetry.permute(model.state_dict(), choice.orders))
-    follower = optimizer_of(other)
-    follower.load_state_dict(swap.permute_optimizer(before, model, choice, Runtime()) or {})
+    follower = optimizer_of(other, kind, groups)
+    follower.load_state_dict(symmetry.optimizer.permuted(before, model, choice.orders))
     stepped(model, optimizer)
     stepped(other, follower)
     expected = symmetry.permute(model.state_dict(), choice.orders)
     for name, tensor in other.state_dict().items():
         assert torch.allclose(tensor, expected[name], rtol=1e-9, atol=1e-12), name
+
+
+def twins() -> nn.Module:
+    """Two hidden layers of one shape, the second of which is read by three outputs."""
+    torch.manual_seed(1)
+    return nn.Sequential(nn.Linear(6, 6), nn.Tanh(), nn.Linear(6, 6), nn.Tanh(), nn.Linear(6, 3)).double()
+
+
+def moments_of(groups: list[list[int]], **more: Any) -> dict[str, Any]:
+    """An optimizer's state that says in its values which parameter it belongs to."""
+    tensors = [p.detach().clone() for p in twins().parameters()]
+    order = [k for group in groups for k in group]
+    numbers = iter(range(len(order)))
+    described = [{"params": [next(numbers) for _ in group]} for group in groups]
+    return {
+        "state": {index: {"momentum_buffer": tensors[k]} for index, k in enumerate(order)},
+        "param_groups": [
+            {**group, **{key: value[k] for key, value in more.items()}} for k, group in enumerate(described)
+        ],
+    }
+
+
+def test_what_shapes_do_not_tell_apart_is_left_out_where_it_makes_a_difference() -> None:
+    model, shape = twins(), (6,)
+    found = symmetry.find(graph.trace(model, shape))
+    groups = [[2, 3], [0, 1, 4, 5]]  # the second layer alone, as for another learning rate
+    orders = {symmetry.group_of(found, "0"): [3, 1, 2, 0, 4, 5]}
+    with pytest.raises(symmetry.optimizer.Doubt, match="do not tell 0"):
+        symmetry.optimizer.permuted(moments_of(groups), model, orders)
+    names = [[list(dict(model.named_parameters()))[k] for k in group] for group in groups]
+    moved = symmetry.optimizer.permuted(moments_of(groups, param_names=names), model, orders)
+    expected = symmetry.permute({n: p.detach() for n, p in model.named_parameters()}, orders)
+    for index, name in enumerate(name for group in names for name in group):
+        assert torch.equal(moved["state"][index]["momentum_buffer"], expected[name])
+
+
+def test_groups_that_move_alike_need_not_be_told_apart() -> None:
+    """Bias, scale and shift of one layer have one shape, and are permuted alike."""
+    model = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 3)).double()
+    parameters = dict(model.named_parameters())
+    groups = [["0.weight", "0.bias", "3.weight", "3.bias"], ["1.weight", "1.bias"]]
+    optimizer = optimizer_of(model, "sgd", groups)
+    model(torch.randn(9, 4, dtype=torch.float64)).square().sum().backward()
+    optimizer.step()
+    orders = {symmetry.group_of(symmetry.find(graph.trace(model, (4,))), "0"): [5, 4, 3, 2, 1, 0]}
+    state = optimizer.state_dict()
+    moved = symmetry.optimizer.permuted(state, model, orders)["state"]
+    names = [name for group in groups for name in group]
+    expected = symmetry.permute({n: parameters[n].grad for n in names}, orders)  # the first step's momentum
+    assert all(torch.equal(moved[k]["momentum_buffer"], expected[name]) for k, name in enumerate(names))
 
 
 @pytest.mark.parametrize(
@@ -172,8 +252,9 @@ def test_a_state_of_other_parameters_is_left_out_with_a_note(
 
     model, found = network
     choice = chosen(found, "conv1", [(0, 1)])
-    assert swap.permute_optimizer(state, model, choice, Runtime(listener=Heard())) is None
-    assert heard == ["the optimizer's state does not belong to the network's parameters and is left out"]
+    assert swap.permuted_optimizer(state, model, choice, Runtime(listener=Heard())) is None
+    assert len(heard) == 1
+    assert heard[0].startswith("the optimizer's state is left out: ")
 
 
 # Verification ---------------------------------------------------------------------------------------------

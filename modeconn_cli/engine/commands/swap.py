@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from modeconn_cli.engine import keyed, names, symmetry
 from modeconn_cli.engine.datasets import Data
-from modeconn_cli.engine.errors import AnswerIsNo, NoDataSet, SettingsError
+from modeconn_cli.engine.errors import AnswerIsNo, InputError, NoDataSet, SettingsError
 from modeconn_cli.engine.machine.runtime import Runtime
 from modeconn_cli.engine.networks import distances, graph, models, subject, weights
 from modeconn_cli.engine.networks.checkpoints import About, Checkpoint
@@ -143,7 +143,7 @@ def run(settings: SwapSettings, runtime: Runtime) -> SwapResult | None:
     if not write:
         runtime.note(f"already complete: {output}")
         return replace(result, checkpoint_sha256=sha256(output))
-    optimizer = permute_optimizer(original.optimizer_state, model, choice, runtime)
+    optimizer = permuted_optimizer(original.optimizer_state, model, choice, runtime)
     about = arch.about(opened.about, buffers=tuple(weights.not_parameters(model)))
     return _publish(output, result, original, about, swapped, optimizer)
 
@@ -272,31 +272,17 @@ def _publish(
     return result
 
 
-def permute_optimizer(
+def permuted_optimizer(
     optimizer: Mapping[str, Any] | None, model: nn.Module, choice: Choice, runtime: Runtime
 ) -> dict[str, Any] | None:
-    """Optimizer state with its per-parameter tensors (momentum, moments) permuted like the parameters."""
+    """The optimizer's state permuted like the parameters; None, which is said, where it may be of other parameters."""
     if optimizer is None:
         return None
-    parameters = dict(model.named_parameters())
     try:
-        state = dict(optimizer["state"])
-        order = [index for group in optimizer["param_groups"] for index in group["params"]]
-        moved: dict[Any, dict[str, Any]] = {index: dict(state.get(index, {})) for index in order}
-    except (KeyError, TypeError, ValueError):
-        order = []
-    if len(order) != len(parameters):
-        runtime.note("the optimizer's state does not belong to the network's parameters and is left out")
-        return None
-    keys = {key for entry in moved.values() for key in entry}
-    for key in keys:
-        named = {
-            name: moved[index][key]
-            for (name, parameter), index in zip(parameters.items(), order, strict=True)
-            if isinstance(moved[index].get(key), Tensor) and moved[index][key].shape == parameter.shape
-        }
-        permuted = symmetry.permute(named, choice.orders)
-        for (name, _), index in zip(parameters.items(), order, strict=True):
-            if name in permuted:
-                moved[index][key] = permuted[name]
-    return {**optimizer, "state": {index: entry for index, entry in moved.items() if entry}}
+        return symmetry.optimizer.permuted(optimizer, model, choice.orders)
+    except (symmetry.optimizer.Doubt, InputError) as doubt:
+        reason = str(doubt)
+    except (KeyError, TypeError, ValueError, AttributeError):
+        reason = "it is not that of an optimizer of torch"
+    runtime.note(f"the optimizer's state is left out: {reason}")
+    return None

@@ -2,11 +2,12 @@
 
 `labels` solves the equations, `tensors` carries labels through reshapes, `registry` says what a rule is, the rules
 are in `elementwise`, `reductions`, `layers`, `products` and `movement`, `walk` applies them, `groups` reads off the
-result, `permutation` and `proof` use it.
+result, `permutation`, `optimizer` and `proof` use it.
 """
 
+from modeconn_cli.engine.symmetry import optimizer
 from modeconn_cli.engine.symmetry.groups import Group, Symmetry, find, group_of
 from modeconn_cli.engine.symmetry.permutation import permute
 from modeconn_cli.engine.symmetry.proof import output_difference
 
-__all__ = ["Group", "Symmetry", "find", "group_of", "output_difference", "permute"]
+__all__ = ["Group", "Symmetry", "find", "group_of", "optimizer", "output_difference", "permute"]
