@@ -19,6 +19,7 @@ from modeconn_cli.engine.paths import barriers
 from modeconn_cli.engine.paths.layers import layer_distances
 from modeconn_cli.engine.paths.path import Carrier, Kind, WeightPath, coefficients
 from modeconn_cli.engine.paths.problem import PathProblem
+from modeconn_cli.engine.paths.start import control_points
 
 KINDS: list[Kind] = ["bezier", "polychain"]
 
@@ -226,3 +227,37 @@ def test_there_is_no_barrier_between_a_network_and_itself_and_none_below_zero() 
 def test_the_midpoint_barrier_needs_the_midpoint() -> None:
     ts = np.linspace(0, 1, 4)
     assert barriers.barriers(ts, ts)["midpoint"] is None
+
+
+@pytest.mark.parametrize("method", ["linear", "biased", "perturbed", "sphere"])
+@pytest.mark.parametrize("differ", [False, True])
+def test_frozen_parameters_stay_between_the_ends(method: str, differ: bool) -> None:
+    """Whatever start, constraint and penalty do; where the ends are equal they are the ends', bit for bit."""
+    first, last = states(2)
+    frozen = ["0.weight", "0.bias"]
+    if not differ:
+        last |= {name: first[name] for name in frozen}
+    model = network(0)
+    for name in frozen:
+        model.get_parameter(name).requires_grad_(False)
+    points = control_points(
+        first, last, 3, method, alpha=0.3, noise=0.5, elementwise=False, inside_sphere=True, seed=0, frozen=frozen,  # type: ignore[arg-type]
+    )  # fmt: skip
+    found = WeightPath.through("bezier", points, model)
+    problem = PathProblem(model, found, weight_decay=0.5, seed=0, plane=True)
+    optimizer = torch.optim.SGD(problem.trainable, lr=0.1, momentum=0.9)
+    for step in range(5):
+        problem.place(step)
+        F.cross_entropy(model(torch.randn(8, 1, 4, 4)), torch.arange(8) % 4).backward()
+        penalty = problem.collect()
+        assert float(penalty) == pytest.approx(
+            0.25 * sum(float(p.detach().double().square().sum()) for p in model.parameters()), rel=1e-6
+        )
+        optimizer.step()
+        problem.settle()
+    middle = found.layout.views(found.points[1])
+    for name in frozen:
+        assert torch.equal(middle[name], torch.lerp(first[name], last[name], 0.5) if differ else first[name])
+    distances = [(found.points[1] - found.points[k]).double().norm() for k in (0, 2)]
+    assert float(distances[0]) == pytest.approx(float(distances[1]), rel=1e-5)
+    assert not torch.equal(middle["3.weight"], points[1]["3.weight"])

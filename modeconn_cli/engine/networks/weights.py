@@ -69,6 +69,11 @@ def parameters_of(model: nn.Module, state: Mapping[str, Tensor]) -> Weights:
     return {name: state[name] for name, _ in model.named_parameters()}
 
 
+def frozen_in(model: nn.Module) -> list[str]:
+    """The names of the parameters that training leaves as they are."""
+    return [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
+
+
 def buffers_of(model: nn.Module, state: Mapping[str, Tensor]) -> Weights:
     """The entries of `state` that are buffers of `model`."""
     return {name: state[name] for name, _ in model.named_buffers() if name in state}

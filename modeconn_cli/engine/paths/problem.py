@@ -19,7 +19,8 @@ class PathProblem:
     """Minimise E_t [cross-entropy at w(t) + ½·wd·‖w(t)‖²] over the free points (Garipov et al. 2018).
 
     The gradient with respect to point k is c_k(t) (∇ℓ(w(t)) + wd·w(t)): no autograd through the blend. The
-    model's gradients accumulate onto wd·w(t) in one flat vector, and the optimizer sees one parameter.
+    model's gradients accumulate onto wd·w(t) in one flat vector, and the optimizer sees one parameter. Frozen
+    parameters have no gradient at all, also not that of their share of the penalty.
     """
 
     optimizer_decay = 0.0
@@ -46,10 +47,12 @@ class PathProblem:
         self.trainable[0].grad = torch.zeros_like(self.trainable[0])
         self._carrier = Carrier(model, path)
         self._gradient = torch.zeros_like(self._carrier.flat)
-        for name, view in path.layout.views(self._gradient).items():
+        views = path.layout.views(self._gradient)
+        for name, view in views.items():
             model.get_parameter(name).grad = view
+        self._frozen = [views[name] for name in weights.frozen_in(model)]
         self._share = torch.zeros(len(path.points))
-        self._normal = _unit(path.points[-1] - path.points[0]) if plane else None
+        self._normal = _unit(self._between_ends()) if plane else None
         self._buffers, self._following = buffers, following(model, buffers)
 
     def place(self, step: int) -> None:
@@ -61,6 +64,16 @@ class PathProblem:
             if self._following:
                 put(self.model, self._buffers, t, self._following)
             torch.mul(self._carrier.flat, self.weight_decay, out=self._gradient)
+            for view in self._frozen:
+                view.zero_()
+
+    def _between_ends(self) -> Tensor:
+        """From one end to the other, in what is trained."""
+        found = self.path.points[-1] - self.path.points[0]
+        views = self.path.layout.views(found)
+        for name in weights.frozen_in(self.model):
+            views[name].zero_()
+        return found
 
     @torch.no_grad()
     def move_to(self, t: float) -> None:

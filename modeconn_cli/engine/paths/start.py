@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -29,8 +29,11 @@ def control_points(
     elementwise: bool,
     inside_sphere: bool,
     seed: int,
+    frozen: Collection[str] = (),
 ) -> list[Weights]:
     """All control points [num_bends], the ends included, for endpoint parameters `first` and `last`.
+
+    Those that are `frozen` lie on the straight line whatever the method.
 
     `linear` spreads the free points over the straight line; the other methods put a single one at `alpha`.
     `perturbed` and `sphere` add, per tensor, Gaussian noise whose norm is `noise` times the endpoints' distance (with
@@ -57,13 +60,27 @@ def control_points(
         place = alpha if num_bends == 3 and method != "linear" else k / (num_bends - 1)
         generator = torch.Generator().manual_seed(keyed.number(seed, "init noise", k))
         free.append({name: between(first[name], last[name], place, generator) for name in first})
-    return [dict(first), *free, dict(last)]
+    return [dict(first), *_straight(free, first, last, frozen), dict(last)]
+
+
+def _straight(
+    free: Sequence[Weights], first: Mapping[str, Tensor], last: Mapping[str, Tensor], frozen: Collection[str]
+) -> list[Weights]:
+    """The free points with their frozen parameters equally spaced between the ends."""
+    return [
+        {**point, **{name: torch.lerp(first[name], last[name], k / (len(free) + 1)) for name in frozen}}
+        for k, point in enumerate(free, start=1)
+    ]
 
 
 def points_of_curve(
-    curve: CurveFile, first: Mapping[str, Tensor], last: Mapping[str, Tensor], num_bends: int
+    curve: CurveFile,
+    first: Mapping[str, Tensor],
+    last: Mapping[str, Tensor],
+    num_bends: int,
+    frozen: Collection[str] = (),
 ) -> list[Weights]:
-    """The control points [num_bends] of another curve, between these ends.
+    """The control points [num_bends] of another curve, between these ends; `frozen` as for `control_points`.
 
     Raises SettingsError where it has another number of them, InputError where it is of another network.
     """
@@ -73,4 +90,4 @@ def points_of_curve(
         )
     for k, point in enumerate(curve.points):
         weights.check_alike(first, point, "endpoint 0", f"control point {k} of {curve.file}")
-    return [dict(first), *curve.points[1:-1], dict(last)]
+    return [dict(first), *_straight(curve.points[1:-1], first, last, frozen), dict(last)]

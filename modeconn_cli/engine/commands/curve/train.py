@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+import torch
+
 from modeconn_cli.engine import datasets, names
 from modeconn_cli.engine.errors import InputError, SettingsError
 from modeconn_cli.engine.machine.runtime import Runtime
@@ -83,7 +85,7 @@ def run(settings: CurveTrainSettings, runtime: Runtime) -> CurveTrainResult | No
             files.write_text(
                 folder / names.ENDPOINT_DISTANCE, distance_text(str(ends[0]), str(ends[1]), distance)
             )
-            points = _control_points(settings, first, last, runtime)
+            points = _control_points(settings, first, last, _frozen(found, first, last, runtime), runtime)
             path = WeightPath.through(settings.curve, points, found.model)
             outcome = _fit(settings, folder, found, path, job, runtime)
             job.finish([outcome, folder / names.METRICS, folder / names.ENDPOINT_DISTANCE])
@@ -127,7 +129,7 @@ def distance_text(first: str, last: str, distance: Distance) -> str:
 
 
 def _control_points(
-    settings: CurveTrainSettings, first: Weights, last: Weights, runtime: Runtime
+    settings: CurveTrainSettings, first: Weights, last: Weights, frozen: list[str], runtime: Runtime
 ) -> list[Weights]:
     """Where training begins: the ends, and free points between them as the settings ask for."""
     if settings.init_method != "curve":
@@ -141,11 +143,27 @@ def _control_points(
             elementwise=settings.compat == "elementwise-noise",
             inside_sphere=settings.init_inside_sphere,
             seed=settings.seed,
+            frozen=frozen,
         )
     if settings.init_curve is None:
         raise SettingsError("--init-method curve needs a curve", "pass --init-curve FILE")
     curve = file.read(settings.init_curve, settings, runtime, allow_nonfinite=settings.allow_nonfinite)
-    return points_of_curve(curve, first, last, settings.num_bends)
+    return points_of_curve(curve, first, last, settings.num_bends, frozen)
+
+
+def _frozen(found: Subject, first: Weights, last: Weights, runtime: Runtime) -> list[str]:
+    """The parameters that are not trained, which is said. Raises InputError where nothing else is left."""
+    frozen = weights.frozen_in(found.model)
+    if len(frozen) == len(first):
+        raise InputError("every parameter of the network is frozen: there is nothing to train")
+    differ = [name for name in frozen if not torch.equal(first[name], last[name])]
+    if frozen:
+        runtime.note(f"frozen parameters are not trained: {weights.shortened(frozen)}")
+    if differ:
+        runtime.note(
+            f"of those the endpoints differ, and the curve interpolates: {weights.shortened(differ)}"
+        )
+    return frozen
 
 
 def _fit(

@@ -46,6 +46,8 @@ class Functions:
             self._compare(network, first, datasets.completed(settings, checkpoint.about.data))
         found = subject.open_described(checkpoint.about, checkpoint.path, settings, runtime)
         self._data, self._arch, self._model = found.data, found.arch, found.model.eval()
+        for parameter in self._model.parameters():  # Fisher information is of frozen ones too
+            parameter.requires_grad_(parameter.is_floating_point())
         self.data: dict[str, Mapping[str, Any]] = {}
         self.problems: dict[str, InputError] = {}
 
