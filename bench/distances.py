@@ -20,7 +20,7 @@ from modeconn_cli.engine.results import files
 from modeconn_cli.engine.samples.per_sample.fisher import DiagonalFisher
 
 SHARDS, TENSORS, SIDE = 4, 16, 2048  # 1 GB of float32
-MANY, SAMPLES = 50, 32
+MANY, SAMPLES, CLASSES = 50, 32, 10
 
 
 def sharded(folder: Path) -> Pair:
@@ -109,15 +109,16 @@ def many(folder: Path) -> Pair:
 
 
 def fisher(_folder: Path) -> Pair:
-    """The diagonal Fisher information of ResNet-18, against a forward and backward pass over the same samples."""
+    """The diagonal Fisher information of ResNet-18, against a forward and backward pass over its samples per class."""
     model, (images, labels) = resnet(), batch(SAMPLES)
     ids = torch.arange(SAMPLES)
     found = DiagonalFisher(model, SHAPE, "true")
     found.add(images[:4], labels[:4], ids[:4])
 
     def reference() -> None:
-        model.zero_grad()
-        F.cross_entropy(model(images), labels).backward()  # type: ignore[no-untyped-call]
+        for _ in range(CLASSES):
+            model.zero_grad()
+            F.cross_entropy(model(images), labels).backward()  # type: ignore[no-untyped-call]
 
     fact = f"{weights.count(found.information()):,} parameters, {SAMPLES} samples"
     return Pair(lambda: found.add(images, labels, ids), reference, (fact,))

@@ -19,11 +19,13 @@ from modeconn_cli.cli.tables import (
     layers_block,
     number,
     percent,
+    with_error,
 )
 from modeconn_cli.engine.settings.l2 import L2Settings
 
 if TYPE_CHECKING:
     from modeconn_cli.engine.commands.l2 import L2ManyResult, L2Result
+    from modeconn_cli.engine.commands.l2.summary import SummaryRow
     from modeconn_cli.engine.commands.l2.trajectory import Waypoint
 
 app = typer.Typer()
@@ -63,8 +65,15 @@ def many_table(result: L2ManyResult) -> list[Block]:
         "status": ("status", str),
     }
     shown, omitted = ends(result.pairs, PAIRS, "pairs")
-    columns = tuple(kinds[name][0] for name in result.columns)
-    rows = tuple(tuple(kinds[name][1](getattr(row, name)) for name in result.columns) for row in shown)
+
+    def cell(row: SummaryRow, name: str) -> str:
+        value, text = getattr(row, name), kinds[name][1]
+        error = getattr(row, f"{name}_stderr", None)
+        return text(value) if error is None else with_error(value, error, text)
+
+    names = [name for name in result.columns if name in kinds]
+    columns = tuple(kinds[name][0] for name in names)
+    rows = tuple(tuple(cell(row, name) for name in names) for row in shown)
     parts: list[Block] = [Table(f"Distances of {len(result.checkpoints)} checkpoints", columns, rows)]
     if result.trajectory is not None:
         parts.append(trajectory_table(result.trajectory, omitted))
@@ -100,13 +109,17 @@ def table(result: L2Result) -> list[Block]:
     if "cosine" in metrics:
         further.append(("Cosine distance", number(distance.cosine_distance)))
     if "fisher" in metrics:
-        further.append((f"Fisher distance ({_samples(result, 'fisher')})", number(distance.fisher_distance)))
+        value = with_error(distance.fisher_distance, distance.fisher_distance_stderr, number)
+        further.append((f"Fisher distance ({_samples(result, 'fisher')})", value))
     if result.functional is not None:
-        where = _samples(result, "functional")
+        where, found = _samples(result, "functional"), result.functional
         further += [
-            (f"Disagreement ({where})", percent(result.functional.disagreement)),
-            ("Mean KL divergence", number(result.functional.kl)),
-            ("Mean distance of logits", number(result.functional.logit_distance)),
+            (f"Disagreement ({where})", with_error(found.disagreement, found.disagreement_stderr, percent)),
+            ("Mean KL divergence", with_error(found.kl, found.kl_stderr, number)),
+            (
+                "Mean distance of logits",
+                with_error(found.logit_distance, found.logit_distance_stderr, number),
+            ),
         ]
     if result.permuted is not None:
         further.append(("Total L2 with the swap undone", number(result.permuted.distance.total_l2)))

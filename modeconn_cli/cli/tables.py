@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
@@ -56,6 +56,12 @@ def epoch_words(epoch: int | None, weights_of: int | None) -> str:
 def percent(ratio: float | None, digits: int = 2) -> str:
     """A ratio as a percentage, with its sign."""
     return "n/a" if ratio is None else f"{100 * ratio:.{digits}f}%"
+
+
+def with_error(value: float | None, error: float | None, shown: Callable[[float | None], str]) -> str:
+    """A value with its standard error, where there is one."""
+    known = value is not None and error is not None and error == error
+    return f"{shown(value)} ± {shown(error)}" if known else shown(value)
 
 
 def plain_text(parts: Sequence[Block]) -> str:

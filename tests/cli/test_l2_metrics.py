@@ -12,6 +12,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from modeconn_cli.engine import datasets
+from modeconn_cli.engine.networks import models as models_
+from modeconn_cli.engine.networks.models import Architecture
+from modeconn_cli.engine.settings.shared import DataSettings
+
 
 def test_all_metrics_come_from_one_call(mcx: Callable, ends: list[Path]) -> None:
     words = ("--metric", "l2,cosine,fisher,functional", "--fisher-samples", "50", "--json")
@@ -30,8 +35,52 @@ def test_all_metrics_come_from_one_call(mcx: Callable, ends: list[Path]) -> None
     }  # fmt: skip
     functional = found["data"]["functional"]
     assert (functional["dataset"], functional["split"], functional["samples"]) == ("digits", "test", 360)
-    assert set(found["functional"]) == {"disagreement", "kl", "logit_distance", "samples"}
+    measured = ("disagreement", "kl", "logit_distance")
+    assert set(found["functional"]) == {*measured, *(f"{name}_stderr" for name in measured), "samples"}
     assert 0 < found["functional"]["disagreement"] <= 1
+
+
+def test_distances_in_function_and_their_standard_errors_are_those_of_the_definitions(
+    mcx: Callable, ends: list[Path]
+) -> None:
+    """Every sample and every class by itself in float64: nothing is drawn, and no seed decides."""
+    words = ("--metric", "fisher,functional", "--max-samples", "60", "--split", "all-train", "--json")
+    found = json.loads(mcx("l2", *ends, *words).out)
+    assert (
+        found["fisher_distance"] == json.loads(mcx("l2", *ends, *words, "--seed", "5").out)["fisher_distance"]
+    )
+    data = datasets.load(DataSettings(dataset="digits", max_samples=60), torch.device("cpu"))
+    images = (data.split("all-train").images.double() / 255 - 0.5) / 0.5
+    models = []
+    for end in ends:
+        model = models_.build(Architecture("cnn", 10, (1, 8, 8), {"width": 4})).double().eval()
+        model.load_state_dict(torch.load(end, weights_only=True)["model_state"])
+        models.append(model)
+    gaps = [(a - b).detach().square() for a, b in zip(*(m.parameters() for m in models), strict=True)]
+    q = torch.zeros(2, len(images), dtype=torch.float64)
+    for k, model in enumerate(models):
+        for n, image in enumerate(images):
+            log_p = model(image[None]).log_softmax(1)[0]
+            for c in range(10):
+                gradients = torch.autograd.grad(log_p[c], list(model.parameters()), retain_graph=True)
+                squared = sum(float((g.square() * gap).sum()) for g, gap in zip(gradients, gaps, strict=True))
+                q[k, n] += float(log_p[c].detach().exp()) * squared
+    q = q.mean(0)
+    distance = float(q.mean().sqrt())
+    assert found["fisher_distance"] == pytest.approx(distance, rel=1e-5)
+    exact = float(q.std()) / (2 * distance * len(q) ** 0.5)
+    assert 0.6 < found["fisher_distance_stderr"] / exact < 1.6  # of twenty blocks of samples
+    with torch.no_grad():
+        p, other = (model(images).log_softmax(1) for model in models)
+    for name, values in {
+        "disagreement": (p.argmax(1) != other.argmax(1)).double(), "kl": (p.exp() * (p - other)).sum(1),
+    }.items():  # fmt: skip
+        assert found["functional"][name] == pytest.approx(float(values.mean()), rel=1e-4)
+        error = found["functional"][f"{name}_stderr"]
+        assert error == pytest.approx(float(values.std()) / 60**0.5, rel=1e-4)
+    shown = mcx("l2", *ends, *words[:-1]).out
+    assert f"{distance:.4f}"[:-1] in shown
+    assert shown.count(" ± ") == 4
 
 
 def test_what_was_not_asked_for_is_not_shown(mcx: Callable, ends: list[Path]) -> None:

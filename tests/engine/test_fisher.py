@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from modeconn_cli.engine.samples.per_sample import fisher as information
 from modeconn_cli.engine.samples.per_sample.fisher import DiagonalFisher, Kind
 
 
@@ -119,19 +120,70 @@ def test_batches_do_not_matter(name: str) -> None:
 
 
 def test_a_logistic_regression_has_its_closed_form() -> None:
-    """F of a weight is E[x_j² p_k (1 − p_k)]; draws of y converge to it."""
+    """F of a weight is E[x_j² p_k (1 − p_k)], exactly, whatever the seed."""
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Flatten(), nn.Linear(12, 4)).eval()
-    images = torch.randn(1, 3, 2, 2).expand(4000, 3, 2, 2)
-    found = fisher(model, "true", (images, torch.zeros(4000, dtype=torch.int64), torch.arange(4000)))
-    p = model(images[:1]).double().softmax(1)[0].detach()
-    x = images[0].flatten().double()
-    exact = (p * (1 - p))[:, None] * x.square()
-    torch.testing.assert_close(found["1.weight"], exact, rtol=0.1, atol=1e-3 * float(exact.max()))
-    torch.testing.assert_close(found["1.bias"], p * (1 - p), rtol=0.1, atol=1e-4)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(12, 4)).double().eval()
+    images, labels, ids = batch(9)
+    found = fisher(model, "true", (images.double(), labels, ids))
+    p, x = model(images.double()).softmax(1).detach(), images.double().flatten(1)
+    exact = torch.einsum("nk,nj->kj", p * (1 - p), x.square()) / 9
+    torch.testing.assert_close(found["1.weight"], exact, rtol=1e-6, atol=0)
+    torch.testing.assert_close(found["1.bias"], (p * (1 - p)).mean(0), rtol=1e-6, atol=0)
 
 
-def test_draws_belong_to_the_sample_and_the_seed() -> None:
+def over_classes(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
+    """E_x Σ_y p(y|x) (∂ log p(y|x)/∂θ)², sample by sample and class by class in float64."""
+    model = copy.deepcopy(model).double().eval()
+    total = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
+    for image in images.double():
+        for k in range(4):
+            model.zero_grad()
+            log_p = model(image[None]).log_softmax(1)[0]
+            log_p[k].backward()
+            for name, p in model.named_parameters():
+                if p.grad is not None:
+                    total[name] += float(log_p[k].detach().exp()) * p.grad.square()
+    return {name: value / len(images) for name, value in total.items()}
+
+
+@pytest.mark.parametrize("name", [name for name in NETWORKS if name != "branching"])
+@pytest.mark.parametrize("sure", [1.0, 12.0])
+def test_the_expectation_over_classes_is_their_sum(name: str, sure: float) -> None:
+    """Of networks that are sure of their answers too, where hardly any other class has a share."""
+    torch.manual_seed(0)
+    model = NETWORKS[name]().eval()
+    with torch.no_grad():
+        list(model.parameters())[-1 if name != "tied" else 2].mul_(sure)
+        for module in model.modules():
+            if isinstance(module, nn.Linear) and module.out_features == 4:
+                module.weight.mul_(sure)
+    images, labels, ids = batch()
+    found, exact = fisher(model, "true", (images, labels, ids)), over_classes(model, images)
+    for key in exact:
+        torch.testing.assert_close(found[key], exact[key], rtol=2e-3, atol=1e-6 * float(exact[key].max()))
+
+
+def test_a_bias_without_any_gradient_raises_no_alarm() -> None:
+    """Batch norm behind a layer, were it in training mode, or a softmax over equal shifts: rounding is all there is."""
+
+    class Shifted(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.f, self.shift = nn.Linear(12, 4), nn.Parameter(torch.zeros(1))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.f(x.flatten(1)) + self.shift
+
+    said: list[str] = []
+    found = DiagonalFisher(Shifted().eval(), (3, 2, 2), "true", note=said.append)
+    found.add(*batch())
+    assert said == []
+    assert float(found.information()["shift"]) < 1e-12
+
+
+def test_draws_belong_to_the_sample_and_the_seed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of more classes than are summed over."""
+    monkeypatch.setattr(information, "SUMMED", 3)
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(12, 4)).eval()
     images, labels, ids = batch()

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from modeconn_cli.engine.errors import InputError
@@ -51,6 +52,7 @@ class Distance:
     modules: tuple[LayerDistance, ...]
     cosine_distance: float | None = None
     fisher_distance: float | None = None
+    fisher_distance_stderr: float | None = None  # over the samples that the information was estimated on
 
     def top(self, count: int, order: str = "normalized_l2") -> list[LayerDistance]:
         """The `count` most distant tensors; ties keep the order of the state dict."""
@@ -133,12 +135,17 @@ def _layer(name: str, parts: list[Squares]) -> LayerDistance:
 
 @dataclass(frozen=True)
 class FunctionalDistance:
-    """Over the samples: share of different arg-max, mean KL(p_a‖p_b) in nats, mean ‖logits_a − logits_b‖."""
+    """Over the samples: share of different arg-max, mean KL(p_a‖p_b) in nats, mean ‖logits_a − logits_b‖; each with its
+    standard error, which is NaN for one sample.
+    """
 
     disagreement: float
     kl: float
     logit_distance: float
     samples: int
+    disagreement_stderr: float
+    kl_stderr: float
+    logit_distance_stderr: float
 
 
 def functional(answers: Iterable[tuple[Tensor, Tensor]]) -> FunctionalDistance:
@@ -146,17 +153,20 @@ def functional(answers: Iterable[tuple[Tensor, Tensor]]) -> FunctionalDistance:
 
     Raises InputError for other numbers of classes, and where there are no samples.
     """
-    count = different = 0
-    kl = distance = 0.0
+    parts: list[Tensor] = []
     for a, b in answers:
         if a.shape != b.shape or a.ndim != 2:
             raise InputError(f"logits of shapes {tuple(a.shape)} and {tuple(b.shape)} cannot be compared")
         x, y = a.double(), b.double()
         p, q = x.log_softmax(1), y.log_softmax(1)
-        count += len(x)
-        different += int((x.argmax(1) != y.argmax(1)).sum())
-        kl += float((p.exp() * (p - q)).sum())
-        distance += float((x - y).norm(dim=1).sum())
-    if count == 0:
+        different = (x.argmax(1) != y.argmax(1)).double()
+        kl = (p.exp() * (p - q)).sum(1).clamp_min(0.0)
+        parts.append(torch.stack([different, kl, (x - y).norm(dim=1)]).cpu())
+    if not parts:
         raise InputError("there are no inputs")
-    return FunctionalDistance(different / count, max(kl / count, 0.0), distance / count, count)
+    values = torch.cat(parts, dim=1)  # [3, samples]
+    count = values.shape[1]
+    spread = values.std(1) if count > 1 else torch.full((3,), math.nan)
+    disagreement, kl_, distance_ = values.mean(1).tolist()
+    errors = (spread / math.sqrt(count)).tolist()
+    return FunctionalDistance(disagreement, kl_, distance_, count, *errors)

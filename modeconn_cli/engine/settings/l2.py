@@ -51,7 +51,9 @@ class L2Settings(ModelSettings, MeasuredDataSettings, ComputeSettings, EpochSett
         False, "measure also with the swap undone that made one of a pair from the other (by its metadata)"
     )
     fisher: Literal["true", "empirical"] = setting(
-        "true", "Fisher information of labels drawn from the network, or of the data's"
+        "true",
+        "Fisher information of the network's own labels (summed over the classes, drawn above 100 of them), or of the "
+        "data's",
     )
     fisher_samples: int = setting(1000, "samples that it is estimated on", low=1)
     split: SplitName | None = setting(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -29,6 +31,32 @@ from modeconn_cli.engine.settings.shared import DataSettings, SplitName
 T = TypeVar("T")
 
 AT_ONCE = 4096  # samples whose answers are compared at a time
+BLOCKS = 20  # of samples, whose spread says how sure a Fisher distance is
+
+
+@dataclass(frozen=True)
+class Weighted:
+    """Σ F (a − b)² by tensor, and the standard error of its root over all tensors."""
+
+    by_tensor: Mapping[str, float]
+    stderr: float
+
+    @classmethod
+    def of(
+        cls, first: Sequence[Mapping[str, float]], second: Sequence[Mapping[str, float]], sizes: Sequence[int]
+    ) -> Weighted:
+        """From the blocks of samples, of these sizes, under both networks."""
+        names, count = list(first[0]), sum(sizes)
+        blocks = [{n: (a[n] + b[n]) / 2 for n in names} for a, b in zip(first, second, strict=True)]
+        means = {
+            n: math.fsum(s * block[n] for s, block in zip(sizes, blocks, strict=True)) / count for n in names
+        }
+        squared = math.fsum(means.values())
+        if len(blocks) < 2 or squared == 0:
+            return cls(means, 0.0 if squared == 0 else math.nan)
+        off = [math.fsum(block.values()) - squared for block in blocks]
+        variance = math.fsum(s * d * d for s, d in zip(sizes, off, strict=True)) / (len(blocks) - 1) / count
+        return cls(means, math.sqrt(variance) / (2 * math.sqrt(squared)))
 
 
 class Functions:
@@ -63,10 +91,11 @@ class Functions:
                 )
                 return
 
-    def fisher(self, pairs: Sequence[Pair]) -> dict[Pair, dict[str, float]]:
-        """Σ F (a − b)² by tensor, with F the mean of both networks' diagonal Fisher information.
+    def fisher(self, pairs: Sequence[Pair]) -> dict[Pair, Weighted]:
+        """Σ F (a − b)² with F the mean of both networks' diagonal Fisher information.
 
-        F is estimated on a seeded random subset of the samples, of one network at a time.
+        F is estimated on a seeded random subset of the samples, of one network at a time, in blocks whose spread gives
+        the standard error.
         """
         settings = self._settings
         samples = self._samples("fisher", "all-train")
@@ -78,18 +107,26 @@ class Functions:
         shape, note = self._arch.input_shape, self._runtime.note
         information = DiagonalFisher(self._model, shape, settings.fisher, settings.seed, note)
 
-        def weighted(label: str) -> dict[Pair, dict[str, float]]:
-            information.begin()
-            for batch in samples.batches(settings.batch_size):
-                information.add(batch.images, batch.labels, batch.ids)
-            compared = self._networks[label].weights
-            known = {name: f.cpu() for name, f in information.information().items() if name in compared}
-            sides = {pair: [self._networks[one].weights for one in pair] for pair in pairs if label in pair}
-            return {pair: sums.weighted(a, b, known) for pair, (a, b) in sides.items()}
+        blocks = torch.arange(len(samples), device=samples.device).tensor_split(min(BLOCKS, len(samples)))
 
-        found = self._each("fisher", weighted)
+        def weighted(label: str) -> dict[Pair, list[dict[str, float]]]:
+            """Of every pair of a network, block by block and tensor by tensor."""
+            information.begin()
+            compared = self._networks[label].weights
+            own = {pair: [self._networks[one].weights for one in pair] for pair in pairs if label in pair}
+            out: dict[Pair, list[dict[str, float]]] = {pair: [] for pair in own}
+            for rows in blocks:
+                information.clear()
+                for batch in samples.take(rows).batches(settings.batch_size):
+                    information.add(batch.images, batch.labels, batch.ids)
+                known = {name: f.cpu() for name, f in information.information().items() if name in compared}
+                for pair, (a, b) in own.items():
+                    out[pair].append(sums.weighted(a, b, known))
+            return out
+
+        found, sizes = self._each("fisher", weighted), [len(rows) for rows in blocks]
         return {
-            (a, b): {name: (half + found[b][a, b][name]) / 2 for name, half in found[a][a, b].items()}
+            (a, b): Weighted.of(found[a][a, b], found[b][a, b], sizes)
             for a, b in pairs
             if {a, b} <= set(found)
         }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from modeconn_cli.engine.commands.l2 import weight_space
@@ -46,13 +46,15 @@ def measure(
     usable = {label: n for label, n in networks.items() if label in used and isinstance(n, Network)}
     problems: dict[Pair, InputError] = {}
     answers: dict[Pair, FunctionalDistance] = {}
+    errors: dict[Pair, float] = {}
     data: dict[str, Mapping[str, Any]] = {}
     for labels in weight_space.alike(usable) if settings.needs_data else ():
         functions = Functions(settings, {label: usable[label] for label in labels}, runtime)
         group = [pair for pair in own if set(pair) <= set(labels)]
         if "fisher" in settings.metric:
             for pair, weighted in functions.fisher(group).items():
-                found[pair] = sums.with_fisher(found[pair], weighted)
+                found[pair] = sums.with_fisher(found[pair], weighted.by_tensor)
+                errors[pair] = weighted.stderr
         if "functional" in settings.metric:
             answers |= functions.functional(group)
         data |= functions.data
@@ -67,7 +69,10 @@ def measure(
             permuted[first, second] = permutations.undone(usable[first], usable[second])
         except InputError as error:
             problems.setdefault((first, second), error)
-    distance = {pair: distances.distance(squares) for pair, squares in found.items()}
+    distance = {
+        pair: replace(distances.distance(squares), fisher_distance_stderr=errors.get(pair))
+        for pair, squares in found.items()
+    }
     results = {
         pair: L2Result(
             settings=settings,

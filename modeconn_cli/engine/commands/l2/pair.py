@@ -50,6 +50,8 @@ class L2Result(Record):
             for rank, layer in enumerate(d.top(asked.show_top_k, asked.order), start=1)
         ]
         further: dict[str, Any] = {name: getattr(d, name) for name in asked.further}
+        if "fisher_distance" in further:
+            further["fisher_distance_stderr"] = d.fisher_distance_stderr
         if self.functional is not None:
             further["functional"] = self.functional
         if self.permuted is not None:

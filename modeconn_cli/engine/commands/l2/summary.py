@@ -27,12 +27,15 @@ MATRIX, HEAT_MAP = "matrix.npz", "heatmap.png"
 TRAJECTORY_CSV, TRAJECTORY_FIGURE = "trajectory.csv", "trajectory.png"
 OWNED = (TEXT, CSV, MATRIX, HEAT_MAP, TRAJECTORY_CSV, TRAJECTORY_FIGURE)
 MARK = "folder.json"  # says that the summaries are the command's own
-DIRECTED = ("relative", "kl")
+DIRECTED = ("relative", "kl", "kl_stderr")
 DOCUMENTED = ("pair", "total_l2", "normalized_l2", "relative", "total_params")
 FURTHER = {
     "cosine": ("cosine_distance",),
-    "fisher": ("fisher_distance",),
-    "functional": ("disagreement", "kl", "logit_distance"),
+    "fisher": ("fisher_distance", "fisher_distance_stderr"),
+    "functional": (
+        *("disagreement", "disagreement_stderr", "kl", "kl_stderr"),
+        *("logit_distance", "logit_distance_stderr"),
+    ),
 }
 DRAWN = {
     "total_l2": "L2 distance",
@@ -54,9 +57,13 @@ class SummaryRow:
     status: str
     cosine_distance: float | None = None
     fisher_distance: float | None = None
+    fisher_distance_stderr: float | None = None
     disagreement: float | None = None
+    disagreement_stderr: float | None = None
     kl: float | None = None
+    kl_stderr: float | None = None
     logit_distance: float | None = None
+    logit_distance_stderr: float | None = None
     modulo_permutation: float | None = None  # total L2 with the swap undone
 
 
@@ -116,6 +123,7 @@ def _row(pair: Pair, result: L2Result | InputError) -> SummaryRow:
         status="ok" if result.problem is None else result.problem.message,
         cosine_distance=distance.cosine_distance,
         fisher_distance=distance.fisher_distance,
+        fisher_distance_stderr=distance.fisher_distance_stderr,
         modulo_permutation=None if undone is None else undone.distance.total_l2,
         **{column: getattr(result.functional, column, None) for column in FURTHER["functional"]},
     )
@@ -174,7 +182,7 @@ def _text(columns: tuple[str, ...], rows: list[list[Any]]) -> str:
         if value is None:
             return "n/a"
         if isinstance(value, float):
-            return f"{100 * value:.4f}%" if name in ("relative", "disagreement") else f"{value:.6f}"
+            return f"{100 * value:.4f}%" if name.startswith(("relative", "disagreement")) else f"{value:.6f}"
         return f"{value:,}" if isinstance(value, int) else str(value)
 
     cells = [list(columns), *([cell(*each) for each in zip(columns, row, strict=True)] for row in rows)]

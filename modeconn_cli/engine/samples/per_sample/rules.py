@@ -194,12 +194,12 @@ class BatchNorm(Rule):
     places = (1, 2)
 
     def gradient(self, call: Call, place: int) -> Tensor:
-        g = call.gradient()
-        summed = g.flatten(2).sum(2)
+        g = _positions(call.gradient())
+        summed = g.sum(2)
         if place == 2:
             return summed
         mean, deviation = call.arg(3), (call.arg(4) + call.arg(7)).rsqrt()
-        found: Tensor = (dot(g, call.data(), 2) - summed * mean) * deviation
+        found: Tensor = (dot(g, _positions(call.data()), 2) - summed * mean) * deviation
         return found
 
 
@@ -254,6 +254,11 @@ def _reduced(values: Tensor, axis: SampleAxis, dims: int, shape: Sequence[int]) 
     over = [k + 1 for k, size in enumerate(wanted) if size == 1 and whole.shape[k + 1] != 1]
     reduced = whole.sum(over, keepdim=True) if over else whole
     return reduced.reshape(len(values), *shape)
+
+
+def _positions(values: Tensor) -> Tensor:
+    """[N, C, …] -> [N, C, T]; without any positions T is 1."""
+    return values.reshape(*values.shape[:2], -1)
 
 
 def _product(x: Tensor, g: Tensor) -> Tensor:
