@@ -298,8 +298,9 @@ def weighted_euclidean_distance(
     """The Fisher distance √Σ F (a − b)²: F is the mean of both networks' diagonal Fisher information on the data.
 
     `input_data`: inputs [N, …], or a loader of (inputs, labels) or (inputs, labels, ids). The outputs [N, C] are
-    logits. With `kind="true"` the expectation over the network's own labels is summed exactly; of more than 100 classes
-    one label per sample is drawn, by `seed` and id. `empirical` takes the loader's labels. (The document's weights, gradients of a network's error against itself, are always zero.)
+    logits. With `kind="true"` the expectation over the network's own labels is summed exactly; of more than 100
+    classes one label per sample is drawn, by `seed` and id. `empirical` takes the loader's labels. (The document's
+    weights, gradients of a network's error against itself, are always zero.)
 
     One of two state dicts has to be a module, or the checkpoint of mcx. Modes and gradients stay as they are.
     """

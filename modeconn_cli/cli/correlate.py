@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import typer
 
 from modeconn_cli.cli.options import takes
 from modeconn_cli.cli.report import Report
-from modeconn_cli.cli.tables import Block, Lines, Table, number
+from modeconn_cli.cli.tables import Block, Lines, Table, number, with_error
 from modeconn_cli.engine.settings.correlate import CorrelateSettings
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 
+SMALLEST = 1e-300  # chances below are too small for a float
 SHOWN = 28  # pairs in a table: those of eight metrics; the others are in the file
 
 
@@ -25,7 +27,8 @@ def correlate(settings: CorrelateSettings, report: Report) -> None:
     """Join every per-sample metric by sample id and correlate them.
 
     Writes per_sample.csv (one row per sample, with its category by median splits), correlations.csv, by_class.csv,
-    by_task.csv, auroc.csv and figures. Reads the files of mcx and of the original scripts.
+    by_task.csv, auroc.csv and figures. Reads the files of mcx and of the original scripts. Correlations come with 95 %
+    intervals and with p among all pairs of the table (Holm), AUROCs with DeLong's standard error.
     """
     from modeconn_cli.engine.commands import correlate as engine
 
@@ -38,8 +41,19 @@ def table(result: CorrelateResult) -> list[Block]:
         cells = tuple((name or "no category", f"{count:,}") for name, count in result.categories.items())
         parts.append(Table("Categories by median splits", ("category", "samples"), cells))
     if result.auroc:
-        rows = tuple((a.flag, a.metric, f"{a.flagged:,}", number(a.auroc, 4)) for a in result.auroc)
-        parts.append(Table("Finding the flagged samples", ("flag", "metric", "flagged", "AUROC"), rows, 2))
+        rows = tuple(
+            (
+                a.flag,
+                a.metric,
+                f"{a.n:,}",
+                f"{a.flagged:,}",
+                with_error(a.auroc, a.stderr, partial(number, digits=4)),
+            )
+            for a in result.auroc
+        )
+        parts.append(
+            Table("Finding the flagged samples", ("flag", "metric", "n", "flagged", "AUROC"), rows, 2)
+        )
     return [*parts, Lines(tuple(f"File: {path}" for path in result.files))]
 
 
@@ -57,16 +71,28 @@ def _coverage(result: CorrelateResult) -> Table:
 def _correlations(result: CorrelateResult) -> Table:
     shown = result.correlations[:SHOWN]
     rows = tuple(
-        (c.metric_a, c.metric_b, f"{c.n:,}", number(c.pearson, 4), number(c.spearman, 4), _p(c.spearman_p))
+        (
+            *(c.metric_a, c.metric_b, f"{c.n:,}", number(c.pearson, 4), number(c.spearman, 4)),
+            *(_interval(c.spearman_low, c.spearman_high), _p(c.spearman_p_holm)),
+        )
         for c in shown
     )
     title = "Correlations"
     if len(shown) < len(result.correlations):
         title += f" ({len(shown)} of {len(result.correlations)}; all are in correlations.csv)"
     return Table(
-        title, ("metric", "metric", "n", "Pearson", "Spearman", "p (Spearman)"), rows, text_columns=2
+        title,
+        ("metric", "metric", "n", "Pearson", "Spearman", "its 95 %", "its p (Holm)"),
+        rows,
+        text_columns=2,
     )
 
 
+def _interval(low: float | None, high: float | None) -> str:
+    return "n/a" if low is None or high is None else f"{low:.3f} … {high:.3f}"
+
+
 def _p(value: float | None) -> str:
-    return "n/a" if value is None else f"{value:.2g}"
+    if value is None:
+        return "n/a"
+    return f"{value:.2g}" if value >= SMALLEST else f"< {SMALLEST:.0e}"

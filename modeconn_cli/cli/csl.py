@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import typer
 
 from modeconn_cli.cli.options import takes
 from modeconn_cli.cli.report import Report
-from modeconn_cli.cli.tables import EPOCHS, Block, Lines, Table, ends, number
+from modeconn_cli.cli.tables import EPOCHS, Block, Lines, Table, ends, number, with_error
 from modeconn_cli.engine.settings.csl import CslAggregateSettings, CslScoreSettings
 
 if TYPE_CHECKING:
@@ -37,6 +38,8 @@ def aggregate(settings: CslAggregateSettings, report: Report) -> None:
     """Sum losses and gradient norms over epochs: cumulative sample loss and learning time.
 
     Writes csl_*.npy, lt_*.npy, lt_first_epoch_*.npy, metrics_*.json and figures; reads the original's arrays too.
+    lt_first_epoch is the paper's first epoch below tau, which may be the one before training for every sample;
+    lt_stays_*.npy is the first epoch from which on a sample stays below.
     """
     from modeconn_cli.engine.commands.csl import aggregate as engine
 
@@ -87,7 +90,7 @@ def aggregate_table(result: CslAggregateResult) -> list[Block]:
     parts: list[Block] = [Table(f"CSL of {result.dataset}", ("figure", "value"), head)]
     names = [
         name
-        for name in ("csl", "csl_ce", "csl_per_epoch", "lt", "lt_first_epoch")
+        for name in ("csl", "csl_ce", "csl_per_epoch", "lt", "lt_first_epoch", "lt_stays")
         if result.hardest and name in result.hardest[0]
     ]
     known = ("flipped",) if result.auroc else ()
@@ -102,13 +105,20 @@ def aggregate_table(result: CslAggregateResult) -> list[Block]:
         )
         parts.append(Table(title, ("sample id", *names, *known), cells, text_columns=0))
     if result.auroc:
-        cells = tuple((name, number(value, 4)) for name, value in result.auroc.items())
-        parts.append(Table(f"Finding the {result.flipped} flipped labels", ("metric", "AUROC"), cells))
+        cells = tuple(
+            (
+                name,
+                f"{result.auroc_n[name]:,}",
+                with_error(value, result.auroc_stderr[name], partial(number, digits=4)),
+            )
+            for name, value in result.auroc.items()
+        )
+        parts.append(Table(f"Finding the {result.flipped} flipped labels", ("metric", "n", "AUROC"), cells))
     lines = [f"File: {result.csl_path}", *([f"File: {result.lt_path}"] if result.lt_path else [])]
     return [*parts, Lines((*lines, *(f"Figure: {path}" for path in result.figures)))]
 
 
 def _value(value: float, name: str) -> str:
     if value != value:
-        return "never" if name.startswith("lt_first") else "n/a"
-    return f"{value:g}" if name.startswith("lt_first") else number(value)
+        return "never" if name.startswith(("lt_first", "lt_stays")) else "n/a"
+    return f"{value:g}" if name.startswith(("lt_first", "lt_stays")) else number(value)

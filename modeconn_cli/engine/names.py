@@ -20,6 +20,7 @@ ENDPOINT_DISTANCE = "endpoint_l2_distance.txt"
 CURVE_ARRAYS = "curve.npz"
 CURVE_SUMMARY = "curve_summary.json"
 CURVE_FIGURE = "curve.png"
+NEVER = ("lt_first_epoch", "lt_stays")  # arrays in which NaN beside a learning time means never
 LAYER_DISTANCES = "layer_distances_along_curve.npz"
 ANALYSIS_SUMMARY = "analysis_summary.json"
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, combinations
+from typing import NamedTuple
 
 import numpy as np
 from scipy import special
@@ -25,7 +27,11 @@ def statistics(values: np.ndarray) -> dict[str, float | None]:
 
 @dataclass(frozen=True)
 class Correlation:
-    """Over the `n` samples with finite values of both; None where a column is constant or n < 3."""
+    """Over the `n` samples with finite values of both; None where a column is constant or n < 3.
+
+    `low` and `high` bound 95 % intervals, from n = 4 on. `p` is two-sided, of one pair by itself; `p_holm` is that
+    among all pairs of the table (Holm 1979). A chance that is too small for a float is the smallest one.
+    """
 
     metric_a: str
     metric_b: str
@@ -34,6 +40,12 @@ class Correlation:
     pearson_p: float | None
     spearman: float | None
     spearman_p: float | None
+    pearson_low: float | None
+    pearson_high: float | None
+    pearson_p_holm: float | None
+    spearman_low: float | None
+    spearman_high: float | None
+    spearman_p_holm: float | None
 
 
 def correlations(columns: Mapping[str, np.ndarray]) -> list[Correlation]:
@@ -42,18 +54,63 @@ def correlations(columns: Mapping[str, np.ndarray]) -> list[Correlation]:
     Each column is ranked once for each set of samples that it shares with others, not once for each pair.
     """
     finite = {name: np.isfinite(values) for name, values in columns.items()}
+    pairs_of = list(combinations(columns, 2))
     shared: dict[bytes, tuple[np.ndarray, list[tuple[str, str]]]] = {}
-    for a, b in combinations(columns, 2):
+    for a, b in pairs_of:
         both = finite[a] & finite[b]
         shared.setdefault(np.packbits(both).tobytes(), (both, []))[1].append((a, b))
-    found: dict[tuple[str, str], Correlation] = {}
+    found: dict[tuple[str, str], tuple[int, _Tested, _Tested]] = {}
     for both, pairs in shared.values():
         n = int(both.sum())
         units = {name: _units(columns[name][both].astype(np.float64)) for name in set(chain(*pairs))}
         for a, b in pairs:
             pearson, spearman = (_tested(x, y, n) for x, y in zip(units[a], units[b], strict=True))
-            found[a, b] = Correlation(a, b, n, *pearson, *spearman)
-    return [found[pair] for pair in combinations(columns, 2)]
+            found[a, b] = n, pearson, spearman
+    corrected = [holm([found[pair][kind].p for pair in pairs_of]) for kind in (1, 2)]  # type: ignore[union-attr]
+    out = []
+    for (a, b), own, ranked in zip(pairs_of, *corrected, strict=True):
+        n, pearson, spearman = found[a, b]
+        bounds = interval(pearson.r, n), interval(spearman.r, n, ranks=True)
+        out.append(
+            Correlation(
+                a, b, n, pearson.r, pearson.p, spearman.r, spearman.p, *bounds[0], own, *bounds[1], ranked
+            )
+        )  # fmt: skip
+    return out
+
+
+def holm(chances: Sequence[float | None]) -> list[float | None]:
+    """Each chance among all of a table: no error in any of them is likelier (Holm 1979). None stays None.
+
+    >>> holm([0.01, None, 0.04, 0.03])
+    [0.03, None, 0.06, 0.06]
+    """
+    order = sorted((p, k) for k, p in enumerate(chances) if p is not None)
+    out: list[float | None] = [None] * len(chances)
+    largest = 0.0
+    for rank, (p, k) in enumerate(order):
+        largest = max(largest, min(1.0, p * (len(order) - rank)))
+        out[k] = largest
+    return out
+
+
+def interval(r: float | None, n: int, *, ranks: bool = False) -> tuple[float | None, float | None]:
+    """The 95 % interval of a correlation by Fisher's z (of ranks with the variance of Bonett and Wright 2000).
+
+    >>> [round(bound, 4) for bound in interval(0.5, 28)]
+    [0.156, 0.7358]
+    """
+    if r is None or n < 4:
+        return None, None
+    if abs(r) == 1:
+        return r, r
+    width = 1.959963984540054 * np.sqrt((1 + r * r / 2 if ranks else 1.0) / (n - 3))
+    return float(np.tanh(np.arctanh(r) - width)), float(np.tanh(np.arctanh(r) + width))
+
+
+class _Tested(NamedTuple):
+    r: float | None
+    p: float | None
 
 
 def _units(values: np.ndarray) -> tuple[np.ndarray | None, np.ndarray | None]:
@@ -73,27 +130,51 @@ def _unit(values: np.ndarray) -> np.ndarray | None:
     return unit
 
 
-def _tested(x: np.ndarray | None, y: np.ndarray | None, n: int) -> tuple[float | None, float | None]:
+def _tested(x: np.ndarray | None, y: np.ndarray | None, n: int) -> _Tested:
     """A correlation r, and the chance of one as large without any: r is beta(n/2 - 1, n/2 - 1) on [-1, 1]."""
     if x is None or y is None:
-        return None, None
+        return _Tested(None, None)
     r, shape = float(np.clip(x @ y, -1, 1)), n / 2 - 1
-    return r, float(min(1.0, 2 * special.betainc(shape, shape, (1 - abs(r)) / 2)))
+    chance = float(min(1.0, 2 * special.betainc(shape, shape, (1 - abs(r)) / 2)))
+    return _Tested(r, max(chance, sys.float_info.min))
 
 
-def auroc(values: np.ndarray, positive: np.ndarray) -> float | None:
-    """The chance that a positive sample has the larger value, ties half; None where one side is empty.
+@dataclass(frozen=True)
+class Auroc:
+    """The chance that a positive sample has the larger value, ties half, over `n` samples, `positive` of them so.
 
-    NaN values are left out. Source: Mann and Whitney 1947, by mean ranks.
+    `stderr` is DeLong's; where the two kinds do not overlap it is that of Wilson's interval for as many samples as the
+    rarer kind has, as it would be 0. Value and error are None where one kind is missing.
+    """
 
-    >>> auroc(np.array([1.0, 2.0, 2.0, 3.0]), np.array([False, False, True, True]))
+    value: float | None
+    stderr: float | None
+    n: int
+    positive: int
+
+
+def auroc(values: np.ndarray, positive: np.ndarray) -> Auroc:
+    """How well values [N] find the positive ones. NaN values are left out.
+
+    Sources: Mann and Whitney 1947, by mean ranks; DeLong, DeLong and Clarke-Pearson 1988.
+
+    >>> auroc(np.array([1.0, 2.0, 2.0, 3.0]), np.array([False, False, True, True])).value
     0.875
     """
     keep = ~np.isnan(values)
-    values, positive = values[keep], positive[keep].astype(bool)
-    ones = int(positive.sum())
-    zeros = len(positive) - ones
+    values, marks = values[keep], positive[keep].astype(bool)
+    ones, zeros = int(marks.sum()), int((~marks).sum())
     if not ones or not zeros:
-        return None
+        return Auroc(None, None, len(values), ones)
     ranks = rankdata(values)
-    return float((ranks[positive].sum() - ones * (ones + 1) / 2) / (ones * zeros))
+    # Of every sample, the share of the other kind that it is on the right side of.
+    above = (ranks[marks] - rankdata(values[marks])) / zeros
+    below = 1 - (ranks[~marks] - rankdata(values[~marks])) / ones
+    value = float((ranks[marks].sum() - ones * (ones + 1) / 2) / (ones * zeros))
+    if value in (0.0, 1.0):
+        stderr: float | None = 1 / (min(ones, zeros) + 1)
+    elif min(ones, zeros) < 2:
+        stderr = None
+    else:
+        stderr = float(np.sqrt(above.var(ddof=1) / ones + below.var(ddof=1) / zeros))
+    return Auroc(value, stderr, len(values), ones)

@@ -5,7 +5,8 @@ csl_i = Σ_e loss_e,i.
 cond_k,i = (1/k) Σ_{j≤k} g_j,i, the running mean of the gradient norms; τ = mean of cond over epochs and finite samples;
 lt_i = 1 − mean_k [cond_k,i < τ].
 lt_first_epoch_i: the first kept epoch with cond ≤ τ, NaN if there is none. The paper (Ravikumar et al. 2025) squares
-the norms: lt_first_epoch_sq, with the τ of the squares.
+the norms: lt_first_epoch_sq, with the τ of the squares. Before training gradients may be small, and then it is the
+first epoch for all samples; lt_stays_i: the first kept epoch from which on cond stays ≤ τ, NaN if there is none.
 Of classes that are added task by task, both begin at the first epoch a sample is scored at: its sums, means and k are
 over the epochs from there on, and τ is the mean of all cond there are.
 """
@@ -24,11 +25,12 @@ BLOCK = 1 << 15  # samples treated at a time: the work of a block stays in the c
 
 @dataclass(frozen=True)
 class LearningTime:
-    """`lt` and `first` float64 [N]; `tau` over `finite` samples, the others are NaN."""
+    """`lt`, `first` and `stays` float64 [N]; `tau` over `finite` samples, the others are NaN."""
 
     tau: float
     lt: np.ndarray
     first: np.ndarray
+    stays: np.ndarray
     finite: int
 
 
@@ -77,17 +79,20 @@ def learning_time(
     seen = np.broadcast_to(len(epochs) - unseen, count)
     tau = float(means[finite].sum() / seen[finite].sum()) if finite.any() else float("nan")
     below, hits = np.zeros(count, dtype=np.int32), np.empty(min(BLOCK, count), dtype=bool)
-    first, waiting = np.full(count, np.nan), np.ones(count, dtype=bool)
+    first, waiting, stays = np.full(count, np.nan), np.ones(count, dtype=bool), np.full(count, np.nan)
     for k, condition, block in _conditions(norms, count, squared, unseen if skip_unseen else None):
         below[block] += np.less(condition, tau, out=hits[: len(condition)])
+        under, since = condition <= tau, stays[block]
+        since[~under] = np.nan
+        since[under & np.isnan(since)] = epochs[k]
         still = waiting[block]
         if still.any():
-            reached = (condition <= tau) & still
+            reached = under & still
             first[block][reached] = epochs[k]
             still[reached] = False
     lt = 1.0 - below / np.maximum(seen, 1)
-    lt[~finite] = first[~finite] = np.nan
-    return LearningTime(tau, lt, first, int(finite.sum()))
+    lt[~finite] = first[~finite] = stays[~finite] = np.nan
+    return LearningTime(tau, lt, first, stays, int(finite.sum()))
 
 
 def _conditions(

@@ -65,12 +65,16 @@ class Metric:
 
 @dataclass(frozen=True)
 class Auroc:
-    """The chance that a flagged sample has the larger value."""
+    """The chance that a flagged sample has the larger value, and its standard error, over the `n` samples with both;
+    `flagged` of them are flagged.
+    """
 
     flag: str
     flagged: int
     metric: str
     auroc: float | None
+    stderr: float | None
+    n: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -233,8 +237,15 @@ def _compare_names(names: Mapping[int, str], classes: pd.Series | None, runtime:
 
 def _auroc(marks: pd.Series, values: pd.Series) -> Auroc:
     known = marks.notna()
-    value = auroc(values[known].to_numpy(), marks[known].to_numpy())
-    return Auroc(flag=str(marks.name), flagged=int((marks == 1).sum()), metric=str(values.name), auroc=value)
+    found = auroc(values[known].to_numpy(), marks[known].to_numpy())
+    return Auroc(
+        flag=str(marks.name),
+        flagged=found.positive,
+        metric=str(values.name),
+        auroc=found.value,
+        stderr=found.stderr,
+        n=found.n,
+    )
 
 
 def _writers(

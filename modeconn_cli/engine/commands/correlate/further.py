@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from modeconn_cli.engine import names
 from modeconn_cli.engine.commands.correlate import sources
 from modeconn_cli.engine.commands.correlate.sources import Source
 from modeconn_cli.engine.errors import InputError
@@ -24,7 +27,7 @@ def metrics(path: Path, taken: Collection[str], assume: bool, runtime: Runtime) 
     name = f"with {path.name}"
     if sources.existing(path).suffix.lower() == ".npy":
         (column,) = _names([path.stem], path, taken).values()
-        return sources.array(name, path, column, sources.JOBS, assume)
+        return _with_never(sources.array(name, path, column, sources.JOBS, assume), column)
     read = columns.read_samples(path)
     # A column without a heading is the index that pandas writes.
     rest = [column for column in read.columns if not column.startswith("Unnamed: ")]
@@ -38,6 +41,23 @@ def metrics(path: Path, taken: Collection[str], assume: bool, runtime: Runtime) 
         runtime.note(f"left out of '{path}', as they are not numbers: {', '.join(left[:12])}")
     table = read[numeric].rename(columns=_names(numeric, path, taken)).astype(np.float64)
     return Source(name=name, path=path, table=table, metrics=tuple(table.columns), files=(path,))
+
+
+def _with_never(source: Source, column: str) -> Source:
+    """The array with infinity for NaN beside a learning time: an epoch that is never reached comes after all others."""
+    kind = next((kind for kind in names.NEVER if source.path.name.startswith(kind)), None)
+    if kind is None:
+        return source
+    beside = source.path.with_name(re.sub(f"^{kind}(_sq)?", "lt", source.path.name))
+    if not beside.exists():
+        return source
+    known = np.isfinite(columns.read_array(beside))
+    values = source.table[column].to_numpy()
+    if len(known) != len(values):
+        return source
+    return replace(
+        source, table=source.table.assign(**{column: np.where(np.isnan(values) & known, np.inf, values)})
+    )
 
 
 def _names(found: Iterable[str], path: Path, taken: Collection[str]) -> dict[str, str]:

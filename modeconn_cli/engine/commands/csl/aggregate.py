@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from modeconn_cli.engine import names
 from modeconn_cli.engine.commands.csl import figures, inputs
 from modeconn_cli.engine.commands.csl.inputs import RunArrays
 from modeconn_cli.engine.commands.csl.naming import IDS
@@ -21,12 +22,18 @@ from modeconn_cli.engine.settings.csl import CslAggregateSettings
 from modeconn_cli.engine.statistics import auroc
 from modeconn_cli.engine.training.tasks import read_order
 
-ARRAYS = ("csl", "csl_ce", "csl_per_epoch", "lt", "lt_first_epoch", "lt_first_epoch_sq", "epochs_seen")
+ARRAYS = (
+    *("csl", "csl_ce", "csl_per_epoch", "lt", "lt_first_epoch", "lt_first_epoch_sq", "lt_stays"),
+    "epochs_seen",
+)
+AT_ONCE = 0.9  # share of samples that are below tau at the first epoch from which on the user is told
 
 
 @dataclass(frozen=True, kw_only=True)
 class CslAggregateResult(Record):
-    """`lt_source` says per epoch what stood for the gradient norm; `auroc`: metric -> AUROC for the flipped labels."""
+    """`lt_source` says per epoch what stood for the gradient norm; `auroc`: metric -> AUROC for the flipped labels, and
+    beside it the standard error and how many samples have a value.
+    """
 
     schema: ClassVar[str] = "mcx.csl_aggregate/1"
 
@@ -51,6 +58,8 @@ class CslAggregateResult(Record):
     hardest: list[dict[str, float | int]]
     easiest: list[dict[str, float | int]]
     auroc: dict[str, float | None]
+    auroc_stderr: dict[str, float | None]
+    auroc_n: dict[str, int]
     flipped: int | None
     figures: list[str]
 
@@ -64,9 +73,9 @@ class _Metrics:
     squared: LearningTime | None
 
     def score(self, name: str) -> np.ndarray:
-        """A metric as a score: a sample that never falls below tau comes after all that do."""
+        """A metric as a score: a sample that never falls below tau, or never stays there, comes after all that do."""
         values = self.values[name]
-        if not name.startswith("lt_first_epoch"):
+        if not name.startswith(names.NEVER):
             return values
         return np.where(np.isnan(values) & np.isfinite(self.values["lt"]), np.inf, values)
 
@@ -142,7 +151,13 @@ def _measured(found: RunArrays, settings: CslAggregateSettings, runtime: Runtime
         )
 
     plain, square = learnt(False), None
-    values |= {"lt": plain.lt, "lt_first_epoch": plain.first}
+    values |= {"lt": plain.lt, "lt_first_epoch": plain.first, "lt_stays": plain.stays}
+    at_once = float((plain.first[np.isfinite(plain.lt)] == found.epochs[0]).mean()) if plain.finite else 0.0
+    if at_once > AT_ONCE and len(found.epochs) > 1:
+        runtime.warn(
+            f"lt_first_epoch is {found.epochs[0]} for {100 * at_once:.0f} % of the samples, as their gradients are "
+            "small before they grow: lt_stays, the first epoch from which on they stay below tau, tells samples apart"
+        )
     if found.summary.get("grad") == "input":  # the norms are the paper's, which squares them
         square = learnt(True)
         values["lt_first_epoch_sq"] = square.first
@@ -182,6 +197,8 @@ def _result(
     order, ids, finite = metrics.ranked(), found.ids.tolist(), csl[np.isfinite(csl)]
     number = min(settings.num_samples, len(order))
     flips = np.array([noise[i][0] != noise[i][1] for i in ids]) if noise else None
+    scored = [name for name in values if name != "epochs_seen"] if noise else []
+    aurocs = {name: auroc(metrics.score(name), flips) for name in scored if flips is not None}
 
     def rows(places: np.ndarray) -> list[dict[str, float | int]]:
         return [
@@ -214,9 +231,9 @@ def _result(
         excluded_from_tau=0 if learnt is None else found.count - learnt.finite,
         hardest=rows(order[::-1][:number]),
         easiest=rows(order[:number]),
-        auroc={}
-        if flips is None
-        else {name: auroc(metrics.score(name), flips) for name in values if name != "epochs_seen"},
+        auroc={name: each.value for name, each in aurocs.items()},
+        auroc_stderr={name: each.stderr for name, each in aurocs.items()},
+        auroc_n={name: each.n for name, each in aurocs.items()},
         flipped=None if flips is None else int(flips.sum()),
         figures=[str(path) for path in drawn],
     )

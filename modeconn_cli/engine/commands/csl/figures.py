@@ -22,6 +22,7 @@ TITLES = {
     "csl_per_epoch": "mean loss per epoch seen (nats)",
     "lt": "learning time (share of epochs)",
     "lt_first_epoch": "first epoch below tau",
+    "lt_stays": "first epoch from which on below tau",
     "lt_first_epoch_sq": "first epoch below tau, squared norms",
 }
 
