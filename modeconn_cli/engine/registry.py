@@ -49,10 +49,14 @@ FAMILIES: tuple[tuple[re.Pattern[str], str, tuple[str, ...], str], ...] = (
 # Libraries whose networks are named library:NAME, with the module that makes them.
 LIBRARIES: dict[str, str] = {"torchvision": "libraries:torchvision_model", "timm": "libraries:timm_model"}
 
+# Folders of images that have a name of their own, and the names of the folders that their archives hold.
+FOLDERS: dict[str, tuple[str, ...]] = {
+    "imagenet": ("imagenet",),
+    "tiny-imagenet": ("tiny-imagenet", "tiny-imagenet-200"),
+}
+
 # name -> module:function in engine/datasets; the function takes the data arguments, and `folder` and `download`
 # where it asks for them, and returns a Source.
-# Folders of images that have a name of their own.
-FOLDERS = ("imagenet", "tiny-imagenet")
 
 DATASETS: dict[str, str] = {
     "digits": "digits:digits",

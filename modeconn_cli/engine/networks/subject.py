@@ -137,7 +137,10 @@ def load_data(about: About, settings: NetworkSettings, runtime: Runtime, needed:
     if needed == "no data" or not isinstance(settings, DataSettings):
         return None
     completed = datasets.completed(settings, about.data)
-    return datasets.load(completed, runtime.device, held_out=needed != "data without held-out images")
+    data = datasets.load(completed, runtime.device, held_out=needed != "data without held-out images")
+    for doubt in data.doubts:
+        runtime.warn(doubt)
+    return data
 
 
 def _check_fits(arch: Architecture, data: Data, *, trained: bool) -> None:
