@@ -24,6 +24,7 @@ MODELS: dict[str, Entry] = {
     "mlp": Entry("mlp:mlp", (1, 8, 8)),
     "cnn": Entry("cnn:cnn", (1, 8, 8)),
     "lenet5": Entry("lenet:lenet5", (1, 28, 28)),
+    "lenet5-max": Entry("lenet:lenet5_max", (1, 28, 28)),
     "vgg16": Entry("vgg:vgg16"),
     "vgg19": Entry("vgg:vgg19"),
     "vgg16_bn": Entry("vgg:vgg16_bn"),
@@ -39,6 +40,13 @@ MODELS: dict[str, Entry] = {
     "resnet34": Entry("resnet:resnet34"),
     "incremental-resnet18": Entry("resnet:incremental_resnet18"),
     "simple-cifar10-cnn": Entry("simple_cifar10_cnn:simple_cifar10_cnn"),
+}
+
+# What a file says of its network is meant by the names of its time. Files that name no schema are of the first.
+FIRST_SCHEMA, CHECKPOINT_SCHEMA = "mcx.checkpoint/1", "mcx.checkpoint/2"
+FORMER_NAMES: dict[str, dict[str, str]] = {  # of a schema: name then -> name today
+    FIRST_SCHEMA: {"lenet5": "lenet5-max"},
+    CHECKPOINT_SCHEMA: {},
 }
 
 # Families whose members are numbered; `wrn28-10` and `WideResNet28x10` are the same network.
@@ -86,6 +94,11 @@ def find_model(name: str) -> tuple[str, Entry]:
             args = dict(zip(parameters, numbers, strict=True))
             return spelling.format(*numbers), Entry(where, args=args)
     raise SettingsError(f"unknown model '{name}'", did_you_mean(name, MODELS))
+
+
+def todays_name(model: str, schema: str | None) -> str:
+    """What a network is called today that a file of a checkpoint's schema names."""
+    return FORMER_NAMES.get(schema or FIRST_SCHEMA, {}).get(fold(model), model)
 
 
 def is_import_path(name: str) -> bool:

@@ -89,9 +89,28 @@ def open_networks(
         weights.check_alike(first.state, other.state, str(first.path), str(other.path))
     first = recognised(first, settings, runtime)
     found = open_described(first.about, first.path, settings, runtime, needed)
+    for each in read[1:]:
+        check_said(each, found.arch, settings)
     for each in reversed(read):
         weights.load_into(found.model, each.state, str(each.path))
     return replace(found, checkpoints=(first, *read[1:]))
+
+
+def check_said(read: Checkpoint, arch: Architecture, settings: NetworkSettings) -> None:
+    """Raises InputError where a checkpoint says that it holds another network than `arch`, and no setting says which is
+    meant: their tensors may have the same names and shapes.
+    """
+    said = read.about
+    if said.model is None or settings.model is not None:
+        return
+    mine, its = arch.model, said.model
+    if mine == its and not settings.model_arg and dict(said.model_args) != dict(arch.args):
+        mine, its = f"{mine} of {dict(arch.args)}", f"{its} of {dict(said.model_args)}"
+    if mine != its:
+        raise InputError(
+            f"'{read.path}' holds {its}, the first checkpoint {mine}",
+            "pass --model with the network that is meant",
+        )
 
 
 def open_untrained(settings: NetworkSettings, runtime: Runtime, *, watched: bool) -> Subject:
@@ -127,6 +146,8 @@ def open_described(
         num_classes=None if data is None else data.num_classes,
         input_shape=_shape(settings, data),
     )
+    if about.model not in (None, arch.model):
+        runtime.warn(f"'{path}' says it holds {about.model}: read as {arch.model}, as --model says")
     if data is not None and needed != "the data's shape":
         _check_fits(arch, data, trained=path is not None)
     return Subject(models.build(arch).to(runtime.device), arch, about, (), data)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,10 @@ from torch import nn
 from modeconn_cli.engine.errors import SettingsError
 from modeconn_cli.engine.factories import arguments, call, imported
 from modeconn_cli.engine.networks.checkpoints import About
-from modeconn_cli.engine.registry import MODELS, find_model, is_import_path
+from modeconn_cli.engine.registry import MODELS, Entry, find_model, is_import_path
 from modeconn_cli.engine.settings.shared import NetworkSettings
 
-__all__ = ["Architecture", "architecture", "build"]
+__all__ = ["Architecture", "architecture", "build", "factory_of"]
 
 
 @dataclass(frozen=True)
@@ -92,9 +92,7 @@ def build(arch: Architecture, seed: int = 0) -> nn.Module:
         factory, fixed = imported(arch.model), {}
     else:
         _, entry = find_model(arch.model)
-        module, function = entry.where.split(":")
-        factory = getattr(importlib.import_module(f"modeconn_cli.engine.networks.models.{module}"), function)
-        fixed = entry.args
+        factory, fixed = factory_of(entry), entry.args
     model = call(
         factory,
         {**arch.args, **fixed},
@@ -105,3 +103,12 @@ def build(arch: Architecture, seed: int = 0) -> nn.Module:
     if not isinstance(model, nn.Module):
         raise SettingsError(f"'{arch.model}' made a {type(model).__name__}, not a torch.nn.Module")
     return model
+
+
+def factory_of(entry: Entry) -> Callable[..., Any]:
+    """What makes a registered network."""
+    module, function = entry.where.split(":")
+    found: Callable[..., Any] = getattr(
+        importlib.import_module(f"modeconn_cli.engine.networks.models.{module}"), function
+    )
+    return found
