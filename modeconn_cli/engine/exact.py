@@ -124,7 +124,7 @@ def _numbers(values: np.ndarray, spelled: bool) -> tuple[np.ndarray, np.ndarray]
     """int64 [N], and which of the values it is exactly, bool [N]."""
     kind = values.dtype.kind
     if kind in "iu":
-        right = values <= _BITS.max if values.dtype == np.uint64 else np.ones(len(values), dtype=bool)
+        right = values <= np.uint64(_BITS.max) if kind == "u" else np.ones(len(values), dtype=bool)
         return values.astype(np.int64), right
     if kind == "f":
         # From here on a type holds only some of the whole numbers, and another one may have become this one.

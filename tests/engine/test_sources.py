@@ -119,7 +119,8 @@ def test_white_is_one_whatever_the_depth(tmp_path: Path, white: int) -> None:
     share = np.linspace(0, 1, 96).reshape(6, 1, 4, 4)
     kinds = {255: np.uint8, 65535: np.uint16, 1: bool}
     images = np.round(share * white).astype(kinds[white])
-    data = npz(tmp_path, images=images, labels=LABELS)(transform="half", val_size=0)
+    stored = images.astype(images.dtype.newbyteorder(">"))
+    data = npz(tmp_path, images=stored, labels=LABELS.astype(">u8"))(transform="half", val_size=0)
     (batch,) = data.fit.batches(6)
     assert np.allclose(batch.images.numpy(), (images / white - 0.5) / 0.5, atol=1e-6)
 
@@ -167,6 +168,7 @@ ROW = (IMAGES[0], 0, 5)
         ([ROW, (IMAGES[1, :, :3], 0, 6)], "images have several shapes"),
         ([(IMAGES[0].astype(np.int32), 0)], "images are int32"),
         ([(Image.fromarray(IMAGES[0, 0].astype(np.int32)), 0)], "images are int32"),
+        ([{"image": IMAGES[0], "label": 0}], "samples have dict entries"),
         ([], "no training images"),
     ],
 )  # fmt: skip

@@ -107,7 +107,7 @@ def _pixels(images: np.ndarray, where: str) -> np.ndarray:
         return images
     if images.dtype.kind == "b":
         return images.astype(np.uint8) * np.uint8(255)
-    if images.dtype == np.uint16:
+    if images.dtype.kind == "u" and images.dtype.itemsize == 2:
         return images.astype(np.float32) / np.float32(WHITE_OF_16_BITS)
     if images.dtype.kind != "f":
         raise InputError(

@@ -27,9 +27,9 @@ def _drawn(samples: Any, where: str) -> Given:
     rows = [samples[i] for i in range(len(samples))]
     if not rows:
         return Given(where, np.zeros((0, 1, 1, 1), np.float32), ())
-    lengths = {len(row) for row in rows}
+    lengths = {len(row) if isinstance(row, tuple | list) else type(row).__name__ for row in rows}
     if lengths not in ({2}, {3}):
-        shown = " or ".join(map(str, sorted(lengths)))
+        shown = " or ".join(sorted(map(str, lengths)))
         raise InputError(f"{where}: samples have {shown} entries, expected (x, y) or (x, y, sample_id)")
     images = _stacked((_pixels(row[0], where) for row in rows), where, "images", alike=True)
     ids = _stacked((row[2] for row in rows), where, "sample ids") if lengths == {3} else None
