@@ -15,6 +15,7 @@ NETWORKS: dict[str, tuple[str, ...]] = {
     "mlp": ("--model", "mlp"),
     "cnn": ("--model", "cnn", "--model-arg", "width=4,norm=batch"),
     "lenet5": ("--model", "LeNet5"),
+    "lenet5-max": ("--model", "LeNet5-max"),
     "vgg16": ("--model", "VGG16", "--model-arg", "width=4"),
     "vgg19": ("--model", "vgg19", "--model-arg", "width=4"),
     "vgg16_bn": ("--model", "VGG16BN", "--model-arg", "width=4"),
@@ -40,7 +41,7 @@ def test_every_registered_network_is_tried() -> None:
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_network_goes_through_the_whole_thread(mcx, name: str, tmp_path: Path) -> None:
-    size = "size=28,channels=1" if name == "lenet5" else "size=32,channels=3"
+    size = "size=28,channels=1" if name.startswith("lenet5") else "size=32,channels=3"
     data = ("--dataset", "synthetic", "--data-arg", f"train=12,test=6,{size},classes=3")
     ends = tmp_path / "ends"
     words = (*NETWORKS[name], *data, "--epochs", "1", "--batch-size", "6", "--seeds", "0", "-q")

@@ -24,6 +24,7 @@ MODELS: dict[str, Entry] = {
     "mlp": Entry("mlp:mlp", (1, 8, 8)),
     "cnn": Entry("cnn:cnn", (1, 8, 8)),
     "lenet5": Entry("lenet:lenet5", (1, 28, 28)),
+    "lenet5-max": Entry("lenet:lenet5_max", (1, 28, 28)),
     "vgg16": Entry("vgg:vgg16"),
     "vgg19": Entry("vgg:vgg19"),
     "vgg16_bn": Entry("vgg:vgg16_bn"),
@@ -41,6 +42,13 @@ MODELS: dict[str, Entry] = {
     "simple-cifar10-cnn": Entry("simple_cifar10_cnn:simple_cifar10_cnn"),
 }
 
+# What a file says of its network is meant by the names of its time. Files that name no schema are of the first.
+FIRST_SCHEMA, CHECKPOINT_SCHEMA = "mcx.checkpoint/1", "mcx.checkpoint/2"
+FORMER_NAMES: dict[str, dict[str, str]] = {  # of a schema: name then -> name today
+    FIRST_SCHEMA: {"lenet5": "lenet5-max"},
+    CHECKPOINT_SCHEMA: {},
+}
+
 # Families whose members are numbered; `wrn28-10` and `WideResNet28x10` are the same network.
 FAMILIES: tuple[tuple[re.Pattern[str], str, tuple[str, ...], str], ...] = (
     (re.compile(r"preresnet(\d+)"), "preresnet:preresnet", ("depth",), "preresnet{}"),
@@ -49,10 +57,14 @@ FAMILIES: tuple[tuple[re.Pattern[str], str, tuple[str, ...], str], ...] = (
 # Libraries whose networks are named library:NAME, with the module that makes them.
 LIBRARIES: dict[str, str] = {"torchvision": "libraries:torchvision_model", "timm": "libraries:timm_model"}
 
+# Folders of images that have a name of their own, and the names of the folders that their archives hold.
+FOLDERS: dict[str, tuple[str, ...]] = {
+    "imagenet": ("imagenet",),
+    "tiny-imagenet": ("tiny-imagenet", "tiny-imagenet-200"),
+}
+
 # name -> module:function in engine/datasets; the function takes the data arguments, and `folder` and `download`
 # where it asks for them, and returns a Source.
-# Folders of images that have a name of their own.
-FOLDERS = ("imagenet", "tiny-imagenet")
 
 DATASETS: dict[str, str] = {
     "digits": "digits:digits",
@@ -82,6 +94,11 @@ def find_model(name: str) -> tuple[str, Entry]:
             args = dict(zip(parameters, numbers, strict=True))
             return spelling.format(*numbers), Entry(where, args=args)
     raise SettingsError(f"unknown model '{name}'", did_you_mean(name, MODELS))
+
+
+def todays_name(model: str, schema: str | None) -> str:
+    """What a network is called today that a file of a checkpoint's schema names."""
+    return FORMER_NAMES.get(schema or FIRST_SCHEMA, {}).get(fold(model), model)
 
 
 def is_import_path(name: str) -> bool:

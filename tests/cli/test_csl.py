@@ -399,9 +399,11 @@ def test_a_damaged_array_is_named(mcx: Callable, tmp_path: Path, kind: str, how:
     ("ids", "message"),
     [
         (np.arange(39), "names 39 samples"),
-        (np.r_[np.arange(39), 5], "holds id 5 twice"),
-        (np.arange(40) - 1, "negative id -1"),
-        (np.arange(40.0), "expected int [N]"),
+        (np.r_[np.arange(39), 5], "1 duplicate sample ids: the first is 5"),
+        (np.arange(40) - 1, "1 negative sample ids: the first is -1"),
+        (np.arange(40) / 2, "20 sample ids that are not whole numbers: the first is '0.5'"),
+        (np.arange(40) + 2.0**53, "40 sample ids that are not whole numbers"),
+        (np.arange(40, dtype=np.uint64) + np.uint64(2**63), "40 sample ids that are not whole numbers"),
     ],
 )
 def test_ids_must_name_every_sample_once(

@@ -148,7 +148,7 @@ def test_an_npz_is_read_in_either_axis_order_and_sorted_by_id(tmp_path: Path) ->
     [
         ({"labels": np.zeros(2, int)}, "has no array 'images'"),
         ({"images": np.zeros((2, 1, 4, 4), np.uint8), "labels": np.zeros(3, int)}, "differ in length"),
-        ({"images": np.zeros((2, 1, 4, 4), np.uint8), "labels": np.zeros(2)}, "whole numbers"),
+        ({"images": np.zeros((2, 1, 4, 4), np.uint8), "labels": np.full(2, 0.7)}, "whole numbers"),
         ({"images": np.zeros((2, 1, 4, 4)) * np.nan, "labels": np.zeros(2, int)}, "NaN"),
         (
             {
@@ -156,9 +156,9 @@ def test_an_npz_is_read_in_either_axis_order_and_sorted_by_id(tmp_path: Path) ->
                 "labels": np.zeros(2, int),
                 "sample_ids": np.zeros(2, int),
             },
-            "occurs more than once",
+            "1 duplicate sample ids: the first is 0",
         ),
-        ({"images": np.zeros((2, 1, 4, 4), np.uint8), "labels": np.array([0, -1])}, "outside 0"),
+        ({"images": np.zeros((2, 1, 4, 4), np.uint8), "labels": np.array([0, -1])}, "negative labels"),
     ],
 )
 def test_a_bad_npz_is_named(tmp_path: Path, arrays: dict[str, np.ndarray], message: str) -> None:

@@ -108,11 +108,12 @@ def test_a_curve_tensor_without_a_place_is_an_error_never_a_zero() -> None:
     [
         ("vgg16", {}), ("vgg16", {"width": 8}), ("vgg19", {"width": 8}), ("convfc", {}), ("preresnet26", {}),
         ("preresnet47", {}), ("wrn16-2", {}), ("resnet18", {"width": 8}), ("resnet34", {"width": 8}),
-        ("incremental-resnet18", {"width": 8}), ("simple-cifar10-cnn", {}), ("lenet5", {}), ("cnn", {"width": 4}),
+        ("incremental-resnet18", {"width": 8}), ("simple-cifar10-cnn", {}), ("cnn", {"width": 4}),
+        ("cnn", {"width": 64}),
     ],
 )  # fmt: skip
 def test_a_network_is_recognised_by_its_keys(name: str, args: dict[str, int]) -> None:
-    shape = {"lenet5": (1, 28, 28), "cnn": (1, 8, 8)}.get(name, (3, 32, 32))
+    shape = (1, 8, 8) if name == "cnn" else (3, 32, 32)
     with torch.device("meta"):
         state = build(Architecture(name, 7, shape, args)).state_dict()
     (found,) = matches(state)
@@ -126,11 +127,18 @@ def test_a_network_of_dnn_mode_connectivity_implies_its_data() -> None:
     assert (about.model, about.data.dataset, about.data.transform) == ("preresnet8", "cifar10", "resnet")
 
 
-def test_two_networks_with_the_same_keys_are_both_named() -> None:
+@pytest.mark.parametrize(
+    ("arch", "names"),
+    [
+        (Architecture("garipov-vgg16bn", 10, (3, 32, 32), {"width": 4}), "vgg16_bn and garipov-vgg16bn"),
+        (Architecture("lenet5-max", 10, (1, 28, 28), {}), "lenet5 and lenet5-max"),
+    ],
+)
+def test_two_networks_with_the_same_keys_are_both_named(arch: Architecture, names: str) -> None:
     with torch.device("meta"):
-        state = build(Architecture("vgg16_bn", 10, (3, 32, 32), {})).state_dict()
+        state = build(arch).state_dict()
     file = Checkpoint(Path("f.pt"), "model_state", dict(state))
-    with pytest.raises(SettingsError, match="vgg16_bn and garipov-vgg16bn"):
+    with pytest.raises(SettingsError, match=names):
         recognised(file, ModelSettings(), RUNTIME)
 
 

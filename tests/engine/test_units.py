@@ -137,6 +137,8 @@ def test_the_orders_of_a_swaps_metadata_are_those_that_were_applied(found: Symme
         orders(layer_name=None, neuron_pairs=[[0, 1]])
     with pytest.raises(InputError, match=r"'swap\.json' does not fit the network: 'fc2' has no unit 6"):
         orders(layer_name="fc2", neuron_pairs=[[0, 6]])
+    with pytest.raises(InputError, match=r"1 neurons that are not whole numbers: the first is '0\.5'"):
+        orders(layer_name="fc2", neuron_pairs=[[0, 0.5]])
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from modeconn_cli.engine.datasets.noise import Flips
 from modeconn_cli.engine.datasets.remembered import Remembered, canonical, completed
 from modeconn_cli.engine.datasets.samples import Batch, Samples
 from modeconn_cli.engine.datasets.source import Source, root_of
-from modeconn_cli.engine.errors import NoDataSet, SettingsError, did_you_mean
+from modeconn_cli.engine.errors import InputError, NoDataSet, SettingsError, did_you_mean
 from modeconn_cli.engine.factories import arguments, call
 from modeconn_cli.engine.registry import DATASETS, FOLDERS, is_import_path
 from modeconn_cli.engine.settings.shared import DataSettings, MeasuredDataSettings, SplitName
@@ -32,7 +32,10 @@ __all__ = ["Batch", "Data", "Remembered", "Samples", "completed", "load"]
 
 @dataclass(frozen=True)
 class Data:
-    """A data set ready for use: `fit` is trained on, `val` is cut from the training file."""
+    """A data set ready for use: `fit` is trained on, `val` is cut from the training file.
+
+    `doubts` are what the user should know of it: images that are left out, or not what the transform expects.
+    """
 
     name: str
     num_classes: int
@@ -43,6 +46,7 @@ class Data:
     use_test: bool
     remembered: Remembered
     flips: Flips | None = None  # of the training file's labels
+    doubts: tuple[str, ...] = ()
     all_train: Callable[[], Samples] | None = field(default=None, repr=False)
 
     def split(self, name: SplitName) -> Samples:
@@ -85,6 +89,8 @@ def load(settings: DataSettings, device: torch.device, *, held_out: bool = True)
         raise NoDataSet("no data set", f"pass --dataset ({', '.join(DATASETS)} or an .npz file)")
     name = canonical(settings.dataset)
     source = _source(name, settings)
+    if len(source.train) == 0:
+        raise InputError(f"data set '{source.name}' has no training images")
     transform = _transform(settings, source)
     val_size, held = _validation(settings, source.train.labels)
     flips = noise.flips_of(settings, source.train.labels, source.train.ids, source.num_classes)
@@ -111,6 +117,7 @@ def load(settings: DataSettings, device: torch.device, *, held_out: bool = True)
         flips=flips,
         all_train=lambda: samples(train, torch.cat([fit_rows, val_rows]).sort().values),
         use_test=settings.use_test,
+        doubts=tuple(filter(None, (source.left_out, _of_another_range(settings, source, transform)))),
         remembered=Remembered(
             dataset=name,
             data_arg=settings.data_arg,
@@ -139,6 +146,25 @@ def _transform(settings: DataSettings, source: Source) -> transforms.Transform:
     if settings.mean or settings.std:
         return transforms.with_statistics(transform, settings.mean, settings.std, source.channels)
     return transform
+
+
+def _of_another_range(settings: DataSettings, source: Source, transform: transforms.Transform) -> str:
+    """What is wrong where images are floats, and lie elsewhere than the transform's statistics expect them.
+
+    Statistics of one's own are for images of any range, but those of images from 0 to 1 lie there themselves.
+    """
+    images = source.train.images
+    if isinstance(images, ImageFiles) or images.dtype == torch.uint8 or not transform.mean:
+        return ""
+    low, high = (float(value) for value in torch.aminmax(images))
+    if low >= 0 and high <= 1:
+        return ""
+    if settings.mean and (low < 0 or max(settings.mean) > 1):
+        return ""
+    return (
+        f"images of '{source.name}' are floats from {low:.4g} to {high:.4g}, and transform '{transform.name}' expects "
+        "0 to 1: divide them by what is white, or pass --transform none"
+    )
 
 
 def _validation(settings: DataSettings, labels: Tensor) -> tuple[int | None, Tensor]:

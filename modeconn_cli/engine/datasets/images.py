@@ -1,11 +1,15 @@
 """Images in files, read batch by batch by worker processes.
 
+Their values lie between black 0 and white 255. Files of more than 8 bits keep theirs as fractions of that range; where
+nobody says what is white, they are refused.
+
 Every random crop is keyed by (seed, epoch, sample id): the number of workers and the batch size cannot change it.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,11 +31,14 @@ AREA, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)  # of a random crop (Szegedy et al. 20
 CENTRE = 224 / 256  # of the shorter side, kept in evaluation
 TRIES = 10
 NAMED = 5  # unreadable files shown
+WHITE = 255.0
+DEEP = ("I", "F")  # Pillow's modes of more than 8 bits begin with these
+_LOST_BITS = re.compile(r";16[BLN]$")  # of Pillow's raw modes, which it reads by their upper halves
 
 
 @dataclass(frozen=True)
 class ImageFiles:
-    """Image files that become uint8 [3, size, size] each."""
+    """Image files that become [3, size, size] each: uint8, or float32 of more than 8 bits, both from 0 to WHITE."""
 
     paths: tuple[Path, ...]
     size: int
@@ -51,7 +58,10 @@ class ImageFiles:
         transform: Transform,
         augment: tuple[int, int] | None,
     ) -> Iterator[Tensor]:
-        """The images of each batch of row numbers, uint8 [B, 3, size, size]. Raises InputError for bad files."""
+        """The images of each batch of row numbers [B, 3, size, size], float32 where one of them is.
+
+        Raises InputError for bad files.
+        """
         from torch.utils.data import DataLoader
 
         reader = _Reader(self, ids, transform.resized_crop, augment)
@@ -62,17 +72,32 @@ class ImageFiles:
             collate_fn=_collate,
         )
         for images in loader:
-            if isinstance(images, str):
+            if isinstance(images, _Refused):
                 raise self._unreadable(images)
             yield images
 
-    def _unreadable(self, first: str) -> InputError:
+    def _unreadable(self, first: _Refused) -> InputError:
         """What is wrong with one file, and how many more there are (found by reading every file)."""
-        bad = [str(path) for path in self.paths if _decoded(path) is None] or [first]
-        shown = ", ".join(f"'{path}'" for path in bad[:NAMED]) + (", …" if len(bad) > NAMED else "")
-        return InputError(
-            f"{len(bad)} of {len(self.paths)} images cannot be read: {shown}", "fetch them again"
+        every = [_decoded(path) for path in self.paths]
+        bad = [found for found in every if isinstance(found, _Refused)] or [first]
+        shown = ", ".join(map(str, bad[:NAMED])) + (", …" if len(bad) > NAMED else "")
+        hint = (
+            "save them with 8 bits per channel, or as floats in an .npz file"
+            if first.reason
+            else "fetch them again"
         )
+        return InputError(f"{len(bad)} of {len(self.paths)} images cannot be read: {shown}", hint)
+
+
+@dataclass(frozen=True)
+class _Refused:
+    """A file that cannot be read, and why where it is not damaged."""
+
+    path: Path
+    reason: str = ""
+
+    def __str__(self) -> str:
+        return f"'{self.path}'" + (f" ({self.reason})" if self.reason else "")
 
 
 @dataclass(frozen=True)
@@ -87,20 +112,22 @@ class _Reader:
     def __len__(self) -> int:
         return len(self.files.paths)
 
-    def __getitem__(self, row: int) -> np.ndarray | str:
-        """uint8 [3, size, size], or the path of a file that cannot be read."""
+    def __getitem__(self, row: int) -> np.ndarray | _Refused:
+        """[3, size, size], uint8 or float32."""
         from PIL import Image
 
         path, size = self.files.paths[row], self.files.size
         image = _decoded(path)
-        if image is None:
-            return str(path)
+        if isinstance(image, _Refused):
+            return image
         box: tuple[float, float, float, float] = (0, 0, image.width, image.height)
         if self.resized_crop and image.size != (size, size):
             box = self._crop(image.width, image.height, row)
         if image.size != (size, size) or self.resized_crop:
             image = image.resize((size, size), Image.Resampling.BILINEAR, box=box)
-        return np.asarray(image).transpose(2, 0, 1).copy()
+        pixels = np.asarray(image)
+        channels = pixels[None].repeat(3, axis=0) if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+        return channels.copy()
 
     def _crop(self, width: int, height: int, row: int) -> tuple[float, float, float, float]:
         """The part of the image that is used: random in training, the centre otherwise."""
@@ -121,21 +148,66 @@ class _Reader:
         return (width - side) / 2, (height - side) / 2, (width + side) / 2, (height + side) / 2
 
 
-def _collate(images: Sequence[np.ndarray | str]) -> Tensor | str:
-    """One tensor, or the first path that could not be read."""
-    bad = next((image for image in images if isinstance(image, str)), None)
-    return bad if bad is not None else torch.from_numpy(np.stack(images))
+def _collate(images: Sequence[np.ndarray | _Refused]) -> Tensor | _Refused:
+    """One tensor, or the first file that could not be read. Whole numbers keep their values among floats."""
+    bad = next((image for image in images if isinstance(image, _Refused)), None)
+    return bad if bad is not None else torch.from_numpy(np.stack(images))  # type: ignore[arg-type]
 
 
-def _decoded(path: Path) -> Image.Image | None:
-    """The image of a file; None where it cannot be read."""
+def _decoded(path: Path) -> Image.Image | _Refused:
+    """The image of a file: RGB of 8 bits, or one channel of floats, from 0 to WHITE."""
     from PIL import Image, UnidentifiedImageError
 
     try:
         with Image.open(path) as file:
-            return file.convert("RGB")
+            if file.mode.startswith(DEEP):
+                return _deep(file, path)
+            reason = "more than 8 bits per channel in colour" if _loses_bits(file) else ""
+            return _Refused(path, reason) if reason else file.convert("RGB")
     except (OSError, UnidentifiedImageError, ValueError, SyntaxError):
-        return None
+        return _Refused(path)
+
+
+def _deep(file: Any, path: Path) -> Image.Image | _Refused:
+    """An image of one channel with more than 8 bits; refused where what is white in it is not known."""
+    from PIL import Image
+
+    white = _white(file)
+    values = np.asarray(file).astype(np.float64)
+    if _tag(file, "PhotometricInterpretation") == 0:
+        return _Refused(path, "zero is white")
+    if white is None:
+        return _Refused(path, "whole numbers of which none is known to be white")
+    if file.mode == "F" and not ((values >= 0) & (values <= 1)).all():
+        return _Refused(path, "floats that are not all between 0 and 1")
+    return Image.fromarray((values * (WHITE / white)).astype(np.float32))
+
+
+def _white(file: Any) -> float | None:
+    """The value of white, by the file's format; None where that says nothing of it."""
+    if file.mode == "F":
+        return 1.0
+    if file.mode.startswith("I;16"):
+        return 4095.0 if _tag(file, "BitsPerSample") == (12,) else 65535.0
+    return 65535.0 if file.format in ("PNG", "PPM") else None
+
+
+def _loses_bits(file: Any) -> bool:
+    """Whether Pillow would read the upper half of 16 bits per channel, without a word."""
+    depth, how = _tag(file, "BitsPerSample") or (8,), [tile[3] for tile in getattr(file, "tile", ())]
+    words = [each if isinstance(each, tuple) else (each,) for each in how]
+    return (
+        max(depth) > 8
+        or any(isinstance(word, str) and bool(_LOST_BITS.search(word)) for each in words for word in each)
+        or (file.format == "PPM" and any(isinstance(each[-1], int) and each[-1] > WHITE for each in words))
+    )
+
+
+def _tag(file: Any, name: str) -> Any:
+    """What a TIFF file says, None of other formats."""
+    from PIL import ExifTags
+
+    return file.tag_v2.get(ExifTags.Base[name]) if file.format == "TIFF" else None
 
 
 def default_workers() -> int:

@@ -59,7 +59,8 @@ KINDS: dict[str, type | UnionType] = {
 
 def canonical(name: str) -> str:
     """The registered spelling of a data set's name; case, `-` and `_` do not matter. Paths stay as they are."""
-    folded = {fold(key): key for key in (*DATASETS, *FOLDERS)}
+    folded = {fold(key): key for key in DATASETS}
+    folded |= {fold(each): name for name, known in FOLDERS.items() for each in known}
     return folded.get(fold(name), name)
 
 

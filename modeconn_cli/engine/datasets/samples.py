@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from modeconn_cli.engine.datasets.images import ImageFiles
+from modeconn_cli.engine.datasets.images import WHITE, ImageFiles
 from modeconn_cli.engine.datasets.transforms import Transform
 
 
@@ -86,11 +86,12 @@ class Samples:
         self, rows: Sequence[slice | Tensor], *, augment: tuple[int, int] | None = None
     ) -> Iterator[Batch]:
         """One batch for each of the row numbers given."""
+        white = None if isinstance(self.images, Tensor) else WHITE
         for these, images in zip(rows, self._pixels(rows, augment), strict=True):
             ids = self.ids[these]
             if augment is not None:
-                images = self.transform.augment(images, ids, *augment)
-            yield Batch(self.transform.normalise(images), self.labels[these], ids)
+                images = self.transform.augment(images, ids, *augment, white)
+            yield Batch(self.transform.normalise(images, white), self.labels[these], ids)
 
     def _pixels(self, rows: Sequence[slice | Tensor], augment: tuple[int, int] | None) -> Iterator[Tensor]:
         """The images of each batch."""

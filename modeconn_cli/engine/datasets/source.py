@@ -1,60 +1,134 @@
-"""What a data set's loader returns, checked."""
+"""What a source of data gives, checked before anything of it is cast."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
+from modeconn_cli.engine import exact
 from modeconn_cli.engine.datasets.samples import Samples
 from modeconn_cli.engine.datasets.transforms import TRANSFORMS
 from modeconn_cli.engine.errors import InputError
+from modeconn_cli.engine.registry import FOLDERS
 
 AS_THEY_ARE = TRANSFORMS["none"]
+WHITE_OF_16_BITS = 65535
 
 
 @dataclass(frozen=True)
 class Source:
-    """A data set as its files hold it; `transform` names the one that is used where none is asked for."""
+    """A data set as its files hold it; `transform` names the one that is used where none is asked for.
+
+    `left_out` says which of the files' samples belong to neither split.
+    """
 
     name: str
     num_classes: int
     train: Samples
     test: Samples
     transform: str
+    left_out: str = ""
 
     @property
     def channels(self) -> int:
         return self.train.images.shape[1]
 
 
-def checked(name: str, images: np.ndarray, labels: np.ndarray, ids: np.ndarray, num_classes: int) -> Samples:
+@dataclass(frozen=True)
+class Given:
+    """One split as a source gives it: nothing has been cast. Without `ids` they are its positions."""
+
+    where: str
+    images: np.ndarray
+    labels: Any
+    ids: Any = None
+
+
+def split_in_two(name: str, train: Given, test: Given | None, left_out: str = "") -> Source:
+    """The source of two splits, or of one; the classes are the columns of one-hot labels, else up to the largest label.
+
+    Raises InputError for what `checked` refuses, and for splits that do not go together.
+    """
+    parts = [train] if test is None else [train, test]
+    labels = [exact.labels(part.labels, part.where) for part in parts]
+    columns = {found.classes for found in labels if found.classes is not None}
+    if len(columns) > 1:
+        raise InputError(f"{name}: one-hot labels have {' and '.join(map(str, sorted(columns)))} columns")
+    largest = max((int(found.numbers.max()) for found in labels if len(found.numbers)), default=0)
+    classes = columns.pop() if columns else largest + 1
+    splits = [
+        checked(part.where, part.images, found.numbers, _ids(part), classes)
+        for part, found in zip(parts, labels, strict=True)
+    ]
+    first, last = splits[0], splits[-1] if test is not None else splits[0].take(torch.arange(0))
+    if len(last) and len(first):
+        _check_alike(name, first.images.shape[1:], last.images.shape[1:])
+        _check_alike(name, first.images.dtype, last.images.dtype)  # type: ignore[union-attr]
+    return Source(name, classes, first, last, "none", left_out)
+
+
+def _ids(part: Given) -> Any:
+    return np.arange(len(part.images)) if part.ids is None else part.ids
+
+
+def _check_alike(name: str, first: Any, second: Any) -> None:
+    if first != second:
+        shown = [tuple(each) if isinstance(each, Sequence) else each for each in (first, second)]
+        raise InputError(f"{name}: training images are {shown[0]}, test images {shown[1]}")
+
+
+def checked(where: str, images: np.ndarray, labels: Any, ids: Any, num_classes: int) -> Samples:
     """The samples in id order. Raises InputError for lengths, ids, labels or pixels that cannot be."""
-    if not len(images) == len(labels) == len(ids):
-        raise InputError(f"{name}: {len(images)} images, {len(labels)} labels and {len(ids)} ids")
-    unique, counts = np.unique(ids, return_counts=True)
-    if len(unique) < len(ids):
-        raise InputError(f"{name}: sample id {unique[counts > 1][0]} occurs more than once")
-    if len(ids) and ids.min() < 0:
-        raise InputError(f"{name}: sample id {ids.min()} is negative")
-    if len(labels) and not (labels.min() >= 0 and labels.max() < num_classes):
-        raise InputError(f"{name}: label {labels.min()} or {labels.max()} is outside 0 … {num_classes - 1}")
-    if images.dtype != np.uint8 and not np.isfinite(images).all():
-        raise InputError(f"{name}: images hold NaN or infinity")
+    numbers, ids = exact.labels(labels, where).numbers, exact.ids(ids, where)
+    if not len(images) == len(numbers) == len(ids):
+        raise InputError(f"{where}: {len(images)} images, {len(numbers)} labels and {len(ids)} ids")
+    if len(numbers) and numbers.max() >= num_classes:
+        raise InputError(f"{where}: label {numbers.max()} is outside 0 … {num_classes - 1}")
     order = np.argsort(ids, kind="stable")
-    pixels = np.ascontiguousarray(images[order])
     return Samples(
-        torch.from_numpy(pixels if pixels.dtype == np.uint8 else pixels.astype(np.float32)),
-        torch.from_numpy(labels[order].astype(np.int64)),
-        torch.from_numpy(ids[order].astype(np.int64)),
+        torch.from_numpy(np.ascontiguousarray(_pixels(images, where)[order])),
+        torch.from_numpy(numbers[order]),
+        torch.from_numpy(ids[order]),
         AS_THEY_ARE,
     )
 
 
+def _pixels(images: np.ndarray, where: str) -> np.ndarray:
+    """uint8 from black 0 to white 255, or float32: 16 bits and booleans by what is white there, floats as they are.
+
+    Raises InputError for types whose white nobody knows, and for values that are no finite float32.
+    """
+    if images.dtype == np.uint8:
+        return images
+    if images.dtype.kind == "b":
+        return images.astype(np.uint8) * np.uint8(255)
+    if images.dtype.kind == "u" and images.dtype.itemsize == 2:
+        return images.astype(np.float32) / np.float32(WHITE_OF_16_BITS)
+    if images.dtype.kind != "f":
+        raise InputError(
+            f"{where}: images are {images.dtype}, expected uint8 (0 to 255), uint16 (0 to 65535) or floats",
+            "what is white there is not known: divide by it and save float32",
+        )
+    with np.errstate(over="ignore"):
+        floats = images.astype(np.float32)
+    if not np.isfinite(floats).all():
+        raise InputError(f"{where}: images hold NaN or infinity")
+    return floats
+
+
 def root_of(name: str, folder: Path | None) -> Path:
-    """Where the files of a named data set are: in `folder` (`data` without one), or in the folder of its name there."""
+    """Where the files of a named data set are: in `folder` (`data` without one), or in the folder of its name there.
+
+    Image folders also have the names of their archives, and may stand in the working directory.
+    """
     root = folder or Path("data")
-    inside = root / name
-    return inside if inside.is_dir() else root
+    known = FOLDERS.get(name, (name,))
+    places = [root / each for each in known]
+    if folder is None and name in FOLDERS:
+        places += [Path(each) for each in known]
+    return next((place for place in places if place.is_dir()), root)

@@ -33,23 +33,28 @@ class Transform:
     rotation: float = 0.0  # degrees, drawn from [0, rotation)
     resized_crop: bool = False  # of image files: a random part of the image in training, its centre otherwise
 
-    def normalise(self, images: Tensor) -> Tensor:
-        """float32 [B, C, H, W] from uint8 or float images; floats are used as they are without a mean."""
+    def normalise(self, images: Tensor, white: float | None = None) -> Tensor:
+        """float32 [B, C, H, W] from uint8 or float images, of which `white` becomes 1: 255 of uint8, else 1.
+
+        Floats are then used as they are without a mean.
+        """
         whole = images.dtype == torch.uint8
+        white = white or _white(images)
         # One memory layout for all: kernels round differently in another one.
         floats = images.to(torch.float32, memory_format=torch.contiguous_format)
+        # uint8 images have become a fresh tensor, which may be changed in place; of others there has to be a copy, as a
+        # network may begin with an operation in place.
+        floats = floats if whole else floats.clone()
         if not self.mean:
-            # A copy: a network may begin with an operation in place.
-            return floats.div_(255) if whole else floats.clone()
-        scale = 1 / 255 if whole else 1.0
-        factor = torch.tensor([scale / std for std in self.std], device=images.device).view(1, -1, 1, 1)
+            return floats.div_(white)
+        factor = torch.tensor([1 / white / std for std in self.std], device=images.device).view(1, -1, 1, 1)
         shift = torch.tensor([-m / s for m, s in zip(self.mean, self.std, strict=True)], device=images.device)
-        # uint8 images have become a fresh tensor, which may be changed in place.
-        scaled = floats.mul_(factor) if whole else floats * factor
-        return scaled.add_(shift.view(1, -1, 1, 1))
+        return floats.mul_(factor).add_(shift.view(1, -1, 1, 1))
 
-    def augment(self, images: Tensor, ids: Tensor, seed: int, epoch: int) -> Tensor:
-        """Randomly flipped, shifted and rotated images of the same shape and type."""
+    def augment(
+        self, images: Tensor, ids: Tensor, seed: int, epoch: int, white: float | None = None
+    ) -> Tensor:
+        """Randomly flipped, shifted and rotated images of the same shape and type; `white` as for `normalise`."""
         if not (self.flip or self.crop_padding or self.rotation):
             return images
         draws = keyed.uniform(seed, "augment", ids, draw=epoch, width=4)
@@ -60,7 +65,7 @@ class Transform:
         elif self.flip:
             images = torch.where(mirrored.view(-1, 1, 1, 1), images.flip(3), images)
         if self.rotation:
-            images = _rotate(images, draws[:, 3] * self.rotation, self.mean)
+            images = _rotate(images, draws[:, 3] * self.rotation, self.mean, white or _white(images))
         return images
 
     def _crop(self, images: Tensor, corner: Tensor, mirrored: Tensor) -> Tensor:
@@ -99,13 +104,16 @@ class Transform:
         return {"name": self.name, "mean": list(self.mean), "std": list(self.std)}
 
 
-def _rotate(images: Tensor, degrees: Tensor, mean: tuple[float, ...]) -> Tensor:
+def _white(images: Tensor) -> float:
+    return 255.0 if images.dtype == torch.uint8 else 1.0
+
+
+def _rotate(images: Tensor, degrees: Tensor, mean: tuple[float, ...], white: float) -> Tensor:
     """Counter-clockwise rotation about the centre by nearest neighbour.
 
     Outside is the mean colour, zero once it is normalised; black without a mean.
     """
-    scale = 255.0 if images.dtype == torch.uint8 else 1.0
-    fill = torch.tensor([round(scale * m) if scale > 1 else m for m in mean or (0.0,)], device=images.device)
+    fill = torch.tensor([round(white * m) if white > 1 else m for m in mean or (0.0,)], device=images.device)
     fill = fill.float().view(1, -1, 1, 1)
     angle = degrees.float() * (math.pi / 180)
     cos, sin, zero = angle.cos(), angle.sin(), torch.zeros_like(angle)

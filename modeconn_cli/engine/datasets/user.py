@@ -2,56 +2,60 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
-from modeconn_cli.engine.datasets.samples import Samples
-from modeconn_cli.engine.datasets.source import Source, checked
+from modeconn_cli.engine import exact
+from modeconn_cli.engine.datasets.source import Given, Source, split_in_two
 from modeconn_cli.engine.errors import InputError
 from modeconn_cli.engine.factories import call, imported
 
 
 def read(path: str, args: dict[str, Any]) -> Source:
-    """Both splits, drawn once into memory; the number of classes is that of the largest label."""
+    """Both splits, drawn once into memory."""
     factory = imported(path)
-    splits = {
-        name: _arrays(call(factory, args, "--data-arg", split=name), f"{path} ({name})")
+    train, test = (
+        _drawn(call(factory, args, "--data-arg", split=name), f"{path} ({name})")
         for name in ("train", "test")
-    }
-    classes = 1 + max(int(labels.max()) for _, labels, _ in splits.values() if len(labels))
-
-    def one(name: str) -> Samples:
-        images, labels, ids = splits[name]
-        return checked(f"{path} ({name})", images, labels, ids, classes)
-
-    return Source(path, classes, one("train"), one("test"), transform="none")
+    )
+    return split_in_two(path, train, test)
 
 
-def _arrays(samples: Any, where: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _drawn(samples: Any, where: str) -> Given:
     rows = [samples[i] for i in range(len(samples))]
     if not rows:
-        empty = np.zeros(0, dtype=np.int64)
-        return np.zeros((0, 1, 1, 1), np.float32), empty, empty
-    if len(rows[0]) not in (2, 3):
-        raise InputError(
-            f"{where}: samples have {len(rows[0])} entries, expected (x, y) or (x, y, sample_id)"
-        )
-    images = np.stack([_pixels(row[0]) for row in rows])
-    labels = np.array([_label(row[1]) for row in rows], dtype=np.int64)
-    ids = np.array([int(row[2]) if len(row) == 3 else i for i, row in enumerate(rows)], dtype=np.int64)
-    return images, labels, ids
+        return Given(where, np.zeros((0, 1, 1, 1), np.float32), ())
+    lengths = {len(row) if isinstance(row, tuple | list) else type(row).__name__ for row in rows}
+    if lengths not in ({2}, {3}):
+        shown = " or ".join(sorted(map(str, lengths)))
+        raise InputError(f"{where}: samples have {shown} entries, expected (x, y) or (x, y, sample_id)")
+    images = _stacked((_pixels(row[0], where) for row in rows), where, "images", alike=True)
+    ids = _stacked((row[2] for row in rows), where, "sample ids") if lengths == {3} else None
+    return Given(where, images, _stacked((row[1] for row in rows), where, "labels"), ids)
 
 
-def _pixels(x: Any) -> np.ndarray:
-    """[C, H, W] of a tensor, an array or a PIL image (whose channels come last)."""
-    array = np.asarray(x)
+def _stacked(values: Iterable[Any], where: str, what: str, *, alike: bool = False) -> np.ndarray:
+    """The values of all samples, none of them cast to another kind; `alike`: all of one type.
+
+    Raises InputError for values of several kinds or shapes, which NumPy would make one of without a word.
+    """
+    arrays = [exact.array(value, where, what) for value in values]
+    shapes = sorted({array.shape for array in arrays})
+    if len(shapes) > 1:
+        raise InputError(f"{where}: {what} have several shapes: {shapes[0]}, {shapes[1]}")
+    kinds = {array.dtype.kind for array in arrays}
+    types = sorted({str(array.dtype) for array in arrays})
+    if (alike and len(types) > 1) or (len(kinds) > 1 and not kinds <= set("iuf")):
+        raise InputError(f"{where}: {what} are of several types: {', '.join(types)}")
+    return np.stack(arrays)
+
+
+def _pixels(x: Any, where: str) -> np.ndarray:
+    """[C, H, W] of a tensor, an array or a PIL image, whose channels come last and whose palette is looked up."""
     if hasattr(x, "getbands"):
-        return array[None] if array.ndim == 2 else np.moveaxis(array, 2, 0)
-    return array if array.ndim == 3 else array.reshape((1, *array.shape)) if array.ndim == 2 else array
-
-
-def _label(y: Any) -> int:
-    """A whole number, or the place of the one in a one-hot label."""
-    array = np.asarray(y)
-    return int(array.argmax()) if array.size > 1 else int(array.reshape(-1)[0])
+        picture = np.asarray(x.convert("RGB") if x.mode in ("P", "PA") else x)
+        return picture[None] if picture.ndim == 2 else np.moveaxis(picture, 2, 0)
+    array = exact.array(x, where, "images")
+    return array[None] if array.ndim == 2 else array

@@ -96,9 +96,28 @@ def open_networks(
         weights.check_alike(first.state, other.state, str(first.path), str(other.path))
     first = recognised(first, settings, runtime)
     found = open_described(first.about, first.path, settings, runtime, needed)
+    for each in read[1:]:
+        check_said(each, found.arch, settings)
     for each in reversed(read):
         weights.load_into(found.model, each.whole, str(each.path))
     return replace(found, checkpoints=(first, *read[1:]))
+
+
+def check_said(read: Checkpoint, arch: Architecture, settings: NetworkSettings) -> None:
+    """Raises InputError where a checkpoint says that it holds another network than `arch`, and no setting says which is
+    meant: their tensors may have the same names and shapes.
+    """
+    said = read.about
+    if said.model is None or settings.model is not None:
+        return
+    mine, its = arch.model, said.model
+    if mine == its and not settings.model_arg and dict(said.model_args) != dict(arch.args):
+        mine, its = f"{mine} of {dict(arch.args)}", f"{its} of {dict(said.model_args)}"
+    if mine != its:
+        raise InputError(
+            f"'{read.path}' holds {its}, the first checkpoint {mine}",
+            "pass --model with the network that is meant",
+        )
 
 
 def open_untrained(settings: NetworkSettings, runtime: Runtime, *, watched: bool) -> Subject:
@@ -134,6 +153,8 @@ def open_described(
         num_classes=None if data is None else data.num_classes,
         input_shape=_shape(settings, data),
     )
+    if about.model not in (None, arch.model):
+        runtime.warn(f"'{path}' says it holds {about.model}: read as {arch.model}, as --model says")
     if data is not None and needed != "the data's shape":
         _check_fits(arch, data, trained=path is not None)
     return Subject(models.build(arch, note=runtime.note).to(runtime.device), arch, about, (), data)
@@ -144,7 +165,10 @@ def load_data(about: About, settings: NetworkSettings, runtime: Runtime, needed:
     if needed == "no data" or not isinstance(settings, DataSettings):
         return None
     completed = datasets.completed(settings, about.data)
-    return datasets.load(completed, runtime.device, held_out=needed != "data without held-out images")
+    data = datasets.load(completed, runtime.device, held_out=needed != "data without held-out images")
+    for doubt in data.doubts:
+        runtime.warn(doubt)
+    return data
 
 
 def _check_fits(arch: Architecture, data: Data, *, trained: bool) -> None:

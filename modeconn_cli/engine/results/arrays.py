@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from modeconn_cli.engine import exact
 from modeconn_cli.engine.errors import InputError
 
 MAX_HEADER = 10_000  # bytes; a longer one is no array of ours or of the original scripts
@@ -73,13 +74,5 @@ def read(path: Path, length: int | None = None, kinds: str = "f") -> np.ndarray:
 
 
 def read_ids(path: Path) -> np.ndarray:
-    """Sample ids, int64 [N]. Raises InputError for duplicates and negative ones."""
-    ids = np.array(read(path, kinds="iu"), dtype=np.int64)
-    if len(ids) and ids.min() < 0:
-        raise InputError(f"'{path}' holds the negative id {ids.min()}")
-    unique, counts = np.unique(ids, return_counts=True)
-    if len(unique) < len(ids):
-        raise InputError(
-            f"'{path}' holds id {unique[counts > 1][0]} twice ({len(ids) - len(unique)} duplicates)"
-        )
-    return ids
+    """Sample ids, int64 [N], by `exact.ids`, of an array of whole numbers or of their spellings."""
+    return exact.ids(read(path, kinds="iufUS"), f"'{path}'", spelled=True)

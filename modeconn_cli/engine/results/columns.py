@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from modeconn_cli.engine import exact
 from modeconn_cli.engine.errors import InputError
 from modeconn_cli.engine.results import arrays, files
 
 ID = "sample_id"
-LARGEST = 2.0**53  # whole numbers up to here are exact in float64
+LARGEST = 2.0**53  # whole numbers below are exact in float64
 
 _OPTIONS: dict[str, Any] = {"index_col": False, "low_memory": False, "compression": None}
 if tuple(map(int, pd.__version__.split(".")[:2])) < (3, 1):
@@ -76,51 +77,11 @@ def read_array(path: Path) -> np.ndarray:
     return np.array(values, dtype=kind)
 
 
-def read_ids(path: Path) -> np.ndarray:
-    """Sample ids, int64 [N], from an array of whole numbers or of their spellings."""
-    return sample_ids(np.asarray(arrays.read(path, kinds="iufUS")), path)
-
-
 def sample_ids(values: Any, path: Path, *, repeats: bool = False, what: str = "sample ids") -> np.ndarray:
-    """Sample ids as int64 [N]: 7, 7.0 and "7" are the same.
-
-    Raises InputError for anything else, for negative ones and, unless `repeats`, for duplicates: it names the first
-    offender and how many there are.
-    """
+    """Sample ids of a table as int64 [N], by `exact.ids`: 7, 7.0 and "7" are the same."""
     column = pd.Series(values)
-    if column.dtype.kind in "iu":
-        numbers, wrong = column.to_numpy(), np.zeros(len(column), dtype=bool)
-    else:
-        if column.dtype.kind == "S":
-            column = column.astype(str)
-        floats = _floats(column)
-        wrong = ~np.isfinite(floats) | (floats != np.rint(floats)) | (np.abs(floats) > LARGEST)
-        numbers = np.where(wrong, 0, floats)
-    if wrong.any():
-        first: Any = column[wrong].iloc[0]
-        shown = "empty" if pd.isna(first) else f"'{first}'"
-        raise InputError(
-            f"'{path}' holds {int(wrong.sum()):,} {what} that are not whole numbers: the first is {shown}"
-        )
-    ids = numbers.astype(np.int64)
-    negative = ids < 0
-    if negative.any():
-        raise InputError(
-            f"'{path}' holds {int(negative.sum()):,} negative {what}: the first is {ids[negative][0]}"
-        )
-    if not repeats:
-        _refuse_repeats(ids, path, what)
-    return ids
-
-
-def _refuse_repeats(ids: np.ndarray, path: Path, what: str) -> None:
-    if (ids[1:] > ids[:-1]).all():
-        return
-    again = pd.Series(ids).duplicated().to_numpy()
-    if again.any():
-        raise InputError(
-            f"'{path}' holds {int(again.sum()):,} duplicate {what}: the first is {ids[again][0]}"
-        )
+    cells = column.to_numpy() if column.dtype.kind in "iuf" else column.to_numpy(object, na_value=np.nan)
+    return exact.ids(cells, f"'{path}'", repeats=repeats, what=what, spelled=True)
 
 
 def _floats(column: Any) -> np.ndarray:
@@ -150,7 +111,7 @@ def measurements(column: Any, path: Path) -> np.ndarray:
 def whole(column: Any, path: Path) -> np.ndarray:
     """A column of whole numbers as float64 [N], NaN where it is empty. Raises InputError for fractions."""
     numbers = measurements(column, path)
-    wrong = ~np.isnan(numbers) & ~((np.abs(numbers) <= LARGEST) & (numbers == np.rint(numbers)))
+    wrong = ~np.isnan(numbers) & ~((np.abs(numbers) < LARGEST) & (numbers == np.rint(numbers)))
     if wrong.any():
         raise InputError(
             f"'{path}' holds {int(wrong.sum()):,} cells in column '{column.name}' that are not whole numbers: "

@@ -186,7 +186,7 @@ def _continue(
     changed = difference(old, record, settings, unread)
     if changed:
         raise InputError(changed, "use another --output-dir, or --no-resume --overwrite to start anew")
-    then = {**_defaults(settings), **old.get("settings", {})}
+    then = {**_defaults(settings), **records.settings_of(old)}
     for name in ("device", "threads"):
         now = record.settings.get(name)
         if name in record.settings and then[name] != now:
@@ -233,7 +233,7 @@ def difference(
 
     It is a setting, or an input by its content. Settings that are free or have no effect do not count.
     """
-    then, idle = {**_defaults(settings), **old.get("settings", {})}, {*settings.idle(), *unread}
+    then, idle = {**_defaults(settings), **records.settings_of(old)}, {*settings.idle(), *unread}
     for spec in specs(type(settings)):
         before, now = then[spec.name], new.settings.get(spec.name)
         if spec.change == "same" and spec.name not in idle and not _alike(spec, before, now):

@@ -21,6 +21,7 @@ import numpy as np
 import yaml
 
 from modeconn_cli.engine.errors import InputError
+from modeconn_cli.engine.registry import CHECKPOINT_SCHEMA, todays_name
 from modeconn_cli.engine.results import files
 from modeconn_cli.engine.results.fingerprints import Fingerprint, identify
 from modeconn_cli.engine.settings.base import Settings, tilde
@@ -138,12 +139,27 @@ def now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
+def settings_of(document: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that a record was made with, none where it has none; its network has the name of today."""
+    settings, versions = document.get("settings"), document.get("versions")
+    if not isinstance(settings, dict):
+        return {}
+    schema = versions.get("checkpoint") if isinstance(versions, dict) else None
+    model = settings.get("model")
+    return {**settings, "model": todays_name(model, schema)} if isinstance(model, str) else settings
+
+
 @cache
 def versions() -> dict[str, str]:
-    """Versions of mcx, Python and the packages that make numbers; a missing package is left out."""
+    """Versions of mcx, its checkpoints, Python and the packages that make numbers; a missing package is left out."""
     from modeconn_cli import __version__
 
-    out = {"mcx": __version__, "python": platform.python_version(), "platform": sys.platform}
+    out = {
+        "mcx": __version__,
+        "checkpoint": CHECKPOINT_SCHEMA,
+        "python": platform.python_version(),
+        "platform": sys.platform,
+    }
     for name in PACKAGES:
         try:
             out[name] = metadata.version(name)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import SequentialSampler
 
+from modeconn_cli.engine import exact
 from modeconn_cli.engine.datasets import Batch
 from modeconn_cli.engine.errors import InputError
 from modeconn_cli.engine.networks import weights
@@ -48,7 +49,7 @@ class Loaded:
     def _batch(self, item: Any, seen: int) -> Batch:
         if not (isinstance(item, list | tuple) and len(item) in (2, 3) and all(map(torch.is_tensor, item))):
             raise InputError("the loader must give (images, labels) or (images, labels, ids) as tensors")
-        images, labels = item[0].to(self.device), self._classes(item[1].to(self.device), len(item[0]))
+        images = item[0].to(self.device)
         if not images.is_floating_point():
             raise InputError(
                 f"images are {images.dtype}: the loader must give what the network takes, floats"
@@ -57,29 +58,16 @@ class Loaded:
             raise InputError(f"images {tuple(images.shape[1:])} come after images {self.shape}")
         self.shape = tuple(images.shape[1:])
         if len(item) == 3:
-            if item[2].is_floating_point() or item[2].numel() != len(images):
-                raise InputError(
-                    f"ids {item[2].dtype} {tuple(item[2].shape)} are not whole numbers, one per sample"
-                )
-            ids = item[2].to(self.device).reshape(-1).long()
+            ids = torch.from_numpy(exact.ids(item[2], "the loader", repeats=True)).to(self.device)
         else:
             self._say_once()
             ids = torch.arange(seen, seen + len(images), device=self.device)
-        return Batch(images, labels.long(), ids)
-
-    @staticmethod
-    def _classes(labels: Tensor, count: int) -> Tensor:
-        """int64 [N] of integers or one-hot rows."""
-        if labels.ndim == 2 and labels.shape[1] > 1:
-            if not (((labels == 0) | (labels == 1)).all() and (labels.sum(1) == 1).all()):
-                raise InputError("labels with several columns must be one-hot")
-            labels = labels.argmax(1)
-        labels = labels.reshape(-1)
-        if labels.is_floating_point() or len(labels) != count:
+        labels = torch.from_numpy(exact.labels(item[1], "the loader").numbers).to(self.device)
+        if not len(images) == len(labels) == len(ids):
             raise InputError(
-                f"labels {labels.dtype} {tuple(labels.shape)} are not the classes of {count} samples"
+                f"the loader gives {len(images)} images, {len(labels)} labels and {len(ids)} ids at once"
             )
-        return labels
+        return Batch(images, labels, ids)
 
     def _say_once(self) -> None:
         sampler = getattr(self.loader, "sampler", None)

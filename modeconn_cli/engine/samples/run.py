@@ -18,8 +18,18 @@ from modeconn_cli.engine.networks import checkpoints, models, subject, weights
 from modeconn_cli.engine.networks.checkpoints import About, Checkpoint
 from modeconn_cli.engine.networks.checkpoints.epochs import in_range
 from modeconn_cli.engine.networks.independent import TRIED, check_independent
+from modeconn_cli.engine.registry import CHECKPOINT_SCHEMA, todays_name
 from modeconn_cli.engine.samples.seen import Seen, seen_classes
 from modeconn_cli.engine.settings.scoring import ScoringSettings
+
+
+def todays_identity(then: dict[str, Any]) -> dict[str, Any]:
+    """What `identity` said when a job began; its network has the name of today."""
+    network = then.get("network")
+    if not isinstance(network, dict):
+        return then
+    name = todays_name(str(network.get("model")), then.get("schema"))
+    return {**then, "schema": CHECKPOINT_SCHEMA, "network": {**network, "model": name}}
 
 
 @dataclass(frozen=True)
@@ -42,7 +52,12 @@ class ScoredRun:
     def identity(self) -> dict[str, Any]:
         """What has to be the same for all epochs of a job, as JSON holds it."""
         network: dict[str, Any] = json.loads(json.dumps(self.arch.describe()))
-        return {"network": network, "data set": self.data.name, "set of samples": self.samples.fingerprint()}
+        return {
+            "schema": CHECKPOINT_SCHEMA,
+            "network": network,
+            "data set": self.data.name,
+            "set of samples": self.samples.fingerprint(),
+        }
 
     def take_up(self, epoch: int) -> None:
         """Give the network an epoch's weights. Raises InputError where they do not fit."""
@@ -67,6 +82,11 @@ def open_run(
 
     first = read(next(iter(chosen.values())))
     found = subject.open_networks([first], settings, runtime, "data without held-out images")
+
+    def read_alike(path: Path) -> Checkpoint:
+        subject.check_said(other := read(path), found.arch, settings)
+        return other
+
     model, data, own = found.model.eval(), found.data, found.about.tasks
     samples = data.split(settings.split)
     if len(samples) == 0:
@@ -75,7 +95,7 @@ def open_run(
         )
     check_independent(model, next(iter(samples.batches(TRIED))).images)
     seen = seen_classes(settings, own, samples.labels, data.num_classes, runtime)
-    return ScoredRun(chosen, model, found.arch, data, samples, found.about, seen, read)
+    return ScoredRun(chosen, model, found.arch, data, samples, found.about, seen, read_alike)
 
 
 def _checkpoints(settings: ScoringSettings, runtime: Runtime, run_idx: int | None) -> dict[int, Path]:

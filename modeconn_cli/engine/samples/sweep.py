@@ -24,6 +24,7 @@ from modeconn_cli.engine.machine.runtime import Runtime
 from modeconn_cli.engine.results import files, jobs, records
 from modeconn_cli.engine.samples.log import ELSEWHERE, EpochLog, Row, ScoredEpoch
 from modeconn_cli.engine.samples.measure import Measure
+from modeconn_cli.engine.samples.run import todays_identity
 
 UNIT = 1024  # samples of a work unit, rounded down to whole batches
 PARTS, SUBJECT = "parts", "subject.json"
@@ -89,7 +90,7 @@ class Sweep(Generic[Row]):
         record = self._job.private / SUBJECT
         if not record.exists():
             files.write_json(record, mine)
-        then = records.read_object(record)
+        then = todays_identity(records.read_object(record))
         changed = next((name for name in mine if then.get(name) != mine[name]), None)
         if changed is not None:
             raise InputError(f"the job in '{self._job.folder}' began with another {changed}", ELSEWHERE)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from modeconn_cli.engine import exact
 from modeconn_cli.engine.errors import InputError, SettingsError
 from modeconn_cli.engine.results import records
 from modeconn_cli.engine.symmetry import Group, Symmetry, group_of
@@ -28,7 +29,9 @@ def read_metadata(path: Path) -> dict[str, Any]:
 def orders_of_swap(metadata: dict[str, Any], path: Path, symmetry: Symmetry) -> Orders:
     """The permutation that a swap's metadata describes: the swapped network is `permute(original, orders)`."""
     try:
-        pairs = [(int(i), int(j)) for i, j in metadata["neuron_pairs"]]
+        given = [each for i, j in metadata["neuron_pairs"] for each in (i, j)]
+        units = exact.ids(given, f"'{path}'", repeats=True, what="neurons").tolist()
+        pairs = list(zip(units[::2], units[1::2], strict=True))
         mode, seed = metadata.get("mode", "pairs"), int(metadata.get("seed", 0))
         if mode != "pairs":
             return orders_of_all(symmetry, mode, seed)

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from modeconn_cli.engine import exact
 from modeconn_cli.engine.errors import InputError, SettingsError
 from modeconn_cli.engine.symmetry.groups import Group, Move, Places
 
@@ -20,11 +21,12 @@ def permute(state: Mapping[str, Tensor], orders: Mapping[Group, Sequence[int]]) 
 
     Raises:
         SettingsError: an order is not a permutation of the group's units.
-        InputError: a tensor of `state` does not have the shape of the traced model's.
+        InputError: an order holds other things than whole numbers, or a tensor of `state` does not have the shape of
+            the traced model's.
     """
     index: dict[tuple[str, int], Places] = {}
     for group, order in orders.items():
-        new = np.asarray(order, dtype=np.int64).reshape(-1)
+        new = exact.ids(order, f"the order for '{group.layer}'", repeats=True, what="units")
         if not np.array_equal(np.sort(new), np.arange(group.size)):
             raise SettingsError(
                 f"the order for '{group.layer}' is no permutation of its {group.size} units",

@@ -12,7 +12,7 @@ import pandas as pd
 
 from modeconn_cli.engine.commands.correlate import splits
 from modeconn_cli.engine.errors import InputError
-from modeconn_cli.engine.results import columns, manifest, memo_scores, tracking_file
+from modeconn_cli.engine.results import arrays, columns, manifest, memo_scores, tracking_file
 from modeconn_cli.engine.results.memo_scores import MEMO
 
 IDS = "sample_ids.npy"
@@ -59,7 +59,7 @@ def ids_of(path: Path, count: int, assume: bool) -> tuple[np.ndarray, tuple[Path
     if not beside.exists() and _EPOCH_FOLDER.fullmatch(path.parent.name):
         beside = path.parent.parent / IDS  # mcx curvature keeps one file of ids for all its epochs
     if beside.exists():
-        ids = columns.read_ids(beside)
+        ids = arrays.read_ids(beside)
         if len(ids) != count:
             raise InputError(f"'{beside}' names {len(ids):,} samples, '{path}' holds {count:,}")
         return ids, (beside,)

@@ -158,6 +158,7 @@ class Functions:
         out: dict[str, T] = {}
         for done, (label, network) in enumerate(self._networks.items(), start=1):
             try:
+                subject.check_said(network.checkpoint, self._arch, self._settings)
                 weights.load_into(self._model, network.checkpoint.whole, str(network.path))
                 out[label] = measure(label)
             except InputError as error:

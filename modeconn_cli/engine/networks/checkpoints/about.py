@@ -11,8 +11,8 @@ from typing import Any
 from modeconn_cli.engine.datasets import remembered
 from modeconn_cli.engine.datasets.remembered import Remembered
 from modeconn_cli.engine.errors import InputError
-
-SCHEMA = "mcx.checkpoint/1"
+from modeconn_cli.engine.registry import CHECKPOINT_SCHEMA, FIRST_SCHEMA, FORMER_NAMES, todays_name
+from modeconn_cli.engine.results import records
 
 _KINDS: dict[str, type | UnionType] = {
     "model": str,
@@ -63,7 +63,7 @@ class About:
 
     def entry(self) -> dict[str, Any]:
         """The entry of the file. What is not known is left out, but for the data, whose settings stand together."""
-        found: dict[str, Any] = {"schema": SCHEMA}
+        found: dict[str, Any] = {"schema": CHECKPOINT_SCHEMA}
         for name, value in vars(self).items():
             if name == "data":
                 found |= {} if self.data is None else self.data.entries()
@@ -77,10 +77,14 @@ class About:
     def read(cls, entry: object, path: Path) -> About:
         """What the file at `path` says of itself, nothing where it has no such entry.
 
-        Raises InputError for values of other types than those that are written.
+        Its network has the name of today. Raises InputError for values of other types than those that are written, and
+        for an entry of a later version.
         """
         if not isinstance(entry, dict):
             return cls()
+        schema = entry.get("schema", FIRST_SCHEMA)
+        if not isinstance(schema, str) or schema not in FORMER_NAMES:
+            raise InputError(f"'{path}' was written by another version of mcx ('{schema}')", "update mcx")
         found: dict[str, Any] = {}
         for name, kind in {**_KINDS, **remembered.KINDS}.items():
             value = entry.get(name)
@@ -88,6 +92,10 @@ class About:
                 raise InputError(f"'{path}': what it says about itself is damaged ('{name}')")
             if value is not None:
                 found[name] = tuple(value) if isinstance(value, list) else value
+        if "model" in found:
+            found["model"] = todays_name(found["model"], schema)
+        if "settings" in found:
+            found["settings"] = records.settings_of({**entry, "versions": {"checkpoint": schema}})
         of_data = {name: found.pop(name) for name in remembered.KINDS if name in found}
         further = {name: value for name, value in entry.items() if name not in _KNOWN}
         return cls(

@@ -15,10 +15,10 @@ from modeconn_cli.engine.errors import SettingsError
 from modeconn_cli.engine.factories import arguments, call, imported
 from modeconn_cli.engine.networks.checkpoints import About
 from modeconn_cli.engine.networks.untouched import watch
-from modeconn_cli.engine.registry import MODELS, find_model, is_import_path
+from modeconn_cli.engine.registry import MODELS, Entry, find_model, is_import_path
 from modeconn_cli.engine.settings.shared import NetworkSettings
 
-__all__ = ["Architecture", "architecture", "build"]
+__all__ = ["Architecture", "architecture", "build", "factory_of"]
 
 
 @dataclass(frozen=True)
@@ -96,9 +96,7 @@ def build(arch: Architecture, seed: int = 0, note: Callable[[str], None] = lambd
         factory, fixed = imported(arch.model), {}
     else:
         _, entry = find_model(arch.model)
-        module, function = entry.where.split(":")
-        factory = getattr(importlib.import_module(f"modeconn_cli.engine.networks.models.{module}"), function)
-        fixed = entry.args
+        factory, fixed = factory_of(entry), entry.args
     model = call(
         factory,
         {**arch.args, **fixed},
@@ -110,3 +108,12 @@ def build(arch: Architecture, seed: int = 0, note: Callable[[str], None] = lambd
         raise SettingsError(f"'{arch.model}' made a {type(model).__name__}, not a torch.nn.Module")
     watch(model, note)
     return model
+
+
+def factory_of(entry: Entry) -> Callable[..., Any]:
+    """What makes a registered network."""
+    module, function = entry.where.split(":")
+    found: Callable[..., Any] = getattr(
+        importlib.import_module(f"modeconn_cli.engine.networks.models.{module}"), function
+    )
+    return found

@@ -6,6 +6,7 @@ A network of dnn-mode-connectivity says nothing of itself in its files; its fami
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
@@ -17,8 +18,8 @@ from modeconn_cli.engine.datasets.remembered import Remembered
 from modeconn_cli.engine.errors import SettingsError
 from modeconn_cli.engine.machine.runtime import Runtime
 from modeconn_cli.engine.networks.checkpoints import Checkpoint
-from modeconn_cli.engine.networks.models import Architecture, build
-from modeconn_cli.engine.registry import MODELS, find_model, is_import_path
+from modeconn_cli.engine.networks.models import Architecture, build, factory_of
+from modeconn_cli.engine.registry import MODELS, Entry, find_model, is_import_path
 from modeconn_cli.engine.settings.shared import ModelSettings
 
 # Families whose files come from dnn-mode-connectivity, and the transform they are trained with there.
@@ -106,14 +107,28 @@ def _candidates(state: Mapping[str, Tensor], only: str | None) -> Iterator[Archi
     """
     kernels = [tensor for tensor in state.values() if tensor.ndim == 4]
     first = min(kernels, key=lambda kernel: kernel.shape[1], default=None)
-    rows = {tensor.shape[0] for tensor in state.values() if tensor.ndim == 2}
+    rows = sorted({tensor.shape[0] for tensor in state.values() if tensor.ndim == 2})
     for name in [only] if only is not None else {**MODELS, **dict.fromkeys(_family_members(state))}:
         name, entry = find_model(name)
         shape = entry.input_shape if first is None else (first.shape[1], *entry.input_shape[1:])
-        for classes in sorted(rows):
-            yield Architecture(name, classes, shape, {})
-            if first is not None and "width" not in entry.args and first.shape[0] != 64:
-                yield Architecture(name, classes, shape, {"width": first.shape[0]})
+        for args in _arguments(entry, first):
+            probe = Architecture(name, min(rows, default=1), shape, args)
+            if _has_as_many(probe, len(state)):
+                yield from (replace(probe, num_classes=classes) for classes in rows)
+
+
+def _arguments(entry: Entry, first: Tensor | None) -> list[dict[str, int]]:
+    """The arguments to try: none, and the width of the first convolution where the network's own is another."""
+    width = inspect.signature(factory_of(entry)).parameters.get("width")
+    if first is None or width is None or "width" in entry.args or first.shape[0] == width.default:
+        return [{}]
+    return [{}, {"width": first.shape[0]}]
+
+
+def _has_as_many(arch: Architecture, count: int) -> bool:
+    """Whether a network has that many tensors, or parameters, whatever the number of its classes."""
+    model = _on_meta(arch)
+    return model is not None and count in (len(model.state_dict()), len(list(model.parameters())))
 
 
 def _family_members(state: Mapping[str, Tensor]) -> list[str]:
