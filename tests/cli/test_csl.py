@@ -97,9 +97,9 @@ def expected(run: Path, epoch: int, decay: float = 1e-4) -> tuple[np.ndarray, np
     return np.array(losses), np.array(norms), decay * sum(float((p.detach() ** 2).sum()) for p in parameters)
 
 
-def test_scores_are_the_documented_ones(run: Path, scored: Path) -> None:
+def test_scores_have_the_weight_decay_that_the_run_was_trained_with(run: Path, scored: Path) -> None:
     for epoch in (0, EPOCHS):
-        losses, norms, shift = expected(run, epoch)
+        losses, norms, shift = expected(run, epoch, 0.5 * 5e-4)  # as SGD minimises it
         np.testing.assert_allclose(array(scored, "loss_ce", epoch), losses, rtol=1e-5)
         np.testing.assert_allclose(array(scored, "loss", epoch), losses + shift, rtol=1e-5)
         np.testing.assert_allclose(array(scored, "loss_grad", epoch), norms, rtol=1e-5)
@@ -135,6 +135,42 @@ def test_cross_entropy_in_closed_form() -> None:
     logits = torch.tensor([[0.0, math.log(3.0)], [0.0, math.log(3.0)]], dtype=torch.float64)
     found = cross_entropy(logits, torch.tensor([0, 1]))
     assert found.tolist() == pytest.approx([math.log(4.0), math.log(4.0) - math.log(3.0)], rel=1e-15)
+
+
+def test_without_a_word_of_the_run_or_with_a_flag_the_decay_is_the_documents(
+    mcx: Callable, run: Path, tmp_path: Path
+) -> None:
+    flagged = mcx("csl", "score", "--checkpoint", run / "checkpoint-4.pt", "--weight-decay", "1e-4", "--json",
+                  "--output-dir", tmp_path / "flag")  # fmt: skip
+    torch.save(checkpoints.read(run / "checkpoint-4.pt").state, tmp_path / "checkpoint-4.pt")
+    network = (
+        "--model",
+        "cnn",
+        "--model-arg",
+        f"width={WIDTH}",
+        "--dataset",
+        "digits",
+        "--max-samples",
+        "150",
+    )
+    noise = ("--val-size", "300", "--label-noise", "0.05", "--label-seed", "0", "--noise-level", "0.05")
+    words = (
+        "--checkpoint",
+        tmp_path / "checkpoint-4.pt",
+        *network,
+        *noise,
+        "--output-dir",
+        tmp_path / "bare",
+    )
+    bare = mcx("csl", "score", *words, "--json")
+    losses, norms, shift = expected(run, 4)
+    for done, folder, origin in ((flagged, "flag", "--weight-decay"), (bare, "bare", "the document's")):
+        assert done.code == 0, done.err
+        found = json.loads(done.out)
+        assert (found["weight_decay"], found["wd_form"]) == (1e-4, "seed")
+        assert origin in found["wd_origin"]
+        np.testing.assert_allclose(array(tmp_path / folder, "loss", 4), losses + shift, rtol=1e-5)
+        np.testing.assert_allclose(array(tmp_path / folder, "loss_grad", 4), norms, rtol=1e-5)
 
 
 def test_sgds_form_of_the_decay_halves_its_gradient(mcx: Callable, run: Path, tmp_path: Path) -> None:

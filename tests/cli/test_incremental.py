@@ -379,7 +379,7 @@ def test_flags_of_tasks_need_the_classes_seen(
 @pytest.mark.parametrize(
     ("command", "where", "array"),
     [
-        (("csl", "score"), "--output-dir", "loss_digits_run?_epoch_{}_noise_*.npy"),
+        (("csl", "score", "--weight-decay", "1e-4"), "--output-dir", "loss_digits_run?_epoch_{}_noise_*.npy"),
         (("curvature", "--niter", "2"), "--save-dir", "epoch_{}/per_image_curvature.npy"),
         (("dormant",), "--output-dir", "dormant_post_epoch_{}.npy"),
     ],

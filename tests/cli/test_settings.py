@@ -151,7 +151,7 @@ IDLE: dict[str, str] = {
     f"{SCORE} --checkpoint a.pt --step 1": "--epoch-step has no effect with --checkpoint",
     f"{SCORE} --checkpoint a.pt --allow-missing": "--allow-missing has no effect with --checkpoint",
     f"{SCORE} --checkpoint-dir d --weight-decay 0 --wd-form seed": (
-        "--wd-form has no effect without --weight-decay"
+        "--wd-form has no effect with --weight-decay 0"
     ),
     f"{SCORE} --checkpoint-dir d --scheme short --noise-level 0.01": (
         "--noise-level has no effect with --scheme short"

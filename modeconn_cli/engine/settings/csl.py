@@ -30,9 +30,13 @@ class CslScoreSettings(ScoringSettings, NameSettings):
     grad: Literal["param", "input", "none"] = setting(
         "param", "gradient norm by the parameters, by the input, or none"
     )
-    weight_decay: float = setting(1e-4, "weight decay in the loss; 0 leaves it out", low=0)
-    wd_form: Literal["seed", "half"] = setting(
-        "seed", "seed adds wd·Σp² as documented, half ½·wd·Σp² as SGD minimises", needs=("weight_decay",)
+    weight_decay: float | None = setting(
+        None, "weight decay in the loss; 0 leaves it out", low=0, shown="the run's own, else 1e-4"
+    )
+    wd_form: Literal["seed", "half"] | None = setting(
+        None,
+        "seed adds wd·Σp² as documented, half ½·wd·Σp² as SGD minimises",
+        shown="half for the run's own decay, else seed",
     )
     scheme: Literal["long", "short"] = setting("long", "file names with run and noise, or without")
 
@@ -40,6 +44,7 @@ class CslScoreSettings(ScoringSettings, NameSettings):
         short = self.scheme == "short"
         return {
             **super().idle(),
+            **without_effect(self.weight_decay == 0, "with --weight-decay 0", "wd_form"),
             **without_effect(short, "with --scheme short", "noise_level"),
             **without_effect(short and self.checkpoint is not None, "with --scheme short", "run_idx"),
             **without_effect(not self.flips_by_seed, "without random labels", "seed"),

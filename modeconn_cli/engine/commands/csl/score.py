@@ -33,6 +33,8 @@ from modeconn_cli.engine.samples.per_sample import PerSample
 from modeconn_cli.engine.samples.run import ScoredRun
 from modeconn_cli.engine.settings.csl import CslScoreSettings
 
+DOCUMENTED = 1e-4  # the weight decay of the document's losses
+
 
 @dataclass(frozen=True, kw_only=True)
 class EpochScore(ScoredEpoch):
@@ -60,6 +62,7 @@ class CslScoreResult(Record):
     grad_method: str
     weight_decay: float
     wd_form: str
+    wd_origin: str  # who says so
     epochs: tuple[EpochScore, ...]
     scored: int  # epochs in this run
     samples_per_second: float | None
@@ -84,6 +87,35 @@ def _named(settings: CslScoreSettings, run: ScoredRun) -> RunName:
     return RunName(run.data.name, 1 if run_idx is None else run_idx, 0.01 if noise is None else noise)
 
 
+@dataclass(frozen=True)
+class Decay:
+    """The weight decay term of the loss: wd·Σp² (`seed`), or ½·wd·Σp² (`half`)."""
+
+    wd: float
+    form: str
+    origin: str
+
+    @classmethod
+    def of(cls, settings: CslScoreSettings, run: ScoredRun) -> Decay:
+        """The flag's, else what the run was trained with as its optimizer minimised it, else the document's."""
+        own = run.about.wd
+        if settings.weight_decay is not None:
+            return cls(settings.weight_decay, settings.wd_form or "seed", "--weight-decay")
+        if own is not None:
+            apart = (run.about.settings or {}).get("optimizer") == "adamw"
+            origin = "the run's own" + (", which AdamW keeps apart from the loss" if apart else "")
+            return cls(float(own), settings.wd_form or "half", origin)
+        return cls(DOCUMENTED, settings.wd_form or "seed", "the document's, as the run says none")
+
+    @property
+    def factor(self) -> float:
+        """Of wd·Σp²."""
+        return 1.0 if self.form == "seed" else 0.5
+
+    def words(self) -> str:
+        return f"weight decay {self.wd:g} ({self.form}; {self.origin})" if self.wd else "no weight decay"
+
+
 class _Losses(Measure[CslScoreSettings, EpochScore, CslScoreResult]):
     """The scores of the table and the gradient norms of samples."""
 
@@ -98,7 +130,7 @@ class _Losses(Measure[CslScoreSettings, EpochScore, CslScoreResult]):
         self.owned = [*named.patterns(), self.summary.name, self.label_noise.name]  # all runs share the ids
         self.further = [each.name for each in scores.SCORES if each.name != "loss"]
         self.columns = ("loss", *self.further, *(() if settings.grad == "none" else ("norms",)))
-        self.decay = settings.weight_decay
+        self.decay = Decay.of(settings, run)
         self._decay_terms: tuple[float, float] | None = None
 
     @cached_property
@@ -108,23 +140,23 @@ class _Losses(Measure[CslScoreSettings, EpochScore, CslScoreResult]):
             self.run.model,
             self.run.arch.input_shape,
             self.settings.grad,
-            inner=self.decay > 0,
+            inner=self.decay.wd > 0,
             note=self.runtime.note,
         )
 
     def plan(self) -> str:
-        run, decayed = self.run, f"with weight decay {self.decay:g}" if self.decay else "without weight decay"
+        run = self.run
         return (
             f"score {len(run.samples):,} samples ({self.settings.split}) of {run.data.name} at "
-            f"{len(run.checkpoints)} epochs of {run.arch.model} on {self.runtime.device}: losses {decayed}, "
-            f"gradient norm: {self.settings.grad}"
+            f"{len(run.checkpoints)} epochs of {run.arch.model} on {self.runtime.device}: losses with "
+            f"{self.decay.words()}, gradient norm: {self.settings.grad}"
         )
 
     def begin(self) -> None:
         self._gradients.refresh()
-        if self.settings.grad == "param" and self.decay:
+        if self.settings.grad == "param" and self.decay.wd:
             # What ‖∇ℓ + cθ‖² adds to ‖∇ℓ‖²: a factor of ⟨θ, ∇ℓ⟩ and a constant; c is 2·wd, or wd in SGD's form.
-            c = self.decay * (2.0 if self.settings.wd_form == "seed" else 1.0)
+            c = 2 * self.decay.wd * self.decay.factor
             self._decay_terms = 2 * c, c * c * self._gradients.square_norm()
 
     def batch(self, batch: Batch) -> dict[str, Tensor]:
@@ -142,7 +174,7 @@ class _Losses(Measure[CslScoreSettings, EpochScore, CslScoreResult]):
     def _paths(self, epoch: int) -> dict[str, Path]:
         """The files of an epoch by the kind of their values."""
         kinds = ["loss"]
-        kinds += ["loss_ce"] if self.decay else []
+        kinds += ["loss_ce"] if self.decay.wd else []
         kinds += ["loss_grad"] if self.settings.grad != "none" else []
         return {k: self.folder / self.named.per_epoch(k, epoch) for k in (*kinds, *self.further)}
 
@@ -152,7 +184,7 @@ class _Losses(Measure[CslScoreSettings, EpochScore, CslScoreResult]):
     def write(self, checkpoint: ScoredEpoch, whole: Mapping[str, np.ndarray]) -> EpochScore:
         losses, norms = whole["loss"], whole.get("norms")
         squares = sum(float(p.detach().double().square().sum()) for p in self.run.model.parameters())
-        shift = self.decay * (1.0 if self.settings.wd_form == "seed" else 0.5) * squares
+        shift = self.decay.wd * self.decay.factor * squares
         values = {**whole, "loss": losses + shift, "loss_ce": losses, "loss_grad": norms}
         for kind, path in self._paths(checkpoint.epoch).items():
             files.write_array(path, np.asarray(values[kind], dtype=np.float32))
@@ -180,6 +212,9 @@ class _Losses(Measure[CslScoreSettings, EpochScore, CslScoreResult]):
             "run_idx": self.named.run_idx,
             "noise_level": self.named.noise,
             "grad_method": rows[-1].grad_method,
+            "weight_decay": self.decay.wd,
+            "wd_form": self.decay.form,
+            "wd_origin": self.decay.origin,
         }
 
     def finish(self, result: CslScoreResult) -> list[Path]:
