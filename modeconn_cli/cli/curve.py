@@ -112,7 +112,13 @@ def eval_table(result: CurveEvalResult) -> list[Block]:
     return [
         Table(f"Along the {result.curve} ({result.num_points} positions)", ("series", *keys), rows),
         Table("Barriers", ("definition", *(name.replace("_", " ") for name in series)), barriers),
-        Lines((f"Length: {result.length:.2f} (endpoints: {result.endpoint_distance:.2f})",)),
+        Lines(
+            (
+                f"Length: {result.length:.2f} (endpoints: {result.endpoint_distance:.2f})",
+                f"Evaluated on {result.data['dataset']} with transform {result.data['transform']['name']}, "
+                f"weight decay {result.wd:g} in the loss",
+            )
+        ),
     ]
 
 

@@ -36,7 +36,7 @@ def table(result: SwapResult) -> list[Block]:
         lines += [
             f"  Accuracy, original:     {number(check.acc_original, 2)}%",
             f"  Accuracy, swapped:      {number(check.acc_swapped, 2)}%",
-            f"  Equal predictions:      {number(100 * (check.pred_match_rate or 0.0), 2)}%",
+            f"  Equal predictions:      {number(check.pred_match_rate, 2)}%",
         ]
     if check.max_output_diff is not None:
         lines.append(f"  Largest output change:  {check.max_output_diff:.3g}")

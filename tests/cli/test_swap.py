@@ -330,7 +330,7 @@ def test_verify_compares_both_networks_on_the_whole_test_set(mcx, here: Path) ->
     done = mcx(*words("--verify"))
     assert done.code == 0
     check = metadata()["verification"]
-    assert (check["level"], check["is_equivalent"], check["pred_match_rate"]) == ("full", True, 1.0)
+    assert (check["level"], check["is_equivalent"], check["pred_match_rate"]) == ("full", True, 100.0)
     assert check["acc_original"] == check["acc_swapped"] > 10
     assert f"  Accuracy, original:     {check['acc_original']:.2f}%\n" in done.out
     assert "  Equal predictions:      100.00%\n" in done.out

@@ -35,7 +35,9 @@ QUICK_INPUTS = 16
 
 @dataclass(frozen=True)
 class Verification:
-    """What was compared. Entries that a level does not measure are None. Accuracies in percent."""
+    """What was compared. Entries that a level does not measure are None. Accuracies and the rate of equal predictions
+    are in percent.
+    """
 
     level: str
     is_equivalent: bool | None
@@ -241,7 +243,7 @@ def _verify_fully(
         is_equivalent=bool(same[clear].all()),
         acc_original=100 * int((before.argmax(1) == labels).sum()) / len(labels),
         acc_swapped=100 * int((after.argmax(1) == labels).sum()) / len(labels),
-        pred_match_rate=int(same.sum()) / len(labels),
+        pred_match_rate=100 * int(same.sum()) / len(labels),
         max_output_diff=float((before - after).abs().max()),
         max_output_diff_float64=difference,
     )

@@ -168,6 +168,9 @@ def load_data(about: About, settings: NetworkSettings, runtime: Runtime, needed:
     data = datasets.load(completed, runtime.device, held_out=needed != "data without held-out images")
     for doubt in data.doubts:
         runtime.warn(doubt)
+    if settings.dataset is None and about.data is not None and not about.data.whole:
+        said = "" if settings.transform is not None else ", as networks of this kind are trained"
+        runtime.note(f"evaluated on {data.name} with transform {data.fit.transform.name}{said}")
     return data
 
 

@@ -38,6 +38,17 @@ def barriers(ts: np.ndarray, values: np.ndarray) -> dict[str, float | None]:
     }
 
 
+def with_points(found: Barriers) -> Barriers:
+    """The same with every barrier of an error under a name that says its unit too, percentage points."""
+    return {
+        definition: {
+            **values,
+            **{f"{name}_pp": value for name, value in values.items() if name.startswith("error")},
+        }
+        for definition, values in found.items()
+    }
+
+
 def all_barriers(ts: np.ndarray, series: Mapping[str, np.ndarray]) -> Barriers:
     """All definitions for several series of one path, [T] each."""
     found = {name: barriers(ts, values) for name, values in series.items()}

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from modeconn_cli.engine.errors import SettingsError
-from modeconn_cli.engine.paths.barriers import Barriers, all_barriers
+from modeconn_cli.engine.paths.barriers import Barriers, all_barriers, with_points
 from modeconn_cli.engine.paths.evaluate import Measurement
 
 FLOAT32 = 1e-6  # how far equally spaced positions are off that were computed in float32
@@ -95,8 +95,10 @@ class Line:
 
 
 def with_lists(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """A record's entries with the lists of its line in the line's place."""
+    """A record's entries with its line's lists in the line's place, and barriers of errors under their unit too."""
     out: dict[str, Any] = {}
     for name, value in fields.items():
+        if name == "barriers":
+            value = with_points(value)
         out |= value.lists() if isinstance(value, Line) else {name: value}
     return out

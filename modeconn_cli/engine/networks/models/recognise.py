@@ -66,11 +66,7 @@ def _decided(checkpoint: Checkpoint, fits: list[Architecture], runtime: Runtime)
             f"{where}, and its keys fit {names}", "pass --model with the one it was trained as"
         )
     about = fits[0].about(checkpoint.about, data=checkpoint.about.data or implied_data(fits[0]))
-    said = about.data
-    implied = "" if said is None else f", {said.dataset} with transform {said.transform}"
-    runtime.note(
-        f"'{checkpoint.path}' holds {fits[0].model} by its keys ({fits[0].num_classes} classes{implied})"
-    )
+    runtime.note(f"'{checkpoint.path}' holds {fits[0].model} by its keys ({fits[0].num_classes} classes)")
     return replace(checkpoint, about=about)
 
 
