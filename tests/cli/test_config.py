@@ -256,8 +256,22 @@ def test_a_file_of_the_original_experiments_is_read_as_it_is(mcx, tmp_path: Path
         "bezier", "vgg", 0.0005, "biased",
     )  # fmt: skip
     assert found["init_inside_sphere"] is True
-    notes = [line for line in done.err.splitlines() if "ignored" in line]
+    notes = done.err.splitlines()
     assert notes == [f"ignored in {tmp_path}/c.yaml: defaults, experiment_name, project_name, use_wandb"]
+
+
+def test_what_the_original_scripts_have_built_in_is_said(mcx, tmp_path: Path) -> None:
+    """The YAML of a polygon or of the symmetry plane says neither; noise is meant element by element there."""
+    lines = "experiment_name: seed0-mirror\ninit_start: a.pt\ninit_end: b.pt\ninit_method: perturbed\ninit_noise: 0.01\n"
+    words = ("curve", "train", "--print-config", "--config", written(tmp_path, lines))
+    said = mcx(*words).err
+    assert "--curve polychain" in said
+    assert "--constraint symmetry-plane-per-tensor" in said
+    assert "--compat elementwise-noise" in said
+    said = mcx(*words, "--curve", "polychain", "--compat", "elementwise-noise").err
+    assert said.splitlines() == [f"ignored in {tmp_path}/c.yaml: experiment_name"]
+    own = lines.replace("experiment_name: seed0-mirror\n", "")
+    assert mcx("curve", "train", "--print-config", "--config", written(tmp_path, own)).err == ""
 
 
 def test_the_original_training_keys_are_accepted(mcx, tmp_path: Path) -> None:

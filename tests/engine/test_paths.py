@@ -154,10 +154,23 @@ def test_gradients_of_the_control_points_are_those_of_autograd(
 def test_the_symmetry_plane_keeps_equal_distances_from_both_ends() -> None:
     model = network(0).double()
     found = WeightPath.through("bezier", [{n: p.double() for n, p in s.items()} for s in states(3)], model)
-    problem = PathProblem(model, found, weight_decay=0.0, seed=0, plane=True)
+    problem = PathProblem(model, found, weight_decay=0.0, seed=0, plane="symmetry-plane")
     problem.settle()
     first, middle, last = found.points
     assert math.isclose(float((middle - first).norm()), float((middle - last).norm()), rel_tol=1e-12)
+
+
+def test_the_plane_of_every_tensor_keeps_equal_distances_tensor_by_tensor() -> None:
+    model = network(0).double()
+    points = [{n: p.double() for n, p in s.items()} for s in states(3)]
+    points[2]["0.bias"] = points[0]["0.bias"]  # between equal ends there is no plane
+    found = WeightPath.through("bezier", points, model)
+    PathProblem(model, found, weight_decay=0.0, seed=0, plane="symmetry-plane-per-tensor").settle()
+    first, middle, last = (found.layout.views(row) for row in found.points)
+    for name in first:
+        a, b = (middle[name] - first[name]).norm(), (middle[name] - last[name]).norm()
+        assert math.isclose(float(a), float(b), rel_tol=1e-12), name
+    assert torch.equal(middle["0.bias"], points[1]["0.bias"])
 
 
 def test_layer_distances_are_those_of_the_networks_at_each_position() -> None:
@@ -244,7 +257,7 @@ def test_frozen_parameters_stay_between_the_ends(method: str, differ: bool) -> N
         first, last, 3, method, alpha=0.3, noise=0.5, elementwise=False, inside_sphere=True, seed=0, frozen=frozen,  # type: ignore[arg-type]
     )  # fmt: skip
     found = WeightPath.through("bezier", points, model)
-    problem = PathProblem(model, found, weight_decay=0.5, seed=0, plane=True)
+    problem = PathProblem(model, found, weight_decay=0.5, seed=0, plane="symmetry-plane")
     optimizer = torch.optim.SGD(problem.trainable, lr=0.1, momentum=0.9)
     for step in range(5):
         problem.place(step)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,8 @@ from modeconn_cli.engine.networks import weights
 from modeconn_cli.engine.paths.buffers import Ends, following, put
 from modeconn_cli.engine.paths.file import BUFFERS
 from modeconn_cli.engine.paths.path import Carrier, WeightPath
+
+Plane = Literal["none", "symmetry-plane", "symmetry-plane-per-tensor"]
 
 
 class PathProblem:
@@ -34,7 +36,7 @@ class PathProblem:
         seed: int,
         fix_start: bool = True,
         fix_end: bool = True,
-        plane: bool = False,
+        plane: Plane = "none",
         buffers: Ends = (),
     ) -> None:
         """`buffers`: both ends' own; without them the model's stay as they are."""
@@ -52,7 +54,7 @@ class PathProblem:
             model.get_parameter(name).grad = view
         self._frozen = [views[name] for name in weights.frozen_in(model)]
         self._share = torch.zeros(len(path.points))
-        self._normal = _unit(self._between_ends()) if plane else None
+        self._planes = self._normals(plane)
         self._buffers, self._following = buffers, following(model, buffers)
 
     def place(self, step: int) -> None:
@@ -67,13 +69,17 @@ class PathProblem:
             for view in self._frozen:
                 view.zero_()
 
-    def _between_ends(self) -> Tensor:
-        """From one end to the other, in what is trained."""
-        found = self.path.points[-1] - self.path.points[0]
-        views = self.path.layout.views(found)
+    def _normals(self, plane: Plane) -> list[tuple[slice, Tensor]]:
+        """The unit vectors from one end to the other, in what is trained, and the elements that each is of."""
+        if plane == "none":
+            return []
+        between = self.path.points[-1] - self.path.points[0]
+        views = self.path.layout.views(between)
         for name in weights.frozen_in(self.model):
             views[name].zero_()
-        return found
+        whole = slice(0, len(between))
+        places = [whole] if plane == "symmetry-plane" else list(self.path.layout.slices.values())
+        return [(where, _unit(between[where])) for where in places if bool(between[where].any())]
 
     @torch.no_grad()
     def move_to(self, t: float) -> None:
@@ -93,12 +99,11 @@ class PathProblem:
 
     @torch.no_grad()
     def settle(self) -> None:
-        """Project the free point onto the plane of equal distance from both ends."""
-        if self._normal is not None:
-            ends = self.path.points[0], self.path.points[-1]
-            middle = (ends[0] + ends[1]) / 2
+        """Project the free point onto the plane of equal distance from both ends, or onto that of every tensor."""
+        for where, normal in self._planes:
+            middle = (self.path.points[0][where] + self.path.points[-1][where]) / 2
             for row in self.trainable[0]:
-                row -= torch.dot(row - middle, self._normal) * self._normal
+                row[where] -= torch.dot(row[where] - middle, normal) * normal
 
     def content(self) -> dict[str, Any]:
         return {

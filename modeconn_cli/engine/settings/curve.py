@@ -51,8 +51,10 @@ class CurveTrainSettings(ModelSettings, DataSettings, OptimizationSettings, Comp
     )
     fix_start: bool = setting(True, "keep endpoint 0")
     fix_end: bool = setting(True, "keep endpoint 1")
-    constraint: Literal["none", "symmetry-plane"] = setting(
-        "none", "keep the free point at equal distance from both ends"
+    constraint: Literal["none", "symmetry-plane", "symmetry-plane-per-tensor"] = setting(
+        "none",
+        "keep the free point at equal distance from both ends, as a whole or tensor by tensor as the original "
+        "experiments do",
     )
     compat: Literal["elementwise-noise"] | None = setting(
         None, "reproduce an old number: noise of that size in every element", shown="off", needs=_NOISY

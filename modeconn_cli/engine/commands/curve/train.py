@@ -61,7 +61,7 @@ def run(settings: CurveTrainSettings, runtime: Runtime) -> CurveTrainResult | No
     first, last = (weights.parameters_of(found.model, end.state) for end in found.checkpoints)
     distance = distances.l2(first, last)
     if distance.total_l2 == 0:
-        if settings.constraint == "symmetry-plane":
+        if settings.constraint != "none":
             raise InputError("the endpoints are the same network: no plane lies between them")
         runtime.warn("the endpoints are the same network")
     if runtime.plan(
@@ -112,7 +112,7 @@ def _check(settings: CurveTrainSettings) -> None:
         raise SettingsError(
             f"--num-bends {settings.num_bends} with fixed ends leaves nothing to train", "use 3 or more"
         )
-    if settings.constraint == "symmetry-plane" and (settings.num_bends != 3 or free != 1):
+    if settings.constraint != "none" and (settings.num_bends != 3 or free != 1):
         raise SettingsError(
             "the symmetry plane is for one free point between two fixed ends", "use --num-bends 3"
         )
@@ -183,7 +183,7 @@ def _fit(
         seed=settings.seed,
         fix_start=settings.fix_start,
         fix_end=settings.fix_end,
-        plane=settings.constraint == "symmetry-plane",
+        plane=settings.constraint,
         buffers=[weights.buffers_of(model, end.state) for end in found.checkpoints],
     )
 
