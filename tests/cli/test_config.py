@@ -262,7 +262,8 @@ def test_a_file_of_the_original_experiments_is_read_as_it_is(mcx, tmp_path: Path
 
 def test_what_the_original_scripts_have_built_in_is_said(mcx, tmp_path: Path) -> None:
     """The YAML of a polygon or of the symmetry plane says neither; noise is meant element by element there."""
-    lines = "experiment_name: seed0-mirror\ninit_start: a.pt\ninit_end: b.pt\ninit_method: perturbed\ninit_noise: 0.01\n"
+    lines = "experiment_name: seed0-mirror\ninit_start: a.pt\ninit_end: b.pt\n"
+    lines += "init_method: perturbed\ninit_noise: 0.01\n"
     words = ("curve", "train", "--print-config", "--config", written(tmp_path, lines))
     said = mcx(*words).err
     assert "--curve polychain" in said
