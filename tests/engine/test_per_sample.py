@@ -478,6 +478,15 @@ def test_networks_that_mix_samples_or_draw_are_refused() -> None:
         check_independent(Coupled(0.1), images)
 
 
+def test_a_forward_that_fails_is_named() -> None:
+    class Two(nn.Module):
+        def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+            return x * mask
+
+    with pytest.raises(InputError, match=r"forward fails on images .* 'mask'"):
+        check_independent(Two(), batch()[0])
+
+
 def test_a_rule_that_is_wrong_is_found_before_the_first_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     images, labels = batch()
     model = made(NETWORKS["mlp"], images)

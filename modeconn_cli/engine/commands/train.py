@@ -14,9 +14,10 @@ from torch import nn
 from modeconn_cli.engine import names
 from modeconn_cli.engine.datasets import Data, Samples
 from modeconn_cli.engine.datasets.samples import spans
-from modeconn_cli.engine.errors import SettingsError
+from modeconn_cli.engine.errors import InputError, SettingsError
 from modeconn_cli.engine.machine.runtime import Runtime
 from modeconn_cli.engine.networks import checkpoints, models, weights
+from modeconn_cli.engine.networks.forward import forward
 from modeconn_cli.engine.networks.subject import Subject, open_untrained
 from modeconn_cli.engine.results import files, jobs, memo_scores
 from modeconn_cli.engine.results.records import Record
@@ -119,10 +120,10 @@ def _probe(model: nn.Module, arch: models.Architecture) -> None:
     """One forward of two blank images: a network that cannot take the data is named before the work begins."""
     try:
         with torch.no_grad():
-            output = model.eval()(torch.zeros(2, *arch.input_shape))
-    except (RuntimeError, ValueError) as error:
+            output = forward(model.eval(), torch.zeros(2, *arch.input_shape))
+    except InputError as error:
         raise SettingsError(
-            f"{arch.model} cannot take images of {arch.input_shape}: {str(error).splitlines()[0]}",
+            f"{arch.model} cannot take images of {arch.input_shape}: {error.message.split(': ', 1)[1]}",
             "pass --image-size N",
         ) from error
     if not isinstance(output, torch.Tensor) or output.shape != (2, arch.num_classes):

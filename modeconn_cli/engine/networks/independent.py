@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from modeconn_cli.engine.errors import InputError
+from modeconn_cli.engine.networks.forward import forward
 
 TRIED = 32  # samples that are enough to see it
 TOLERANCE = 1e-3  # relative to the largest logit: other batch sizes take other kernels
@@ -13,9 +14,10 @@ TOLERANCE = 1e-3  # relative to the largest logit: other batch sizes take other 
 
 @torch.no_grad()
 def check_independent(model: nn.Module, images: Tensor) -> None:
-    """Run a batch [N, …] twice, then in halves. Raises InputError where the logits differ, or are none."""
+    """Run a batch [N, …] twice, then in halves. Raises InputError where the logits differ, or there are none."""
     model.eval()
-    first, again = model(images), model(images)
+    first = forward(model, images)
+    again = model(images)
     if not (isinstance(first, Tensor) and first.ndim == 2):
         what = f"a tensor {tuple(first.shape)}" if isinstance(first, Tensor) else f"a {type(first).__name__}"
         raise InputError(

@@ -11,6 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from modeconn_cli.engine import keyed
 from modeconn_cli.engine.datasets import Samples
 from modeconn_cli.engine.networks.cross_entropy import cross_entropy
+from modeconn_cli.engine.networks.forward import forward
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ def evaluate(model: nn.Module, samples: Samples, batch_size: int, classes: Tenso
     losses: list[Tensor] = []
     hits: list[Tensor] = []
     for batch in samples.batches(batch_size):
-        logits, labels = among(model(batch.images), batch.labels, classes)
+        logits, labels = among(forward(model, batch.images), batch.labels, classes)
         losses.append(cross_entropy(logits, labels).sum())
         hits.append((logits.argmax(1) == labels).sum())
     return Score(float(torch.stack(losses).sum()), int(torch.stack(hits).sum()), len(samples))
@@ -81,7 +82,7 @@ def of_classes(samples: Samples, classes: Tensor) -> Samples:
 def predict(model: nn.Module, samples: Samples, batch_size: int) -> Tensor:
     """Logits [N, classes] over a split, in eval mode and id order."""
     model.eval()
-    return torch.cat([model(batch.images) for batch in samples.batches(batch_size)])
+    return torch.cat([forward(model, batch.images) for batch in samples.batches(batch_size)])
 
 
 def batch_norms(model: nn.Module) -> list[_BatchNorm]:
@@ -119,7 +120,7 @@ def recompute_statistics(model: nn.Module, samples: Samples, batch_size: int, se
     passes = 0
     order = keyed.permutation(seed, "statistics", len(samples))
     for batch in samples.batches(batch_size, order=order):
-        model(batch.images)
+        forward(model, batch.images)
         passes += 1
     for layer, momentum, hook in zip(layers, momenta, hooks, strict=True):
         layer.momentum = momentum

@@ -20,6 +20,7 @@ from modeconn_cli.engine.errors import InputError, SettingsError
 from modeconn_cli.engine.machine.runtime import Runtime
 from modeconn_cli.engine.networks import distances, subject, sums, weights
 from modeconn_cli.engine.networks.distances import FunctionalDistance
+from modeconn_cli.engine.networks.forward import forward
 from modeconn_cli.engine.networks.independent import TRIED, check_independent
 from modeconn_cli.engine.networks.models.recognise import recognised
 from modeconn_cli.engine.results import files
@@ -143,7 +144,7 @@ class Functions:
                 try:
                     with path.open("wb") as file:
                         for batch in samples.batches(self._settings.batch_size):
-                            file.write(self._model(batch.images).float().cpu().numpy().tobytes())
+                            file.write(forward(self._model, batch.images).float().cpu().numpy().tobytes())
                 except OSError as error:
                     raise files.refused(path, error) from error
                 whole = torch.from_file(str(path), size=path.stat().st_size // 4, dtype=torch.float32)
