@@ -11,7 +11,7 @@ from modeconn_cli.engine.errors import SettingsError, did_you_mean
 
 @dataclass(frozen=True)
 class Entry:
-    """A registered network: `where` is module:function in engine/models, called with
+    """A registered network: `where` is module:function in engine/networks/models, called with
     (input_shape, num_classes, **args, **model arguments); `input_shape` [C, H, W] serves where neither the
     checkpoint nor the data say one."""
 
@@ -49,11 +49,11 @@ FAMILIES: tuple[tuple[re.Pattern[str], str, tuple[str, ...], str], ...] = (
 # Libraries whose networks are named library:NAME, with the module that makes them.
 LIBRARIES: dict[str, str] = {"torchvision": "libraries:torchvision_model", "timm": "libraries:timm_model"}
 
-# name -> module:function in engine/datasets; the function takes the data arguments, and `folder` and `download`
-# where it asks for them, and returns a Source.
 # Folders of images that have a name of their own.
 FOLDERS = ("imagenet", "tiny-imagenet")
 
+# name -> module:function in engine/datasets; the function takes the data arguments, and `folder` and `download`
+# where it asks for them, and returns a Source.
 DATASETS: dict[str, str] = {
     "digits": "digits:digits",
     "synthetic": "synthetic:synthetic",
@@ -82,6 +82,20 @@ def find_model(name: str) -> tuple[str, Entry]:
             args = dict(zip(parameters, numbers, strict=True))
             return spelling.format(*numbers), Entry(where, args=args)
     raise SettingsError(f"unknown model '{name}'", did_you_mean(name, MODELS))
+
+
+def canonical_model(name: str) -> str:
+    """The registered spelling of a network's name; a name that is not registered stays as it is."""
+    try:
+        return find_model(name)[0]
+    except SettingsError:
+        return name
+
+
+def canonical_dataset(name: str) -> str:
+    """The registered spelling of a data set's name; case, `-` and `_` do not matter. Paths stay as they are."""
+    folded = {fold(key): key for key in (*DATASETS, *FOLDERS)}
+    return folded.get(fold(name), name)
 
 
 def is_import_path(name: str) -> bool:

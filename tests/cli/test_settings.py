@@ -282,7 +282,7 @@ def test_a_setting_that_nothing_reads_does_not_refuse_a_continuation(
         (f"csl score --checkpoint {CNN} --label-noise 0.5 {SMALL}", "--seed 7", "'seed' was 0, now 7"),
         (f"csl score --checkpoint {CNN} {SMALL}", "--grad none", "'grad' was param, now none"),
         (f"dormant --checkpoint {CNN} {SMALL}", "--batch-size 9", "'batch_size' was 128, now 9"),
-        (f"curve eval {PAIR} --num-points 2 {SMALL}", "--wd 1", "'wd' was None, now 1.0"),
+        (f"curve eval {PAIR} --num-points 2 {SMALL}", "--wd 1", "'wd' was 0.0005, now 1.0"),
     ],
 )
 def test_a_setting_that_is_read_refuses_a_continuation(

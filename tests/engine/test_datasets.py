@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from modeconn_cli.engine import datasets
+from modeconn_cli.engine.datasets.remembered import of_same_data
 from modeconn_cli.engine.datasets.samples import Samples, spans
 from modeconn_cli.engine.datasets.transforms import TRANSFORMS, Transform
 from modeconn_cli.engine.errors import InputError, SettingsError
@@ -191,8 +192,9 @@ def test_the_synthetic_set_is_seeded_and_of_any_size() -> None:
 
 def test_the_spelling_of_a_name_does_not_change_what_is_remembered() -> None:
     remembered = datasets.Remembered(dataset="synthetic", val_size=20, transform="none", max_samples=5)
-    merged = datasets.completed(DataSettings(dataset="Synthetic"), remembered)
-    assert (merged.val_size, merged.transform, merged.max_samples) == (20, "none", 5)
+    found = of_same_data(DataSettings(dataset="Synthetic"), remembered)
+    assert (found["val_size"], found["transform"], found["max_samples"]) == (20, "none", 5)
+    assert not of_same_data(DataSettings(dataset="digits"), remembered)
     assert load(dataset="Digits").remembered.dataset == "digits"
 
 

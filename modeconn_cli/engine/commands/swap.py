@@ -18,6 +18,7 @@ from modeconn_cli.engine.machine.runtime import Runtime
 from modeconn_cli.engine.networks import distances, graph, models, subject, weights
 from modeconn_cli.engine.networks.checkpoints import About, Checkpoint
 from modeconn_cli.engine.networks.distances import Distance
+from modeconn_cli.engine.networks.models.recognise import recognised
 from modeconn_cli.engine.networks.subject import Needed, Subject
 from modeconn_cli.engine.results import files, jobs, records
 from modeconn_cli.engine.results.fingerprints import sha256
@@ -104,10 +105,13 @@ def run(settings: SwapSettings, runtime: Runtime) -> SwapResult | None:
     """Swap, prove, and publish: the metadata first, the checkpoint last."""
     source, output = _paths(settings)
     original = subject.read(source, settings, runtime, allow_nonfinite=settings.allow_nonfinite)
+    original = recognised(original, settings, runtime)
+    settings = subject.completed(settings, original.about, source)
     provenance = records.provenance(settings, "swap", [source])
     metadata, beside = names.swap_metadata(output), names.swap_distances(output)
-    write = jobs.file_output(output, provenance, settings, record=metadata, beside=[beside])
     opened = _opened(settings, original, runtime)
+    unread = () if opened.loaded is None else opened.loaded.unread
+    write = jobs.file_output(output, provenance, settings, record=metadata, beside=[beside], unread=unread)
     arch, model, data = opened.arch, opened.model.cpu(), opened.loaded
     found = symmetry.find(graph.trace(model, arch.input_shape))
     choice = choose(settings, model, found)

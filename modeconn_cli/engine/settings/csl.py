@@ -36,6 +36,10 @@ class CslScoreSettings(ScoringSettings, NameSettings):
     )
     scheme: Literal["long", "short"] = setting("long", "file names with run and noise, or without")
 
+    @property
+    def run(self) -> int | None:
+        return self.run_idx
+
     def idle(self) -> dict[str, str]:
         short = self.scheme == "short"
         return {

@@ -88,7 +88,7 @@ def run(settings: CurvatureSettings, runtime: Runtime) -> StabilityResult | None
         raise SettingsError(
             "--compat garg depends on the batch, not on the sample", "leave it out of a sweep"
         )
-    return score(settings, runtime, "curvature sweep", _Swept, last=True)
+    return score(settings, runtime, "curvature sweep", _Swept)
 
 
 class _Swept(Measure[CurvatureSettings, EpochStability, StabilityResult]):

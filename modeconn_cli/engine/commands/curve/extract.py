@@ -35,9 +35,10 @@ class CurveExtractResult(Record):
 def run(settings: CurveExtractSettings, runtime: Runtime) -> CurveExtractResult | None:
     """Write w(t) with the batch norm statistics that `--bn` asks for."""
     opened = open_path(settings, runtime, "no data")
+    settings = opened.completed(settings)
     made = provenance(settings, "curve extract", opened.files)
     files.refuse_inputs([settings.output], opened.files)
-    unread = settings.unread(opened.has_batch_norm)
+    unread = opened.unread(settings)
     due = jobs.file_output(settings.output, made, settings, stored=_stored, unread=unread)
     if runtime.dry_run:
         runtime.plan([f"write the network at t = {settings.t:g} to {settings.output}"])

@@ -33,9 +33,16 @@ class Measurements:
 
 
 def measure(
-    networks: Networks, pairs: Sequence[Pair], beside: Sequence[Pair], settings: L2Settings, runtime: Runtime
+    networks: Networks,
+    pairs: Sequence[Pair],
+    beside: Sequence[Pair],
+    settings: L2Settings,
+    completed: Mapping[str, L2Settings],
+    runtime: Runtime,
 ) -> Measurements:
     """Measure pairs of networks, by label, and the pairs `beside` in weight space alone.
+
+    `completed` are the settings of each network, with what checkpoints say of their data.
 
     A network that is broken or does not fit spoils its own pairs only, and only what it cannot give.
     """
@@ -48,7 +55,7 @@ def measure(
     answers: dict[Pair, FunctionalDistance] = {}
     data: dict[str, Mapping[str, Any]] = {}
     for labels in weight_space.alike(usable) if settings.needs_data else ():
-        functions = Functions(settings, {label: usable[label] for label in labels}, runtime)
+        functions = Functions(completed[labels[0]], {label: usable[label] for label in labels}, runtime)
         group = [pair for pair in own if set(pair) <= set(labels)]
         if "fisher" in settings.metric:
             for pair, weighted in functions.fisher(group).items():
@@ -70,7 +77,7 @@ def measure(
     distance = {pair: distances.distance(squares) for pair, squares in found.items()}
     results = {
         pair: L2Result(
-            settings=settings,
+            settings=completed[pair[0]],
             networks=(usable[pair[0]], usable[pair[1]]),
             data=data,
             distance=distance[pair],
