@@ -74,6 +74,22 @@ def test_losses_are_of_the_labels_that_the_run_was_trained_on(
     assert float(np.load(found).mean()) == pytest.approx(trained["train_loss"], rel=0.25)
 
 
+def test_what_a_file_holds_is_counted_as_distances_count_it(
+    mcx: Callable, tmp_path: Path, masked: str
+) -> None:
+    words = ("--model", masked, "--dataset", "digits", "--epochs", "1", "--save-freq", "1")
+    assert mcx("train", *words, "--output-dir", tmp_path).code == 0
+    ends = [tmp_path / f"seed0/checkpoint-{epoch}.pt" for epoch in (0, 1)]
+    words = ("--model", masked, "--epochs", "0", "--output-dir", tmp_path / "curve")
+    assert mcx("curve", "train", "--endpoint0", ends[0], "--endpoint1", ends[1], *words).code == 0
+    counts = [
+        json.loads(mcx("info", path, "--json").out)["num_params"]
+        for path in (*ends, tmp_path / "curve/checkpoints/checkpoint-0.pt")
+    ]
+    assert counts == [650] * 3
+    assert json.loads(mcx("l2", *ends, "--json").out)["total_params"] == 650
+
+
 @pytest.mark.parametrize("how", ["train", "lmc"])
 def test_a_networks_own_buffers_are_no_parameters_whoever_trained_it(
     mcx: Callable, tmp_path: Path, masked: str, how: str

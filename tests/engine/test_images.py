@@ -189,8 +189,8 @@ def test_a_users_own_data_is_drawn_from_its_factory(tmp_path: Path, monkeypatch:
     assert (len(data.fit), len(data.test), data.num_classes) == (6, 2, 2)
     assert data.fit.ids.tolist() == [95, 96, 97, 98, 99, 100]
     assert data.fit.labels.tolist() == [0, 1, 0, 1, 0, 1]
+    about = About(data=datasets.Remembered(dataset="mydata:make", max_samples=3))
     with pytest.raises(SettingsError, match="would run code"):
-        about = About(data=datasets.Remembered(dataset="mydata:make", max_samples=3))
         subject.load_data(about, CurvatureSettings(checked=True), Runtime(), "data")
 
 

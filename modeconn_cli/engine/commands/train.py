@@ -16,8 +16,8 @@ from modeconn_cli.engine.datasets import Data, Samples
 from modeconn_cli.engine.datasets.samples import spans
 from modeconn_cli.engine.errors import SettingsError
 from modeconn_cli.engine.machine.runtime import Runtime
-from modeconn_cli.engine.networks import checkpoints, models, weights
-from modeconn_cli.engine.networks.subject import Subject, open_untrained
+from modeconn_cli.engine.networks import models, weights
+from modeconn_cli.engine.networks.subject import Subject, open_untrained, read_own
 from modeconn_cli.engine.results import files, jobs, memo_scores
 from modeconn_cli.engine.results.records import Record
 from modeconn_cli.engine.settings.train import TrainSettings
@@ -183,8 +183,11 @@ class _Training:
             seed=settings.seed,
             period=None if tasks is None else tasks.epochs,
         )
-        keeping = Keeping.of(
-            settings, self.subject, recipe, self.folder, save_freq=settings.save_freq, tasks=tasks
+        about = self.subject.trained(
+            settings, seed=settings.seed, wd=settings.wd, tasks=None if tasks is None else tasks.entry()
+        )
+        keeping = Keeping(
+            self.folder, settings.save_freq, about, settings.patience, settings.min_delta, tasks=tasks
         )
         problem, watchers = NetworkProblem(self.model, settings.wd), self._watchers(job.private)
         try:
@@ -246,7 +249,7 @@ class _Training:
         data, log = self.data, MetricsLog(self.folder)
         path = self.folder / names.checkpoint(log.epoch)
         ends = () if self.tasks is None else tuple(self._ends(self.tasks, log.epoch))
-        weights.load_into(self.model, checkpoints.read(path).state, str(path))
+        weights.load_into(self.model, read_own(path).state, str(path))
         last = log.rows[-1] if log.rows else LoggedEpoch(epoch=0)
         weights_of = last.epoch if last.weights_of_epoch is None else last.weights_of_epoch
         shown = next((row for row in log.rows if row.epoch == weights_of), last)

@@ -58,11 +58,6 @@ class Data:
         """The images that `te_` figures are measured on."""
         return self.test if self.use_test else self.val
 
-    @property
-    def unread(self) -> tuple[str, ...]:
-        """The settings that make no difference to these data: without flips the labels are as they were."""
-        return ("labels",) if self.flips is None else ()
-
     def identity(self) -> dict[str, str]:
         """What tells these samples from others."""
         return {

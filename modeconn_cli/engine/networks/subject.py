@@ -81,6 +81,19 @@ def read(
     return found
 
 
+def read_own(path: Path) -> Checkpoint:
+    """A checkpoint that the command itself has written: no flag of the user's says how it is read.
+
+    Raises InputError for one that is broken, and where the last step of the training has left no finite weights.
+    """
+    found = checkpoints.read(path, state_key=checkpoints.STATE, allow_nonfinite=True)
+    try:
+        checkpoints.check_finite(found.state, path)
+    except InputError as error:
+        raise InputError(error.message, "use a smaller --lr") from error
+    return found
+
+
 def open_networks(
     read: Sequence[Checkpoint], settings: ModelSettings, runtime: Runtime, needed: Needed = "data"
 ) -> Subject:

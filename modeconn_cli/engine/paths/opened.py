@@ -59,9 +59,8 @@ class OpenedPath:
         return completed(settings, self.subject.about, self.files[0])
 
     def unread(self, settings: PathSettings) -> tuple[str, ...]:
-        """The settings that make no difference to this path."""
-        loaded = self.subject.loaded
-        return (*settings.unread(self.has_batch_norm), *(() if loaded is None else loaded.unread))
+        """The settings, which are completed, that make no difference to this path."""
+        return (*settings.unread(self.has_batch_norm), *settings.unflipped)
 
     def network(self) -> NetworkOnPath:
         """The network, to be moved along the path. It is the subject's model: there is one at a time."""

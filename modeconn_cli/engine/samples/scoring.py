@@ -45,7 +45,7 @@ def score(
     how: dict[str, Any] = {"owned": measure.owned, "mends": True, "key": measure.key}
     with (
         runtime.catching_signals(),  # until the job has said how it ended
-        jobs.opened(settings, folder, command, runtime, **how, unread=run.data.unread) as job,
+        jobs.opened(settings, folder, command, runtime, **how, unread=settings.unflipped) as job,
     ):
         if measure.ids is not None and not job.complete:
             _write_ids(folder / measure.ids, run.samples)

@@ -17,6 +17,7 @@ from modeconn_cli.engine.settings.shared import (
     FolderSettings,
     NetworkSettings,
     OptionalFolderSettings,
+    TransformName,
 )
 from modeconn_cli.engine.settings.train import OptimizerSettings, TrainSettings
 
@@ -76,9 +77,18 @@ class LmcRunSettings(
         change="free",
         needs=("schedule", "garipov", "cosine", "step"),
     )
-    label_seed: int | None = like(DataSettings, "label_seed", needs=("label_noise",))
+    transform: TransformName | None = like(DataSettings, "transform", shown="the data set's")
+    label_noise: float | None = like(DataSettings, "label_noise", shown="0")
+    label_seed: int | None = like(DataSettings, "label_seed", shown="the seed", needs=("label_noise",))
     output_dir: Path = like(FolderSettings, "output_dir")  # asked for before the network is
-    model: str = like(NetworkSettings, "model", missing=("no network", "pass --model NAME or --preset NAME"))
+    model: str = like(
+        NetworkSettings,
+        "model",
+        shown="the preset's",
+        missing=("no network", "pass --model NAME or --preset NAME"),
+    )
+    num_classes: int | None = like(NetworkSettings, "num_classes", shown="the data's")
+    dataset: str | None = like(DataSettings, "dataset", shown="the preset's")
 
 
 @dataclass(frozen=True, kw_only=True)

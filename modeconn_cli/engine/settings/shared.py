@@ -121,6 +121,14 @@ class MeasuredDataSettings(DataSettings):
         "trained", "training labels with the run's label noise, or as they were"
     )
 
+    def idle(self) -> dict[str, str]:
+        return super().idle() | without_effect(self.label_noise == 0, "with --label-noise 0", "labels")
+
+    @property
+    def unflipped(self) -> tuple[str, ...]:
+        """The settings that make no difference where, with what a checkpoint has brought, no label is flipped."""
+        return () if self.label_noise else ("labels",)
+
 
 DATA = tuple(spec.name for spec in specs(MeasuredDataSettings))
 NETWORK = tuple(spec.name for spec in specs(NetworkSettings))

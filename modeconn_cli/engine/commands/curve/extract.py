@@ -57,7 +57,7 @@ def run(settings: CurveExtractSettings, runtime: Runtime) -> CurveExtractResult 
         provenance=strict(vars(made)),
     )
     if due:
-        files.write_tensors(settings.output, {"epoch": 0, "model_state": state, "mcx": about.entry()})
+        files.write_tensors(settings.output, checkpoints.content(0, {checkpoints.STATE: state}, about))
     else:
         runtime.note(f"already complete: {settings.output}")
     parameters = weights.parameters_of(network.model, state)
@@ -74,5 +74,5 @@ def run(settings: CurveExtractSettings, runtime: Runtime) -> CurveExtractResult 
 def _stored(output: Path) -> Any:
     """The provenance in a checkpoint; None in a file of any other origin."""
     with contextlib.suppress(InputError):
-        return checkpoints.read(output).about.provenance
+        return checkpoints.read(output, state_key=checkpoints.STATE, allow_nonfinite=True).about.provenance
     return None

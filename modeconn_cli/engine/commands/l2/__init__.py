@@ -115,7 +115,7 @@ def _due(
         settings = completed[each[0]]
         with contextlib.suppress(InputError):  # of its swaps, which measuring will say
             made = pair.provenance(settings, *(chosen.paths[label] for label in each))
-            if jobs.file_output(path, made, settings):
+            if jobs.file_output(path, made, settings, unread=settings.unflipped):
                 out[each] = path
     return out
 

@@ -10,8 +10,8 @@ from modeconn_cli.engine import names
 from modeconn_cli.engine.commands.lmc.plan import Plan
 from modeconn_cli.engine.errors import InputError
 from modeconn_cli.engine.machine.runtime import Runtime
-from modeconn_cli.engine.networks import checkpoints, models
-from modeconn_cli.engine.networks.subject import Subject
+from modeconn_cli.engine.networks import models
+from modeconn_cli.engine.networks.subject import Subject, read_own
 from modeconn_cli.engine.results import files, jobs
 from modeconn_cli.engine.training import NetworkProblem, Recipe, evaluate, recipe_of
 from modeconn_cli.engine.training.folder import Keeping, train
@@ -57,7 +57,7 @@ class Branches:
         first = self._plan.checkpoint(None, 0)
         if self._settings.schedule == "constant" or not first.exists():
             return
-        spanned = checkpoints.read(first).about.schedule_epochs
+        spanned = read_own(first).about.schedule_epochs
         if spanned != self._plan.schedule_epochs:
             raise InputError(
                 f"the {self._settings.schedule} schedule of this experiment spans {spanned} epochs, "

@@ -2,8 +2,8 @@
 
 The main branch keeps a checkpoint of every epoch, 0 included. A branch restores weights, optimizer and schedule of
 epoch k1 and goes on with another order of the data. It is compared with the main branch after k2 further epochs.
-Source: Frankle et al. 2020, arXiv:1912.05671; the shortcut of using the main branch as one of the two copies is
-that of the linear mode connectivity study that `seeds` of the documents describe.
+Source: Frankle et al. 2020, arXiv:1912.05671. They train two copies from epoch k1; here the main branch itself is one
+of them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from modeconn_cli.engine.commands.lmc.line import Line
 from modeconn_cli.engine.commands.lmc.pairs import Pair, PairDocument, PairResult
 from modeconn_cli.engine.commands.lmc.plan import Plan
 from modeconn_cli.engine.machine.runtime import Runtime
-from modeconn_cli.engine.networks import checkpoints, subject, weights
+from modeconn_cli.engine.networks import subject, weights
 from modeconn_cli.engine.networks.subject import Subject
 from modeconn_cli.engine.paths.evaluate import evaluate_path
 from modeconn_cli.engine.paths.opened import OpenedPath, line_between
@@ -152,7 +152,7 @@ class _Lines:
 
     def _open(self, ends: list[Path]) -> OpenedPath:
         """The straight line between two checkpoints of the experiment."""
-        read = tuple(checkpoints.read(path) for path in ends)
+        read = tuple(subject.read_own(path) for path in ends)
         for each in reversed(read):
             weights.load_into(self._subject.model, each.state, str(each.path))
         return line_between(replace(self._subject, checkpoints=read), self._policy)

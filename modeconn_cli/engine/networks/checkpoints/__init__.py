@@ -21,7 +21,9 @@ from modeconn_cli.engine.networks.checkpoints.about import About
 from modeconn_cli.engine.networks.weights import distinct, is_buffer, one_thread
 from modeconn_cli.engine.results import shards
 
-__all__ = ["About", "Checkpoint", "check_finite", "finite", "read"]
+__all__ = ["About", "Checkpoint", "check_finite", "content", "finite", "read"]
+
+STATE = "model_state"  # the entry of the files we write that holds a network's weights
 
 # Entries that hold the weights, in the order of their standing.
 STATE_KEYS = ("model_state", "model_state_dict", "state_dict", "model", "net", "model_weights")
@@ -60,6 +62,14 @@ class Checkpoint:
     @property
     def is_curve(self) -> bool:
         return "control_points" in self.content
+
+
+def content(
+    epoch: int, weights: Mapping[str, Any], about: About, optimizer: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """A checkpoint as we write it; `weights` are the entries that hold them, `STATE` for a network."""
+    stepped = {} if optimizer is None else {"optimizer_state": optimizer}
+    return {"epoch": epoch, **weights, **stepped, "mcx": about.entry()}
 
 
 def read(
