@@ -25,7 +25,7 @@ def statistics(values: np.ndarray) -> dict[str, float | None]:
 
 @dataclass(frozen=True)
 class Correlation:
-    """Over the `n` samples with finite values of both; None where a column is constant or n < 3."""
+    """A correlation over the `n` samples with finite values of both; None where a column is constant or n < 3."""
 
     metric_a: str
     metric_b: str

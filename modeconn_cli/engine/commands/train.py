@@ -203,7 +203,7 @@ class _Training:
         return outcome
 
     def _measured(self, epoch: int) -> dict[str, float]:
-        """Over the classes that an epoch was trained on; nothing of those without images."""
+        """Measure an epoch over the classes it was trained on; splits without images of them are left out."""
         data, settings = self.data, self.settings
         wanted: dict[str, Samples] = {}
         if settings.patience is not None or self.tasks is not None:
@@ -218,7 +218,7 @@ class _Training:
         return out
 
     def _score(self, samples: Samples, epoch: int) -> Score | None:
-        """Of the present weights, over the classes that so many epochs were trained on."""
+        """Score the present weights over the classes that so many epochs were trained on."""
         classes = None if self.tasks is None else self.tasks.seen_by(epoch).to(samples.device)
         return evaluation.evaluate_seen(self.model, samples, classes, self.settings.batch_size)
 

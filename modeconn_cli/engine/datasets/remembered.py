@@ -31,7 +31,7 @@ class Remembered:
     whole: bool = True
 
     def entries(self) -> dict[str, object]:
-        """The same as files and records hold it, with lists for tuples."""
+        """The settings as files and records hold them, with lists for tuples."""
         said = {name: getattr(self, name) for name in KINDS}
         if not self.whole:
             said = {name: value for name, value in said.items() if value not in (None, ())}

@@ -27,7 +27,7 @@ from modeconn_cli.engine.networks.models.recognise import recognised
 from modeconn_cli.engine.registry import canonical_model, is_import_path
 from modeconn_cli.engine.settings.base import Settings
 from modeconn_cli.engine.settings.scoring import EpochSettings, ScoringSettings
-from modeconn_cli.engine.settings.shared import DataSettings, ModelSettings, NetworkSettings
+from modeconn_cli.engine.settings.shared import DataSettings, FileSettings, ModelSettings, NetworkSettings
 
 S = TypeVar("S", bound=NetworkSettings)
 
@@ -71,7 +71,12 @@ class Subject:
 
 
 def read(
-    path: Path, settings: ModelSettings, runtime: Runtime, *, allow_nonfinite: bool, hint: str = A_POINT
+    path: Path,
+    settings: FileSettings,
+    runtime: Runtime,
+    *,
+    allow_nonfinite: bool = False,
+    hint: str = A_POINT,
 ) -> Checkpoint:
     """The checkpoint of a network. Raises InputError for one that is broken, and with `hint` for a curve."""
     found = checkpoints.read(path, state_key=settings.state_key, allow_nonfinite=allow_nonfinite)

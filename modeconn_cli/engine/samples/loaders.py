@@ -15,9 +15,7 @@ from torch.utils.data import SequentialSampler
 
 from modeconn_cli.engine.datasets import Batch
 from modeconn_cli.engine.errors import InputError
-from modeconn_cli.engine.samples.per_sample import check_independent
-
-TRIED = 32  # samples whose independence is tried
+from modeconn_cli.engine.samples.per_sample import TRIED, check_independent
 
 
 @dataclass

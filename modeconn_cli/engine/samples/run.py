@@ -17,11 +17,9 @@ from modeconn_cli.engine.machine.runtime import Runtime
 from modeconn_cli.engine.networks import checkpoints, models, subject, weights
 from modeconn_cli.engine.networks.checkpoints import About, Checkpoint
 from modeconn_cli.engine.networks.checkpoints.epochs import in_range
-from modeconn_cli.engine.samples.per_sample import check_independent
+from modeconn_cli.engine.samples.per_sample import TRIED, check_independent
 from modeconn_cli.engine.samples.seen import Seen, seen_classes
 from modeconn_cli.engine.settings.scoring import ScoringSettings
-
-TRIED = 32  # samples whose independence is tried
 
 
 @dataclass(frozen=True)

@@ -177,7 +177,7 @@ class Settings:
         return not unwished and getattr(self, name) != field.default
 
     def with_brought(self, values: Mapping[str, Any]) -> Self:
-        """The same with what a checkpoint has brought."""
+        """Fill in what a checkpoint has brought."""
         return dataclasses.replace(self, **values, brought=self.brought | set(values))
 
     def as_plain(self) -> dict[str, Any]:
@@ -185,11 +185,11 @@ class Settings:
         return {spec.name: plain(getattr(self, spec.name)) for spec in specs(type(self))}
 
     def recorded(self) -> dict[str, Any]:
-        """The same without who shares the work, which is no part of a result."""
+        """The plain values without who shares the work, which is no part of a result."""
         return {s.name: plain(getattr(self, s.name)) for s in specs(type(self)) if s.recorded}
 
     def lasting(self) -> dict[str, Any]:
-        """The same without what may change freely between runs: a result does not depend on it."""
+        """The plain values without what may change freely between runs: a result does not depend on it."""
         return {s.name: plain(getattr(self, s.name)) for s in specs(type(self)) if s.change != "free"}
 
 

@@ -46,10 +46,15 @@ class NetworkSettings(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelSettings(NetworkSettings):
-    """Which network, and where its weights lie in a file."""
+class FileSettings(Settings):
+    """Where a network's weights lie in a file."""
 
     state_key: str | None = setting(None, "entry of the file that holds the weights")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSettings(FileSettings, NetworkSettings):
+    """Which network, and where its weights lie in a file."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +120,7 @@ class DataSettings(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class MeasuredDataSettings(DataSettings):
-    """The same for commands that measure, which may read other labels than those that the run was trained on."""
+    """Which samples, for commands that measure, which may read other labels than those that the run was trained on."""
 
     labels: Literal["trained", "clean"] = setting(
         "trained", "training labels with the run's label noise, or as they were"
@@ -136,7 +141,7 @@ NETWORK = tuple(spec.name for spec in specs(NetworkSettings))
 
 @dataclass(frozen=True, kw_only=True)
 class ComputeSettings(Settings):
-    """On what machine, and in what order of random numbers."""
+    """Which machine computes, and from which seed random numbers are drawn."""
 
     device: str = setting("auto", "auto, cpu, cuda or cuda:N", change="free")
     batch_size: int = setting(128, "samples per step", low=1, everywhere=True)

@@ -24,7 +24,7 @@ Rows = Sequence[LoggedEpoch]  # in the order of epochs
 
 
 class Best:
-    """Of a run in `folder`; without tasks it does nothing."""
+    """Keeps the best weights of the tasks of a run in `folder`; without tasks it does nothing."""
 
     def __init__(self, folder: Path, private: Path, tasks: Tasks | None, about: About) -> None:
         self._folder, self._private, self._tasks, self._about = folder, private, tasks, about

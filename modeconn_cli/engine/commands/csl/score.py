@@ -97,7 +97,7 @@ class _Losses(Measure[CslScoreSettings, EpochScore, CslScoreResult]):
 
     @cached_property
     def _gradients(self) -> PerSample:
-        """Made for the first batch."""
+        """The gradients of samples, which are made ready when the first batch asks for them."""
         return PerSample(
             self.run.model,
             self.run.arch.input_shape,
@@ -187,6 +187,6 @@ class _Losses(Measure[CslScoreSettings, EpochScore, CslScoreResult]):
 
 
 def _mean(values: np.ndarray | None) -> float | None:
-    """Over the finite ones; None where there are none."""
+    """Take the mean of the finite values; None where there are none."""
     finite = np.array([]) if values is None else values[np.isfinite(values)]
     return float(finite.mean()) if len(finite) else None

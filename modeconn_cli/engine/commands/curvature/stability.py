@@ -197,7 +197,7 @@ def _column(parameter: str, value: float, what: str) -> str:
 
 
 def _under(draws: Draws, count: int) -> dict[str, Tensor]:
-    """Of the first `count` directions, [N] each; `first` and `second` are the means of two halves of them."""
+    """What the first `count` directions say, [N] each; `first` and `second` are the means of two halves of them."""
     mean, half = draws.mean(count), count // 2
     none = torch.full_like(mean.hvp_norm, torch.nan)
     return {

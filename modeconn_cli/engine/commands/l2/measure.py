@@ -22,7 +22,7 @@ from modeconn_cli.engine.settings.l2 import L2Settings
 
 @dataclass(frozen=True)
 class Measurements:
-    """Of every pair what was measured, or why nothing was; `data` says by metric what the samples were.
+    """What was measured of every pair, or why nothing was; `data` says by metric what the samples were.
 
     `beside` are further pairs in weight space, None for those that could not be measured.
     """

@@ -1,7 +1,8 @@
 """The one reader of checkpoints: every layout is recognised here and nowhere else.
 
-Layouts: `formats.md` of the project's documents; the written one is dnn-mode-connectivity's
-(`epoch`, `model_state`, `optimizer_state`) with an entry `mcx` that says what the network is.
+A file is a state dict, or holds one in an entry of its own, or holds the control points of a curve. What we write is
+the layout of dnn-mode-connectivity (`epoch`, `model_state`, `optimizer_state`) with an entry `mcx` that says what the
+network is.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@
 passes for `curvature`, and `coupling` asks whether samples are independent at all.
 """
 
-from modeconn_cli.engine.samples.per_sample.coupling import check_independent
+from modeconn_cli.engine.samples.per_sample.coupling import TRIED, check_independent
 from modeconn_cli.engine.samples.per_sample.norms import Gradient, PerSample, Scores
 
-__all__ = ["Gradient", "PerSample", "Scores", "check_independent"]
+__all__ = ["TRIED", "Gradient", "PerSample", "Scores", "check_independent"]

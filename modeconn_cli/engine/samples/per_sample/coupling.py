@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from modeconn_cli.engine.errors import InputError
 
+TRIED = 32  # samples of a batch that is tried
 TOLERANCE = 1e-3  # relative to the largest logit: other batch sizes take other kernels
 
 
