@@ -207,7 +207,7 @@ def test_a_line_can_be_taken_modulo_an_order_per_layer(mcx: Callable, networks: 
     [
         ({"nowhere": np.arange(4)}, "no layer 'nowhere'"),
         ({"features.0": np.arange(4)}, "no layer"),
-        ({}, "cannot be read as .npz"),
+        ({}, "is not a readable .npz file"),
     ],
 )
 def test_a_permutation_that_does_not_fit_is_refused(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import numpy as np
@@ -207,3 +208,18 @@ def test_large_resizes_are_those_of_one_piece() -> None:
         plain[700:701].float(), (12, 12), mode="bilinear", antialias=True, align_corners=False
     )
     assert torch.equal(whole[700:701], alone.round().clamp(0, 255).to(torch.uint8))
+
+
+@pytest.mark.parametrize("place", [60, 200, -150, -30])
+def test_a_damaged_archive_is_refused_whatever_its_damage_breaks(tmp_path: Path, place: int) -> None:
+    path = tmp_path / "data.npz"
+    images = np.random.default_rng(0).integers(0, 255, (40, 1, 4, 4), dtype=np.uint8)
+    np.savez_compressed(path, images=images, labels=np.arange(40) % 4)
+    content = bytearray(path.read_bytes())
+    content[place] ^= 0xFF
+    path.write_bytes(content)
+    with contextlib.suppress(InputError):  # a byte that nothing reads may change
+        assert len(load(dataset=str(path)).fit) == 40
+    path.write_bytes(content[: len(content) // 2])
+    with pytest.raises(InputError, match=r"is not a readable \.npz file"):
+        load(dataset=str(path))

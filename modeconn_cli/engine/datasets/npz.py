@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import zipfile
 from pathlib import Path
 
 import numpy as np
 
 from modeconn_cli.engine.datasets.source import Source, checked
 from modeconn_cli.engine.errors import InputError
+from modeconn_cli.engine.results.arrays import read_npz
 
 
 def read(path: Path) -> Source:
@@ -37,14 +37,9 @@ def read(path: Path) -> Source:
 
 
 def _arrays(path: Path) -> dict[str, np.ndarray]:
-    try:
-        # NumPy leaves a file it opened itself open when it turns out to be broken.
-        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-    except FileNotFoundError:
-        raise InputError(f"'{path}' does not exist", "pass --data-path or the whole path") from None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(f"'{path}' is not a readable .npz file: {error}") from error
+    if not path.exists():
+        raise InputError(f"'{path}' does not exist", "pass --data-path or the whole path")
+    arrays = read_npz(path)
     for name in ("images", "labels"):
         if name not in arrays:
             raise InputError(f"'{path}' has no array '{name}'", f"found: {', '.join(arrays) or 'none'}")

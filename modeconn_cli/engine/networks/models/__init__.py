@@ -99,6 +99,10 @@ def build(arch: Architecture, seed: int = 0, note: Callable[[str], None] = lambd
         module, function = entry.where.split(":")
         factory = getattr(importlib.import_module(f"modeconn_cli.engine.networks.models.{module}"), function)
         fixed = entry.args
+        if taken := next((key for key in arch.args if key in fixed), None):
+            raise SettingsError(
+                f"--model-arg: '{arch.model}' itself says its '{taken}'", "choose another --model"
+            )
     model = call(
         factory,
         {**arch.args, **fixed},
