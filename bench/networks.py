@@ -5,14 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from modeconn_cli.engine.networks.models.vgg import VGG, vgg16
+from modeconn_cli.engine.networks.models.vgg import VGG, vgg
 
 SHAPE, CLASSES = (3, 32, 32), 10
 
 
 def network(seed: int = 0) -> VGG:
     torch.manual_seed(seed)
-    return vgg16(SHAPE, CLASSES)
+    return vgg(SHAPE, CLASSES, depth=16, norm=False)
 
 
 def control_points() -> list[dict[str, Tensor]]:

@@ -36,7 +36,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Curvatures:
-    """Of N samples, float64 [N]; unpacks into `curvature, directional_eig, labels`.
+    """The curvatures of N samples, float64 [N] each. It unpacks into `curvature, directional_eig, labels`.
 
     `curvature` and `directional_eig` are in the document's units (mean ‖g‖ and mean v·g with v = h·s); `hvp_norm`
     (‖Hs‖), `trace` with its standard error and `trace_of_square` (Tr H², the mean of ‖Hs‖²) are in the true scale.
@@ -60,7 +60,7 @@ class Curvatures:
 
 @dataclass(frozen=True)
 class Dormancies:
-    """Of N samples; unpacks into `dormant_props, sample_ids, labels`.
+    """The dormant shares of N samples. It unpacks into `dormant_props, sample_ids, labels`.
 
     `dormant_props` float64 [N]: share of units whose convolution or linear output never exceeds 1e-6, as documented;
     `dormant_post` [N]: the same after each nonlinearity, of absolute values, None where there is none. `layers` has

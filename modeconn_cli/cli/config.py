@@ -38,6 +38,7 @@ def resolve(
     cls: type[Settings], command: str, typed: Mapping[str, Any], file: Path | None
 ) -> tuple[dict[str, Any], dict[str, str], list[str]]:
     """Values, where each came from, and notes, for one command line."""
+    _check_environment(cls, command)
     known = {key: spec.name for spec in specs(cls) for key in spec.yaml_keys}
     typed = {name: value for name, value in typed.items() if value not in (None, [])}
     in_file, ignored = read(file, known, command) if file else ({}, [])
@@ -91,6 +92,14 @@ def _unsaid(command: str, given: Mapping[str, Any], file: Path | None) -> list[s
 def explicit(origins: Mapping[str, str]) -> frozenset[str]:
     """The settings that were given for this command alone: by a flag or by its own variable."""
     return frozenset(name for name, origin in origins.items() if origin.split()[0] in (FLAG, ENVIRONMENT))
+
+
+def _check_environment(cls: type[Settings], command: str) -> None:
+    """Raise SettingsError for a variable that is named as one of this command's settings and is none."""
+    begin, known = _variable(command, ""), {_variable(command, spec.name) for spec in specs(cls)}
+    for name, value in os.environ.items():
+        if name.startswith(begin) and value and name not in known:
+            raise SettingsError(f"{name}: unknown setting of '{command}'", did_you_mean(name, known))
 
 
 def _variable(command: str, name: str) -> str:

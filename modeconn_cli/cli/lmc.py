@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import typer
 
 from modeconn_cli.cli.options import takes
 from modeconn_cli.cli.report import Report
-from modeconn_cli.cli.tables import Block, Lines, Table, number
+from modeconn_cli.cli.tables import Block, Lines, Table, number, with_error
 from modeconn_cli.engine.settings.lmc import LmcInterpolateSettings, LmcReportSettings, LmcRunSettings
 
 if TYPE_CHECKING:
     from modeconn_cli.engine.commands.lmc.interpolate import LmcInterpolateResult
+    from modeconn_cli.engine.commands.lmc.pairs import Spread
     from modeconn_cli.engine.commands.lmc.report import LmcReportResult, Series
     from modeconn_cli.engine.commands.lmc.run import LmcRunResult
 
@@ -64,16 +66,24 @@ def run_table(result: LmcRunResult) -> list[Block]:
             str(pair.k1),
             str(pair.k2),
             str(pair.epoch),
-            number(pair.distance, 4),
-            number(pair.barriers["max_gap"]["loss_train"], 4),
-            number(pair.barriers["max_gap"]["loss_test"], 4),
-            number(pair.barriers["midpoint"]["loss_test"], 4),
-            number(pair.barriers["sup_minus_mean"]["error_train"], 2),
-            number(pair.barriers["sup_minus_mean"]["error_test"], 2),
+            _figure(pair.distance, 4),
+            _figure(pair.barriers["max_gap"]["loss_train"], 4),
+            _figure(pair.barriers["max_gap"]["loss_test"], 4),
+            _figure(pair.barriers["midpoint"]["loss_test"], 4),
+            _figure(pair.barriers["sup_minus_mean"]["error_train"], 2),
+            _figure(pair.barriers["sup_minus_mean"]["error_test"], 2),
         )
-        for pair in result.pairs
+        for pair in result.means or result.pairs
     )
-    title = f"{result.model} on {result.dataset}: branch (seed {result.branch_seed}) against main (seed {result.seed})"
+    seeds = result.branch_seed
+    branches = (
+        f"branch (seed {seeds})"
+        if isinstance(seeds, int)
+        else f"branches (seeds {', '.join(map(str, seeds))})"
+    )
+    title = f"{result.model} on {result.dataset}: {branches} against main (seed {result.seed})"
+    if result.means:
+        title += ", mean ± standard deviation"
     lines = [
         _stable(result.stable_from),
         f"In this run: {result.trained_epochs} epochs trained, {result.evaluated_positions} positions evaluated",
@@ -82,6 +92,14 @@ def run_table(result: LmcRunResult) -> list[Block]:
     lines += [f"Figure: {figure}" for figure in result.figures]
     lines += [f"Missing (stopped early): {path}" for path in result.missing]
     return [Table(title, columns, rows, text_columns=0), Lines(tuple(lines))]
+
+
+def _figure(value: float | Spread | None, digits: int) -> str:
+    """A figure of one seed, or mean and standard deviation of several."""
+    shown = partial(number, digits=digits)
+    return (
+        shown(value) if value is None or isinstance(value, float) else with_error(value.mean, value.sd, shown)
+    )
 
 
 def _stable(k1: int | None) -> str:

@@ -37,9 +37,9 @@ def takes(cls: type[Settings], command: str) -> Callable[[Callable[..., None]], 
             for note in notes:
                 report.note(note)
             if print_config:
-                from modeconn_cli.engine.networks.subject import remembered
+                from modeconn_cli.engine.networks.subject import completed_by_sources
 
-                settings, known = remembered(settings)
+                settings, known = completed_by_sources(settings)
                 report.print_config(settings, origins | known)
             elif (
                 isinstance(settings, DistributedSettings)

@@ -30,6 +30,15 @@ def arguments(words: Iterable[str], flag: str) -> dict[str, Any]:
     return out
 
 
+def words_of(args: Mapping[str, Any]) -> tuple[str, ...]:
+    """Arguments as the words that mean them; nothing where words cannot say them."""
+    words = []
+    for key, value in args.items():
+        plain, quoted = f"{key}={value}", f"{key}={value!r}"
+        words.append(plain if arguments([plain], "") == {key: value} else quoted)
+    return tuple(words) if arguments(words, "") == dict(args) else ()
+
+
 def call(factory: Callable[..., Any], given: Mapping[str, Any], flag: str, **offered: Any) -> Any:
     """Call a factory with the user's arguments and those of `offered` that it accepts."""
     parameters = inspect.signature(factory).parameters

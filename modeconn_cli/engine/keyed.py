@@ -53,9 +53,9 @@ def uniform(seed: int, purpose: str, ids: Tensor, draw: int = 0, width: int = 1)
     return _shift(bits(seed, purpose, ids, draw, width), 11).double() * 2.0**-53
 
 
-def integers(seed: int, purpose: str, ids: Tensor, high: int, draw: int = 0, width: int = 1) -> Tensor:
-    """Whole numbers in [0, high), int64 [N, width]; the bias is below high / 2^53."""
-    return (uniform(seed, purpose, ids, draw, width) * high).long()
+def integers(seed: int, purpose: str, ids: Tensor, high: int) -> Tensor:
+    """Whole numbers in [0, high), int64 [N]; the bias is below high / 2^53."""
+    return (uniform(seed, purpose, ids)[:, 0] * high).long()
 
 
 def fraction(seed: int, purpose: str, index: int) -> float:

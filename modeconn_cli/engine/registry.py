@@ -11,7 +11,7 @@ from modeconn_cli.engine.errors import SettingsError, did_you_mean
 
 @dataclass(frozen=True)
 class Entry:
-    """A registered network: `where` is module:function in engine/models, called with
+    """A registered network: `where` is module:function in engine/networks/models, called with
     (input_shape, num_classes, **args, **model arguments); `input_shape` [C, H, W] serves where neither the
     checkpoint nor the data say one."""
 
@@ -25,12 +25,12 @@ MODELS: dict[str, Entry] = {
     "cnn": Entry("cnn:cnn", (1, 8, 8)),
     "lenet5": Entry("lenet:lenet5", (1, 28, 28)),
     "lenet5-max": Entry("lenet:lenet5_max", (1, 28, 28)),
-    "vgg16": Entry("vgg:vgg16"),
-    "vgg19": Entry("vgg:vgg19"),
-    "vgg16_bn": Entry("vgg:vgg16_bn"),
-    "vgg19_bn": Entry("vgg:vgg19_bn"),
-    "garipov-vgg16bn": Entry("vgg:garipov_vgg16bn"),
-    "garipov-vgg19bn": Entry("vgg:garipov_vgg19bn"),
+    "vgg16": Entry("vgg:vgg", args={"depth": 16, "norm": False}),
+    "vgg19": Entry("vgg:vgg", args={"depth": 19, "norm": False}),
+    "vgg16_bn": Entry("vgg:vgg", args={"depth": 16, "norm": True}),
+    "vgg19_bn": Entry("vgg:vgg", args={"depth": 19, "norm": True}),
+    "garipov-vgg16bn": Entry("vgg:garipov_vgg", args={"depth": 16}),
+    "garipov-vgg19bn": Entry("vgg:garipov_vgg", args={"depth": 19}),
     "convfc": Entry("convfc:convfc"),
     "preresnet20": Entry("preresnet:preresnet", args={"depth": 20}),
     "preresnet110": Entry("preresnet:preresnet", args={"depth": 110}),
@@ -63,9 +63,9 @@ FOLDERS: dict[str, tuple[str, ...]] = {
     "tiny-imagenet": ("tiny-imagenet", "tiny-imagenet-200"),
 }
 
+
 # name -> module:function in engine/datasets; the function takes the data arguments, and `folder` and `download`
 # where it asks for them, and returns a Source.
-
 DATASETS: dict[str, str] = {
     "digits": "digits:digits",
     "synthetic": "synthetic:synthetic",
@@ -99,6 +99,21 @@ def find_model(name: str) -> tuple[str, Entry]:
 def todays_name(model: str, schema: str | None) -> str:
     """What a network is called today that a file of a checkpoint's schema names."""
     return FORMER_NAMES.get(schema or FIRST_SCHEMA, {}).get(fold(model), model)
+
+
+def canonical_model(name: str) -> str:
+    """The registered spelling of a network's name; a name that is not registered stays as it is."""
+    try:
+        return find_model(name)[0]
+    except SettingsError:
+        return name
+
+
+def canonical_dataset(name: str) -> str:
+    """The registered spelling of a data set's name; case, `-` and `_` do not matter. Paths stay as they are."""
+    folded = {fold(key): key for key in DATASETS}
+    folded |= {fold(each): key for key, known in FOLDERS.items() for each in known}
+    return folded.get(fold(name), name)
 
 
 def is_import_path(name: str) -> bool:

@@ -27,7 +27,7 @@ def statistics(values: np.ndarray) -> dict[str, float | None]:
 
 @dataclass(frozen=True)
 class Correlation:
-    """Over the `n` samples with finite values of both; None where a column is constant or n < 3.
+    """A correlation over the `n` samples with finite values of both; None where a column is constant or n < 3.
 
     `low` and `high` bound 95 % intervals, from n = 4 on. `p` is two-sided, of one pair by itself; `p_holm` is that
     among all pairs of the table (Holm 1979). A chance that is too small for a float is the smallest one.

@@ -26,6 +26,17 @@ def mlps(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def noisy(made_once: Callable[[str, Callable[[Path], None]], Path]) -> Path:
+    """A run on few samples with a quarter of the labels flipped: checkpoint-0.pt and checkpoint-1.pt."""
+
+    def train(folder: Path) -> None:
+        words = ["train", "--model", "mlp", "--dataset", "digits", "--epochs", "1", "--label-noise", "0.25"]
+        assert app.main([*words, "--max-samples", "100", "--output-dir", str(folder), "-q"]) == 0
+
+    return made_once("noisy", train) / "seed0"
+
+
 @pytest.fixture
 def swaps(mcx: Callable, ends: list[Path], tmp_path: Path) -> list[Path]:
     """A swap of the first network, and the mirror of that."""

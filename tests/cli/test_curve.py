@@ -345,10 +345,13 @@ def test_a_point_taken_twice_is_already_complete(mcx, story: Path, tmp_path: Pat
 
 def test_print_config_shows_what_the_checkpoint_says(mcx, networks: Path) -> None:
     end = networks / "seed0/checkpoint-4.pt"
-    out = mcx("swap", "--checkpoint", end, "--print-config").out
+    out = mcx("swap", "--checkpoint", end, "--verify", "--print-config").out
     assert f"model: cnn  # checkpoint {end}" in out
     assert f"dataset: digits  # checkpoint {end}" in out
     assert "layer_depth: mid  # default" in out
+    quick = mcx("swap", "--checkpoint", end, "--print-config").out  # looks at no data
+    assert f"model: cnn  # checkpoint {end}" in quick
+    assert "# dataset:  # default" in quick
 
 
 def test_a_curve_stops_early_by_its_validation_loss(mcx, networks: Path, tmp_path: Path) -> None:

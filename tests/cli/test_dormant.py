@@ -179,4 +179,4 @@ def test_other_samples_or_another_network_are_not_mixed_into_a_job(
     where = ("--output-dir", tmp_path / "digits", "--checkpoint")
     assert mcx("dormant", *where, run / "checkpoint-4.pt").code == 0
     done = mcx("dormant", *where, tmp_path / "mlp/seed0/checkpoint-1.pt")
-    assert (done.code, "began with another network" in done.err) == (3, True)
+    assert (done.code, "'model' was cnn, now mlp" in done.err) == (3, True)

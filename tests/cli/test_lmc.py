@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
@@ -207,7 +208,7 @@ def test_a_line_can_be_taken_modulo_an_order_per_layer(mcx: Callable, networks: 
     [
         ({"nowhere": np.arange(4)}, "no layer 'nowhere'"),
         ({"features.0": np.arange(4)}, "no layer"),
-        ({}, "cannot be read as .npz"),
+        ({}, "is not a readable .npz file"),
     ],
 )
 def test_a_permutation_that_does_not_fit_is_refused(
@@ -428,3 +429,47 @@ def test_an_original_file_whose_epochs_go_backwards_is_refused(
     path.write_text(path.read_text().replace('"k2": 3', '"k2": 1'))
     done = mcx("lmc", "report", tmp_path / "study")
     assert (done.code, "epoch 1 does not come after k1 = 2" in done.err) == (3, True)
+
+
+def test_several_seeds_give_a_mean_and_its_spread(mcx: Callable, folder: Path, tmp_path: Path) -> None:
+    """Every seed's files are those of an experiment with that seed alone; the main branch is trained once."""
+    many = tmp_path / "many"
+    done = json.loads(mcx(*RUN, "--branch-seed", "1,7", "--output-dir", many, "--json").out)
+    assert done["trained_epochs"] == 4 + 2 * (2 + 2)
+    assert (done["branch_seed"], len(done["pairs"]), len(done["means"])) == ([1, 7], 8, 4)
+    for own in ("processed/digits_batch_128_k1_0_k2_2.json", "checkpoints/k1_2/checkpoint-4.pt"):
+        alone = (folder / own).read_bytes()
+        assert own.endswith(".pt") or json.loads((many / "branch1" / own).read_text()) == json.loads(alone)
+    states = [
+        checkpoints.read(place / "checkpoints/k1_2/checkpoint-4.pt").state
+        for place in (folder, many / "branch1")
+    ]
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+    for mean in done["means"]:
+        own = [pair for pair in done["pairs"] if (pair["k1"], pair["k2"]) == (mean["k1"], mean["k2"])]
+        values = [pair["barriers"]["sup_minus_mean"]["error_test"] for pair in own]
+        found = mean["barriers"]["sup_minus_mean"]["error_test"]
+        assert (found["mean"], found["sd"]) == pytest.approx((np.mean(values), np.std(values, ddof=1)))
+        assert mean["distance"]["mean"] == pytest.approx(np.mean([pair["distance"] for pair in own]))
+    rows = pd.read_csv(many / "dataframes/digits.csv")
+    assert rows["branch_seed"].tolist() == [1] * 4 + [7] * 4
+    more = mcx(*RUN, "--branch-seed", "1,7,9", "--output-dir", many)
+    assert more.code == 0, more.err
+    assert "In this run: 4 epochs trained" in more.out
+    assert "mean ± standard deviation" in more.out
+
+
+def test_stability_is_judged_by_the_mean() -> None:
+    def pair(k1: int, rise: float) -> pairs.PairResult:
+        barriers = {"sup_minus_mean": {"error_train": rise, "error_test": 0.0}}
+        return pairs.PairResult(k1, 1, k1 + 1, 1.0, barriers, "file")
+
+    noisy = [pair(0, 9.0), pair(0, 1.0), pair(1, 2.5), pair(1, 1.0)]
+    assert pairs.stable_from(noisy) is None
+    assert pairs.stable_from(pairs.means(noisy)) == 1
+
+
+def test_one_seed_does_not_take_up_the_branches_of_another(mcx: Callable, folder: Path) -> None:
+    done = mcx(*RUN, "--branch-seed", "5", "--output-dir", folder)
+    assert done.code == 3
+    assert "have the seed 1, now 5" in done.err

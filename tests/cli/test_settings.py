@@ -109,6 +109,15 @@ IDLE: dict[str, str] = {
     ),
     f"{SWAP} --use-test": "--use-test has no effect without --verify",
     f"{SWAP} --no-verify --max-samples 5": "--max-samples has no effect without --verify",
+    f"{SWAP} --data-path d": "--data-path has no effect without --verify",
+    f"{SWAP} --verify --labels clean": "--labels has no effect on the test images",
+    "l2 a.pt b.pt --download": "--download has no effect without fisher or functional in --metric",
+    "l2 a.pt b.pt --metric functional --labels clean": (
+        "--labels has no effect without --fisher empirical on training samples"
+    ),
+    "l2 a.pt b.pt --metric fisher --labels trained": (
+        "--labels has no effect without --fisher empirical on training samples"
+    ),
     "l2 a.pt b.pt --step 1": "--start-epoch, --end-epoch and --step choose from a folder or a pattern",
     "l2 a.pt b.pt --pairs first": "--pairs has no effect on two checkpoints",
     "l2 a.pt b.pt --fisher true": "--fisher has no effect without fisher in --metric",
@@ -140,7 +149,18 @@ IDLE: dict[str, str] = {
     f"{EVAL} --bn keep --bn-samples 9": "--bn-samples has no effect with --bn keep",
     f"{EVAL} --dist off --dist-timeout 600": "--dist-timeout has no effect with --dist off",
     f"{EVAL} --label-noise 0 --label-seed 0": "--label-seed has no effect with --label-noise 0",
+    f"{EVAL} --label-noise 0 --labels trained": "--labels has no effect with --label-noise 0",
     f"{EXTRACT} --bn none --val-size 5": "--val-size has no effect with --bn none",
+    f"{EXTRACT} --bn none --workers 2": "--workers has no effect with --bn none",
+    f"{EXTRACT} --labels clean": "--labels has no effect on the statistics of images",
+    f"{TRAIN} --dataset digits --data-path d": "--data-path has no effect on the data set digits",
+    f"{TRAIN} --dataset Digits --workers 2": "--workers has no effect on the data set digits",
+    f"{TRAIN} --dataset synthetic --download": "--download has no effect on the data set synthetic",
+    f"{TRAIN} --dataset cifar10 --num-workers 4": "--workers has no effect on the data set cifar10",
+    f"{TRAIN} --dataset mine:make --data-path d": "--data-path has no effect on a data factory",
+    f"{TRAIN} --dataset d.npz --download": "--download has no effect on an .npz file",
+    f"{TRAIN} --dataset d.npz --data-arg a=1": "--data-arg has no effect on an .npz file",
+    f"{TRAIN} --dataset imagenet --download": "--download has no effect on a folder of images",
     "lmc run --model mlp --output-dir o --schedule-epochs 5": (
         "--schedule-epochs has no effect with --schedule constant"
     ),
@@ -157,6 +177,9 @@ IDLE: dict[str, str] = {
         "--noise-level has no effect with --scheme short"
     ),
     f"{SCORE} --checkpoint a.pt --scheme short --run-idx 1": "--run-idx has no effect with --scheme short",
+    f"{SCORE} --checkpoint a.pt --split test --labels clean": (
+        "--labels has no effect with --split test, whose labels are never flipped"
+    ),
     f"{SCORE} --checkpoint-dir d --classes-per-task 5": (
         "--classes-per-task has no effect without --seen-classes"
     ),
@@ -217,9 +240,32 @@ def test_a_setting_is_given_by_a_flag_a_variable_or_another_value_in_a_file(
 
 
 def test_a_variable_of_another_command_gives_nothing(mcx, monkeypatch) -> None:
-    monkeypatch.setenv("MCX_SWAP_LAYER_NAME_NUM_SWAPS", "1")
-    monkeypatch.setenv("MCX_L2_NUM_SWAPS", "1")
+    for name in ("MCX_L2_NUM_SWAPS", "MCX_CURVE_SWAP_NUM_SWAPS", "MCX_SWAPS_NUM_SWAPS", "MCX_DEVICE"):
+        monkeypatch.setenv(name, "1")
     assert mcx(*ASKED).code == 3
+
+
+@pytest.mark.parametrize(
+    ("command", "name", "hint"),
+    [
+        ("train", "MCX_TRAIN_LABELS", "did you mean 'MCX_TRAIN_LABEL_SEED'?"),
+        ("train", "MCX_TRAIN_EPOCH", "did you mean 'MCX_TRAIN_EPOCHS'?"),
+        ("curve train", "MCX_CURVE_TRAIN_BENDS", "did you mean 'MCX_CURVE_TRAIN_NUM_BENDS'?"),
+        ("csl score", "MCX_CSL_SCORE_GRADS", "did you mean 'MCX_CSL_SCORE_GRAD'?"),
+        ("swap", "MCX_SWAP_LAYER_NAMES", "did you mean 'MCX_SWAP_LAYER_NAME'?"),
+    ],
+)
+def test_a_variable_that_is_no_setting_of_its_command_is_refused(
+    mcx, monkeypatch, command: str, name: str, hint: str
+) -> None:
+    words = (*command.split(), "--print-config")
+    monkeypatch.setenv(name, "")
+    assert mcx(*words).code == 0
+    monkeypatch.setenv(name, "clean")
+    done = mcx(*words)
+    assert (done.code, done.out) == (2, "")
+    assert done.err == f"mcx {command}: error: {name}: unknown setting of '{command}'\nhint: {hint}\n"
+    assert mcx("info", "--print-config").code == 0
 
 
 def test_settings_made_in_python_are_given_where_they_differ_from_the_default() -> None:
@@ -263,6 +309,9 @@ SMALL = "--max-samples 40"
         (f"curve extract {PAIR} --t 0.5 --output o.pt", "--seed 7 --batch-size 9 --max-samples 5"),
         (f"curve extract {PAIR} --t 0.5 --bn none --output o.pt", "--seed 7 --batch-size 9"),
         (f"swap --checkpoint {CNN} --output o.pt", "--batch-size 9"),
+        (f"swap --checkpoint {CNN} --output o.pt --pairs 0:1 --no-verify", "--seed 7"),
+        (f"swap --checkpoint {CNN} --output o.pt --mirror --no-verify", "--seed 7 --batch-size 9"),
+        (f"curve extract {PAIR} --t 0.5 --bn keep --output o.pt", "--seed 7"),
         (f"l2 {CNN} {OTHER} --output o.json", "--seed 7 --batch-size 9"),
         (f"l2 {CNN} {OTHER} --metric functional {SMALL} --output o.json", "--seed 7"),
     ],
@@ -280,13 +329,84 @@ def test_a_setting_that_nothing_reads_does_not_refuse_a_continuation(
 
 
 @pytest.mark.parametrize(
+    "line",
+    [
+        f"csl score --checkpoint {CNN} --grad none {SMALL} --output-dir o",
+        f"dormant --checkpoint {CNN} {SMALL} --output-dir o",
+        f"curve eval {PAIR} --num-points 2 {SMALL} --output-dir o",
+        f"lmc interpolate {PAIR} --num-alphas 3 {SMALL} --output-dir o",
+        f"swap --checkpoint {CNN} --output o.pt --verify --no-use-test --val-size 40",
+        f"l2 {CNN} {OTHER} --metric fisher --fisher empirical --fisher-samples 9 --output o.json",
+    ],
+)
+def test_a_choice_between_labels_that_are_the_same_is_refused_and_refuses_nothing(
+    mcx, networks: Path, tmp_path: Path, monkeypatch, line: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = line.format(networks).split()
+    for labels in ("clean", "trained"):
+        done = mcx(*words, "--labels", labels)
+        assert (done.code, "--labels has no effect without label noise" in done.err) == (2, True), done.err
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() and path.suffix != ".lock"]
+    assert mcx(*words).code == 0
+    for record in (*tmp_path.rglob("record.json"), *tmp_path.glob("o*.json")):
+        record.write_text(record.read_text().replace('"labels": "trained"', '"labels": "clean"'))
+    done = mcx(*words)
+    assert (done.code, "already complete" in done.err) == (0, True), done.err
+
+
+def test_what_a_file_says_of_the_machine_is_not_refused_on_data_that_do_not_need_it(
+    mcx, tmp_path: Path, monkeypatch
+) -> None:
+    (tmp_path / "c.yaml").write_text(
+        "data_path: data\nnum_workers: 4\nepochs: 0\ndataset: digits\nmodel: mlp\n"
+    )
+    words = ("train", "--config", tmp_path / "c.yaml", "--output-dir", tmp_path / "o")
+    assert mcx(*words).code == 0
+    monkeypatch.setenv("MCX_TRAIN_WORKERS", "4")
+    done = mcx(*words)
+    assert (done.code, "--workers has no effect on the data set digits" in done.err) == (2, True)
+
+
+def test_the_network_of_a_curve_that_is_analysed_without_a_swap_is_not_chosen(
+    mcx, networks: Path, tmp_path: Path
+) -> None:
+    ends = ("--endpoint0", CNN.format(networks), "--endpoint1", OTHER.format(networks))
+    assert mcx("curve", "train", *ends, "--epochs", "0", "--output-dir", tmp_path).code == 0
+    curve = ("curve", "analyze", "--curve-checkpoint", tmp_path / "checkpoints/checkpoint-0.pt")
+    for words in (
+        ("--model", "mlp"),
+        ("--num-classes", "9"),
+        ("--model-arg", "width=9"),
+        ("--state-key", "x"),
+    ):
+        done = mcx(*curve, *words, "--output-dir", tmp_path / "o")
+        message = f"{words[0]} has no effect on this curve, which says its network and its tensors"
+        assert (done.code, message in done.err) == (2, True), done.err
+    original = (*curve, "--original-checkpoint")
+    assert mcx(*original, CNN.format(networks), "--num-points", "3", "--output-dir", tmp_path / "o").code == 0
+    for wrong in (curve[-1], "--state-key"):
+        words = (wrong,) if wrong != "--state-key" else (CNN.format(networks), "--state-key", "missing")
+        done = mcx(*original, *words, "--output-dir", tmp_path / "p")
+        assert done.code == 3, done.err
+        assert ("is a curve, not a network" if wrong != "--state-key" else "under 'missing'") in done.err
+
+
+@pytest.mark.parametrize("command", ["train", "lmc run"])
+def test_the_help_of_a_command_that_reads_no_checkpoint_names_none(mcx, command: str) -> None:
+    shown = " ".join(mcx(*command.split(), "--help").out.replace("│", " ").split())
+    assert "from the checkpoint" not in shown
+    assert "[default: the data set's]" in shown
+
+
+@pytest.mark.parametrize(
     ("line", "changed", "message"),
     [
         (f"curvature --checkpoint {CNN} --niter 1 {SMALL}", "--seed 7", "'seed' was 0, now 7"),
         (f"csl score --checkpoint {CNN} --label-noise 0.5 {SMALL}", "--seed 7", "'seed' was 0, now 7"),
         (f"csl score --checkpoint {CNN} {SMALL}", "--grad none", "'grad' was param, now none"),
         (f"dormant --checkpoint {CNN} {SMALL}", "--batch-size 9", "'batch_size' was 128, now 9"),
-        (f"curve eval {PAIR} --num-points 2 {SMALL}", "--wd 1", "'wd' was None, now 1.0"),
+        (f"curve eval {PAIR} --num-points 2 {SMALL}", "--wd 1", "'wd' was 0.0005, now 1.0"),
     ],
 )
 def test_a_setting_that_is_read_refuses_a_continuation(

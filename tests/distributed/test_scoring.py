@@ -83,7 +83,6 @@ def test_a_rank_that_sees_other_files_is_named_once(
     broken.write_bytes(
         (networks / "seed1/checkpoint-4.pt").read_bytes() if fault == "other" else b"PK\x03\x04"
     )
-    begun = time.monotonic()
     both = [
         start(
             "dormant",
@@ -105,7 +104,6 @@ def test_a_rank_that_sees_other_files_is_named_once(
     cause = json.loads(next((tmp_path / "out/.mcx").glob("error.rank*.json")).read_text())
     assert (cause["exit_code"], cause["message"] in errors[0]) == (3, True)
     assert ("the ranks saw other files" if fault == "other" else "error: rank 1: ") in errors[0]
-    assert time.monotonic() - begun < 40
 
 
 @pytest.mark.slow

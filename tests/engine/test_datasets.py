@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from modeconn_cli.engine import datasets
+from modeconn_cli.engine.datasets.remembered import of_same_data
 from modeconn_cli.engine.datasets.samples import Samples, spans
 from modeconn_cli.engine.datasets.transforms import TRANSFORMS, Transform
 from modeconn_cli.engine.errors import InputError, SettingsError
@@ -191,8 +193,9 @@ def test_the_synthetic_set_is_seeded_and_of_any_size() -> None:
 
 def test_the_spelling_of_a_name_does_not_change_what_is_remembered() -> None:
     remembered = datasets.Remembered(dataset="synthetic", val_size=20, transform="none", max_samples=5)
-    merged = datasets.completed(DataSettings(dataset="Synthetic"), remembered)
-    assert (merged.val_size, merged.transform, merged.max_samples) == (20, "none", 5)
+    found = of_same_data(DataSettings(dataset="Synthetic"), remembered)
+    assert (found["val_size"], found["transform"], found["max_samples"]) == (20, "none", 5)
+    assert not of_same_data(DataSettings(dataset="digits"), remembered)
     assert load(dataset="Digits").remembered.dataset == "digits"
 
 
@@ -205,3 +208,18 @@ def test_large_resizes_are_those_of_one_piece() -> None:
         plain[700:701].float(), (12, 12), mode="bilinear", antialias=True, align_corners=False
     )
     assert torch.equal(whole[700:701], alone.round().clamp(0, 255).to(torch.uint8))
+
+
+@pytest.mark.parametrize("place", [60, 200, -150, -30])
+def test_a_damaged_archive_is_refused_whatever_its_damage_breaks(tmp_path: Path, place: int) -> None:
+    path = tmp_path / "data.npz"
+    images = np.random.default_rng(0).integers(0, 255, (40, 1, 4, 4), dtype=np.uint8)
+    np.savez_compressed(path, images=images, labels=np.arange(40) % 4)
+    content = bytearray(path.read_bytes())
+    content[place] ^= 0xFF
+    path.write_bytes(content)
+    with contextlib.suppress(InputError):  # a byte that nothing reads may change
+        assert len(load(dataset=str(path)).fit) == 40
+    path.write_bytes(content[: len(content) // 2])
+    with pytest.raises(InputError, match=r"is not a readable \.npz file"):
+        load(dataset=str(path))

@@ -15,6 +15,10 @@ from PIL import Image
 
 from modeconn_cli.engine import datasets
 from modeconn_cli.engine.errors import InputError, SettingsError
+from modeconn_cli.engine.machine.runtime import Runtime
+from modeconn_cli.engine.networks import subject
+from modeconn_cli.engine.networks.checkpoints import About
+from modeconn_cli.engine.settings.curvature import CurvatureSettings
 from modeconn_cli.engine.settings.shared import DataSettings
 
 RNG = np.random.default_rng(0)
@@ -185,8 +189,9 @@ def test_a_users_own_data_is_drawn_from_its_factory(tmp_path: Path, monkeypatch:
     assert (len(data.fit), len(data.test), data.num_classes) == (6, 2, 2)
     assert data.fit.ids.tolist() == [95, 96, 97, 98, 99, 100]
     assert data.fit.labels.tolist() == [0, 1, 0, 1, 0, 1]
+    about = About(data=datasets.Remembered(dataset="mydata:make", max_samples=3))
     with pytest.raises(SettingsError, match="would run code"):
-        datasets.completed(DataSettings(), datasets.Remembered(dataset="mydata:make"))
+        subject.load_data(about, CurvatureSettings(checked=True), Runtime(), "data")
 
 
 def test_mean_and_std_replace_the_transforms_own() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 from pathlib import Path
 
@@ -151,3 +152,13 @@ def test_the_incremental_network_begins_as_the_original_does() -> None:
             spread = float(module.weight.detach().std()) / (gain / module.weight[0].numel()) ** 0.5
             assert abs(spread - 1) < 4 / (2 * module.weight.numel()) ** 0.5, name
             assert not module.bias.any()
+
+
+@pytest.mark.parametrize(
+    ("model", "word"), [("vgg16", "norm=True"), ("garipov-vgg16bn", "depth=19"), ("preresnet20", "depth=56")]
+)
+def test_what_a_name_says_is_not_said_again_by_an_argument(model: str, word: str) -> None:
+    key, _, value = word.partition("=")
+    arch = models.Architecture(model, 10, (3, 32, 32), {key: ast.literal_eval(value)})
+    with pytest.raises(SettingsError, match=f"'{model}' itself says its '{key}'"):
+        models.build(arch)

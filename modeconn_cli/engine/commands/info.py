@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -19,6 +19,8 @@ from modeconn_cli.engine.results.fingerprints import sha256
 from modeconn_cli.engine.results.records import Record
 from modeconn_cli.engine.settings.base import tilde
 from modeconn_cli.engine.settings.info import InfoSettings
+
+FLOATS = ("F64", "F32", "F16", "BF16")  # as a safetensors header calls them
 
 
 @dataclass(frozen=True)
@@ -100,11 +102,13 @@ def _of_header(path: Path, settings: InfoSettings) -> InfoResult:
 
 def _of_checkpoint(checkpoint: Checkpoint, settings: InfoSettings) -> InfoResult:
     curve, points, state = _curve(checkpoint)
+    parameters = replace(checkpoint, state=dict(state)).parameters()
+    parameters = {name: tensor for name, tensor in parameters.items() if tensor.is_floating_point()}
     about = checkpoint.about
     best = about.weights_of_epoch
     says = about.model
     find = recognise.matches_in_order if curve else recognise.matches
-    fits = [] if says else find(weights.parameters_in(state) if curve else state)
+    fits = [] if says else find(parameters if curve else state)
     implied = recognise.implied_data(fits[0]) if len(fits) == 1 else None
     said = about.data or implied
     tensors = tuple(
@@ -124,7 +128,7 @@ def _of_checkpoint(checkpoint: Checkpoint, settings: InfoSettings) -> InfoResult
         recognised=bool(fits),
         dataset=None if said is None else said.dataset,
         num_tensors=len(tensors),
-        num_params=weights.count(weights.parameters_in(state)),
+        num_params=weights.count(parameters),
         has_optimizer=checkpoint.optimizer_state is not None or "optimizer_state" in checkpoint.content,
         tensors=tensors,
         show_keys=settings.show_keys,

@@ -15,9 +15,10 @@ from modeconn_cli.engine import keyed, names, symmetry
 from modeconn_cli.engine.datasets import Data
 from modeconn_cli.engine.errors import AnswerIsNo, InputError, NoDataSet, SettingsError
 from modeconn_cli.engine.machine.runtime import Runtime
-from modeconn_cli.engine.networks import distances, graph, models, subject, weights
+from modeconn_cli.engine.networks import checkpoints, distances, graph, models, subject, weights
 from modeconn_cli.engine.networks.checkpoints import About, Checkpoint
 from modeconn_cli.engine.networks.distances import Distance
+from modeconn_cli.engine.networks.models.recognise import recognised
 from modeconn_cli.engine.networks.subject import Needed, Subject
 from modeconn_cli.engine.results import files, jobs, records
 from modeconn_cli.engine.results.fingerprints import sha256
@@ -106,9 +107,12 @@ def run(settings: SwapSettings, runtime: Runtime) -> SwapResult | None:
     """Swap, prove, and publish: the metadata first, the checkpoint last."""
     source, output = _paths(settings)
     original = subject.read(source, settings, runtime, allow_nonfinite=settings.allow_nonfinite)
+    original = recognised(original, settings, runtime)
+    settings = subject.completed(settings, original.about, source)
     provenance = records.provenance(settings, "swap", [source])
     metadata, beside = names.swap_metadata(output), names.swap_distances(output)
-    write = jobs.file_output(output, provenance, settings, record=metadata, beside=[beside])
+    how: dict[str, Any] = {"record": metadata, "beside": [beside], "unread": settings.unflipped}
+    write = jobs.file_output(output, provenance, settings, **how)
     opened = _opened(settings, original, runtime)
     arch, model, data = opened.arch, opened.model.cpu(), opened.loaded
     found = symmetry.find(graph.trace(model, arch.input_shape))
@@ -258,14 +262,8 @@ def _publish(
     optimizer: Mapping[str, Any] | None,
 ) -> SwapResult:
     """Write the three files; the checkpoint comes last and is the commit."""
-    content: dict[str, Any] = {
-        "epoch": original.epoch or 0,
-        "model_state": {**swapped, **original.extra},
-        "mcx": about.entry(),
-    }
-    if optimizer is not None:
-        content["optimizer_state"] = optimizer
-    data = files.tensor_bytes(content)
+    state = {checkpoints.STATE: {**swapped, **original.extra}}
+    data = files.tensor_bytes(checkpoints.content(original.epoch or 0, state, about, optimizer))
     result = replace(result, checkpoint_sha256=hashlib.sha256(data).hexdigest())
     layers = {layer.layer_name: layer.figures() for layer in result.distance.layers}
     files.write_json(names.swap_metadata(output), result.document())

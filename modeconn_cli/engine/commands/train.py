@@ -16,9 +16,9 @@ from modeconn_cli.engine.datasets import Data, Samples
 from modeconn_cli.engine.datasets.samples import spans
 from modeconn_cli.engine.errors import InputError, SettingsError
 from modeconn_cli.engine.machine.runtime import Runtime
-from modeconn_cli.engine.networks import checkpoints, models, weights
+from modeconn_cli.engine.networks import models, weights
 from modeconn_cli.engine.networks.forward import forward
-from modeconn_cli.engine.networks.subject import Subject, open_untrained
+from modeconn_cli.engine.networks.subject import Subject, open_untrained, read_own
 from modeconn_cli.engine.results import files, jobs, memo_scores
 from modeconn_cli.engine.results.records import Record
 from modeconn_cli.engine.settings.train import TrainSettings
@@ -184,8 +184,11 @@ class _Training:
             seed=settings.seed,
             period=None if tasks is None else tasks.epochs,
         )
-        keeping = Keeping.of(
-            settings, self.subject, recipe, self.folder, save_freq=settings.save_freq, tasks=tasks
+        about = self.subject.trained(
+            settings, seed=settings.seed, wd=settings.wd, tasks=None if tasks is None else tasks.entry()
+        )
+        keeping = Keeping(
+            self.folder, settings.save_freq, about, settings.patience, settings.min_delta, tasks=tasks
         )
         problem, watchers = NetworkProblem(self.model, settings.wd), self._watchers(job.private)
         try:
@@ -201,7 +204,7 @@ class _Training:
         return outcome
 
     def _measured(self, epoch: int) -> dict[str, float]:
-        """Over the classes that an epoch was trained on; nothing of those without images."""
+        """Measure an epoch over the classes it was trained on; splits without images of them are left out."""
         data, settings = self.data, self.settings
         wanted: dict[str, Samples] = {}
         if settings.patience is not None or self.tasks is not None:
@@ -216,7 +219,7 @@ class _Training:
         return out
 
     def _score(self, samples: Samples, epoch: int) -> Score | None:
-        """Of the present weights, over the classes that so many epochs were trained on."""
+        """Score the present weights over the classes that so many epochs were trained on."""
         classes = None if self.tasks is None else self.tasks.seen_by(epoch).to(samples.device)
         return evaluation.evaluate_seen(self.model, samples, classes, self.settings.batch_size)
 
@@ -247,7 +250,7 @@ class _Training:
         data, log = self.data, MetricsLog(self.folder)
         path = self.folder / names.checkpoint(log.epoch)
         ends = () if self.tasks is None else tuple(self._ends(self.tasks, log.epoch))
-        weights.load_into(self.model, checkpoints.read(path).whole, str(path))
+        weights.load_into(self.model, read_own(path).whole, str(path))
         last = log.rows[-1] if log.rows else LoggedEpoch(epoch=0)
         weights_of = last.epoch if last.weights_of_epoch is None else last.weights_of_epoch
         shown = next((row for row in log.rows if row.epoch == weights_of), last)

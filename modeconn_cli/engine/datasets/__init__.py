@@ -6,6 +6,7 @@ A sample's id is its index in the untransformed source file of its split; (split
 from __future__ import annotations
 
 import importlib
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,15 +20,16 @@ from modeconn_cli.engine import keyed
 from modeconn_cli.engine.datasets import folder, noise, npz, transforms, user
 from modeconn_cli.engine.datasets.images import ImageFiles, default_workers
 from modeconn_cli.engine.datasets.noise import Flips
-from modeconn_cli.engine.datasets.remembered import Remembered, canonical, completed
+from modeconn_cli.engine.datasets.remembered import Remembered
 from modeconn_cli.engine.datasets.samples import Batch, Samples
 from modeconn_cli.engine.datasets.source import Source, root_of
 from modeconn_cli.engine.errors import InputError, NoDataSet, SettingsError, did_you_mean
 from modeconn_cli.engine.factories import arguments, call
-from modeconn_cli.engine.registry import DATASETS, FOLDERS, is_import_path
+from modeconn_cli.engine.registry import DATASETS, FOLDERS, canonical_dataset, is_import_path
+from modeconn_cli.engine.settings.base import Settings
 from modeconn_cli.engine.settings.shared import DataSettings, MeasuredDataSettings, SplitName
 
-__all__ = ["Batch", "Data", "Remembered", "Samples", "completed", "load"]
+__all__ = ["Batch", "Data", "Remembered", "Samples", "load", "refuse_unread"]
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,8 @@ def load(settings: DataSettings, device: torch.device, *, held_out: bool = True)
     """
     if settings.dataset is None:
         raise NoDataSet("no data set", f"pass --dataset ({', '.join(DATASETS)} or an .npz file)")
-    name = canonical(settings.dataset)
+    name = settings.dataset
+    refuse_unread(name, settings)
     source = _source(name, settings)
     if len(source.train) == 0:
         raise InputError(f"data set '{source.name}' has no training images")
@@ -95,7 +98,7 @@ def load(settings: DataSettings, device: torch.device, *, held_out: bool = True)
     val_size, held = _validation(settings, source.train.labels)
     flips = noise.flips_of(settings, source.train.labels, source.train.ids, source.num_classes)
     if flips is None:
-        settings.refuse("without label noise", "label_seed")
+        settings.refuse("without label noise", "label_seed", "labels")
     clean = isinstance(settings, MeasuredDataSettings) and settings.labels == "clean"
     train = source.train if flips is None or clean else replace(source.train, labels=flips.trained)
 
@@ -202,26 +205,49 @@ def _subset(settings: DataSettings, wanted: Tensor, split: str) -> Tensor:
     return rows[drawn.sort().values]
 
 
-def _source(name: str, settings: DataSettings) -> Source:
-    """Read the data set that a name means. Raises SettingsError with the closest registered name."""
-    args = arguments(settings.data_arg, "--data-arg")
+def refuse_unread(dataset: str, settings: Settings) -> None:
+    """Raises SettingsError for a setting that was given and that a data set does not read."""
+    name = canonical_dataset(dataset)
     if is_import_path(name):
-        return user.read(name, args)
-    if name.endswith(".npz"):
-        settings.refuse("on an .npz file", "data_arg")
-        return npz.read(_look_up(Path(name), settings.data_path))
-    workers = default_workers() if settings.workers is None else settings.workers
-    if name in FOLDERS or "/" in name or Path(name).is_dir():
-        settings.refuse("on a folder of images", "data_arg")
-    if name in FOLDERS:
-        return folder.read(root_of(name, settings.data_path), settings.image_size, workers)
-    if "/" in name or Path(name).is_dir():
-        return folder.read(_look_up(Path(name), settings.data_path), settings.image_size, workers)
+        settings.refuse("on a data factory", "data_path", "workers", "download")
+    elif name.endswith(".npz"):
+        settings.refuse("on an .npz file", "data_arg", "workers", "download")
+    elif _is_folder(name):
+        settings.refuse("on a folder of images", "data_arg", "download")
+    elif name in DATASETS:
+        offered = {"folder": "data_path", "download": "download"}
+        taken = inspect.signature(_factory(name)).parameters
+        unread = [setting for word, setting in offered.items() if word not in taken]
+        settings.refuse(f"on the data set {name}", *unread, "workers")
+
+
+def _is_folder(name: str) -> bool:
+    return name in FOLDERS or "/" in name or Path(name).is_dir()
+
+
+def _factory(name: str) -> Callable[..., Source]:
+    """What makes a registered data set. Raises SettingsError with the closest name."""
     if name not in DATASETS:
         raise SettingsError(f"unknown data set '{name}'", did_you_mean(name, (*DATASETS, *FOLDERS)))
     module, function = DATASETS[name].split(":")
-    factory = getattr(importlib.import_module(f"modeconn_cli.engine.datasets.{module}"), function)
-    source: Source = call(factory, args, "--data-arg", folder=settings.data_path, download=settings.download)
+    found: Callable[..., Source] = getattr(
+        importlib.import_module(f"modeconn_cli.engine.datasets.{module}"), function
+    )
+    return found
+
+
+def _source(name: str, settings: DataSettings) -> Source:
+    """Read the data set that a name means. Raises SettingsError with the closest registered name."""
+    args, place = arguments(settings.data_arg, "--data-arg"), settings.data_path
+    if is_import_path(name):
+        return user.read(name, args)
+    if name.endswith(".npz"):
+        return npz.read(_look_up(Path(name), place))
+    if _is_folder(name):
+        workers = default_workers() if settings.workers is None else settings.workers
+        root = root_of(name, place) if name in FOLDERS else _look_up(Path(name), place)
+        return folder.read(root, settings.image_size, workers)
+    source: Source = call(_factory(name), args, "--data-arg", folder=place, download=settings.download)
     return source
 
 

@@ -52,5 +52,5 @@ def flips_of(settings: DataSettings, labels: Tensor, ids: Tensor, num_classes: i
 def flip(labels: Tensor, ids: Tensor, num_classes: int, share: float, seed: int) -> Tensor:
     """Each label [N] is replaced with probability `share` by one of the other classes, all equally likely."""
     chosen = keyed.uniform(seed, "label noise", ids)[:, 0] < share
-    step = 1 + keyed.integers(seed, "label noise class", ids, num_classes - 1)[:, 0]
+    step = 1 + keyed.integers(seed, "label noise class", ids, num_classes - 1)
     return torch.where(chosen, (labels + step) % num_classes, labels)

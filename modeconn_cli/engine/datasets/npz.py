@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +10,7 @@ import numpy as np
 
 from modeconn_cli.engine.datasets.source import Given, Source, split_in_two
 from modeconn_cli.engine.errors import InputError
+from modeconn_cli.engine.results.arrays import read_npz
 
 WHOLE = ("images", "labels")
 # As Keras and MedMNIST name the arrays of each split; the first of each pair are the images.
@@ -24,18 +23,9 @@ def read(path: Path) -> Source:
 
     `split` [N] says train or test, without it all are for training; or every split has arrays of its own.
     """
-    try:
-        # NumPy leaves a file it opened itself open when it turns out to be broken.
-        with path.open("rb") as stream:
-            found = np.load(stream, allow_pickle=False)
-            if isinstance(found, np.ndarray):
-                raise InputError(f"'{path}' is one array, expected an .npz file of images and labels")
-            with found as file:
-                return _read(path, file)
-    except FileNotFoundError:
-        raise InputError(f"'{path}' does not exist", "pass --data-path or the whole path") from None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise InputError(f"'{path}' is not a readable .npz file: {error}") from error
+    if not path.exists():
+        raise InputError(f"'{path}' does not exist", "pass --data-path or the whole path")
+    return _read(path, read_npz(path))
 
 
 def _read(path: Path, file: Mapping[str, Any]) -> Source:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import UnionType
-from typing import TypeVar
+from typing import Any
 
-from modeconn_cli.engine.errors import SettingsError
-from modeconn_cli.engine.registry import DATASETS, FOLDERS, fold, is_import_path
+from modeconn_cli.engine.registry import canonical_dataset, is_import_path
 from modeconn_cli.engine.settings.shared import DataSettings
-
-S = TypeVar("S", bound=DataSettings)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +31,7 @@ class Remembered:
     whole: bool = True
 
     def entries(self) -> dict[str, object]:
-        """The same as files and records hold it, with lists for tuples."""
+        """The settings as files and records hold them, with lists for tuples."""
         said = {name: getattr(self, name) for name in KINDS}
         if not self.whole:
             said = {name: value for name, value in said.items() if value not in (None, ())}
@@ -57,27 +54,22 @@ KINDS: dict[str, type | UnionType] = {
 }
 
 
-def canonical(name: str) -> str:
-    """The registered spelling of a data set's name; case, `-` and `_` do not matter. Paths stay as they are."""
-    folded = {fold(key): key for key in DATASETS}
-    folded |= {fold(each): name for name, known in FOLDERS.items() for each in known}
-    return folded.get(fold(name), name)
+# Settings that say one thing in two ways: where one is given, the other is not taken from a checkpoint.
+_ALTERNATIVES = {"val_size": "val_per_class", "val_per_class": "val_size"}
 
 
-def completed(settings: S, remembered: Remembered | None) -> S:
-    """The settings, and where they say nothing what a checkpoint remembers, unless they name another data set.
+def of_same_data(settings: DataSettings, remembered: Remembered | None) -> dict[str, Any]:
+    """What is remembered of the data that the settings are about; nothing where they name another data set.
 
-    Raises SettingsError where a checkpoint alone names a data factory, which would run its code.
+    A data factory is left out: a checkpoint alone does not run code.
     """
     if remembered is None:
-        return settings
-    if settings.dataset is not None and canonical(settings.dataset) != canonical(remembered.dataset or ""):
-        return settings
-    known = {name: value for name in KINDS if (value := getattr(remembered, name)) not in (None, ())}
-    missing = {name: value for name, value in known.items() if getattr(settings, name) in (None, ())}
-    if "dataset" in missing and is_import_path(missing["dataset"]):
-        raise SettingsError(
-            f"the checkpoint names the data factory '{missing['dataset']}', which would run code",
-            f"pass --dataset {missing['dataset']} if you trust it",
-        )
-    return replace(settings, **missing)
+        return {}
+    name = canonical_dataset(remembered.dataset or "")
+    if settings.dataset not in (None, name):
+        return {}
+    known = {name: getattr(remembered, name) for name in KINDS}
+    if is_import_path(name):
+        del known["dataset"]
+    given = {name for name, other in _ALTERNATIVES.items() if getattr(settings, other) is not None}
+    return {name: value for name, value in known.items() if value not in (None, ()) and name not in given}

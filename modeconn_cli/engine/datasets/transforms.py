@@ -156,7 +156,7 @@ def named(name: str, channels: int) -> Transform:
 def with_statistics(
     transform: Transform, mean: tuple[float, ...], std: tuple[float, ...], channels: int
 ) -> Transform:
-    """The same augmentation with another mean and standard deviation; both must be given."""
+    """Make a transform of the same augmentation with another mean and standard deviation; both must be given."""
     for flag, values in (("--mean", mean), ("--std", std)):
         if len(values) not in (1, channels):
             raise SettingsError(

@@ -115,7 +115,7 @@ class Runtime:
         return torch.get_num_threads()
 
     def hushed(self) -> Runtime:
-        """The same machine for a part of a larger job: only warnings are passed on."""
+        """Make a runtime of the same machine for a part of a larger job; it passes on warnings only."""
         part = copy.copy(self)
         part._listener = _Hushed(self._listener)
         return part

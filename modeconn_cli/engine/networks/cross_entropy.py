@@ -15,7 +15,7 @@ EXACT = 40.0  # from here on softplus(x) is x in float64
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """In nats, float64 [N], of logits [N, C] and labels int64 [N].
+    """The cross-entropy in nats, float64 [N], of logits [N, C] and labels int64 [N].
 
     >>> [round(float(x), 6) for x in cross_entropy(torch.tensor([[0.0, 0.0]]), torch.tensor([1]))]  # ln 2
     [0.693147]

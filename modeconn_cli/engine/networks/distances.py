@@ -135,8 +135,8 @@ def _layer(name: str, parts: list[Squares]) -> LayerDistance:
 
 @dataclass(frozen=True)
 class FunctionalDistance:
-    """Over the samples: share of different arg-max, mean KL(p_a‖p_b) in nats, mean ‖logits_a − logits_b‖; each with its
-    standard error, which is NaN for one sample.
+    """How answers differ: share of different arg-max, mean KL(p_a‖p_b) in nats, mean ‖logits_a − logits_b‖; each with
+    its standard error, which is NaN for one sample.
     """
 
     disagreement: float
@@ -149,7 +149,7 @@ class FunctionalDistance:
 
 
 def functional(answers: Iterable[tuple[Tensor, Tensor]]) -> FunctionalDistance:
-    """Of two networks' logits [n, classes] on the same samples, batch by batch.
+    """Measure how two networks' logits [n, classes] on the same samples differ, batch by batch.
 
     Raises InputError for other numbers of classes, and where there are no samples.
     """

@@ -1,7 +1,7 @@
 """Opens what a command works on: networks, recognised and built, and the data that belong to them.
 
-Settings that name a network and its data stop here: below, plain values go on. `--print-config` asks `remembered`,
-which completes settings as opening does.
+Settings that name a network and its data stop here: below, plain values go on. What they do not say a checkpoint
+brings (`completed`): opening asks for it, a command before it records its settings, and `--print-config`.
 """
 
 from __future__ import annotations
@@ -10,22 +10,27 @@ import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from torch import nn
 
-from modeconn_cli.engine import datasets
+from modeconn_cli.engine import datasets, names
 from modeconn_cli.engine.datasets import Data
+from modeconn_cli.engine.datasets.remembered import of_same_data
 from modeconn_cli.engine.errors import InputError, SettingsError
+from modeconn_cli.engine.factories import words_of
 from modeconn_cli.engine.machine.runtime import Runtime
 from modeconn_cli.engine.networks import checkpoints, models, weights
 from modeconn_cli.engine.networks.checkpoints import About, Checkpoint, epochs
 from modeconn_cli.engine.networks.independent import TRIED, check_independent
 from modeconn_cli.engine.networks.models import Architecture
 from modeconn_cli.engine.networks.models.recognise import recognised
-from modeconn_cli.engine.settings.base import Settings, specs
-from modeconn_cli.engine.settings.scoring import EpochSettings
-from modeconn_cli.engine.settings.shared import DataSettings, ModelSettings, NetworkSettings
+from modeconn_cli.engine.registry import canonical_model, is_import_path
+from modeconn_cli.engine.settings.base import Settings
+from modeconn_cli.engine.settings.scoring import EpochSettings, ScoringSettings
+from modeconn_cli.engine.settings.shared import DataSettings, FileSettings, ModelSettings, NetworkSettings
+
+S = TypeVar("S", bound=NetworkSettings)
 
 # `the data's shape`: whether the network knows their classes does not matter.
 Needed = Literal["data", "data without held-out images", "the data's shape", "no data"]
@@ -71,7 +76,12 @@ class Subject:
 
 
 def read(
-    path: Path, settings: ModelSettings, runtime: Runtime, *, allow_nonfinite: bool, hint: str = A_POINT
+    path: Path,
+    settings: FileSettings,
+    runtime: Runtime,
+    *,
+    allow_nonfinite: bool = False,
+    hint: str = A_POINT,
 ) -> Checkpoint:
     """The checkpoint of a network. Raises InputError for one that is broken, and with `hint` for a curve."""
     found = checkpoints.read(path, state_key=settings.state_key, allow_nonfinite=allow_nonfinite)
@@ -80,6 +90,19 @@ def read(
     runtime.detail(found.found())
     for remark in found.remarks:
         runtime.note(remark, once=True)
+    return found
+
+
+def read_own(path: Path) -> Checkpoint:
+    """A checkpoint that the command itself has written: no flag of the user's says how it is read.
+
+    Raises InputError for one that is broken, and where the last step of the training has left no finite weights.
+    """
+    found = checkpoints.read(path, state_key=checkpoints.STATE, allow_nonfinite=True)
+    try:
+        checkpoints.check_finite(found.state, path)
+    except InputError as error:
+        raise InputError(error.message, "use a smaller --lr") from error
     return found
 
 
@@ -145,6 +168,8 @@ def open_described(
 
     Flags come first, then the file's own word, then the data's classes and shape.
     """
+    if path is not None:
+        settings = completed(settings, about, path)
     data = load_data(about, settings, runtime, needed)
     arch = models.architecture(
         settings,
@@ -161,16 +186,26 @@ def open_described(
 
 
 def load_data(about: About, settings: NetworkSettings, runtime: Runtime, needed: Needed) -> Data | None:
-    """The data that the settings name, else those that a checkpoint remembers."""
+    """The data that the settings name, else those that a checkpoint remembers.
+
+    Raises SettingsError where a checkpoint alone names a data factory, which would run its code.
+    """
     if needed == "no data" or not isinstance(settings, DataSettings):
         return None
-    completed = datasets.completed(settings, about.data)
-    data = datasets.load(completed, runtime.device, held_out=needed != "data without held-out images")
+    factory = None if about.data is None else about.data.dataset
+    if settings.dataset is None and factory is not None and is_import_path(factory):
+        raise SettingsError(
+            f"the checkpoint names the data factory '{factory}', which would run code",
+            f"pass --dataset {factory} if you trust it",
+        )
+    data = datasets.load(settings, runtime.device, held_out=needed != "data without held-out images")
     for doubt in data.doubts:
         runtime.warn(doubt)
-    if settings.dataset is None and about.data is not None and not about.data.whole:
-        said = "" if settings.transform is not None else ", as networks of this kind are trained"
-        runtime.note(f"evaluated on {data.name} with transform {data.fit.transform.name}{said}")
+    implied = about.data
+    if implied is not None and not implied.whole and implied.dataset == data.name:
+        applied = data.fit.transform.name
+        said = ", as networks of this kind are trained" if applied == implied.transform else ""
+        runtime.note(f"evaluated on {data.name} with transform {applied}{said}")
     return data
 
 
@@ -198,38 +233,68 @@ def _shape(settings: NetworkSettings, data: Data | None) -> tuple[int, ...] | No
     return None if size is None else (3, size, size)
 
 
-# The settings that name the checkpoint a command takes network and data from, in the order in which they are asked.
-_SOURCES = ("checkpoint", "checkpoint_dir", "curve_checkpoint", "checkpoints", "checkpoint1", "endpoint0")
+def completed(settings: S, about: About, path: Path) -> S:
+    """The settings, and where they say nothing what the checkpoint at `path` says, which counts as nobody's wish."""
+    said = _said(settings, about, path)
+    lacking = {
+        name: value
+        for name, value in said.items()
+        if name in settings.from_checkpoint and getattr(settings, name) in (None, ())
+    }
+    return settings.with_brought(lacking) if lacking else settings
 
 
-def remembered(settings: Settings) -> tuple[Settings, dict[str, str]]:
-    """The settings as opening completes them by what their checkpoint says, and the origin of each such value."""
-    path = _source(settings)
-    if path is None or not isinstance(settings, ModelSettings):
+def _said(settings: NetworkSettings, about: About, path: Path) -> dict[str, Any]:
+    """What a checkpoint says that these settings are about, by their names."""
+    out: dict[str, Any] = {}
+    if about.model is not None:
+        model = canonical_model(about.model)
+        if settings.model in (None, model):
+            out["model_arg"] = words_of(about.model_args)
+        if not is_import_path(model):  # a checkpoint alone does not run code
+            out["model"] = model
+    out |= {"num_classes": about.num_classes, "wd": about.wd, "run_idx": names.run_of(path)}
+    noise = names.noise_of(path)  # the file's name, then what the checkpoint says of its labels
+    if noise is None and about.data is not None and about.data.whole:
+        noise = about.data.label_noise or 0.0
+    out["noise_level"] = noise
+    tasks = about.tasks or {}
+    plan = {"classes_per_task": tasks.get("per_task"), "epochs_per_task": tasks.get("epochs")}
+    out |= {name: value for name, value in plan.items() if isinstance(value, int)}
+    if isinstance(settings, DataSettings):
+        out |= of_same_data(settings, about.data)
+    return {name: value for name, value in out.items() if value not in (None, ())}
+
+
+def completed_by_sources(settings: Settings) -> tuple[Settings, dict[str, str]]:
+    """The settings as a command completes them by the files that they name, and the origin of each such value."""
+    if not isinstance(settings, ModelSettings):
         return settings, {}
-    read = checkpoints.read(path, state_key=settings.state_key, allow_nonfinite=True)
+    read: list[Checkpoint] = []
+    for path in _candidates(settings):
+        read.append(checkpoints.read(path, state_key=settings.state_key, allow_nonfinite=True))
+        if read[-1].about.data is not None:
+            break
+    if not read:
+        return settings, {}
+    found = deciding(read)
     with contextlib.suppress(SettingsError):  # what cannot be recognised stays as it is
-        read = recognised(read, settings, Runtime())
-    about = read.about
-    done: Any = datasets.completed(settings, about.data) if isinstance(settings, DataSettings) else settings
-    if settings.model in (None, about.model):
-        words = tuple(f"{key}={value}" for key, value in about.model_args.items())
-        own = {"model": about.model, "num_classes": about.num_classes, "model_arg": words}
-        missing = {name: value for name, value in own.items() if getattr(done, name) in (None, ()) and value}
-        done = replace(done, **missing)
-    changed = [s.name for s in specs(type(settings)) if getattr(settings, s.name) != getattr(done, s.name)]
-    return done, dict.fromkeys(changed, f"checkpoint {path}")
+        found = recognised(found, settings, Runtime())
+    done = completed(settings, found.about, found.path)
+    return done, dict.fromkeys(done.brought, f"checkpoint {found.path}")
 
 
-def _source(settings: Settings) -> Path | None:
-    """The checkpoint that says which network and which data; None where the settings name none that is there."""
-    for name in _SOURCES:
-        found = getattr(settings, name, None)
-        first = found[0] if isinstance(found, tuple) and found else found
-        if not isinstance(first, Path):
-            continue
-        if isinstance(settings, EpochSettings) and first.is_dir():
-            return next(iter(epochs.in_range(first, settings, Runtime(), lenient=True).values()))
-        if first.is_file():
-            return first
-    return None
+def _candidates(settings: ModelSettings) -> list[Path]:
+    """The files among which one decides what network and data are; none that is not there."""
+    words = settings.sources
+    if isinstance(settings, EpochSettings):
+        meant = [epochs.meant(word, settings, Runtime(), gaps=True) for word in words]
+        # A run speaks by the first checkpoint that is scored.
+        alone = isinstance(settings, ScoringSettings)
+        words = tuple(path for paths in meant for path in (paths[:1] if alone else paths))
+    return [path for path in words if path.is_file()]
+
+
+def deciding(read: Sequence[Checkpoint]) -> Checkpoint:
+    """Which of several checkpoints says what network and data are: the first that knows its data, else the first."""
+    return next((each for each in read if each.about.data is not None), read[0])

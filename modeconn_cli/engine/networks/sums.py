@@ -102,7 +102,7 @@ def weighted(a: Weights, b: Weights, fisher: Weights) -> dict[str, float]:
 
 
 def with_fisher(found: Mapping[str, Squares], fisher: Mapping[str, float]) -> dict[str, Squares]:
-    """The same sums with Σ F (a − b)² where it is known."""
+    """Add Σ F (a − b)² to the sums where it is known."""
     return {name: replace(squares, fisher=fisher.get(name)) for name, squares in found.items()}
 
 
@@ -138,8 +138,9 @@ def _of_gram(gram: Tensor, rows: Sequence[Tensor], pairs: Sequence[Pair]) -> Ten
 def _over(
     flat: Mapping[str, Sequence[Tensor]], function: Callable[[Tensor], Tensor]
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """By tensor: ‖w_k‖² of each of the K rows, [K], and the sum of `function` over chunks float64 [K + 1, n], which
-    hold the rows and a free one, and may be written into.
+    """Give by tensor ‖w_k‖² of each of the K rows, [K], and the sum of `function` over chunks float64 [K + 1, n].
+
+    The chunks hold the rows and a free one, and may be written into.
     """
 
     def piece(name: str, begin: int, end: int) -> tuple[Tensor, Tensor]:

@@ -38,7 +38,7 @@ def untouched_copy(model: nn.Module) -> nn.Module:
 
 
 def copy_to_trace(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
-    """The same for one forward that is traced; `memo` as in `copy.deepcopy`.
+    """Copy a network for one forward that is traced; `memo` as in `copy.deepcopy`.
 
     One that is known to remember forgets before that forward too: what it does on entering eval mode is traced with it.
     """

@@ -84,7 +84,7 @@ def _check(content: Mapping[str, Any], path: Path) -> None:
 def _foreign(checkpoint: Checkpoint, settings: ModelSettings, runtime: Runtime) -> CurveFile:
     """A curve of dnn-mode-connectivity under the names of the network that its shapes belong to."""
     points, buffers = garipov.split(checkpoint.state)
-    known = recognise.recognised_curve(checkpoint, points[0], settings, runtime)
+    known = recognise.recognised(checkpoint, settings, runtime)
     with torch.device("meta"):
         model = models.build(models.architecture(settings, known.about, known.path))
     parameters = [name for name, _ in model.named_parameters()]

@@ -8,18 +8,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from torch import Tensor
 
 from modeconn_cli.engine.errors import SettingsError
 from modeconn_cli.engine.machine.runtime import Runtime
 from modeconn_cli.engine.networks import subject, weights
-from modeconn_cli.engine.networks.subject import Needed, Subject
+from modeconn_cli.engine.networks.subject import Needed, Subject, completed
 from modeconn_cli.engine.paths import file
 from modeconn_cli.engine.paths.path import WeightPath
 from modeconn_cli.engine.paths.statistics import NetworkOnPath, StatisticsPolicy
 from modeconn_cli.engine.settings.curve import PathSettings
 from modeconn_cli.engine.training import batch_norms
+
+S = TypeVar("S", bound=PathSettings)
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,14 @@ class OpenedPath:
     def weight_decay(self) -> float:
         """The weight decay that the network at endpoint 0, or the curve, was trained with; 0 where nobody says."""
         return float(self.subject.about.wd or 0.0)
+
+    def completed(self, settings: S) -> S:
+        """The settings with what the first of the files has brought."""
+        return completed(settings, self.subject.about, self.files[0])
+
+    def unread(self, settings: PathSettings) -> tuple[str, ...]:
+        """The settings, which are completed, that make no difference to this path."""
+        return (*settings.unread(self.has_batch_norm), *settings.unflipped)
 
     def network(self) -> NetworkOnPath:
         """The network, to be moved along the path. It is the subject's model: there is one at a time."""

@@ -39,7 +39,7 @@ class StatisticsUsed:
 
 @dataclass(frozen=True)
 class StatisticsRecomputed(StatisticsUsed):
-    """The same where they were computed from `samples` training images."""
+    """What a record says of statistics that were computed from `samples` training images."""
 
     samples: int
     batch_size: int

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import zipfile
+import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
+from numpy.lib.npyio import NpzFile
 
 from modeconn_cli.engine import exact
 from modeconn_cli.engine.errors import InputError
+from modeconn_cli.engine.results import files
 
 MAX_HEADER = 10_000  # bytes; a longer one is no array of ours or of the original scripts
 
@@ -71,6 +76,28 @@ def read(path: Path, length: int | None = None, kinds: str = "f") -> np.ndarray:
     if length is not None and len(values) != length:
         raise InputError(f"'{path}' holds {len(values):,} samples, the others {length:,}")
     return values
+
+
+@contextlib.contextmanager
+def npz(path: Path) -> Iterator[NpzFile]:
+    """An .npz file, whose arrays are read as they are asked for; pickles are never loaded.
+
+    Raises InputError for a file that cannot be opened, and for what turns out to be broken while it is open.
+    """
+    with files.reading(path), path.open("rb") as stream:  # as np.load leaves a broken file open
+        try:
+            with NpzFile(stream, allow_pickle=False) as archive:
+                yield archive
+        # What zipfile, zlib and numpy raise on cut, altered, encrypted or oversized members and on pickles.
+        except (ValueError, EOFError, zipfile.BadZipFile, zlib.error, RuntimeError, MemoryError) as error:
+            reason = " ".join(str(error).split())
+            raise InputError(f"'{path}' is not a readable .npz file: {reason}") from error
+
+
+def read_npz(path: Path) -> dict[str, np.ndarray]:
+    """Every array of an .npz file. Raises InputError for one that cannot be read."""
+    with npz(path) as archive:
+        return {name: archive[name] for name in archive.files}
 
 
 def read_ids(path: Path) -> np.ndarray:

@@ -107,7 +107,7 @@ def opened(
                 _continue(job, record, settings, runtime, mends, unread)
             else:
                 present = [path for pattern in owned for path in folder.glob(pattern)]
-                _begin(job, record, present, getattr(settings, "overwrite", False))
+                _begin(job, record, present, settings)
             return settings.lasting()
 
         runtime.group.lead(open_)
@@ -155,8 +155,9 @@ def _status(private: Path, state: str, **more: str) -> None:
     )
 
 
-def _begin(job: Job, record: Provenance, present: list[Path], overwrite: bool) -> None:
+def _begin(job: Job, record: Provenance, present: list[Path], settings: Settings) -> None:
     """Start anew. Raises OutputError for what is there and may not be replaced."""
+    overwrite = getattr(settings, "overwrite", False)
     if not overwrite and (job.private / names.RECORD_FILE).exists():
         raise OutputError(f"'{job.folder}' exists", "use --no-resume --overwrite to start anew")
     if not overwrite and present:
@@ -167,11 +168,13 @@ def _begin(job: Job, record: Provenance, present: list[Path], overwrite: bool) -
     for path in job.private.rglob("*"):  # parts and logs of what is begun anew
         if path.is_file() and path.name != names.LOCK_FILE:
             path.unlink(missing_ok=True)
-    _write_record(job, record)
+    _write_record(job, record, settings)
 
 
-def _write_record(job: Job, record: Provenance) -> None:
-    files.write_text(job.private / names.SETTINGS_FILE, records.settings_text(record.settings))
+def _write_record(job: Job, record: Provenance, settings: Settings) -> None:
+    idle = settings.idle()  # a file that is fed back asks for nothing without effect
+    effective = {name: value for name, value in record.settings.items() if name not in idle}
+    files.write_text(job.private / names.SETTINGS_FILE, records.settings_text(effective))
     files.write_json(job.private / names.RECORD_FILE, records.strict(vars(record)))
 
 
@@ -205,7 +208,7 @@ def _continue(
     grown = [spec.name for spec in specs(type(settings)) if spec.change == "grow"]
     if any(then[name] != record.settings[name] for name in grown):
         job.reopen()
-        _write_record(job, record)
+        _write_record(job, record, settings)
 
 
 def _lists(job: Job) -> bool:
@@ -231,11 +234,14 @@ def difference(
 ) -> str:
     """What makes a result of an old record another one than a new result; empty where nothing does.
 
-    It is a setting, or an input by its content. Settings that are free or have no effect do not count.
+    It is a setting, or an input by its content. Settings that are free or have no effect do not count, nor does what a
+    checkpoint has brought where the old record left it unsaid.
     """
     then, idle = {**_defaults(settings), **records.settings_of(old)}, {*settings.idle(), *unread}
     for spec in specs(type(settings)):
         before, now = then[spec.name], new.settings.get(spec.name)
+        if spec.name in settings.brought and before in (None, []):
+            continue
         if spec.change == "same" and spec.name not in idle and not _alike(spec, before, now):
             return f"'{spec.name}' was {before}, now {now}"
     hashes = [entry["sha256"] for entry in old.get("inputs", [])]
@@ -251,7 +257,9 @@ def _defaults(settings: Settings) -> dict[str, Any]:
 
 
 def _alike(spec: Spec, before: Any, after: Any) -> bool:
-    """Whether a setting is what it was; a path may be spelled in another way."""
+    """Whether a setting is what it was; a path or a name may be spelled in another way."""
+    if spec.canonical is not None and before:
+        return bool(spec.canonical(before) == after)
     if spec.kind is Path and not spec.many and before and after:
         first, second = (os.path.abspath(os.path.expanduser(str(path))) for path in (before, after))
         return first == second

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,28 +43,45 @@ def lost(folder: Path, private: Path) -> list[Path]:
     return [path for path, size in sizes.items() if not path.exists() or path.stat().st_size != size]
 
 
-def check(path: Path, commands: tuple[str, ...]) -> None:
-    """Raise InputError for a result that its job has not finished, or that is not as the job left it.
+def check(paths: Iterable[Path], commands: tuple[str, ...]) -> None:
+    """Raise InputError for results that their job has not finished, or that are not as the job left them.
 
     `commands` are the beginnings of the names of the jobs that make such files; a file beside none of them is taken
     as it is found.
     """
-    for folder in (path.parent, path.parent.parent):
-        unfinished = []
-        for record in sorted((folder / names.JOB_FOLDER).glob(f"*/{names.RECORD_FILE}")):
-            private = record.parent
-            if not private.name.startswith(commands) or private.name == "curvature-sweep":
-                continue
+    jobs: dict[Path, list[tuple[str, dict[Path, Entry] | None]]] = {}
+    for path in paths:
+        for folder in (path.parent, path.parent.parent):
+            if folder not in jobs:
+                jobs[folder] = _jobs(folder, commands)
+            if _vouched(path, folder, jobs[folder]):
+                break
+
+
+def _jobs(folder: Path, commands: tuple[str, ...]) -> list[tuple[str, dict[Path, Entry] | None]]:
+    """The jobs of a folder by name, with the files that each has made; None for one that has not finished."""
+    out = []
+    for record in sorted((folder / names.JOB_FOLDER).glob(f"*/{names.RECORD_FILE}")):
+        private = record.parent
+        if private.name.startswith(commands) and private.name != "curvature-sweep":
             made = read(private)
-            if made is None:
-                unfinished.append(private.name)
-            for entry in made or ():
-                if folder / entry.file == path:
-                    if sha256(path) != entry.sha256:
-                        raise InputError(f"'{path}' is not as '{private.name}' left it", "make it again")
-                    return
-        if unfinished:
-            raise InputError(
-                f"'{unfinished[0]}' in '{folder}' is not complete",
-                "run its command again, which goes on with it",
-            )
+            entries = None if made is None else {folder / entry.file: entry for entry in made}
+            out.append((private.name, entries))
+    return out
+
+
+def _vouched(path: Path, folder: Path, jobs: list[tuple[str, dict[Path, Entry] | None]]) -> bool:
+    """Whether one of the jobs has made a file, and it is as the job left it."""
+    for name, made in jobs:
+        if made is not None and path in made:
+            if sha256(path) != made[path].sha256:
+                raise InputError(
+                    f"'{path}' is not as '{name}' left it: it was changed or damaged", "make it again"
+                )
+            return True
+    unfinished = [name for name, made in jobs if made is None]
+    if unfinished:
+        raise InputError(
+            f"'{unfinished[0]}' in '{folder}' is not complete", "run its command again, which goes on with it"
+        )
+    return False

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import math
-import zipfile
-import zlib
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from numpy.lib.npyio import NpzFile
 
 from modeconn_cli.engine.errors import InputError
 from modeconn_cli.engine.results import columns
+from modeconn_cli.engine.results.arrays import npz
 
 MEMO = "memo_score"
 _NPZ_SCORES = ("memo_score", "memo_scores", "memorization", "memorization_scores", "tr_mem", "scores")
@@ -44,21 +42,17 @@ def _read_csv(path: Path) -> pd.Series:
 
 
 def _read_npz(path: Path, assume: bool) -> tuple[pd.Series, bool]:
-    try:
-        # Opened here, as np.load leaves a broken archive open.
-        with path.open("rb") as stream, NpzFile(stream, allow_pickle=False) as archive:
-            there = list(archive.files)
-            score = _one_of(_NPZ_SCORES, there, "scores", path)
-            named = [name for name in _NPZ_IDS if name in there]
-            if not named and not assume:
-                raise InputError(
-                    f"'{path}' holds no array of sample ids ({', '.join(_NPZ_IDS)})",
-                    f"it holds: {_listed(there)}",
-                )
-            scores = np.asarray(archive[score]).squeeze()
-            ids = archive[_one_of(_NPZ_IDS, there, "sample ids", path)] if named else np.arange(scores.size)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise InputError(f"'{path}' is not a readable .npz archive: {error}") from error
+    with npz(path) as archive:
+        there = list(archive.files)
+        score = _one_of(_NPZ_SCORES, there, "scores", path)
+        named = [name for name in _NPZ_IDS if name in there]
+        if not named and not assume:
+            raise InputError(
+                f"'{path}' holds no array of sample ids ({', '.join(_NPZ_IDS)})",
+                f"it holds: {_listed(there)}",
+            )
+        scores = np.asarray(archive[score]).squeeze()
+        ids = archive[_one_of(_NPZ_IDS, there, "sample ids", path)] if named else np.arange(scores.size)
     if scores.ndim != 1 or scores.dtype.kind not in "fiu" or ids.shape != scores.shape:
         raise InputError(
             f"'{path}' holds scores {scores.dtype} {scores.shape} and ids {ids.dtype} {ids.shape}, expected numbers [N]"

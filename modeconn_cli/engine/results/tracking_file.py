@@ -41,7 +41,7 @@ def read(path: Path, piece: int = PIECE) -> pd.DataFrame:
     for a training that has not finished.
     """
     if path.exists():
-        manifest.check(path, ("train",))
+        manifest.check([path], ("train",))
     samples: pd.DataFrame | None = None
     for rows in _npz_pieces(path, piece) if path.suffix.lower() == ".npz" else _csv_pieces(path, piece):
         if not rows.empty:

@@ -49,6 +49,11 @@ class ScoredRun:
     seen: Seen
     read: Callable[[Path], Checkpoint]
 
+    @property
+    def first(self) -> Path:
+        """The checkpoint that speaks for the run."""
+        return next(iter(self.checkpoints.values()))
+
     def identity(self) -> dict[str, Any]:
         """What has to be the same for all epochs of a job, as JSON holds it."""
         network: dict[str, Any] = json.loads(json.dumps(self.arch.describe()))
@@ -66,16 +71,12 @@ class ScoredRun:
         self.seen.begin(epoch)
 
 
-def open_run(
-    settings: ScoringSettings, runtime: Runtime, *, run_idx: int | None = None, last: bool = False
-) -> ScoredRun:
-    """The checkpoints that settings name, or the `last` of them alone, with the data that they were trained on.
+def open_run(settings: ScoringSettings, runtime: Runtime) -> ScoredRun:
+    """The checkpoints that settings name, with the data that they were trained on.
 
-    `run_idx` chooses where a folder holds several runs. Raises SettingsError for samples that are not there.
+    Raises SettingsError for samples that are not there.
     """
-    chosen = _checkpoints(settings, runtime, run_idx)
-    if last:
-        chosen = dict([max(chosen.items())])
+    chosen = _checkpoints(settings, runtime)
 
     def read(path: Path) -> Checkpoint:
         return subject.read(path, settings, runtime, allow_nonfinite=settings.allow_nonfinite)
@@ -94,16 +95,17 @@ def open_run(
             f"data set '{data.name}' has no samples in split '{settings.split}'", "choose --split"
         )
     check_independent(model, next(iter(samples.batches(TRIED))).images)
+    settings = subject.completed(settings, found.about, first.path)
     seen = seen_classes(settings, own, samples.labels, data.num_classes, runtime)
     return ScoredRun(chosen, model, found.arch, data, samples, found.about, seen, read_alike)
 
 
-def _checkpoints(settings: ScoringSettings, runtime: Runtime, run_idx: int | None) -> dict[int, Path]:
+def _checkpoints(settings: ScoringSettings, runtime: Runtime) -> dict[int, Path]:
     """epoch -> checkpoint, ascending: the one that the settings name, or the range of a folder."""
     path, folder = settings.checkpoint, settings.checkpoint_dir
     if path is None:
         assert folder is not None, "settings name one or the other"
-        return in_range(folder, settings, runtime, run_idx=run_idx, lenient=settings.allow_missing)
+        return in_range(folder, settings, runtime)
     epoch = names.epoch_of(path)
     if epoch is None:
         epoch = checkpoints.read(path, state_key=settings.state_key, allow_nonfinite=True).epoch

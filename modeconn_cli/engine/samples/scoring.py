@@ -8,12 +8,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from modeconn_cli.engine.datasets import Samples
 from modeconn_cli.engine.errors import OutputError
 from modeconn_cli.engine.machine.runtime import Runtime
+from modeconn_cli.engine.networks import subject
 from modeconn_cli.engine.results import arrays, files, jobs
 from modeconn_cli.engine.results.records import Record
 from modeconn_cli.engine.samples.log import Row
@@ -30,27 +32,20 @@ def score(
     runtime: Runtime,
     command: str,
     measured: Callable[[Settings, ScoredRun, Path, Runtime], Measure[Settings, Row, Result]],
-    *,
-    run_idx: int | None = None,
-    last: bool = False,
 ) -> Result | None:
-    """Take the measure at the epochs that have not been scored yet.
-
-    `run_idx` chooses where a folder of checkpoints holds several runs; `last` scores the last checkpoint alone. None
-    where only the plan was asked for.
-    """
+    """Take the measure at the epochs that have not been scored yet; None where only the plan was asked for."""
     folder = settings.output_dir
-    run = open_run(settings, runtime, run_idx=run_idx, last=last)
+    run = open_run(settings, runtime)
+    settings = subject.completed(settings, run.about, run.first)
     measure = measured(settings, run, folder, runtime)
     if runtime.plan([measure.plan(), f"results in {folder}"]):
         return None
     # The range that was found belongs to the record: checkpoints that come later are more work, not other work.
     settings = replace(settings, start_epoch=min(run.checkpoints), end_epoch=max(run.checkpoints))
+    how: dict[str, Any] = {"owned": measure.owned, "mends": True, "key": measure.key}
     with (
         runtime.catching_signals(),  # until the job has said how it ended
-        jobs.opened(
-            settings, folder, command, runtime, owned=measure.owned, mends=True, key=measure.key
-        ) as job,
+        jobs.opened(settings, folder, command, runtime, **how, unread=settings.unflipped) as job,
     ):
         if measure.ids is not None and not job.complete:
             _write_ids(folder / measure.ids, run.samples)

@@ -47,7 +47,7 @@ def seen_classes(
     num_classes: int,
     runtime: Runtime,
 ) -> Seen:
-    """As the settings say, else as the run's checkpoint says of its tasks (`own`).
+    """Which classes have been seen: as the settings say, else as the run's checkpoint says of its tasks (`own`).
 
     Raises SettingsError for an order that nobody gives, InputError for one that is no permutation of the classes.
     """

@@ -8,7 +8,6 @@ computed which unit changes a byte of them.
 from __future__ import annotations
 
 import time
-import zipfile
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -21,7 +20,7 @@ from torch import Tensor
 from modeconn_cli.engine.errors import InputError, Stopped
 from modeconn_cli.engine.machine.ranks import check_same
 from modeconn_cli.engine.machine.runtime import Runtime
-from modeconn_cli.engine.results import files, jobs, records
+from modeconn_cli.engine.results import arrays, files, jobs, records
 from modeconn_cli.engine.samples.log import ELSEWHERE, EpochLog, Row, ScoredEpoch
 from modeconn_cli.engine.samples.measure import Measure
 from modeconn_cli.engine.samples.run import todays_identity
@@ -206,8 +205,7 @@ def joined(parts: Sequence[Values], columns: Collection[str]) -> Values:
 def read_part(path: Path, columns: Iterable[str]) -> Values | None:
     """What an earlier run has written; None where there is nothing that can be read, or not with these columns."""
     try:
-        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
-            found = {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile):
+        found = arrays.read_npz(path)
+    except InputError:
         return None
     return found if set(columns) <= set(found) else None

@@ -7,8 +7,9 @@ import inspect
 import math
 import types
 import typing
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from modeconn_cli.engine.errors import SettingsError
 
@@ -38,6 +39,8 @@ class Spec:
     ] = ()  # the setting without which this one has no effect, and which of its values will do
     unless: str = ""  # the setting with which this one has no effect
     everywhere: bool = False  # scripts hand it to every command: where nothing reads it, it is not refused
+    machine: bool = False  # files list it whatever they are about: only a flag or a variable counts as given
+    canonical: Callable[[str], str] | None = None  # gives the one spelling of names that have several
     recorded: bool = True  # a part of what a result was made with
 
     name: str = ""
@@ -105,18 +108,23 @@ def _field(spec: Spec) -> Any:
 class Settings:
     """The base of every command's settings, which are checked wherever they are made.
 
-    `explicit` names the settings that a flag or a variable of the environment gave. `checked` says that the user's
-    wishes have been looked at. `dataclasses.replace` keeps both: what a command fills in itself is nobody's wish.
+    `explicit` names the settings that a flag or a variable of the environment gave, `brought` those that a checkpoint
+    has brought. `checked` says that the user's wishes have been looked at. `dataclasses.replace` keeps all three: what
+    a command fills in itself is nobody's wish.
     """
 
     explicit: frozenset[str] = dataclasses.field(default=frozenset(), compare=False, repr=False)
+    brought: frozenset[str] = dataclasses.field(default=frozenset(), compare=False, repr=False)
     checked: bool = dataclasses.field(default=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         for spec in specs(type(self)):
-            problem = spec.problem(getattr(self, spec.name))
+            value = getattr(self, spec.name)
+            problem = spec.problem(value)
             if problem:
                 raise SettingsError(f"{spec.flag} {problem}")
+            if spec.canonical is not None and value is not None:
+                object.__setattr__(self, spec.name, spec.canonical(value))
         if not self.checked:
             self.check()
             object.__setattr__(self, "checked", True)
@@ -161,19 +169,27 @@ class Settings:
         return out
 
     def was_given(self, name: str) -> bool:
-        """Whether a flag or a variable has given a setting, or anything else another value than its default."""
-        return name in self.explicit or getattr(self, name) != self.__dataclass_fields__[name].default
+        """Whether a flag or a variable has given a setting, or a file or Python another value than its default."""
+        if name in self.explicit:
+            return True
+        field = self.__dataclass_fields__[name]
+        unwished = name in self.brought or field.metadata["spec"].machine
+        return not unwished and getattr(self, name) != field.default
+
+    def with_brought(self, values: Mapping[str, Any]) -> Self:
+        """Fill in what a checkpoint has brought."""
+        return dataclasses.replace(self, **values, brought=self.brought | set(values))
 
     def as_plain(self) -> dict[str, Any]:
         """Values as a YAML or JSON file holds them: paths as text, tuples as lists."""
         return {spec.name: plain(getattr(self, spec.name)) for spec in specs(type(self))}
 
     def recorded(self) -> dict[str, Any]:
-        """The same without who shares the work, which is no part of a result."""
+        """The plain values without who shares the work, which is no part of a result."""
         return {s.name: plain(getattr(self, s.name)) for s in specs(type(self)) if s.recorded}
 
     def lasting(self) -> dict[str, Any]:
-        """The same without what may change freely between runs: a result does not depend on it."""
+        """The plain values without what may change freely between runs: a result does not depend on it."""
         return {s.name: plain(getattr(self, s.name)) for s in specs(type(self)) if s.change != "free"}
 
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from modeconn_cli.engine.settings.base import Settings, setting, without_effect
+from modeconn_cli.engine.settings.base import Settings, like, setting, without_effect
 from modeconn_cli.engine.settings.scoring import EpochSettings, ScoringSettings
-from modeconn_cli.engine.settings.shared import FolderSettings
+from modeconn_cli.engine.settings.shared import DataSettings, FolderSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +40,10 @@ class CslScoreSettings(ScoringSettings, NameSettings):
     )
     scheme: Literal["long", "short"] = setting("long", "file names with run and noise, or without")
 
+    @property
+    def run(self) -> int | None:
+        return self.run_idx
+
     def idle(self) -> dict[str, str]:
         short = self.scheme == "short"
         return {
@@ -63,7 +67,7 @@ class CslAggregateSettings(FolderSettings, EpochSettings, NameSettings):
         "data set in the file names; its images are drawn where it can be loaded",
         shown="the only one there",
     )
-    data_path: Path | None = setting(None, "folder of the data, for the images", change="free")
+    data_path: Path | None = like(DataSettings, "data_path", help="folder of the data, for the images")
     scheme: Literal["long", "short"] | None = setting(None, "naming scheme", shown="the only one there")
     strict_grads: bool = setting(False, "missing gradient norms of an epoch are an error")
     loss_as_grad: bool = setting(False, "take the losses for gradient norms throughout")

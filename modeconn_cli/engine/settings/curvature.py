@@ -37,3 +37,7 @@ class CurvatureSettings(ScoringSettings):
     sweep_niter: tuple[int, ...] = setting(
         (), "the same over these numbers of directions, comma-listed", low=1
     )
+
+    @property
+    def last_alone(self) -> bool:
+        return bool(self.sweep_h or self.sweep_niter)

@@ -74,6 +74,10 @@ class CurveTrainSettings(ModelSettings, DataSettings, OptimizationSettings, Comp
     min_delta: float = like(TrainSettings, "min_delta")
     allow_nonfinite: bool = setting(False, "accept NaN and infinity in the endpoints")
 
+    @property
+    def sources(self) -> tuple[Path, ...]:
+        return () if self.endpoint0 is None else (self.endpoint0,)
+
     def idle(self) -> dict[str, str]:
         placed = self.num_bends == 3 and self.init_method in ("biased", "perturbed", "sphere")
         where = f"with --init-method {self.init_method} and --num-bends {self.num_bends}"
@@ -102,6 +106,10 @@ class PathSettings(ModelSettings, MeasuredDataSettings, ComputeSettings):
     def ends(self) -> tuple[Path, ...]:
         """The networks that are joined by a straight line, as far as they are named."""
         return tuple(path for path in (self.endpoint0, self.endpoint1) if path is not None)
+
+    @property
+    def sources(self) -> tuple[Path, ...]:
+        return self.ends[:1] if self.curve_checkpoint is None else (self.curve_checkpoint,)
 
     def check_path(self) -> None:
         """Raise SettingsError unless a curve is named or two endpoints are."""
@@ -144,6 +152,15 @@ class CurveAnalyzeSettings(ModelSettings, FolderSettings):
     num_points: int = setting(61, "positions t from 0 to 1", low=2)
     allow_nonfinite: bool = setting(False, "accept NaN and infinity in the weights")
 
+    @property
+    def sources(self) -> tuple[Path, ...]:
+        return () if self.curve_checkpoint is None else (self.curve_checkpoint,)
+
+    @property
+    def from_checkpoint(self) -> frozenset[str]:
+        # The network itself is only opened to apply a swap to it.
+        return frozenset() if self.swap_metadata is None else super().from_checkpoint
+
 
 @dataclass(frozen=True, kw_only=True)
 class CurveExtractSettings(PathSettings):
@@ -166,4 +183,8 @@ class CurveExtractSettings(PathSettings):
 
     def idle(self) -> dict[str, str]:
         settled = self.bn != "recompute"
-        return super().idle() | without_effect(settled, f"with --bn {self.bn}", *DATA, "batch_size")
+        return {
+            **super().idle(),
+            **without_effect(True, "on the statistics of images", "labels"),
+            **without_effect(settled, f"with --bn {self.bn}", *DATA, "batch_size", "seed"),
+        }

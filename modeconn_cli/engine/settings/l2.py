@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -67,9 +68,26 @@ class L2Settings(ModelSettings, MeasuredDataSettings, ComputeSettings, EpochSett
             raise SettingsError(f"--sort-by {self.sort_by} needs that metric", f"--metric l2,{metric}")
         super().__post_init__()
 
+    @property
+    def words(self) -> tuple[Path, ...]:
+        """What is compared, as it was given by position or by flag."""
+        return self.checkpoints or tuple(
+            path for path in (self.checkpoint1, self.checkpoint2) if path is not None
+        )
+
+    @property
+    def sources(self) -> tuple[Path, ...]:
+        return tuple(label_and_path(word)[1] for word in self.words)
+
+    @property
+    def from_checkpoint(self) -> frozenset[str]:
+        # Without data every network is taken for itself.
+        return super().from_checkpoint if self.needs_data else frozenset()
+
     def idle(self) -> dict[str, str]:
         unread, named = not self.needs_data, self.model is not None or self.modulo_permutation
         informed, written = "fisher" in self.metric, self.output is not None or self.output_dir is not None
+        labelled = informed and self.fisher == "empirical" and self.split != "test"
         where = "without fisher or functional in --metric"
         return {
             **super().idle(),
@@ -78,6 +96,7 @@ class L2Settings(ModelSettings, MeasuredDataSettings, ComputeSettings, EpochSett
             ),
             **without_effect(unread and self.model is None, f"{where}, or --model", *SHAPE),
             **without_effect(unread and not named, f"{where}, or --model", *NETWORK),
+            **without_effect(not labelled, "without --fisher empirical on training samples", "labels"),
             **without_effect(not informed, "without fisher in --metric", "fisher", "fisher_samples"),
             **without_effect(not (informed or self.flips_by_seed), "without fisher in --metric", "seed"),
             **without_effect(not written, "without --output or --output-dir", "overwrite"),
@@ -96,3 +115,15 @@ class L2Settings(ModelSettings, MeasuredDataSettings, ComputeSettings, EpochSett
     @property
     def needs_data(self) -> bool:
         return "fisher" in self.metric or "functional" in self.metric
+
+
+def label_and_path(word: Path) -> tuple[str, Path]:
+    """The label of a checkpoint, empty where there is none, and its path.
+
+    A word is `label=path` only where no file has that whole name, and one has the rest or a folder stands before it.
+    """
+    before, equals, after = str(word).partition("=")
+    meant = os.path.lexists(after) or "/" in after  # of a file that is not there it is a label all the same
+    if equals and before and "/" not in before and meant and not os.path.lexists(word):
+        return before, Path(after)
+    return "", word

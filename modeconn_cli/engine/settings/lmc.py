@@ -17,6 +17,7 @@ from modeconn_cli.engine.settings.shared import (
     FolderSettings,
     NetworkSettings,
     OptionalFolderSettings,
+    TransformName,
 )
 from modeconn_cli.engine.settings.train import OptimizerSettings, TrainSettings
 
@@ -53,8 +54,13 @@ class LmcRunSettings(
     )
     k1: tuple[int, ...] = setting((0, 1, 2, 5), "epochs at which a branch begins", low=0, change="grow")
     k2: tuple[int, ...] = setting((1, 4, 9), "epochs after which a branch is compared", low=1, change="grow")
-    branch_seed: int | None = setting(
-        None, "seed of the branches' data order and augmentation", low=0, shown="the seed + 1"
+    branch_seed: tuple[int, ...] = setting(
+        (),
+        "seed of the branches' data order and augmentation; of several, comma-listed, the barriers are a mean and its "
+        "spread",
+        low=0,
+        shown="the seed + 1",
+        change="grow",
     )
     bn: BatchNorm = setting(
         "recompute",
@@ -76,9 +82,18 @@ class LmcRunSettings(
         change="free",
         needs=("schedule", "garipov", "cosine", "step"),
     )
-    label_seed: int | None = like(DataSettings, "label_seed", needs=("label_noise",))
+    transform: TransformName | None = like(DataSettings, "transform", shown="the data set's")
+    label_noise: float | None = like(DataSettings, "label_noise", shown="0")
+    label_seed: int | None = like(DataSettings, "label_seed", shown="the seed", needs=("label_noise",))
     output_dir: Path = like(FolderSettings, "output_dir")  # asked for before the network is
-    model: str = like(NetworkSettings, "model", missing=("no network", "pass --model NAME or --preset NAME"))
+    model: str = like(
+        NetworkSettings,
+        "model",
+        shown="the preset's",
+        missing=("no network", "pass --model NAME or --preset NAME"),
+    )
+    num_classes: int | None = like(NetworkSettings, "num_classes", shown="the data's")
+    dataset: str | None = like(DataSettings, "dataset", shown="the preset's")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,6 +27,21 @@ class EpochSettings(Settings):
     )
     epoch_step: int = setting(1, "epochs from one to the next", low=1, flags=("--step",), change="grow")
 
+    @property
+    def gaps(self) -> bool:
+        """Whether epochs of the range may be missing."""
+        return False
+
+    @property
+    def run(self) -> int | None:
+        """Which run is meant, where a folder holds several."""
+        return None
+
+    @property
+    def last_alone(self) -> bool:
+        """Whether only the last checkpoint of the range is meant."""
+        return False
+
 
 EPOCHS = tuple(spec.name for spec in specs(EpochSettings))
 
@@ -66,6 +81,14 @@ class ScoringSettings(
     split: SplitName = setting("all-train", "which samples; all-train is the whole training file")
     allow_nonfinite: bool = setting(False, "accept NaN and infinity in the weights", change="free")
 
+    @property
+    def sources(self) -> tuple[Path, ...]:
+        return tuple(path for path in (self.checkpoint, self.checkpoint_dir) if path is not None)[:1]
+
+    @property
+    def gaps(self) -> bool:
+        return self.allow_missing
+
     def check(self) -> None:
         super().check()
         if (self.checkpoint is None) == (self.checkpoint_dir is None):
@@ -74,5 +97,9 @@ class ScoringSettings(
             )
 
     def idle(self) -> dict[str, str]:
-        alone = self.checkpoint is not None
-        return super().idle() | without_effect(alone, "with --checkpoint", *EPOCHS, "allow_missing")
+        alone, untouched = self.checkpoint is not None, self.split == "test"
+        return {
+            **super().idle(),
+            **without_effect(alone, "with --checkpoint", *EPOCHS, "allow_missing"),
+            **without_effect(untouched, "with --split test, whose labels are never flipped", "labels"),
+        }

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from modeconn_cli.engine.errors import SettingsError
+from modeconn_cli.engine.registry import canonical_dataset, canonical_model
 from modeconn_cli.engine.settings.base import Settings, like, setting, specs, without_effect
 
 TransformName = Literal["none", "vgg", "resnet", "cifar100", "imagenet", "mnist", "half"]
@@ -22,17 +23,38 @@ class NetworkSettings(Settings):
     """Which network."""
 
     model: str | None = setting(
-        None, "network: a registered name or pkg.mod:factory (runs that code)", shown=_FROM_FILE
+        None,
+        "network: a registered name or pkg.mod:factory (runs that code)",
+        shown=_FROM_FILE,
+        canonical=canonical_model,
     )
     num_classes: int | None = setting(None, "number of classes", low=1, shown=_FROM_FILE)
     model_arg: tuple[str, ...] = setting((), "argument of the network's factory, key=value, comma-listed")
 
+    @property
+    def sources(self) -> tuple[Path, ...]:
+        """The checkpoints, or folders of them, that say which network and which data where these settings do not.
+
+        The first that knows its data speaks for all, else the first of all.
+        """
+        return ()
+
+    @property
+    def from_checkpoint(self) -> frozenset[str]:
+        """The settings that are taken from the checkpoint where they say nothing: those that have an effect."""
+        return frozenset(spec.name for spec in specs(type(self))) - set(self.idle())
+
 
 @dataclass(frozen=True, kw_only=True)
-class ModelSettings(NetworkSettings):
-    """Which network, and where its weights lie in a file."""
+class FileSettings(Settings):
+    """Where a network's weights lie in a file."""
 
     state_key: str | None = setting(None, "entry of the file that holds the weights")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSettings(FileSettings, NetworkSettings):
+    """Which network, and where its weights lie in a file."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,8 +65,9 @@ class DataSettings(Settings):
         None,
         "data set: a registered name, a folder of class folders, an .npz file or pkg.mod:factory (runs that code)",
         shown=_FROM_FILE,
+        canonical=canonical_dataset,
     )
-    data_path: Path | None = setting(None, "folder of the data", change="free")
+    data_path: Path | None = setting(None, "folder of the data", change="free", machine=True)
     data_arg: tuple[str, ...] = setting((), "argument of the data set, key=value, comma-listed")
     use_test: bool = setting(True, "evaluate on the test images; --no-use-test: on the validation images")
     val_size: int | None = setting(
@@ -69,8 +92,11 @@ class DataSettings(Settings):
         flags=("--num-workers",),
         shown="cores - 1, at most 8",
         change="free",
+        machine=True,
     )
-    download: bool = setting(False, "fetch a torchvision data set that is missing", change="free")
+    download: bool = setting(
+        False, "fetch a torchvision data set that is missing", change="free", machine=True
+    )
     max_samples: int | None = setting(None, "use a seeded random subset of each split", low=1, shown="all")
     label_noise: float | None = setting(
         None,
@@ -94,21 +120,28 @@ class DataSettings(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class MeasuredDataSettings(DataSettings):
-    """The same for commands that measure, which may read other labels than those that the run was trained on."""
+    """Which samples, for commands that measure, which may read other labels than those that the run was trained on."""
 
     labels: Literal["trained", "clean"] = setting(
         "trained", "training labels with the run's label noise, or as they were"
     )
 
+    def idle(self) -> dict[str, str]:
+        return super().idle() | without_effect(self.label_noise == 0, "with --label-noise 0", "labels")
 
-# What says which samples there are; the others say where they lie and how they are fetched.
-DATA = tuple(spec.name for spec in specs(MeasuredDataSettings) if spec.change != "free")
+    @property
+    def unflipped(self) -> tuple[str, ...]:
+        """The settings that make no difference where, with what a checkpoint has brought, no label is flipped."""
+        return () if self.label_noise else ("labels",)
+
+
+DATA = tuple(spec.name for spec in specs(MeasuredDataSettings))
 NETWORK = tuple(spec.name for spec in specs(NetworkSettings))
 
 
 @dataclass(frozen=True, kw_only=True)
 class ComputeSettings(Settings):
-    """On what machine, and in what order of random numbers."""
+    """Which machine computes, and from which seed random numbers are drawn."""
 
     device: str = setting("auto", "auto, cpu, cuda or cuda:N", change="free")
     batch_size: int = setting(128, "samples per step", low=1, everywhere=True)

@@ -48,7 +48,17 @@ class SwapSettings(ModelSettings, MeasuredDataSettings, ComputeSettings):
         if self.mirror and self.random:
             raise SettingsError("--mirror and --random exclude each other")
 
+    @property
+    def sources(self) -> tuple[Path, ...]:
+        return () if self.checkpoint is None else (self.checkpoint,)
+
+    @property
+    def from_checkpoint(self) -> frozenset[str]:
+        # The quick check takes no data: those of the checkpoint are not looked for.
+        return super().from_checkpoint - set(() if self.verify or self.dataset else DATA)
+
     def idle(self) -> dict[str, str]:
+        drawn = not (self.pairs or self.mirror)
         whole = "with --mirror and --random, which permute every hidden layer"
         # A data set is read where one is named, and without one the network is traced on images of that size.
         unread = [name for name in DATA if name not in ("dataset", "image_size")]
@@ -57,6 +67,8 @@ class SwapSettings(ModelSettings, MeasuredDataSettings, ComputeSettings):
             **without_effect(
                 self.mirror or self.random, whole, "pairs", "num_swaps", "layer_name", "layer_depth"
             ),
+            **without_effect(self.use_test, "on the test images", "labels"),
             **without_effect(not (self.verify or self.dataset), "without --verify", *unread),
             **without_effect(not self.verify, "without --verify", "batch_size"),
+            **without_effect(self.verify is False and not drawn, "without pairs to draw or a check", "seed"),
         }

@@ -8,7 +8,13 @@ from typing import Literal
 
 from modeconn_cli.engine.errors import SettingsError
 from modeconn_cli.engine.settings.base import Settings, like, setting, without_effect
-from modeconn_cli.engine.settings.shared import ComputeSettings, DataSettings, FolderSettings, NetworkSettings
+from modeconn_cli.engine.settings.shared import (
+    ComputeSettings,
+    DataSettings,
+    FolderSettings,
+    NetworkSettings,
+    TransformName,
+)
 
 Schedule = Literal["garipov", "cosine", "step", "incremental", "constant"]
 
@@ -102,7 +108,9 @@ class TrainSettings(
     model: str = like(NetworkSettings, "model", shown="none", missing=("no network", "pass --model NAME"))
     num_classes: int | None = like(NetworkSettings, "num_classes", shown="the data's")
     dataset: str | None = like(DataSettings, "dataset", shown="none")
-    label_seed: int | None = like(DataSettings, "label_seed", needs=("label_noise",))
+    transform: TransformName | None = like(DataSettings, "transform", shown="the data set's")
+    label_noise: float | None = like(DataSettings, "label_noise", shown="0")
+    label_seed: int | None = like(DataSettings, "label_seed", shown="the seed", needs=("label_noise",))
     output_dir: Path = like(
         FolderSettings, "output_dir", help="folder of the results; one folder seed<k> per seed is made in it"
     )

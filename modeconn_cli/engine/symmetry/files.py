@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ import numpy as np
 
 from modeconn_cli.engine import exact
 from modeconn_cli.engine.errors import InputError, SettingsError
-from modeconn_cli.engine.results import records
+from modeconn_cli.engine.results import arrays, records
 from modeconn_cli.engine.symmetry import Group, Symmetry, group_of
 from modeconn_cli.engine.symmetry.choose import order_of_pairs, orders_of_all
 
@@ -53,15 +52,8 @@ def orders_to_first(path: Path, symmetry: Symmetry) -> Orders:
     if path.suffix != ".npz":
         orders = orders_of_swap(read_metadata(path), path, symmetry)
         return {group: np.argsort(order).tolist() for group, order in orders.items()}
-    try:
-        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-    except FileNotFoundError as error:
-        raise InputError(f"cannot read '{path}': {error.strerror}") from error
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(f"'{path}' cannot be read as .npz: {error}") from error
     out: Orders = {}
-    for layer, order in arrays.items():
+    for layer, order in arrays.read_npz(path).items():
         try:
             group = group_of(symmetry, layer)
         except SettingsError as error:

@@ -81,7 +81,7 @@ class Step:
 
     @property
     def name(self) -> str:
-        """For messages: the operation and where the model calls it."""
+        """The operation and where the model calls it, as messages name it."""
         place = location(self.node)
         return f"aten.{self.operation} ({place})" if place else f"aten.{self.operation}"
 

@@ -59,7 +59,7 @@ def from_axes(axes: Iterable[Words]) -> Labelled:
 
 
 def apart(labels: Labels, x: Labelled, axes: Iterable[int]) -> Labelled:
-    """The same tensor with each of `axes` in a block of its own.
+    """Put each of `axes` into a block of its own.
 
     A factor that varies along several axes of a block is made a product of one new label per axis and distinct
     slice. That is the demand that its elements move as a grid, the same way in every row: heads as blocks, the
@@ -99,12 +99,12 @@ def taken(x: Labelled, axis: int, index: Words) -> Labelled:
 
 
 def replaced(x: Labelled, axis: int, words: Words) -> Labelled:
-    """The same tensor with other words in the block that `axis` is in."""
+    """Put other words into the block that `axis` is in."""
     return Labelled(tuple(Block(block.axes, words) if axis in block.axes else block for block in x.blocks))
 
 
 def reshaped(labels: Labels, x: Labelled, shape: Sequence[int]) -> Labelled:
-    """The same elements in row-major order under another shape."""
+    """Give the elements, in row-major order, another shape."""
     for start, stop, sizes in reversed(_segments(x.shape, shape)):
         if not stop - start == len(sizes) == 1:
             x = _reshape_segment(labels, x, start, stop, sizes)

@@ -6,8 +6,9 @@ checkpoint needs are there when it is gone on from, whatever came after it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from modeconn_cli.engine import names
 from modeconn_cli.engine.errors import InputError
@@ -23,7 +24,7 @@ Rows = Sequence[LoggedEpoch]  # in the order of epochs
 
 
 class Best:
-    """Of a run in `folder`; without tasks it does nothing."""
+    """Keeps the best weights of the tasks of a run in `folder`; without tasks it does nothing."""
 
     def __init__(self, folder: Path, private: Path, tasks: Tasks | None, about: About) -> None:
         self._folder, self._private, self._tasks, self._about = folder, private, tasks, about
@@ -44,19 +45,21 @@ class Best:
         if self._tasks is not None and self._epoch(self._tasks, rows) == epoch:
             files.write_tensors(self._path(epoch), {"epoch": epoch, **problem.content()})
 
-    def end(self, problem: Problem, rows: Rows, last: bool) -> dict[str, int]:
-        """A task ends with its best weights; what its checkpoint says of them. A run's end may cut one short."""
+    def end(self, problem: Problem, rows: Rows, last: bool) -> About | None:
+        """A task ends with its best weights, which the checkpoint of its end says; None where none ends whole.
+
+        A run's end may cut a task short.
+        """
         epoch = rows[-1].epoch
         if self._tasks is None or not (last or self._tasks.ends(epoch)):
-            return {}
+            return None
         task, best = self._tasks.at(epoch - 1), self._epoch(self._tasks, rows)
-        content = checkpoints.integrity.load(self._path(best))
-        about = self._about.of_task(task, best).entry()
-        files.write_tensors(self._folder / names.task(task), {**content, "mcx": about})
+        content, about = checkpoints.integrity.load(self._path(best)), self._about.of_task(task, best)
+        _write(self._folder / names.task(task), content, about)
         if not self._tasks.ends(epoch):
-            return {}
+            return None
         problem.restore(content)
-        return {"task": task, "weights_of_epoch": best}
+        return about
 
     def settle(self, rows: Rows) -> None:
         """A checkpoint of the last row's epoch is on the disk: earlier best weights are not asked for again."""
@@ -96,5 +99,12 @@ class Best:
                     about = self._about.of_task(task, content["mcx"]["weights_of_epoch"])
                 except (InputError, KeyError, TypeError):
                     raise InputError(error.message, ANEW) from error
-                state = {k: v for k, v in content.items() if k not in ("optimizer_state", "mcx", "epoch")}
-                files.write_tensors(path, {"epoch": about.weights_of_epoch, **state, "mcx": about.entry()})
+                _write(path, content, about)
+
+
+def _write(path: Path, content: Mapping[str, Any], about: About) -> None:
+    """The weights that a task ends with."""
+    state = {
+        name: value for name, value in content.items() if name not in ("optimizer_state", "mcx", "epoch")
+    }
+    files.write_tensors(path, checkpoints.content(about.weights_of_epoch or 0, state, about))

@@ -67,7 +67,7 @@ def evaluate(model: nn.Module, samples: Samples, batch_size: int, classes: Tenso
 def evaluate_seen(
     model: nn.Module, samples: Samples, classes: Tensor | None, batch_size: int
 ) -> Score | None:
-    """The same over the images of some classes and their logits alone, or of all; None where there is no image."""
+    """Evaluate over the images of some classes and their logits alone, or of all; None where there is no image."""
     part = samples if classes is None else of_classes(samples, classes)
     return evaluate(model, part, batch_size, classes) if len(part) else None
 

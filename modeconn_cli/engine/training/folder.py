@@ -16,13 +16,9 @@ from modeconn_cli.engine.errors import InputError, Stopped
 from modeconn_cli.engine.machine.runtime import Runtime
 from modeconn_cli.engine.networks import checkpoints
 from modeconn_cli.engine.networks.checkpoints import About
-from modeconn_cli.engine.networks.subject import Subject
 from modeconn_cli.engine.results import files
 from modeconn_cli.engine.results.jobs import Job
 from modeconn_cli.engine.results.manifest import ANEW
-from modeconn_cli.engine.settings.curve import CurveTrainSettings
-from modeconn_cli.engine.settings.lmc import LmcRunSettings
-from modeconn_cli.engine.settings.train import TrainSettings
 from modeconn_cli.engine.training.best import Best, Rows
 from modeconn_cli.engine.training.loop import Problem, Recipe, StepPosition, Watcher, fit, make_optimizer
 from modeconn_cli.engine.training.metrics import LoggedEpoch, MetricsLog, Patience
@@ -50,30 +46,6 @@ class Keeping:
     start: Path | None = None  # the checkpoint a branch begins from: weights, optimizer and epoch
     shown: Mapping[str, Any] | None = None  # beside the metrics in the progress
     tasks: Tasks | None = None  # each ends with its best weights, and the next one begins from them
-
-    @classmethod
-    def of(
-        cls,
-        settings: TrainSettings | CurveTrainSettings | LmcRunSettings,
-        found: Subject,
-        recipe: Recipe,
-        folder: Path,
-        *,
-        save_freq: int,
-        tasks: Tasks | None = None,
-        schedule_epochs: int | None = None,
-        start: Path | None = None,
-        shown: Mapping[str, Any] | None = None,
-    ) -> Keeping:
-        """What settings ask for of a subject that is trained by a recipe; every checkpoint says what it was."""
-        about = found.trained(
-            settings,
-            seed=recipe.seed,
-            wd=recipe.weight_decay,
-            tasks=None if tasks is None else tasks.entry(),
-            schedule_epochs=schedule_epochs,
-        )
-        return cls(folder, save_freq, about, settings.patience, settings.min_delta, start, shown, tasks)
 
 
 @dataclass(frozen=True)
@@ -173,7 +145,7 @@ class _Run:
         rows = [*self.log.rows, row]
         self.best.see(self.problem, rows)
         ended = self.best.end(self.problem, rows, last=epoch == epochs)
-        row = replace(row, weights_of_epoch=ended.get("weights_of_epoch"))
+        row = replace(row, weights_of_epoch=None if ended is None else ended.weights_of_epoch)
         for watcher in self.watchers:
             watcher.end(epoch)
         # The line first: a checkpoint without its line could not be told from a finished epoch.
@@ -191,23 +163,21 @@ class _Run:
         self.best.settle(self.log.rows)
         self._saved = time.monotonic()
 
-    def _content(self, epoch: int, more: Mapping[str, int]) -> dict[str, Any]:
-        return {
-            "epoch": epoch,
-            **self.problem.content(),
-            "optimizer_state": self.optimizer.state_dict(),
-            "mcx": {**self.keeping.about.entry(), **more},
-        }
+    def _content(self, epoch: int, about: About) -> dict[str, Any]:
+        return checkpoints.content(epoch, self.problem.content(), about, self.optimizer.state_dict())
 
-    def _publish(self, epoch: int, more: Mapping[str, int] | None = None) -> None:
-        """A checkpoint of an epoch; it says `more` where a task ends."""
-        files.write_tensors(self.keeping.folder / names.checkpoint(epoch), self._content(epoch, more or {}))
+    def _publish(self, epoch: int, about: About | None = None) -> None:
+        """A checkpoint of an epoch; where a task ends it says so."""
+        content = self._content(epoch, about or self.keeping.about)
+        files.write_tensors(self.keeping.folder / names.checkpoint(epoch), content)
 
     def save(self, at: StepPosition, *, watched: bool = False) -> None:
         """The state to go on from; within an epoch with its sums and with what was `watched` in it."""
         known = {name: value for each in self.watchers if watched for name, value in each.state().items()}
         inside = {"position": asdict(at) if watched else None, "watched": known}
-        files.write_tensors(self.keeping.folder / names.LAST, self._content(at.epoch, {}) | inside)
+        files.write_tensors(
+            self.keeping.folder / names.LAST, self._content(at.epoch, self.keeping.about) | inside
+        )
 
     def finished(self) -> Trained:
         """The run is over."""

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from modeconn_cli.engine.networks import weights
+from modeconn_cli.engine.networks import checkpoints, weights
 
 
 class NetworkProblem:
@@ -28,8 +28,8 @@ class NetworkProblem:
         pass
 
     def content(self) -> dict[str, Any]:
-        return {"model_state": self.model.state_dict()}
+        return {checkpoints.STATE: self.model.state_dict()}
 
     def restore(self, content: Mapping[str, Any]) -> None:
-        state: dict[str, Tensor] = content["model_state"]
+        state: dict[str, Tensor] = content[checkpoints.STATE]
         weights.load_into(self.model, state, "checkpoint")

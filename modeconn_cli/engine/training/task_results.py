@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from modeconn_cli.engine import names
 from modeconn_cli.engine.datasets import Data
-from modeconn_cli.engine.networks import checkpoints, weights
+from modeconn_cli.engine.networks import weights
+from modeconn_cli.engine.networks.subject import read_own
 from modeconn_cli.engine.results import files
 from modeconn_cli.engine.results.figures import COLOURS, png
 from modeconn_cli.engine.training import evaluation
@@ -46,7 +47,7 @@ def measure(
     out = []
     for task in tasks.begun(epochs):
         path = folder / names.task(task)
-        checkpoint = checkpoints.read(path)
+        checkpoint = read_own(path)
         weights.load_into(model, checkpoint.whole, str(path))
         classes = tasks.seen(task).to(data.fit.device)
 

@@ -153,7 +153,7 @@ class TrackedCsv(_TrackedRows):
 
 
 class TrackedColumns(_TrackedRows):
-    """The same as rows of fixed size, which `pack` makes columns of."""
+    """Writes rows of fixed size while a run trains, which `pack` makes columns of in the end."""
 
     def _places(self, handle: int) -> range:
         return range(0, os.fstat(handle).st_size // ROW.itemsize * ROW.itemsize, ROW.itemsize)

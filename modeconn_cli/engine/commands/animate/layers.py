@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modeconn_cli.engine.errors import InputError
-from modeconn_cli.engine.results import files
+from modeconn_cli.engine.results.arrays import npz
 
 KINDS = {"conv": "convolution", "fc": "linear", "linear": "linear", "norm": "normalization"}
 SWAP = ("swapped_layer_name", "swapped_block", "swapped_layer")  # where the file speaks of a swap
@@ -99,16 +97,8 @@ def read(path: Path, metric: str) -> LayerDistances:
 def _load(path: Path, metric: str) -> dict[str, NDArray[Any]]:
     """The arrays that a picture of `metric` needs, and those on the swap where the file has them."""
     required = ("layer_names", "layer_types", "t_values", metric)
-    with files.reading(path), path.open("rb") as stream:
-        try:
-            file = np.load(stream, allow_pickle=False)
-            if not isinstance(file, np.lib.npyio.NpzFile):
-                raise ValueError("it holds a single array")
-            arrays = {name: file[name] for name in (*required, *SWAP) if name in file.files}
-        # What zipfile, zlib and numpy raise on cut, altered, encrypted or oversized members and on pickles.
-        except (ValueError, EOFError, zipfile.BadZipFile, zlib.error, RuntimeError, MemoryError) as error:
-            reason = " ".join(str(error).split())
-            raise InputError(f"'{path}' is not a readable .npz file: {reason}") from error
+    with npz(path) as file:
+        arrays = {name: file[name] for name in (*required, *SWAP) if name in file.files}
     missing = next((name for name in required if name not in arrays), None)
     if missing is not None:
         metrics = [name for name in METRICS if name in file.files] if missing == metric else []

@@ -86,7 +86,7 @@ def array(
     Raises InputError where one of `jobs` has made it and has not finished, and for arrays of different lengths.
     """
     if path.exists():
-        manifest.check(path, tuple(jobs))
+        manifest.check([path], tuple(jobs))
     values = columns.read_array(path)
     ids, ids_file = ids_of(path, len(values), assume)
     more = {key: file for key, file in (beside or {}).items() if file.exists()}
@@ -109,7 +109,7 @@ def array(
 
 def _companion(file: Path, path: Path, count: int) -> np.ndarray:
     """The array in `file`, of the samples of the one in `path`. Raises InputError for another length."""
-    manifest.check(file, JOBS)
+    manifest.check([file], JOBS)
     values = columns.read_array(file)
     if len(values) != count:
         raise InputError(f"'{file}' holds {len(values):,} samples, '{path}' {count:,}")
@@ -148,7 +148,7 @@ def curvature(path: Path, assume: bool) -> Source:
 
 
 def _curvature_table(path: Path) -> Source:
-    manifest.check(path, ("curvature",))
+    manifest.check([path], ("curvature",))
     read = columns.read_samples(path)
     columns.id_column(read.columns, path, ("curvature",))
     metrics = tuple(name for name in ("curvature", "directional_eig") if name in read)

@@ -64,7 +64,7 @@ def write_csv(path: Path, table: pd.DataFrame, joined: Joined) -> None:
 
 
 def write_parquet(path: Path, table: pd.DataFrame, joined: Joined) -> None:
-    """The same columns as Parquet; whole numbers are nullable integers, split and category are dictionaries."""
+    """Write the same columns as Parquet; whole numbers are nullable integers, split and category are dictionaries."""
     whole = [name for name in joined.table if name not in joined.metrics]
     buffer = io.BytesIO()
     table.astype(dict.fromkeys(whole, "Int64")).to_parquet(buffer, engine="pyarrow", index=False)

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from modeconn_cli.engine import names
+from modeconn_cli.engine import datasets, names
 from modeconn_cli.engine.commands.csl import figures, inputs
 from modeconn_cli.engine.commands.csl.inputs import RunArrays
 from modeconn_cli.engine.commands.csl.naming import IDS
@@ -94,6 +94,7 @@ class _Metrics:
 def run(settings: CslAggregateSettings, runtime: Runtime) -> CslAggregateResult | None:
     """Stream the arrays; write metrics, ids and figures."""
     found = inputs.find(settings, runtime)
+    datasets.refuse_unread(found.run.dataset, settings)
     folder, name = settings.output_dir, found.named
     if runtime.plan(
         [

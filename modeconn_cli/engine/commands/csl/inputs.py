@@ -9,14 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from modeconn_cli.engine import names
 from modeconn_cli.engine.commands.csl import naming
 from modeconn_cli.engine.commands.csl.naming import IDS, Found, RunName
 from modeconn_cli.engine.errors import InputError, SettingsError
 from modeconn_cli.engine.machine.runtime import Runtime
 from modeconn_cli.engine.networks.checkpoints.epochs import between
-from modeconn_cli.engine.results import arrays, jobs, records
-from modeconn_cli.engine.results.fingerprints import sha256
+from modeconn_cli.engine.results import arrays, manifest, records
 from modeconn_cli.engine.settings.csl import CslAggregateSettings
 from modeconn_cli.engine.training.tracking import ABOUT
 
@@ -122,7 +120,7 @@ def find(settings: CslAggregateSettings, runtime: Runtime) -> RunArrays:
     )
     for path in run.files:
         arrays.read(path, run.count)
-    _check_manifests(run)
+    manifest.check(run.files, ("csl-score", "train"))
     return run
 
 
@@ -169,19 +167,3 @@ def _gradients(
     if absent:
         runtime.warn(f"the losses stand in for the missing gradient norms of epochs {absent[:10]}")
     return [grads.get(epoch, losses[epoch]) for epoch in epochs], absent
-
-
-def _check_manifests(run: RunArrays) -> None:
-    """Raises InputError where an array is not what mcx wrote; other folders say nothing of their arrays."""
-    for place, command, key, again in (
-        (run.folder, "csl score", run.run.key, "score its epoch again"),
-        (run.folder.parent, "train", "", "train again"),
-    ):
-        manifest = jobs.private_folder(place, command, key) / names.MANIFEST_FILE
-        entries = records.read_object(manifest).get("files", []) if manifest.exists() else []
-        known = {place / entry["file"]: entry["sha256"] for entry in entries}
-        for path in run.files:
-            if path in known and sha256(path) != known[path]:
-                raise InputError(
-                    f"'{path}' is not what mcx {command} wrote: it was changed or damaged", again
-                )

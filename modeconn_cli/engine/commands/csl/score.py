@@ -16,7 +16,6 @@ from typing import Any, ClassVar
 import numpy as np
 from torch import Tensor
 
-from modeconn_cli.engine import names
 from modeconn_cli.engine.commands.csl.naming import IDS, LABEL_NOISE, SUMMARY, RunName
 from modeconn_cli.engine.datasets import Batch
 from modeconn_cli.engine.machine.runtime import Runtime
@@ -71,20 +70,15 @@ class CslScoreResult(Record):
 
 def run(settings: CslScoreSettings, runtime: Runtime) -> CslScoreResult | None:
     """Score the epochs that have not been scored yet."""
-    return score(settings, runtime, "csl score", _Losses, run_idx=settings.run_idx)
+    return score(settings, runtime, "csl score", _Losses)
 
 
 def _named(settings: CslScoreSettings, run: ScoredRun) -> RunName:
-    """Names as the settings say, else as the run says, else as documented."""
+    """Names as the settings or the run say, else as documented."""
     if settings.scheme == "short":
         return RunName(run.data.name, None, None)
-    first = next(iter(run.checkpoints.values()))
-    own = names.noise_of(first)  # the file's name, then what the checkpoint says of its labels
-    if own is None and run.about.data is not None and run.about.data.whole:
-        own = run.about.data.label_noise or 0.0
-    run_idx = settings.run_idx if settings.run_idx is not None else names.run_of(first)
-    noise = settings.noise_level if settings.noise_level is not None else own
-    return RunName(run.data.name, 1 if run_idx is None else run_idx, 0.01 if noise is None else noise)
+    run_idx = 1 if settings.run_idx is None else settings.run_idx
+    return RunName(run.data.name, run_idx, 0.01 if settings.noise_level is None else settings.noise_level)
 
 
 @dataclass(frozen=True)
@@ -135,7 +129,7 @@ class _Losses(Measure[CslScoreSettings, EpochScore, CslScoreResult]):
 
     @cached_property
     def _gradients(self) -> PerSample:
-        """Made for the first batch."""
+        """The gradients of samples, which are made ready when the first batch asks for them."""
         return PerSample(
             self.run.model,
             self.run.arch.input_shape,
@@ -228,6 +222,6 @@ class _Losses(Measure[CslScoreSettings, EpochScore, CslScoreResult]):
 
 
 def _mean(values: np.ndarray | None) -> float | None:
-    """Over the finite ones; None where there are none."""
+    """Take the mean of the finite values; None where there are none."""
     finite = np.array([]) if values is None else values[np.isfinite(values)]
     return float(finite.mean()) if len(finite) else None

@@ -88,7 +88,7 @@ def run(settings: CurvatureSettings, runtime: Runtime) -> StabilityResult | None
         raise SettingsError(
             "--compat garg depends on the batch, not on the sample", "leave it out of a sweep"
         )
-    return score(settings, runtime, "curvature sweep", _Swept, last=True)
+    return score(settings, runtime, "curvature sweep", _Swept)
 
 
 class _Swept(Measure[CurvatureSettings, EpochStability, StabilityResult]):
@@ -197,7 +197,7 @@ def _column(parameter: str, value: float, what: str) -> str:
 
 
 def _under(draws: Draws, count: int) -> dict[str, Tensor]:
-    """Of the first `count` directions, [N] each; `first` and `second` are the means of two halves of them."""
+    """What the first `count` directions say, [N] each; `first` and `second` are the means of two halves of them."""
     mean, half = draws.mean(count), count // 2
     none = torch.full_like(mean.hvp_norm, torch.nan)
     return {

@@ -12,13 +12,14 @@ from torch import Tensor
 
 from modeconn_cli.engine import names, symmetry
 from modeconn_cli.engine.machine.runtime import Runtime
-from modeconn_cli.engine.networks import checkpoints, graph, weights
+from modeconn_cli.engine.networks import graph, subject, weights
 from modeconn_cli.engine.paths import file
 from modeconn_cli.engine.paths.file import CurveFile
 from modeconn_cli.engine.paths.layers import LayerDistances, layer_distances
 from modeconn_cli.engine.results import files, jobs
 from modeconn_cli.engine.results.records import Provenance, Record
 from modeconn_cli.engine.settings.curve import CurveAnalyzeSettings
+from modeconn_cli.engine.settings.shared import NETWORK
 from modeconn_cli.engine.symmetry import files as permutations
 
 
@@ -72,9 +73,12 @@ def run(settings: CurveAnalyzeSettings, runtime: Runtime) -> CurveAnalyzeResult 
     """Measure the layers of a curve at `num_points` positions."""
     folder = settings.output_dir
     curve = file.read(settings.curve_checkpoint, settings, runtime, allow_nonfinite=settings.allow_nonfinite)
+    unread = _unread(settings, curve)
+    settings.refuse("on this curve, which says its network and its tensors", *unread)
+    settings = subject.completed(settings, curve.about, curve.file)
     swap = _swap(settings, settings.swap_metadata, curve, runtime) if settings.swap_metadata else Swap()
     if settings.original_checkpoint is not None:
-        _compare_original(settings.original_checkpoint, curve, runtime)
+        _compare_original(settings, settings.original_checkpoint, curve, runtime)
     if runtime.plan(
         [
             f"measure {len(weights.modules(curve.points[0]))} layers at {settings.num_points} positions",
@@ -85,7 +89,9 @@ def run(settings: CurveAnalyzeSettings, runtime: Runtime) -> CurveAnalyzeResult 
     read = (settings.curve_checkpoint, settings.original_checkpoint, settings.swap_metadata)
     inputs = [path for path in read if path is not None]
     owned = (names.LAYER_DISTANCES, names.ANALYSIS_SUMMARY)
-    with jobs.opened(settings, folder, "curve analyze", runtime, inputs=inputs, owned=owned) as job:
+    with jobs.opened(
+        settings, folder, "curve analyze", runtime, inputs=inputs, owned=owned, unread=unread
+    ) as job:
         ts = np.linspace(0, 1, settings.num_points)
         found = layer_distances(curve.kind, curve.points, ts, swap.state)
         middle = layer_distances(curve.kind, curve.points, np.array([0.0, 0.5, 1.0]))
@@ -97,9 +103,17 @@ def run(settings: CurveAnalyzeSettings, runtime: Runtime) -> CurveAnalyzeResult 
     return result
 
 
-def _compare_original(path: Path, curve: CurveFile, runtime: Runtime) -> None:
+def _unread(settings: CurveAnalyzeSettings, curve: CurveFile) -> tuple[str, ...]:
+    """The settings that this curve does not read: one of ours holds the points under the names of its network."""
+    if curve.foreign:
+        return ()
+    alone = settings.original_checkpoint is None
+    return (*(NETWORK if settings.swap_metadata is None else ()), *(("state_key",) if alone else ()))
+
+
+def _compare_original(settings: CurveAnalyzeSettings, path: Path, curve: CurveFile, runtime: Runtime) -> None:
     """Warn where the curve does not begin at the network it should begin at (free ends move)."""
-    state = checkpoints.read(path).state
+    state = subject.read(path, settings, runtime, allow_nonfinite=settings.allow_nonfinite).state
     original = {name: state[name] for name in curve.points[0] if name in state}
     weights.check_alike(original, curve.points[0], str(path), f"endpoint 0 of {curve.file}")
     if not all(original[name].equal(curve.points[0][name]) for name in original):

@@ -48,7 +48,7 @@ def run(settings: CurveEvalSettings, runtime: Runtime) -> CurveEvalResult | None
     """Evaluate a path at `num_points` equally spaced positions."""
     folder = settings.output_dir
     opened = open_path(settings, runtime)
-    data = opened.subject.data
+    settings, data = opened.completed(settings), opened.subject.data
     if runtime.plan(
         [
             f"evaluate a {opened.path.kind} at {settings.num_points} positions on {len(data.fit):,} training and "
@@ -57,7 +57,7 @@ def run(settings: CurveEvalSettings, runtime: Runtime) -> CurveEvalResult | None
         ]
     ):
         return None
-    unread = settings.unread(opened.has_batch_norm)
+    unread = opened.unread(settings)
     owned = (names.CURVE_ARRAYS, names.CURVE_SUMMARY, names.CURVE_FIGURE)
     with (
         runtime.catching_signals(),  # until the job has said how it ended
@@ -67,7 +67,7 @@ def run(settings: CurveEvalSettings, runtime: Runtime) -> CurveEvalResult | None
     ):
         ts = np.linspace(0, 1, settings.num_points).tolist()
         found = evaluate.evaluate_path(opened, ts, runtime, job.private / evaluate.LOG)
-        wd = opened.weight_decay if settings.wd is None else settings.wd
+        wd = settings.wd or 0.0
         arrays = found.arrays(wd)
         result = _result(found, arrays, wd, folder, job)
         if not job.complete:

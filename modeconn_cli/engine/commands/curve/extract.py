@@ -35,9 +35,10 @@ class CurveExtractResult(Record):
 def run(settings: CurveExtractSettings, runtime: Runtime) -> CurveExtractResult | None:
     """Write w(t) with the batch norm statistics that `--bn` asks for."""
     opened = open_path(settings, runtime, "no data")
+    settings = opened.completed(settings)
     made = provenance(settings, "curve extract", opened.files)
     files.refuse_inputs([settings.output], opened.files)
-    unread = settings.unread(opened.has_batch_norm)
+    unread = opened.unread(settings)
     due = jobs.file_output(settings.output, made, settings, stored=_stored, unread=unread)
     if runtime.dry_run:
         runtime.plan([f"write the network at t = {settings.t:g} to {settings.output}"])
@@ -57,7 +58,7 @@ def run(settings: CurveExtractSettings, runtime: Runtime) -> CurveExtractResult 
     )
     if due:
         whole = {**state, **weights.extra_of(network.model)}
-        files.write_tensors(settings.output, {"epoch": 0, "model_state": whole, "mcx": about.entry()})
+        files.write_tensors(settings.output, checkpoints.content(0, {checkpoints.STATE: whole}, about))
     else:
         runtime.note(f"already complete: {settings.output}")
     parameters = weights.parameters_of(network.model, state)
@@ -74,5 +75,5 @@ def run(settings: CurveExtractSettings, runtime: Runtime) -> CurveExtractResult 
 def _stored(output: Path) -> Any:
     """The provenance in a checkpoint; None in a file of any other origin."""
     with contextlib.suppress(InputError):
-        return checkpoints.read(output).about.provenance
+        return checkpoints.read(output, state_key=checkpoints.STATE, allow_nonfinite=True).about.provenance
     return None

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from modeconn_cli.engine import datasets, names
+from modeconn_cli.engine import names
 from modeconn_cli.engine.errors import InputError, SettingsError
 from modeconn_cli.engine.machine.runtime import Runtime
 from modeconn_cli.engine.networks import distances, subject, weights
@@ -56,7 +56,7 @@ def run(settings: CurveTrainSettings, runtime: Runtime) -> CurveTrainResult | No
     _check(settings)
     folder = checkpoints_folder(settings)
     found = subject.open_networks(_endpoints(settings, runtime), settings, runtime)
-    settings = datasets.completed(settings, found.about.data)  # the record says which data they were
+    settings = subject.completed(settings, found.about, settings.endpoint0)  # the record says what they were
     check_watched(found.data, watched=settings.patience is not None)
     first, last = (weights.parameters_of(found.model, end.state) for end in found.checkpoints)
     distance = distances.l2(first, last)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import nn
 
-from modeconn_cli.engine.commands.l2 import network, pair, summary, trajectory
+from modeconn_cli.engine.commands.l2 import functions, network, pair, summary, trajectory
 from modeconn_cli.engine.commands.l2.chosen import Chosen, Pair, choose
 from modeconn_cli.engine.commands.l2.measure import measure
 from modeconn_cli.engine.commands.l2.network import Network
@@ -37,9 +37,10 @@ def run(settings: L2Settings, runtime: Runtime) -> L2Result | L2ManyResult | Non
         return None
     outputs = _outputs(chosen, settings)
     networks = _read(chosen, settings, runtime)
-    due = _due(outputs, chosen, networks, settings)
+    completed = functions.completed(networks, settings, runtime)
+    due = _due(outputs, chosen, completed)
     beside = [] if chosen.epochs is None else trajectory.pairs(list(chosen.paths))
-    found = measure(networks, chosen.pairs, beside, settings, runtime)
+    found = measure(networks, chosen.pairs, beside, settings, completed, runtime)
     results = {
         each: result
         for each, result in found.pairs.items()
@@ -114,16 +115,20 @@ def _model(path: Path, settings: L2Settings, runtime: Runtime) -> nn.Module | No
 
 
 def _due(
-    outputs: Mapping[Pair, Path], chosen: Chosen, networks: Networks, settings: L2Settings
+    outputs: Mapping[Pair, Path], chosen: Chosen, completed: Mapping[str, L2Settings]
 ) -> dict[Pair, Path]:
-    """The files that are still to be written. Raises OutputError for one of another origin."""
+    """The files that are still to be written, of networks that could be read.
+
+    Raises OutputError for one of another origin.
+    """
     out = {}
     for each, path in outputs.items():
-        if any(isinstance(networks[label], InputError) for label in each):
+        if not set(each) <= set(completed):
             continue
+        settings = completed[each[0]]
         with contextlib.suppress(InputError):  # of its swaps, which measuring will say
             made = pair.provenance(settings, *(chosen.paths[label] for label in each))
-            if jobs.file_output(path, made, settings):
+            if jobs.file_output(path, made, settings, unread=settings.unflipped):
                 out[each] = path
     return out
 

@@ -6,9 +6,7 @@ file's stem, by its folder where stems collide, and by both where folders do too
 
 from __future__ import annotations
 
-import glob
 import itertools
-import os
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -18,8 +16,8 @@ from pathlib import Path
 from modeconn_cli.engine import names
 from modeconn_cli.engine.errors import SettingsError
 from modeconn_cli.engine.machine.runtime import Runtime
-from modeconn_cli.engine.networks.checkpoints.epochs import between, in_range
-from modeconn_cli.engine.settings.l2 import L2Settings
+from modeconn_cli.engine.networks.checkpoints import epochs
+from modeconn_cli.engine.settings.l2 import L2Settings, label_and_path
 from modeconn_cli.engine.settings.scoring import EPOCHS
 
 Pair = tuple[str, str]  # labels
@@ -43,13 +41,12 @@ def choose(settings: L2Settings, runtime: Runtime) -> Chosen:
 
     Raises SettingsError where they are given in two ways or are fewer than two, and for labels that cannot be used.
     """
-    by_flag = [path for path in (settings.checkpoint1, settings.checkpoint2) if path is not None]
-    if settings.checkpoints and by_flag:
+    if settings.checkpoints and (settings.checkpoint1 or settings.checkpoint2):
         raise SettingsError(
             "checkpoints are given by position and by --checkpoint1/--checkpoint2", "use one of them"
         )
-    words = list(settings.checkpoints or by_flag)
-    several = [word for word in words if os.path.isdir(word) or _fitting(word)]
+    words = list(settings.words)
+    several = [word for word in words if epochs.names_several(word)]
     alone = settings.output_dir is None and len(words) == 2 and not several
     if settings.output is not None and not alone:
         raise SettingsError("--output is for one pair", "use --output-dir for several")
@@ -57,9 +54,7 @@ def choose(settings: L2Settings, runtime: Runtime) -> Chosen:
         raise SettingsError(
             "--start-epoch, --end-epoch and --step choose from a folder or a pattern", "mcx l2 FOLDER"
         )
-    paths = [
-        path for word in words for path in (_expanded(word, settings, runtime) if word in several else [word])
-    ]
+    paths = [path for word in words for path in epochs.meant(word, settings, runtime)]
     if len(paths) < 2:
         raise SettingsError(
             f"two checkpoints are needed, got {len(paths)}",
@@ -67,36 +62,16 @@ def choose(settings: L2Settings, runtime: Runtime) -> Chosen:
         )
     if alone:
         settings.refuse("on two checkpoints", "pairs")
-        first, second = (path for _, path in map(_split, words))
+        first, second = (path for _, path in map(label_and_path, words))
         return Chosen({"first": first, "second": second}, [("first", "second")], alone=True)
     if settings.output_dir is None:
         settings.refuse("on several checkpoints without --output-dir", "show_top_k", "sort_by")
     named = labelled(paths)
-    epochs = _epochs(list(named.values()), settled=len(words) == 1)
-    if epochs is None and any(word.is_dir() for word in settings.checkpoints):
+    trajectory = _epochs(list(named.values()), settled=len(words) == 1)
+    if trajectory is None and any(word.is_dir() for word in settings.checkpoints):
         runtime.note("a trajectory is of one run: name its folder alone")
     pairs = list(itertools.combinations(named, 2))
-    return Chosen(named, pairs if settings.pairs == "all" else pairs[: len(named) - 1], epochs=epochs)
-
-
-def _fitting(word: Path) -> list[Path]:
-    """The files of a pattern, in the order of their epochs; none of a word that is the name of a file."""
-    if not set("*?") & set(str(word)) or os.path.lexists(word):
-        return []
-    return sorted(map(Path, sorted(glob.glob(str(word)))), key=lambda path: names.epoch_of(path) or 0)
-
-
-def _expanded(word: Path, settings: L2Settings, runtime: Runtime) -> list[Path]:
-    """The checkpoints of a folder or a pattern in the order of their epochs, of the range that is asked for."""
-    if os.path.isdir(word):
-        return list(in_range(word, settings, runtime).values())
-    found = _fitting(word)
-    epochs = {epoch: path for path in found if (epoch := names.epoch_of(path)) is not None}
-    if len(epochs) < len(found):  # names that say no epoch, or one twice: all of them
-        return found
-    start, end, step = settings.start_epoch, settings.end_epoch, settings.epoch_step
-    kept, _ = between(epochs, start, end, step, f"files of '{word}'")
-    return [epochs[epoch] for epoch in kept]
+    return Chosen(named, pairs if settings.pairs == "all" else pairs[: len(named) - 1], epochs=trajectory)
 
 
 def _epochs(paths: Sequence[Path], settled: bool) -> tuple[int, ...] | None:
@@ -112,7 +87,7 @@ def labelled(words: Sequence[Path]) -> dict[str, Path]:
 
     Raises SettingsError where two checkpoints would get one label, or a label cannot be part of a file's name.
     """
-    given = [_split(word) for word in words]
+    given = [label_and_path(word) for word in words]
     stems = Counter(path.stem for label, path in given if not label)
     folders = Counter(
         path.resolve().parent.name for label, path in given if not label and stems[path.stem] > 1
@@ -130,15 +105,3 @@ def labelled(words: Sequence[Path]) -> dict[str, Path]:
             raise SettingsError(f"two checkpoints are called '{name}'", "label them: label=path")
         out[name] = path
     return out
-
-
-def _split(word: Path) -> tuple[str, Path]:
-    """The label, empty where there is none, and the path.
-
-    A word is `label=path` only where no file has that whole name, and one has the rest or a folder stands before it.
-    """
-    before, equals, after = str(word).partition("=")
-    meant = os.path.lexists(after) or "/" in after  # of a file that is not there it is a label all the same
-    if equals and before and "/" not in before and meant and not os.path.lexists(word):
-        return before, Path(after)
-    return "", word

@@ -12,13 +12,15 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from modeconn_cli.engine import datasets, keyed
+from modeconn_cli.engine import keyed
 from modeconn_cli.engine.commands.l2.chosen import Pair
 from modeconn_cli.engine.commands.l2.network import Network
+from modeconn_cli.engine.commands.l2.weight_space import Networks, alike
 from modeconn_cli.engine.datasets import Samples
 from modeconn_cli.engine.errors import InputError, SettingsError
 from modeconn_cli.engine.machine.runtime import Runtime
 from modeconn_cli.engine.networks import distances, subject, sums, weights
+from modeconn_cli.engine.networks.checkpoints import Checkpoint
 from modeconn_cli.engine.networks.distances import FunctionalDistance
 from modeconn_cli.engine.networks.forward import forward
 from modeconn_cli.engine.networks.independent import TRIED, check_independent
@@ -27,7 +29,7 @@ from modeconn_cli.engine.results import files
 from modeconn_cli.engine.samples.per_sample.fisher import DiagonalFisher
 from modeconn_cli.engine.settings.base import plain
 from modeconn_cli.engine.settings.l2 import L2Settings
-from modeconn_cli.engine.settings.shared import DataSettings, SplitName
+from modeconn_cli.engine.settings.shared import SplitName
 
 T = TypeVar("T")
 
@@ -60,19 +62,33 @@ class Weighted:
         return cls(means, math.sqrt(variance) / (2 * math.sqrt(squared)))
 
 
+def completed(networks: Networks, settings: L2Settings, runtime: Runtime) -> dict[str, L2Settings]:
+    """The settings that every network is measured by: completed by the first of its kind that says its data."""
+    usable = {label: network for label, network in networks.items() if isinstance(network, Network)}
+    out = dict.fromkeys(usable, settings)
+    for labels in alike(usable) if settings.needs_data else ():
+        found = _decisive({label: usable[label] for label in labels}, settings, runtime.hushed())
+        out |= dict.fromkeys(labels, subject.completed(settings, found.about, found.path))
+    return out
+
+
+def _decisive(networks: Mapping[str, Network], settings: L2Settings, runtime: Runtime) -> Checkpoint:
+    """The checkpoint that says what network and data of all of them are."""
+    found = subject.deciding([network.checkpoint for network in networks.values()])
+    return recognised(found, settings, runtime)
+
+
 class Functions:
-    """Networks of one architecture, by label, on the data that the settings name or the first of them that says any.
+    """Networks of one architecture, by label, on the data that the settings name, which are `completed`.
 
     `data` says by metric what the samples were, and `problems` by label why a network could not be measured.
     """
 
     def __init__(self, settings: L2Settings, networks: Mapping[str, Network], runtime: Runtime) -> None:
         self._settings, self._networks, self._runtime = settings, networks, runtime
-        each = list(networks.values())
-        first = next((n for n in each if n.checkpoint.about.data is not None), each[0])
-        checkpoint = recognised(first.checkpoint, settings, runtime)
-        for network in each:
-            self._compare(network, first, datasets.completed(settings, checkpoint.about.data))
+        checkpoint = _decisive(networks, settings, runtime)
+        for network in networks.values():
+            self._compare(network, checkpoint.path)
         found = subject.open_described(checkpoint.about, checkpoint.path, settings, runtime)
         self._data, self._arch, self._model = found.data, found.arch, found.model.eval()
         for parameter in self._model.parameters():  # Fisher information is of frozen ones too
@@ -80,15 +96,15 @@ class Functions:
         self.data: dict[str, Mapping[str, Any]] = {}
         self.problems: dict[str, InputError] = {}
 
-    def _compare(self, network: Network, first: Network, chosen: DataSettings) -> None:
+    def _compare(self, network: Network, decisive: Path) -> None:
         """Warn where a network was trained on other data than all are measured on."""
         said = network.checkpoint.about.data
         for name, there in {} if said is None else said.entries().items():
-            here = plain(getattr(chosen, name))
+            here = plain(getattr(self._settings, name))
             if (here or None) != (there or None):
                 self._runtime.warn(
                     f"'{network.path}' was trained with {name} {there}, all are measured with {here}, as "
-                    f"'{first.path}' or the flags say"
+                    f"'{decisive}' or the flags say"
                 )
                 return
 

@@ -22,7 +22,7 @@ from modeconn_cli.engine.settings.l2 import L2Settings
 
 @dataclass(frozen=True)
 class Measurements:
-    """Of every pair what was measured, or why nothing was; `data` says by metric what the samples were.
+    """What was measured of every pair, or why nothing was; `data` says by metric what the samples were.
 
     `beside` are further pairs in weight space, None for those that could not be measured.
     """
@@ -33,9 +33,16 @@ class Measurements:
 
 
 def measure(
-    networks: Networks, pairs: Sequence[Pair], beside: Sequence[Pair], settings: L2Settings, runtime: Runtime
+    networks: Networks,
+    pairs: Sequence[Pair],
+    beside: Sequence[Pair],
+    settings: L2Settings,
+    completed: Mapping[str, L2Settings],
+    runtime: Runtime,
 ) -> Measurements:
     """Measure pairs of networks, by label, and the pairs `beside` in weight space alone.
+
+    `completed` are the settings of each network, with what checkpoints say of their data.
 
     A network that is broken or does not fit spoils its own pairs only, and only what it cannot give.
     """
@@ -49,7 +56,7 @@ def measure(
     errors: dict[Pair, float] = {}
     data: dict[str, Mapping[str, Any]] = {}
     for labels in weight_space.alike(usable) if settings.needs_data else ():
-        functions = Functions(settings, {label: usable[label] for label in labels}, runtime)
+        functions = Functions(completed[labels[0]], {label: usable[label] for label in labels}, runtime)
         group = [pair for pair in own if set(pair) <= set(labels)]
         if "fisher" in settings.metric:
             for pair, weighted in functions.fisher(group).items():
@@ -75,7 +82,7 @@ def measure(
     }
     results = {
         pair: L2Result(
-            settings=settings,
+            settings=completed[pair[0]],
             networks=(usable[pair[0]], usable[pair[1]]),
             data=data,
             distance=distance[pair],

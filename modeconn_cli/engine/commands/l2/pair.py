@@ -39,7 +39,7 @@ class L2Result(Record):
 
     @cached_property
     def provenance(self) -> Provenance:
-        """Made for what is written only, as it hashes the files."""
+        """The provenance of the pair, which is only made for what is written, as it hashes the files."""
         first, second = (network.path for network in self.networks)
         return provenance(self.settings, first, second)
 
@@ -80,7 +80,10 @@ class L2Result(Record):
 
 
 def provenance(settings: L2Settings, first: Path, second: Path) -> Provenance:
-    """Of a pair, whichever command it was measured by; with the metadata of swaps that are undone."""
+    """The provenance of a pair, which is the same whether it was measured alone or among others.
+
+    The metadata of swaps that are undone are among its inputs.
+    """
     alone = replace(
         settings, checkpoints=(), checkpoint1=first, checkpoint2=second, pairs="first", output=None,
         output_dir=None, start_epoch=None, end_epoch=None, epoch_step=1,

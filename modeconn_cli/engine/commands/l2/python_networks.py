@@ -31,7 +31,10 @@ Data = Tensor | Iterable[Any]  # inputs [N, …], or batches of (inputs, labels)
 
 
 def distance(first: PythonNetwork, second: PythonNetwork) -> Distance:
-    """Over the parameters of both. Raises InputError where they are not alike, and for NaN or infinity."""
+    """Measure the distance over the parameters of both.
+
+    Raises InputError where they are not alike, and for NaN or infinity.
+    """
     pair, given = ("the first", "the second"), (first, second)
     # A module says what the parameters are: a state dict does not tell them from buffers.
     module = next((each for each in given if isinstance(each, nn.Module)), None)

@@ -75,7 +75,7 @@ def waypoints(
 
 
 def _cosine(step: float | None, following: float | None, stride: float | None) -> float | None:
-    """Of the angle between two steps, by the law of cosines from their lengths and that of both together."""
+    """The cosine of the angle between two steps, by the law of cosines from their lengths and that of both together."""
     if step is None or following is None or stride is None or not step * following > 0:
         return None
     cosine = (stride**2 - step**2 - following**2) / (2 * step * following)

@@ -10,8 +10,8 @@ from modeconn_cli.engine import names
 from modeconn_cli.engine.commands.lmc.plan import Plan
 from modeconn_cli.engine.errors import InputError
 from modeconn_cli.engine.machine.runtime import Runtime
-from modeconn_cli.engine.networks import checkpoints, models
-from modeconn_cli.engine.networks.subject import Subject
+from modeconn_cli.engine.networks import models
+from modeconn_cli.engine.networks.subject import Subject, read_own
 from modeconn_cli.engine.results import files, jobs
 from modeconn_cli.engine.training import NetworkProblem, Recipe, evaluate, recipe_of
 from modeconn_cli.engine.training.folder import Keeping, train
@@ -44,6 +44,7 @@ class Branches:
         Raises InputError where other checkpoints are missing, or where the schedule spans other epochs than before.
         """
         self._check_schedule()
+        self._check_seed()
         job = replace(job, resumed=True)  # whatever a branch's folder holds is the job's own
         trained, left_out = 0, list[str]()
         for k1 in self._plan.branches:
@@ -57,13 +58,24 @@ class Branches:
         first = self._plan.checkpoint(None, 0)
         if self._settings.schedule == "constant" or not first.exists():
             return
-        spanned = checkpoints.read(first).about.schedule_epochs
+        spanned = read_own(first).about.schedule_epochs
         if spanned != self._plan.schedule_epochs:
             raise InputError(
                 f"the {self._settings.schedule} schedule of this experiment spans {spanned} epochs, "
                 f"now {self._plan.schedule_epochs}",
                 f"pass --schedule-epochs {spanned} to go on with it, or use another --output-dir",
             )
+
+    def _check_seed(self) -> None:
+        """Raises InputError where the branches that are there were trained with another seed."""
+        for k1 in self._plan.k1:
+            there = min(self._plan.folder(k1).glob("checkpoint-*.pt"), default=None)
+            seed = None if there is None else read_own(there).about.seed
+            if seed not in (None, self._plan.branch_seed):
+                raise InputError(
+                    f"the branches in '{self._plan.place}' have the seed {seed}, now {self._plan.branch_seed}",
+                    "several seeds have folders of their own: --branch-seed 1,2; or use another --output-dir",
+                )
 
     def _left_out(self, k1: int | None) -> list[str]:
         """The checkpoints that early stopping left out. Raises InputError where others are missing."""

@@ -57,6 +57,7 @@ def run(settings: LmcInterpolateSettings, runtime: Runtime) -> LmcInterpolateRes
     ts = alphas(settings.num_alphas)
     settings = replace(settings, checkpoints=(), endpoint0=ends[0], endpoint1=ends[1])
     unpermuted = open_path(settings, runtime)
+    settings = unpermuted.completed(settings)
     opened = unpermuted if settings.permutation is None else _permuted(unpermuted, settings.permutation)
     data, folder = opened.subject.data, settings.output_dir
     if runtime.plan(
@@ -67,7 +68,7 @@ def run(settings: LmcInterpolateSettings, runtime: Runtime) -> LmcInterpolateRes
         ]
     ):
         return None
-    unread = settings.unread(opened.has_batch_norm)
+    unread = opened.unread(settings)
     owned = (ARRAYS, SUMMARY, FIGURE)
     with (
         runtime.catching_signals(),  # until the job has said how it ended

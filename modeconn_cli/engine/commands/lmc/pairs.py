@@ -85,6 +85,57 @@ class Pair:
         return None if line is None else replace(self.result, barriers=line.barriers())
 
 
+@dataclass(frozen=True)
+class Spread:
+    """A figure over the seeds of the branches: mean and standard deviation; None with one seed or without a value."""
+
+    mean: float | None
+    sd: float | None
+
+    @classmethod
+    def of(cls, values: Sequence[float | None]) -> Spread:
+        known = [value for value in values if value is not None and math.isfinite(value)]
+        if len(known) < len(values) or not known:
+            return cls(None, None)
+        return cls(float(np.mean(known)), float(np.std(known, ddof=1)) if len(known) > 1 else None)
+
+
+@dataclass(frozen=True)
+class MeanPair:
+    """Branches of several seeds against the main branch at one k1 and k2; `seeds` is how many there are."""
+
+    k1: int
+    k2: int
+    epoch: int
+    seeds: int
+    distance: Spread
+    barriers: dict[str, dict[str, Spread]]
+
+    @classmethod
+    def of(cls, found: Sequence[PairResult]) -> MeanPair:
+        """The mean of pairs of one k1 and k2."""
+        first = found[0]
+        barriers = {
+            name: {series: Spread.of([each.barriers[name][series] for each in found]) for series in values}
+            for name, values in first.barriers.items()
+        }
+        distance = Spread.of([each.distance for each in found])
+        return cls(first.k1, first.k2, first.epoch, len(found), distance, barriers)
+
+    def barrier(self, definition: str = HEADLINE, series: str = "loss_test") -> float:
+        """The mean of one barrier; NaN where a seed has no value."""
+        value = self.barriers[definition][series].mean
+        return math.nan if value is None else value
+
+
+def means(results: Sequence[PairResult]) -> list[MeanPair]:
+    """The mean over the seeds of every k1 and k2."""
+    by_place: dict[tuple[int, int], list[PairResult]] = {}
+    for each in results:
+        by_place.setdefault((each.k1, each.k2), []).append(each)
+    return [MeanPair.of(by_place[place]) for place in sorted(by_place)]
+
+
 def name(dataset: str, batch_size: int, k1: int, k2: int) -> str:
     """The documented file name of a pair."""
     return f"{dataset}_batch_{batch_size}_k1_{k1}_k2_{k2}.json"
@@ -132,10 +183,11 @@ def read(path: Path) -> Pair:
     return Pair(dataset, int(named[1]) if named else None, result, line, original)
 
 
-def stable_from(results: Sequence[PairResult]) -> int | None:
+def stable_from(results: Sequence[PairResult | MeanPair]) -> int | None:
     """The first k1 from which on no pair's error rises by 2 points or more; None where there is none.
 
-    The rise is sup_minus_mean on training and test images, as Frankle et al. 2020 define instability.
+    The rise is sup_minus_mean on training and test images, as Frankle et al. 2020 define instability; over several
+    seeds of the branches it is the mean's.
     """
     stable = None
     for k1 in sorted({pair.k1 for pair in results}, reverse=True):

@@ -20,10 +20,14 @@ from modeconn_cli.engine.training.folder import stopped_early
 
 @dataclass(frozen=True)
 class Plan:
-    """The branches, and the epochs of the main one. A branch goes by its k1, the main one by None."""
+    """The branches of one seed, and the epochs of the main one. A branch goes by its k1, the main one by None.
+
+    The main branch and what is said of all seeds lie in `root`, the branches and their lines in `place`.
+    """
 
     settings: LmcRunSettings
     root: Path
+    place: Path
     k1: tuple[int, ...]
     k2: tuple[int, ...]
     max_epochs: int
@@ -48,20 +52,26 @@ class Plan:
 
     def folder(self, k1: int | None) -> Path:
         """Where a branch has its checkpoints."""
-        return self.root / names.CHECKPOINTS / ("main" if k1 is None else f"k1_{k1}")
+        if k1 is None:
+            return self.root / names.CHECKPOINTS / "main"
+        return self.place / names.CHECKPOINTS / f"k1_{k1}"
 
     def checkpoint(self, k1: int | None, epoch: int) -> Path:
         return self.folder(k1) / names.checkpoint(epoch)
 
     def file(self, dataset: str, k1: int, k2: int) -> Path:
         """Where a pair has its numbers."""
-        return self.root / "processed" / pairs.name(dataset, self.settings.batch_size, k1, k2)
+        return self.place / "processed" / pairs.name(dataset, self.settings.batch_size, k1, k2)
 
-    def epochs_left(self) -> int:
-        """Epochs that no checkpoint is there for."""
+    def table(self, dataset: str) -> Path:
+        """Where the pairs of this seed are listed."""
+        return self.place / "dataframes" / f"{dataset}.csv"
+
+    def epochs_left(self, *, main: bool = True) -> int:
+        """Epochs that no checkpoint is there for, with those of the main branch or without."""
         left = 0
         for k1, until in self.branches.items():
-            if not self.ended(k1):
+            if (main or k1 is not None) and not self.ended(k1):
                 there = [names.epoch_of(path) for path in self.folder(k1).glob("*.pt")]
                 reached = max((epoch for epoch in there if epoch is not None), default=k1 or 0)
                 left += max(until - reached, 0)
@@ -87,8 +97,11 @@ class Plan:
         return left
 
 
-def plan(settings: LmcRunSettings) -> Plan:
-    """The experiment's size. Raises SettingsError for epochs that do not exist and for equal seeds."""
+def plans(settings: LmcRunSettings) -> list[Plan]:
+    """The experiment's size, by seed of the branches; of several each has a folder of its own.
+
+    Raises SettingsError for epochs that do not exist and for equal seeds.
+    """
     k1, k2 = tuple(sorted(set(settings.k1))), tuple(sorted(set(settings.k2)))
     if not k1 or not k2:
         raise SettingsError("no epochs to compare", "pass --k1 0,1 --k2 1,4")
@@ -98,35 +111,42 @@ def plan(settings: LmcRunSettings) -> Plan:
         raise SettingsError(f"--k1 {max(k1)} lies {beyond}", "pass --max-epochs")
     if max(k1) + max(k2) > max_epochs:
         raise SettingsError(f"k1 + k2 = {max(k1)} + {max(k2)} lies {beyond}", "pass --max-epochs")
-    branch_seed = settings.seed + 1 if settings.branch_seed is None else settings.branch_seed
+    seeds = tuple(sorted(set(settings.branch_seed))) or (settings.seed + 1,)
     main_seed = settings.seed if settings.data_seed is None else settings.data_seed
-    if branch_seed in (settings.seed, main_seed):
+    if same := {settings.seed, main_seed} & set(seeds):
         raise SettingsError(
-            f"the branch seed {branch_seed} is the main branch's: the branches would reproduce it",
+            f"the branch seed {min(same)} is the main branch's: the branches would reproduce it",
             "pass another --branch-seed",
         )
-    return Plan(
-        settings=settings,
-        root=settings.output_dir,
-        k1=k1,
-        k2=k2,
-        max_epochs=max_epochs,
-        schedule_epochs=settings.schedule_epochs or max_epochs,
-        branch_seed=branch_seed,
-        alphas=tuple(alphas(settings.num_alphas)),
-    )
+    root = settings.output_dir
+    return [
+        Plan(
+            settings=settings,
+            root=root,
+            place=root if len(seeds) == 1 else root / f"branch{seed}",
+            k1=k1,
+            k2=k2,
+            max_epochs=max_epochs,
+            schedule_epochs=settings.schedule_epochs or max_epochs,
+            branch_seed=seed,
+            alphas=tuple(alphas(settings.num_alphas)),
+        )
+        for seed in seeds
+    ]
 
 
-def lines(todo: Plan, model: nn.Module, data: Data, recipe: Recipe, runtime: Runtime) -> list[str]:
+def lines(every: list[Plan], model: nn.Module, data: Data, recipe: Recipe, runtime: Runtime) -> list[str]:
     """The plan in words, with an estimate of the time that what is left takes here."""
-    in_all = sum(until - (k1 or 0) for k1, until in todo.branches.items())
-    epochs, positions = todo.epochs_left(), todo.positions_left(data.name)
+    todo, count = every[0], len(every)
+    in_all = todo.max_epochs + count * len(todo.k1) * max(todo.k2)
+    epochs = sum(each.epochs_left(main=k == 0) for k, each in enumerate(every))
+    positions = sum(each.positions_left(data.name) for each in every)
     images = len(data.fit) + len(data.held_out)
     statistics = len(data.fit) if todo.settings.bn == "recompute" and batch_norms(model) else 0
     out = [
-        f"train on {data.name}: a main branch of {todo.max_epochs} epochs and {len(todo.k1)} branches of "
+        f"train on {data.name}: a main branch of {todo.max_epochs} epochs and {count * len(todo.k1)} branches of "
         f"{max(todo.k2)}, {in_all} epochs of {len(data.fit):,} images on {runtime.device}",
-        f"evaluate {len(todo.pairs)} lines at {len(todo.alphas)} positions on {images:,} images"
+        f"evaluate {count * len(todo.pairs)} lines at {len(todo.alphas)} positions on {images:,} images"
         + (f", after a pass over {statistics:,} for batch norm" if statistics else ""),
     ]
     done = f"still to do: {epochs} epochs and {positions} positions"

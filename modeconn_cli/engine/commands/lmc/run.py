@@ -2,8 +2,8 @@
 
 The main branch keeps a checkpoint of every epoch, 0 included. A branch restores weights, optimizer and schedule of
 epoch k1 and goes on with another order of the data. It is compared with the main branch after k2 further epochs.
-Source: Frankle et al. 2020, arXiv:1912.05671; the shortcut of using the main branch as one of the two copies is
-that of the linear mode connectivity study that `seeds` of the documents describe.
+Source: Frankle et al. 2020, arXiv:1912.05671. They train two copies from epoch k1; here the main branch itself is one
+of them.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from modeconn_cli.engine.commands.lmc import figures, pairs
 from modeconn_cli.engine.commands.lmc import plan as planning
 from modeconn_cli.engine.commands.lmc.branches import Branches
 from modeconn_cli.engine.commands.lmc.line import Line
-from modeconn_cli.engine.commands.lmc.pairs import Pair, PairDocument, PairResult
+from modeconn_cli.engine.commands.lmc.pairs import MeanPair, Pair, PairDocument, PairResult
 from modeconn_cli.engine.commands.lmc.plan import Plan
 from modeconn_cli.engine.machine.runtime import Runtime
-from modeconn_cli.engine.networks import checkpoints, subject, weights
+from modeconn_cli.engine.networks import subject, weights
 from modeconn_cli.engine.networks.subject import Subject
 from modeconn_cli.engine.paths.evaluate import evaluate_path
 from modeconn_cli.engine.paths.opened import OpenedPath, line_between
@@ -28,30 +28,39 @@ from modeconn_cli.engine.results import files, jobs
 from modeconn_cli.engine.results.records import Record
 from modeconn_cli.engine.settings.lmc import LmcRunSettings
 
-OWNED = (
-    "checkpoints/*/*.pt",
-    "checkpoints/*/metrics.jsonl",
-    "processed/*.json",
-    "dataframes/*.csv",
-    "figures/*.png",
+OWNED = tuple(
+    f"{place}{pattern}"
+    for place in ("", "branch*/")
+    for pattern in (
+        "checkpoints/*/*.pt",
+        "checkpoints/*/metrics.jsonl",
+        "processed/*.json",
+        "dataframes/*.csv",
+        "figures/*.png",
+    )
 )
 
 
 @dataclass(frozen=True, kw_only=True)
 class LmcRunResult(Record):
-    """`stable_from`: the first k1 from which on the error rises by less than 2 points on every line."""
+    """`stable_from`: the first k1 from which on the error rises by less than 2 points on every line.
+
+    Of several seeds of the branches `pairs` are of one after the other, `means` over them, and `stable_from` is judged
+    by the means.
+    """
 
     schema: ClassVar[str] = "mcx.lmc_run/1"
 
     dataset: str
     model: str
     seed: int
-    branch_seed: int
+    branch_seed: int | list[int]
     max_epochs: int
     trained_epochs: int  # in this run; 0 where everything was there already
     evaluated_positions: int  # in this run
     stable_from: int | None
     pairs: tuple[PairResult, ...]
+    means: tuple[MeanPair, ...]
     missing: list[str]  # checkpoints that early stopping left out
     table: str
     figures: list[str]
@@ -59,43 +68,53 @@ class LmcRunResult(Record):
 
 def run(settings: LmcRunSettings, runtime: Runtime) -> LmcRunResult | None:
     """Train what is missing, evaluate the pairs that are missing, and draw."""
-    todo = planning.plan(settings)
+    plans = planning.plans(settings)
+    root, todo = settings.output_dir, plans[0]
     found = subject.open_untrained(settings, runtime, watched=settings.patience is not None)
     data, group = found.data, runtime.group
-    branches = Branches(todo, found, runtime)
-    words = planning.lines(todo, branches.network(), data, branches.recipe(None), runtime)
+    first = Branches(todo, found, runtime)
+    words = planning.lines(plans, first.network(), data, first.recipe(None), runtime)
     if runtime.plan(words):
         return None
     found.check_independent()
     with (
         runtime.catching_signals(),  # until the job has said how it ended
-        jobs.opened(settings, todo.root, "lmc run", runtime, owned=OWNED, mends=True) as job,
+        jobs.opened(settings, root, "lmc run", runtime, owned=OWNED, mends=True) as job,
     ):
         group.agree(data.identity)
-        trained, missing = group.lead(lambda: branches.train(job))  # the other ranks wait for the leader
-        lines = _Lines(todo, found, job, runtime)
-        for pair in group.share(todo.pairs):
-            lines.result(*pair)
-        evaluated = sum(group.gather(lines.evaluated))
-        results = lines.results() if group.leader else []  # results are the leader's to read
+        # The other ranks wait for the leader.
+        trained = group.lead(lambda: [Branches(each, found, runtime).train(job) for each in plans])
+        lines = [_Lines(each, found, job, runtime) for each in plans]
+        for own, pair in group.share([(own, pair) for own in lines for pair in todo.pairs]):
+            own.result(*pair)
+        evaluated = sum(group.gather(sum(own.evaluated for own in lines)))
+        by_seed = [own.results() if group.leader else [] for own in lines]  # results are the leader's to read
+        results = [pair for each in by_seed for pair in each]
         if not results and group.leader:
             runtime.warn("early stopping left no pair to compare: use a larger --patience")
-        table, drawn = _summarise(todo, data.name, results, write=not job.complete)
+        written = [
+            _summarise(each, data.name, own, write=not job.complete)
+            for each, own in zip(plans, by_seed, strict=True)
+        ]
+        means = pairs.means(results) if len(plans) > 1 else []
+        table = _all_seeds(plans, data.name, by_seed, write=not job.complete) if means else written[0][0]
         if not job.complete:
-            job.finish([table, *drawn, *(Path(pair.file) for pair in results)])
+            made = [path for own, drawn in written for path in (own, *drawn)]
+            job.finish([*dict.fromkeys([table, *made]), *(Path(pair.file) for pair in results)])
     return LmcRunResult(
         dataset=data.name,
         model=found.arch.model,
         seed=settings.seed,
-        branch_seed=todo.branch_seed,
+        branch_seed=todo.branch_seed if len(plans) == 1 else [each.branch_seed for each in plans],
         max_epochs=todo.max_epochs,
-        trained_epochs=trained,
+        trained_epochs=sum(epochs for epochs, _ in trained),
         evaluated_positions=evaluated,
-        stable_from=pairs.stable_from(results),
+        stable_from=pairs.stable_from(means or results),
         pairs=tuple(results),
-        missing=missing,
+        means=tuple(means),
+        missing=list(dict.fromkeys(path for _, missing in trained for path in missing)),
         table=str(table),
-        figures=[str(path) for path in drawn],
+        figures=[str(path) for _, drawn in written for path in drawn],
     )
 
 
@@ -153,7 +172,7 @@ class _Lines:
 
     def _open(self, ends: list[Path]) -> OpenedPath:
         """The straight line between two checkpoints of the experiment."""
-        read = tuple(checkpoints.read(path) for path in ends)
+        read = tuple(subject.read_own(path) for path in ends)
         for each in reversed(read):
             weights.load_into(self._subject.model, each.whole, str(each.path))
         return line_between(replace(self._subject, checkpoints=read), self._policy)
@@ -163,9 +182,9 @@ def _summarise(
     todo: Plan, dataset: str, results: list[PairResult], *, write: bool
 ) -> tuple[Path, list[Path]]:
     """One row per pair, heat maps of barrier and distance over k1 and k2, and the story in one figure."""
-    table = todo.root / "dataframes" / f"{dataset}.csv"
+    table = todo.table(dataset)
     drawn = [
-        todo.root / "figures" / f"{dataset}_{name}.png" for name in ("barriers", *figures.MAPS) if results
+        todo.place / "figures" / f"{dataset}_{name}.png" for name in ("barriers", *figures.MAPS) if results
     ]
     if write:
         files.write_text(table, pairs.table([({}, pair) for pair in results]))
@@ -174,3 +193,16 @@ def _summarise(
         for path, content in zip(drawn, (story, *figures.maps(results)), strict=True):
             files.atomic_write(path, content)
     return table, drawn
+
+
+def _all_seeds(plans: list[Plan], dataset: str, by_seed: list[list[PairResult]], *, write: bool) -> Path:
+    """One row per seed and pair, beside the main branch."""
+    table = plans[0].root / "dataframes" / f"{dataset}.csv"
+    if write:
+        rows = [
+            ({"branch_seed": plan.branch_seed}, pair)
+            for plan, found in zip(plans, by_seed, strict=True)
+            for pair in found
+        ]
+        files.write_text(table, pairs.table(rows))
+    return table

@@ -1,7 +1,8 @@
 """The one reader of checkpoints: every layout is recognised here and nowhere else.
 
-Layouts: `formats.md` of the project's documents; the written one is dnn-mode-connectivity's
-(`epoch`, `model_state`, `optimizer_state`) with an entry `mcx` that says what the network is.
+A file is a state dict, or holds one in an entry of its own, or holds the control points of a curve. What we write is
+the layout of dnn-mode-connectivity (`epoch`, `model_state`, `optimizer_state`) with an entry `mcx` that says what the
+network is.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ from modeconn_cli.engine.networks.checkpoints.about import About
 from modeconn_cli.engine.networks.weights import buffers_in, distinct, one_thread, shortened
 from modeconn_cli.engine.results import shards
 
-__all__ = ["About", "Checkpoint", "check_finite", "finite", "read"]
+__all__ = ["About", "Checkpoint", "check_finite", "content", "finite", "read"]
+
+STATE = "model_state"  # the entry of the files we write that holds a network's weights
 
 OPTIMIZER_KEYS = ("optimizer_state", "optimizer_state_dict", "optim_state", "optimizer")
 PREFIXES = ("module.", "_orig_mod.")  # of DataParallel and torch.compile
@@ -70,6 +73,14 @@ class Checkpoint:
     @property
     def is_curve(self) -> bool:
         return "control_points" in self.content
+
+
+def content(
+    epoch: int, weights: Mapping[str, Any], about: About, optimizer: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """A checkpoint as we write it; `weights` are the entries that hold them, `STATE` for a network."""
+    stepped = {} if optimizer is None else {"optimizer_state": optimizer}
+    return {"epoch": epoch, **weights, **stepped, "mcx": about.entry()}
 
 
 def read(

@@ -105,5 +105,5 @@ class About:
         )
 
     def of_task(self, task: int, weights_of_epoch: int) -> About:
-        """The same of the weights that a task ends with."""
+        """What a checkpoint of the weights that a task ends with says."""
         return replace(self, task=task, weights_of_epoch=weights_of_epoch)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import glob
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -11,25 +13,54 @@ from modeconn_cli.engine.machine.runtime import Runtime
 from modeconn_cli.engine.settings.scoring import EpochSettings
 
 
+def meant(word: Path, settings: EpochSettings, runtime: Runtime, *, gaps: bool = False) -> list[Path]:
+    """The checkpoints that a word means: the file itself, or those of a folder or a pattern, in the order of their
+    epochs, of the range that the settings name. With `gaps` epochs of it may be missing whatever the settings say.
+    """
+    if os.path.isdir(word):
+        return list(in_range(word, settings, runtime, gaps=gaps).values())
+    found = _fitting(word)
+    if not found:
+        return [word]
+    epochs = {epoch: path for path in found if (epoch := names.epoch_of(path)) is not None}
+    if len(epochs) < len(found):  # names that say no epoch, or one twice: all of them
+        return found
+    start, end, step = settings.start_epoch, settings.end_epoch, settings.epoch_step
+    kept, _ = between(epochs, start, end, step, f"files of '{word}'", lenient=gaps)
+    return [epochs[epoch] for epoch in kept]
+
+
+def names_several(word: Path) -> bool:
+    """Whether a word means several checkpoints: a folder, or a pattern that files fit."""
+    return os.path.isdir(word) or bool(_fitting(word))
+
+
+def _fitting(word: Path) -> list[Path]:
+    """The files of a pattern, in the order of their epochs; none of a word that is the name of a file."""
+    if not set("*?") & set(str(word)) or os.path.lexists(word):
+        return []
+    return sorted(map(Path, sorted(glob.glob(str(word)))), key=lambda path: names.epoch_of(path) or 0)
+
+
 def in_range(
-    folder: Path,
-    settings: EpochSettings,
-    runtime: Runtime,
-    *,
-    run_idx: int | None = None,
-    lenient: bool = False,
+    folder: Path, settings: EpochSettings, runtime: Runtime, *, gaps: bool = False
 ) -> dict[int, Path]:
-    """epoch -> checkpoint of a folder, ascending, of the range that the settings name.
+    """epoch -> checkpoint of a folder, ascending, of the run and the range that the settings name.
 
     Raises SettingsError for a folder with several runs, InputError for one without checkpoints or with gaps.
     """
-    found = in_folder(folder, run_idx)
+    found = in_folder(folder, settings.run)
     kept, missing = between(
-        found, settings.start_epoch, settings.end_epoch, settings.epoch_step, "checkpoints", lenient=lenient
+        found,
+        settings.start_epoch,
+        settings.end_epoch,
+        settings.epoch_step,
+        "checkpoints",
+        lenient=gaps or settings.gaps,
     )
     if missing:
         runtime.warn(f"checkpoints of {len(missing)} epochs of the range are missing: {missing[:10]}")
-    return {epoch: found[epoch] for epoch in kept}
+    return {epoch: found[epoch] for epoch in (kept[-1:] if settings.last_alone else kept)}
 
 
 def in_folder(folder: Path, run_idx: int | None = None) -> dict[int, Path]:

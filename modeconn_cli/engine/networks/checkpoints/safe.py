@@ -35,7 +35,7 @@ def load(stream: IO[bytes], path: Path) -> dict[str, Tensor]:
 
 
 def mapped(name: Path, path: Path) -> dict[str, Tensor]:
-    """The same of the file called `name`, as pages of the file."""
+    """The tensors of the file called `name`, by name, as pages of the file."""
     try:
         with safetensors.safe_open(name, framework="pt") as file:
             return {key: file.get_tensor(key) for key in sorted(file.keys())}

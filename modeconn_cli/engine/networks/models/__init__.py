@@ -97,6 +97,10 @@ def build(arch: Architecture, seed: int = 0, note: Callable[[str], None] = lambd
     else:
         _, entry = find_model(arch.model)
         factory, fixed = factory_of(entry), entry.args
+        if taken := next((key for key in arch.args if key in fixed), None):
+            raise SettingsError(
+                f"--model-arg: '{arch.model}' itself says its '{taken}'", "choose another --model"
+            )
     model = call(
         factory,
         {**arch.args, **fixed},

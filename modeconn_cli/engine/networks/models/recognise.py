@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from modeconn_cli.engine.datasets.remembered import Remembered
 from modeconn_cli.engine.errors import SettingsError
 from modeconn_cli.engine.machine.runtime import Runtime
-from modeconn_cli.engine.networks.checkpoints import Checkpoint
+from modeconn_cli.engine.networks.checkpoints import Checkpoint, garipov
 from modeconn_cli.engine.networks.models import Architecture, build, factory_of
 from modeconn_cli.engine.registry import MODELS, Entry, find_model, is_import_path
 from modeconn_cli.engine.settings.shared import ModelSettings
@@ -29,26 +29,18 @@ TRANSFORMS = {"vgg": "vgg", "garipov-vgg": "vgg", "convfc": "vgg", "preresnet": 
 def recognised(checkpoint: Checkpoint, settings: ModelSettings, runtime: Runtime) -> Checkpoint:
     """The checkpoint with what its keys say of its network, where neither it nor the settings say.
 
-    With --model, classes and width of that network are read off the shapes. Raises SettingsError naming --model
-    where several networks fit, or none.
+    With --model, classes and width of that network are read off the shapes. Of a foreign curve, whose modules have
+    other names, shapes and their order decide. Raises SettingsError naming --model where several networks fit, or none.
     """
-    if checkpoint.about.model is not None or _is_own_code(settings):
+    if checkpoint.about.model is not None or checkpoint.is_curve or _is_own_code(settings):
         return checkpoint
-    fits = matches(checkpoint.state, settings.model)
+    if garipov.is_curve(checkpoint.state):
+        points, _ = garipov.split(checkpoint.state)
+        fits = matches_in_order(points[0], settings.model)
+    else:
+        fits = matches(checkpoint.state, settings.model)
     if settings.model is not None and not fits:
         return checkpoint  # the mismatch is named, tensor by tensor, where the weights are loaded
-    return _decided(checkpoint, fits, runtime)
-
-
-def recognised_curve(
-    checkpoint: Checkpoint, point: Mapping[str, Tensor], settings: ModelSettings, runtime: Runtime
-) -> Checkpoint:
-    """The same for a foreign curve, whose modules have other names: shapes and their order decide."""
-    if _is_own_code(settings):
-        return checkpoint
-    fits = matches_in_order(point, settings.model)
-    if settings.model is not None and not fits:
-        return checkpoint
     return _decided(checkpoint, fits, runtime)
 
 

@@ -10,9 +10,8 @@ from torch.nn import functional as F
 
 from modeconn_cli.engine.errors import SettingsError
 
-# Convolutions per block; the channels of the blocks are 1, 2, 4, 8 and 8 times the width.
-VGG16 = (2, 2, 3, 3, 3)
-VGG19 = (2, 2, 4, 4, 4)
+# Convolutions per block, by depth; the channels of the blocks are 1, 2, 4, 8 and 8 times the width.
+BLOCKS = {16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
 FACTORS = (1, 2, 4, 8, 8)
 
 Shape = tuple[int, ...]
@@ -97,26 +96,11 @@ class GaripovVGG(VGG):
         return x
 
 
-def vgg16(input_shape: Shape, num_classes: int, width: int = 64) -> VGG:
-    """15,245,130 parameters for 3 x 32 x 32 images, 10 classes and width 64."""
-    return VGG(input_shape, num_classes, VGG16, width, norm=False)
+def vgg(input_shape: Shape, num_classes: int, depth: int, norm: bool, width: int = 64) -> VGG:
+    """15,245,130 parameters at depth 16 for 3 x 32 x 32 images, 10 classes and width 64."""
+    return VGG(input_shape, num_classes, BLOCKS[depth], width, norm)
 
 
-def vgg19(input_shape: Shape, num_classes: int, width: int = 64) -> VGG:
-    return VGG(input_shape, num_classes, VGG19, width, norm=False)
-
-
-def vgg16_bn(input_shape: Shape, num_classes: int, width: int = 64) -> VGG:
-    return VGG(input_shape, num_classes, VGG16, width, norm=True)
-
-
-def vgg19_bn(input_shape: Shape, num_classes: int, width: int = 64) -> VGG:
-    return VGG(input_shape, num_classes, VGG19, width, norm=True)
-
-
-def garipov_vgg16bn(input_shape: Shape, num_classes: int, width: int = 64) -> VGG:
-    return GaripovVGG(input_shape, num_classes, VGG16, width, norm=True)
-
-
-def garipov_vgg19bn(input_shape: Shape, num_classes: int, width: int = 64) -> VGG:
-    return GaripovVGG(input_shape, num_classes, VGG19, width, norm=True)
+def garipov_vgg(input_shape: Shape, num_classes: int, depth: int, width: int = 64) -> VGG:
+    """As many parameters as `vgg` with norms, and another function."""
+    return GaripovVGG(input_shape, num_classes, BLOCKS[depth], width, norm=True)

@@ -37,7 +37,10 @@ class Geometry:
 
 
 def geometry(args: Sequence[Any]) -> Geometry:
-    """Of the arguments of `aten.conv2d`; those at the end may be missing, and lists may have one number for both."""
+    """Read the geometry off the arguments of `aten.conv2d`.
+
+    Those at the end may be missing, and lists may have one number for both axes.
+    """
 
     def pair(place: int, default: int) -> Pair:
         numbers = list(args[place]) if len(args) > place else [default]

@@ -29,8 +29,8 @@ ROUNDING = 8.0  # units of rounding of the two gradients below which their diffe
 
 @dataclass(frozen=True)
 class Draws:
-    """Of D directions and N samples, float64 [D, N] each: ‖g‖ and v·g in units of h, and whether the difference was
-    within rounding of zero.
+    """What D directions say of N samples, float64 [D, N] each: ‖g‖ and v·g in units of h, and whether the difference
+    was within rounding of zero.
     """
 
     h: float
@@ -58,7 +58,7 @@ class Draws:
 
 @dataclass(frozen=True)
 class Curvature:
-    """Of N samples, float64 [N] each; `rounded`: the difference was within rounding along some direction."""
+    """The curvature of N samples, float64 [N] each; `rounded`: within rounding along some direction."""
 
     curvature: Tensor
     directional_eig: Tensor
@@ -119,7 +119,7 @@ def draw(
     seed: int,
     method: Method = "fd",
 ) -> list[Draws]:
-    """The same direction by direction, for each step h; the unperturbed gradient is computed once.
+    """Measure direction by direction, for each step h; the unperturbed gradient is computed once.
 
     A difference of gradients shows the rounding of the kernels, which libraries choose by the number of samples: with
     h = 1e-3 in float32, batches of up to five samples were up to 7e-4 (median) and 9e-3 (most) of a curvature away from

@@ -44,7 +44,7 @@ def batches_pay(parameters: Parameters) -> bool:
 def gradients(
     model: nn.Module, parameters: Parameters, images: Tensor, loss: Loss, note: Callable[[str], None]
 ) -> Iterator[Gradients]:
-    """By the faster of both ways; one by one too where torch.func refuses a network."""
+    """The gradients of samples by the faster of both ways; one by one where torch.func refuses a network."""
     if not batches_pay(parameters):
         yield from one_by_one(model, parameters, images, loss)
         return
@@ -66,7 +66,7 @@ def gradients(
 def one_by_one(
     model: nn.Module, parameters: Parameters, images: Tensor, loss: Loss, start: int = 0
 ) -> Iterator[Gradients]:
-    """The same by plain autograd on batches of one, from a row on: true of any network."""
+    """The gradients of samples by plain autograd on batches of one, from a row on: true of any network."""
     for row in range(start, len(images)):
         rows = slice(row, row + 1)
         with torch.enable_grad():

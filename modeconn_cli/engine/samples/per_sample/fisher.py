@@ -84,7 +84,7 @@ class DiagonalFisher:
 
 @dataclass(frozen=True, kw_only=True)
 class _Drawn(CrossEntropy):
-    """By labels that are drawn from the network's own probabilities."""
+    """A loss by labels that are drawn from the network's own probabilities."""
 
     ids: Tensor
     seed: int

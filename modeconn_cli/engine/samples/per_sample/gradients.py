@@ -24,7 +24,10 @@ CHECKED, AGREE = 3, 1e-3  # samples that are compared with a loop of one first, 
 
 @dataclass(frozen=True)
 class CrossEntropy:
-    """In nats, by the batch's labels [N] int64; with `classes` over these alone, among which all labels are."""
+    """The cross-entropy in nats, by the batch's labels [N] int64.
+
+    With `classes` it is over these alone, among which all labels are.
+    """
 
     labels: Tensor
     classes: Tensor | None = None
@@ -50,7 +53,7 @@ class Reduction(ABC):
 
     @abstractmethod
     def differs(self, exact: Reduction) -> str:
-        """In what it is further than AGREE from what plain autograd gives; empty where it is not."""
+        """Name what is further than AGREE from what plain autograd gives; nothing where all agrees."""
 
 
 R = TypeVar("R", bound=Reduction)

@@ -25,7 +25,7 @@ Gradient = Literal["param", "input", "none"]
 
 @dataclass(frozen=True)
 class Scores:
-    """Of N samples, float64 [N] on the CPU: cross-entropy in nats, ‖∇ℓ_i‖², and ⟨θ, ∇ℓ_i⟩; None where not asked for."""
+    """Scores of N samples, float64 [N] on the CPU: cross-entropy in nats, ‖∇ℓ_i‖², ⟨θ, ∇ℓ_i⟩; None if not asked for."""
 
     losses: Tensor
     squares: Tensor | None

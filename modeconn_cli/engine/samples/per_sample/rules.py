@@ -169,7 +169,7 @@ class Linear(Weighted):
 
 
 class Convolution(Weighted):
-    """In two dimensions, strided, dilated, grouped; the cheapest of three exact ways, by the shapes."""
+    """A convolution in two dimensions, strided, dilated, grouped: the cheapest of three exact ways, by the shapes."""
 
     def by_weight(self, call: Call) -> Tensor:
         return convolution.weight_gradients(*self._operands(call))
@@ -189,7 +189,7 @@ class Convolution(Weighted):
 
 
 class BatchNorm(Rule):
-    """In eval mode: (x − mean) / √(var + ε) with running statistics, times weight plus bias."""
+    """Batch norm in eval mode: (x − mean) / √(var + ε) with running statistics, times weight plus bias."""
 
     places = (1, 2)
 
@@ -204,7 +204,7 @@ class BatchNorm(Rule):
 
 
 class LayerNorm(Rule):
-    """Over the last axes, any positions before them."""
+    """Layer norm over the last axes, with any positions before them."""
 
     places = (2, 3)
 
