@@ -25,7 +25,8 @@ def score(settings: CslScoreSettings, report: Report) -> None:
     """Score the loss and the gradient norm of every sample at every checkpoint of a run.
 
     Writes loss_*.npy, loss_grad_*.npy and, with weight decay, loss_ce_*.npy (the loss without it) per epoch, in id
-    order, beside sample_ids.npy. Epochs that are there are not scored again.
+    order, beside sample_ids.npy, and a file for each further score of the table (samples/scores.py). Epochs that are
+    there are not scored again.
     """
     from modeconn_cli.engine.commands.csl import score as engine
 
@@ -48,6 +49,7 @@ def aggregate(settings: CslAggregateSettings, report: Report) -> None:
 
 def score_table(result: CslScoreResult) -> list[Block]:
     chosen, omitted = ends(result.epochs, EPOCHS, "epochs")
+    further = tuple(dict.fromkeys(name for each in result.epochs for name in each.means))
     rows = tuple(
         (
             str(each.epoch),
@@ -55,6 +57,7 @@ def score_table(result: CslScoreResult) -> list[Block]:
             number(each.mean_loss),
             number(each.shift),
             number(each.mean_grad),
+            *(number(each.means.get(name)) for name in further),
             str(each.nonfinite),
             each.checkpoint,
         )
@@ -66,6 +69,7 @@ def score_table(result: CslScoreResult) -> list[Block]:
         "mean loss",
         "weight decay",
         f"mean grad norm ({result.grad})",
+        *(f"mean {name}" for name in further),
         "non-finite",
         "checkpoint",
     )

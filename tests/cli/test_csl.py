@@ -114,21 +114,23 @@ def test_a_score_of_the_table_is_that_of_the_sample_alone(score: SampleScore) ->
     logits = 3 * torch.randn(40, 5, generator=generator, dtype=torch.float64)
     labels = torch.arange(40) % 5
     found = score.function(logits, labels)
+    assert found.shape == (40,), "a score is one value per sample"
+    assert bool(found.isfinite().all()), "finite logits have finite scores"
     alone = [float(score.function(logits[k : k + 1], labels[k : k + 1])) for k in range(40)]
-    assert found.tolist() == pytest.approx(alone, rel=1e-12)
-    assert found.shape == (40,)
-    assert score.within[0] <= min(alone)
-    assert max(alone) <= score.within[1]
+    assert found.tolist() == pytest.approx(alone, rel=1e-12), "the rest of the batch does not matter"
+    assert score.within[0] <= min(alone) <= max(alone) <= score.within[1]
     sure = torch.full((1, 5), -9.0, dtype=torch.float64).index_fill(1, torch.tensor([2]), 9.0)
     easy, hard = (float(score.function(sure, torch.tensor([label]))) for label in (2, 0))
-    assert (hard > easy) == (score.large == "hard")
+    sign = {"hard": 1, "easy": -1, "either": 0}[score.large]
+    assert np.sign(hard - easy) == sign, f"of a sample that is wrong for sure; large is '{score.large}'"
 
 
 def test_the_names_of_scores_read_as_no_losses() -> None:
     """Files begin with them, and `loss_x_digits_epoch_1.npy` would be the losses of a data set called x_digits."""
     further = [score.name for score in SCORES if score.name != "loss"]
     assert len(further) == len(set(further)) == len(SCORES) - 1
-    assert not any(name.startswith("loss") for name in further)
+    with pytest.raises(ValueError, match="read as those of losses"):
+        SampleScore("loss_x", cross_entropy, paper="", large="hard", within=(0, 1))
 
 
 def test_cross_entropy_in_closed_form() -> None:

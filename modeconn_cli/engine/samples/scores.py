@@ -22,15 +22,20 @@ from modeconn_cli.engine.training.evaluation import among
 class SampleScore:
     """`function` maps logits [B, C] and labels [B] to one value per sample, [B]; the logits come in float64.
 
-    `name` begins the names of its files, and no name may begin with `loss`, which those of csl do. `large` says
-    which samples have large values, `within` what values there are.
+    `name` begins the names of its files, and no name may begin with `loss`, which those of csl do. `large` says which
+    samples have large values, hard or easy ones, or either where the label does not matter; `within` says what values
+    there are. The tests hold every row to both.
     """
 
     name: str
     function: Callable[[Tensor, Tensor], Tensor]
     paper: str
-    large: Literal["hard", "easy"]
+    large: Literal["hard", "easy", "either"]
     within: tuple[float, float]
+
+    def __post_init__(self) -> None:
+        if self.name.startswith("loss") and self.name != "loss":
+            raise ValueError(f"'{self.name}': the names of a score's files would be read as those of losses")
 
 
 SCORES = (
@@ -52,4 +57,8 @@ def of_batch(
     if not wanted:
         return {}
     logits, labels = among(model(batch.images), batch.labels, classes)
-    return {score.name: score.function(logits.double(), labels).double() for score in wanted}
+    found = {score.name: score.function(logits.double(), labels).double() for score in wanted}
+    for name, values in found.items():
+        if values.shape != labels.shape:
+            raise ValueError(f"the score '{name}' is {tuple(values.shape)} for {len(labels)} samples")
+    return found

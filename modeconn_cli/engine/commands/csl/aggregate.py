@@ -114,6 +114,8 @@ def run(settings: CslAggregateSettings, runtime: Runtime) -> CslAggregateResult 
         metrics = _measured(found, settings, runtime)
         noise = found.label_noise()
         result = _result(settings, folder, found, metrics, noise, drawn)
+        if any(not (folder / name.aggregated(array)).exists() for array in metrics.values):
+            job.reopen()  # an earlier version has finished it without them
         if not job.complete:
             _write(folder, found, metrics.values, result)
             _draw(settings, found, metrics, noise, drawn, runtime)

@@ -8,7 +8,7 @@ document.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -45,6 +45,7 @@ class EpochScore(ScoredEpoch):
     nonfinite: int
     skipped: int  # samples whose class had not been seen
     grad_method: str
+    means: dict[str, float | None] = field(default_factory=dict)  # of the further scores of the table
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,7 +124,7 @@ class _Losses(Measure[CslScoreSettings, EpochScore, CslScoreResult]):
         self.label_noise = folder / named.aggregated(LABEL_NOISE, ".csv")
         self.owned = [*named.patterns(), self.summary.name, self.label_noise.name]  # all runs share the ids
         self.further = [each.name for each in scores.SCORES if each.name != "loss"]
-        self.columns = ("loss", *self.further, *(() if settings.grad == "none" else ("norms",)))
+        self.columns = ("loss", *self.further, *(() if settings.grad == "none" else ("loss_grad",)))
         self.decay = Decay.of(settings, run)
         self._decay_terms: tuple[float, float] | None = None
 
@@ -144,6 +145,7 @@ class _Losses(Measure[CslScoreSettings, EpochScore, CslScoreResult]):
             f"score {len(run.samples):,} samples ({self.settings.split}) of {run.data.name} at "
             f"{len(run.checkpoints)} epochs of {run.arch.model} on {self.runtime.device}: losses with "
             f"{self.decay.words()}, gradient norm: {self.settings.grad}"
+            + (f", {', '.join(self.further)}" if self.further else "")
         )
 
     def begin(self) -> None:
@@ -162,7 +164,7 @@ class _Losses(Measure[CslScoreSettings, EpochScore, CslScoreResult]):
         if squares is not None:
             if found.inner is not None and self._decay_terms is not None:
                 squares = squares + self._decay_terms[0] * found.inner + self._decay_terms[1]
-            columns["norms"] = squares.clamp_min(0.0).sqrt()
+            columns["loss_grad"] = squares.clamp_min(0.0).sqrt()
         return columns
 
     def _paths(self, epoch: int) -> dict[str, Path]:
@@ -176,24 +178,26 @@ class _Losses(Measure[CslScoreSettings, EpochScore, CslScoreResult]):
         return list(self._paths(epoch).values())
 
     def write(self, checkpoint: ScoredEpoch, whole: Mapping[str, np.ndarray]) -> EpochScore:
-        losses, norms = whole["loss"], whole.get("norms")
+        losses, norms = whole["loss"], whole.get("loss_grad")
         squares = sum(float(p.detach().double().square().sum()) for p in self.run.model.parameters())
         shift = self.decay.wd * self.decay.factor * squares
-        values = {**whole, "loss": losses + shift, "loss_ce": losses, "loss_grad": norms}
+        values = {**whole, "loss": losses + shift, "loss_ce": losses}
         for kind, path in self._paths(checkpoint.epoch).items():
             files.write_array(path, np.asarray(values[kind], dtype=np.float32))
         wanted = self.run.seen.of(losses)
-        nonfinite = int((~np.isfinite(wanted)).sum())
-        if nonfinite:
+        broken = {kind: int((~np.isfinite(self.run.seen.of(column))).sum()) for kind, column in whole.items()}
+        for kind in (kind for kind, count in broken.items() if count):
             self.runtime.warn(
-                f"epoch {checkpoint.epoch}: {nonfinite:,} losses are NaN or infinite; they are kept as they are"
+                f"epoch {checkpoint.epoch}: {broken[kind]:,} values of {kind} are NaN or infinite; they are kept as "
+                "they are"
             )
         return EpochScore(
             **vars(checkpoint),
             shift=shift,
             mean_loss=_mean(losses),
             mean_grad=_mean(norms),
-            nonfinite=nonfinite,
+            nonfinite=broken["loss"],
+            means={name: _mean(whole[name]) for name in self.further},
             skipped=len(losses) - len(wanted),
             grad_method=self._gradients.method,
         )
