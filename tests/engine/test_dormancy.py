@@ -338,7 +338,7 @@ def test_torchvision_families_agree_with_hooks_on_their_modules(name: str) -> No
 
 
 def test_relus_in_other_words() -> None:
-    """`maximum` with a constant is looked at; what is not is named."""
+    """`maximum` with a constant and `where` are looked at; what is not is named."""
 
     class Spelled(nn.Module):
         def __init__(self) -> None:
@@ -347,19 +347,20 @@ def test_relus_in_other_words() -> None:
             self.register_buffer("zero", torch.zeros(1))
 
         def forward(self, x: Tensor) -> Tensor:
-            x = torch.maximum(self.one(x), self.zero)
-            x = self.two(x)
-            return self.three(torch.where(x > 0, x, 0.0))
+            x = self.two(torch.maximum(self.one(x), self.zero))
+            return self.three(torch.sin(torch.where(x > 0, x, 0.0)))
 
     model, x, notes = Spelled(), torch.randn(5, 6), []
     observe = observer(model, x[:2], eps=EPS, note=notes.append)
     assert [(layer.name, layer.zero) for layer in observe.layers if layer.kind == "post"] == [
-        ("maximum", True)
+        ("maximum", True),
+        ("where", True),
     ]
     with torch.no_grad():
-        hidden = model.one(x).relu()
+        first = model.one(x).relu()
+        hidden = torch.cat([first, model.two(first).relu()], 1)
     np.testing.assert_allclose(observe(x).post.numpy(), (hidden <= EPS).double().mean(1).numpy())
-    assert any("may act as nonlinearities: gt, where" in note for note in notes)
+    assert any("may act as nonlinearities: sin" in note for note in notes)
 
 
 def test_a_scale_of_the_logits_does_not_make_them_hidden() -> None:
@@ -376,3 +377,34 @@ def test_a_scale_of_the_logits_does_not_make_them_hidden() -> None:
 
     kinds = [(layer.kind, layer.name) for layer in observer(Scaled(), torch.zeros(2, 4), eps=EPS).layers]
     assert kinds == [("pre", "body.0"), ("post", "body.1"), ("pre", "body.2")]
+
+
+class Windowed(nn.Module):
+    """Its branch on values keeps it from being traced; one layer sees windows on the samples' axis."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inside, self.after = nn.Linear(12, 6), nn.Linear(96, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if float(x.sum()) < -1e9:
+            return x
+        windows = x.view(-1, 3, 4, 2, 4, 2).permute(0, 2, 4, 1, 3, 5).reshape(-1, 12)
+        return self.after(self.inside(windows).view(len(x), 96))
+
+
+def test_a_module_that_sees_windows_is_left_out_alone() -> None:
+    model, x, notes = Windowed(), images(), []
+    observe = observer(model, x[:2], eps=EPS, note=notes.append)
+    assert notes[1] == "left out, as they give no row per sample: inside"
+    assert [layer.name for layer in observe.layers] == ["after"]
+    with torch.no_grad():
+        quiet = (model(x) <= EPS).double()
+    np.testing.assert_allclose(observe(x).pre.numpy(), quiet.mean(1).numpy())
+    np.testing.assert_array_equal(observe(x).dormant.numpy(), quiet.sum(0).numpy())
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script")
+def test_a_part_that_is_a_script_is_refused() -> None:
+    model = nn.Sequential(nn.Flatten(), torch.jit.script(nn.Linear(192, 8)), nn.ReLU(), nn.Linear(8, 3))
+    assert "'1' is a script" in refused(lambda: observer(model, images(2), eps=EPS))

@@ -6,9 +6,10 @@ import threading
 
 import pytest
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 from modeconn_cli.engine.errors import InputError
+from modeconn_cli.engine.networks.flat import Runner
 from modeconn_cli.engine.networks.graph import Graph, location, operation, shape_of, trace
 
 
@@ -38,7 +39,7 @@ def run(graph: Graph, model: nn.Module, x: Tensor) -> Tensor:
         if node.op == "placeholder":
             name = graph.tensors.get(node.name)
             inputs.append(state[name] if name else graph.constants.get(node.name, x))
-    (output,) = fx.Interpreter(graph.program.graph_module).run(*inputs)
+    (output,) = Runner(graph.module).run(*inputs)
     return output
 
 

@@ -19,10 +19,10 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, fx, nn
-from torch.export import Dim, ExportedProgram
+from torch.export import Dim
 
 from modeconn_cli.engine.errors import InputError
-from modeconn_cli.engine.networks import weights
+from modeconn_cli.engine.networks import flat, weights
 from modeconn_cli.engine.networks.untouched import copy_to_trace
 
 # Rows of the example batch. Export specialises 0 and 1; an odd number keeps batch // 2 from looking exact.
@@ -32,22 +32,17 @@ CONVOLUTIONS = frozenset({"conv1d", "conv2d", "conv3d"})
 TRANSPOSED = frozenset({"conv_transpose1d", "conv_transpose2d", "conv_transpose3d"})
 _TORCH = str(Path(torch.__file__).parent) + os.sep
 
-# What export raises, and what a model's own forward raises while export runs it.
-_REFUSALS = (
-    RuntimeError, ValueError, TypeError, AssertionError, LookupError, AttributeError, ArithmeticError,
-)  # fmt: skip
-
 
 @dataclass(frozen=True)
 class Graph:
-    """One model in eval mode as ATen operations, for any batch size.
+    """One model in eval mode as ATen operations, for any batch size; `flat.Runner` runs its module.
 
     `tensors` maps the placeholders that are in the state dict to their names there. A tensor with several
-    names (tied weights) may have several placeholders; `tied` lists all names of each. The values of the
-    program's own parameters are undefined: whoever runs the graph brings them.
+    names (tied weights) may have several placeholders; `tied` lists all names of each. Whoever runs the graph
+    brings their values.
     """
 
-    program: ExportedProgram
+    module: fx.GraphModule
     tensors: dict[str, str]
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)  # of the whole state dict, in its order
     tied: dict[str, tuple[str, ...]] = field(default_factory=dict)  # name -> all names of that tensor
@@ -56,7 +51,7 @@ class Graph:
     @property
     def nodes(self) -> tuple[fx.Node, ...]:
         """Placeholders, operations and the output, in execution order."""
-        return tuple(self.program.graph.nodes)
+        return tuple(self.module.graph.nodes)
 
     def canonical(self, name: str) -> str:
         """The first name of a tied tensor, which is the parameter's."""
@@ -76,7 +71,7 @@ class Graph:
     def made_of(self, *, gradients: bool = False) -> dict[fx.Node, tuple[str, ...]]:
         """node -> the tensors of the state dict that it is made of, for all nodes that do not depend on the input.
 
-        With `gradients` only tensors that a gradient comes through to: none passes a detach.
+        With `gradients` only tensors that a gradient comes through to: none passes a detach, or `torch.no_grad()`.
         """
         found: dict[fx.Node, tuple[str, ...]] = {}
         for node in self.nodes:
@@ -86,7 +81,8 @@ class Graph:
                 elif node.name in self.constants:
                     found[node] = ()
             elif node.op == "call_function" and all(source in found for source in node.all_input_nodes):
-                sources = [] if gradients and operation(node) == "detach" else node.all_input_nodes
+                stops = operation(node) == "detach" or not flat.modes(node).gradients
+                sources = [] if gradients and stops else node.all_input_nodes
                 found[node] = tuple(dict.fromkeys(name for source in sources for name in found[source]))
         return found
 
@@ -110,7 +106,7 @@ def trace(model: nn.Module, input_shape: tuple[int, ...]) -> Graph:
             program = torch.export.export(
                 hollow, (example,), strict=False, dynamic_shapes=({0: Dim("batch")},)
             )
-        except _REFUSALS as error:
+        except Exception as error:  # of the user's own forward, or export's of any kind
             raise _refusal(error, (EXAMPLE_BATCH, *input_shape)) from error
     named = {
         **program.graph_signature.inputs_to_parameters,
@@ -118,7 +114,7 @@ def trace(model: nn.Module, input_shape: tuple[int, ...]) -> Graph:
         **program.graph_signature.inputs_to_lifted_tensor_constants,
     }
     return Graph(
-        program=program,
+        module=flat.flat(program.graph_module),
         tensors={placeholder: name for placeholder, name in named.items() if name in state},
         shapes={name: tuple(tensor.shape) for name, tensor in state.items()},
         tied=_tied_names(state),
@@ -196,7 +192,7 @@ def _hollow_copy(model: nn.Module) -> nn.Module:
                 memo[id(tensor)] = _hollow(tensor, keep=id(tensor) not in saved)
     try:
         return copy_to_trace(model, memo).eval()
-    except (TypeError, RuntimeError, AttributeError) as error:
+    except Exception as error:  # of the user's own module
         raise InputError(
             f"{type(model).__name__} cannot be copied for tracing: {_first_line(error)}",
             "remove handles, locks and non-leaf tensors from the model's attributes",
@@ -217,8 +213,7 @@ def _hollow(tensor: Tensor, *, keep: bool) -> Tensor:
 def _silence() -> Iterator[None]:
     """Keep export's reports off the terminal: a refusal becomes one line of ours."""
     with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
-        # RNN modules assign their flat weights in forward.
-        warnings.filterwarnings("ignore", message=".*assigned during export.*", category=UserWarning)
+        warnings.simplefilter("ignore")
         yield
 
 

@@ -1,19 +1,23 @@
 """On which axis of a tensor the samples of a batch lie, and in what order with what else lies there.
 
 Attention and windows flatten samples with positions onto one axis: (positions, samples) in the one, (samples,
-windows) in the other. Export gives sizes as expressions of the batch; the order follows from the reshapes.
+windows) in the other; views of an image are joined along it. Export gives sizes as expressions of the batch; the order
+follows from the reshapes.
 """
 
 from __future__ import annotations
 
 import math
+import operator
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, fx
 
-from modeconn_cli.engine.networks.graph import EXAMPLE_BATCH, concrete, operation
+from modeconn_cli.engine.networks.flat import is_higher_order
+from modeconn_cli.engine.networks.graph import EXAMPLE_BATCH, Graph, concrete, location, operation
 
 # Operations that can change the order of the samples -> the argument that says along which axes.
 REORDERS = {
@@ -21,7 +25,12 @@ REORDERS = {
     "index_add": 1, "index_copy": 1, "sort": 1, "argsort": 1, "topk": 2, "repeat_interleave": 2, "cumsum": 1,
     "cumprod": 1, "logcumsumexp": 1,
 }  # fmt: skip
-RESHAPES = {"view", "reshape", "flatten", "unflatten", "_unsafe_view"}
+# Operations that take pieces of an axis -> the argument that says of which.
+PIECES = {
+    "chunk": 2, "narrow": 1, "slice": 1, "split": 2, "split_with_sizes": 2, "tensor_split": 2, "unsafe_chunk": 2,
+    "unsafe_split": 2,
+}  # fmt: skip
+RESHAPES = {"view", "view_as", "reshape", "reshape_as", "flatten", "unflatten", "_unsafe_view"}
 
 
 class Inseparable(Exception):
@@ -49,21 +58,61 @@ class SampleAxis:
         return split.movedim(self.number + 1, 0).flatten(self.number + 1, self.number + 2)
 
 
+def follow(graph: Graph) -> None:
+    """Find where the samples are in all that depends on the input; `of` tells it then.
+
+    What moves samples along their own axis, or mixes them up with what lies beside them, loses them for all that is
+    made of it. Raises Inseparable for a graph with an operation that nobody looks into.
+    """
+    data, lost = set[fx.Node](), dict[fx.Node, str]()
+    for node in graph.nodes:
+        if is_higher_order(node):
+            raise Inseparable(f"{node.target} is not looked into ({location(node)})")
+        fed = [source for source in node.all_input_nodes if source in data]
+        made = isinstance(node.meta.get("val"), Tensor | tuple | list)  # no size
+        if made and (fed or (node.op == "placeholder" and has_samples(node))):
+            data.add(node)
+        reason = next((lost[source] for source in fed if source in lost), "")
+        try:
+            if not reason and has_samples(node):
+                node.meta["sample_axis"] = _of(node, fed)
+        except Inseparable as error:
+            reason = str(error)
+        if reason and node.op == "call_function":
+            node.meta["sample_axis"] = lost[node] = reason
+
+
 def of(node: fx.Node) -> SampleAxis:
-    """Where the samples are in what a node computes. Raises Inseparable where that cannot be told."""
-    if "sample_axis" not in node.meta:  # nodes are asked again by all that read them
-        node.meta["sample_axis"] = _of(node)
-    found: SampleAxis = node.meta["sample_axis"]
-    return found
+    """Where the samples are in what a node of a followed graph computes. Raises Inseparable where they are lost."""
+    found = node.meta.get("sample_axis", f"{node.name}: samples on no axis")
+    if isinstance(found, SampleAxis):
+        return found
+    raise Inseparable(found)
 
 
-def _of(node: fx.Node) -> SampleAxis:
+def _of(node: fx.Node, fed: Sequence[fx.Node]) -> SampleAxis:
+    """`fed`: the sources that depend on the input."""
     shape = _shape(node)
     axes = [axis for axis, size in enumerate(shape) if isinstance(size, torch.SymInt)]
     if len(axes) != 1:
         raise Inseparable(f"{node.name}: samples on {len(axes)} axes")
-    times = _times(shape[axes[0]])
-    return SampleAxis(axes[0]) if times == 1 else _shared(node, axes[0], times)
+    (axis,), times = axes, _times(shape[axes[0]])
+    if not fed:  # the same for all samples
+        return SampleAxis(axis, 1, times)
+    maker = node if node.target is not operator.getitem else fed[0]
+    _check_order(maker)
+    if operation(node) in RESHAPES:
+        return _reshaped(node, axis, times)
+    order = _cut(node, maker, times) or _multiplied(maker, times)
+    if order is not None:
+        return SampleAxis(axis, *order)
+    # All other operations keep the order along an axis, wherever that axis goes, if their sources agree on it.
+    sources = maker.all_input_nodes if maker is not node else fed
+    orders = {(of(source).outer, of(source).inner) for source in sources if has_samples(source)}
+    outer, inner = orders.pop() if len(orders) == 1 else (0, 0)
+    if outer * inner == times:
+        return SampleAxis(axis, outer, inner)
+    raise Inseparable(f"{node.name}: in what order {times} entries of every sample lie")
 
 
 def has_samples(node: fx.Node) -> bool:
@@ -88,36 +137,83 @@ def _times(size: Any) -> int:
     return times
 
 
-def _shared(node: fx.Node, axis: int, times: int) -> SampleAxis:
-    """The order on an axis that holds `times` entries of every sample."""
-    if operation(node) in RESHAPES:
-        source = node.all_input_nodes[0]
-        before, shape = of(source), _shape(source)
-        leading = math.prod(shape[: before.number]) * before.outer
-        outer, rest = divmod(leading, math.prod(_shape(node)[:axis]))
-        if not rest and outer and times % outer == 0:
-            return SampleAxis(axis, outer, times // outer)
-    # All other operations keep the order along an axis, wherever that axis goes, if their sources agree on it.
-    sources = [of(source) for source in node.all_input_nodes if has_samples(source)]
-    orders = {(source.outer, source.inner) for source in sources}
-    if len(orders) == 1 and math.prod(order := orders.pop()) == times:
-        return SampleAxis(axis, *order)
-    raise Inseparable(f"{node.name}: in what order {times} entries of every sample lie")
+def _reshaped(node: fx.Node, axis: int, times: int) -> SampleAxis:
+    """The order on an axis into which a reshape puts `times` entries of every sample."""
+    source = node.all_input_nodes[0]
+    before = of(source)
+    leading = math.prod(_shape(source)[: before.number]) * before.outer
+    outer, rest = divmod(leading, math.prod(_shape(node)[:axis]))
+    if rest or not outer or times % outer:
+        raise Inseparable(f"{node.name} mixes samples with what lies beside them")
+    return SampleAxis(axis, outer, times // outer)
 
 
-def check_order(node: fx.Node) -> None:
+def _along(maker: fx.Node, place: int, default: int = 0) -> SampleAxis | None:
+    """The samples' axis in an operation's first tensor, where it works along that axis."""
+    first = maker.args[0][0] if isinstance(maker.args[0], list | tuple) else maker.args[0]
+    if not isinstance(first, fx.Node) or not has_samples(first):
+        return None
+    found = of(first)
+    said = maker.args[place] if len(maker.args) > place else maker.kwargs.get("dim", default)
+    return found if said == found.number or said == found.number - len(_shape(first)) else None
+
+
+def _cut(node: fx.Node, maker: fx.Node, times: int) -> tuple[int, int] | None:
+    """The order in a piece of the samples' axis, which must hold all samples; None where that axis is not cut."""
+    place = PIECES.get(operation(maker))
+    source = None if place is None else _along(maker, place)
+    if source is None:
+        return None
+    if maker is node:  # one piece, from a start on
+        offset = _number(maker.args[2] if len(maker.args) > 2 else None, 0)
+        step = _number(maker.args[4] if len(maker.args) > 4 else None, 1)
+    else:
+        pieces = maker.meta["val"][: cast("int", node.args[1])]
+        offset, step = sum(concrete(piece.shape[source.number]) for piece in pieces), 1
+    if step != 1 or offset % (EXAMPLE_BATCH * source.inner) or times % source.inner:
+        raise Inseparable(f"{node.name} takes some samples out of a batch")
+    return times // source.inner, source.inner
+
+
+def _number(argument: Any, default: int) -> int:
+    """An argument that is a number, or a node that computes one."""
+    value = argument.meta["val"] if isinstance(argument, fx.Node) else argument
+    return default if value is None else concrete(value)
+
+
+def _multiplied(maker: fx.Node, times: int) -> tuple[int, int] | None:
+    """The order where whole batches come one after the other, or every sample several times; else None."""
+    name = operation(maker)
+    if name in ("cat", "concat", "concatenate") and (source := _along(maker, 1)):
+        parts = [part for part in cast("list[fx.Node]", maker.args[0]) if has_samples(part)]
+        inner = {of(part).inner for part in parts}
+        if len(inner) > 1 or len(parts) < len(cast("list[fx.Node]", maker.args[0])):
+            raise Inseparable(f"{maker.name}: in what order {times} entries of every sample lie")
+        return times // source.inner, source.inner
+    first = maker.args[0] if maker.args else None
+    if name == "repeat" and isinstance(first, fx.Node) and has_samples(first):
+        return times // of(first).inner, of(first).inner
+    if name == "repeat_interleave" and isinstance(first, fx.Node) and has_samples(first):
+        return of(first).outer, times // of(first).outer
+    return None
+
+
+def _check_order(node: fx.Node) -> None:
     """Raises Inseparable where an operation moves samples along their own axis."""
     place = REORDERS.get(operation(node))
     source = node.args[0] if node.args else None
     if place is None or not isinstance(source, fx.Node) or not has_samples(source):
         return
+    if operation(node) == "repeat_interleave" and isinstance(node.args[1], int) and len(node.args) > 2:
+        return  # every entry as often
     axis = of(source).number
-    said = node.args[place] if len(node.args) > place else node.kwargs.get("dim", -1)
+    usual = None if operation(node) == "repeat_interleave" else -1
+    said = node.args[place] if len(node.args) > place else node.kwargs.get("dim", usual)
     listed = said if isinstance(said, list | tuple) else [said]
     if operation(node) in ("index", "index_put"):
         touched = len(listed) > axis and listed[axis] is not None
     else:
         dims = len(_shape(source))
-        touched = not listed or any(isinstance(k, int) and k % dims == axis for k in listed)
+        touched = not listed or any(k is None or (isinstance(k, int) and k % dims == axis) for k in listed)
     if touched:
         raise Inseparable(f"{operation(node)} moves samples along their own axis")

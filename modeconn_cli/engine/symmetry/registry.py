@@ -62,7 +62,6 @@ class Step:
     """One operation of the graph, as its rule sees it."""
 
     node: fx.Node
-    key: str  # names the node in the whole graph
     notes: Notes
     shapes: tuple[Shape, ...]  # of the outputs
     tagged: bool  # whether this node must tell the parts it cuts or glues apart (see `walk`)
@@ -132,4 +131,4 @@ class Step:
 
     def seam(self, words: Words) -> None:
         """Remember an axis that is cut or glued here, in case its parts turn out to hold the same labels."""
-        self.notes.seams[self.key] = words
+        self.notes.seams[self.node.name] = words

@@ -12,6 +12,7 @@ from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
 from modeconn_cli.engine.errors import InputError
+from modeconn_cli.engine.networks.flat import is_higher_order
 from modeconn_cli.engine.networks.graph import Graph, concrete, location, operation, schema, shape_of
 
 # The rules register themselves.
@@ -73,7 +74,17 @@ class _Walk:
         for node in self.graph.nodes:
             if node.op == "placeholder":
                 self._placeholder(node)
-        outputs = self._run(self.graph.program.graph_module, "")
+                continue
+            if node.op == "output":
+                outputs = self._read(node.args[0])
+                break
+            if node.op == "get_attr":
+                self._set(node, self._still(getattr(self.graph.module, str(node.target)), OUTSIDE))
+            else:
+                self._set(node, self._apply(node))
+            inputs = node.all_input_nodes
+            if inputs and all(source in self.layers for source in inputs):
+                self.layers[node] = self.layers[inputs[0]]
         for x in _tensors(outputs):
             for words in split(self.labels, x):
                 self.labels.freeze(words, OUTPUT)
@@ -97,51 +108,18 @@ class _Walk:
         self.layers[node] = tuple(dict.fromkeys(layer_of(each) for each in names))
         self._set(node, self.tensors[names[0]])
 
-    def _run(self, module: fx.GraphModule, prefix: str) -> object:
-        """Apply the rules of one graph; returns the labelled outputs."""
-        for node in module.graph.nodes:
-            if node.op == "output":
-                return self._read(node.args[0])
-            if node.op == "get_attr":
-                self._set(node, self._still(getattr(module, str(node.target), None), OUTSIDE))
-            elif node.op == "call_function":
-                self._set(node, self._apply(module, node, prefix))
-                inputs = node.all_input_nodes
-                if inputs and all(source in self.layers for source in inputs):
-                    self.layers[node] = self.layers[inputs[0]]
-        raise AssertionError("a graph without an output")
-
-    def _apply(self, module: fx.GraphModule, node: fx.Node, prefix: str) -> object:
+    def _apply(self, node: fx.Node) -> object:
         if node.target is operator.getitem:
             return self._read(node.args[0])[node.args[1]]
-        if isinstance(node.target, torch._ops.HigherOrderOperator):
-            called = self._called(module, node)
-            if called is not None:
-                return self._run(called, f"{prefix}{node.name}.")
-        elif not isinstance(node.target, torch._ops.OpOverload):
+        if not isinstance(node.target, torch._ops.OpOverload) and not is_higher_order(node):
             return None  # Python's arithmetic on sizes
-        key = prefix + node.name
-        step = Step(node, key, self.notes, _shapes(node), key in self.tagged, self.layers)
+        step = Step(node, self.notes, _shapes(node), node.name in self.tagged, self.layers)
         if not step.shapes and step.operation.startswith(NUMBERS):
             return None
         try:
             return self._ruled(step)
         except Unproven as unproven:
             return self._frozen(step, str(unproven))
-
-    def _called(self, module: fx.GraphModule, node: fx.Node) -> fx.GraphModule | None:
-        """The graph inside `torch.no_grad()` or autocast in forward, its placeholders set to the operands."""
-        if not str(node.target).startswith("wrap_with_"):
-            return None
-        at = next(k for k, a in enumerate(node.args) if isinstance(a, fx.Node) and a.op == "get_attr")
-        body = module.get_submodule(str(node.args[at].target))  # type: ignore[union-attr]
-        assert isinstance(body, fx.GraphModule)
-        inner = [inside for inside in body.graph.nodes if inside.op == "placeholder"]
-        for place, operand in zip(inner, node.args[at + 1 :], strict=True):
-            self.values[place] = self._read(operand)
-            if isinstance(operand, fx.Node) and operand in self.layers:
-                self.layers[place] = self.layers[operand]
-        return body
 
     def _ruled(self, step: Step) -> object:
         if step.operation not in RULES:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, fx, nn
 
-from modeconn_cli.engine.errors import InputError
+from modeconn_cli.engine.errors import InputError, McxError
 from modeconn_cli.engine.networks import graph as graphs
 from modeconn_cli.engine.networks import weights
 from modeconn_cli.engine.networks.activations import sites
 from modeconn_cli.engine.networks.activations.sites import Kind, Layer, Site
+from modeconn_cli.engine.networks.flat import Runner
 from modeconn_cli.engine.networks.graph import Graph
 from modeconn_cli.engine.networks.sample_axis import Inseparable
 
@@ -64,9 +64,13 @@ def observer(
         if wanted == "post":
             raise InputError(f"nonlinearities cannot be found: {reason}") from error
         note(f"only the outputs of layers are seen: {reason[:160]}")
-        hooked = _Hooked(model, eps)
-        hooked(example)  # which layers are called shows when they are
-        return hooked
+        try:
+            return _Hooked(model, eps, example, note)
+        except McxError:
+            raise
+        except Exception as failed:  # of the user's own forward, under hooks that parts of it do not take
+            said = (str(failed).strip() or type(failed).__name__).splitlines()[0]
+            raise InputError(f"no layer can be seen: {reason}", f"under hooks: {said[:160]}") from failed
     for text in notes:
         note(text)
     found = [site for site in found if wanted in ("both", site.layer.kind)]
@@ -120,11 +124,11 @@ def _activity(found: Sequence[_Units]) -> Activity:
     )
 
 
-class _Traced(fx.Interpreter):
+class _Traced(Runner):
     """Runs the graph with the model's own tensors; every site is reduced at once, before anything overwrites it."""
 
     def __init__(self, model: nn.Module, graph: Graph, found: Sequence[Site], eps: float) -> None:
-        super().__init__(graph.program.graph_module)
+        super().__init__(graph.module)
         self.layers = [site.layer for site in found]
         self._sites = {site.node: site for site in found}
         self._eps, self._graph = eps, graph
@@ -137,13 +141,14 @@ class _Traced(fx.Interpreter):
         self.run(*self._graph.arguments(self._state, images).values())
         return _activity(self._found)
 
-    def run_node(self, n: fx.Node) -> Any:
-        out = super().run_node(n)
+    def compute(self, n: fx.Node) -> Any:
+        out = super().compute(n)
         if n in self._sites:
             self._found.append(self._units(self._sites[n], out))
         return out
 
     def _units(self, site: Site, value: Tensor) -> _Units:
+        value = value.float() if value.dtype.itemsize < 4 else value  # under autocast: sums need more digits
         size = value.abs() if site.absolute else value
         largest = site.by_sample(size, torch.amax)
         if site.layer.kind == "pre":
@@ -155,52 +160,68 @@ class _Traced(fx.Interpreter):
 
 
 class _Hooked:
-    """The outputs of convolution, linear and attention modules, for a model that cannot be traced."""
+    """The outputs of convolution, linear and attention modules, for a model that cannot be traced.
 
-    def __init__(self, model: nn.Module, eps: float) -> None:
+    Raises InputError for a model of which a part is a script, whose layers take no hooks.
+    """
+
+    def __init__(self, model: nn.Module, eps: float, example: Tensor, note: Callable[[str], None]) -> None:
         self._model, self._eps = model, eps
-        self.layers: list[Layer] = []
+        scripted = [name for name, part in model.named_modules() if isinstance(part, torch.jit.ScriptModule)]
+        if scripted:
+            raise InputError(
+                f"'{scripted[0]}' is a script, whose layers cannot be seen",
+                "make the network without torch.jit.script",
+            )
+        self._names: dict[nn.Module, str] = {
+            part: name for name, part in model.named_modules() if isinstance(part, _OBSERVED)
+        }
+        self.layers: list[Layer] = []  # which of them are called shows when they are
+        folded = set[str]()
+        with torch.no_grad():
+            for images in (example[:1], torch.cat([example[:1]] * 3)):
+                calls = self._called(images)
+                folded |= {layer.name for layer, largest in calls if len(largest) != len(images)}
+        self.layers = [layer for layer, _ in calls if layer.name not in folded]
+        self._all = [layer for layer, _ in calls]
+        if not calls:
+            raise InputError("the network calls no convolution and no linear layer")
+        if folded:
+            names = [layer.name for layer in self._all if layer.name in folded]
+            if not self.layers:
+                raise InputError(
+                    f"'{names[0]}' gives no row per sample", "its units cannot be told by sample"
+                )
+            note(f"left out, as they give no row per sample: {', '.join(names)}")
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Activity:
-        found: list[tuple[Layer, Tensor]] = []
-        with self._listening(found, len(images)):
-            self._model(images)
-        layers = [layer for layer, _ in found]
-        if not layers:
-            raise InputError("the network calls no convolution and no linear layer")
-        if self.layers and layers != self.layers:
+        calls = self._called(images)
+        if [layer for layer, _ in calls] != self._all:
             raise InputError("the network calls other layers for one batch than for another")
-        self.layers = layers
-        return _activity([_Units.of("pre", largest, self._eps) for _, largest in found])
+        kept = {layer.name for layer in self.layers}
+        return _activity([_Units.of("pre", most, self._eps) for layer, most in calls if layer.name in kept])
 
-    @contextmanager
-    def _listening(self, found: list[tuple[Layer, Tensor]], count: int) -> Iterator[None]:
-        """Appends every layer that is called, with the largest values of its units on `count` samples."""
-        names: dict[nn.Module, str] = {}
-        for name, module in self._model.named_modules():
-            if isinstance(module, _OBSERVED):
-                names[module] = name
+    def _called(self, images: Tensor) -> list[tuple[Layer, Tensor]]:
+        """Every layer that is called, with the largest values of its units, a row per sample."""
+        found: list[tuple[Layer, Tensor]] = []
 
         def heard(module: nn.Module, _inputs: Any, output: Any) -> None:
-            name = names[module]
+            name = self._names[module]
             largest = _largest(module, output[0] if isinstance(output, tuple) else output)
-            if len(largest) != count:
-                raise InputError(
-                    f"'{name}' gives {len(largest)} rows for {count} samples",
-                    "its units cannot be told by sample",
-                )
             again = sum(layer.name.partition("#")[0] == name for layer, _ in found)
             called = f"{name}#{again + 1}" if again else name
-            layer = Layer("pre", called, type(module).__name__, largest.shape[1], 0, zero=False)
-            found.append((layer, largest))
+            found.append(
+                (Layer("pre", called, type(module).__name__, largest.shape[1], 0, zero=False), largest)
+            )
 
-        handles = [module.register_forward_hook(heard) for module in names]
+        handles = [module.register_forward_hook(heard) for module in self._names]
         try:
-            yield
+            self._model(images)
         finally:
             for handle in handles:
                 handle.remove()
+        return found
 
 
 _CONVOLUTIONS = (nn.modules.conv._ConvNd,)

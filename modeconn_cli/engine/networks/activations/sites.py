@@ -6,12 +6,14 @@ import math
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import Literal
 
 from torch import Tensor, fx
 
 from modeconn_cli.engine.networks import sample_axis
-from modeconn_cli.engine.networks.activations import unit_axes
+from modeconn_cli.engine.networks.activations import nonlinearities, unit_axes
+from modeconn_cli.engine.networks.activations.nonlinearities import Nonlinearity
+from modeconn_cli.engine.networks.activations.unit_axes import Axes
 from modeconn_cli.engine.networks.graph import CONVOLUTIONS, TRANSPOSED, Graph, module_of, operation, shape_of
 from modeconn_cli.engine.networks.sample_axis import Inseparable, SampleAxis
 
@@ -21,36 +23,11 @@ LAYERS = {*CONVOLUTIONS, *TRANSPOSED, "convolution", "linear", "bilinear"}
 ATTENTION = "MultiheadAttention"
 
 
-@dataclass(frozen=True)
-class Nonlinearity:
-    """`signed`: values below zero occur; `zero`: a whole region of inputs gives zero."""
-
-    signed: bool
-    zero: bool
-
-
-_PLAIN: dict[str, Nonlinearity] = {
-    **dict.fromkeys(("relu", "relu6", "hardsigmoid"), Nonlinearity(signed=False, zero=True)),
-    **dict.fromkeys(("hardswish", "hardshrink", "softshrink"), Nonlinearity(signed=True, zero=True)),
-    **dict.fromkeys(("sigmoid", "softplus"), Nonlinearity(signed=False, zero=False)),
-    **dict.fromkeys(
-        (
-            "celu", "elu", "gelu", "glu", "leaky_relu", "log_sigmoid", "mish", "prelu", "rrelu", "selu", "silu", "tanh",
-        ),
-        Nonlinearity(signed=True, zero=False),
-    ),
-}  # fmt: skip
-# Operations that act as nonlinearities in some networks and are not looked at; `maximum` is that of two activations.
-_SUSPECT = {
-    "abs", "clamp", "clamp_min", "clip", "cos", "exp", "ge", "gru", "gt", "le", "log", "log1p", "lstm", "lt", "max",
-    "maximum", "min", "minimum", "pow", "rnn_relu", "rnn_tanh", "sgn", "sign", "sin", "square", "where",
-}  # fmt: skip
 # Operations whose parameters make a layer; a scale or a shift of logits does not.
 _MEETS = LAYERS | {
     "addmm", "baddbmm", "batch_norm", "bmm", "dot", "einsum", "embedding", "group_norm", "gru", "instance_norm",
     "layer_norm", "lstm", "matmul", "mm", "mv", "rms_norm", "rnn_relu", "rnn_tanh",
 }  # fmt: skip
-_BOUNDED = {"hardtanh", "clamp", "clamp_min", "clip", "threshold"}
 
 
 @dataclass(frozen=True)
@@ -71,7 +48,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class Site:
-    """Where a layer's units are in the graph: on the axis `unit_axis` of what the node computes.
+    """Where a layer's units are in the graph: along the axes `unit_axes` of what the node computes.
 
     A unit is dormant where none of its values exceeds ε, for `absolute` sites in absolute value.
     """
@@ -79,93 +56,94 @@ class Site:
     layer: Layer
     node: fx.Node
     samples: SampleAxis
-    unit_axis: int
+    unit_axes: Axes
     absolute: bool
 
     def by_sample(self, value: Tensor, reduced: Callable[[Tensor, tuple[int, ...]], Tensor]) -> Tensor:
         """`reduced` over all axes of `value` but samples and units, [N, units]."""
-        units = self.unit_axis
-        if not self.samples.plain:  # what shared an axis with the samples stays behind them
-            value, units = self.samples.first(value), units + 1
-        samples = self.samples.number if self.samples.plain else 0
-        others = tuple(axis for axis in range(value.ndim) if axis not in (samples, units))
-        found = reduced(value, others) if others else value
-        return found if samples < units else found.t()
+        shared, number = not self.samples.plain, self.samples.number
+        value = self.samples.first(value)  # what shared an axis with the samples stays in its place
+        units = [axis + (shared or axis < number) for axis in self.unit_axes]
+        others = tuple(axis for axis in range(1, value.ndim) if axis not in units)
+        return (reduced(value, others) if others else value).flatten(1)
 
 
 def find(graph: Graph) -> tuple[list[Site], list[str]]:
     """All sites in execution order, and what the user should know of those that were left out or come twice.
 
     Nothing behind the last parameter is a hidden unit: a nonlinearity there belongs to the output layer. Raises
-    Inseparable where the samples cannot be told apart at a site.
+    Inseparable where the samples cannot be told apart at any layer.
     """
+    sample_axis.follow(graph)
     axes, hidden = unit_axes.find(graph), _before_parameters(graph)
-    calls, apart, unknown, sites = Counter[tuple[Kind, str]](), list[str](), list[str](), list[Site]()
+    nonlinear, suspects = nonlinearities.find(graph)
+    calls, left, sites = Counter[tuple[Kind, str]](), dict[str, list[str]](), list[Site]()
+    lost = ""
     for node in graph.nodes:
-        if node.op != "call_function":
-            continue
-        sample_axis.check_order(node)
-        kind, absolute, zero = _looked_at(node)
-        if kind is None and operation(node) in _SUSPECT and node in hidden and sample_axis.has_samples(node):
-            unknown.append(_name(node, "post", graph))
-        if kind is None or (kind == "post" and node not in hidden):
+        known = nonlinear.get(node) if node in hidden else None
+        kind, absolute, zero = _looked_at(node, known)
+        if kind is None:
+            if node in suspects and node in hidden and sample_axis.has_samples(node):
+                left.setdefault(_UNKNOWN, []).append(_name(node, "post", graph))
             continue
         name = _name(node, kind, graph)
-        if not sample_axis.has_samples(node):
-            apart.append(name)
-            continue
         calls[kind, name] += 1
-        number = calls[kind, name]
-        axis = axes[node] if node in axes else unit_axes.guess(node)
-        sites.append(_site(node, axis, kind, f"{name}#{number}" if number > 1 else name, absolute, zero))
-    notes = {
-        "called more than once, and counted once per call": [
-            n for (_, n), count in calls.items() if count > 1
-        ],
-        "left out, as they see no samples": apart,
-        "not looked at, though they may act as nonlinearities": list(dict.fromkeys(unknown)),
-    }
+        called = f"{name}#{calls[kind, name]}" if calls[kind, name] > 1 else name
+        try:
+            own = _own_axis(node) if kind == "pre" else axes.get(node) or unit_axes.taken_as(node)
+            sites.append(_site(node, own, kind, called, absolute, zero))
+        except _Left as reason:
+            left.setdefault(str(reason), []).append(called)
+        except Inseparable as error:
+            lost = lost or str(error)
+            left.setdefault(_MIXED, []).append(called)
+    if lost and not any(site.layer.kind == "pre" for site in sites):
+        raise Inseparable(lost)
+    seen = Counter((site.layer.kind, site.layer.name.partition("#")[0]) for site in sites)
+    notes = {"called more than once, and counted once per call": [n for (_, n), k in seen.items() if k > 1]}
+    notes |= {text: list(dict.fromkeys(names)) for text, names in left.items()}
     return sites, [f"{text}: {_listed(found)}" for text, found in notes.items() if found]
+
+
+_APART = "left out, as they see no samples"
+_MIXED = "left out, as their samples cannot be told apart"
+_NOWHERE = "left out, as it is not known along which axis their units lie"
+_UNKNOWN = "not looked at, though they may act as nonlinearities"
+
+
+class _Left(Exception):
+    """Why a site is left out."""
 
 
 def _listed(found: list[str]) -> str:
     return ", ".join(found[:5]) + (f" and {len(found) - 5} more" if len(found) > 5 else "")
 
 
-def _site(node: fx.Node, axis: int, kind: Kind, name: str, absolute: bool, zero: bool) -> Site:
+def _own_axis(node: fx.Node) -> Axes:
+    """Along which axis a layer makes its units."""
+    dims = len(shape_of(node.meta["val"]) or ())
+    return (dims - 1,) if operation(node) in ("linear", "bilinear") else (1,)
+
+
+def _site(node: fx.Node, axes: Axes, kind: Kind, name: str, absolute: bool, zero: bool) -> Site:
+    if not sample_axis.has_samples(node):
+        raise _Left(_APART)
     shape, samples = shape_of(node.meta["val"]), sample_axis.of(node)
     assert shape is not None
-    if axis == samples.number:
-        raise Inseparable(f"{name}: units and samples lie on one axis")
+    if not axes or samples.number in axes:
+        raise _Left(_NOWHERE)
     count = shape[samples.number] // (samples.outer * samples.inner)
-    positions = math.prod(shape) // (count * shape[axis])
-    layer = Layer(kind, name, operation(node), shape[axis], positions, zero)
-    return Site(layer, node, samples, axis, absolute)
+    units = math.prod(shape[axis] for axis in axes)
+    layer = Layer(kind, name, operation(node), units, math.prod(shape) // (count * units), zero)
+    return Site(layer, node, samples, axes, absolute)
 
 
-def _looked_at(node: fx.Node) -> tuple[Kind | None, bool, bool]:
+def _looked_at(node: fx.Node, known: Nonlinearity | None) -> tuple[Kind | None, bool, bool]:
     """Which kind of site a node is, whether absolute values count there, and whether frequencies mean something."""
-    if operation(node) in LAYERS:
+    if node.op == "call_function" and operation(node) in LAYERS:
         inside = _in_attention(node)
         return (None if inside and not _leaves_attention(node) else "pre"), inside, False
-    found = _nonlinearity(node, operation(node))
-    return (None, False, False) if found is None else ("post", found.signed, found.zero)
-
-
-def _nonlinearity(node: fx.Node, name: str) -> Nonlinearity | None:
-    if name in _PLAIN:
-        return _PLAIN[name]
-    if name == "maximum" and sum(sample_axis.has_samples(a) for a in node.all_input_nodes) == 1:
-        return Nonlinearity(signed=True, zero=True)  # with a constant, which is 0 for a ReLU
-    if name not in _BOUNDED or any(isinstance(a, fx.Node) for a in node.args[1:]):
-        return None
-    if name == "threshold":
-        return Nonlinearity(signed=True, zero=float(cast("float", node.args[2])) == 0)
-    bound = node.args[1] if len(node.args) > 1 else node.kwargs.get("min", node.kwargs.get("min_val", -1.0))
-    low = float(bound) if isinstance(bound, int | float) else -1.0
-    if name != "hardtanh" and low != 0:
-        return None  # a bound that keeps numbers safe, not an activation
-    return Nonlinearity(signed=low < 0, zero=low == 0)
+    return (None, False, False) if known is None else ("post", known.signed, known.zero)
 
 
 def _name(node: fx.Node, kind: Kind, graph: Graph) -> str:

@@ -10,6 +10,7 @@ from torch import Tensor, fx, nn
 
 from modeconn_cli.engine.networks import graph as graphs
 from modeconn_cli.engine.networks import weights
+from modeconn_cli.engine.networks.flat import Runner
 from modeconn_cli.engine.networks.graph import operation, schema
 from modeconn_cli.engine.networks.sample_axis import RESHAPES, Inseparable
 from modeconn_cli.engine.samples.per_sample import uses
@@ -23,7 +24,7 @@ VIEWS = RESHAPES | {
 }  # fmt: skip
 
 
-class Backward(fx.Interpreter):
+class Backward(Runner):
     """Passes through a traced model in which the data takes gradients and no parameter does.
 
     They are under the weights of the last `refresh`. `step`: samples of a pass at the most, None for any number.
@@ -34,7 +35,7 @@ class Backward(fx.Interpreter):
         self, model: nn.Module, input_shape: tuple[int, ...], trainable: dict[str, nn.Parameter]
     ) -> None:
         self._traced = graphs.trace(model, input_shape)
-        super().__init__(self._traced.program.graph_module)
+        super().__init__(self._traced.module)
         self._made_of = self._traced.made_of(gradients=True)
         self._uses = uses.find(self._traced, trainable, self._made_of)
         made = [source for use in self._uses.values() for source in use.made.values()]
@@ -58,7 +59,7 @@ class Backward(fx.Interpreter):
         with torch.enable_grad():
             for node in self._made_of:
                 if node.op != "placeholder":
-                    self.env[node] = super().run_node(node)
+                    self.env[node] = self.run_node(node)
         self._fixed = {node: self.env[node] for node in self._made_of}
 
     def run_batch(
@@ -78,9 +79,9 @@ class Backward(fx.Interpreter):
         finally:
             self.env, self._leaves, self._collected = {}, [], {}  # which hold the activations
 
-    def run_node(self, n: fx.Node) -> Any:
+    def compute(self, n: fx.Node) -> Any:
         if n not in self._uses:
-            return super().run_node(n)
+            return super().compute(n)
         args, kwargs = self.fetch_args_kwargs_from_env(n)
         out: Tensor = cast("Callable[..., Any]", n.target)(*args, **kwargs)
         hear = self._hearing(n, args, out)

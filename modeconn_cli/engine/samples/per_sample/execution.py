@@ -17,6 +17,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 from modeconn_cli.engine.errors import InputError
 from modeconn_cli.engine.networks import graph as graphs
 from modeconn_cli.engine.networks import weights
+from modeconn_cli.engine.networks.flat import Runner, modes
 from modeconn_cli.engine.networks.graph import CONVOLUTIONS, Graph, operation
 
 AGREE = 1e-3  # of logits, relative to the largest
@@ -119,11 +120,11 @@ def _with_gradient(forward: Callable[[Tensor], Tensor], images: Tensor) -> tuple
     return logits.detach(), found.flatten(1)
 
 
-class _Folded(fx.Interpreter):
+class _Folded(Runner):
     """The traced model; a folded batch norm hands its input on."""
 
     def __init__(self, model: nn.Module, graph: Graph) -> None:
-        super().__init__(graph.program.graph_module)
+        super().__init__(graph.module)
         self._model, self._graph = model, graph
         self._norm_of = dict(_foldable(graph))
         self._norms = set(self._norm_of.values())
@@ -160,7 +161,7 @@ class _Folded(fx.Interpreter):
         out = self.run(*self._graph.arguments(self._values, _channels_last(images)).values())
         return cast("Tensor", out[0] if isinstance(out, tuple | list) else out)
 
-    def run_node(self, n: fx.Node) -> Any:
+    def compute(self, n: fx.Node) -> Any:
         if n in self._norms:
             return self.env[cast("fx.Node", n.args[0])]
         if n.target is torch.ops.aten.view.default:  # as strided as the memory format makes it
@@ -169,7 +170,7 @@ class _Folded(fx.Interpreter):
         if n in self._kernels:
             args, kwargs = self.fetch_args_kwargs_from_env(n)
             return cast("Callable[..., Any]", n.target)(args[0], *self._kernels[n], *args[3:], **kwargs)
-        return super().run_node(n)
+        return super().compute(n)
 
 
 def _are_own(graph: Graph, arguments: Sequence[Any]) -> bool:
@@ -183,13 +184,15 @@ def _channels_last(value: Tensor) -> Tensor:
 
 
 def _foldable(graph: Graph) -> list[tuple[fx.Node, fx.Node]]:
-    """Convolutions that nothing reads but a batch norm with fixed statistics, each with it."""
+    """Convolutions that nothing reads but a batch norm with fixed statistics, each with it; none under autocast."""
     out = []
     for norm in graph.nodes:
         if norm.op != "call_function" or operation(norm) != "batch_norm" or len(norm.args) < 8:
             continue
         conv, *tensors, training = norm.args[:6]
         if not isinstance(conv, fx.Node) or operation(conv) not in CONVOLUTIONS or len(conv.users) != 1:
+            continue
+        if modes(norm).autocast or modes(conv).autocast:  # which rounds between them
             continue
         known = _are_own(graph, [*tensors, *conv.args[1:3]])
         if known and not training and tensors[2] is not None and tensors[3] is not None:

@@ -7,10 +7,10 @@ from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
-import torch
 from torch import fx
 
 from modeconn_cli.engine.networks import sample_axis
+from modeconn_cli.engine.networks.flat import modes
 from modeconn_cli.engine.networks.graph import Graph, operation, schema
 from modeconn_cli.engine.networks.sample_axis import Inseparable, SampleAxis
 from modeconn_cli.engine.samples.per_sample.rules import RULES, Rule
@@ -37,16 +37,18 @@ class Use:
 
 def find(graph: Graph, trainable: Collection[str], made_of: Names) -> dict[fx.Node, Use]:
     """Every use of trainable parameters. Raises Inseparable where one has no rule, or no axis of the samples."""
+    sample_axis.follow(graph)
     taken: dict[fx.Node, dict[int, fx.Node]] = {}  # operation -> place -> what it takes of parameters there
     for node in graph.nodes:
-        if node.op != "call_function" or node in made_of:
+        if node.op != "call_function" or node in made_of or not modes(node).gradients:
             continue
-        sample_axis.check_order(node)
         sources = {a for a in node.all_input_nodes if any(n in trainable for n in made_of.get(a, ()))}
         if sources:
             taken[node] = {k: a for k, a in enumerate(node.args) if isinstance(a, fx.Node) and a in sources}
             if set(taken[node].values()) != sources:
                 raise Inseparable(f"{operation(node)} takes a parameter in a list")
+    for output in filter(sample_axis.has_samples, graph.nodes[-1].all_input_nodes):
+        sample_axis.of(output)
     times = Counter(name for places in taken.values() for a in places.values() for name in made_of[a])
     return {node: _use(node, places, made_of, times) for node, places in taken.items()}
 
@@ -56,6 +58,8 @@ def _use(node: fx.Node, places: Mapping[int, fx.Node], made_of: Names, times: Ma
     name, first = operation(node), node.args[0]
     rule = RULES.get(name)
     data = first if isinstance(first, fx.Node) and first not in made_of else None
+    if modes(node).autocast:
+        raise Inseparable(f"{name} under autocast has no rule")
     if rule is None or not set(places) <= set(rule.places) or not _is_plain(node):
         raise Inseparable(f"{name} has no rule")
     if data is None and 0 not in rule.places:
@@ -74,7 +78,7 @@ def _use(node: fx.Node, places: Mapping[int, fx.Node], made_of: Names, times: Ma
 
 def _is_plain(node: fx.Node) -> bool:
     """Whether an operation is of the form that its rule is for."""
-    if isinstance(node.target, torch._ops.HigherOrderOperator) or schema(node).is_mutable:
+    if schema(node).is_mutable:
         return False  # written into a tensor in place
     match operation(node):
         case "batch_norm":
