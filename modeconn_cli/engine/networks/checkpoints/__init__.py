@@ -25,7 +25,6 @@ from modeconn_cli.engine.results import shards
 __all__ = ["About", "Checkpoint", "check_finite", "content", "finite", "read"]
 
 STATE = "model_state"  # the entry of the files we write that holds a network's weights
-
 OPTIMIZER_KEYS = ("optimizer_state", "optimizer_state_dict", "optim_state", "optimizer")
 PREFIXES = ("module.", "_orig_mod.")  # of DataParallel and torch.compile
 LIGHTNING, LIGHTNING_PREFIXES = "pytorch-lightning_version", ("model.", "net.")
