@@ -289,7 +289,7 @@ def test_a_module_says_what_the_parameters_of_a_state_dict_are() -> None:
     ("data", "message"),
     [
         (torch.zeros(0, 10), "there are no inputs"),
-        (torch.zeros(3, 7), "cannot take the inputs"),
+        (torch.zeros(3, 7), "forward fails on images"),
         ([(torch.zeros(3, 10), torch.tensor([0, 1, 9]))], "is none of the network's 2 classes"),
     ],
 )

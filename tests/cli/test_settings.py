@@ -129,7 +129,7 @@ IDLE: dict[str, str] = {
     "l2 a.pt b.pt --model mlp --max-samples 9": (
         "--max-samples has no effect without fisher or functional in --metric"
     ),
-    "l2 a.pt b.pt --labels trained": "--labels has no effect without fisher or functional in --metric",
+    "l2 a.pt b.pt --labels trained": "--labels has no effect without --fisher empirical on training samples",
     "l2 a.pt b.pt --split test": "--split has no effect without fisher or functional in --metric",
     "l2 a.pt b.pt --overwrite": "--overwrite has no effect without --output or --output-dir",
     "l2 a.pt b.pt c.pt --show-top-k 10": (

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch._higher_order_ops as higher
+from small_networks import Net, randomised
 from torch import Tensor, nn
 from torch._higher_order_ops.strict_mode import strict_mode
 from torch._ops import _higher_order_ops as EVERY
@@ -21,7 +22,6 @@ from modeconn_cli.engine.networks.graph import Graph, operation, trace
 from modeconn_cli.engine.networks.sample_axis import Inseparable
 from modeconn_cli.engine.samples.per_sample import PerSample, uses
 from modeconn_cli.engine.samples.per_sample.execution import Execution
-from tests.engine.small_networks import Net, randomised
 
 L = nn.Linear
 

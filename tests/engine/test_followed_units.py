@@ -8,10 +8,10 @@ from collections.abc import Callable, Sequence
 import pytest
 import torch
 import torch.nn.functional as F
+from small_networks import Net, randomised
 from torch import Tensor, nn
 
 from modeconn_cli.engine.networks.activations.observe import Observer, observer
-from tests.engine.small_networks import Net, randomised
 
 EPS = 0.05
 L, C = nn.Linear, nn.Conv2d

@@ -130,11 +130,14 @@ def check_said(read: Checkpoint, arch: Architecture, settings: NetworkSettings) 
     """Raises InputError where a checkpoint says that it holds another network than `arch`, and no setting says which is
     meant: their tensors may have the same names and shapes.
     """
-    said = read.about
-    if said.model is None or settings.model is not None:
+    said, wished = (
+        read.about,
+        {name for name in ("model", "model_arg") if getattr(settings, name)} - {*settings.brought},
+    )
+    if said.model is None or "model" in wished:
         return
     mine, its = arch.model, said.model
-    if mine == its and not settings.model_arg and dict(said.model_args) != dict(arch.args):
+    if mine == its and "model_arg" not in wished and dict(said.model_args) != dict(arch.args):
         mine, its = f"{mine} of {dict(arch.args)}", f"{its} of {dict(said.model_args)}"
     if mine != its:
         raise InputError(
