@@ -13,6 +13,7 @@ from modeconn_cli.cli.complete import settings_of
 from modeconn_cli.engine.errors import SettingsError
 from modeconn_cli.engine.settings.base import specs
 from modeconn_cli.engine.settings.csl import CslScoreSettings
+from modeconn_cli.engine.settings.shared import ModelSettings
 from modeconn_cli.engine.settings.swap import SwapSettings
 
 # What is required ------------------------------------------------------------------------------------------
@@ -196,6 +197,19 @@ def test_a_flag_that_nothing_would_read_is_refused(mcx, tmp_path: Path, monkeypa
 
 
 @pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_that_takes_a_network_from_a_file_says_which(command: str) -> None:
+    cls = settings_of(command)
+    if not issubclass(cls, ModelSettings):
+        return
+    assert cls(checked=True).sources == ()
+    paths = {spec.name: Path("a.pt") for spec in specs(cls) if spec.kind is Path and not spec.many}
+    many = {spec.name: (Path("a.pt"), Path("b.pt")) for spec in specs(cls) if spec.kind is Path and spec.many}
+    sources = cls(checked=True, **paths, **many).sources
+    assert sources
+    assert set(sources) <= {Path("a.pt"), Path("b.pt")}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_what_a_setting_depends_on_is_a_setting_of_the_same_command(command: str) -> None:
     settings = settings_of(command)(checked=True)
     assert set(settings.idle()) <= {spec.name for spec in specs(type(settings))}
@@ -299,6 +313,8 @@ SMALL = "--max-samples 40"
         (f"csl score --checkpoint {CNN} --grad none {SMALL} --output-dir o", "--seed 7"),
         (f"csl score --checkpoint {CNN} --grad none {SMALL} --weight-decay 0 --output-dir o", "--seed 7"),
         (f"dormant --checkpoint {CNN} {SMALL} --output-dir o", "--seed 7"),
+        (f"dormant --checkpoint {CNN} --split test --label-noise 0.5 {SMALL} --output-dir o", "--seed 7"),
+        (f"l2 {CNN} {OTHER} --metric functional --label-noise 0.5 {SMALL} --output o.json", "--seed 7"),
         (f"curve eval {PAIR} --num-points 2 {SMALL} --output-dir o", "--seed 7 --bn keep"),
         (f"curve eval {PAIR} --num-points 2 {SMALL} --bn none --output-dir o", "--seed 7"),
         (f"lmc interpolate {PAIR} --num-alphas 3 {SMALL} --output-dir o", "--seed 7 --bn-samples 9"),

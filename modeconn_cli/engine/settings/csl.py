@@ -46,7 +46,7 @@ class CslScoreSettings(ScoringSettings, NameSettings):
             **super().idle(),
             **without_effect(short, "with --scheme short", "noise_level"),
             **without_effect(short and self.checkpoint is not None, "with --scheme short", "run_idx"),
-            **without_effect(not self.flips_by_seed, "without random labels", "seed"),
+            **without_effect(not self.scores_by_seed, "without random labels", "seed"),
         }
 
 

@@ -91,7 +91,7 @@ class L2Settings(ModelSettings, MeasuredDataSettings, ComputeSettings, EpochSett
             **without_effect(unread, where, *DATA, "split", "batch_size"),
             **without_effect(unread and not self.modulo_permutation, where, *NETWORK),
             **without_effect(not informed, "without fisher in --metric", "fisher", "fisher_samples"),
-            **without_effect(not (informed or self.flips_by_seed), "without fisher in --metric", "seed"),
+            **without_effect(not informed, "without fisher in --metric", "seed"),
             **without_effect(not written, "without --output or --output-dir", "overwrite"),
         }
 
