@@ -149,7 +149,7 @@ IDLE: dict[str, str] = {
     f"{EVAL} --label-noise 0 --labels trained": "--labels has no effect with --label-noise 0",
     f"{EXTRACT} --bn none --val-size 5": "--val-size has no effect with --bn none",
     f"{EXTRACT} --bn none --workers 2": "--workers has no effect with --bn none",
-    f"{EXTRACT} --labels clean": "--labels has no effect on the statistics of images",
+    f"{EXTRACT} --labels clean": "unknown option '--labels'",
     f"{TRAIN} --dataset digits --data-path d": "--data-path has no effect on the data set digits",
     f"{TRAIN} --dataset Digits --workers 2": "--workers has no effect on the data set digits",
     f"{TRAIN} --dataset synthetic --download": "--download has no effect on the data set synthetic",
