@@ -13,6 +13,7 @@ from modeconn_cli.cli.complete import settings_of
 from modeconn_cli.engine.errors import SettingsError
 from modeconn_cli.engine.settings.base import specs
 from modeconn_cli.engine.settings.csl import CslScoreSettings
+from modeconn_cli.engine.settings.shared import ModelSettings
 from modeconn_cli.engine.settings.swap import SwapSettings
 
 # What is required ------------------------------------------------------------------------------------------
@@ -152,7 +153,7 @@ IDLE: dict[str, str] = {
     f"{EVAL} --label-noise 0 --labels trained": "--labels has no effect with --label-noise 0",
     f"{EXTRACT} --bn none --val-size 5": "--val-size has no effect with --bn none",
     f"{EXTRACT} --bn none --workers 2": "--workers has no effect with --bn none",
-    f"{EXTRACT} --labels clean": "--labels has no effect on the statistics of images",
+    f"{EXTRACT} --labels clean": "unknown option '--labels'",
     f"{TRAIN} --dataset digits --data-path d": "--data-path has no effect on the data set digits",
     f"{TRAIN} --dataset Digits --workers 2": "--workers has no effect on the data set digits",
     f"{TRAIN} --dataset synthetic --download": "--download has no effect on the data set synthetic",
@@ -197,6 +198,19 @@ def test_a_flag_that_nothing_would_read_is_refused(mcx, tmp_path: Path, monkeypa
     done = mcx(*line.split())
     assert (done.code, done.out, list(tmp_path.iterdir())) == (2, "", [])
     assert f": error: {IDLE[line]}\n" in done.err
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_that_takes_a_network_from_a_file_says_which(command: str) -> None:
+    cls = settings_of(command)
+    if not issubclass(cls, ModelSettings):
+        return
+    assert cls(checked=True).sources == ()
+    paths = {spec.name: Path("a.pt") for spec in specs(cls) if spec.kind is Path and not spec.many}
+    many = {spec.name: (Path("a.pt"), Path("b.pt")) for spec in specs(cls) if spec.kind is Path and spec.many}
+    sources = cls(checked=True, **paths, **many).sources
+    assert sources
+    assert set(sources) <= {Path("a.pt"), Path("b.pt")}
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -303,6 +317,8 @@ SMALL = "--max-samples 40"
         (f"csl score --checkpoint {CNN} --grad none {SMALL} --output-dir o", "--seed 7"),
         (f"csl score --checkpoint {CNN} --grad none {SMALL} --weight-decay 0 --output-dir o", "--seed 7"),
         (f"dormant --checkpoint {CNN} {SMALL} --output-dir o", "--seed 7"),
+        (f"dormant --checkpoint {CNN} --split test --label-noise 0.5 {SMALL} --output-dir o", "--seed 7"),
+        (f"l2 {CNN} {OTHER} --metric functional --label-noise 0.5 {SMALL} --output o.json", "--seed 7"),
         (f"curve eval {PAIR} --num-points 2 {SMALL} --output-dir o", "--seed 7 --bn keep"),
         (f"curve eval {PAIR} --num-points 2 {SMALL} --bn none --output-dir o", "--seed 7"),
         (f"lmc interpolate {PAIR} --num-alphas 3 {SMALL} --output-dir o", "--seed 7 --bn-samples 9"),

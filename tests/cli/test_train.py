@@ -128,3 +128,25 @@ def test_a_network_that_cannot_take_the_images_is_named_before_the_work(mcx, tmp
         assert f"{model} cannot take images of (1, 8, 8)" in done.err
     done = mcx("train", "--model", "cnn", "--num-classes", "5", *words)
     assert (done.code, "has 5 classes" in done.err) == (2, True)
+
+
+def test_a_last_step_that_leaves_no_finite_weights_has_a_hint_that_the_command_can_follow(
+    mcx, tmp_path: Path, monkeypatch
+) -> None:
+    (tmp_path / "steep.py").write_text(
+        "from torch import nn\n"
+        "class Steep(nn.Module):\n"
+        "    def __init__(self, num_classes):\n"
+        "        super().__init__()\n"
+        "        self.linear = nn.Linear(64, num_classes)\n"
+        "        nn.init.zeros_(self.linear.weight)\n"
+        "    def forward(self, images):\n"
+        "        return self.linear(1e6 * images.flatten(1))\n"
+        "def net(input_shape, num_classes):\n"
+        "    return Steep(num_classes)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    words = ("train", "--model", "steep:net", "--dataset", "digits", "--max-samples", "64", "--epochs", "1")
+    done = mcx(*words, "--lr", "1e38", "--eval-every", "0", "--output-dir", tmp_path / "o")
+    assert (done.code, "holds NaN or infinity" in done.err) == (3, True), done.err
+    assert done.err.endswith("hint: use a smaller --lr\n")

@@ -60,6 +60,12 @@ class Job:
         self.complete = False
 
 
+def listing(inputs: Mapping[str, Path]) -> str:
+    """What a result is made of: a line per file, by the name it goes by, with its size and time."""
+    stats = [(name, path.stat()) for name, path in inputs.items()]
+    return "".join(f"{name} {stat.st_size} {stat.st_mtime_ns}\n" for name, stat in stats)
+
+
 def private_folder(folder: Path, command: str, key: str = "") -> Path:
     """Where a job keeps its record, lock, status and manifest."""
     return folder / names.JOB_FOLDER / "-".join([*command.split(), *key.split()])

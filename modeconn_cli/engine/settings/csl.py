@@ -51,7 +51,7 @@ class CslScoreSettings(ScoringSettings, NameSettings):
             **without_effect(self.weight_decay == 0, "with --weight-decay 0", "wd_form"),
             **without_effect(short, "with --scheme short", "noise_level"),
             **without_effect(short and self.checkpoint is not None, "with --scheme short", "run_idx"),
-            **without_effect(not self.flips_by_seed, "without random labels", "seed"),
+            **without_effect(not self.scores_by_seed, "without random labels", "seed"),
         }
 
 

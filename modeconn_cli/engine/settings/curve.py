@@ -85,7 +85,7 @@ class CurveTrainSettings(ModelSettings, DataSettings, OptimizationSettings, Comp
 
 
 @dataclass(frozen=True, kw_only=True)
-class PathSettings(ModelSettings, MeasuredDataSettings, ComputeSettings):
+class PathSettings(ModelSettings, DataSettings, ComputeSettings):
     """A trained curve, or the straight line between two networks."""
 
     curve_checkpoint: Path | None = setting(None, "checkpoint of a trained curve")
@@ -129,7 +129,7 @@ class PathSettings(ModelSettings, MeasuredDataSettings, ComputeSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CurveEvalSettings(PathSettings, DistributedSettings, FolderSettings):
+class CurveEvalSettings(PathSettings, MeasuredDataSettings, DistributedSettings, FolderSettings):
     """Evaluate a curve at equally spaced positions."""
 
     num_points: int = setting(61, "positions t from 0 to 1", low=2)
@@ -183,8 +183,5 @@ class CurveExtractSettings(PathSettings):
 
     def idle(self) -> dict[str, str]:
         settled = self.bn != "recompute"
-        return {
-            **super().idle(),
-            **without_effect(True, "on the statistics of images", "labels"),
-            **without_effect(settled, f"with --bn {self.bn}", *DATA, "batch_size", "seed"),
-        }
+        unread = [name for name in DATA if name != "labels"]  # statistics are of images
+        return super().idle() | without_effect(settled, f"with --bn {self.bn}", *unread, "batch_size", "seed")

@@ -34,4 +34,4 @@ class DormantSettings(ScoringSettings):
     )
 
     def idle(self) -> dict[str, str]:
-        return super().idle() | without_effect(not self.flips_by_seed, "without random labels", "seed")
+        return super().idle() | without_effect(not self.scores_by_seed, "without random labels", "seed")

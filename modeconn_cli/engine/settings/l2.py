@@ -98,7 +98,7 @@ class L2Settings(ModelSettings, MeasuredDataSettings, ComputeSettings, EpochSett
             **without_effect(unread and not named, f"{where}, or --model", *NETWORK),
             **without_effect(not labelled, "without --fisher empirical on training samples", "labels"),
             **without_effect(not informed, "without fisher in --metric", "fisher", "fisher_samples"),
-            **without_effect(not (informed or self.flips_by_seed), "without fisher in --metric", "seed"),
+            **without_effect(not informed, "without fisher in --metric", "seed"),
             **without_effect(not written, "without --output or --output-dir", "overwrite"),
         }
 

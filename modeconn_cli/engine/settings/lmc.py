@@ -15,6 +15,7 @@ from modeconn_cli.engine.settings.shared import (
     DataSettings,
     DistributedSettings,
     FolderSettings,
+    MeasuredDataSettings,
     NetworkSettings,
     OptionalFolderSettings,
     TransformName,
@@ -97,7 +98,9 @@ class LmcRunSettings(
 
 
 @dataclass(frozen=True, kw_only=True)
-class LmcInterpolateSettings(AlphaSettings, PathSettings, DistributedSettings, OptionalFolderSettings):
+class LmcInterpolateSettings(
+    AlphaSettings, PathSettings, MeasuredDataSettings, DistributedSettings, OptionalFolderSettings
+):
     """Measure the barrier between two networks."""
 
     checkpoints: tuple[Path, ...] = setting((), "the two checkpoints", positional=True)

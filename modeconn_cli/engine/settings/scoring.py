@@ -89,6 +89,11 @@ class ScoringSettings(
     def gaps(self) -> bool:
         return self.allow_missing
 
+    @property
+    def scores_by_seed(self) -> bool:
+        """Whether the command's seed decides which of the labels that are scored are flipped."""
+        return self.flips_by_seed and self.split != "test"
+
     def check(self) -> None:
         super().check()
         if (self.checkpoint is None) == (self.checkpoint_dir is None):

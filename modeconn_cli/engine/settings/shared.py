@@ -113,6 +113,11 @@ class DataSettings(Settings):
         return super().idle() | without_effect(self.label_noise == 0, "with --label-noise 0", "label_seed")
 
     @property
+    def unflipped(self) -> tuple[str, ...]:
+        """The settings that make no difference where, with what a checkpoint has brought, no label is flipped."""
+        return () if self.label_noise else ("labels",)
+
+    @property
     def flips_by_seed(self) -> bool:
         """Whether the run's own seed decides which labels are flipped."""
         return bool(self.label_noise) and self.label_seed is None
@@ -128,11 +133,6 @@ class MeasuredDataSettings(DataSettings):
 
     def idle(self) -> dict[str, str]:
         return super().idle() | without_effect(self.label_noise == 0, "with --label-noise 0", "labels")
-
-    @property
-    def unflipped(self) -> tuple[str, ...]:
-        """The settings that make no difference where, with what a checkpoint has brought, no label is flipped."""
-        return () if self.label_noise else ("labels",)
 
 
 DATA = tuple(spec.name for spec in specs(MeasuredDataSettings))

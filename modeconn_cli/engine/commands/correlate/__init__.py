@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -117,7 +116,11 @@ def run(settings: CorrelateSettings, runtime: Runtime) -> CorrelateResult | None
     files.refuse_inputs([folder / name for name in OWNED], paths)
     joined = join(read, settings.how)
     del read  # as large as what was made of it
-    how: dict[str, Any] = {"owned": OWNED, "mends": True, "listing": _listing(paths)}
+    how: dict[str, Any] = {
+        "owned": OWNED,
+        "mends": True,
+        "listing": jobs.listing({str(path): path for path in paths}),
+    }
     with jobs.opened(settings, folder, "correlate", runtime, **how) as job:
         measured, writers = _measure(settings, found, joined, names, runtime)
         made = [folder / name for name in (*writers, SUMMARY)]
@@ -145,12 +148,6 @@ def _paths(settings: CorrelateSettings, found: Inputs, read: Sequence[Source]) -
     if settings.class_map is not None:
         paths.append(settings.class_map)
     return list(dict.fromkeys(paths))
-
-
-def _listing(paths: Sequence[Path]) -> str:
-    """A line per file: name, size and time."""
-    stats = [(os.fspath(path), path.stat()) for path in paths]
-    return "".join(f"{name} {stat.st_size} {stat.st_mtime_ns}\n" for name, stat in stats)
 
 
 def _measure(

@@ -14,7 +14,7 @@ from modeconn_cli.engine.commands.csl.naming import IDS, Found, RunName
 from modeconn_cli.engine.errors import InputError, SettingsError
 from modeconn_cli.engine.machine.runtime import Runtime
 from modeconn_cli.engine.networks.checkpoints.epochs import between
-from modeconn_cli.engine.results import arrays, manifest, records
+from modeconn_cli.engine.results import arrays, jobs, manifest, records
 from modeconn_cli.engine.settings.csl import CslAggregateSettings
 from modeconn_cli.engine.training.tracking import ABOUT
 
@@ -52,9 +52,8 @@ class RunArrays:
         return arrays.stream(paths, self.count)
 
     def listing(self) -> str:
-        """A line per file: name, size and time."""
-        stats = [(path.name, path.stat()) for path in self.files]
-        return "".join(f"{name} {stat.st_size} {stat.st_mtime_ns}\n" for name, stat in stats)
+        """What the results are made of; the folder may have been moved."""
+        return jobs.listing({path.name: path for path in self.files})
 
     def losses_of(self) -> str:
         """Losses that training has recorded are other numbers than those of an evaluation."""
