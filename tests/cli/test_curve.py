@@ -375,3 +375,26 @@ def test_a_curve_stops_early_by_its_validation_loss(mcx, networks: Path, tmp_pat
     )
     assert done["epoch"] == 2
     assert (tmp_path / "checkpoints/checkpoint-2.pt").exists()
+
+
+def test_a_network_that_is_not_finite_is_extracted_once(mcx, networks: Path, tmp_path: Path) -> None:
+    ends = [networks / "seed0/checkpoint-4.pt", tmp_path / "b.pt"]
+    broken = torch.load(ends[0], weights_only=True)
+    next(iter(broken["model_state"].values())).fill_(torch.nan)
+    torch.save(broken, ends[1])
+    words = (
+        "curve",
+        "extract",
+        "--endpoint0",
+        ends[0],
+        "--endpoint1",
+        ends[1],
+        "--t",
+        "0.5",
+        "--output",
+        tmp_path / "p.pt",
+    )
+    assert mcx(*words).code == 3
+    assert mcx(*words, "--allow-nonfinite").code == 0
+    again = mcx(*words, "--allow-nonfinite")
+    assert (again.code, "already complete" in again.err) == (0, True), again.err

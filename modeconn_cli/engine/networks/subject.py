@@ -98,7 +98,7 @@ def read_own(path: Path) -> Checkpoint:
 
     Raises InputError for one that is broken, and where the last step of the training has left no finite weights.
     """
-    found = checkpoints.read(path, state_key=checkpoints.STATE, allow_nonfinite=True)
+    found = checkpoints.read(path, allow_nonfinite=True)
     try:
         checkpoints.check_finite(found.state, path)
     except InputError as error:

@@ -75,5 +75,5 @@ def run(settings: CurveExtractSettings, runtime: Runtime) -> CurveExtractResult 
 def _stored(output: Path) -> Any:
     """The provenance in a checkpoint; None in a file of any other origin."""
     with contextlib.suppress(InputError):
-        return checkpoints.read(output, state_key=checkpoints.STATE, allow_nonfinite=True).about.provenance
+        return checkpoints.read(output, allow_nonfinite=True).about.provenance
     return None
