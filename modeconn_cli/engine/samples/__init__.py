@@ -8,7 +8,7 @@ epochs, and `loaders` reads batches of a user's own loader.
 
 from modeconn_cli.engine.samples.log import ScoredEpoch
 from modeconn_cli.engine.samples.measure import Measure
-from modeconn_cli.engine.samples.run import ScoredRun
+from modeconn_cli.engine.samples.scored_run import ScoredRun
 from modeconn_cli.engine.samples.scoring import score, write_summary
 
 __all__ = ["Measure", "ScoredEpoch", "ScoredRun", "score", "write_summary"]

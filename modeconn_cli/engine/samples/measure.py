@@ -14,7 +14,7 @@ from modeconn_cli.engine.datasets import Batch
 from modeconn_cli.engine.machine.runtime import Runtime
 from modeconn_cli.engine.results.records import Record
 from modeconn_cli.engine.samples.log import Row, ScoredEpoch
-from modeconn_cli.engine.samples.run import ScoredRun
+from modeconn_cli.engine.samples.scored_run import ScoredRun
 from modeconn_cli.engine.settings.scoring import ScoringSettings
 
 Settings = TypeVar("Settings", bound=ScoringSettings)

@@ -20,7 +20,7 @@ from modeconn_cli.engine.results import arrays, files, jobs
 from modeconn_cli.engine.results.records import Record
 from modeconn_cli.engine.samples.log import Row
 from modeconn_cli.engine.samples.measure import Measure, Result, Settings
-from modeconn_cli.engine.samples.run import ScoredRun, open_run
+from modeconn_cli.engine.samples.scored_run import ScoredRun, open_run
 from modeconn_cli.engine.samples.sweep import Sweep
 
 # What a result says of the run that made it; a summary says the same whoever made it, in one go or in several.

@@ -23,7 +23,7 @@ from modeconn_cli.engine.machine.runtime import Runtime
 from modeconn_cli.engine.results import arrays, files, jobs, records
 from modeconn_cli.engine.samples.log import ELSEWHERE, EpochLog, Row, ScoredEpoch
 from modeconn_cli.engine.samples.measure import Measure
-from modeconn_cli.engine.samples.run import todays_identity
+from modeconn_cli.engine.samples.scored_run import todays_identity
 
 UNIT = 1024  # samples of a work unit, rounded down to whole batches
 PARTS, SUBJECT = "parts", "subject.json"

@@ -29,7 +29,7 @@ from modeconn_cli.engine.samples import (
     write_summary,
 )
 from modeconn_cli.engine.samples.per_sample import PerSample
-from modeconn_cli.engine.samples.run import ScoredRun
+from modeconn_cli.engine.samples.scored_run import ScoredRun
 from modeconn_cli.engine.settings.csl import CslScoreSettings
 
 DOCUMENTED = 1e-4  # the weight decay of the document's losses

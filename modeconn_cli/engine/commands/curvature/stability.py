@@ -22,7 +22,7 @@ from modeconn_cli.engine.results.records import Record
 from modeconn_cli.engine.samples import Measure, ScoredEpoch, score, write_summary
 from modeconn_cli.engine.samples.per_sample.curvature import Draws, draw
 from modeconn_cli.engine.samples.per_sample.execution import Execution
-from modeconn_cli.engine.samples.run import ScoredRun
+from modeconn_cli.engine.samples.scored_run import ScoredRun
 from modeconn_cli.engine.settings.curvature import CurvatureSettings
 from modeconn_cli.engine.statistics import correlations, statistics
 

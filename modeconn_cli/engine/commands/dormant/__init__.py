@@ -23,7 +23,7 @@ from modeconn_cli.engine.networks.activations.observe import observer
 from modeconn_cli.engine.results import files
 from modeconn_cli.engine.results.records import Record
 from modeconn_cli.engine.samples import Measure, ScoredEpoch, score, write_summary
-from modeconn_cli.engine.samples.run import ScoredRun
+from modeconn_cli.engine.samples.scored_run import ScoredRun
 from modeconn_cli.engine.settings.dormant import DormantSettings
 from modeconn_cli.engine.statistics import statistics
 

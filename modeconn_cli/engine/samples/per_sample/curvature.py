@@ -35,19 +35,21 @@ class Draws:
 
     h: float
     norms: Tensor
-    along: Tensor
+    directional: Tensor
     rounded: Tensor
 
     def mean(self, draws: int | None = None) -> Curvature:
         """The mean over all directions, or the first `draws`."""
-        norms, along, rounded = (values[:draws] for values in (self.norms, self.along, self.rounded))
-        traces = along / self.h**2
+        norms, directional, rounded = (
+            values[:draws] for values in (self.norms, self.directional, self.rounded)
+        )
+        traces = directional / self.h**2
         spread = (
             traces.std(0) / len(traces) ** 0.5 if len(traces) > 1 else torch.full_like(traces[0], torch.nan)
         )
         return Curvature(
             norms.mean(0),
-            along.mean(0),
+            directional.mean(0),
             norms.mean(0) / self.h,
             traces.mean(0),
             spread,
