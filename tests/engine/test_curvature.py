@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from modeconn_cli.engine.errors import SettingsError
 from modeconn_cli.engine.samples.per_sample import curvature
 from modeconn_cli.engine.samples.per_sample.curvature import Curvature, directions, measure
 from modeconn_cli.engine.samples.per_sample.execution import Execution
@@ -240,3 +241,12 @@ def test_differences_that_are_rounding_of_the_logits_are_counted() -> None:
         wrong = (found.hvp_norm / exact - 1).abs() > 0.5
         assert bool(found.rounded[wrong].all()), h
     assert not found.rounded.any()
+
+
+def test_a_network_without_second_derivatives_has_no_exact_products() -> None:
+    images, labels, ids = batch(3)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(12, 8), nn.Hardsigmoid(), nn.Linear(8, 4)).double()
+    how = {"h": 1e-3, "draws": 2, "temperature": 1.0, "seed": 0}
+    with pytest.raises(SettingsError, match="hardsigmoid_backward has none"):
+        measure(model, images, labels, ids, **how, method="hvp")  # type: ignore[arg-type]
+    assert measure(model, images, labels, ids, **how).curvature.isfinite().all()  # type: ignore[arg-type]

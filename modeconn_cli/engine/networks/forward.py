@@ -1,9 +1,11 @@
-"""The guard around a network's own forward: it may be a user's, and may raise anything."""
+"""The guard around a network's own forward: it may be a user's, and may raise or give anything."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from modeconn_cli.engine.errors import InputError, McxError
@@ -13,7 +15,7 @@ def forward(model: nn.Module, images: Tensor) -> Any:
     """What a network gives for images [N, …]. Raises InputError where its forward fails."""
     try:
         return model(images)
-    except McxError:
+    except (McxError, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # the user's own code
         reason = (str(error).strip() or "it gives no reason").splitlines()[0]
@@ -21,3 +23,34 @@ def forward(model: nn.Module, images: Tensor) -> Any:
             f"the network's forward fails on images {tuple(images.shape)}: {type(error).__name__}: {reason}",
             "it is called with one tensor of images: wrap one that takes more; --image-size says their size",
         ) from error
+
+
+def logits(model: nn.Module, images: Tensor) -> Tensor:
+    """The logits [N, C] of images [N, …]. Raises InputError where the network fails or gives anything else."""
+    found = forward(model, images)
+    if isinstance(found, Tensor) and found.ndim == 2 and len(found) == len(images):
+        return found
+    what = f"a tensor {tuple(found.shape)}" if isinstance(found, Tensor) else f"a {type(found).__name__}"
+    hint = "wrap it in a module that returns the logits"
+    if model.training:
+        hint += "; an auxiliary head can often be left out (--model-arg aux_logits=False)"
+    mode = " in training mode" if model.training else ""
+    raise InputError(f"the network gives {what}{mode}, not logits [samples, classes]", hint)
+
+
+def unwrap(model: nn.Module, _inputs: Any, outputs: Any) -> Tensor | None:
+    """A forward hook that takes the logits out of an object or a named tuple; None leaves the output as it is.
+
+    In training mode an output with a second set of logits stays as it is: its loss would be another one.
+    """
+    found = getattr(outputs, "logits", None)
+    if isinstance(outputs, Tensor) or not isinstance(found, Tensor):
+        return None
+    if isinstance(outputs, Mapping):
+        further = dict(outputs)
+    else:
+        further = outputs._asdict() if hasattr(outputs, "_asdict") else getattr(outputs, "__dict__", {})
+    beside = [value for value in further.values() if isinstance(value, Tensor) and value is not found]
+    if model.training and any(value.shape == found.shape for value in beside):
+        return None
+    return found

@@ -6,23 +6,23 @@ import torch
 from torch import Tensor, nn
 
 from modeconn_cli.engine.errors import InputError
-from modeconn_cli.engine.networks.forward import forward
+from modeconn_cli.engine.networks.forward import logits
 
 TRIED = 32  # samples that are enough to see it
 TOLERANCE = 1e-3  # relative to the largest logit: other batch sizes take other kernels
 
 
 @torch.no_grad()
-def check_independent(model: nn.Module, images: Tensor) -> None:
-    """Run a batch [N, …] twice, then in halves. Raises InputError where the logits differ, or there are none."""
-    model.eval()
-    first = forward(model, images)
+def check_independent(model: nn.Module, images: Tensor, classes: int = 0) -> None:
+    """Run a batch [N, …] twice, then in halves. Raises InputError where the logits differ, or are none or fewer than
+    the classes.
+    """
+    first = logits(model.eval(), images)
     again = model(images)
-    if not (isinstance(first, Tensor) and first.ndim == 2):
-        what = f"a tensor {tuple(first.shape)}" if isinstance(first, Tensor) else f"a {type(first).__name__}"
+    if first.shape[1] < classes:
         raise InputError(
-            f"the network gives {what}, not logits [samples, classes]",
-            "wrap it in a module that returns the logits",
+            f"the network gives {first.shape[1]} logits, the data have {classes} classes",
+            "pass the --model and --model-arg of a network with as many",
         )
     scale = first.abs().max().clamp_min(1e-6)
     if not torch.equal(first.nan_to_num(), again.nan_to_num()):

@@ -61,7 +61,8 @@ class Subject:
 
     def check_independent(self) -> None:
         """Raises InputError where what the network gives for a sample depends on the rest of its batch."""
-        check_independent(self.model, next(iter(self.data.held_out.batches(TRIED))).images)
+        images = next(iter(self.data.held_out.batches(TRIED))).images
+        check_independent(self.model, images, self.data.num_classes)
 
     def trained(self, settings: NetworkSettings, *, seed: int, wd: float, **more: Any) -> About:
         """What every checkpoint of a training says of itself: network, data, and what it was trained with."""

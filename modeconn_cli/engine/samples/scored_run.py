@@ -94,7 +94,7 @@ def open_run(settings: ScoringSettings, runtime: Runtime) -> ScoredRun:
         raise SettingsError(
             f"data set '{data.name}' has no samples in split '{settings.split}'", "choose --split"
         )
-    check_independent(model, next(iter(samples.batches(TRIED))).images)
+    check_independent(model, next(iter(samples.batches(TRIED))).images, data.num_classes)
     settings = subject.completed(settings, found.about, first.path)
     seen = seen_classes(settings, own, samples.labels, data.num_classes, runtime)
     return ScoredRun(chosen, model, found.arch, data, samples, found.about, seen, read_alike)

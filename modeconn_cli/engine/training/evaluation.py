@@ -12,6 +12,7 @@ from modeconn_cli.engine import keyed
 from modeconn_cli.engine.datasets import Samples
 from modeconn_cli.engine.networks.cross_entropy import cross_entropy
 from modeconn_cli.engine.networks.forward import forward
+from modeconn_cli.engine.networks.forward import logits as logits_of
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ def evaluate(model: nn.Module, samples: Samples, batch_size: int, classes: Tenso
     losses: list[Tensor] = []
     hits: list[Tensor] = []
     for batch in samples.batches(batch_size):
-        logits, labels = among(forward(model, batch.images), batch.labels, classes)
+        logits, labels = among(logits_of(model, batch.images), batch.labels, classes)
         losses.append(cross_entropy(logits, labels).sum())
         hits.append((logits.argmax(1) == labels).sum())
     return Score(float(torch.stack(losses).sum()), int(torch.stack(hits).sum()), len(samples))
@@ -82,7 +83,7 @@ def of_classes(samples: Samples, classes: Tensor) -> Samples:
 def predict(model: nn.Module, samples: Samples, batch_size: int) -> Tensor:
     """Logits [N, classes] over a split, in eval mode and id order."""
     model.eval()
-    return torch.cat([forward(model, batch.images) for batch in samples.batches(batch_size)])
+    return torch.cat([logits_of(model, batch.images) for batch in samples.batches(batch_size)])
 
 
 def batch_norms(model: nn.Module) -> list[_BatchNorm]:

@@ -192,7 +192,8 @@ class Functions:
             raise SettingsError(
                 f"data set '{self._data.name}' has no samples in split '{split}'", "choose --split"
             )
-        check_independent(self._model, next(iter(samples.batches(TRIED))).images)
+        images = next(iter(samples.batches(TRIED))).images
+        check_independent(self._model, images, self._data.num_classes)
         self.data[metric] = {
             "dataset": self._data.name,
             "split": split,

@@ -14,6 +14,7 @@ from torch import nn
 from modeconn_cli.engine.errors import SettingsError
 from modeconn_cli.engine.factories import arguments, call, imported
 from modeconn_cli.engine.networks.checkpoints import About
+from modeconn_cli.engine.networks.forward import unwrap
 from modeconn_cli.engine.networks.untouched import watch
 from modeconn_cli.engine.registry import MODELS, Entry, find_model, is_import_path
 from modeconn_cli.engine.settings.shared import NetworkSettings
@@ -110,6 +111,7 @@ def build(arch: Architecture, seed: int = 0, note: Callable[[str], None] = lambd
     )
     if not isinstance(model, nn.Module):
         raise SettingsError(f"'{arch.model}' made a {type(model).__name__}, not a torch.nn.Module")
+    model.register_forward_hook(unwrap)
     watch(model, note)
     return model
 

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from modeconn_cli.engine import keyed
+from modeconn_cli.engine.errors import SettingsError
 from modeconn_cli.engine.networks.cross_entropy import cross_entropy
 
 Method = Literal["fd", "hvp"]
@@ -143,16 +144,29 @@ def draw(
                     g = (there.flatten(1) - base).double()
                     rounded = g.norm(dim=1) <= noise
                 else:
-                    (product,) = torch.autograd.grad(
-                        first, exact, s, retain_graph=True, allow_unused=True, materialize_grads=True
-                    )
-                    g = h * product.detach().flatten(1).double()
+                    g = h * _product(first, exact, s).detach().flatten(1).double()
                     rounded = torch.zeros(len(images), dtype=torch.bool, device=images.device)
                 out.append((g.norm(dim=1), h * (g * s.flatten(1)).sum(1), rounded))
     return [
         Draws(h, *(torch.stack(values) for values in zip(*out, strict=True)))
         for h, out in zip(steps, rows, strict=True)
     ]
+
+
+def _product(gradient: Tensor, images: Tensor, s: Tensor) -> Tensor:
+    """Hs of every sample, [N, …]. Raises SettingsError for a network without a second derivative."""
+    try:
+        (found,) = torch.autograd.grad(
+            gradient, images, s, retain_graph=True, allow_unused=True, materialize_grads=True
+        )
+    except RuntimeError as error:
+        if "is not implemented" not in str(error):
+            raise
+        operation = str(error).split(" is not implemented")[0].removeprefix("derivative for ")
+        raise SettingsError(
+            f"--method hvp needs second derivatives, and {operation} has none", "use --method fd"
+        ) from error
+    return found
 
 
 def _gradient(
