@@ -39,7 +39,21 @@ def test_every_registered_network_is_tried() -> None:
     assert set(MODELS) <= set(NETWORKS)
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+# One of each family with the other tests; those that take longest go with the long ones.
+LONG = {
+    "preresnet110",
+    "preresnet164",
+    "resnet34",
+    "vgg19_bn",
+    "garipov-vgg19bn",
+    "vgg19",
+    "incremental-resnet18",
+}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if name in LONG else []) for name in NETWORKS]
+)
 def test_a_network_goes_through_the_whole_thread(mcx, name: str, tmp_path: Path) -> None:
     size = "size=28,channels=1" if name.startswith("lenet5") else "size=32,channels=3"
     data = ("--dataset", "synthetic", "--data-arg", f"train=12,test=6,{size},classes=3")

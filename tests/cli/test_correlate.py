@@ -19,7 +19,6 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from modeconn_cli.cli import app
-from modeconn_cli.engine.commands.correlate import figures
 
 COUNT = 60
 OWNED = {
@@ -96,13 +95,6 @@ def words(folder: Path, *more: object) -> list[object]:
 @pytest.fixture
 def truth(tmp_path: Path) -> dict[str, np.ndarray]:
     return write_sources(tmp_path)
-
-
-@pytest.fixture
-def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Figures take most of the time of a small run."""
-    for name in ("scatter", "groups", "evolution"):
-        monkeypatch.setattr(figures, name, lambda *_: b"figure")
 
 
 @pytest.fixture

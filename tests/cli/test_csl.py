@@ -34,6 +34,13 @@ EPOCHS = 4
 WIDTH = 4
 
 
+@pytest.fixture(autouse=True)
+def _drawn_where_they_are_looked_at(request: pytest.FixtureRequest) -> None:
+    """Figures are drawn by the tests that speak of them alone."""
+    if "figure" not in request.node.name and "picture" not in request.node.name:
+        request.getfixturevalue("undrawn")
+
+
 @pytest.fixture(scope="session")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of four epochs with 5 % flipped labels: checkpoint-0.pt … checkpoint-4.pt."""
