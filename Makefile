@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := test
-.PHONY: install demo test lint types unit slow coverage bench format clean
+.PHONY: install demo test lint types unit slow truth coverage bench format clean
 
 install: $(STAMP)
 
@@ -33,10 +33,13 @@ unit: $(STAMP)
 	$(BIN)/pytest -n auto --dist worksteal -m "not slow and not gpu"
 
 slow: $(STAMP)
-	$(BIN)/pytest -n auto --dist worksteal -m "slow and not gpu"
+	$(BIN)/pytest -n auto --dist worksteal -m "slow and not gpu and not truth"
+
+truth: $(STAMP)
+	$(BIN)/pytest -n auto --dist worksteal tests/truth
 
 coverage: $(STAMP)
-	$(BIN)/pytest -n auto --dist worksteal -m "not gpu" --cov --cov-report=term
+	$(BIN)/pytest -n auto --dist worksteal -m "not gpu and not truth" --cov --cov-report=term
 
 bench: $(STAMP)
 	$(BIN)/python -m bench

@@ -162,3 +162,20 @@ def test_what_a_name_says_is_not_said_again_by_an_argument(model: str, word: str
     arch = models.Architecture(model, 10, (3, 32, 32), {key: ast.literal_eval(value)})
     with pytest.raises(SettingsError, match=f"'{model}' itself says its '{key}'"):
         models.build(arch)
+
+
+class Versioned(nn.Linear):
+    """Asks of what version a state dict is, as MNASNet does."""
+
+    _version = 2
+
+    def _load_from_state_dict(self, state_dict, prefix, local_metadata, *others):
+        if local_metadata.get("version") != 2:
+            raise ValueError("of what version?")
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *others)
+
+
+def test_a_layer_that_asks_for_its_version_takes_a_plain_state_dict():
+    model, state = Versioned(2, 3), {"weight": torch.ones(3, 2), "bias": torch.zeros(3)}
+    weights.load_into(model, state, "a file")
+    assert torch.equal(model(torch.ones(1, 2)), torch.full((1, 3), 2.0))

@@ -10,10 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from modeconn_cli.engine.datasets import Samples
+from modeconn_cli.engine.datasets.transforms import Transform
 from modeconn_cli.engine.networks import graph
 from modeconn_cli.engine.networks.untouched import untouched_copy, watch
 from modeconn_cli.engine.samples.per_sample.execution import Execution
 from modeconn_cli.engine.symmetry.proof import output_difference
+from modeconn_cli.engine.training import recompute_statistics
 
 
 class Scaled(nn.Module):
@@ -214,3 +217,14 @@ def test_what_is_kept_and_not_read_again_is_not_spoken_of(kind: Callable[[], nn.
     with torch.no_grad():
         next(model.parameters()).add_(1.0)
     assert not torch.equal(alone(IMAGES), model(IMAGES))
+
+
+@pytest.mark.parametrize("kind", REMEMBERING)
+def test_statistics_are_recomputed_also_in_the_first_forward_of_all(kind: Callable[[], nn.Module]) -> None:
+    samples = Samples(IMAGES, torch.zeros(5, dtype=torch.int64), torch.arange(5), Transform("none"))
+    model = watched(kind, [])
+    recompute_statistics(model, samples, 3, 0)
+    again = {name: buffer.clone() for name, buffer in model.named_buffers() if "running" in name}
+    recompute_statistics(model, samples, 3, 0)
+    assert again
+    assert all(torch.equal(again[name], buffer) for name, buffer in model.named_buffers() if name in again)

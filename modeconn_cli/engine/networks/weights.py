@@ -202,7 +202,14 @@ def _some(names: Sequence[str]) -> str:
 def load_into(model: nn.Module, state: Mapping[str, Any], where: str) -> None:
     """Copy a state dict into a model. All mismatches are reported in one InputError."""
     check_fits(model, state, where)
-    model.load_state_dict(dict(state))
+    load(model, state)
+
+
+def load(model: nn.Module, state: Mapping[str, Any]) -> None:
+    """Copy a state dict that fits into a model, with the version numbers that some layers ask for (MNASNet)."""
+    whole = model.state_dict()
+    whole.update(state)
+    model.load_state_dict(whole)
 
 
 def check_fits(model: nn.Module, state: Mapping[str, Any], where: str) -> None:

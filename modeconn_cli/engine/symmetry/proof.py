@@ -37,8 +37,7 @@ def _outputs(worker: nn.Module, state: Mapping[str, Tensor], inputs: Tensor) -> 
     differ = sorted({name for name, value in full.items() if isinstance(value, Tensor)} ^ state.keys())
     if differ:
         raise InputError(f"{differ[0]} is {'missing' if differ[0] in full else 'not in the model'}")
-    full.update(state)  # keeps the version numbers that some models ask for
-    worker.load_state_dict(full)
+    weights.load(worker, state)
     with torch.no_grad():
         outputs = worker(inputs)
     tensors = [leaf for leaf in pytree.tree_leaves(outputs) if isinstance(leaf, Tensor)]

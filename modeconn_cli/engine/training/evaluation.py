@@ -108,13 +108,15 @@ def recompute_statistics(model: nn.Module, samples: Samples, batch_size: int, se
     for layer in layers:
         layer.reset_running_stats()
         layer.train()
-    values = dict.fromkeys(layers, 0)  # per channel, so far
+    values: dict[
+        nn.Module, int
+    ] = {}  # per channel, so far; copies of the network that are tried have their own
 
     def weigh(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         """Before each call: its share of all values that the layer has seen."""
         assert isinstance(layer, _BatchNorm)
         size = inputs[0].numel() // max(layer.num_features, 1)
-        values[layer] += size
+        values[layer] = values.get(layer, 0) + size
         layer.momentum = size / max(values[layer], 1)
 
     hooks = [layer.register_forward_pre_hook(weigh) for layer in layers]

@@ -15,7 +15,7 @@ from modeconn_cli.engine import keyed
 from modeconn_cli.engine.datasets import Batch, Samples
 from modeconn_cli.engine.errors import InputError
 from modeconn_cli.engine.machine.runtime import Runtime
-from modeconn_cli.engine.networks import forward
+from modeconn_cli.engine.networks import forward, one_sample
 from modeconn_cli.engine.networks.cross_entropy import cross_entropy
 from modeconn_cli.engine.results import files
 from modeconn_cli.engine.settings.train import OptimizerSettings
@@ -268,7 +268,9 @@ def step(
     """
     torch.manual_seed(keyed.number(seed, "step", number))
     problem.place(number)
-    logits, labels = among(forward.logits(problem.model, batch.images), batch.labels, classes)
+    with one_sample.exact(batch.images):
+        outputs = forward.logits(problem.model, batch.images)
+    logits, labels = among(outputs, batch.labels, classes)
     loss = F.cross_entropy(logits, labels)
     loss.backward()  # type: ignore[no-untyped-call]
     extra = problem.collect()

@@ -207,7 +207,9 @@ class _Hooked:
         found: list[tuple[Layer, Tensor]] = []
 
         def heard(module: nn.Module, _inputs: Any, output: Any) -> None:
-            name = self._names[module]
+            name = self._names.get(module)
+            if name is None:  # of a copy of the network, which is tried
+                return
             largest = _largest(module, output[0] if isinstance(output, tuple) else output)
             again = sum(layer.name.partition("#")[0] == name for layer, _ in found)
             called = f"{name}#{again + 1}" if again else name

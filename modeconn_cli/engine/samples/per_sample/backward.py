@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from modeconn_cli.engine.networks import graph as graphs
-from modeconn_cli.engine.networks import weights
+from modeconn_cli.engine.networks import one_sample, weights
 from modeconn_cli.engine.networks.flat import Runner
 from modeconn_cli.engine.networks.graph import operation, schema
 from modeconn_cli.engine.networks.sample_axis import RESHAPES, Inseparable
@@ -73,7 +73,9 @@ class Backward(Runner):
         start = {node: v.detach() if isinstance(v, Tensor) else v for node, v in self._fixed.items()}
         try:
             with torch.enable_grad():
-                found = losses(_logits(self.run(images, initial_env=start)))
+                with one_sample.exact(images):
+                    outputs = self.run(images, initial_env=start)
+                found = losses(_logits(outputs))
                 self._differentiate(found.sum())
             return found.detach(), self._by_parameters()
         finally:

@@ -20,6 +20,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from modeconn_cli.engine import keyed
 from modeconn_cli.engine.errors import SettingsError
+from modeconn_cli.engine.networks import one_sample
 from modeconn_cli.engine.networks.cross_entropy import cross_entropy
 
 Method = Literal["fd", "hvp"]
@@ -176,7 +177,8 @@ def _gradient(
 
     Logits of magnitude z are rounded by eps·z, and the gradient at them, which is about p, by that share of itself.
     """
-    logits = forward(images.clone()).double() / temperature  # some networks write into their input
+    with one_sample.exact(images):
+        logits = forward(images.clone()).double() / temperature  # some networks write into their input
     height = logits.detach().abs().amax(1)
     losses = cross_entropy(logits, labels).sum()
     if not losses.requires_grad:  # a network that ignores its input

@@ -16,7 +16,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from modeconn_cli.engine.errors import InputError
 from modeconn_cli.engine.networks import graph as graphs
-from modeconn_cli.engine.networks import weights
+from modeconn_cli.engine.networks import one_sample, weights
 from modeconn_cli.engine.networks.flat import Runner, modes
 from modeconn_cli.engine.networks.graph import CONVOLUTIONS, Graph, operation
 
@@ -110,7 +110,8 @@ class Execution:
 def _with_gradient(forward: Callable[[Tensor], Tensor], images: Tensor) -> tuple[Tensor, Tensor]:
     """The logits of N images, and the gradients by them of one sum of logits with unequal weights, [N, …]."""
     inputs = images.detach().requires_grad_()
-    logits = forward(inputs.clone())  # some networks write into their input
+    with one_sample.exact(inputs):
+        logits = forward(inputs.clone())  # some networks write into their input
     weights = torch.linspace(1, 2, logits.shape[1], dtype=logits.dtype, device=logits.device)
     if not logits.requires_grad:
         return logits, torch.zeros_like(images).flatten(1)

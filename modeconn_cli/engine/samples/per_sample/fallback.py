@@ -15,6 +15,8 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from modeconn_cli.engine.networks import one_sample
+
 GRADIENTS = 1 << 26  # elements of per-sample gradients that exist at a time
 LARGEST = {"cpu": 100_000}  # parameters from which on a loop is faster
 LARGEST_ELSEWHERE = 15_000_000
@@ -51,6 +53,9 @@ def gradients(
     size = max(1, GRADIENTS // max(sum(p.numel() for p in parameters.values()), 1))
     for start in range(0, len(images), size):
         rows = slice(start, min(start + size, len(images)))
+        if rows.stop == start + 1:
+            yield from one_by_one(model, parameters, images[: rows.stop], loss, start)
+            continue
         with torch.no_grad():
             logits = model(images[rows])
             targets = loss.targets(logits, rows)
@@ -70,7 +75,8 @@ def one_by_one(
     for row in range(start, len(images)):
         rows = slice(row, row + 1)
         with torch.enable_grad():
-            logits = model(images[rows])
+            with one_sample.exact(images[rows]):
+                logits = model(images[rows])
             found = loss.losses(logits, loss.targets(logits.detach(), rows))
             by_parameter = torch.autograd.grad(found.sum(), list(parameters.values()), allow_unused=True)
         named = zip(parameters, by_parameter, strict=True)

@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from modeconn_cli.engine.networks import one_sample
 from modeconn_cli.engine.samples.per_sample.execution import frozen
 from modeconn_cli.engine.samples.per_sample.gradients import (
     AGREE,
@@ -88,7 +89,9 @@ class PerSample:
                 return Scores(loss.losses(self.model(images), labels).cpu(), None, None)
         inputs = images.detach().requires_grad_()
         with frozen(self.trainable), torch.enable_grad():
-            losses = loss.losses(self.model(inputs.clone()), labels)  # some networks write into their input
+            with one_sample.exact(inputs):
+                logits = self.model(inputs.clone())  # some networks write into their input
+            losses = loss.losses(logits, labels)
             (gradient,) = torch.autograd.grad(losses.sum(), inputs)
         return Scores(losses.detach().cpu(), gradient.flatten(1).double().square().sum(1).cpu(), None)
 
