@@ -83,7 +83,6 @@ def one_by_one(reason: str, more: str = "") -> dict[str, str]:
 
 
 TWICE = {"dormant": "called more than once, and counted once per call: .*"}
-CLAMPS = {"dormant": r"not looked at, though they may act as nonlinearities: .*attn\.clamp_min.*"}
 TABLES = {"dormant": r".*left out, as they see no samples: .*cpb_mlp.*"}
 POSITIONS = {"dormant": r".*left out, as they see no samples: pos_embed.*"}
 VIT = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 3}
