@@ -14,7 +14,9 @@ from modeconn_cli.engine.datasets import Samples
 from modeconn_cli.engine.datasets.transforms import Transform
 from modeconn_cli.engine.networks import graph
 from modeconn_cli.engine.networks.untouched import untouched_copy, watch
+from modeconn_cli.engine.samples.per_sample import fallback
 from modeconn_cli.engine.samples.per_sample.execution import Execution
+from modeconn_cli.engine.samples.per_sample.gradients import CrossEntropy
 from modeconn_cli.engine.symmetry.proof import output_difference
 from modeconn_cli.engine.training import recompute_statistics
 
@@ -228,3 +230,22 @@ def test_statistics_are_recomputed_also_in_the_first_forward_of_all(kind: Callab
     recompute_statistics(model, samples, 3, 0)
     assert again
     assert all(torch.equal(again[name], buffer) for name, buffer in model.named_buffers() if name in again)
+
+
+class Indifferent(OfDevice):
+    """Keeps what its outputs do not depend on, as EfficientFormerV2 its biases where there is one position."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.f(self.norm(F.relu(self.a(x.flatten(1))) + 0 * self.gain(x)))
+
+
+def test_gradients_of_one_sample_after_the_other_go_through_what_is_kept() -> None:
+    said: list[str] = []
+    model = watched(Indifferent, said).eval()
+    loss, parameters = CrossEntropy(torch.zeros(5, dtype=torch.int64)), dict(model.named_parameters())
+    alone = [found for _, _, found in fallback.one_by_one(model, parameters, IMAGES, loss)]
+    assert said == []
+    torch.testing.assert_close(model.kept["cpu"], model.g.exp())  # none of the weights that were tried
+    F.cross_entropy(model(IMAGES), loss.labels, reduction="sum").backward()
+    for name, parameter in parameters.items():
+        torch.testing.assert_close(sum(found[name][0] for found in alone), parameter.grad)

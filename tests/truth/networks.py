@@ -83,7 +83,6 @@ def one_by_one(reason: str, more: str = "") -> dict[str, str]:
 
 
 TWICE = {"dormant": "called more than once, and counted once per call: .*"}
-CLAMPS = {"dormant": r"not looked at, though they may act as nonlinearities: .*attn\.clamp_min.*"}
 TABLES = {"dormant": r".*left out, as they see no samples: .*cpb_mlp.*"}
 POSITIONS = {"dormant": r".*left out, as they see no samples: pos_embed.*"}
 VIT = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 3}
@@ -203,4 +202,57 @@ WIDE: dict[str, Network] = {
     "mobilevit v2": timm("mobilevitv2_050", 36, notes=one_by_one("group_norm has no rule")),
     "nf_resnet26": timm("nf_resnet26", 21),
     "shvit": timm("shvit_s1", 45, 64, notes=one_by_one("group_norm has no rule")),
+    "dla": timm("dla46_c", notes=TWICE),
+    "repghostnet": timm("repghostnet_050", no_product=True),
+    "sknet": timm("skresnet18", args={"channels": (16, 16, 16, 24), "layers": (1, 1, 1, 1)}),
+    "resnest": timm("resnest14d", args=FOUR),
+    "tresnet": timm("tresnet_m", args={"layers": (1, 1, 1, 1)}),
+    "densenet of timm": timm("densenet121", args={"growth_rate": 8, "block_config": (2, 2, 2, 2)}),
+    "relative positions": timm("vit_relpos_small_patch16_224", args=VIT, notes={
+        **one_by_one("scaled_dot_product_attention has no rule"),
+        "dormant": "left out, as they see no samples: .*rel_pos.*",
+    }),
+    "hybrid": timm("vit_tiny_r_s16_p8_224", args={"img_size": 32, "embed_dim": 24, "depth": 2, "num_heads": 3},
+                   notes=one_by_one("group_norm has no rule")),
+    "samvit": timm("samvit_base_patch16_224", args=VIT, notes=one_by_one("einsum takes a parameter in a list")),
+    "swin v2 cr": timm("swinv2_cr_tiny_224", args=SWIN, notes={"dormant": ".*clamp_min.*meta_mlp.*"}),
+    "efficientformer v2": timm("efficientformerv2_s0", args={
+        "img_size": 32, "depths": (1, 1, 1, 1), "embed_dims": (16, 16, 24, 32),
+    }),
+    "fasternet": timm("fasternet_t0"),
+    "hgnet": timm("hgnetv2_b0"),
+    "regnet of timm": timm("regnetx_002"),
+    "hardcorenas": timm("hardcorenas_a", no_product=True),
+    "vovnet": timm("ese_vovnet19b_slim_dw", no_product=True),
+    "pvt v2": timm("pvt_v2_b0", args={
+        "embed_dims": (16, 24, 32, 32), "depths": (1, 1, 1, 1), "num_heads": (1, 1, 2, 2),
+    }, post=False),
+    "efficientvim": timm("efficientvim_m1", notes=one_by_one("conv1d has no rule")),
+    "lowformer": timm("lowformer_b0", notes=one_by_one("group_norm has no rule")),
 }  # fmt: skip
+
+# All classifiers of torchvision up to 30 million parameters, and their groups. Larger ones take a machine minutes each.
+TORCHVISION = {
+    "squeezenet1_1": 25, "squeezenet1_0": 25, "shufflenet_v2_x0_5": 80, "shufflenet_v2_x1_0": 86,
+    "shufflenet_v2_x1_5": 88, "shufflenet_v2_x2_0": 90, "mnasnet0_5": 25, "mnasnet0_75": 25, "mnasnet1_0": 25,
+    "mnasnet1_3": 25, "mobilenet_v2": 25, "mobilenet_v3_small": 27, "mobilenet_v3_large": 30, "regnet_y_400mf": 69,
+    "regnet_x_400mf": 71, "regnet_y_800mf": 61, "regnet_x_800mf": 53, "regnet_x_1_6gf": 59, "regnet_y_1_6gf": 113,
+    "regnet_x_3_2gf": 80, "regnet_y_3_2gf": 89, "efficientnet_b0": 40, "efficientnet_b1": 53, "efficientnet_b2": 53,
+    "efficientnet_b3": 59, "efficientnet_b4": 71, "efficientnet_v2_s": 75, "googlenet": 57, "inception_v3": 94,
+    "densenet121": 120, "densenet169": 168, "densenet201": 200, "densenet161": None, "resnet18": 12, "resnet34": 20,
+    "resnet50": 37, "resnext50_32x4d": 53, "swin_t": 52, "swin_v2_t": 76, "convnext_tiny": 22,
+}  # fmt: skip
+
+
+def _torchvision(name: str) -> Network:
+    notes = {"resn": TWICE, "swin_v2": TABLES}
+    return Network(
+        f"torchvision:{name}",
+        96 if name == "inception_v3" else 32,
+        notes=next((said for start, said in notes.items() if name.startswith(start)), {}),
+        groups=TORCHVISION[name],
+        no_product=name.startswith("mobilenet_v3"),
+    )
+
+
+WIDE |= {f"torchvision's {name}": _torchvision(name) for name in TORCHVISION}

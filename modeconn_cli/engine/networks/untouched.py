@@ -113,9 +113,16 @@ class _Watched:
             return
         changed, self._seen = self._changed(self._seen), {}
         if changed and not self._goes_stale(changed, inputs):
-            self._harmless |= changed
+            past = self._with_history(changed)
+            self._changing |= past
+            self._harmless |= changed - past
         else:
             self._take_up(changed)
+
+    def _with_history(self, changed: set[Place]) -> set[Place]:
+        """What holds tensors with the graph that made them: a second backward pass could not go through it."""
+        kept = {place: value for place, value in _attributes(self._model) if place in changed}
+        return {place for place, value in kept.items() if any(not t.is_leaf for t in _tensors(value))}
 
     @property
     def remembers(self) -> bool:
@@ -139,7 +146,7 @@ class _Watched:
         stale, fresh = _copy(self._model), _copy(self._model)
         modules = dict(fresh.named_modules())
         for name, attribute in changed:
-            _restore(modules[name], attribute, self._first.get((name, attribute), ABSENT))
+            _restore(modules[name], attribute, _apart(self._first.get((name, attribute), ABSENT)))
         _into_eval_mode(fresh)
         draw = torch.Generator().manual_seed(0)
         for one, other in zip(stale.parameters(), fresh.parameters(), strict=True):
@@ -228,6 +235,13 @@ def _kept(value: Any) -> Any:
     if isinstance(value, dict | list | set):
         return value, value.copy()
     return value, None
+
+
+def _apart(first: Any) -> Any:
+    """The same for a copy of the network, which must not write into the network's own containers."""
+    if first is ABSENT or not isinstance(first[0], dict | list | set):
+        return first
+    return first[1].copy(), first[1]
 
 
 def _restore(module: nn.Module, attribute: str, first: Any) -> None:
