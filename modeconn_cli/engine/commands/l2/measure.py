@@ -69,13 +69,7 @@ def measure(
             met = [error for label, error in functions.problems.items() if label in pair]
             if met:
                 problems[pair] = met[0]
-    permuted: dict[Pair, Permuted | None] = {}
-    permutations = Permutations(settings, runtime)
-    for first, second in own if settings.modulo_permutation else ():
-        try:
-            permuted[first, second] = permutations.undone(usable[first], usable[second])
-        except InputError as error:
-            problems.setdefault((first, second), error)
+    permuted = _undone(own, usable, problems, settings, runtime)
     distance = {
         pair: replace(distances.distance(squares), fisher_distance_stderr=errors.get(pair))
         for pair, squares in found.items()
@@ -94,3 +88,21 @@ def measure(
     }
     both = {pair: results.get(pair) or failed[pair] for pair in pairs}
     return Measurements(both, data, {pair: distance.get(pair) for pair in beside})
+
+
+def _undone(
+    pairs: Sequence[Pair],
+    usable: Mapping[str, Network],
+    problems: dict[Pair, InputError],
+    settings: L2Settings,
+    runtime: Runtime,
+) -> dict[Pair, Permuted | None]:
+    """The distance of every pair with its swap undone, where that is asked for; `problems` hears why one has none."""
+    found: dict[Pair, Permuted | None] = {}
+    permutations = Permutations(settings, runtime)
+    for first, second in pairs if settings.modulo_permutation else ():
+        try:
+            found[first, second] = permutations.undone(usable[first], usable[second])
+        except InputError as error:
+            problems.setdefault((first, second), error)
+    return found
