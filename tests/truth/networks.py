@@ -252,6 +252,7 @@ def _torchvision(name: str) -> Network:
         notes=next((said for start, said in notes.items() if name.startswith(start)), {}),
         groups=TORCHVISION[name],
         no_product=name.startswith("mobilenet_v3"),
+        post=not name.startswith("squeezenet"),  # a ReLU behind its last layer belongs to its outputs
     )
 
 
