@@ -202,6 +202,10 @@ WIDE: dict[str, Network] = {
     "mobilevit v2": timm("mobilevitv2_050", 36, notes=one_by_one("group_norm has no rule")),
     "nf_resnet26": timm("nf_resnet26", 21),
     "shvit": timm("shvit_s1", 45, 64, notes=one_by_one("group_norm has no rule")),
+    "gcvit": of_class("timm.models.gcvit.GlobalContextVit", 29, 64, args={
+        "img_size": 64, "window_ratio": (16, 16, 32, 32), "embed_dim": 16, "depths": (1, 1, 1, 1),
+        "num_heads": (1, 2, 2, 4),
+    }),
     "dla": timm("dla46_c", notes=TWICE),
     "repghostnet": timm("repghostnet_050", no_product=True),
     "sknet": timm("skresnet18", args={"channels": (16, 16, 16, 24), "layers": (1, 1, 1, 1)}),
@@ -252,6 +256,7 @@ def _torchvision(name: str) -> Network:
         notes=next((said for start, said in notes.items() if name.startswith(start)), {}),
         groups=TORCHVISION[name],
         no_product=name.startswith("mobilenet_v3"),
+        post=not name.startswith("squeezenet"),  # a ReLU behind its last layer belongs to its outputs
     )
 
 
