@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -65,6 +66,8 @@ def correlations(columns: Mapping[str, np.ndarray]) -> list[Correlation]:
         units = {name: _units(columns[name][both].astype(np.float64)) for name in set(chain(*pairs))}
         for a, b in pairs:
             pearson, spearman = (_tested(x, y, n) for x, y in zip(units[a], units[b], strict=True))
+            if spearman.p is not None:  # n samples have n! orders, and one agrees and one opposes entirely
+                spearman = spearman._replace(p=min(1.0, max(spearman.p, 2 / math.factorial(min(n, 170)))))
             found[a, b] = n, pearson, spearman
     corrected = [holm([found[pair][kind].p for pair in pairs_of]) for kind in (1, 2)]  # type: ignore[union-attr]
     out = []
@@ -102,8 +105,8 @@ def interval(r: float | None, n: int, *, ranks: bool = False) -> tuple[float | N
     """
     if r is None or n < 4:
         return None, None
-    if abs(r) == 1:
-        return r, r
+    if abs(r) == 1:  # of few samples any order may be the same by chance
+        return (None, None) if ranks else (r, r)
     width = 1.959963984540054 * np.sqrt((1 + r * r / 2 if ranks else 1.0) / (n - 3))
     return float(np.tanh(np.arctanh(r) - width)), float(np.tanh(np.arctanh(r) + width))
 

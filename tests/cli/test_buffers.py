@@ -151,6 +151,20 @@ def test_a_curve_keeps_the_buffers_of_both_its_ends(
     np.testing.assert_allclose(found[1], plain([half, half], 0)[1], rtol=1e-5)
 
 
+def test_ends_may_be_of_other_types_than_the_network(
+    mcx: Callable, trained: Callable[[str], list[Path]], tmp_path: Path
+) -> None:
+    first, last = trained("buffered")
+    content = torch.load(first, weights_only=True)
+    content["model_state"] = {
+        n: t.half() if t.is_floating_point() else t for n, t in content["model_state"].items()
+    }
+    torch.save(content, tmp_path / "half.pt")
+    words = ("lmc", "interpolate", tmp_path / "half.pt", last, "--model", "buffered_networks:buffered", *DATA)
+    done = mcx(*words, "--num-alphas", "3", "--output-dir", tmp_path / "line")
+    assert done.code == 0, done.err
+
+
 def test_whole_numbers_that_differ_have_nothing_between_them(
     mcx: Callable, trained: Callable[[str], list[Path]], tmp_path: Path
 ) -> None:

@@ -174,6 +174,38 @@ def test_a_standard_name_in_another_form_is_not_passed_over(tmp_path: Path) -> N
     assert same(read(tmp_path, content, state_key="model.encoder").state)
 
 
+AMBIGUOUS: dict[str, dict[Any, Any]] = {
+    "a dictionary beside bare tensors": {**STATE, "class_weights": {"w": torch.ones(10)}},
+    "their averages beside bare tensors": {**STATE, "ema": STATE, "epoch": 3},
+    "one deeper than another": {"my_net": {"layers": STATE}, "norm_stats": {"mean": torch.ones(3)}},
+    "a list of tensors": {"my_net": {"w": [torch.ones(3)]}, "norm_stats": {"mean": torch.ones(3)}},
+    "a standard name that is empty": {"state_dict": {}, "norm_stats": {"mean": torch.ones(3)}},
+    "a standard name that is nothing": {"model": None, "norm_stats": {"mean": torch.ones(3)}},
+    "a standard name that is a list": {"model": [torch.ones(3)], "norm_stats": {"mean": torch.ones(3)}},
+    "a standard name far above its tensors": {
+        "model": {"a": {"b": {"c": {"d": STATE}}}},
+        "stats": {"w": torch.ones(2)},
+    },
+}
+
+
+@pytest.mark.parametrize("kind", AMBIGUOUS)
+def test_a_worse_candidate_is_never_taken(tmp_path: Path, kind: str) -> None:
+    assert "--state-key" in refusal(lambda: read(tmp_path, AMBIGUOUS[kind])).hint
+
+
+def test_the_file_itself_can_be_meant(tmp_path: Path) -> None:
+    content = {**STATE, "ema": {name: 2 * tensor for name, tensor in STATE.items()}}
+    assert same(read(tmp_path, content, state_key=".").state)
+    assert same(read(tmp_path, content, state_key="ema").state, content["ema"])
+    beside = {
+        **STATE,
+        "optimizer": {"state": {0: {"momentum_buffer": torch.ones(2)}}},
+        "lr_schedulers": {"x": torch.ones(1)},
+    }
+    assert same(read(tmp_path, beside).state)
+
+
 def test_a_name_that_holds_no_tensors_is_no_candidate(tmp_path: Path) -> None:
     assert read(tmp_path, {"model": {"depth": 18}, "net": STATE}).layout == "net"
 

@@ -55,6 +55,16 @@ def test_correlations_are_those_of_scipy_over_pairwise_complete_samples(
         assert c.spearman_p == pytest.approx(spearman.pvalue, rel=1e-6, abs=1e-300)
 
 
+@pytest.mark.parametrize(("n", "least"), [(3, 1 / 3), (4, 1 / 12), (5, 1 / 60)])
+def test_few_samples_prove_little(n: int, least: float) -> None:
+    """Of n! orders one agrees entirely and one opposes entirely."""
+    values = np.arange(n, dtype=float)
+    (found,) = statistics.correlations({"a": values, "b": -(values**3)})
+    assert found.spearman == pytest.approx(-1)
+    assert found.spearman_p == pytest.approx(least)
+    assert found.spearman_low is found.spearman_high is None
+
+
 def test_a_column_is_ranked_once_for_each_set_of_shared_samples(
     columns: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -163,6 +163,19 @@ def test_the_expectation_over_classes_is_their_sum(name: str, sure: float) -> No
         torch.testing.assert_close(found[key], exact[key], rtol=2e-3, atol=1e-6 * float(exact[key].max()))
 
 
+def test_parameters_of_whole_numbers_have_no_information() -> None:
+    class Quantised(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.f = nn.Linear(12, 4)
+            self.scale = nn.Parameter(torch.ones(1, dtype=torch.int64), requires_grad=False)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.f(x.flatten(1)) * self.scale
+
+    assert list(fisher(Quantised().eval(), "true", batch())) == ["f.weight", "f.bias"]
+
+
 def test_a_bias_without_any_gradient_raises_no_alarm() -> None:
     """Batch norm behind a layer, were it in training mode, or a softmax over equal shifts: rounding is all there is."""
 

@@ -279,7 +279,12 @@ def permuted_optimizer(
     if optimizer is None:
         return None
     try:
-        return symmetry.optimizer.permuted(optimizer, model, choice.orders)
+        moved = symmetry.optimizer.permuted(optimizer, model, choice.orders)
+        if len(moved["param_groups"]) > 1 and not moved["param_groups"][0].get("param_names"):
+            runtime.note(
+                "the optimizer's state is moved as of groups that hold parameters in the network's order"
+            )
+        return moved
     except (symmetry.optimizer.Doubt, InputError) as doubt:
         reason = str(doubt)
     except (KeyError, TypeError, ValueError, AttributeError):

@@ -18,7 +18,16 @@ Weights = dict[str, Tensor]
 
 # Buffers that many networks have: in a bare state dict only their names tell them from parameters.
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
-BUFFERS = (*STATISTICS, "position_ids", "inv_freq", "relative_coords_table", "masked_bias", "n_averaged")
+BUFFERS = (
+    *STATISTICS,
+    "position_ids",
+    "inv_freq",
+    "relative_coords_table",
+    "masked_bias",
+    "n_averaged",
+    "freqs",
+    "freqs_cis",
+)
 CHUNK = 1 << 18  # elements converted to float64 at a time: 2 MB stay in the cache
 
 

@@ -32,7 +32,9 @@ def following(model: nn.Module, ends: Ends) -> tuple[str, ...]:
     found = [
         name
         for name, buffer in model.named_buffers()
-        if id(buffer) not in of_batch_norm and name in first and not torch.equal(first[name], last[name])
+        if id(buffer) not in of_batch_norm
+        and name in first
+        and not torch.equal(first[name].to(buffer), last[name].to(buffer))
     ]
     for name in found:
         if not first[name].is_floating_point() and not name.endswith(COUNTER):
@@ -51,6 +53,6 @@ def put(model: nn.Module, ends: Ends, t: float, names: Collection[str] | None = 
         if name not in first or (names is not None and name not in names):
             continue
         if buffer.is_floating_point():
-            buffer.copy_(torch.lerp(first[name], last[name], t))
+            buffer.copy_(torch.lerp(first[name].to(buffer), last[name].to(buffer), t))
         else:
             buffer.copy_(first[name] if t < 0.5 else last[name])

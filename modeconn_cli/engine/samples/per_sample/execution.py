@@ -91,6 +91,9 @@ class Execution:
         """
         assert self._folded is not None
         self._tried = True
+        if function := own_backward(self._model, images):
+            self._run_as_it_is(f"{function} has a backward of its own")
+            return
         with frozen(self._trainable):
             logits, gradient = _with_gradient(self._model, images)
             try:
@@ -104,6 +107,26 @@ class Execution:
         off = float(((own - gradient).norm(dim=1) / gradient.norm(dim=1).clamp_min(1e-12)).max())
         if off > AGREE_GRADIENT:
             self._run_as_it_is(f"another gradient by the input (relative difference {off:.1e})")
+
+
+@torch.enable_grad()
+def own_backward(model: nn.Module, images: Tensor) -> str:
+    """The name of a function of the user's own among those that a model's gradient comes through; empty without any.
+
+    A trace keeps its forward alone, and its backward may differ for few samples only.
+    """
+    outputs = model(images.detach().requires_grad_(images.is_floating_point()).clone())
+    left = [outputs.grad_fn] if isinstance(outputs, Tensor) else []
+    seen = set()
+    while left:
+        node = left.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if isinstance(node, torch.autograd.function.BackwardCFunction):
+            return type(node).__name__.removesuffix("Backward")
+        left += [following for following, _ in node.next_functions]
+    return ""
 
 
 @torch.enable_grad()

@@ -41,7 +41,7 @@ class DiagonalFisher:
         note: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._model, self._kind, self._seed = model, kind, seed
-        self._parameters = dict(model.eval().named_parameters())
+        self._parameters = {name: p for name, p in model.eval().named_parameters() if p.is_floating_point()}
         self._gradients = SampleGradients(model, input_shape, self._parameters, "Fisher information", note)
         self.begin()
 

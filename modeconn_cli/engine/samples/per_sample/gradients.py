@@ -14,6 +14,7 @@ from modeconn_cli.engine.networks.cross_entropy import cross_entropy
 from modeconn_cli.engine.networks.sample_axis import Inseparable
 from modeconn_cli.engine.samples.per_sample import fallback
 from modeconn_cli.engine.samples.per_sample.backward import Backward
+from modeconn_cli.engine.samples.per_sample.execution import own_backward
 from modeconn_cli.engine.samples.per_sample.fallback import Loss
 from modeconn_cli.engine.samples.per_sample.rules import Call
 from modeconn_cli.engine.samples.per_sample.uses import Use
@@ -74,7 +75,8 @@ class SampleGradients:
         what: str,
         note: Callable[[str], None],
     ) -> None:
-        self._model, self._parameters, self._what, self._note = model, parameters, what, note
+        self._model, self._parameters, self._what = model, parameters, what
+        self._note, self._said = note, set[str]()
         self._checked = False
         self._backward: Backward | None = None
         try:
@@ -92,7 +94,13 @@ class SampleGradients:
     def _fall_back(self, reason: str) -> None:
         self._backward = None
         how = "with torch.func" if fallback.batches_pay(self._parameters) else "in a loop"
-        self._note(f"{self._what} {how}, which is slower: {reason.splitlines()[0][:160]}")
+        self._say(f"{self._what} {how}, which is slower: {reason.splitlines()[0][:160]}")
+
+    def _say(self, text: str) -> None:
+        """Tell the user, once."""
+        if text not in self._said:
+            self._said.add(text)
+            self._note(text)
 
     def refresh(self) -> None:
         """Take up the model's present weights."""
@@ -108,7 +116,7 @@ class SampleGradients:
             except Inseparable as error:
                 self._fall_back(str(error))
         found = new()
-        for part in fallback.gradients(self._model, self._parameters, images, loss, self._note):
+        for part in fallback.gradients(self._model, self._parameters, images, loss, self._say):
             found.take(*part)
         return found
 
@@ -117,6 +125,8 @@ class SampleGradients:
         if self._checked or self._backward is None:
             return
         self._checked = True
+        if own := own_backward(self._model, images):
+            raise Inseparable(f"{own} has a backward of its own")
         found, exact = self._by_graph(self._backward, images, loss, new()), new()
         for part in fallback.one_by_one(self._model, self._parameters, images, loss):
             exact.take(*part)
