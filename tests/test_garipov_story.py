@@ -47,7 +47,8 @@ def test_the_documented_swap_line_works_as_written(
     words = ("--output", "mid2/checkpoint-200.pt", "--layer-depth", "mid", "--num-swaps", "1", "--verify")
     done = mcx("swap", "--checkpoint", "checkpoint-200.pt", *words)
     assert done.code == 0, done.err
-    assert "holds vgg16 by its keys (10 classes, cifar10 with transform vgg)" in done.err
+    assert "holds vgg16 by its keys (10 classes)" in done.err
+    assert "evaluated on cifar10 with transform vgg, as networks of this kind are trained" in done.err
     assert "Total parameters:       15,245,130" in done.out
     metadata = json.loads((tmp_path / "mid2/checkpoint-200_metadata.json").read_text())
     assert (metadata["layer_name"], metadata["block_idx"], metadata["layer_idx"]) == (

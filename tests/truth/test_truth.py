@@ -14,7 +14,7 @@ from modeconn_cli.engine import keyed, training
 from modeconn_cli.engine.datasets import Samples
 from modeconn_cli.engine.datasets.samples import spans
 from modeconn_cli.engine.datasets.transforms import Transform
-from modeconn_cli.engine.errors import InputError
+from modeconn_cli.engine.errors import InputError, SettingsError
 from modeconn_cli.engine.networks import graph as graphs
 from modeconn_cli.engine.networks import models, weights
 from modeconn_cli.engine.networks.activations.observe import observer
@@ -146,7 +146,7 @@ def test_curvature_by_differences(made: Made) -> None:
 
 def test_curvature_by_products(made: Made) -> None:
     if made.network.no_product:
-        with pytest.raises(RuntimeError, match="not implemented"):
+        with pytest.raises(SettingsError, match="needs second derivatives"):
             _curvature(made, "hvp")
         return
     _curvature(made, "hvp")
