@@ -32,6 +32,7 @@ from modeconn_cli.engine.statistics import auroc
 GOLDEN = Path(__file__).parents[1] / "data/csl"
 EPOCHS = 4
 WIDTH = 4
+NETWORK = ("--model", "cnn", "--model-arg", f"width={WIDTH}", "--dataset", "digits", "--max-samples", "150")
 
 
 @pytest.fixture(autouse=True)
@@ -47,16 +48,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run")
     words = [
         "train",
-        "--model",
-        "cnn",
-        "--model-arg",
-        f"width={WIDTH}",
-        "--dataset",
-        "digits",
-        "--max-samples",
-        "150",
-    ]
-    words += [
+        *NETWORK,
         "--epochs",
         str(EPOCHS),
         "--lr",
@@ -152,21 +144,11 @@ def test_without_a_word_of_the_run_or_with_a_flag_the_decay_is_the_documents(
     flagged = mcx("csl", "score", "--checkpoint", run / "checkpoint-4.pt", "--weight-decay", "1e-4", "--json",
                   "--output-dir", tmp_path / "flag")  # fmt: skip
     torch.save(checkpoints.read(run / "checkpoint-4.pt").state, tmp_path / "checkpoint-4.pt")
-    network = (
-        "--model",
-        "cnn",
-        "--model-arg",
-        f"width={WIDTH}",
-        "--dataset",
-        "digits",
-        "--max-samples",
-        "150",
-    )
     noise = ("--val-size", "300", "--label-noise", "0.05", "--label-seed", "0", "--noise-level", "0.05")
     words = (
         "--checkpoint",
         tmp_path / "checkpoint-4.pt",
-        *network,
+        *NETWORK,
         *noise,
         "--output-dir",
         tmp_path / "bare",

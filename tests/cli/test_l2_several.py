@@ -92,6 +92,22 @@ def test_a_broken_file_spoils_its_own_pairs_only(mcx: Callable, three: list[Path
     assert len(list((tmp_path / "out").glob("*.json"))) == 3
 
 
+def test_what_helps_with_an_unread_file_is_said(mcx: Callable, tmp_path: Path) -> None:
+    torch.save({"w": torch.ones(3)}, tmp_path / "a.pt")
+    torch.save({"first": {"w": torch.ones(3)}, "second": {"w": torch.zeros(3)}}, tmp_path / "b.pt")
+    done = mcx("l2", tmp_path / "a.pt", tmp_path / "b.pt", "--output-dir", tmp_path / "out")
+    assert (done.code, "hint: pass --state-key NAME" in done.err) == (3, True)
+    done = mcx(
+        "l2",
+        tmp_path / "b.pt",
+        tmp_path / "a.pt",
+        f"c={tmp_path / 'a.pt'}",
+        "--output-dir",
+        tmp_path / "many",
+    )
+    assert "hint: the first checkpoint is in every pair" in done.err
+
+
 def test_one_broken_network_among_many_spoils_its_own_pairs(
     mcx: Callable, mlps: Path, tmp_path: Path
 ) -> None:

@@ -201,9 +201,13 @@ def check_measured(whole: L2ManyResult, networks: Networks, settings: L2Settings
     if not failed:
         return
     first = networks[next(iter(whole.checkpoints))]
-    hint = "the first checkpoint is in every pair: --pairs all measures the others"
+    unread = [network for network in networks.values() if isinstance(network, InputError)]
+    if settings.pairs == "first" and first in unread and len(whole.checkpoints) > 2:
+        hint = "the first checkpoint is in every pair: --pairs all measures the others"
+    else:
+        hint = unread[0].hint if unread else ""
     raise InputError(
         f"{len(failed)} of {len(whole.pairs)} pairs could not be measured: {failed[0]}",
-        hint if settings.pairs == "first" and isinstance(first, InputError) else "",
+        hint,
         result=whole,
     )
