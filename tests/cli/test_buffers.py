@@ -31,11 +31,12 @@ class Buffered(nn.Module):
         self.hidden = nn.utils.parametrizations.spectral_norm(nn.Linear(216, 20))
         self.head = nn.Linear(20, num_classes)
         self.register_buffer("mask", (torch.rand(20) > 0.4).float() * 2)
+        self.register_buffer("floor", torch.where(torch.rand(20) > 0.5, 0.1, -torch.inf))
         self.register_buffer("scale", torch.tensor(2.0), persistent=False)
 
     def forward(self, x):
         h = self.hidden(self.norm(self.conv(x)).relu().flatten(1))
-        return self.head(h.relu() * self.mask) * self.scale
+        return self.head(torch.maximum(h.relu() - 0.2, self.floor) * self.mask) * self.scale
 
 class Indexed(nn.Module):
     def __init__(self, num_classes):
@@ -92,11 +93,15 @@ def trained(
     return lambda name: [folder / name / f"seed{seed}/checkpoint-3.pt" for seed in (0, 1)]
 
 
+def _blend(a: Tensor, b: Tensor, t: float) -> Tensor:
+    return (1 - t) * a + t * b if 0 < t < 1 else (a, b)[int(t)]
+
+
 def plain(states: list[Mapping[str, Tensor]], t: float) -> tuple[float, float]:
     """Loss on the training and the test images of the network between two, in float64, without mcx."""
     model: nn.Module = importlib.import_module("buffered_networks").Buffered(10)
     between = {
-        name: torch.lerp(a.double(), states[1][name].double(), t) if a.is_floating_point() else a
+        name: _blend(a.double(), states[1][name].double(), t) if a.is_floating_point() else a
         for name, a in states[0].items()
     }
     model.double().load_state_dict(between)

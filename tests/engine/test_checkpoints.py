@@ -277,6 +277,18 @@ def test_values_that_are_not_finite_are_refused_with_their_layers(tmp_path: Path
     assert len(read(tmp_path, content, allow_nonfinite=True).state) == 3
 
 
+def test_a_mask_may_bar_entries(tmp_path: Path) -> None:
+    barred = torch.full((3,), -torch.inf)
+    content = {"state_dict": {"w": torch.ones(3), "causal_mask": barred}}
+    assert len(read(tmp_path, content).state) == 2
+    recorded = {"model_state": {"w": torch.ones(3), "barred": barred}, "mcx": {"buffers": ["barred"]}}
+    assert len(read(tmp_path, recorded).state) == 2
+    for name, value in (("running_mean", -torch.inf), ("causal_mask", torch.inf), ("causal_mask", torch.nan)):
+        bad = {"w": torch.ones(3), name: torch.full((3,), value)}
+        error = refusal(lambda bad=bad: read(tmp_path, bad))
+        assert f"in 1 of 2 tensors: {name}" in error.message
+
+
 def test_zeros_and_denormals_are_finite(tmp_path: Path) -> None:
     assert len(read(tmp_path, {"a": torch.zeros(3), "b": torch.full((2,), 1e-45)}).state) == 2
 

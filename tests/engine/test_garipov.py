@@ -18,7 +18,7 @@ from modeconn_cli.engine.networks.checkpoints import Checkpoint, garipov
 from modeconn_cli.engine.networks.models import Architecture, build
 from modeconn_cli.engine.networks.models.recognise import matches, recognised
 from modeconn_cli.engine.paths import file as files
-from modeconn_cli.engine.paths.path import Carrier
+from modeconn_cli.engine.paths.carrier import Carrier
 from modeconn_cli.engine.settings.shared import ModelSettings
 
 DATA = Path(__file__).parent.parent / "data"

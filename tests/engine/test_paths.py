@@ -16,8 +16,9 @@ from torch.func import functional_call
 
 from modeconn_cli.engine import keyed
 from modeconn_cli.engine.paths import barriers
+from modeconn_cli.engine.paths.carrier import Carrier
 from modeconn_cli.engine.paths.layers import layer_distances
-from modeconn_cli.engine.paths.path import Carrier, Kind, WeightPath, coefficients
+from modeconn_cli.engine.paths.path import Kind, WeightPath, coefficients
 from modeconn_cli.engine.paths.problem import PathProblem
 from modeconn_cli.engine.paths.start import control_points
 

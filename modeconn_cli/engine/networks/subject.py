@@ -101,7 +101,7 @@ def read_own(path: Path) -> Checkpoint:
     """
     found = checkpoints.read(path, allow_nonfinite=True)
     try:
-        checkpoints.check_finite(found.state, path)
+        checkpoints.check_finite(found.state, path, found.about.buffers)
     except InputError as error:
         raise InputError(error.message, "use a smaller --lr") from error
     return found

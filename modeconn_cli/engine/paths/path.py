@@ -121,18 +121,3 @@ class WeightPath:
         steps = np.sqrt(np.maximum(np.einsum("ti,ij,tj->t", moves, inner, moves), 0.0))
         squares = norm + 2 * free @ cross + np.einsum("ti,ij,tj->t", free, inner, free)
         return steps, np.sqrt(np.maximum(squares, 0.0))
-
-
-class Carrier:
-    """A model whose parameters are views of one flat vector, so that a point of a path is one write."""
-
-    def __init__(self, model: nn.Module, path: WeightPath) -> None:
-        self.path = path
-        self.flat = torch.zeros_like(path.points[0])
-        views = path.layout.views(self.flat)
-        for name, parameter in model.named_parameters():
-            parameter.data = views[name]
-
-    def move_to(self, t: float) -> np.ndarray:
-        """Put w(t) into the model; returns the coefficients."""
-        return self.path.write(t, self.flat)

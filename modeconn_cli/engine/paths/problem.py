@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from modeconn_cli.engine import keyed
 from modeconn_cli.engine.networks import weights
-from modeconn_cli.engine.paths.buffers import Ends, following, put
+from modeconn_cli.engine.paths.carrier import Carrier, Ends
 from modeconn_cli.engine.paths.file import BUFFERS
-from modeconn_cli.engine.paths.path import Carrier, WeightPath
+from modeconn_cli.engine.paths.path import WeightPath
 
 Plane = Literal["none", "symmetry-plane", "symmetry-plane-per-tensor"]
 
@@ -47,7 +47,7 @@ class PathProblem:
         self.free = slice(1 if fix_start else 0, len(path.points) - (1 if fix_end else 0))
         self.trainable = [nn.Parameter(path.points[self.free])]
         self.trainable[0].grad = torch.zeros_like(self.trainable[0])
-        self._carrier = Carrier(model, path)
+        self._carrier = Carrier(model, path, buffers)
         self._gradient = torch.zeros_like(self._carrier.flat)
         views = path.layout.views(self._gradient)
         for name, view in views.items():
@@ -55,7 +55,7 @@ class PathProblem:
         self._frozen = [views[name] for name in weights.frozen_in(model)]
         self._share = torch.zeros(len(path.points))
         self._planes = self._normals(plane)
-        self._buffers, self._following = buffers, following(model, buffers)
+        self._buffers = buffers
 
     def place(self, step: int) -> None:
         """Draw t for this step and move the model there."""
@@ -63,8 +63,6 @@ class PathProblem:
             t = keyed.fraction(self.seed, "t", step)
             c = self._carrier.move_to(t)
             self._share = torch.from_numpy(c)[self.free]
-            if self._following:
-                put(self.model, self._buffers, t, self._following)
             torch.mul(self._carrier.flat, self.weight_decay, out=self._gradient)
             for view in self._frozen:
                 view.zero_()
@@ -85,8 +83,6 @@ class PathProblem:
     def move_to(self, t: float) -> None:
         """Put w(t) into the model, to look at it."""
         self._carrier.move_to(t)
-        if self._following:
-            put(self.model, self._buffers, t, self._following)
 
     @torch.no_grad()
     def collect(self) -> Tensor:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from torch import Tensor, nn
+from torch import nn
 
 from modeconn_cli.engine import keyed
 from modeconn_cli.engine.datasets import Samples
-from modeconn_cli.engine.paths.buffers import following, put
-from modeconn_cli.engine.paths.path import Carrier, WeightPath
+from modeconn_cli.engine.paths.carrier import Carrier, Ends
+from modeconn_cli.engine.paths.path import WeightPath
 from modeconn_cli.engine.settings.shared import BatchNorm
 from modeconn_cli.engine.training import batch_norms, recompute_statistics
 
@@ -57,18 +56,17 @@ class NetworkOnPath:
         self,
         model: nn.Module,
         path: WeightPath,
-        buffers: Sequence[Mapping[str, Tensor]],
+        buffers: Ends,
         policy: StatisticsPolicy,
         fit: Samples | None,
     ) -> None:
         self.model = model
         self.passes = 0  # forward passes over batches that statistics have cost
-        self._carrier = Carrier(model, path)
+        self._carrier = Carrier(model, path, buffers)
         self._batch_norms = batch_norms(model)
         inside = {id(buffer) for layer in self._batch_norms for buffer in layer.buffers()}
         self._statistics = {name for name, buffer in model.named_buffers() if id(buffer) in inside}
-        self._buffers, self._policy, self._fit = buffers, policy, fit
-        self._following = following(model, buffers)
+        self._policy, self._fit = policy, fit
         if fit is not None and policy.samples is not None and policy.samples < len(fit):
             chosen = keyed.permutation(policy.seed, "statistics subset", len(fit))[: policy.samples]
             self._fit = fit.take(chosen.sort().values.to(fit.ids.device))
@@ -76,8 +74,6 @@ class NetworkOnPath:
     def move_to(self, t: float) -> None:
         """Put w(t) into the network, and its statistics."""
         self._carrier.move_to(t)
-        if self._following:
-            put(self.model, self._buffers, t, self._following)
         policy = self._policy
         if not self._batch_norms:
             return
@@ -88,12 +84,12 @@ class NetworkOnPath:
             for layer in self._batch_norms:
                 layer.reset_running_stats()
         else:
-            put(self.model, self._buffers, t if policy.bn == "lerp" else 0.0, self._statistics)
+            self._carrier.put_buffers(t if policy.bn == "lerp" else 0.0, self._statistics)
 
     def move_to_end(self, end: int) -> None:
         """Put endpoint `end` into the network as its own file holds it: weights and buffers."""
         self._carrier.move_to(float(end))
-        put(self.model, self._buffers, float(end))
+        self._carrier.put_buffers(float(end))
 
     def statistics(self) -> StatisticsUsed:
         """What a record says of the statistics."""

@@ -55,7 +55,7 @@ def read(path: Path, settings: L2Settings, runtime: Runtime, model: nn.Module | 
         raise InputError(f"'{path}' cannot be compared: {what}", "distances are between real weights")
     if not settings.allow_nonfinite:
         others = {name: tensor for name, tensor in checkpoint.state.items() if name not in compared}
-        checkpoints.check_finite(others, path)
+        checkpoints.check_finite(others, path, others)
     return Network(checkpoint, compared, stamp)
 
 

@@ -7,7 +7,8 @@ network is.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from modeconn_cli.engine import names
 from modeconn_cli.engine.errors import InputError
 from modeconn_cli.engine.networks.checkpoints import entry, integrity
 from modeconn_cli.engine.networks.checkpoints.about import About
-from modeconn_cli.engine.networks.weights import buffers_in, distinct, one_thread, shortened
+from modeconn_cli.engine.networks.weights import STATISTICS, buffers_in, distinct, one_thread, shortened
 from modeconn_cli.engine.results import shards
 
 __all__ = ["About", "Checkpoint", "check_finite", "content", "finite", "read"]
@@ -100,12 +101,12 @@ def read(
         if not points or not all(_are_tensors(point) for point in points):
             raise InputError(f"'{path}': control_points are not state dicts")
         tensors = {f"point {k}: {n}": t for k, point in enumerate(points) for n, t in point.items()}
-        _check_tensors(tensors, path, allow_nonfinite)
+        _check_tensors(tensors, path, None if allow_nonfinite else ())
         return Checkpoint(path, "curve", {}, _epoch(content, path), None, about, content)
     found = entry.find(content, path, state_key)
     key, prefixes = found.key, PREFIXES + (LIGHTNING_PREFIXES if LIGHTNING in content else ())
     state, prefix = _strip(found.tensors, prefixes)
-    _check_tensors(state, path, allow_nonfinite)
+    _check_tensors(state, path, None if allow_nonfinite else {*about.buffers, *buffers_in(state)})
     optimizer = next((content[k] for k in OPTIMIZER_KEYS if isinstance(content.get(k), Mapping)), None)
     return Checkpoint(
         path=path,
@@ -167,21 +168,26 @@ def _epoch(content: Mapping[str, Any], path: Path) -> int | None:
     return epoch if isinstance(epoch, int) else names.epoch_of(path)
 
 
-def _check_tensors(state: Mapping[str, Tensor], path: Path, allow_nonfinite: bool) -> None:
+def _check_tensors(state: Mapping[str, Tensor], path: Path, buffers: Collection[str] | None) -> None:
+    """Raises InputError for tensors that are no real numbers; without `buffers` their values are not looked at."""
     for name, tensor in state.items():
         if tensor.is_meta:
             raise InputError(f"'{path}': {name} is a meta tensor without values")
         if tensor.layout != torch.strided or tensor.is_complex():
             kind = "complex" if tensor.is_complex() else "sparse"
             raise InputError(f"'{path}': {name} is a {kind} tensor, expected real, dense ones")
-    if not allow_nonfinite:
-        check_finite(state, path)
+    if buffers is not None:
+        check_finite(state, path, buffers)
 
 
-def check_finite(state: Mapping[str, Tensor], path: Path) -> None:
-    """Raises InputError, naming the tensors of a checkpoint that hold NaN or infinity."""
+def check_finite(state: Mapping[str, Tensor], path: Path, buffers: Collection[str] = ()) -> None:
+    """Raises InputError, naming the tensors of a checkpoint that hold NaN or infinity.
+
+    Of those, `buffers` that are no statistics may hold −∞, as masks of attention do.
+    """
+    masks = {name for name in buffers if name.rpartition(".")[2] not in STATISTICS}
     with one_thread():
-        bad = [name for name, tensor in state.items() if not finite(tensor)]
+        bad = [name for name, tensor in state.items() if not finite(tensor, mask=name in masks)]
     if bad:
         shown = ", ".join(bad[:5]) + (", …" if len(bad) > 5 else "")
         raise InputError(
@@ -190,9 +196,12 @@ def check_finite(state: Mapping[str, Tensor], path: Path) -> None:
         )
 
 
-def finite(tensor: Tensor) -> bool:
-    """Whether all values are finite. min and max see NaN and infinity without a mask the size of the tensor."""
+def finite(tensor: Tensor, *, mask: bool = False) -> bool:
+    """Whether all values are finite, or −∞ in a `mask`.
+
+    min and max see NaN and infinity without another tensor of the same size.
+    """
     if not tensor.is_floating_point() or tensor.numel() == 0:
         return True
     low, high = torch.aminmax(tensor if tensor.element_size() > 1 else tensor.float())
-    return bool(torch.isfinite(low) and torch.isfinite(high))
+    return all(math.isfinite(end) or (mask and end == -math.inf) for end in (float(low), float(high)))

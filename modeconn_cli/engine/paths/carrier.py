@@ -1,0 +1,82 @@
+"""A network that moves along a path: its weights are blends of several networks', and so are its buffers.
+
+At each end buffers are that network's own. Between the ends those of float are interpolated linearly in t, whatever the
+path's kind; whole numbers that differ have nothing between them, and the path is refused. The statistics of batch norm
+are not among them: they have policies of their own (`statistics`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from modeconn_cli.engine.errors import InputError
+from modeconn_cli.engine.paths.path import WeightPath
+from modeconn_cli.engine.training import batch_norms
+
+COUNTER = "num_batches_tracked"  # nothing that is computed depends on it
+
+Ends = Sequence[Mapping[str, Tensor]]  # endpoint 0's buffers and, where they are known, endpoint 1's
+
+
+class Carrier:
+    """A model whose parameters are views of one flat vector, so that a point of a path is one write.
+
+    `ends`: endpoint 0's buffers and, where they are known, endpoint 1's; with fewer than two the model's stay as they
+    are. Raises InputError, naming it, for a buffer of whole numbers that differs.
+    """
+
+    def __init__(self, model: nn.Module, path: WeightPath, ends: Ends = ()) -> None:
+        self.flat = torch.zeros_like(path.points[0])
+        self._model, self._path, self._ends = model, path, ends
+        views = path.layout.views(self.flat)
+        for name, parameter in model.named_parameters():
+            parameter.data = views[name]
+        self._following = _following(model, ends)
+
+    def move_to(self, t: float) -> np.ndarray:
+        """Put w(t) into the model, and the buffers there; returns the coefficients."""
+        if self._following:
+            self.put_buffers(t, self._following)
+        return self._path.write(t, self.flat)
+
+    @torch.no_grad()
+    def put_buffers(self, t: float, names: Collection[str] | None = None) -> None:
+        """Put the buffers at t into the model, of all names or some; counters come from the nearer end."""
+        first, last = self._ends[0], self._ends[-1]
+        for name, buffer in self._model.named_buffers():
+            if name not in first or (names is not None and name not in names):
+                continue
+            nearer = first[name] if t < 0.5 else last[name]
+            if buffer.is_floating_point() and t not in (0.0, 1.0):
+                one, other = first[name].to(buffer), last[name].to(buffer)
+                nearer = torch.where(one == other, one, (1 - t) * one + t * other)  # also masks of -inf
+            buffer.copy_(nearer)
+
+
+def _following(model: nn.Module, ends: Ends) -> tuple[str, ...]:
+    """The buffers that change along the path: they differ between its ends and are no statistics of batch norm.
+
+    Raises InputError, naming it, for a buffer of whole numbers that differs.
+    """
+    if len(ends) < 2:
+        return ()
+    of_batch_norm = {id(buffer) for layer in batch_norms(model) for buffer in layer.buffers()}
+    first, last = ends[0], ends[-1]
+    found = [
+        name
+        for name, buffer in model.named_buffers()
+        if id(buffer) not in of_batch_norm
+        and name in first
+        and not torch.equal(first[name].to(buffer), last[name].to(buffer))
+    ]
+    for name in found:
+        if not first[name].is_floating_point() and not name.endswith(COUNTER):
+            raise InputError(
+                f"the buffer '{name}' holds whole numbers that differ between the endpoints: nothing lies between",
+                "only networks with equal index buffers can be joined",
+            )
+    return tuple(found)
