@@ -141,6 +141,11 @@ def schema(node: fx.Node) -> torch.FunctionSchema:
     return node.target._schema
 
 
+def argument(node: fx.Node, place: int, name: str, default: Any) -> Any:
+    """An argument of an operation, which a call gives by place or by name."""
+    return node.args[place] if len(node.args) > place else node.kwargs.get(name, default)
+
+
 def shape_of(value: object) -> tuple[int, ...] | None:
     """The shape of what a node computes for the example batch; None for what is no tensor."""
     return tuple(concrete(size) for size in value.shape) if isinstance(value, Tensor) else None

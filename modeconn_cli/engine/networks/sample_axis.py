@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, fx
 
 from modeconn_cli.engine.networks.flat import is_higher_order
-from modeconn_cli.engine.networks.graph import EXAMPLE_BATCH, Graph, concrete, location, operation
+from modeconn_cli.engine.networks.graph import EXAMPLE_BATCH, Graph, argument, concrete, location, operation
 
 # Operations that can change the order of the samples -> the argument that says along which axes.
 REORDERS = {
@@ -154,7 +154,7 @@ def _along(maker: fx.Node, place: int, default: int = 0) -> SampleAxis | None:
     if not isinstance(first, fx.Node) or not has_samples(first):
         return None
     found = of(first)
-    said = maker.args[place] if len(maker.args) > place else maker.kwargs.get("dim", default)
+    said = argument(maker, place, "dim", default)
     return found if said == found.number or said == found.number - len(_shape(first)) else None
 
 
@@ -165,8 +165,8 @@ def _cut(node: fx.Node, maker: fx.Node, times: int) -> tuple[int, int] | None:
     if source is None:
         return None
     if maker is node:  # one piece, from a start on
-        offset = _number(maker.args[2] if len(maker.args) > 2 else None, 0)
-        step = _number(maker.args[4] if len(maker.args) > 4 else None, 1)
+        offset = _number(argument(maker, 2, "start", None), 0)
+        step = _number(argument(maker, 4, "step", None), 1)
     else:
         pieces = maker.meta["val"][: cast("int", node.args[1])]
         offset, step = sum(concrete(piece.shape[source.number]) for piece in pieces), 1
@@ -175,9 +175,9 @@ def _cut(node: fx.Node, maker: fx.Node, times: int) -> tuple[int, int] | None:
     return times // source.inner, source.inner
 
 
-def _number(argument: Any, default: int) -> int:
+def _number(said: Any, default: int) -> int:
     """An argument that is a number, or a node that computes one."""
-    value = argument.meta["val"] if isinstance(argument, fx.Node) else argument
+    value = said.meta["val"] if isinstance(said, fx.Node) else said
     return default if value is None else concrete(value)
 
 
@@ -208,7 +208,7 @@ def _check_order(node: fx.Node) -> None:
         return  # every entry as often
     axis = of(source).number
     usual = None if operation(node) == "repeat_interleave" else -1
-    said = node.args[place] if len(node.args) > place else node.kwargs.get("dim", usual)
+    said = argument(node, place, "dim", usual)
     listed = said if isinstance(said, list | tuple) else [said]
     if operation(node) in ("index", "index_put"):
         touched = len(listed) > axis and listed[axis] is not None

@@ -13,7 +13,7 @@ from typing import Any, cast
 from torch import Tensor, fx
 
 from modeconn_cli.engine.networks.activations.nonlinearities import POINTWISE
-from modeconn_cli.engine.networks.graph import CONVOLUTIONS, TRANSPOSED, Graph, operation, shape_of
+from modeconn_cli.engine.networks.graph import CONVOLUTIONS, TRANSPOSED, Graph, argument, operation, shape_of
 from modeconn_cli.engine.networks.sample_axis import RESHAPES
 
 Axes = tuple[int, ...]  # ascending; none: unknown
@@ -175,16 +175,11 @@ def _carried(node: fx.Node, before: Sequence[int], shape: Sequence[int], axes: A
     if name in _REDUCES and len(shape) < len(before):
         return _without(before, axes, _reduced(node, len(before)))
     if name == "stack":
-        at = _argument(node, 1, "dim", 0) % len(shape)
+        at = int(argument(node, 1, "dim", 0)) % len(shape)
         return tuple(axis + (axis >= at) for axis in axes)
     if len(shape) >= len(before):  # broadcast from the right; copies, pieces and pools keep their axes
         return tuple(axis + len(shape) - len(before) for axis in axes)
     return ()
-
-
-def _argument(node: fx.Node, place: int, name: str, usual: int) -> int:
-    found = node.args[place] if len(node.args) > place else node.kwargs.get(name, usual)
-    return cast("int", found)
 
 
 def _permuted(node: fx.Node, before: Sequence[int], axes: Axes) -> Axes:
@@ -209,7 +204,7 @@ def _moved(node: fx.Node, before: Sequence[int], axes: Axes) -> Axes:
 
 
 def _selected(node: fx.Node, before: Sequence[int], axes: Axes) -> Axes:
-    return _without(before, axes, {_argument(node, 1, "dim", 0) % len(before)})
+    return _without(before, axes, {int(argument(node, 1, "dim", 0)) % len(before)})
 
 
 def _indexed(node: fx.Node, before: Sequence[int], axes: Axes) -> Axes:
@@ -223,7 +218,7 @@ def _indexed(node: fx.Node, before: Sequence[int], axes: Axes) -> Axes:
 
 def _unfolded(node: fx.Node, before: Sequence[int], axes: Axes) -> Axes:
     """Windows along one axis, whose entries lie along a new one at the end."""
-    return () if _argument(node, 1, "dimension", 0) % len(before) in axes else axes
+    return () if int(argument(node, 1, "dimension", 0)) % len(before) in axes else axes
 
 
 def _taken(node: fx.Node, before: Sequence[int], axes: Axes) -> Axes:
@@ -251,7 +246,7 @@ def _without(before: Sequence[int], axes: Axes, gone: set[int]) -> Axes:
 
 
 def _reduced(node: fx.Node, dims: int) -> set[int]:
-    said = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
+    said = argument(node, 1, "dim", None)
     if said is None or said == []:
         return set(range(dims))
     return {cast("int", k) % dims for k in (said if isinstance(said, list | tuple) else [said])}
