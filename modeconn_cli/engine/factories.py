@@ -8,12 +8,16 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
+import os
 import sys
+import traceback
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from modeconn_cli.engine.errors import InputError, SettingsError, did_you_mean
+from modeconn_cli.engine.errors import InputError, McxError, SettingsError, did_you_mean
+
+_OURS = str(Path(__file__).parents[1]) + os.sep
 
 
 def arguments(words: Iterable[str], flag: str) -> dict[str, Any]:
@@ -40,19 +44,44 @@ def words_of(args: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def call(factory: Callable[..., Any], given: Mapping[str, Any], flag: str, **offered: Any) -> Any:
-    """Call a factory with the user's arguments and those of `offered` that it accepts."""
+    """Call a factory with the user's arguments and those of `offered` that it accepts and that are known (not None).
+
+    Raises SettingsError for arguments that it does not take, InputError where it fails.
+    """
     parameters = inspect.signature(factory).parameters
     takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
     for key in given:
         if key not in parameters and not takes_any:
             raise SettingsError(f"{flag}: unknown argument '{key}'", did_you_mean(key, parameters))
-    accepted = {key: value for key, value in offered.items() if key in parameters}
+    accepted = {key: value for key, value in offered.items() if key in parameters and value is not None}
     words = {**accepted, **given}
     try:
         inspect.signature(factory).bind(**words)
     except TypeError as error:
         raise SettingsError(f"{flag}: {error}") from error
-    return factory(**words)
+    try:
+        return factory(**words)
+    except (McxError, MemoryError):
+        raise
+    except Exception as error:
+        said = ", ".join(f"{key}={value!r}" for key, value in words.items())
+        name = getattr(factory, "__name__", type(factory).__name__)
+        raise InputError(
+            f"{name}({said}) fails{blamed(error)}", f"{flag} key=value sets its arguments"
+        ) from error
+
+
+def blamed(error: Exception) -> str:
+    """What an exception of the user's own code says, and the last line outside libraries that it came through."""
+    reason = (str(error).strip() or "no reason given").splitlines()[0]
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_own(frame.filename)]
+    where = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
+    return f"{where}: {type(error).__name__}: {reason}"
+
+
+def _is_own(file: str) -> bool:
+    """Whether a source file is the user's: neither installed nor ours."""
+    return "site-packages" not in file and not file.startswith((_OURS, "<"))
 
 
 def imported(path: str) -> Callable[..., Any]:
@@ -63,8 +92,8 @@ def imported(path: str) -> Callable[..., Any]:
         sys.path.insert(0, here)
     try:
         module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise InputError(f"cannot import '{module_name}': {error}") from error
+    except Exception as error:  # the user's own code runs
+        raise InputError(f"cannot import '{module_name}'{blamed(error)}") from error
     found = getattr(module, name, None)
     if not callable(found):
         raise InputError(f"module '{module_name}' has no function '{name}'", did_you_mean(name, vars(module)))

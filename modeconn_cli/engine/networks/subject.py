@@ -7,12 +7,12 @@ brings (`completed`): opening asks for it, a command before it records its setti
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from torch import nn
+from torch import Tensor, nn
 
 from modeconn_cli.engine import datasets, names
 from modeconn_cli.engine.datasets import Data
@@ -24,7 +24,7 @@ from modeconn_cli.engine.networks import checkpoints, models, weights
 from modeconn_cli.engine.networks.checkpoints import About, Checkpoint, epochs
 from modeconn_cli.engine.networks.independent import TRIED, check_independent
 from modeconn_cli.engine.networks.models import Architecture
-from modeconn_cli.engine.networks.models.recognise import recognised
+from modeconn_cli.engine.networks.models.recognise import fits, recognised, with_classes_of
 from modeconn_cli.engine.registry import canonical_model, is_import_path
 from modeconn_cli.engine.settings.base import Settings
 from modeconn_cli.engine.settings.scoring import EpochSettings, ScoringSettings
@@ -32,7 +32,7 @@ from modeconn_cli.engine.settings.shared import DataSettings, FileSettings, Mode
 
 S = TypeVar("S", bound=NetworkSettings)
 
-# `the data's shape`: whether the network knows their classes does not matter.
+# `the data's shape`: where anything names data; whether the network knows their classes does not matter.
 Needed = Literal["data", "data without held-out images", "the data's shape", "no data"]
 
 A_POINT = "take a point of it with mcx curve extract"
@@ -119,7 +119,7 @@ def open_networks(
     for other in read[1:]:
         weights.check_alike(first.state, other.state, str(first.path), str(other.path))
     first = recognised(first, settings, runtime)
-    found = open_described(first.about, first.path, settings, runtime, needed)
+    found = open_described(first.about, first.path, settings, runtime, needed, first.state)
     for each in read[1:]:
         check_said(each, found.arch, settings)
     for each in reversed(read):
@@ -166,11 +166,17 @@ def check_watched(data: Data, *, watched: bool) -> None:
 
 
 def open_described(
-    about: About, path: Path | None, settings: NetworkSettings, runtime: Runtime, needed: Needed = "data"
+    about: About,
+    path: Path | None,
+    settings: NetworkSettings,
+    runtime: Runtime,
+    needed: Needed = "data",
+    state: Mapping[str, Tensor] | None = None,
 ) -> Subject:
     """The network that a file at `path` describes, with fresh weights, and its data.
 
-    Flags come first, then the file's own word, then the data's classes and shape.
+    Classes are those of a flag, the file's own word, those of the weights `state` that it is to hold, the data's, in
+    this order; the images' shape is the data's before the file's.
     """
     if path is not None:
         settings = completed(settings, about, path)
@@ -182,10 +188,12 @@ def open_described(
         num_classes=None if data is None else data.num_classes,
         input_shape=_shape(settings, data),
     )
+    if state is not None and settings.num_classes is None:
+        arch = with_classes_of(arch, state)
     if about.model not in (None, arch.model):
         runtime.warn(f"'{path}' says it holds {about.model}: read as {arch.model}, as --model says")
     if data is not None and needed != "the data's shape":
-        _check_fits(arch, data, trained=path is not None)
+        _check_fits(arch, data, about, state, runtime)
     return Subject(models.build(arch, note=runtime.note).to(runtime.device), arch, about, (), data)
 
 
@@ -195,6 +203,8 @@ def load_data(about: About, settings: NetworkSettings, runtime: Runtime, needed:
     Raises SettingsError where a checkpoint alone names a data factory, which would run its code.
     """
     if needed == "no data" or not isinstance(settings, DataSettings):
+        return None
+    if needed == "the data's shape" and settings.dataset is None:
         return None
     factory = None if about.data is None else about.data.dataset
     if settings.dataset is None and factory is not None and is_import_path(factory):
@@ -213,20 +223,24 @@ def load_data(about: About, settings: NetworkSettings, runtime: Runtime, needed:
     return data
 
 
-def _check_fits(arch: Architecture, data: Data, *, trained: bool) -> None:
-    """Raises InputError where a trained network cannot take the images or the labels of a data set, SettingsError where
-    one that is yet to be trained has too few classes.
+def _check_fits(
+    arch: Architecture, data: Data, about: About, state: Mapping[str, Tensor] | None, runtime: Runtime
+) -> None:
+    """Raises InputError where a network with these weights cannot take the images or the labels of a data set,
+    SettingsError where one that is yet to be trained has too few classes.
     """
-    if trained and (data.input_shape != arch.input_shape or data.num_classes > arch.num_classes):
-        raise InputError(
-            f"data set '{data.name}' has images {data.input_shape} in {data.num_classes} classes, the network takes "
-            f"{arch.input_shape} in {arch.num_classes}"
-        )
-    if arch.num_classes < data.num_classes:
-        raise SettingsError(
-            f"the network has {arch.num_classes} classes, data set '{data.name}' has {data.num_classes}",
-            f"pass --num-classes {data.num_classes}",
-        )
+    if arch.num_classes is not None and arch.num_classes < data.num_classes:
+        what = f"the network has {arch.num_classes} classes, data set '{data.name}' has {data.num_classes}"
+        if state is not None:
+            raise InputError(what, "choose the --dataset that it was trained on")
+        raise SettingsError(what, f"pass --num-classes {data.num_classes}")
+    trained_on = about.input_shape
+    if trained_on in (None, data.input_shape):
+        return
+    shapes = f"data set '{data.name}' has images {data.input_shape}, the network was trained on {trained_on}"
+    if state is None or not fits(arch, state):
+        raise InputError(shapes)
+    runtime.warn(f"{shapes}: it is used on the data's")
 
 
 def _shape(settings: NetworkSettings, data: Data | None) -> tuple[int, ...] | None:

@@ -232,7 +232,7 @@ def check_fits(model: nn.Module, state: Mapping[str, Any], where: str) -> None:
         problems = [f"{n}: file {tuple(state[n].shape)}, model {tuple(own[n].shape)}" for n in shapes]
         problems += [f"{n}: missing in the file" for n in missing]
         problems += [f"{n}: not in the model" for n in unexpected]
-        hint = "pass the --model, --num-classes and --model-arg the file was trained with"
+        hint = "pass the --model, --num-classes, --input-shape and --model-arg the file was trained with"
         raise InputError(
             f"'{where}' does not fit the model: {len(problems)} mismatches, {'; '.join(problems[:5])}", hint
         )

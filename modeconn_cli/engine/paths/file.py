@@ -95,8 +95,8 @@ def _foreign(checkpoint: Checkpoint, settings: ModelSettings, runtime: Runtime) 
 
 def open_curve(curve: CurveFile, settings: ModelSettings, runtime: Runtime, needed: Needed) -> Subject:
     """The network of a curve, holding endpoint 0, and the data it was trained on."""
-    found = open_described(curve.about, curve.file, settings, runtime, needed)
     buffers = curve.buffers[0] if curve.buffers else {}
+    found = open_described(curve.about, curve.file, settings, runtime, needed, {**buffers, **curve.points[0]})
     state = {**found.model.state_dict(), **buffers, **curve.points[0], **curve.extra}
     weights.load_into(found.model, state, str(curve.file))
     return found

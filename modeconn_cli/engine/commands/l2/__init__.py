@@ -111,7 +111,7 @@ def _model(path: Path, settings: L2Settings, runtime: Runtime) -> nn.Module | No
     if settings.model is None:
         return None
     first = recognised(network.mapped(path, settings.state_key), settings, runtime)
-    return subject.open_described(first.about, path, settings, runtime, "the data's shape").model
+    return subject.open_described(first.about, path, settings, runtime, "the data's shape", first.state).model
 
 
 def _due(

@@ -89,7 +89,9 @@ class Functions:
         checkpoint = _decisive(networks, settings, runtime)
         for network in networks.values():
             self._compare(network, checkpoint.path)
-        found = subject.open_described(checkpoint.about, checkpoint.path, settings, runtime)
+        found = subject.open_described(
+            checkpoint.about, checkpoint.path, settings, runtime, state=checkpoint.state
+        )
         self._data, self._arch, self._model = found.data, found.arch, found.model.eval()
         for parameter in self._model.parameters():  # Fisher information is of frozen ones too
             parameter.requires_grad_(parameter.is_floating_point())

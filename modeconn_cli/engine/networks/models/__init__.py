@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from modeconn_cli.engine.errors import SettingsError
+from modeconn_cli.engine.errors import InputError, SettingsError
 from modeconn_cli.engine.factories import arguments, call, imported
 from modeconn_cli.engine.networks.checkpoints import About
 from modeconn_cli.engine.networks.forward import unwrap
@@ -19,7 +20,7 @@ from modeconn_cli.engine.networks.untouched import watch
 from modeconn_cli.engine.registry import MODELS, Entry, find_model, is_import_path
 from modeconn_cli.engine.settings.shared import NetworkSettings
 
-__all__ = ["Architecture", "architecture", "build", "factory_of"]
+__all__ = ["Architecture", "architecture", "asks_for_classes", "build", "factory_of"]
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Architecture:
     """Everything needed to build a network: what a checkpoint remembers of it."""
 
     model: str
-    num_classes: int
+    num_classes: int | None  # None: the network's factory knows them
     input_shape: tuple[int, ...]
     args: Mapping[str, Any]
 
@@ -59,9 +60,10 @@ def architecture(
     num_classes: int | None = None,
     input_shape: tuple[int, ...] | None = None,
 ) -> Architecture:
-    """What to build: flags, else the word of the file at `path`, else the data's classes and shape.
+    """What to build: the classes that flags, the file at `path` or the data say, the images' shape that the data, the
+    file, --input-shape or --image-size say, in this order.
 
-    Raises SettingsError where nothing names the network.
+    Raises SettingsError where nothing names the network, InputError for an --input-shape that is not that of the data.
     """
     about = about or About()
     name = settings.model or about.model
@@ -81,10 +83,11 @@ def architecture(
     same = name == about.model
     args = arguments(settings.model_arg, "--model-arg") or (about.model_args if same else {})
     classes = settings.num_classes or about.num_classes or num_classes
-    if classes is None:
-        raise SettingsError("the number of classes is not known", "pass --num-classes")
-    shape = about.input_shape or input_shape or default
-    return Architecture(name, int(classes), tuple(shape), args)
+    known = input_shape or about.input_shape
+    if settings.input_shape and known not in (None, settings.input_shape):
+        of = "the data have" if input_shape else f"'{path}' was trained on"
+        raise InputError(f"--input-shape is {settings.input_shape}, {of} images {known}", "leave it out")
+    return Architecture(name, classes, tuple(known or settings.input_shape or default), args)
 
 
 def build(arch: Architecture, seed: int = 0, note: Callable[[str], None] = lambda _: None) -> nn.Module:
@@ -93,15 +96,13 @@ def build(arch: Architecture, seed: int = 0, note: Callable[[str], None] = lambd
     It forgets what it computes from one set of weights before another is used (`untouched`), and `note` hears of it.
     """
     torch.manual_seed(seed)
-    if is_import_path(arch.model):
-        factory, fixed = imported(arch.model), {}
-    else:
-        _, entry = find_model(arch.model)
-        factory, fixed = factory_of(entry), entry.args
-        if taken := next((key for key in arch.args if key in fixed), None):
-            raise SettingsError(
-                f"--model-arg: '{arch.model}' itself says its '{taken}'", "choose another --model"
-            )
+    factory, fixed = _factory(arch.model)
+    if taken := next((key for key in arch.args if key in fixed), None):
+        raise SettingsError(
+            f"--model-arg: '{arch.model}' itself says its '{taken}'", "choose another --model"
+        )
+    if arch.num_classes is None and asks_for_classes(arch, always=True):
+        raise SettingsError("the number of classes is not known", "pass --num-classes")
     model = call(
         factory,
         {**arch.args, **fixed},
@@ -114,6 +115,24 @@ def build(arch: Architecture, seed: int = 0, note: Callable[[str], None] = lambd
     model.register_forward_hook(unwrap)
     watch(model, note)
     return model
+
+
+def asks_for_classes(arch: Architecture, *, always: bool = False) -> bool:
+    """Whether the classes of a network are an argument of its factory, or (`always`) one without a default."""
+    asked = inspect.signature(_factory(arch.model)[0]).parameters.get("num_classes")
+    return (
+        asked is not None
+        and "num_classes" not in arch.args
+        and not (always and asked.default is not asked.empty)
+    )
+
+
+def _factory(name: str) -> tuple[Callable[..., Any], Mapping[str, Any]]:
+    """What makes a network, and the arguments that its name says."""
+    if is_import_path(name):
+        return imported(name), {}
+    _, entry = find_model(name)
+    return factory_of(entry), entry.args
 
 
 def factory_of(entry: Entry) -> Callable[..., Any]:

@@ -21,7 +21,8 @@ def torchvision_model(
         arguments.setdefault("image_size", input_shape[1])
     if name in ("googlenet", "inception_v3"):
         arguments = {"aux_logits": False, "init_weights": False, **arguments}
-    model: nn.Module = models.get_model(name, weights=None, num_classes=num_classes, **arguments)
+    arguments = {"num_classes": num_classes, **arguments}
+    model: nn.Module = models.get_model(name, weights=None, **arguments)
     return model
 
 
@@ -33,5 +34,6 @@ def timm_model(name: str, input_shape: tuple[int, ...], num_classes: int, **argu
         raise SettingsError("timm is not installed", "pip install 'modeconn-cli[timm]'") from None
     if not timm.is_model(name):
         raise SettingsError(f"timm has no model '{name}'", did_you_mean(name, timm.list_models()))
-    model: nn.Module = timm.create_model(name, num_classes=num_classes, in_chans=input_shape[0], **arguments)
+    arguments = {"num_classes": num_classes, "in_chans": input_shape[0], **arguments}
+    model: nn.Module = timm.create_model(name, **arguments)
     return model

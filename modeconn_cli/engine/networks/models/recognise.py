@@ -15,12 +15,14 @@ import torch
 from torch import Tensor, nn
 
 from modeconn_cli.engine.datasets.remembered import Remembered
-from modeconn_cli.engine.errors import SettingsError
+from modeconn_cli.engine.errors import McxError, SettingsError
 from modeconn_cli.engine.machine.runtime import Runtime
 from modeconn_cli.engine.networks.checkpoints import Checkpoint, garipov
-from modeconn_cli.engine.networks.models import Architecture, build, factory_of
-from modeconn_cli.engine.registry import MODELS, Entry, find_model, is_import_path
+from modeconn_cli.engine.networks.models import Architecture, asks_for_classes, build, factory_of
+from modeconn_cli.engine.registry import MODELS, Entry, find_model
 from modeconn_cli.engine.settings.shared import ModelSettings
+
+TRIED = 10  # classes of a network that is built to see which of its tensors depend on them
 
 # Families whose files come from dnn-mode-connectivity, and the transform they are trained with there.
 TRANSFORMS = {"vgg": "vgg", "garipov-vgg": "vgg", "convfc": "vgg", "preresnet": "resnet", "wrn": "resnet"}
@@ -29,10 +31,12 @@ TRANSFORMS = {"vgg": "vgg", "garipov-vgg": "vgg", "convfc": "vgg", "preresnet": 
 def recognised(checkpoint: Checkpoint, settings: ModelSettings, runtime: Runtime) -> Checkpoint:
     """The checkpoint with what its keys say of its network, where neither it nor the settings say.
 
-    With --model, classes and width of that network are read off the shapes. Of a foreign curve, whose modules have
-    other names, shapes and their order decide. Raises SettingsError naming --model where several networks fit, or none.
+    With --model, classes and width of that network are read off the shapes; nothing is guessed of networks that are not
+    ours. Of a foreign curve, whose modules have other names, shapes and their order decide. Raises SettingsError naming
+    --model where several networks fit, or none.
     """
-    if checkpoint.about.model is not None or checkpoint.is_curve or _is_own_code(settings):
+    ours = settings.model is None or ":" not in settings.model
+    if checkpoint.about.model is not None or checkpoint.is_curve or not ours:
         return checkpoint
     if garipov.is_curve(checkpoint.state):
         points, _ = garipov.split(checkpoint.state)
@@ -42,10 +46,6 @@ def recognised(checkpoint: Checkpoint, settings: ModelSettings, runtime: Runtime
     if settings.model is not None and not fits:
         return checkpoint  # the mismatch is named, tensor by tensor, where the weights are loaded
     return _decided(checkpoint, fits, runtime)
-
-
-def _is_own_code(settings: ModelSettings) -> bool:
-    return settings.model is not None and is_import_path(settings.model)
 
 
 def _decided(checkpoint: Checkpoint, fits: list[Architecture], runtime: Runtime) -> Checkpoint:
@@ -64,7 +64,7 @@ def _decided(checkpoint: Checkpoint, fits: list[Architecture], runtime: Runtime)
 
 def matches(state: Mapping[str, Tensor], only: str | None = None) -> list[Architecture]:
     """The registered networks with exactly these tensors, or the one named."""
-    return _first_of_each(arch for arch in _candidates(state, only) if _fits(arch, state))
+    return _first_of_each(arch for arch in _candidates(state, only) if fits(arch, state))
 
 
 def matches_in_order(point: Mapping[str, Tensor], only: str | None = None) -> list[Architecture]:
@@ -78,6 +78,39 @@ def _first_of_each(found: Iterable[Architecture]) -> list[Architecture]:
     for arch in found:
         out.setdefault(arch.model, arch)
     return list(out.values())
+
+
+def with_classes_of(arch: Architecture, state: Mapping[str, Tensor]) -> Architecture:
+    """The network with as many classes as its weights `state` have; None where its factory does not ask for them.
+
+    Built with other ones, all tensors that differ do so in the same proportion. Where that is not so, something else
+    does not fit, which is named where the weights are loaded.
+    """
+    if not asks_for_classes(arch):
+        return replace(arch, num_classes=None)
+    tried = arch.num_classes or TRIED
+    model = _on_meta(replace(arch, num_classes=tried))
+    own = {} if model is None else model.state_dict()
+    ratios = {
+        there * tried / here
+        for name, tensor in own.items()
+        if name in state and state[name].ndim == tensor.ndim
+        for here, there in zip(tensor.shape, state[name].shape, strict=True)
+        if here != there
+    }
+    if model is None:
+        return arch
+    classes = ratios.pop() if len(ratios) == 1 else tried
+    return replace(arch, num_classes=int(classes) if classes == int(classes) else tried)
+
+
+def fits(arch: Architecture, state: Mapping[str, Tensor]) -> bool:
+    """Whether a network has exactly these tensors."""
+    model = _on_meta(arch)
+    if model is None:
+        return False
+    own = {name: tensor for name, tensor in model.state_dict().items() if isinstance(tensor, Tensor)}
+    return own.keys() == state.keys() and all(own[name].shape == state[name].shape for name in own)
 
 
 def implied_data(arch: Architecture) -> Remembered | None:
@@ -133,12 +166,19 @@ def _family_members(state: Mapping[str, Tensor]) -> list[str]:
 
 
 def _on_meta(arch: Architecture) -> nn.Module | None:
-    """The network without memory, None where there is none: no such depth or width, images too small."""
-    try:
-        with torch.device("meta"):
-            return build(arch)
-    except SettingsError:
-        return None
+    """The network without memory, None where there is none: no such depth or width, images too small.
+
+    A constructor that computes with its tensors gets real ones.
+    """
+    for place in ("meta", "cpu"):
+        try:
+            with torch.device(place):
+                return build(arch)
+        except SettingsError:
+            return None
+        except McxError:
+            continue
+    return None
 
 
 def _fits_in_order(arch: Architecture, point: Mapping[str, Tensor]) -> bool:
@@ -147,11 +187,3 @@ def _fits_in_order(arch: Architecture, point: Mapping[str, Tensor]) -> bool:
         return False
     mine = [(name.rpartition(".")[2], tuple(p.shape)) for name, p in model.named_parameters()]
     return mine == [(name.rpartition(".")[2], tuple(p.shape)) for name, p in point.items()]
-
-
-def _fits(arch: Architecture, state: Mapping[str, Tensor]) -> bool:
-    model = _on_meta(arch)
-    if model is None:
-        return False
-    own = model.state_dict()
-    return own.keys() == state.keys() and all(own[name].shape == state[name].shape for name in own)
