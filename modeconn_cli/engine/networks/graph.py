@@ -23,7 +23,7 @@ from torch.export import Dim
 
 from modeconn_cli.engine.errors import InputError
 from modeconn_cli.engine.networks import flat, weights
-from modeconn_cli.engine.networks.untouched import copy_to_trace
+from modeconn_cli.engine.networks.untouched import ask, copy_to_trace
 
 # Rows of the example batch. Export specialises 0 and 1; an odd number keeps batch // 2 from looking exact.
 EXAMPLE_BATCH = 3
@@ -100,6 +100,7 @@ def trace(model: nn.Module, input_shape: tuple[int, ...]) -> Graph:
     state = weights.tensors_of(model)
     dtype = next((tensor.dtype for tensor in state.values() if tensor.is_floating_point()), torch.float32)
     example = torch.empty(EXAMPLE_BATCH, *input_shape, dtype=dtype)
+    ask(model, torch.zeros_like(example, device=next(iter(state.values()), example).device))
     hollow = _hollow_copy(model)
     with _silence():
         try:
