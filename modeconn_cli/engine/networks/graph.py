@@ -128,9 +128,12 @@ def trace(model: nn.Module, input_shape: tuple[int, ...]) -> Graph:
 
 
 def operation(node: fx.Node) -> str:
-    """The ATen name without overload and in-place mark: `add` for `aten.add_.Tensor`."""
+    """The ATen name without overload and in-place mark: `add` for `aten.add_.Tensor`.
+
+    What another library has registered keeps the library's name before it: `mine::relu` is no ReLU.
+    """
     if isinstance(node.target, torch._ops.OpOverload):
-        name = schema(node).name.split("::")[-1]
+        name = schema(node).name.removeprefix("aten::")
     else:
         name = str(getattr(node.target, "__name__", node.target))
     return name[:-1] if name.endswith("_") and not name.endswith("__") else name

@@ -153,8 +153,8 @@ class _Watched:
         owner = self._model.get_submodule(parameter.rpartition(".")[0])
         of = f"from '{parameter}'" if parameter else "from its weights"
         self._refusal = (
-            f"{type(owner).__name__} keeps where it cannot be taken back (a cache, a global, a closure) what it has computed "
-            f"{of}: under other weights its outputs would be those of the old ones"
+            f"{type(owner).__name__} keeps where it cannot be taken back (a cache, a global, a closure) what it has "
+            f"computed {of}: under other weights its outputs would be those of the old ones"
         )
 
     def _untouched(self) -> nn.Module:
