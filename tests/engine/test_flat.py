@@ -161,7 +161,18 @@ def strict(m: Net, x: Tensor) -> Tensor:
     return m.c(strict_mode(lambda y: (m.b(y).relu(),), (m.a(x),))[0])
 
 
-KEPT = {"cond": control, "while_loop": loops, "map_impl": maps, "strict_mode": strict}
+def mapped(m: Net, x: Tensor) -> Tensor:
+    return m.c(torch.vmap(lambda row: m.b(row).relu().sum())(m.a(x))[:, None].expand(-1, 8))
+
+
+KEPT = {
+    "cond": control,
+    "while_loop": loops,
+    "map_impl": maps,
+    "strict_mode": strict,
+    "_add_batch_dim": mapped,
+}
+QUICK = ("cond", "_add_batch_dim")
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute")
@@ -171,7 +182,7 @@ KEPT = {"cond": control, "while_loop": loops, "map_impl": maps, "strict_mode": s
 def test_operations_with_sub_graphs_of_their_own_are_named(name: str) -> None:
     """Hooks on layers inside of them fail, norms fall back, symmetries leave them alone, a run is the network's."""
     model, x = network(KEPT[name]), torch.randn(4, 5)
-    assert any(flat.is_higher_order(node) for node in found_by(model).nodes)
+    assert any(flat.is_opaque(node) for node in found_by(model).nodes)
     for wanted in ("both", "post"):
         with pytest.raises(InputError, match=f"{name} is not looked into"):
             observer(model, x[:2], eps=1e-6, wanted=wanted)
@@ -180,6 +191,55 @@ def test_operations_with_sub_graphs_of_their_own_are_named(name: str) -> None:
     with pytest.raises(Inseparable, match=name):
         uses.find(found := found_by(model), {"a.weight"}, found.made_of(gradients=True))
     torch.testing.assert_close(Execution(model, (5,))(x), model(x))
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute")
+@pytest.mark.parametrize(
+    "forward", [mapped, control, *(pytest.param(each, marks=pytest.mark.slow) for each in (loops, maps))]
+)
+def test_gradient_norms_of_operations_with_sub_graphs_are_those_of_plain_autograd(
+    forward: Callable[[Net, Tensor], Tensor],
+) -> None:
+    """torch.func refuses some of them by errors of their own, of any class."""
+    model, x, labels = network(forward), torch.randn(4, 5), torch.arange(4) % 3
+    notes = list[str]()
+    found = PerSample(model, (5,), "param", note=notes.append).score(x, labels).squares
+    assert "is not looked into" in notes[0]
+    for row in range(4):
+        loss = nn.functional.cross_entropy(model(x[row : row + 1]).double(), labels[row : row + 1])
+        gradients = torch.autograd.grad(loss, list(model.parameters()), allow_unused=True)
+        exact = sum(float(g.double().square().sum()) for g in gradients if g is not None)
+        assert float(found[row]) == pytest.approx(exact, rel=1e-4)
+
+
+def test_what_is_mapped_over_samples_reads_its_input_in_order() -> None:
+    """What `torch.vmap` leaves in the graph is no operation of ATen: it reads in order what it is given.
+
+    The units of the layer inside may be exchanged, as they are added up.
+    """
+    names = {group.layer for group in symmetry.find(found_by(network(mapped))).groups}
+    assert "b" in names
+    assert "a" not in names
+    with pytest.raises(Inseparable, match="_add_batch_dim is not looked into"):
+        sites.find(found_by(network(mapped)))
+
+
+@torch.library.custom_op("mcx_test::relu", mutates_args=())
+def relu_of_another(x: Tensor) -> Tensor:
+    return x.flip(-1) + 1
+
+
+@relu_of_another.register_fake
+def _(x: Tensor) -> Tensor:
+    return torch.empty_like(x)
+
+
+def test_an_operation_of_another_library_is_not_taken_for_one_of_torch_by_its_name() -> None:
+    found = found_by(network(lambda m, x: m.c(relu_of_another(m.a(x)))))
+    assert "mcx_test::relu" in {operation(node) for node in found.nodes}
+    assert [site.layer.name for site in sites.find(found)[0] if site.layer.kind == "post"] == []
+    with pytest.raises(InputError, match=r"mcx_test::relu .* has no symmetry rule"):
+        symmetry.find(found)
 
 
 PLAIN = trace(nn.Sequential(L(5, 8), nn.ReLU(), L(8, 3)), (5,))

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import copy
+import functools
+import random
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -12,6 +15,7 @@ from torch import Tensor, nn
 
 from modeconn_cli.engine.datasets import Samples
 from modeconn_cli.engine.datasets.transforms import Transform
+from modeconn_cli.engine.errors import InputError
 from modeconn_cli.engine.networks import graph
 from modeconn_cli.engine.networks.untouched import untouched_copy, watch
 from modeconn_cli.engine.samples.per_sample import fallback
@@ -81,6 +85,67 @@ class InABuffer(Scaled):
         return self.kept
 
 
+class Holder:
+    """A helper that is no module."""
+
+    def __init__(self) -> None:
+        self.value: Tensor | None = None
+
+
+class InAHelper(Scaled):
+    """Keeps it in a helper of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kept = Holder()
+
+    def gain(self, x: Tensor) -> Tensor:
+        if self.training:
+            return super().gain(x)
+        if self.kept.value is None:
+            self.kept.value = super().gain(x).detach()
+        return self.kept.value
+
+
+class WrittenInAList(Scaled):
+    """Writes it into a tensor of a helper in a list."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kept = [Holder()]
+        self.kept[0].value = torch.zeros(8)
+
+    def gain(self, x: Tensor) -> Tensor:
+        value = self.kept[0].value
+        assert value is not None
+        if not self.training and len(self.kept) == 1:
+            self.kept.append(Holder())
+            value.copy_(super().gain(x).detach())
+        return super().gain(x) if self.training else value
+
+
+class AHelperOnEntering(InAHelper):
+    """Keeps it in a helper when it enters eval mode."""
+
+    def train(self, mode: bool = True) -> AHelperOnEntering:
+        super().train(mode)
+        self.kept.value = None if mode else self.g.detach().exp()
+        return self
+
+
+class ByVersion(Scaled):
+    """Computes it anew when the parameter was written into; put in as a point of a path it was not."""
+
+    kept: tuple[int, Tensor] | None = None
+
+    def gain(self, x: Tensor) -> Tensor:
+        if self.training:
+            return super().gain(x)
+        if self.kept is None or self.kept[0] != self.g._version:
+            self.kept = self.g._version, super().gain(x).detach()
+        return self.kept[1]
+
+
 class Inside(nn.Module):
     """Two that keep something, one inside the other's list."""
 
@@ -92,7 +157,16 @@ class Inside(nn.Module):
         return self.parts[0](x) + self.parts[1](x)
 
 
-REMEMBERING = [OfDevice, OnEntering, InABuffer, Inside]
+REMEMBERING = [
+    OfDevice,
+    OnEntering,
+    InABuffer,
+    Inside,
+    InAHelper,
+    WrittenInAList,
+    AHelperOnEntering,
+    ByVersion,
+]
 IMAGES = torch.randn(5, 3, 2, 2, generator=torch.Generator().manual_seed(0))
 
 
@@ -249,3 +323,156 @@ def test_gradients_of_one_sample_after_the_other_go_through_what_is_kept() -> No
     F.cross_entropy(model(IMAGES), loss.labels, reduction="sum").backward()
     for name, parameter in parameters.items():
         torch.testing.assert_close(sum(found[name][0] for found in alone), parameter.grad)
+
+
+class Cached(Scaled):
+    """Keeps it in a cache of the standard library."""
+
+    @functools.cache  # noqa: B019
+    def kept(self, _device: str) -> Tensor:
+        return self.g.detach().exp()
+
+    def gain(self, x: Tensor) -> Tensor:
+        return super().gain(x) if self.training else self.kept(str(x.device))
+
+
+class Within(nn.Sequential):
+    """One that does is a part of it."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Flatten(), nn.Linear(12, 12), Cached())
+
+
+class InATable(Scaled):
+    """Keeps it in a table of the process, by a key."""
+
+    table: dict[object, Tensor]
+
+    def key(self) -> object:
+        return "g"
+
+    def gain(self, x: Tensor) -> Tensor:
+        if not self.training and self.key() not in self.table:
+            self.table[self.key()] = super().gain(x).detach()
+        return super().gain(x) if self.training else self.table[self.key()]
+
+
+class ById(InATable):
+    def key(self) -> object:
+        return id(self)
+
+
+class InAClosure(Scaled):
+    def __init__(self) -> None:
+        super().__init__()
+        kept: list[Tensor] = []
+
+        def once(g: Tensor) -> Tensor:
+            if not kept:
+                kept.append(g.detach().exp())
+            return kept[0]
+
+        self.once = once
+
+    def gain(self, x: Tensor) -> Tensor:
+        return super().gain(x) if self.training else self.once(self.g)
+
+
+class InSlots(InAHelper):
+    class Slots:
+        __slots__ = ("value",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kept = InSlots.Slots()  # type: ignore[assignment]
+        self.kept.value = None
+
+
+@pytest.mark.parametrize("traced", [False, True], ids=["run", "traced"])
+@pytest.mark.parametrize("kind", [Cached, Within, InATable, ById, InAClosure, InSlots])
+def test_what_is_kept_where_nobody_can_take_it_back_is_refused(
+    kind: type[nn.Module], *, traced: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(InATable, "table", {}, raising=False)
+    model = watched(kind, []).eval()
+    name = "Cached" if kind is Within else kind.__name__
+    refused = pytest.raises(InputError, match=rf"^{name} keeps where .*from '(2\.)?g': under other weights")
+    if traced:
+        with refused:
+            graph.trace(model, (3, 2, 2))
+    for _ in range(2):
+        with refused:
+            model(IMAGES)
+    with refused:
+        copy.deepcopy(model)(IMAGES)
+
+
+class Noisy(Scaled):
+    """Random in eval mode, by every generator, one of its own among them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.own = torch.Generator().manual_seed(0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        noise = torch.rand(len(x), 1) + random.random() + np.random.rand()  # noqa: NPY002
+        return super().forward(x) * noise * torch.rand(1, generator=self.own)
+
+
+class Counting(Scaled):
+    """Counts its calls in a buffer and in a helper, and reads the first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(()))
+        self.helper = Holder()
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls: Tensor
+        self.calls += 1
+        self.helper.value = torch.ones(2)
+        return super().forward(x) * self.calls
+
+
+class Tables(Scaled):
+    """Keeps for the process what depends on no value of a parameter."""
+
+    kept: dict[str, Tensor]
+
+    def gain(self, x: Tensor) -> Tensor:
+        if not self.kept:
+            self.kept.update(a=torch.zeros_like(self.g), b=self.g.new_ones(len(self.g)))
+        return super().gain(x) * self.kept["b"] + self.kept["a"]
+
+
+class Unmade(nn.Module):
+    """Layers that learn their sizes in the first forward, and a script."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.LazyLinear(8), torch.jit.script(nn.Linear(8, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(F.relu(self.a(x.flatten(1))))
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:FutureWarning")
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
+@pytest.mark.parametrize("kind", [Scaled, Noisy, Counting, Tables, Unmade, normed])
+def test_asking_finds_nothing_elsewhere_and_leaves_no_trace(
+    kind: Callable[[], nn.Module], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same outputs, draws and buffers as without it."""
+    monkeypatch.setattr(Tables, "kept", {}, raising=False)
+    found = []
+    for watching in (False, True):
+        torch.manual_seed(0)
+        random.seed(0)
+        np.random.seed(0)  # noqa: NPY002
+        said: list[str] = []
+        model = watched(kind, said) if watching else kind()
+        outputs = [model.eval()(IMAGES) for _ in range(2)]
+        draws = torch.rand(1), torch.tensor([random.random(), np.random.rand()])  # noqa: NPY002
+        found.append([*outputs, *draws, *model.state_dict().values()])
+        assert said == []
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))

@@ -176,7 +176,7 @@ WIDE: dict[str, Network] = {
     }),
     "sequencer": timm("sequencer2d_s", 4, args={
         "img_size": 32, "layers": (1, 1, 1, 1), "embed_dims": (16, 24, 24, 24), "hidden_sizes": (4, 4, 4, 4),
-    }, notes=one_by_one("lstm takes a parameter in a list", "; one sample at a time: torch.func refused .*")),
+    }, notes=one_by_one("lstm takes a parameter in a list", "; one sample at a time: torch.func refused: .*")),
     "edgenext": timm("edgenext_xx_small", 20, args={
         "dims": (16, 24, 24, 32), "depths": (1, 1, 1, 1), "heads": (2, 2, 2, 2),
     }, notes={"dormant": "not looked at, .*pos_embd.*"}),

@@ -3,7 +3,8 @@
 Export puts what a forward does under `torch.no_grad()` or autocast into a sub-graph, which an operation of higher
 order calls. Here every such call is replaced by the operations themselves, so that whoever reads the graph meets them
 like any other; the modes under which an operation runs stand in its `meta`, and `Runner` enters them. Operations that
-decide which of their sub-graphs run, or how often, stay as they are: `is_higher_order` tells them.
+decide which of their sub-graphs run, or how often, stay as they are: `is_opaque` tells them, and all else that is not
+ATen's.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
+from torch.utils import _pytree as pytree
 
 # Checks of export's own, of the device and the type that the trace was made with.
 _CHECKS = frozenset({"_assert_tensor_metadata"})
@@ -57,8 +59,20 @@ def modes(node: fx.Node) -> Modes:
 
 
 def is_higher_order(node: fx.Node) -> bool:
-    """Whether an operation calls sub-graphs, or another operation, of which no reader of the graph knows."""
+    """Whether an operation calls sub-graphs, or another operation."""
     return isinstance(node.target, torch._ops.HigherOrderOperator)
+
+
+def is_opaque(node: fx.Node) -> bool:
+    """Whether no reader of the graph knows what an operation does: it calls sub-graphs or another operation, or it is
+    none of ATen's and takes or gives tensors, as those do that `torch.vmap` leaves in the graph.
+    """
+    if node.op != "call_function" or node.target is operator.getitem:
+        return False
+    if isinstance(node.target, torch._ops.OpOverload):
+        return False
+    values = (each.meta.get("val") for each in (node, *node.all_input_nodes))
+    return is_higher_order(node) or any(isinstance(v, Tensor) for v in pytree.tree_leaves(list(values)))
 
 
 class Runner(fx.Interpreter):

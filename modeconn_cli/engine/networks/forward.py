@@ -1,8 +1,9 @@
-"""The guard around a network's own forward: it may be a user's, and may raise or give anything."""
+"""The guard around a network's own forward and backward: it may be a user's, and may raise or give anything."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -11,18 +12,25 @@ from torch import Tensor, nn
 from modeconn_cli.engine.errors import InputError, McxError
 
 
-def forward(model: nn.Module, images: Tensor) -> Any:
-    """What a network gives for images [N, …]. Raises InputError where its forward fails."""
+@contextlib.contextmanager
+def guard(what: str, hint: str = "") -> Iterator[None]:
+    """Around the user's own code. Raises InputError, which begins with `what`, where it fails."""
     try:
-        return model(images)
+        yield
     except (McxError, MemoryError, torch.OutOfMemoryError):
         raise
-    except Exception as error:  # the user's own code
+    except Exception as error:
         reason = (str(error).strip() or "it gives no reason").splitlines()[0]
-        raise InputError(
-            f"the network's forward fails on images {tuple(images.shape)}: {type(error).__name__}: {reason}",
-            "it is called with one tensor of images: wrap one that takes more; --image-size says their size",
-        ) from error
+        raise InputError(f"{what}: {type(error).__name__}: {reason}", hint) from error
+
+
+def forward(model: nn.Module, images: Tensor) -> Any:
+    """What a network gives for images [N, …]. Raises InputError where its forward fails."""
+    with guard(
+        f"the network's forward fails on images {tuple(images.shape)}",
+        "it is called with one tensor of images: wrap one that takes more; --image-size says their size",
+    ):
+        return model(images)
 
 
 def logits(model: nn.Module, images: Tensor) -> Tensor:

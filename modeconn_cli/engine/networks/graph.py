@@ -23,7 +23,7 @@ from torch.export import Dim
 
 from modeconn_cli.engine.errors import InputError
 from modeconn_cli.engine.networks import flat, weights
-from modeconn_cli.engine.networks.untouched import copy_to_trace
+from modeconn_cli.engine.networks.untouched import ask, copy_to_trace
 
 # Rows of the example batch. Export specialises 0 and 1; an odd number keeps batch // 2 from looking exact.
 EXAMPLE_BATCH = 3
@@ -100,6 +100,7 @@ def trace(model: nn.Module, input_shape: tuple[int, ...]) -> Graph:
     state = weights.tensors_of(model)
     dtype = next((tensor.dtype for tensor in state.values() if tensor.is_floating_point()), torch.float32)
     example = torch.empty(EXAMPLE_BATCH, *input_shape, dtype=dtype)
+    ask(model, torch.zeros_like(example, device=next(iter(state.values()), example).device))
     hollow = _hollow_copy(model)
     with _silence():
         try:
@@ -127,9 +128,12 @@ def trace(model: nn.Module, input_shape: tuple[int, ...]) -> Graph:
 
 
 def operation(node: fx.Node) -> str:
-    """The ATen name without overload and in-place mark: `add` for `aten.add_.Tensor`."""
+    """The ATen name without overload and in-place mark: `add` for `aten.add_.Tensor`.
+
+    What another library has registered keeps the library's name before it: `mine::relu` is no ReLU.
+    """
     if isinstance(node.target, torch._ops.OpOverload):
-        name = schema(node).name.split("::")[-1]
+        name = schema(node).name.removeprefix("aten::")
     else:
         name = str(getattr(node.target, "__name__", node.target))
     return name[:-1] if name.endswith("_") and not name.endswith("__") else name

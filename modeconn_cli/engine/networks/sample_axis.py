@@ -16,7 +16,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, fx
 
-from modeconn_cli.engine.networks.flat import is_higher_order
+from modeconn_cli.engine.networks.flat import is_opaque
 from modeconn_cli.engine.networks.graph import EXAMPLE_BATCH, Graph, argument, concrete, location, operation
 
 # Operations that can change the order of the samples -> the argument that says along which axes.
@@ -66,8 +66,8 @@ def follow(graph: Graph) -> None:
     """
     data, lost = set[fx.Node](), dict[fx.Node, str]()
     for node in graph.nodes:
-        if is_higher_order(node):
-            raise Inseparable(f"{node.target} is not looked into ({location(node)})")
+        if is_opaque(node):
+            raise Inseparable(f"{operation(node)} is not looked into ({location(node)})")
         fed = [source for source in node.all_input_nodes if source in data]
         made = isinstance(node.meta.get("val"), Tensor | tuple | list)  # no size
         if made and (fed or (node.op == "placeholder" and has_samples(node))):

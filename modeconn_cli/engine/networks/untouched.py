@@ -4,22 +4,22 @@ LeViT, EfficientFormer, EfficientViT, TinyViT and others compute in eval mode on
 time: an attribute, a dictionary or a buffer that is not saved. When other weights are put into such a network it goes
 on with the old values. `watch` gives a network a hook that sees which attributes eval mode changes, and from then on
 takes them back before every forward, so that each set of weights meets the network as its constructor has left it.
+What is kept where it cannot be taken back is refused before the first forward.
 """
 
 from __future__ import annotations
 
+import contextlib
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
+from torch.nn.parameter import is_lazy
 
-FRAMEWORK = frozenset(vars(nn.Module()))  # what every module has: parameters, buffers, hooks, its mode
-ABSENT = object()
-
-Place = tuple[str, str]  # the name of a module, and of its attribute
+from modeconn_cli.engine.errors import InputError
+from modeconn_cli.engine.networks import other_weights
+from modeconn_cli.engine.networks.kept import Kept, Place, attributes, mark, restore, tensors
 
 
 def watch(model: nn.Module, note: Callable[[str], None] = lambda _: None) -> None:
@@ -27,6 +27,13 @@ def watch(model: nn.Module, note: Callable[[str], None] = lambda _: None) -> Non
     watched = _Watched(model, note)
     model.register_forward_pre_hook(watched.before)
     model.register_forward_hook(watched.after)
+
+
+def ask(model: nn.Module, images: Tensor) -> None:
+    """Try a watched network that is about to be traced, as its first forward does. Raises InputError as that does."""
+    watched = _watching(model)
+    if watched is not None:
+        watched.ask((images,))
 
 
 def untouched_copy(model: nn.Module) -> nn.Module:
@@ -54,8 +61,8 @@ def copy_to_trace(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
 def _copy(model: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module:
     """A deep copy, also of a network that keeps tensors with a history: weight norm's weight, activations."""
     memo = {} if memo is None else memo
-    for _, value in _attributes(model):
-        for tensor in _tensors(value):
+    for _, value in attributes(model):
+        for tensor in tensors(value):
             if not tensor.is_leaf:
                 memo.setdefault(id(tensor), tensor.detach().clone())
     return copy.deepcopy(model, memo)
@@ -81,12 +88,13 @@ class _Watched:
 
     def __init__(self, model: nn.Module, note: Callable[[str], None]) -> None:
         self._model, self._note = model, note
-        self._first = {place: _kept(value) for place, value in _attributes(model)}
+        self._first = {place: Kept.of(value) for place, value in attributes(model)}
         self._changing: set[Place] = set()  # what eval mode changes, and the outputs then depend on
         self._harmless: set[Place] = set()
         self._seen: dict[Place, Any] = {}
+        self._asked, self._refusal = False, ""
         mode = model.training
-        before = {place: _mark(value) for place, value in _attributes(model)}
+        before = {place: mark(value) for place, value in attributes(model)}
         model.eval()
         self._take_up(self._changed(before))
         self.take_back()
@@ -98,9 +106,11 @@ class _Watched:
         made._model, made._note = copy.deepcopy(self._model, memo), self._note
         made._first = copy.deepcopy(self._first, memo)
         made._changing, made._harmless, made._seen = set(self._changing), set(self._harmless), {}
+        made._asked, made._refusal = self._asked, self._refusal
         return made
 
-    def before(self, model: nn.Module, _inputs: Any) -> None:
+    def before(self, model: nn.Module, inputs: Any) -> None:
+        self.ask(inputs)
         if model.training:
             return
         if self._changing:
@@ -119,10 +129,45 @@ class _Watched:
         else:
             self._take_up(changed)
 
+    def ask(self, inputs: Sequence[Any]) -> None:
+        """Once, before anything was computed: raises InputError where something is kept that cannot be taken back."""
+        if not self._asked and not any(map(is_lazy, self._model.parameters())):
+            self._asked = True
+            with contextlib.suppress(Exception):  # of the user's own forward, which says it when it is called
+                self._try(inputs)
+        if self._refusal:
+            raise InputError(
+                self._refusal,
+                "compute it in every forward, or keep it in an attribute of the module: that is taken back",
+            )
+
+    def _try(self, inputs: Sequence[Any]) -> None:
+        used, fresh = self._untouched(), self._untouched()
+        _unwatch(fresh)
+        parameter = other_weights.remembered(used, fresh, inputs)
+        watched = _watching(used)
+        if watched is not None:
+            self._changing |= watched._changing
+        if parameter is None:
+            return
+        owner = self._model.get_submodule(parameter.rpartition(".")[0])
+        of = f"from '{parameter}'" if parameter else "from its weights"
+        self._refusal = (
+            f"{type(owner).__name__} keeps where it cannot be taken back (a cache, a global, a closure) what it has "
+            f"computed {of}: under other weights its outputs would be those of the old ones"
+        )
+
+    def _untouched(self) -> nn.Module:
+        made = _copy(self._model)
+        watched = _watching(made)
+        if watched is not None:
+            watched.take_back()
+        return made
+
     def _with_history(self, changed: set[Place]) -> set[Place]:
         """What holds tensors with the graph that made them: a second backward pass could not go through it."""
-        kept = {place: value for place, value in _attributes(self._model) if place in changed}
-        return {place for place, value in kept.items() if any(not t.is_leaf for t in _tensors(value))}
+        kept = {place: value for place, value in attributes(self._model) if place in changed}
+        return {place for place, value in kept.items() if any(not t.is_leaf for t in tensors(value))}
 
     @property
     def remembers(self) -> bool:
@@ -135,38 +180,30 @@ class _Watched:
         for name, attribute in self._changing:
             module = modules.get(name)
             if module is not None:
-                _restore(module, attribute, self._first.get((name, attribute), ABSENT))
+                restore(module, attribute, self._first.get((name, attribute)))
 
-    @torch.no_grad()
-    def _goes_stale(self, changed: set[Place], inputs: Any) -> bool:
+    def _goes_stale(self, changed: set[Place], inputs: Sequence[Any]) -> bool:
         """Whether other weights give other outputs when these attributes stay as they are now.
 
         Weight norm, for one, computes its attribute before every forward.
         """
         stale, fresh = _copy(self._model), _copy(self._model)
-        modules = dict(fresh.named_modules())
-        for name, attribute in changed:
-            _restore(modules[name], attribute, _apart(self._first.get((name, attribute), ABSENT)))
+        watched = _watching(fresh)
+        assert watched is not None
+        watched._changing = changed
+        watched.take_back()
         _into_eval_mode(fresh)
-        draw = torch.Generator().manual_seed(0)
-        for one, other in zip(stale.parameters(), fresh.parameters(), strict=True):
-            if one.is_floating_point():
-                one.add_((0.1 * torch.randn(one.shape, generator=draw)).to(one))
-                other.copy_(one)
+        outputs = []
         for each in (stale, fresh):
             _unwatch(each)
-        few = [value[:2] if isinstance(value, Tensor) else value for value in inputs]
-        with torch.random.fork_rng(devices=[]):
-            outputs = []
-            for each in (stale, fresh):
-                torch.manual_seed(0)
-                outputs.append([leaf for leaf in pytree.tree_leaves(each(*few)) if isinstance(leaf, Tensor)])
-        return not all(torch.allclose(a, b, rtol=1e-5, equal_nan=True) for a, b in zip(*outputs, strict=True))
+            other_weights.move(each)
+            outputs.append(other_weights.run(each, inputs, entering=False)[0])
+        return not other_weights.agree(*outputs)
 
     def _snapshot(self) -> dict[Place, Any]:
         """Marks of what is kept now; batch norms whose statistics are being recomputed are in training mode."""
         busy = {name for name, module in self._model.named_modules() if module.training}
-        return {place: _mark(value) for place, value in _attributes(self._model) if place[0] not in busy}
+        return {place: mark(value) for place, value in attributes(self._model) if place[0] not in busy}
 
     def _changed(self, before: dict[Place, Any]) -> set[Place]:
         """What has changed since and is not known yet."""
@@ -193,72 +230,3 @@ def _into_eval_mode(model: nn.Module) -> None:
     model.eval()
     for module, mode in modes:
         module.training = mode
-
-
-def _attributes(model: nn.Module) -> Iterator[tuple[Place, Any]]:
-    """What a module holds beside parameters, modules and buffers that are saved."""
-    for name, module in model.named_modules():
-        if isinstance(module, torch.jit.ScriptModule):
-            continue
-        for attribute, value in vars(module).items():
-            if attribute not in FRAMEWORK:
-                yield (name, attribute), value
-        for attribute in module._non_persistent_buffers_set:
-            yield (name, attribute), module._buffers[attribute]
-
-
-def _mark(value: Any, depth: int = 3) -> Any:
-    """Equal for a value that is the same object and was not written into, down to some containers in containers."""
-    if isinstance(value, Tensor):
-        return id(value), 0 if value.is_inference() else value._version
-    if isinstance(value, dict) and depth:
-        return id(value), tuple((repr(key), _mark(entry, depth - 1)) for key, entry in value.items())
-    if isinstance(value, list | tuple | set) and depth:
-        return id(value), tuple(_mark(entry, depth - 1) for entry in value)
-    return value if isinstance(value, bool | int | float | str | None) else id(value)
-
-
-def _tensors(value: Any, depth: int = 3) -> Iterator[Tensor]:
-    """The tensors in a value, down to some containers in containers."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, dict | list | tuple | set) and depth:
-        for entry in value.values() if isinstance(value, dict) else value:
-            yield from _tensors(entry, depth - 1)
-
-
-def _kept(value: Any) -> Any:
-    """A value that later changes do not reach: its object, and what it held."""
-    if isinstance(value, Tensor) and not isinstance(value, nn.Parameter):
-        kept = value.detach().clone()  # one with a history could not be copied with the network
-        return kept, kept
-    if isinstance(value, dict | list | set):
-        return value, value.copy()
-    return value, None
-
-
-def _apart(first: Any) -> Any:
-    """The same for a copy of the network, which must not write into the network's own containers."""
-    if first is ABSENT or not isinstance(first[0], dict | list | set):
-        return first
-    return first[1].copy(), first[1]
-
-
-def _restore(module: nn.Module, attribute: str, first: Any) -> None:
-    """Put back a value that `_kept` made; without one the attribute goes."""
-    own = module._buffers if attribute in module._buffers else vars(module)
-    if first is ABSENT:
-        own.pop(attribute, None)
-        module._non_persistent_buffers_set.discard(attribute)
-        return
-    value, content = first
-    if isinstance(value, Tensor) and content is not None:
-        there = own.get(attribute)
-        like = there if isinstance(there, Tensor) else value
-        value = content.to(like.device, like.dtype if content.is_floating_point() else content.dtype).clone()
-    elif isinstance(value, dict | set):
-        value.clear()
-        value.update(content)
-    elif isinstance(value, list):
-        value[:] = content
-    own[attribute] = value

@@ -83,7 +83,8 @@ class Step:
     def name(self) -> str:
         """The operation and where the model calls it, as messages name it."""
         place = location(self.node)
-        return f"aten.{self.operation} ({place})" if place else f"aten.{self.operation}"
+        named = self.operation if "::" in self.operation else f"aten.{self.operation}"
+        return f"{named} ({place})" if place else named
 
     def split(self, x: Labelled) -> list[Words]:
         """The words of every axis on its own."""

@@ -12,7 +12,7 @@ from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
 from modeconn_cli.engine.errors import InputError
-from modeconn_cli.engine.networks.flat import is_higher_order
+from modeconn_cli.engine.networks.flat import is_opaque
 from modeconn_cli.engine.networks.graph import Graph, concrete, location, operation, schema, shape_of
 
 # The rules register themselves.
@@ -111,7 +111,7 @@ class _Walk:
     def _apply(self, node: fx.Node) -> object:
         if node.target is operator.getitem:
             return self._read(node.args[0])[node.args[1]]
-        if not isinstance(node.target, torch._ops.OpOverload) and not is_higher_order(node):
+        if not isinstance(node.target, torch._ops.OpOverload) and not is_opaque(node):
             return None  # Python's arithmetic on sizes
         step = Step(node, self.notes, _shapes(node), node.name in self.tagged, self.layers)
         if not step.shapes and step.operation.startswith(NUMBERS):

@@ -272,7 +272,8 @@ def step(
         outputs = forward.logits(problem.model, batch.images)
     logits, labels = among(outputs, batch.labels, classes)
     loss = F.cross_entropy(logits, labels)
-    loss.backward()  # type: ignore[no-untyped-call]
+    with forward.guard("the network's backward fails"):
+        loss.backward()  # type: ignore[no-untyped-call]
     extra = problem.collect()
     optimizer.step()
     problem.settle()

@@ -11,6 +11,7 @@ from torch import Tensor, fx, nn
 from modeconn_cli.engine.networks import graph as graphs
 from modeconn_cli.engine.networks import one_sample, weights
 from modeconn_cli.engine.networks.flat import Runner
+from modeconn_cli.engine.networks.forward import guard
 from modeconn_cli.engine.networks.graph import operation, schema
 from modeconn_cli.engine.networks.sample_axis import RESHAPES, Inseparable
 from modeconn_cli.engine.samples.per_sample import uses
@@ -73,7 +74,7 @@ class Backward(Runner):
         start = {node: v.detach() if isinstance(v, Tensor) else v for node, v in self._fixed.items()}
         try:
             with torch.enable_grad():
-                with one_sample.exact(images):
+                with guard("the graph does not run"), one_sample.exact(images):
                     outputs = self.run(images, initial_env=start)
                 found = losses(_logits(outputs))
                 self._differentiate(found.sum())
@@ -139,14 +140,15 @@ class Backward(Runner):
         names = list(self._roots)
         if not self._collected:
             return {}
-        found = torch.autograd.grad(
-            [self._fixed[node] for node in self._collected],
-            [self._roots[name] for name in names],
-            grad_outputs=list(self._collected.values()),
-            is_grads_batched=True,
-            retain_graph=True,
-            allow_unused=True,
-        )
+        with guard("no gradients in batches"):
+            found = torch.autograd.grad(
+                [self._fixed[node] for node in self._collected],
+                [self._roots[name] for name in names],
+                grad_outputs=list(self._collected.values()),
+                is_grads_batched=True,
+                retain_graph=True,
+                allow_unused=True,
+            )
         return {name: gradient for name, gradient in zip(names, found, strict=True) if gradient is not None}
 
 

@@ -19,9 +19,11 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from modeconn_cli.engine import keyed
-from modeconn_cli.engine.errors import SettingsError
+from modeconn_cli.engine.errors import InputError, SettingsError
 from modeconn_cli.engine.networks import one_sample
 from modeconn_cli.engine.networks.cross_entropy import cross_entropy
+from modeconn_cli.engine.networks.forward import guard
+from modeconn_cli.engine.samples.per_sample.execution import NO_GRADIENT
 
 Method = Literal["fd", "hvp"]
 Forward = Callable[[Tensor], Tensor]  # images [N, …] -> logits [N, classes]
@@ -157,13 +159,14 @@ def draw(
 def _product(gradient: Tensor, images: Tensor, s: Tensor) -> Tensor:
     """Hs of every sample, [N, …]. Raises SettingsError for a network without a second derivative."""
     try:
-        (found,) = torch.autograd.grad(
-            gradient, images, s, retain_graph=True, allow_unused=True, materialize_grads=True
-        )
-    except RuntimeError as error:
+        with guard("no second derivatives", "use --method fd"):
+            (found,) = torch.autograd.grad(
+                gradient, images, s, retain_graph=True, allow_unused=True, materialize_grads=True
+            )
+    except InputError as error:
         if "is not implemented" not in str(error):
             raise
-        operation = str(error).split(" is not implemented")[0].removeprefix("derivative for ")
+        operation = str(error).split(" is not implemented")[0].partition("derivative for ")[2]
         raise SettingsError(
             f"--method hvp needs second derivatives, and {operation} has none", "use --method fd"
         ) from error
@@ -177,13 +180,14 @@ def _gradient(
 
     Logits of magnitude z are rounded by eps·z, and the gradient at them, which is about p, by that share of itself.
     """
-    with one_sample.exact(images):
+    with guard(NO_GRADIENT), one_sample.exact(images):
         logits = forward(images.clone()).double() / temperature  # some networks write into their input
     height = logits.detach().abs().amax(1)
     losses = cross_entropy(logits, labels).sum()
     if not losses.requires_grad:  # a network that ignores its input
         return torch.zeros_like(images, requires_grad=create_graph), height
-    (found,) = torch.autograd.grad(
-        losses, images, create_graph=create_graph, allow_unused=True, materialize_grads=True
-    )
+    with guard(NO_GRADIENT):
+        (found,) = torch.autograd.grad(
+            losses, images, create_graph=create_graph, allow_unused=True, materialize_grads=True
+        )
     return found, height

@@ -18,11 +18,13 @@ from modeconn_cli.engine.errors import InputError
 from modeconn_cli.engine.networks import graph as graphs
 from modeconn_cli.engine.networks import one_sample, weights
 from modeconn_cli.engine.networks.flat import Runner, modes
+from modeconn_cli.engine.networks.forward import guard
 from modeconn_cli.engine.networks.graph import CONVOLUTIONS, Graph, operation
 
 AGREE = 1e-3  # of logits, relative to the largest
 # Of input gradients, relative to their norm: rounding may move a unit across its kink, another backward is far off.
 AGREE_GRADIENT = 1e-2
+NO_GRADIENT = "no gradient by the input"
 
 
 @contextmanager
@@ -98,8 +100,8 @@ class Execution:
             logits, gradient = _with_gradient(self._model, images)
             try:
                 found, own = _with_gradient(self._folded.logits, images)
-            except RuntimeError as error:
-                self._run_as_it_is(str(error).strip())
+            except (InputError, torch.OutOfMemoryError) as error:
+                self._run_as_it_is(str(error))
                 return
         off = float((found - logits).abs().max() / logits.abs().max().clamp_min(1e-6))
         if off > AGREE:
@@ -133,14 +135,15 @@ def own_backward(model: nn.Module, images: Tensor) -> str:
 def _with_gradient(forward: Callable[[Tensor], Tensor], images: Tensor) -> tuple[Tensor, Tensor]:
     """The logits of N images, and the gradients by them of one sum of logits with unequal weights, [N, …]."""
     inputs = images.detach().requires_grad_()
-    with one_sample.exact(inputs):
-        logits = forward(inputs.clone())  # some networks write into their input
-    weights = torch.linspace(1, 2, logits.shape[1], dtype=logits.dtype, device=logits.device)
-    if not logits.requires_grad:
-        return logits, torch.zeros_like(images).flatten(1)
-    (found,) = torch.autograd.grad(
-        (logits * weights).sum(), inputs, allow_unused=True, materialize_grads=True
-    )
+    with guard(NO_GRADIENT):
+        with one_sample.exact(inputs):
+            logits = forward(inputs.clone())  # some networks write into their input
+        weights = torch.linspace(1, 2, logits.shape[1], dtype=logits.dtype, device=logits.device)
+        if not logits.requires_grad:
+            return logits, torch.zeros_like(images).flatten(1)
+        (found,) = torch.autograd.grad(
+            (logits * weights).sum(), inputs, allow_unused=True, materialize_grads=True
+        )
     return logits.detach(), found.flatten(1)
 
 

@@ -15,7 +15,9 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from modeconn_cli.engine.errors import InputError
 from modeconn_cli.engine.networks import one_sample
+from modeconn_cli.engine.networks.forward import guard
 
 GRADIENTS = 1 << 26  # elements of per-sample gradients that exist at a time
 LARGEST = {"cpu": 100_000}  # parameters from which on a loop is faster
@@ -60,9 +62,10 @@ def gradients(
             logits = model(images[rows])
             targets = loss.targets(logits, rows)
         try:
-            found = _batched(model, parameters, images[rows], targets, loss)
-        except RuntimeError as error:
-            note(f"one sample at a time: torch.func refused ({str(error).splitlines()[0][:160]})")
+            with guard("torch.func refused"):
+                found = _batched(model, parameters, images[rows], targets, loss)
+        except (InputError, torch.OutOfMemoryError) as error:
+            note(f"one sample at a time: {str(error).splitlines()[0][:180]}")
             yield from one_by_one(model, parameters, images, loss, start)
             return
         yield rows, loss.losses(logits, targets), found
@@ -74,7 +77,7 @@ def one_by_one(
     """The gradients of samples by plain autograd on batches of one, from a row on: true of any network."""
     for row in range(start, len(images)):
         rows = slice(row, row + 1)
-        with torch.enable_grad():
+        with guard("no gradient of a sample"), torch.enable_grad():
             with one_sample.exact(images[rows]):
                 logits = model(images[rows])
             found = loss.losses(logits, loss.targets(logits.detach(), rows))

@@ -113,7 +113,7 @@ class SampleGradients:
             try:
                 self._check(images[:CHECKED], loss, new)
                 return self._by_graph(self._backward, images, loss, new())
-            except Inseparable as error:
+            except (InputError, Inseparable) as error:
                 self._fall_back(str(error))
         found = new()
         for part in fallback.gradients(self._model, self._parameters, images, loss, self._say):

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from modeconn_cli.engine.networks import one_sample
-from modeconn_cli.engine.samples.per_sample.execution import frozen
+from modeconn_cli.engine.networks.forward import guard
+from modeconn_cli.engine.samples.per_sample.execution import NO_GRADIENT, frozen
 from modeconn_cli.engine.samples.per_sample.gradients import (
     AGREE,
     CHECKED,
@@ -88,7 +89,7 @@ class PerSample:
             with torch.no_grad():
                 return Scores(loss.losses(self.model(images), labels).cpu(), None, None)
         inputs = images.detach().requires_grad_()
-        with frozen(self.trainable), torch.enable_grad():
+        with frozen(self.trainable), torch.enable_grad(), guard(NO_GRADIENT):
             with one_sample.exact(inputs):
                 logits = self.model(inputs.clone())  # some networks write into their input
             losses = loss.losses(logits, labels)
