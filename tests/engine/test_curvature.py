@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from modeconn_cli.engine.errors import SettingsError
 from modeconn_cli.engine.samples.per_sample import curvature
-from modeconn_cli.engine.samples.per_sample.curvature import Curvature, directions, measure
+from modeconn_cli.engine.samples.per_sample.curvature import Curvature, check_products, directions, measure
 from modeconn_cli.engine.samples.per_sample.execution import Execution
 
 
@@ -250,3 +250,63 @@ def test_a_network_without_second_derivatives_has_no_exact_products() -> None:
     with pytest.raises(SettingsError, match="hardsigmoid_backward has none"):
         measure(model, images, labels, ids, **how, method="hvp")  # type: ignore[arg-type]
     assert measure(model, images, labels, ids, **how).curvature.isfinite().all()  # type: ignore[arg-type]
+
+
+class _Detached(torch.autograd.Function):
+    """tanh with a backward that is right and has no derivative."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        y = x.tanh()
+        ctx.kept = y.detach()
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return gradient.detach() * (1 - ctx.kept**2)
+
+
+class _Attached(_Detached):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x.tanh()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return gradient * (1 - ctx.saved_tensors[0].tanh() ** 2)
+
+
+class _Ends(nn.Module):
+    """Two layers of ReLU and, before the head, a function with a backward of its own."""
+
+    def __init__(self, function: Any) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.body = nn.Sequential(nn.Flatten(), nn.Linear(12, 8), nn.ReLU(), nn.Linear(8, 8))
+        self.head, self.function = nn.Linear(8, 4), function
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.head(self.function(self.body(x)))
+        return out
+
+
+def _conditional(x: Tensor) -> Tensor:
+    found: Tensor = torch.cond(x.sum() > 1e9, lambda y: y.relu(), lambda y: y.tanh(), (x,))
+    return found
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute")
+@pytest.mark.parametrize(
+    ("function", "cut"),
+    [(_Detached.apply, True), (_conditional, True), (_Attached.apply, False), (torch.tanh, False)],
+)
+def test_a_backward_that_is_cut_off_has_no_exact_products(function: Any, cut: bool) -> None:
+    images, labels, _ = batch(20)
+    model = _Ends(function)
+    if not cut:
+        check_products(model, images.float(), labels)
+        return
+    with pytest.raises(SettingsError, match="second derivatives") as error:
+        check_products(model, images.float(), labels)
+    assert error.value.hint == "use --method fd"

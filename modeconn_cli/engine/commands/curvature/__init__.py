@@ -20,7 +20,7 @@ from modeconn_cli.engine.results import arrays, files
 from modeconn_cli.engine.results.records import Record
 from modeconn_cli.engine.samples import Measure, ScoredEpoch, score, write_summary
 from modeconn_cli.engine.samples.losses import cumulative_loss
-from modeconn_cli.engine.samples.per_sample.curvature import measure
+from modeconn_cli.engine.samples.per_sample.curvature import FEW, check_products, measure
 from modeconn_cli.engine.samples.per_sample.execution import Execution
 from modeconn_cli.engine.settings.curvature import CurvatureSettings
 from modeconn_cli.engine.statistics import statistics
@@ -87,6 +87,9 @@ class _Curvatures(Measure[CurvatureSettings, EpochCurvature, CurvatureResult]):
 
     def begin(self) -> None:
         self._execution.refresh()
+        if self.settings.method == "hvp":
+            first = next(iter(self.run.samples.batches(FEW)))
+            check_products(self.run.model, first.images, first.labels)
 
     def batch(self, batch: Batch) -> dict[str, Tensor]:
         settings = self.settings

@@ -9,13 +9,14 @@ the exact product h·Hs instead; in ReLU networks the two differ, as the differe
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from modeconn_cli.engine import keyed
@@ -23,11 +24,12 @@ from modeconn_cli.engine.errors import InputError, SettingsError
 from modeconn_cli.engine.networks import one_sample
 from modeconn_cli.engine.networks.cross_entropy import cross_entropy
 from modeconn_cli.engine.networks.forward import guard
-from modeconn_cli.engine.samples.per_sample.execution import NO_GRADIENT
+from modeconn_cli.engine.samples.per_sample.execution import NO_GRADIENT, own_backward
 
 Method = Literal["fd", "hvp"]
 Forward = Callable[[Tensor], Tensor]  # images [N, …] -> logits [N, classes]
 
+FEW, NEAR = 8, 1e-5  # samples, and a step, by which second derivatives are checked
 ROUNDING = 8.0  # units of rounding of the two gradients below which their difference says nothing
 
 
@@ -154,6 +156,32 @@ def draw(
         Draws(h, *(torch.stack(values) for values in zip(*out, strict=True)))
         for h, out in zip(steps, rows, strict=True)
     ]
+
+
+def check_products(model: nn.Module, images: Tensor, labels: Tensor) -> None:
+    """Raises SettingsError where the second derivatives of a network are not those of its gradient.
+
+    A backward of its own may be cut off from what it depends on, as that of `torch.cond` is. Only networks with one are
+    looked at: a few samples, in float64, against differences so small that most cross no kink.
+    """
+    function = own_backward(model, images[:FEW])
+    if not function:
+        return
+    precise, few, labels = copy.deepcopy(model).double().eval(), images[:FEW].double(), labels[:FEW]
+    with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
+        s = directions(0, torch.arange(len(few), device=few.device), 0, few.shape).double()
+        exact = few.clone().requires_grad_()
+        gradient, _ = _gradient(precise, exact, labels, 1.0, create_graph=True)
+        product = _product(gradient, exact, s).flatten(1)
+        ends = [_gradient(precise, (few + h * s).requires_grad_(), labels, 1.0)[0] for h in (-NEAR, NEAR)]
+    change = (ends[1] - ends[0]).flatten(1)
+    told = change.norm(dim=1) > 1e-6 * gradient.detach().flatten(1).norm(dim=1)  # more than rounding inside
+    off = (product * 2 * NEAR - change).norm(dim=1) > 0.5 * change.norm(dim=1)
+    if bool(told.any()) and bool(off[told].all()):
+        raise SettingsError(
+            f"--method hvp needs second derivatives, and the backward of {function} has none that are right",
+            "use --method fd",
+        )
 
 
 def _product(gradient: Tensor, images: Tensor, s: Tensor) -> Tensor:
