@@ -1,0 +1,137 @@
+"""A network of one's own, bare weights and a data set: every command works without a word about classes or sizes."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from modeconn_cli.engine.networks import models
+from modeconn_cli.engine.networks.models import Architecture
+
+CLASSES = 7
+NETWORKS = '''
+import torch
+from torch import nn
+
+class Pooled(nn.Module):
+    """For images of any size."""
+
+    def __init__(self, channels, classes):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(channels, 8, 3, padding=1), nn.BatchNorm2d(8)
+        self.second, self.head = nn.Conv2d(8, 8, 3, padding=1), nn.Linear(8, classes)
+
+    def forward(self, x):
+        h = self.norm(self.conv(x)).relu()
+        return self.head(self.second(h).relu().mean((2, 3)))
+
+class Flat(nn.Sequential):
+    """For images of one size, which it asks for."""
+
+    def __init__(self, input_shape, num_classes):
+        size = torch.Size(input_shape).numel()
+        super().__init__(nn.Flatten(), nn.Linear(size, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, num_classes))
+
+def grey():
+    return Pooled(1, 7)
+
+def colour():
+    return Pooled(3, 7)
+
+def of_classes(num_classes, channels=3):
+    return Pooled(channels, num_classes)
+'''
+SHAPES = {"28": (1, 28, 28), "32": (3, 32, 32), "64": (3, 64, 64)}
+
+
+def plain(kind: str, shape: tuple[int, ...]) -> tuple[list[str], Callable[[], nn.Module]]:
+    """The words that name a network, and how its author makes it."""
+    own = importlib.import_module("own_networks")
+    if kind == "own":
+        name = "grey" if shape[0] == 1 else "colour"
+        return ["--model", f"own_networks:{name}"], lambda: own.Pooled(shape[0], CLASSES)
+    if kind == "own of more classes":
+        words = ["--model", "own_networks:of_classes", "--model-arg", f"channels={shape[0]}"]
+        return words, lambda: own.Pooled(shape[0], 12)
+    if kind == "own of one size":
+        return ["--model", "own_networks:Flat"], lambda: own.Flat(shape, CLASSES)
+    if kind == "torchvision":
+        from torchvision.models import shufflenet_v2_x0_5
+
+        return ["--model", "torchvision:shufflenet_v2_x0_5"], lambda: shufflenet_v2_x0_5(num_classes=CLASSES)
+    if kind == "timm":
+        timm = pytest.importorskip("timm")
+        made = lambda: timm.create_model("test_resnet", num_classes=CLASSES, in_chans=shape[0])  # noqa: E731
+        return ["--model", "timm:test_resnet"], made
+    made = lambda: models.build(Architecture("cnn", CLASSES, shape, {"width": 4}), seed=torch.initial_seed())  # noqa: E731
+    return ["--model", "cnn", "--model-arg", "width=4"], made
+
+
+def commands(named: list[str], data: list[str]) -> dict[str, list[str]]:
+    """All commands that take a checkpoint, each with what a stranger would type."""
+    ends = ["--endpoint0", "a.pt", "--endpoint1", "b.pt"]
+    curve = ["--curve-checkpoint", "trained/checkpoints/checkpoint-1.pt"]
+    every = {
+        "info": ["info", "a.pt"],
+        "l2": ["l2", "a.pt", "b.pt"],
+        "l2 by function": ["l2", "a.pt", "b.pt", *named, *data, "--metric", "l2,functional,fisher"],
+        "swap": ["swap", "--checkpoint", "a.pt", *named, *data, "--output", "s.pt", "--verify"],
+        "interpolate": ["lmc", "interpolate", "a.pt", "b.pt", *named, *data, "--num-alphas", "3"],
+        "line": ["curve", "eval", *ends, *named, *data, "--num-points", "3"],
+        "curve train": ["curve", "train", *ends, *named, *data, "--epochs", "1"],
+        "curve eval": ["curve", "eval", *curve, *named, *data, "--num-points", "3"],
+        "analyze": ["curve", "analyze", *curve, "--original-checkpoint", "a.pt", "--num-points", "3"],
+        "extract": ["curve", "extract", *curve, "--t", "0.5", "--output", "half.pt", *named],
+        "csl score": ["csl", "score", "--checkpoint-dir", "run", *named, *data],
+        "csl aggregate": ["csl", "aggregate", "--input-dir", "csl score"],
+        "curvature": ["curvature", "--checkpoint-dir", "run", *named, *data, "--niter", "1"],
+        "dormant": ["dormant", "--checkpoint-dir", "run", *named, *data],
+        "correlate": ["correlate", "--csl", "csl aggregate", "--curvature", "curvature"],
+    }
+    folders = {
+        "curve train": "trained",
+        **{name: name for name in every if name not in ("info", "l2", "l2 by function", "swap", "extract")},
+    }
+    return {
+        name: [*words, "--output-dir", "trained" if name == "curve train" else name]
+        if name in folders
+        else words
+        for name, words in every.items()
+    }
+
+
+@pytest.mark.parametrize("size", ["28", "32", "64"])
+@pytest.mark.parametrize(
+    "kind", ["own", "own of more classes", "own of one size", "torchvision", "timm", "registered"]
+)
+def test_every_command_takes_bare_weights_of_any_network_and_size(
+    mcx: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, size: str, undrawn: None
+) -> None:
+    shape = SHAPES[size]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    Path("own_networks.py").write_text(NETWORKS)
+    importlib.invalidate_caches()
+    named, make = plain(kind, shape)
+    for file, seed in {"a.pt": 0, "b.pt": 1, "run/checkpoint-1.pt": 1, "run/checkpoint-2.pt": 2}.items():
+        torch.manual_seed(seed)
+        Path(file).parent.mkdir(exist_ok=True)
+        torch.save(make().state_dict(), file)
+    draw = np.random.default_rng(0)
+    images = draw.integers(0, 256, (28, *shape[1:], *shape[:1]), dtype=np.uint8)
+    np.savez(
+        "d.npz",
+        x_train=images,
+        y_train=np.arange(28) % CLASSES,
+        x_test=images,
+        y_test=np.arange(28) % CLASSES,
+    )
+    for name, words in commands(named, ["--dataset", "d.npz"]).items():
+        done = mcx(*words)
+        assert done.code == 0, f"{name}: {done.err}"
