@@ -539,11 +539,17 @@ def test_auroc_counts_pairs(rows: list[tuple[int, bool]]) -> None:
     assert found.value == pytest.approx(wins.mean())
     if found.value in (0, 1):  # the upper end of Wilson's interval of so many successes lies so far away
         assert found.stderr == 1 / (min(wins.shape) + 1)
+    elif (values == values[0]).all():
+        assert (found.value, found.stderr) == (0.5, None)
     elif (
         min(wins.shape) > 1
     ):  # DeLong et al. 1988: the variances of the means over the samples of either kind
         variance = wins.mean(1).var(ddof=1) / len(wins) + wins.mean(0).var(ddof=1) / wins.shape[1]
         assert found.stderr == pytest.approx(variance**0.5)
+
+
+def test_a_column_of_one_value_says_nothing_of_how_sure_its_auroc_is() -> None:
+    assert auroc(np.full(9, 0.3), np.arange(9) < 4).stderr is None
 
 
 def test_delongs_error_is_how_much_an_auroc_varies() -> None:

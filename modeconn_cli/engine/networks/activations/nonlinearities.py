@@ -69,9 +69,7 @@ _CURVED = (_PLAIN.keys() - {"glu"}) | _BOUNDED | _COMPARES | {
     "special_ndtr", "sqrt", "tan", *_CHOICES,
 }  # fmt: skip
 POINTWISE = (
-    _JOINS
-    | _CONSTANT
-    | (_TIMES | _OVER | _SUMS | _SAME | _CURVED | {"neg", "negative", "pow", "square"})
+    _JOINS | _CONSTANT | (_TIMES | _OVER | _SUMS | _SAME | _CURVED | {"neg", "negative", "pow", "square"})
 )
 
 
@@ -212,7 +210,9 @@ class _Pointwise:
 def _by_entry(node: fx.Node) -> bool:
     """Whether an operation gives each entry from the same entries of its sources."""
     name = operation(node)
-    return name in POINTWISE or (name == "batch_norm" and not node.args[5])  # of a batch's own statistics it mixes
+    return name in POINTWISE or (
+        name == "batch_norm" and not node.args[5]
+    )  # of a batch's own statistics it mixes
 
 
 def _is_zero(argument: object) -> bool:
