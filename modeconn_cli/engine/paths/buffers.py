@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from modeconn_cli.engine.errors import InputError
+from modeconn_cli.engine.networks import weights
 from modeconn_cli.engine.training import batch_norms
 
 COUNTER = "num_batches_tracked"  # nothing that is computed depends on it
@@ -43,6 +44,11 @@ def following(model: nn.Module, ends: Ends) -> tuple[str, ...]:
                 "only networks with equal index buffers can be joined",
             )
     return tuple(found)
+
+
+def said(names: Sequence[str]) -> str:
+    """The buffers that follow a path, as a note."""
+    return f"buffers are each endpoint's own at its end, and interpolated between: {weights.shortened(list(names))}"
 
 
 @torch.no_grad()

@@ -20,6 +20,7 @@ from modeconn_cli.engine.datasets import Data
 from modeconn_cli.engine.errors import Stopped
 from modeconn_cli.engine.machine.ranks import Group
 from modeconn_cli.engine.machine.runtime import Runtime
+from modeconn_cli.engine.paths import buffers
 from modeconn_cli.engine.paths.barriers import Barriers, all_barriers
 from modeconn_cli.engine.paths.opened import OpenedPath
 from modeconn_cli.engine.paths.statistics import StatisticsUsed
@@ -146,6 +147,8 @@ def evaluate_path(
     data, batch_size = opened.subject.data, opened.policy.batch_size
     group.agree(lambda: {**_contents(opened.files), **data.identity()})
     network, mine = opened.network(), group.share(ts)
+    if network.following:
+        runtime.note(buffers.said(network.following), once=True)
     known, found = _kept(log), list[Measurement]()
     for t in mine:
         if t not in known:

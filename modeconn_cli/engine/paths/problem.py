@@ -55,7 +55,7 @@ class PathProblem:
         self._frozen = [views[name] for name in weights.frozen_in(model)]
         self._share = torch.zeros(len(path.points))
         self._planes = self._normals(plane)
-        self._buffers, self._following = buffers, following(model, buffers)
+        self._buffers, self.following = buffers, following(model, buffers)
 
     def place(self, step: int) -> None:
         """Draw t for this step and move the model there."""
@@ -63,8 +63,8 @@ class PathProblem:
             t = keyed.fraction(self.seed, "t", step)
             c = self._carrier.move_to(t)
             self._share = torch.from_numpy(c)[self.free]
-            if self._following:
-                put(self.model, self._buffers, t, self._following)
+            if self.following:
+                put(self.model, self._buffers, t, self.following)
             torch.mul(self._carrier.flat, self.weight_decay, out=self._gradient)
             for view in self._frozen:
                 view.zero_()
@@ -85,8 +85,8 @@ class PathProblem:
     def move_to(self, t: float) -> None:
         """Put w(t) into the model, to look at it."""
         self._carrier.move_to(t)
-        if self._following:
-            put(self.model, self._buffers, t, self._following)
+        if self.following:
+            put(self.model, self._buffers, t, self.following)
 
     @torch.no_grad()
     def collect(self) -> Tensor:

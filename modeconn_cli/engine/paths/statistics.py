@@ -68,7 +68,7 @@ class NetworkOnPath:
         inside = {id(buffer) for layer in self._batch_norms for buffer in layer.buffers()}
         self._statistics = {name for name, buffer in model.named_buffers() if id(buffer) in inside}
         self._buffers, self._policy, self._fit = buffers, policy, fit
-        self._following = following(model, buffers)
+        self.following = following(model, buffers)
         if fit is not None and policy.samples is not None and policy.samples < len(fit):
             chosen = keyed.permutation(policy.seed, "statistics subset", len(fit))[: policy.samples]
             self._fit = fit.take(chosen.sort().values.to(fit.ids.device))
@@ -76,8 +76,8 @@ class NetworkOnPath:
     def move_to(self, t: float) -> None:
         """Put w(t) into the network, and its statistics."""
         self._carrier.move_to(t)
-        if self._following:
-            put(self.model, self._buffers, t, self._following)
+        if self.following:
+            put(self.model, self._buffers, t, self.following)
         policy = self._policy
         if not self._batch_norms:
             return

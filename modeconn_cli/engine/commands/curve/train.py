@@ -17,7 +17,7 @@ from modeconn_cli.engine.networks.checkpoints import Checkpoint
 from modeconn_cli.engine.networks.distances import Distance
 from modeconn_cli.engine.networks.subject import Subject, check_watched
 from modeconn_cli.engine.networks.weights import Weights
-from modeconn_cli.engine.paths import file
+from modeconn_cli.engine.paths import buffers, file
 from modeconn_cli.engine.paths.path import WeightPath
 from modeconn_cli.engine.paths.problem import PathProblem
 from modeconn_cli.engine.paths.start import control_points, points_of_curve
@@ -186,6 +186,9 @@ def _fit(
         plane=settings.constraint,
         buffers=[weights.buffers_of(model, end.state) for end in found.checkpoints],
     )
+
+    if problem.following:
+        runtime.note(buffers.said(problem.following), once=True)
 
     def measure(epoch: int) -> dict[str, float]:
         """The network half-way, where early stopping or the user looks at it."""
