@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 if TYPE_CHECKING:
     import numpy as np
@@ -287,6 +287,7 @@ def cosine_similarity_distance(model_a: PythonNetwork, model_b: PythonNetwork) -
     return np.float64(np.nan if found is None else found)
 
 
+@overload
 def weighted_euclidean_distance(
     model_a: PythonNetwork,
     model_b: PythonNetwork,
@@ -294,7 +295,31 @@ def weighted_euclidean_distance(
     *,
     kind: Literal["true", "empirical"] = "true",
     seed: int = 0,
-) -> np.float64:
+    with_stderr: Literal[False] = False,
+) -> np.float64: ...
+
+
+@overload
+def weighted_euclidean_distance(
+    model_a: PythonNetwork,
+    model_b: PythonNetwork,
+    input_data: Data,
+    *,
+    kind: Literal["true", "empirical"] = "true",
+    seed: int = 0,
+    with_stderr: Literal[True],
+) -> tuple[np.float64, np.float64]: ...
+
+
+def weighted_euclidean_distance(
+    model_a: PythonNetwork,
+    model_b: PythonNetwork,
+    input_data: Data,
+    *,
+    kind: Literal["true", "empirical"] = "true",
+    seed: int = 0,
+    with_stderr: bool = False,
+) -> np.float64 | tuple[np.float64, np.float64]:
     """The Fisher distance √Σ F (a − b)²: F is the mean of both networks' diagonal Fisher information on the data.
 
     `input_data`: inputs [N, …], or a loader of (inputs, labels) or (inputs, labels, ids). The outputs [N, C] are
@@ -302,20 +327,28 @@ def weighted_euclidean_distance(
     classes one label per sample is drawn, by `seed` and id. `empirical` takes the loader's labels. (The document's
     weights, gradients of a network's error against itself, are always zero.)
 
+    `with_stderr` gives the distance and its standard error, which is judged from blocks of the samples and NaN where
+    they do not say: of one sample, or where the distance is 0.
+
     One of two state dicts has to be a module, or the checkpoint of mcx. Modes and gradients stay as they are.
     """
     import numpy as np
 
     from modeconn_cli.engine.commands.l2.python_networks import weighted
 
-    return np.float64(weighted(model_a, model_b, input_data, kind, seed))
+    distance, stderr = weighted(model_a, model_b, input_data, kind, seed)
+    return (np.float64(distance), np.float64(stderr)) if with_stderr else np.float64(distance)
 
 
 def functional_distance(
     model_a: PythonNetwork, model_b: PythonNetwork, input_data: Data
 ) -> FunctionalDistance:
     """How far apart the answers are on the same inputs: `disagreement` (share of other arg-max), `kl` (mean
-    KL(p_a‖p_b) in nats), `logit_distance` (mean ‖logits_a − logits_b‖), `samples`.
+    KL(p_a‖p_b) in nats), `logit_distance` (mean ‖logits_a − logits_b‖), `samples`, and standard errors
+    `disagreement_stderr`, `kl_stderr`, `logit_distance_stderr`.
+
+    The errors are NaN where one sample, or equal values of all, do not say; where all samples agree or none does, that
+    of the disagreement is the end of Wilson's interval at one standard error, 1/(samples + 1).
 
     Networks and data as in `weighted_euclidean_distance`; logits [N, C].
     """

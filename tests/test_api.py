@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import math
 import subprocess
 import sys
 from collections.abc import Callable
@@ -223,6 +225,46 @@ def test_the_fisher_distance_of_a_logistic_regression_has_its_closed_form(
         total += float((weight * delta[0].square()).sum() + (bias * delta[1].square()).sum()) / 2
     assert found.item() == pytest.approx(total**0.5, rel=1e-5)
     assert found > 0, "the document's own weights are zero"
+
+
+@pytest.mark.parametrize("batches", ["one", "few", "many"])
+def test_the_fisher_distance_knows_how_sure_it_is(pair: tuple[nn.Module, nn.Module], batches: str) -> None:
+    """Against the spread of the samples' own terms, which are in closed form."""
+    torch.manual_seed(1)
+    inputs, count = torch.randn(600, 10), {"one": 1, "few": 7, "many": 60}[batches]
+    terms = torch.zeros(600, dtype=torch.float64)
+    gaps = [(p - q).detach().double().square() for p, q in zip(*(m.parameters() for m in pair), strict=True)]
+    for model in pair:
+        x, p = inputs.double(), model(inputs).detach().double().softmax(1)
+        for label in range(2):
+            error = (p - F.one_hot(torch.tensor(label), 2)).square() * p[:, [label]]
+            terms += ((error[:, :, None] * x.square()[:, None] * gaps[0]).sum((1, 2)) + error @ gaps[1]) / 2
+    data = [(x, torch.zeros(len(x), dtype=torch.long)) for x in inputs.tensor_split(count)]
+    distance, stderr = api.weighted_euclidean_distance(*pair, data, with_stderr=True)
+    assert distance == pytest.approx(float(terms.mean().sqrt()), rel=1e-5)
+    exact = float(terms.std()) / 600**0.5 / (2 * distance)
+    assert 0.6 < stderr / exact < 1.6
+    assert distance == api.weighted_euclidean_distance(*pair, data)
+
+
+def test_errors_that_samples_do_not_tell_are_not_zero(pair: tuple[nn.Module, nn.Module]) -> None:
+    """A network beside itself, and one that answers otherwise everywhere."""
+    one, inputs = pair[0], torch.randn(49, 10)
+    same = api.functional_distance(one, one, inputs)
+    assert (same.disagreement, same.disagreement_stderr) == (0, 1 / 50)
+    assert math.isnan(same.kl_stderr)
+    assert math.isnan(same.logit_distance_stderr)
+    opposed = copy.deepcopy(one)
+    with torch.no_grad():
+        opposed.weight.neg_()  # type: ignore[union-attr, operator]
+        opposed.bias.neg_()  # type: ignore[union-attr, operator]
+    other = api.functional_distance(one, opposed, inputs)
+    assert (other.disagreement, other.disagreement_stderr) == (1, 1 / 50)
+    assert other.kl_stderr > 0
+    assert math.isnan(api.weighted_euclidean_distance(one, pair[1], inputs[:1], with_stderr=True)[1])
+    zero, unknown = api.weighted_euclidean_distance(one, copy.deepcopy(one), inputs, with_stderr=True)
+    assert zero == 0
+    assert math.isnan(unknown)
 
 
 def test_distances_leave_networks_as_they_are(pair: tuple[nn.Module, nn.Module]) -> None:

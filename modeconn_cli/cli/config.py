@@ -47,8 +47,8 @@ def resolve(
     place = PRESETS / f"{preset}.yaml"
     # An unknown name is refused by its own parser.
     in_preset = read(place, known, command)[0] if "preset" in known and preset and place.is_file() else {}
-    if ignored:
-        notes += _unsaid(command, {**in_file, **typed}, file)
+    if command == "curve train" and file:
+        notes += _unsaid({**in_file, **typed}, file, original=bool(ignored), noise="init_noise" in in_file)
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
     for spec in specs(cls):
@@ -72,16 +72,19 @@ def resolve(
     return values, origins, notes
 
 
-def _unsaid(command: str, given: Mapping[str, Any], file: Path | None) -> list[str]:
-    """What the scripts of the original experiments do without a word in their YAML files, or otherwise than here."""
+def _unsaid(given: Mapping[str, Any], file: Path, *, original: bool, noise: bool) -> list[str]:
+    """What the scripts of the original experiments do without a word in their YAML files, or otherwise than here.
+
+    `original`: the file has keys of theirs; `noise`: it says `init_noise`, which may be theirs without such keys.
+    """
     notes = []
-    if command == "curve train" and not {"curve", "constraint"} & given.keys():
+    if original and not {"curve", "constraint"} & given.keys():
         notes.append(
             f"{file} says no curve: a Bezier curve without a constraint; the original's polygon script means "
             "--curve polychain, its symmetry-plane script --constraint symmetry-plane-per-tensor"
         )
     noisy = str(given.get("init_method", "")).lower() in ("perturbed", "sphere")
-    if command == "curve train" and noisy and "init_noise" in given and "compat" not in given:
+    if noise and noisy and "compat" not in given:
         notes.append(
             f"init_noise {given['init_noise']} is the norm of the noise beside the endpoints' distance, per tensor; "
             "the original gives every element that deviation: --compat elementwise-noise"

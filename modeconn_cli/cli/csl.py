@@ -77,8 +77,8 @@ def score_table(result: CslScoreResult) -> list[Block]:
     lines = [f"Scored in this run: {result.scored} epochs"]
     if result.samples_per_second is not None:
         lines[0] += f", {result.samples_per_second:,.0f} samples per second"
-    if result.weight_decay:
-        lines.append(f"Weight decay: {result.weight_decay:g}, form {result.wd_form} ({result.wd_origin})")
+    form = f", form {result.wd_form}" if result.weight_decay else ""
+    lines.append(f"Weight decay: {result.weight_decay:g}{form} ({result.wd_origin})")
     lines += [*omitted, f"Gradient norms: {result.grad_method}", f"Folder: {result.output_dir}"]
     return [Table(title, columns, rows, text_columns=0), Lines(tuple(lines))]
 

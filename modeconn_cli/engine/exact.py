@@ -110,7 +110,7 @@ def _whole(values: np.ndarray, where: str, what: str, spelled: bool, hint: str) 
         raise InputError(
             f"{where} holds {int((~right).sum()):,} {what} that are not whole numbers: "
             + ("the first is empty" if empty else f"the first is '{_shown(first)}'"),
-            hint if values.dtype.kind in "USO" else "",
+            hint if values.dtype.kind in "USO" or hint == NUMBER_SAMPLES else "",
         )
     negative = numbers < 0
     if negative.any():

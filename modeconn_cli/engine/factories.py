@@ -27,6 +27,8 @@ def arguments(words: Iterable[str], flag: str) -> dict[str, Any]:
         key, equals, text = word.partition("=")
         if not equals or not key.isidentifier():
             raise SettingsError(f"{flag}: '{word}' is not key=value")
+        if key in out:
+            raise SettingsError(f"{flag} names {key} twice")
         try:
             out[key] = ast.literal_eval({"true": "True", "false": "False"}.get(text, text))
         except (ValueError, SyntaxError):

@@ -142,12 +142,24 @@ def _tested(x: np.ndarray | None, y: np.ndarray | None, n: int) -> _Tested:
     return _Tested(r, max(chance, sys.float_info.min))
 
 
+def wilson(n: int) -> float:
+    """How far a share that all or none of n samples have may be off: Wilson's interval at one standard error.
+
+    The share's own standard error would be 0, as if no other sample could differ (Wilson 1927).
+
+    >>> wilson(99)
+    0.01
+    """
+    return 1 / (n + 1)
+
+
 @dataclass(frozen=True)
 class Auroc:
     """The chance that a positive sample has the larger value, ties half, over `n` samples, `positive` of them so.
 
-    `stderr` is DeLong's; where the two kinds do not overlap it is that of Wilson's interval for as many samples as the
-    rarer kind has, as it would be 0. Value and error are None where one kind is missing.
+    `stderr` is DeLong's; where the two kinds do not overlap, and it would be 0, it is the bound of `wilson` for as many
+    samples as the rarer kind has. It is None where all values are equal, which says nothing of what others would be.
+    Value and error are None where one kind is missing.
     """
 
     value: float | None
@@ -175,8 +187,8 @@ def auroc(values: np.ndarray, positive: np.ndarray) -> Auroc:
     below = 1 - (ranks[~marks] - rankdata(values[~marks])) / ones
     value = float((ranks[marks].sum() - ones * (ones + 1) / 2) / (ones * zeros))
     if value in (0.0, 1.0):
-        stderr: float | None = 1 / (min(ones, zeros) + 1)
-    elif min(ones, zeros) < 2:
+        stderr: float | None = wilson(min(ones, zeros))
+    elif min(ones, zeros) < 2 or ranks.min() == ranks.max():
         stderr = None
     else:
         stderr = float(np.sqrt(above.var(ddof=1) / ones + below.var(ddof=1) / zeros))

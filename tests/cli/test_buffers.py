@@ -124,8 +124,10 @@ def test_a_line_has_each_ends_buffers_and_interpolates_between(
         words = ["curve", "eval", "--endpoint0", ends[0], "--endpoint1", ends[1], "--num-points", "5"]
     else:
         words = ["lmc", "interpolate", *ends, "--num-alphas", "5"]
-    done = mcx(*words, *model, *DATA, "--output-dir", tmp_path, "-q")
+    done = mcx(*words, *model, *DATA, "--output-dir", tmp_path)
     assert done.code == 0, done.err
+    note = "buffers are each endpoint's own at its end, and interpolated between: mask, norm.running_mean, "
+    assert done.err.count(note) == 1
     states = [torch.load(end, weights_only=True)["model_state"] for end in ends]
     with np.load(tmp_path / ("curve.npz" if command == "curve" else "line.npz")) as file:
         found = np.stack([file["tr_nll"], file["te_nll"]], axis=1)
@@ -141,8 +143,9 @@ def test_a_curve_keeps_the_buffers_of_both_its_ends(
     ends = trained("buffered")
     model = ("--model", "buffered_networks:buffered")
     words = ("curve", "train", "--endpoint0", ends[0], "--endpoint1", ends[1], "--epochs", "1")
-    done = mcx(*words, *model, *DATA, "--output-dir", tmp_path / "curve", "-q")
+    done = mcx(*words, *model, *DATA, "--output-dir", tmp_path / "curve")
     assert done.code == 0, done.err
+    assert done.err.count("and interpolated between: mask, ") == 1
     curve = ("--curve-checkpoint", tmp_path / "curve/checkpoints/checkpoint-1.pt", *model)
     done = mcx("curve", "eval", *curve, *DATA, "--num-points", "3", "--output-dir", tmp_path / "eval", "-q")
     assert done.code == 0, done.err

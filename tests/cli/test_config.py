@@ -272,7 +272,10 @@ def test_what_the_original_scripts_have_built_in_is_said(mcx, tmp_path: Path) ->
     said = mcx(*words, "--curve", "polychain", "--compat", "elementwise-noise").err
     assert said.splitlines() == [f"ignored in {tmp_path}/c.yaml: experiment_name"]
     own = lines.replace("experiment_name: seed0-mirror\n", "")
-    assert mcx("curve", "train", "--print-config", "--config", written(tmp_path, own)).err == ""
+    said = mcx("curve", "train", "--print-config", "--config", written(tmp_path, own)).err
+    assert said.startswith("init_noise 0.01 is the norm"), "what its noise means no other key tells"
+    assert said.count("\n") == 1
+    assert mcx(*words[:3], "--config", written(tmp_path, own), "--compat", "elementwise-noise").err == ""
 
 
 def test_the_original_training_keys_are_accepted(mcx, tmp_path: Path) -> None:

@@ -164,6 +164,39 @@ def test_without_a_word_of_the_run_or_with_a_flag_the_decay_is_the_documents(
         np.testing.assert_allclose(array(tmp_path / folder, "loss_grad", 4), norms, rtol=1e-5)
 
 
+def test_the_decay_that_the_run_brings_is_in_the_settings_that_are_printed(
+    mcx: Callable, run: Path, tmp_path: Path
+) -> None:
+    words = ("csl", "score", "--checkpoint", run / "checkpoint-4.pt", "--output-dir", tmp_path / "out")
+    own = torch.load(run / "checkpoint-4.pt", weights_only=True)["mcx"]["wd"]
+    printed = mcx(*words, "--print-config").out
+    assert f"weight_decay: {own}  # checkpoint {run / 'checkpoint-4.pt'}\n" in printed
+    assert "wd_form: half  # checkpoint " in printed
+    assert "weight_decay: 0.001  # flag" in mcx(*words, "--weight-decay", "1e-3", "--print-config").out
+    (tmp_path / "c.yaml").write_text(printed)
+    assert mcx(*words).code == 0
+    again = mcx("csl", "score", "--config", tmp_path / "c.yaml", "--json")
+    assert (again.code, json.loads(again.out)["scored"]) == (0, 0), again.err
+
+
+def test_a_run_without_decay_says_so_and_an_unknown_decay_names_the_flag(
+    mcx: Callable, run: Path, tmp_path: Path
+) -> None:
+    content = torch.load(run / "checkpoint-4.pt", weights_only=True)
+    content["mcx"]["wd"] = 0.0
+    torch.save(content, tmp_path / "checkpoint-4.pt")
+    done = mcx(
+        "csl", "score", "--checkpoint", tmp_path / "checkpoint-4.pt", "--output-dir", tmp_path / "none"
+    )
+    assert "Weight decay: 0 (the run's own)\n" in done.out
+    del content["mcx"]["wd"]
+    torch.save(content, tmp_path / "checkpoint-4.pt")
+    done = mcx(
+        "csl", "score", "--checkpoint", tmp_path / "checkpoint-4.pt", "--output-dir", tmp_path / "unsaid"
+    )
+    assert "(the document's, as the run says none; --weight-decay says another)\n" in done.out
+
+
 def test_sgds_form_of_the_decay_halves_its_gradient(mcx: Callable, run: Path, tmp_path: Path) -> None:
     words = ("csl", "score", "--checkpoint-dir", run, "--start-epoch", "4", "--wd-form", "half")
     assert mcx(*words, "--weight-decay", "2e-4", "--output-dir", tmp_path).code == 0
@@ -539,11 +572,17 @@ def test_auroc_counts_pairs(rows: list[tuple[int, bool]]) -> None:
     assert found.value == pytest.approx(wins.mean())
     if found.value in (0, 1):  # the upper end of Wilson's interval of so many successes lies so far away
         assert found.stderr == 1 / (min(wins.shape) + 1)
+    elif (values == values[0]).all():
+        assert (found.value, found.stderr) == (0.5, None)
     elif (
         min(wins.shape) > 1
     ):  # DeLong et al. 1988: the variances of the means over the samples of either kind
         variance = wins.mean(1).var(ddof=1) / len(wins) + wins.mean(0).var(ddof=1) / wins.shape[1]
         assert found.stderr == pytest.approx(variance**0.5)
+
+
+def test_a_column_of_one_value_says_nothing_of_how_sure_its_auroc_is() -> None:
+    assert auroc(np.full(9, 0.3), np.arange(9) < 4).stderr is None
 
 
 def test_delongs_error_is_how_much_an_auroc_varies() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -36,7 +37,8 @@ class Flat(nn.Sequential):
 
     def __init__(self, input_shape, num_classes):
         size = torch.Size(input_shape).numel()
-        super().__init__(nn.Flatten(), nn.Linear(size, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, num_classes))
+        layers = nn.Linear(size, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, num_classes)
+        super().__init__(nn.Flatten(), *layers)
 
 def grey():
     return Pooled(1, 7)
@@ -106,9 +108,16 @@ def commands(named: list[str], data: list[str]) -> dict[str, list[str]]:
     }
 
 
-@pytest.mark.parametrize("size", ["28", "32", "64"])
+KINDS = ("own", "own of more classes", "own of one size", "torchvision", "timm", "registered")
+QUICK = ("own", "28")
+
+
 @pytest.mark.parametrize(
-    "kind", ["own", "own of more classes", "own of one size", "torchvision", "timm", "registered"]
+    ("kind", "size"),
+    [
+        pytest.param(*case, marks=() if case == QUICK else pytest.mark.slow)
+        for case in itertools.product(KINDS, SHAPES)
+    ],
 )
 def test_every_command_takes_bare_weights_of_any_network_and_size(
     mcx: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, size: str, undrawn: None

@@ -129,17 +129,23 @@ def test_names_tell_where_no_network_is_named(
     found = json.loads(done.out)
     assert (found["total_l2"], found["total_params"]) == (pytest.approx(distance, rel=1e-9), count)
     assert ("left out as buffers" in done.err) == (name != "weight_normed")
+    assert "no name says so" not in done.err
 
 
 def test_whole_numbers_never_stop_a_distance(
     mcx: Callable, pair: Callable[[str], tuple[list[Path], float, int]]
 ) -> None:
-    """The float buffer of a name of its own counts, as nothing tells it; the others are named in one note."""
+    """The float buffer of a name of its own counts, as nothing tells it; it and the others are named in one note."""
     paths, _, count = pair("own")
     done = mcx("l2", *paths, "--json")
     assert (done.code, json.loads(done.out)["total_params"]) == (0, count + 64)
-    assert done.err.count("left out as buffers") == 1
-    assert "index, attn_mask" in done.err
+    note = (
+        "left out as buffers, by their names: attn_mask; left out as they are not of float: index; counted as "
+        "parameters, though no name says so: gains (--model says what the parameters are, --include-buffers counts all)"
+    )
+    assert done.err.count(note) == 1
+    for quiet in (("--include-buffers",), ("--model", "odd_networks:own", "--dataset", "digits")):
+        assert "left out" not in mcx("l2", *paths, *quiet).err
 
 
 @pytest.mark.parametrize("metric", ["fisher", "cosine"])

@@ -282,6 +282,40 @@ def test_a_variable_that_is_no_setting_of_its_command_is_refused(
     assert mcx("info", "--print-config").code == 0
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("lmc", "run", "--branch-seed", "3,4,3"), "--branch-seed names 3 twice"),
+        (("lmc", "run", "--k1", "0,1,0"), "--k1 names 0 twice"),
+        (("lmc", "run", "--k2", "1,1"), "--k2 names 1 twice"),
+        (("lmc", "report", "a", "b", "a"), "FOLDERS names a twice"),
+        (("train", "--seeds", "1,1"), "--seeds names 1 twice"),
+        (("curvature", "--sweep-h", "1e-3,0.001"), "--sweep-h names 0.001 twice"),
+        (("curvature", "--sweep-niter", "5,5"), "--sweep-niter names 5 twice"),
+        (("l2", "a.pt", "b.pt", "--metric", "l2,l2"), "--metric names l2 twice"),
+        (("correlate", "--with", "a.csv,a.csv"), "--with-files names a.csv twice"),
+        (("correlate", "--by", "class_id,class_id"), "--by names class_id twice"),
+        (("train", "--model", "mlp", "--model-arg", "width=4,width=5"), "--model-arg names width twice"),
+    ],
+)
+def test_what_a_list_names_twice_is_refused(mcx, tmp_path, words: tuple[str, ...], message: str) -> None:
+    """It would count once, and a mean over seeds would be of fewer than it says."""
+    folder = () if words[0] in ("l2",) or "report" in words else ("--output-dir", tmp_path / "out")
+    network = () if {"--model", "report"} & {*words} else ("--model", "mlp")
+    done = mcx(
+        *words,
+        *folder,
+        *(
+            (*network, "--dataset", "digits")
+            if words[0] in ("train", "lmc") and "report" not in words
+            else ()
+        ),
+    )
+    assert (done.code, done.out) == (2, ""), done.err
+    assert done.err.splitlines()[0].endswith(f": error: {message}")
+    assert not (tmp_path / "out").exists()
+
+
 def test_settings_made_in_python_are_given_where_they_differ_from_the_default() -> None:
     words: dict[str, Any] = {"checkpoint": Path("a.pt"), "output": Path("b.pt"), "pairs": ("1:2",)}
     assert SwapSettings(**words, num_swaps=1) == SwapSettings(**words)

@@ -164,7 +164,13 @@ def before_any_layer(m: Net, x: Tensor) -> tuple[Tensor, list[Tensor]]:
     return m.f(m.c(h).mean((2, 3))), [h.flatten(2)]
 
 
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(0)
+
+
 IMAGE = (2, 4, 4)
+torch.manual_seed(3)  # the layers of the table draw their weights here
 FOLLOWED: dict[str, tuple[Forward, Sequence[int], dict[str, nn.Module | nn.Parameter]]] = {
     "chunk, channels last": (chunked, IMAGE, {"c": C(2, 24, 1), "f": L(12, 3)}),
     "split of channels": (split_first, IMAGE, {"c": C(2, 12, 1), "f": L(5, 3)}),
@@ -226,6 +232,24 @@ WRITTEN: dict[str, tuple[Callable[[Tensor], Tensor], bool]] = {
     "relu by filling": (lambda x: x.masked_fill(x < 0, 0.0), True),
     "swish by exponentials": (lambda x: x / (1 + torch.exp(-x)), False),
     "swish, scaled": (lambda x: 1.78 * (x * torch.sigmoid(x)), False),
+    "tanhshrink": (nn.Tanhshrink(), False),
+    "tanhshrink by a difference": (lambda x: x - torch.tanh(x), False),
+    "tanhshrink, turned around": (lambda x: -(torch.tanh(x) - x), False),
+    "a value beside its relu": (lambda x: x + 2 * F.relu(x), False),
+    "swish, shifted": (lambda x: x * torch.sigmoid(1.5 * x + 0.3), False),
+    "swish by a reciprocal": (lambda x: x * (1 / (1 + torch.exp(-x))), False),
+    "mish by exponentials": (lambda x: x * torch.tanh(torch.log(1 + torch.exp(x))), False),
+    "softplus by exponentials": (lambda x: torch.log(1 + torch.exp(6 * x)), False),
+    "softplus by log1p": (lambda x: torch.log1p(torch.exp(6 * x)) / 6, False),
+    "sigmoid by exponentials": (lambda x: 1 / (1 + torch.exp(-6 * x)), False),
+    "tanh by exponentials": (
+        lambda x: (torch.exp(x) - torch.exp(-x)) / (torch.exp(x) + torch.exp(-x)), False,
+    ),
+    "leaky relu by torch.max": (lambda x: torch.max(x, 0.1 * x), False),
+    "leaky relu by a choice": (lambda x: torch.where(x > 0, x, 0.1 * x), False),
+    "relu by torch.max": (lambda x: torch.max(x, torch.zeros_like(x)), True),
+    "relu by torch.max, zero first": (lambda x: torch.max(torch.zeros_like(x), x), True),
+    "soft shrinking": (lambda x: torch.sign(x) * F.relu(x.abs() - 0.5), True),
     "squared relu": (lambda x: torch.relu(x) * torch.relu(x), True),
 }  # fmt: skip
 
@@ -244,6 +268,34 @@ def test_a_value_times_a_gate_of_itself_is_one_nonlinearity(name: str) -> None:
     observe, notes = looked_at(forward, (6,), a=quarter, f=L(12, 3))
     assert notes == []
     assert [layer.zero for layer in observe.layers if layer.kind == "post"] == [zero]
+
+
+GATES: dict[str, Callable[[Net, Tensor], Tensor]] = {
+    "through a batch norm": lambda m, h: h * torch.sigmoid(m.n(h)),
+    "both through batch norms": lambda m, h: m.n(h) * torch.sigmoid(m.k(h)),
+    "through a batch norm, as a sum": lambda m, h: h - torch.tanh(m.n(h)),
+    "through a parameter for every unit": lambda m, h: h * torch.sigmoid(m.s * h + m.t),
+    "a slope for every unit": lambda m, h: torch.where(h > 0, h, m.s * h),
+    "a slope for every unit, by a maximum": lambda m, h: torch.max(h, m.s * h),
+    "acon": lambda m, h: (1 - m.s) * h * torch.sigmoid(m.t * (1 - m.s) * h) + m.s * h,
+}
+
+
+@pytest.mark.parametrize("name", GATES)
+def test_scales_and_a_batch_norm_may_lie_between_a_value_and_its_gate(name: str) -> None:
+    """Behind a rectifier, which stays a nonlinearity of its own."""
+
+    def forward(m: Net, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+        h = F.relu(m.c(x) - 0.5)
+        g = GATES[name](m, m.d(h) - 0.2)
+        after = GATES[name](m, g.relu())
+        return m.f(after.mean((2, 3))), [each.flatten(2) for each in (h, g, g.relu(), after)]
+
+    norms = {"n": nn.BatchNorm2d(12), "k": nn.BatchNorm2d(12)}
+    scales = {name: nn.Parameter(torch.rand(12, 1, 1)) for name in "st"}
+    layers = {"c": C(2, 12, 1), "d": C(12, 12, 1), "f": L(12, 3)}
+    _, notes = looked_at(forward, IMAGE, **layers, **norms, **scales)
+    assert not [note for note in notes if "called more than once" not in note]
 
 
 def test_half_of_the_units_at_zero_are_half_of_the_units() -> None:
@@ -279,6 +331,16 @@ def test_what_is_no_gate_of_itself_stays_two_nonlinearities() -> None:
         i, g = torch.sigmoid(9 * i - 4), torch.tanh(g)
         return m.f(i * g), [i[:, :, None], g[:, :, None]]
 
+    def swiglu(m: Net, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+        h = F.silu(small(m.a(x)))
+        return m.f(h * m.b(x)), [h[:, :, None]]
+
+    def normalised(m: Net, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """A layer norm mixes the units."""
+        h = m.a(x)
+        gate = torch.sigmoid(3 * m.n(h) - 2)
+        return m.f(h * gate), [gate[:, :, None]]
+
     def read_twice(m: Net, x: Tensor) -> tuple[Tensor, list[Tensor]]:
         h = m.a(x)
         gate = torch.sigmoid(4 * h - 2)
@@ -286,6 +348,8 @@ def test_what_is_no_gate_of_itself_stays_two_nonlinearities() -> None:
 
     looked_at(excited, IMAGE, c=C(2, 12, 1), s=C(12, 12, 1), f=L(12, 3))
     looked_at(cell, (4,), a=L(4, 12), f=L(6, 3))
+    looked_at(swiglu, (4,), a=L(4, 12), b=L(4, 12), f=L(12, 3))
+    looked_at(normalised, (4,), a=L(4, 12), n=nn.LayerNorm(12), f=L(12, 3))
     looked_at(read_twice, (4,), a=L(4, 12), b=L(12, 3), f=L(12, 3))
 
 

@@ -314,6 +314,7 @@ def test_what_has_no_rule_is_left_to_the_fallback_and_said(
     found, (losses, squares, inner) = engine.score(images, labels), loop_of_one(model, images, labels)
     assert engine.method == ("torch.func in chunks" if largest else "one sample at a time")
     assert [note.split(": ")[-1] for note in notes] == [f"{name} has no rule"]
+    assert notes[0].split(",")[0].endswith(engine.method)
     same(found.losses, losses)
     same(found.squares, squares)
     same(found.inner, inner)

@@ -144,6 +144,23 @@ def test_floats_of_another_range_than_the_transform_expects_are_doubted(
     assert bool(npz(tmp_path, images=images, labels=LABELS)(**words).doubts) == doubted
 
 
+def test_floats_up_to_255_are_told_the_flags_that_make_them_what_the_transform_expects(
+    tmp_path: Path,
+) -> None:
+    """Their statistics in the images' own range give the pixels that the bytes give."""
+    floats = npz(tmp_path, images=IMAGES.astype(np.float64), labels=LABELS)
+    (doubt,) = floats(transform="half").doubts
+    channels = IMAGES.shape[1]
+    said = ",".join(["127.5"] * channels)
+    assert doubt.endswith(f"pass --mean {said} --std {said} where 255 is white, or --transform none to take them as "
+                          "they are")  # fmt: skip
+    data = floats(transform="half", mean=(127.5,) * channels, std=(127.5,) * channels)
+    assert not data.doubts
+    seen = next(iter(data.fit.batches(len(data.fit)))).images
+    expected = (torch.from_numpy(IMAGES).float() / 255 - 0.5) / 0.5
+    torch.testing.assert_close(seen, expected[: len(seen)])
+
+
 ROW = (IMAGES[0], 0, 5)
 
 

@@ -69,8 +69,6 @@ def run(settings: TrainSettings, runtime: Runtime) -> TrainResult | None:
     found = open_untrained(settings, runtime, watched=settings.patience is not None)
     data, arch, model = found.data, found.arch, found.model
     seeds = settings.seeds or (settings.seed,)
-    if len(set(seeds)) < len(seeds):
-        raise SettingsError(f"--seeds {','.join(map(str, seeds))} names a seed twice")
     plans = {seed: tasks_of(settings, data.num_classes, seed) for seed in seeds}
     any_plan = plans[seeds[0]]
     epochs = settings.epochs

@@ -164,9 +164,18 @@ def _of_another_range(settings: DataSettings, source: Source, transform: transfo
         return ""
     if settings.mean and (low < 0 or max(settings.mean) > 1):
         return ""
-    return (
+    said = (
         f"images of '{source.name}' are floats from {low:.4g} to {high:.4g}, and transform '{transform.name}' expects "
-        "0 to 1: divide them by what is white, or pass --transform none"
+        "0 to 1: "
+    )
+    if low < 0 or high > 255:
+        return said + "divide them by what is white, or pass --transform none"
+    mean, std = (
+        ",".join(f"{255 * value:.6g}" for value in values) for values in (transform.mean, transform.std)
+    )
+    return (
+        said
+        + f"pass --mean {mean} --std {std} where 255 is white, or --transform none to take them as they are"
     )
 
 

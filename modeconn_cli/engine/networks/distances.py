@@ -13,6 +13,7 @@ from torch import Tensor
 from modeconn_cli.engine.errors import InputError
 from modeconn_cli.engine.networks import sums, weights
 from modeconn_cli.engine.networks.sums import Squares
+from modeconn_cli.engine.statistics import wilson
 
 
 @dataclass(frozen=True)
@@ -136,7 +137,9 @@ def _layer(name: str, parts: list[Squares]) -> LayerDistance:
 @dataclass(frozen=True)
 class FunctionalDistance:
     """How answers differ: share of different arg-max, mean KL(p_a‖p_b) in nats, mean ‖logits_a − logits_b‖; each with
-    its standard error, which is NaN for one sample.
+    its standard error, which is NaN for one sample, and for KL and logits where all samples have the same value.
+
+    Where all samples agree, or none does, the disagreement's is the bound of `statistics.wilson`: it would be 0.
     """
 
     disagreement: float
@@ -168,5 +171,7 @@ def functional(answers: Iterable[tuple[Tensor, Tensor]]) -> FunctionalDistance:
     count = values.shape[1]
     spread = values.std(1) if count > 1 else torch.full((3,), math.nan)
     disagreement, kl_, distance_ = values.mean(1).tolist()
-    errors = (spread / math.sqrt(count)).tolist()
+    errors = [error or math.nan for error in (spread / math.sqrt(count)).tolist()]
+    if count > 1 and disagreement in (0, 1):
+        errors[0] = wilson(count)
     return FunctionalDistance(disagreement, kl_, distance_, count, *errors)

@@ -272,6 +272,9 @@ def _said(settings: NetworkSettings, about: About, path: Path) -> dict[str, Any]
         if not is_import_path(model):  # a checkpoint alone does not run code
             out["model"] = model
     out |= {"num_classes": about.num_classes, "wd": about.wd, "run_idx": names.run_of(path)}
+    if about.wd is not None and getattr(settings, "weight_decay", 0.0) is None:
+        # In the loss of scores as the optimizer minimised it; of none there are no forms.
+        out |= {"weight_decay": float(about.wd), "wd_form": "half" if about.wd else None}
     noise = names.noise_of(path)  # the file's name, then what the checkpoint says of its labels
     if noise is None and about.data is not None and about.data.whole:
         noise = about.data.label_noise or 0.0

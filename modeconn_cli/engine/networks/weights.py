@@ -38,11 +38,14 @@ def buffers_in(state: Mapping[str, Tensor]) -> list[str]:
     beside its `weight_orig` (those of weight norm are parameters).
     """
     return [
-        name for name, tensor in state.items() if not tensor.is_floating_point() or _is_buffer(name, state)
+        name
+        for name, tensor in state.items()
+        if not tensor.is_floating_point() or called_a_buffer(name, state)
     ]
 
 
-def _is_buffer(name: str, state: Mapping[str, Tensor]) -> bool:
+def called_a_buffer(name: str, state: Mapping[str, Tensor]) -> bool:
+    """Whether a tensor of a bare state dict is a buffer by its name."""
     module, _, leaf = name.rpartition(".")
     if leaf in BUFFERS or leaf == "mask" or leaf.endswith("_mask"):
         return True

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from modeconn_cli.engine.errors import InputError
+from modeconn_cli.engine.networks import weights
 from modeconn_cli.engine.paths.path import WeightPath
 from modeconn_cli.engine.training import batch_norms
 
@@ -36,6 +37,14 @@ class Carrier:
         for name, parameter in model.named_parameters():
             parameter.data = views[name]
         self._following = _following(model, ends)
+
+    @property
+    def note(self) -> str:
+        """Which buffers follow the path; empty where none does."""
+        names = weights.shortened(self._following)
+        return (
+            f"buffers are each endpoint's own at its end, and interpolated between: {names}" if names else ""
+        )
 
     def move_to(self, t: float) -> np.ndarray:
         """Put w(t) into the model, and the buffers there; returns the coefficients."""

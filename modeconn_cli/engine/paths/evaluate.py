@@ -146,6 +146,8 @@ def evaluate_path(
     data, batch_size = opened.subject.data, opened.policy.batch_size
     group.agree(lambda: {**_contents(opened.files), **data.identity()})
     network, mine = opened.network(), group.share(ts)
+    if network.carrier.note:
+        runtime.note(network.carrier.note, once=True)
     known, found = _kept(log), list[Measurement]()
     for t in mine:
         if t not in known:

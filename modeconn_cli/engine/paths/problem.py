@@ -47,8 +47,8 @@ class PathProblem:
         self.free = slice(1 if fix_start else 0, len(path.points) - (1 if fix_end else 0))
         self.trainable = [nn.Parameter(path.points[self.free])]
         self.trainable[0].grad = torch.zeros_like(self.trainable[0])
-        self._carrier = Carrier(model, path, buffers)
-        self._gradient = torch.zeros_like(self._carrier.flat)
+        self.carrier = Carrier(model, path, buffers)
+        self._gradient = torch.zeros_like(self.carrier.flat)
         views = path.layout.views(self._gradient)
         for name, view in views.items():
             model.get_parameter(name).grad = view
@@ -61,9 +61,9 @@ class PathProblem:
         """Draw t for this step and move the model there."""
         with torch.no_grad():
             t = keyed.fraction(self.seed, "t", step)
-            c = self._carrier.move_to(t)
+            c = self.carrier.move_to(t)
             self._share = torch.from_numpy(c)[self.free]
-            torch.mul(self._carrier.flat, self.weight_decay, out=self._gradient)
+            torch.mul(self.carrier.flat, self.weight_decay, out=self._gradient)
             for view in self._frozen:
                 view.zero_()
 
@@ -82,7 +82,7 @@ class PathProblem:
     @torch.no_grad()
     def move_to(self, t: float) -> None:
         """Put w(t) into the model, to look at it."""
-        self._carrier.move_to(t)
+        self.carrier.move_to(t)
 
     @torch.no_grad()
     def collect(self) -> Tensor:
@@ -91,7 +91,7 @@ class PathProblem:
         assert grads is not None
         for row, share in zip(grads, self._share.tolist(), strict=True):
             torch.mul(self._gradient, share, out=row)
-        return 0.5 * self.weight_decay * weights.square_norm(self._carrier.flat)
+        return 0.5 * self.weight_decay * weights.square_norm(self.carrier.flat)
 
     @torch.no_grad()
     def settle(self) -> None:

@@ -62,7 +62,7 @@ class NetworkOnPath:
     ) -> None:
         self.model = model
         self.passes = 0  # forward passes over batches that statistics have cost
-        self._carrier = Carrier(model, path, buffers)
+        self.carrier = Carrier(model, path, buffers)
         self._batch_norms = batch_norms(model)
         inside = {id(buffer) for layer in self._batch_norms for buffer in layer.buffers()}
         self._statistics = {name for name, buffer in model.named_buffers() if id(buffer) in inside}
@@ -73,7 +73,7 @@ class NetworkOnPath:
 
     def move_to(self, t: float) -> None:
         """Put w(t) into the network, and its statistics."""
-        self._carrier.move_to(t)
+        self.carrier.move_to(t)
         policy = self._policy
         if not self._batch_norms:
             return
@@ -84,12 +84,12 @@ class NetworkOnPath:
             for layer in self._batch_norms:
                 layer.reset_running_stats()
         else:
-            self._carrier.put_buffers(t if policy.bn == "lerp" else 0.0, self._statistics)
+            self.carrier.put_buffers(t if policy.bn == "lerp" else 0.0, self._statistics)
 
     def move_to_end(self, end: int) -> None:
         """Put endpoint `end` into the network as its own file holds it: weights and buffers."""
-        self._carrier.move_to(float(end))
-        self._carrier.put_buffers(float(end))
+        self.carrier.move_to(float(end))
+        self.carrier.put_buffers(float(end))
 
     def statistics(self) -> StatisticsUsed:
         """What a record says of the statistics."""

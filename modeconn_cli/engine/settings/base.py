@@ -38,6 +38,7 @@ class Spec:
         str, ...
     ] = ()  # the setting without which this one has no effect, and which of its values will do
     unless: str = ""  # the setting with which this one has no effect
+    repeats: bool = False  # a list may hold a value twice; elsewhere it would change nothing
     everywhere: bool = False  # scripts hand it to every command: where nothing reads it, it is not refused
     machine: bool = False  # files list it whatever they are about: only a flag or a variable counts as given
     canonical: Callable[[str], str] | None = None  # gives the one spelling of names that have several
@@ -76,7 +77,8 @@ class Spec:
                 problem = self._out_of_bounds(item)
                 if problem:
                     return problem
-        return ""
+        twice = [item for item in value if value.count(item) > 1] if self.many and not self.repeats else []
+        return f"names {twice[0]} twice" if twice else ""
 
     def _out_of_bounds(self, number: float) -> str:
         if not math.isfinite(number):
@@ -122,7 +124,7 @@ class Settings:
             value = getattr(self, spec.name)
             problem = spec.problem(value)
             if problem:
-                raise SettingsError(f"{spec.flag} {problem}")
+                raise SettingsError(f"{spec.name.upper() if spec.positional else spec.flag} {problem}")
             if spec.canonical is not None and value is not None:
                 object.__setattr__(self, spec.name, spec.canonical(value))
         if not self.checked:

@@ -32,7 +32,10 @@ class L2Settings(ModelSettings, MeasuredDataSettings, ComputeSettings, EpochSett
     """Measure how far apart checkpoints are."""
 
     checkpoints: tuple[Path, ...] = setting(
-        (), "two checkpoints or more, each as path or label=path; or the folder of a run", positional=True
+        (),
+        "two checkpoints or more, each as path or label=path; or the folder of a run",
+        positional=True,
+        repeats=True,
     )
     checkpoint1: Path | None = setting(None, "the first checkpoint; distances are relative to its norm")
     checkpoint2: Path | None = setting(None, "the second checkpoint")

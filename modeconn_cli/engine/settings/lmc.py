@@ -103,7 +103,7 @@ class LmcInterpolateSettings(
 ):
     """Measure the barrier between two networks."""
 
-    checkpoints: tuple[Path, ...] = setting((), "the two checkpoints", positional=True)
+    checkpoints: tuple[Path, ...] = setting((), "the two checkpoints", positional=True, repeats=True)
     endpoint0: Path | None = like(PathSettings, "endpoint0", unless="checkpoints")
     endpoint1: Path | None = like(PathSettings, "endpoint1", unless="checkpoints")
     permutation: Path | None = setting(

@@ -85,8 +85,10 @@ class DataSettings(Settings):
     transform: TransformName | None = setting(
         None, "normalisation and augmentation", shown="from the checkpoint, else the data set's"
     )
-    mean: tuple[float, ...] = setting((), "channel means instead of the transform's, comma-listed")
-    std: tuple[float, ...] = setting((), "channel standard deviations, comma-listed")
+    mean: tuple[float, ...] = setting(
+        (), "channel means instead of the transform's, comma-listed", repeats=True
+    )
+    std: tuple[float, ...] = setting((), "channel standard deviations, comma-listed", repeats=True)
     image_size: int | None = setting(None, "resize images to N x N", low=1, shown="unchanged")
     workers: int | None = setting(
         None,

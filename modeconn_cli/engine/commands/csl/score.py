@@ -93,14 +93,14 @@ class Decay:
     @classmethod
     def of(cls, settings: CslScoreSettings, run: ScoredRun) -> Decay:
         """The flag's, else what the run was trained with as its optimizer minimised it, else the document's."""
-        own = run.about.wd
-        if settings.weight_decay is not None:
-            return cls(settings.weight_decay, settings.wd_form or "seed", "--weight-decay")
-        if own is not None:
-            apart = (run.about.settings or {}).get("optimizer") == "adamw"
-            origin = "the run's own" + (", which AdamW keeps apart from the loss" if apart else "")
-            return cls(float(own), settings.wd_form or "half", origin)
-        return cls(DOCUMENTED, settings.wd_form or "seed", "the document's, as the run says none")
+        form = settings.wd_form or "seed"
+        if settings.weight_decay is None:
+            return cls(DOCUMENTED, form, "the document's, as the run says none; --weight-decay says another")
+        if "weight_decay" not in settings.brought:
+            return cls(settings.weight_decay, form, "--weight-decay")
+        apart = (run.about.settings or {}).get("optimizer") == "adamw"
+        origin = "the run's own" + (", which AdamW keeps apart from the loss" if apart else "")
+        return cls(settings.weight_decay, form, origin)
 
     @property
     def factor(self) -> float:
@@ -108,7 +108,8 @@ class Decay:
         return 1.0 if self.form == "seed" else 0.5
 
     def words(self) -> str:
-        return f"weight decay {self.wd:g} ({self.form}; {self.origin})" if self.wd else "no weight decay"
+        form = f"{self.form}; " if self.wd else ""
+        return f"weight decay {self.wd:g} ({form}{self.origin})"
 
 
 class _Losses(Measure[CslScoreSettings, EpochScore, CslScoreResult]):

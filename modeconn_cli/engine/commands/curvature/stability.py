@@ -102,7 +102,7 @@ class _Swept(Measure[CurvatureSettings, EpochStability, StabilityResult]):
         self._stem = folder / f"curvature_stability_{run.data.name}_{self._epoch}"
         self._execution = Execution(run.model, run.arch.input_shape, runtime.note)
         self._steps = sorted({*settings.sweep_h, settings.h}) if settings.sweep_h else [settings.h]
-        self._counts = sorted(set(settings.sweep_niter))
+        self._counts = sorted(settings.sweep_niter)
         self._values: list[tuple[str, float]] = [("h", h) for h in self._steps] if settings.sweep_h else []
         self._values += [("niter", count) for count in self._counts]
         self.columns = tuple(_column(*value, what) for value in self._values for what in WHATS)

@@ -187,6 +187,9 @@ def _fit(
         buffers=[weights.buffers_of(model, end.state) for end in found.checkpoints],
     )
 
+    if problem.carrier.note:
+        runtime.note(problem.carrier.note, once=True)
+
     def measure(epoch: int) -> dict[str, float]:
         """The network half-way, where early stopping or the user looks at it."""
         due = bool(settings.eval_every) and epoch % settings.eval_every == 0

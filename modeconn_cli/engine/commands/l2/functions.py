@@ -39,7 +39,10 @@ BLOCKS = 20  # of samples, whose spread says how sure a Fisher distance is
 
 @dataclass(frozen=True)
 class Weighted:
-    """Σ F (a − b)² by tensor, and the standard error of its root over all tensors."""
+    """Σ F (a − b)² by tensor, and the standard error of its root over all tensors.
+
+    NaN where it is not known: with one block of samples, and where the information vanishes on all of them.
+    """
 
     by_tensor: Mapping[str, float]
     stderr: float
@@ -56,7 +59,7 @@ class Weighted:
         }
         squared = math.fsum(means.values())
         if len(blocks) < 2 or squared == 0:
-            return cls(means, 0.0 if squared == 0 else math.nan)
+            return cls(means, math.nan)
         off = [math.fsum(block.values()) - squared for block in blocks]
         variance = math.fsum(s * d * d for s, d in zip(sizes, off, strict=True)) / (len(blocks) - 1) / count
         return cls(means, math.sqrt(variance) / (2 * math.sqrt(squared)))

@@ -70,14 +70,35 @@ def _compared(
     elif model is not None:
         counted = weights.parameters_of(model, checkpoint.state)
     else:
-        counted, known = checkpoint.parameters(), checkpoint.known_buffers()
-        if known and not checkpoint.about.buffers:
-            runtime.note(
-                f"left out as buffers, by their names: {weights.shortened(known)} (--model says what the parameters "
-                "are, --include-buffers counts all)",
-                once=True,
-            )
+        counted = checkpoint.parameters()
+        if remark := _guessed(checkpoint, counted):
+            runtime.note(remark, once=True)
     return {name: tensor for name, tensor in counted.items() if tensor.is_floating_point()}
+
+
+def _guessed(checkpoint: Checkpoint, counted: Mapping[str, Tensor]) -> str:
+    """What names and kinds alone have told of a file that does not say its buffers; empty where nothing is in doubt.
+
+    What is called a weight or a bias is a parameter; other names that are counted may be buffers of the user's own.
+    """
+    if checkpoint.about.buffers or checkpoint.about.model is not None:
+        return ""
+    state, known = checkpoint.state, checkpoint.known_buffers()
+    named = [name for name in known if weights.called_a_buffer(name, state)]
+    kinds = [name for name in known if name not in named]
+    telling = ("weight", "bias", "parametrizations.")
+    doubtful = [
+        name
+        for name, tensor in counted.items()
+        if tensor.is_floating_point() and not any(word in name for word in telling)
+    ]
+    parts = {
+        "left out as buffers, by their names": named,
+        "left out as they are not of float": kinds,
+        "counted as parameters, though no name says so": doubtful,
+    }
+    said = "; ".join(f"{what}: {weights.shortened(names)}" for what, names in parts.items() if names)
+    return said and f"{said} (--model says what the parameters are, --include-buffers counts all)"
 
 
 def _whole_numbers(checkpoint: Checkpoint, compared: Mapping[str, Tensor]) -> str:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from modeconn_cli.engine.commands.l2 import network, weight_space
+from modeconn_cli.engine.commands.l2.functions import BLOCKS, Weighted
 from modeconn_cli.engine.commands.l2.network import Network
 from modeconn_cli.engine.datasets import Batch
 from modeconn_cli.engine.errors import InputError
@@ -71,24 +72,37 @@ def _parameters(model: nn.Module) -> dict[str, Tensor]:
     return {name: p.detach() for name, p in model.named_parameters()}
 
 
-def weighted(first: PythonNetwork, second: PythonNetwork, data: Data, kind: Kind, seed: int) -> float:
-    """√Σ F (a − b)² with F the mean of both networks' diagonal Fisher information on the data."""
+def weighted(
+    first: PythonNetwork, second: PythonNetwork, data: Data, kind: Kind, seed: int
+) -> tuple[float, float]:
+    """√Σ F (a − b)² with F the mean of both networks' diagonal Fisher information on the data, and its standard error.
+
+    The samples are taken in blocks: pieces of the first batches, then batches.
+    """
     if kind == "empirical" and isinstance(data, Tensor):
         raise InputError("inputs alone have no labels", "pass batches of (inputs, labels), or kind='true'")
     one, other = _modules(first, second)
     a, b = _parameters(one), _parameters(other)
     weights.check_alike(a, b, "the first", "the second")
     information: list[DiagonalFisher] = []
+    found: tuple[list[dict[str, float]], list[dict[str, float]]] = [], []
+    sizes: list[int] = []
     with _ready(one, other) as place:
         for batch in _batches(data, place):  # once, as a loader may shuffle
             for k, model in enumerate((one, other)):
                 if len(information) == k:
                     classes = check(model, batch)
                     information.append(DiagonalFisher(model, tuple(batch.images.shape[1:]), kind, seed))
-                check_labels(batch.labels, classes)
-                information[k].add(batch.images, batch.labels, batch.ids)
-    halves = (math.fsum(sums.weighted(a, b, found.information()).values()) / 2 for found in information)
-    return math.sqrt(sum(halves))
+            check_labels(batch.labels, classes)
+            pieces = BLOCKS if len(sizes) < BLOCKS else 1
+            for rows in torch.arange(len(batch.ids), device=place).tensor_split(min(pieces, len(batch.ids))):
+                sizes.append(len(rows))
+                for each, blocks in zip(information, found, strict=True):
+                    each.clear()
+                    each.add(batch.images[rows], batch.labels[rows], batch.ids[rows])
+                    blocks.append(sums.weighted(a, b, each.information()))
+    whole = Weighted.of(*found, sizes)
+    return math.sqrt(math.fsum(whole.by_tensor.values())), whole.stderr
 
 
 def in_function(first: PythonNetwork, second: PythonNetwork, data: Data) -> FunctionalDistance:

@@ -100,9 +100,9 @@ class Plan:
 def plans(settings: LmcRunSettings) -> list[Plan]:
     """The experiment's size, by seed of the branches; of several each has a folder of its own.
 
-    Raises SettingsError for epochs that do not exist and for equal seeds.
+    Raises SettingsError for epochs that do not exist and for the main branch's seed.
     """
-    k1, k2 = tuple(sorted(set(settings.k1))), tuple(sorted(set(settings.k2)))
+    k1, k2 = tuple(sorted(settings.k1)), tuple(sorted(settings.k2))
     if not k1 or not k2:
         raise SettingsError("no epochs to compare", "pass --k1 0,1 --k2 1,4")
     max_epochs = settings.max_epochs or max(k1) + max(k2)
@@ -111,7 +111,7 @@ def plans(settings: LmcRunSettings) -> list[Plan]:
         raise SettingsError(f"--k1 {max(k1)} lies {beyond}", "pass --max-epochs")
     if max(k1) + max(k2) > max_epochs:
         raise SettingsError(f"k1 + k2 = {max(k1)} + {max(k2)} lies {beyond}", "pass --max-epochs")
-    seeds = tuple(sorted(set(settings.branch_seed))) or (settings.seed + 1,)
+    seeds = tuple(sorted(settings.branch_seed)) or (settings.seed + 1,)
     main_seed = settings.seed if settings.data_seed is None else settings.data_seed
     if same := {settings.seed, main_seed} & set(seeds):
         raise SettingsError(

@@ -50,7 +50,7 @@ class LmcReportResult(Record):
 
 def run(settings: LmcReportSettings, runtime: Runtime) -> LmcReportResult | None:
     """Read all pairs, and draw and write where a folder for that is given."""
-    found = {folder: _pairs_in(folder) for folder in dict.fromkeys(settings.folders)}
+    found = {folder: _pairs_in(folder) for folder in settings.folders}
     for pair in (pair for pairs_there in found.values() for pair in pairs_there if not pair.finite):
         runtime.warn(f"'{pair.result.file}' holds values that are no numbers: its barriers have none")
     series = _series(found)

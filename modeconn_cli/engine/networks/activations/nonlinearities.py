@@ -1,7 +1,9 @@
 """Which operations of a graph are nonlinearities, those that a network spells out among them.
 
-A pointwise function of one tensor in which that tensor meets a gate of itself, x·σ(βx) or x·relu6(x + 3)/6, is one
-nonlinearity: it is looked at where it is complete, and what it is made of is not.
+A tensor that meets a nonlinearity of itself entry by entry is one nonlinearity with it: a product with a gate, x·σ(βx)
+or x·relu6(x + 3)/6, a sum, x - tanh(x), or a choice, max(x, αx). It is looked at where it is complete, and what it is
+made of is not. Scales, shifts and a batch norm with running statistics may lie between; what mixes entries, as the
+pooling and layers of squeeze and excitation do, makes a gate of its own.
 """
 
 from __future__ import annotations
@@ -44,8 +46,9 @@ _SUSPECT = _COMPARES | {
 }  # fmt: skip
 
 _TIMES, _OVER = {"mul", "multiply"}, {"div", "divide", "true_divide"}
-_SUMS = {"add", "sub", "subtract"}
-_CHOICES = {"masked_fill", "maximum", "minimum", "where"}
+_SUMS = {"add", "lerp", "rsub", "sub", "subtract"}
+_CHOICES = {"masked_fill", "max", "maximum", "min", "minimum", "where"}  # `max` and `min` of two tensors
+_EXPONENTIALS, _CLOSES = {"exp", "exp2"}, {"log", "log1p", "reciprocal"}  # log(1 + exp(x)), 1 / (1 + exp(-x))
 _JOINS = _TIMES | _OVER | _CHOICES | {"addcdiv", "addcmul"}
 _CONSTANT = {"full_like", "ones_like", "zeros_like"}
 _SAME = {
@@ -62,13 +65,11 @@ _SAME = {
 }
 _CURVED = (_PLAIN.keys() - {"glu"}) | _BOUNDED | _COMPARES | {
     "abs", "absolute", "asinh", "atan", "cos", "cosh", "erf", "erfc", "exp", "exp2", "expm1", "log", "log1p",
-    "logical_not", "rsqrt", "sgn", "sign", "sin", "sinh", "special_erf", "special_erfc",
+    "logical_not", "reciprocal", "rsqrt", "sgn", "sign", "sin", "sinh", "special_erf", "special_erfc",
     "special_ndtr", "sqrt", "tan", *_CHOICES,
 }  # fmt: skip
 POINTWISE = (
-    _JOINS
-    | _CONSTANT
-    | (_TIMES | _OVER | _SUMS | _SAME | _CURVED | {"neg", "negative", "pow", "reciprocal", "rsub", "square"})
+    _JOINS | _CONSTANT | (_TIMES | _OVER | _SUMS | _SAME | _CURVED | {"neg", "negative", "pow", "square"})
 )
 
 
@@ -91,7 +92,7 @@ def _of(node: fx.Node, fixed: Container[fx.Node]) -> Nonlinearity | None:
     name = operation(node) if node.op == "call_function" else ""
     if name in _PLAIN:
         return _PLAIN[name]
-    if name == "maximum":  # with a constant, which is 0 for a ReLU
+    if name in ("max", "maximum") and isinstance(node.args[-1], fx.Node):  # with a constant, 0 for a ReLU
         alone = sum(source not in fixed for source in node.all_input_nodes) == 1
         return Nonlinearity(signed=True, zero=True) if alone else None
     return _bounded(node, name)
@@ -113,24 +114,21 @@ class _Pointwise:
     """The tensors that the nodes of a graph are pointwise functions of.
 
     `_root`: the one tensor of which a node is a function, entry by entry, with constants and parameters; what mixes
-    entries, or two tensors, is its own. `_curved`: nodes that are no polynomial of it.
+    entries, or two tensors, is its own.
     """
 
     def __init__(self, graph: Graph, fixed: Container[fx.Node]) -> None:
         self._graph, self._fixed = graph, fixed
+        self._order = {node: k for k, node in enumerate(graph.nodes)}
         self._root: dict[fx.Node, fx.Node] = {}
-        self._curved: set[fx.Node] = set()
         for node in graph.nodes:
             if node in self._fixed:
                 continue
             roots = {self._root[source] for source in self._data(node)}
             root = roots.pop() if len(roots) == 1 else node
-            name, shape = operation(node), shape_of(node.meta.get("val"))
+            shape = shape_of(node.meta.get("val"))
             whole = shape is not None and shape == shape_of(root.meta.get("val"))
-            self._root[node] = root if name in POINTWISE and whole else node
-            curved = name in _CURVED or any(source in self._curved for source in self._data(node))
-            if self._root[node] is not node and curved:
-                self._curved.add(node)
+            self._root[node] = root if _by_entry(node) and whole else node
 
     def _data(self, node: fx.Node) -> list[fx.Node]:
         return [source for source in node.all_input_nodes if source in self._root]
@@ -139,27 +137,40 @@ class _Pointwise:
         """Nonlinearities that are spelled out, at their last operation, and the operations inside of them."""
         found, parts = dict[fx.Node, Nonlinearity](), set[fx.Node]()
         for node in reversed(self._graph.nodes):
-            if node in parts or not self._meets_its_gate(node):
+            value = None if node in parts else self._value(node)
+            if value is None:
                 continue
             whole = self._completed(node)
             if whole not in found:
-                found[whole] = Nonlinearity(signed=True, zero=self._has_zeros(whole))
-                parts |= self._inside(whole)
+                closes = operation(node) in _CLOSES
+                found[whole] = Nonlinearity(signed=not closes, zero=not closes and self._has_zeros(whole))
+                parts |= self._inside(whole, value)
         return found, parts
 
-    def _meets_its_gate(self, node: fx.Node) -> bool:
-        """Whether functions of one tensor are joined in a node: by a product where one is curved, by a sum where all
-        are, or by a choice between them.
+    def _value(self, node: fx.Node) -> fx.Node | None:
+        """The tensor that meets a nonlinearity of itself in a node: the last one that everything in it is made of.
+
+        None where there is no such meeting.
         """
-        if node not in self._curved:
-            return False
+        if self._root.get(node, node) is node:
+            return None
+        name, between = operation(node), {operation(node)}
         operands = [a for a in node.args if isinstance(a, fx.Node) and a in self._root]
-        if operation(node) in _SUMS:
-            return len(operands) == 2 and self._curved.issuperset(operands)
-        return len(operands) > 1 and operation(node) in _JOINS
+        if name not in _CLOSES and (len(operands) < 2 or name not in _JOINS | _SUMS):
+            return None
+        wanted = _EXPONENTIALS if name in _CLOSES else _CURVED
+        open_ends = set(operands)
+        while len(open_ends) > 1 or (name in _CLOSES and not between & wanted):
+            latest = max(open_ends, key=self._order.__getitem__)
+            if self._root[latest] is latest:
+                return None
+            open_ends.remove(latest)
+            open_ends.update(self._data(latest))
+            between.add(operation(latest))
+        return open_ends.pop() if between & wanted else None
 
     def _completed(self, node: fx.Node) -> fx.Node:
-        """The last operation of a nonlinearity: numbers as factors, casts, and a sum with another part may follow."""
+        """The last operation of a nonlinearity: numbers as factors and casts may follow."""
         while len(node.users) == 1:
             (user,) = node.users
             if self._root[user] is not self._root[node] or not self._continues(node, user):
@@ -169,19 +180,17 @@ class _Pointwise:
 
     def _continues(self, node: fx.Node, user: fx.Node) -> bool:
         name, others = operation(user), [argument for argument in user.args if argument is not node]
-        if name in _SUMS:
-            return len(self._data(user)) == 2
         first = user.args[0] is node
         scaled = name in _TIMES or (name in _OVER and first)
         return (name in _SAME and first) or (scaled and all(isinstance(a, int | float) for a in others))
 
-    def _inside(self, whole: fx.Node) -> set[fx.Node]:
+    def _inside(self, whole: fx.Node, value: fx.Node) -> set[fx.Node]:
         """The operations between a tensor and a function of it that nothing else reads."""
         inside, todo = set[fx.Node](), [whole]
         while todo:
             for source in self._data(todo.pop()):
                 read = all(user is whole or user in inside for user in source.users)
-                if self._root[source] is not source and source not in inside and read:
+                if source is not value and source not in inside and read:
                     inside.add(source)
                     todo.append(source)
         return inside
@@ -190,12 +199,20 @@ class _Pointwise:
         """Whether a factor of a product, or what is chosen, is zero in a whole region."""
         name, within = operation(node), self._root[node] is not node
         if name in _CHOICES and within:
-            return any(a == 0 if isinstance(a, int | float) else _is_zero(a) for a in node.args[1:])
+            return any(a == 0 if isinstance(a, int | float) else _is_zero(a) for a in node.args)
         if name in _TIMES | _OVER | _SAME and within:
             factors = self._data(node) if name in _TIMES else self._data(node)[:1]
             return any(self._has_zeros(factor) for factor in factors)
         known = _of(node, self._fixed)
         return name in _COMPARES or (known is not None and known.zero)
+
+
+def _by_entry(node: fx.Node) -> bool:
+    """Whether an operation gives each entry from the same entries of its sources."""
+    name = operation(node)
+    return name in POINTWISE or (
+        name == "batch_norm" and not node.args[5]
+    )  # of a batch's own statistics it mixes
 
 
 def _is_zero(argument: object) -> bool:

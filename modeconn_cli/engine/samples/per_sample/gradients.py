@@ -77,7 +77,7 @@ class SampleGradients:
     ) -> None:
         self._model, self._parameters, self._what = model, parameters, what
         self._note, self._said = note, set[str]()
-        self._checked = False
+        self._checked, self._in_chunks = False, fallback.batches_pay(parameters)
         self._backward: Backward | None = None
         try:
             self._backward = Backward(model, input_shape, parameters)
@@ -89,11 +89,11 @@ class SampleGradients:
         """How the gradients come about."""
         if self._backward is not None:
             return "one backward pass"
-        return "torch.func in chunks" if fallback.batches_pay(self._parameters) else "one sample at a time"
+        return "torch.func in chunks" if self._in_chunks else "one sample at a time"
 
     def _fall_back(self, reason: str) -> None:
         self._backward = None
-        how = "with torch.func" if fallback.batches_pay(self._parameters) else "in a loop"
+        how = "with torch.func in chunks" if self._in_chunks else "one sample at a time"
         self._say(f"{self._what} {how}, which is slower: {reason.splitlines()[0][:160]}")
 
     def _say(self, text: str) -> None:
@@ -116,9 +116,17 @@ class SampleGradients:
             except (InputError, Inseparable) as error:
                 self._fall_back(str(error))
         found = new()
-        for part in fallback.gradients(self._model, self._parameters, images, loss, self._say):
+        ways = (self._model, self._parameters, images, loss)
+        for part in (
+            fallback.gradients(*ways, self._refused) if self._in_chunks else fallback.one_by_one(*ways)
+        ):
             found.take(*part)
         return found
+
+    def _refused(self, reason: str) -> None:
+        """Say that torch.func does not take the network, and do not ask again."""
+        self._in_chunks = False
+        self._say(reason)
 
     def _check(self, images: Tensor, loss: Loss, new: Callable[[], R]) -> None:
         """Before the first batch: raises Inseparable where a rule gives something else than plain autograd does."""
