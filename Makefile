@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := test
-.PHONY: install demo test lint types unit slow truth coverage bench format clean
+.PHONY: install demo test lint types unit slow truth coverage coverage-table bench format clean
 
 install: $(STAMP)
 
@@ -30,16 +30,19 @@ types: $(STAMP)
 	$(BIN)/mypy
 
 unit: $(STAMP)
-	$(BIN)/pytest -n auto --dist worksteal -m "not slow and not gpu"
+	$(BIN)/pytest -n auto --dist worksteal -m "not slow and not gpu and not table"
 
 slow: $(STAMP)
-	$(BIN)/pytest -n auto --dist worksteal -m "slow and not gpu and not truth"
+	$(BIN)/pytest -n auto --dist worksteal -m "slow and not gpu and not truth and not table"
 
 truth: $(STAMP)
 	$(BIN)/pytest -n auto --dist worksteal tests/truth
 
+coverage-table: $(STAMP)
+	$(BIN)/pytest -n auto --dist worksteal tests/libraries
+
 coverage: $(STAMP)
-	$(BIN)/pytest -n auto --dist worksteal -m "not gpu and not truth" --cov --cov-report=term
+	$(BIN)/pytest -n auto --dist worksteal -m "not gpu and not truth and not table" --cov --cov-report=term
 
 bench: $(STAMP)
 	$(BIN)/python -m bench

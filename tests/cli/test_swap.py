@@ -271,7 +271,7 @@ def test_a_network_that_does_not_fit_is_refused_with_its_shapes(mcx, here: Path,
     done = mcx(*words(*flags))
     assert (done.code, done.out) == (3, "")
     assert message in done.err
-    assert "hint: pass the --model, --num-classes and --model-arg" in done.err
+    assert "hint: pass the --model, --num-classes, --input-shape and --model-arg" in done.err
 
 
 def test_weights_that_are_not_finite_need_a_flag(mcx, here: Path) -> None:

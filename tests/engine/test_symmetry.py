@@ -51,7 +51,7 @@ def prove(model: nn.Module, shape: tuple[int, ...]) -> tuple[Symmetry, float]:
     assert all(torch.equal(state[name], tensor) for name, tensor in model.state_dict().items())
     back = permute(changed, {group: np.argsort(order).tolist() for group, order in orders.items()})
     assert all(torch.equal(back[name], tensor) for name, tensor in state.items())
-    difference, largest = output_difference(model, state, changed, torch.rand(2, *shape))
+    difference, largest, _ = output_difference(model, state, changed, torch.rand(2, *shape))
     assert largest > 0
     return symmetry, difference / largest
 
@@ -155,7 +155,7 @@ def test_permutations_compose_and_keep_the_function(first, second, other):
     both = permute(permute(state, {one: first}), {one: second, two: other})
     at_once = permute(state, {one: [first[k] for k in second], two: other})
     assert all(torch.equal(both[name], at_once[name]) for name in state)
-    difference, largest = output_difference(CNN, state, both, torch.rand(2, 3, 6, 6))
+    difference, largest, _ = output_difference(CNN, state, both, torch.rand(2, 3, 6, 6))
     assert difference <= 1e-9 * largest
 
 
@@ -212,7 +212,7 @@ def test_units_are_numbered_by_the_rows_of_the_layer_that_is_asked_for():
     swapped = swap(state, group_of(symmetry, "b"), (0, 1))
     assert torch.equal(swapped["b.weight"], state["b.weight"][[1, 0, 2, 3, 4, 5]])
     assert torch.equal(swapped["a.weight"], state["a.weight"][[0, 1, 2, 3, 5, 4]])
-    difference, largest = output_difference(model, state, swapped, torch.rand(3, 5))
+    difference, largest, _ = output_difference(model, state, swapped, torch.rand(3, 5))
     assert difference <= 1e-9 * largest
 
 
@@ -308,7 +308,7 @@ def test_the_proof_sees_a_change_of_function_and_leaves_the_model_alone():
     model = randomised(cnn()).train()
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     wrong = {**state, "0.weight": state["0.weight"].flip(0)}
-    difference, largest = output_difference(model, state, wrong, torch.rand(2, 3, 6, 6))
+    difference, largest, _ = output_difference(model, state, wrong, torch.rand(2, 3, 6, 6))
     assert difference > 1e-3 * largest
     assert output_difference(model, state, state, torch.rand(2, 3, 6, 6))[0] == 0
     assert model.training
@@ -318,7 +318,7 @@ def test_the_proof_sees_a_change_of_function_and_leaves_the_model_alone():
 def test_the_proof_does_not_hide_nan():
     model = mlp()
     broken = {**model.state_dict(), "0.bias": torch.full((8,), torch.nan)}
-    difference, _ = output_difference(model, model.state_dict(), broken, torch.rand(2, 5))
+    difference, *_ = output_difference(model, model.state_dict(), broken, torch.rand(2, 5))
     assert np.isnan(difference)
 
 
@@ -379,3 +379,71 @@ def test_no_group_of_a_random_program_changes_its_function(program):
     torch.manual_seed(len(program))
     _, difference = prove(Net(forward, a=L(5, 8), b=L(5, 8), w=L(8, 8), out=L(8, 2)), (5,))
     assert difference < 1e-9
+
+
+class _Casting(nn.Module):
+    """A network that computes a part of itself in another type; `inside` is that part."""
+
+    def __init__(self, inside: Callable[[nn.Module, Tensor], Tensor]) -> None:
+        super().__init__()
+        torch.manual_seed(1)
+        self.first, self.second, self.head = nn.Linear(6, 16), nn.Linear(16, 16), nn.Linear(16, 4)
+        self.gain = nn.Parameter(torch.rand(16) + 0.5)
+        self.inside = inside
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.head(self.second(self.inside(self, self.first(x))).relu())
+        return out
+
+
+def _norm(kind: torch.dtype) -> Callable[[nn.Module, Tensor], Tensor]:
+    def inside(m: nn.Module, h: Tensor) -> Tensor:
+        n = h.to(kind)
+        return m.gain * (n * torch.rsqrt(n.pow(2).mean(-1, keepdim=True) + 1e-6)).to(h.dtype)
+
+    return inside
+
+
+def _autocast(m: nn.Module, h: Tensor) -> Tensor:
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        return F.linear(h, torch.diag(m.gain)).to(h.dtype).relu()
+
+
+def _weights_too(m: nn.Module, h: Tensor) -> Tensor:
+    return (h.half() * m.gain.half()).softmax(-1, dtype=torch.float32).to(h.dtype)
+
+
+def _refusing(m: nn.Module, h: Tensor) -> Tensor:
+    if h.dtype == torch.float64:
+        raise TypeError("float32 alone")
+    return m.gain * h.tanh()
+
+
+@pytest.mark.parametrize(
+    ("inside", "kind"),
+    [
+        (_norm(torch.float32), torch.float64),
+        (_norm(torch.float16), torch.float64),
+        (_norm(torch.bfloat16), torch.float64),
+        (_autocast, torch.float64),
+        (_weights_too, torch.float64),
+        (_refusing, torch.float32),
+    ],
+)
+def test_the_proof_of_a_swap_goes_past_casts(
+    inside: Callable[[nn.Module, Tensor], Tensor], kind: torch.dtype
+) -> None:
+    model = _Casting(inside)
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    order = torch.randperm(16, generator=torch.Generator().manual_seed(0))
+    right = dict(state)
+    for name in ("first.weight", "first.bias", "gain"):
+        right[name] = state[name][order]
+    right["second.weight"] = state["second.weight"][:, order]
+    wrong = {**right, "gain": state["gain"]}
+    inputs = torch.randn(8, 6)
+    found = output_difference(model, state, right, inputs)
+    assert found.is_rounding
+    assert found.kind == kind
+    assert not output_difference(model, state, wrong, inputs).is_rounding
+    assert model.first.weight.dtype == torch.float32

@@ -256,7 +256,7 @@ def test_what_reads_the_graph_sees_the_weights_of_the_moment(kind: Callable[[], 
 def test_a_proof_compares_networks_that_have_forgotten(kind: Callable[[], nn.Module]) -> None:
     model = watched(kind, []).eval()
     one, other = (made(kind, seed) for seed in (0, 1))
-    off, _ = output_difference(model, one.state_dict(), other.state_dict(), IMAGES)
+    off, *_ = output_difference(model, one.state_dict(), other.state_dict(), IMAGES)
     fresh = [each.double().eval()(IMAGES.double()) for each in (one, other)]
     assert off == pytest.approx(float((fresh[0] - fresh[1]).detach().abs().max()), rel=1e-9)
 

@@ -30,7 +30,7 @@ class NetworkSettings(Settings):
     )
     num_classes: int | None = setting(None, "number of classes", low=1, shown=_FROM_FILE)
     input_shape: tuple[int, ...] = setting(
-        (), "shape C,H,W of an input where neither data nor checkpoint say it", low=1
+        (), "shape C,H,W of an input where neither data nor checkpoint say it", low=1, repeats=True
     )
     model_arg: tuple[str, ...] = setting((), "argument of the network's factory, key=value, comma-listed")
 

@@ -1,34 +1,71 @@
-"""The proof of a symmetry: the outputs of both state dicts, compared in float64."""
+"""The proof of a symmetry: the outputs of both state dicts, compared in float64 or the best that the network allows."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from modeconn_cli.engine.errors import InputError
 from modeconn_cli.engine.networks import weights
+from modeconn_cli.engine.networks.forward import forward
 from modeconn_cli.engine.networks.untouched import untouched_copy
+
+ORDER = 1e-9  # relative difference of outputs in float64 that the order of sums explains
+ROUNDINGS = 100  # the same in units of rounding of a narrower type
+
+
+class Difference(NamedTuple):
+    """max |f(x; changed) − f(x; original)| and max |f(x; original)| over a batch, NaN where outputs are.
+
+    `kind` is the narrowest type that a value was rounded to on the way.
+    """
+
+    off: float
+    scale: float
+    kind: torch.dtype = torch.float64
+
+    @property
+    def is_rounding(self) -> bool:
+        """Whether both are one function up to the order of its sums."""
+        relative = ORDER if self.kind == torch.float64 else ROUNDINGS * torch.finfo(self.kind).eps
+        return self.off <= relative * self.scale
 
 
 def output_difference(
     model: nn.Module, original: Mapping[str, Tensor], changed: Mapping[str, Tensor], inputs: Tensor
-) -> tuple[float, float]:
-    """(max |f(x; changed) − f(x; original)|, max |f(x; original)|) over a batch, in float64 and eval mode.
+) -> Difference:
+    """Compare both in eval mode. `model` gives the architecture and the device and is not changed.
 
-    Where the two are one function up to the order of its sums, the first is below 1e-9 times the second. NaN
-    outputs give NaN. `model` gives the architecture and the device and is not changed.
+    Casts to narrower types in the forward (a norm in float32, halves) are left out; a network that cannot do without,
+    whose cast is hidden from torch or that refuses float64, is compared in the type that it rounds to. Raises
+    InputError where its forward fails.
     """
-    worker = untouched_copy(model).double().eval()
-    device = next((tensor.device for tensor in weights.tensors_of(worker).values()), inputs.device)
-    inputs = inputs.to(device)
-    if inputs.is_floating_point():
-        inputs = inputs.double()
-    before = _outputs(worker, original, inputs)
-    after = _outputs(worker, changed, inputs)
-    return float((after - before).abs().max()), float(before.abs().max())
+    failed = None
+    for wide in (True, False):
+        worker = untouched_copy(model).eval()
+        if wide:
+            worker.double()
+        tensors = [t for t in weights.tensors_of(worker).values() if t.is_floating_point()] or [inputs]
+        place = inputs.to(tensors[0].device, tensors[0].dtype if inputs.is_floating_point() else None)
+        own = min((t.dtype for t in tensors), key=_digits)
+        try:
+            with _Wide(torch.float64 if wide else own) as casts:
+                before, after = (_outputs(worker, state, place) for state in (original, changed))
+        except InputError as error:
+            failed = failed or error
+            continue
+        return Difference(float((after - before).abs().max()), float(before.abs().max()), casts.narrowest)
+    assert failed is not None
+    raise failed
+
+
+def _digits(kind: torch.dtype) -> float:
+    return -torch.finfo(kind).eps
 
 
 def _outputs(worker: nn.Module, state: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
@@ -39,6 +76,38 @@ def _outputs(worker: nn.Module, state: Mapping[str, Tensor], inputs: Tensor) -> 
         raise InputError(f"{differ[0]} is {'missing' if differ[0] in full else 'not in the model'}")
     weights.load(worker, state)
     with torch.no_grad():
-        outputs = worker(inputs)
+        outputs = forward(worker, inputs)
     tensors = [leaf for leaf in pytree.tree_leaves(outputs) if isinstance(leaf, Tensor)]
     return torch.cat([tensor.double().flatten() for tensor in tensors])
+
+
+class _Wide(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Keeps what is computed from values of type `kind` in that type, and sees what becomes narrower all the same."""
+
+    def __init__(self, kind: torch.dtype) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.narrowest = self._kind = kind
+
+    def __torch_dispatch__(
+        self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = dict(kwargs or {})
+        wide = any(t.dtype == self._kind for t in _floats((args, kwargs)))
+        if wide and self._is_narrower(kwargs.get("dtype")):
+            kwargs["dtype"] = self._kind
+        out = func(*args, **kwargs)
+        if wide:
+            kinds = [tensor.dtype for tensor in _floats(out) if self._is_narrower(tensor.dtype)]
+            self.narrowest = min([self.narrowest, *kinds], key=_digits)
+        return out
+
+    def _is_narrower(self, kind: Any) -> bool:
+        return (
+            isinstance(kind, torch.dtype) and kind.is_floating_point and _digits(kind) < _digits(self._kind)
+        )
+
+
+def _floats(values: Any) -> list[Tensor]:
+    return [
+        leaf for leaf in pytree.tree_leaves(values) if isinstance(leaf, Tensor) and leaf.is_floating_point()
+    ]
