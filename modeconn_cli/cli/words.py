@@ -16,11 +16,26 @@ TRUE, FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 def parse(spec: Spec, text: str | list[str]) -> Any:
     """The value that `text` means for a setting. Raises SettingsError without the name of its source."""
     if spec.many:
-        items = text if isinstance(text, list) else text.split(",")
+        items = text if isinstance(text, list) else _items(text)
         return tuple(_one(spec, item.strip()) for item in items if item.strip())
     if isinstance(text, list):
         raise SettingsError("takes a single value, got a list")
     return _one(spec, text)
+
+
+def _items(text: str) -> list[str]:
+    """The parts of a comma-listed text; commas in brackets or quotes do not separate: `depths=(2, 2),name='a,b'`."""
+    items, depth, quote = [""], 0, ""
+    for letter in text:
+        if letter == "," and not depth and not quote:
+            items.append("")
+            continue
+        items[-1] += letter
+        if quote or letter in "'\"":
+            quote = "" if letter == quote else quote or letter
+        else:
+            depth = max(depth + (letter in "([{") - (letter in ")]}"), 0)
+    return items if not depth and not quote else text.split(",")  # a lone quote is a letter like any other
 
 
 def _one(spec: Spec, text: str) -> Any:

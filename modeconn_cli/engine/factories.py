@@ -21,9 +21,18 @@ _OURS = str(Path(__file__).parents[1]) + os.sep
 
 
 def arguments(words: Iterable[str], flag: str) -> dict[str, Any]:
-    """`key=value` words as keyword arguments; values are read as Python literals, else as text."""
+    """`key=value` words as keyword arguments; values are read as Python literals, else as text.
+
+    `depths=2`, `2`, `6` is one value, a tuple that was listed with commas like the words themselves.
+    """
     out: dict[str, Any] = {}
+    whole: list[str] = []
     for word in words:
+        if whole and "=" not in word and _is_literal(listed := f"{whole[-1]},{word}"):
+            whole[-1] = listed
+        else:
+            whole.append(word)
+    for word in whole:
         key, equals, text = word.partition("=")
         if not equals or not key.isidentifier():
             raise SettingsError(f"{flag}: '{word}' is not key=value")
@@ -34,6 +43,14 @@ def arguments(words: Iterable[str], flag: str) -> dict[str, Any]:
         except (ValueError, SyntaxError):
             out[key] = text
     return out
+
+
+def _is_literal(word: str) -> bool:
+    try:
+        ast.literal_eval(word.partition("=")[2])
+    except (ValueError, SyntaxError):
+        return False
+    return True
 
 
 def words_of(args: Mapping[str, Any]) -> tuple[str, ...]:

@@ -10,11 +10,14 @@ import pytest
 import torch
 from torch import nn
 
+from modeconn_cli.cli.words import parse
 from modeconn_cli.engine.errors import SettingsError
+from modeconn_cli.engine.factories import arguments, words_of
 from modeconn_cli.engine.networks import models, weights
 from modeconn_cli.engine.networks.checkpoints import About
 from modeconn_cli.engine.networks.models import Architecture
 from modeconn_cli.engine.registry import MODELS
+from modeconn_cli.engine.settings.base import specs
 from modeconn_cli.engine.settings.shared import ModelSettings
 
 DATA = Path(__file__).parent.parent / "data"
@@ -130,6 +133,23 @@ def test_an_unknown_model_is_named_with_the_closest_one() -> None:
 def test_a_factory_named_by_a_checkpoint_is_not_imported() -> None:
     with pytest.raises(SettingsError, match="would run code"):
         models.architecture(ModelSettings(), About(model="os:abort", num_classes=1))
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("depths=2,2,6,2", {"depths": (2, 2, 6, 2)}),
+        ("depths=(2, 2, 6),width=4", {"depths": (2, 2, 6), "width": 4}),
+        ("size=[1,2],name='a,b',on=true", {"size": [1, 2], "name": "a,b", "on": True}),
+        ("act=gelu,windows={'a': (1, 2)}", {"act": "gelu", "windows": {"a": (1, 2)}}),
+        ("quote=it's,b=1", {"quote": "it's", "b": 1}),
+    ],
+)
+def test_arguments_may_hold_commas(typed: str, meant: dict[str, object]) -> None:
+    spec = next(spec for spec in specs(ModelSettings) if spec.name == "model_arg")
+    settings = ModelSettings(model_arg=parse(spec, typed))
+    assert arguments(settings.model_arg, "--model-arg") == meant
+    assert arguments(words_of(meant), "--model-arg") == meant
 
 
 def test_an_unknown_model_argument_is_named() -> None:

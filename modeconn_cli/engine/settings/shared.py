@@ -32,7 +32,9 @@ class NetworkSettings(Settings):
     input_shape: tuple[int, ...] = setting(
         (), "shape C,H,W of an input where neither data nor checkpoint say it", low=1, repeats=True
     )
-    model_arg: tuple[str, ...] = setting((), "argument of the network's factory, key=value, comma-listed")
+    model_arg: tuple[str, ...] = setting(
+        (), "argument of the network's factory, key=value, comma-listed", repeats=True
+    )
 
     @property
     def sources(self) -> tuple[Path, ...]:
@@ -71,7 +73,7 @@ class DataSettings(Settings):
         canonical=canonical_dataset,
     )
     data_path: Path | None = setting(None, "folder of the data", change="free", machine=True)
-    data_arg: tuple[str, ...] = setting((), "argument of the data set, key=value, comma-listed")
+    data_arg: tuple[str, ...] = setting((), "argument of the data set, key=value, comma-listed", repeats=True)
     use_test: bool = setting(True, "evaluate on the test images; --no-use-test: on the validation images")
     val_size: int | None = setting(
         None,
