@@ -14,8 +14,9 @@ from modeconn_cli.engine import names, symmetry
 from modeconn_cli.engine.commands.l2.network import Network
 from modeconn_cli.engine.errors import InputError
 from modeconn_cli.engine.machine.runtime import Runtime
-from modeconn_cli.engine.networks import distances, graph, subject
+from modeconn_cli.engine.networks import distances, graph, subject, weights
 from modeconn_cli.engine.networks.distances import Distance
+from modeconn_cli.engine.networks.subject import Subject
 from modeconn_cli.engine.results.fingerprints import identify, sha256
 from modeconn_cli.engine.settings.l2 import L2Settings
 from modeconn_cli.engine.symmetry import Symmetry
@@ -106,14 +107,14 @@ class Permutations:
         """What is compared of a network, with its last swaps undone."""
         if not steps:
             return network.weights
-        found = self._found(network)
-        state: Mapping[str, Tensor] = network.checkpoint.state
+        opened = subject.open_networks([network.checkpoint], self._settings, self._runtime, "no data")
+        found, state = self._found(opened), opened.checkpoints[0].state
         for step in steps:
             state = symmetry.permute(state, permutations.orders_to_first(step, found))
-        return {name: state[name] for name in network.weights}
+        named = weights.named_as(state, network.checkpoint.whole)
+        return {name: named[name] for name in network.weights}
 
-    def _found(self, network: Network) -> Symmetry:
-        opened = subject.open_networks([network.checkpoint], self._settings, self._runtime, "no data")
+    def _found(self, opened: Subject) -> Symmetry:
         key = repr(opened.arch)
         if key not in self._symmetries:
             self._symmetries[key] = symmetry.find(graph.trace(opened.model.cpu(), opened.arch.input_shape))

@@ -6,6 +6,7 @@ import copy
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,8 @@ def distance(first: PythonNetwork, second: PythonNetwork) -> Distance:
     module = next((each for each in given if isinstance(each, nn.Module)), None)
     named = [] if module is None else [name for name, _ in module.named_parameters()]
     networks = {label: _compared(each, label, named) for label, each in zip(pair, given, strict=True)}
+    one, other = networks.values()
+    networks[pair[1]] = replace(other, weights=weights.named_as(other.weights, one.weights))
     found, failed = weight_space.measure(networks, [pair])
     if failed:
         raise failed[pair]
@@ -52,8 +55,8 @@ def _compared(given: PythonNetwork, label: str, named: Sequence[str]) -> Network
     if isinstance(opened, nn.Module):
         own = _parameters(opened)
         return Network(Checkpoint(Path(label), "module", own), own)
-    if named and set(named) <= set(opened.state):
-        return Network(opened, {name: opened.state[name] for name in named})
+    if named and set(named) <= set(state := weights.named_as(opened.state, dict.fromkeys(named))):
+        return Network(opened, {name: state[name] for name in named})
     bare = isinstance(given, Mapping)
     return Network(opened, weights.parameters_in(opened.state) if bare else opened.parameters())
 
@@ -76,7 +79,8 @@ def weighted(first: PythonNetwork, second: PythonNetwork, data: Data, kind: Kind
     if kind == "empirical" and isinstance(data, Tensor):
         raise InputError("inputs alone have no labels", "pass batches of (inputs, labels), or kind='true'")
     one, other = _modules(first, second)
-    a, b = _parameters(one), _parameters(other)
+    a = _parameters(one)
+    b = weights.named_as(_parameters(other), a)
     weights.check_alike(a, b, "the first", "the second")
     information: list[DiagonalFisher] = []
     with _ready(one, other) as place:
@@ -87,7 +91,8 @@ def weighted(first: PythonNetwork, second: PythonNetwork, data: Data, kind: Kind
                     information.append(DiagonalFisher(model, tuple(batch.images.shape[1:]), kind, seed))
                 check_labels(batch.labels, classes)
                 information[k].add(batch.images, batch.labels, batch.ids)
-    halves = (math.fsum(sums.weighted(a, b, found.information()).values()) / 2 for found in information)
+    named = (weights.named_as(found.information(), a) for found in information)
+    halves = (math.fsum(sums.weighted(a, b, each).values()) / 2 for each in named)
     return math.sqrt(sum(halves))
 
 
