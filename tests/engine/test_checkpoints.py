@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from modeconn_cli.engine.errors import InputError
 from modeconn_cli.engine.networks import checkpoints, weights
+from modeconn_cli.engine.results.records import InputFile
 
 STATE = {"conv.weight": torch.arange(8.0).reshape(2, 1, 2, 2), "conv.bias": torch.tensor([0.5, -0.5])}
 
@@ -369,3 +370,30 @@ def test_all_mismatches_with_a_model_are_counted_and_five_shown() -> None:
         "3.weight: not in the model"
     )
     assert "--num-classes" in error.hint
+
+
+# The entry of one file --------------------------------------------------------------------------------------
+
+
+def test_a_path_can_say_the_entry(tmp_path: Path) -> None:
+    ema = {name: 2 * tensor for name, tensor in STATE.items()}
+    path = saved(tmp_path / "checkpoint-7.pt", {"model": STATE, "trainer": {"ema": {"state": ema}}})
+    found = checkpoints.read(Path(f"{path}::trainer.ema.state"), state_key="model")
+    assert same(found.state, ema)
+    assert (found.epoch, found.layout) == (7, "trainer.ema.state")
+    error = refusal(lambda: checkpoints.read(Path(f"{path}::other")))
+    assert error.message == f"'{path}' has no state dict under 'other'"
+    assert (
+        refusal(lambda: checkpoints.read(tmp_path / "no.pt::x")).message
+        == f"'{tmp_path}/no.pt' does not exist"
+    )
+    named = saved(tmp_path / "checkpoint-7.pt::model", {"model": ema})  # a file of that name is itself
+    assert same(checkpoints.read(named).state, ema)
+
+
+def test_entries_of_a_file_are_several_inputs(tmp_path: Path) -> None:
+    path = saved(tmp_path / "a.pt", {"model": STATE, "ema": STATE})
+    one, two = (InputFile.of(Path(f"{path}::{entry}")).fields() for entry in ("model", "ema"))
+    assert one["path"].endswith("a.pt::model")
+    assert two["hashed"] == "file and 'ema'"
+    assert len({one["sha256"], two["sha256"], InputFile.of(path).content.sha256}) == 3

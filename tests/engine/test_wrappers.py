@@ -276,3 +276,43 @@ def test_a_network_with_parts_called_model_and_module_is_read(mcx, own, tmp_path
         done = mcx("swap", "--checkpoint", path, "--output", f"own_s{k}.pt", *words[:4])
         assert done.code == 0, done.err
         assert checkpoints.read(Path(f"own_s{k}.pt")).state.keys() == state.keys()
+
+
+def test_every_command_takes_the_entry_of_a_file(mcx, own, tmp_path: Path) -> None:
+    a, b = own
+    for epoch in (1, 2):
+        content = {"model": a, "trainer": {"ema": b}, "epoch": epoch}
+        save(tmp_path / f"both/checkpoint-{epoch}.pt", content)  # type: ignore[arg-type]
+    plain, file = save(tmp_path / "b.pt", b), Path("both/checkpoint-1.pt")
+    ema = f"{file}::trainer.ema"
+    done = mcx("l2", plain, ema, "--state-key", ".", "--json")
+    found = json.loads(done.out)
+    assert (found["total_l2"], found["checkpoint2"]) == (0, ema)
+    assert found["provenance"]["inputs"][1]["path"] == ema
+    assert "are the same file" not in mcx("l2", file, ema).err
+    many = json.loads(mcx("l2", file, ema, plain, "--pairs", "all", "--output-dir", "many", "--json").out)
+    assert list(many["checkpoints"]) == ["checkpoint-1", "checkpoint-1.trainer.ema", "b"]
+    assert mcx("l2", f"e={ema}", plain, "both/checkpoint-*.pt::trainer.ema", "--json").code == 0
+    done = mcx("swap", "--checkpoint", ema, "--output", "s.pt", *MODEL[:4])
+    assert done.code == 0, done.err
+    assert json.loads(Path("s_metadata.json").read_text())["original_checkpoint"] == ema
+    done = mcx("l2", ema, "s.pt", "--modulo-permutation", "--json", *MODEL[:4])
+    assert json.loads(done.out)["modulo_permutation"]["total_l2"] == 0
+    assert mcx("swap", "--checkpoint", ema, "--output", file, *MODEL[:4]).code == 5
+    words = ("--grad", "none", *MODEL)
+    assert mcx("csl", "score", "--checkpoint", ema, "--output-dir", "csl", *words).code == 0
+    done = mcx("csl", "score", "--checkpoint", f"{file}::model", "--output-dir", "csl", *words)
+    assert (done.code, "is not the checkpoint" in done.err) == (3, True)
+    assert (
+        mcx("csl", "score", "--checkpoint-dir", "both::trainer.ema", "--output-dir", "all", *words).code == 0
+    )
+    assert len(list(Path("all").glob("loss_digits_*"))) == 2
+    ends = ("--endpoint0", f"{file}::model", "--endpoint1", ema)
+    done = mcx("curve", "train", *ends, "--epochs", "1", "--output-dir", "c", *MODEL)
+    assert done.code == 0, done.err
+    assert ema in Path("c/checkpoints/endpoint_l2_distance.txt").read_text()
+    done = mcx(
+        "lmc", "interpolate", f"{file}::model", ema, "--num-alphas", "3", "--output-dir", "line", *MODEL
+    )
+    assert done.code == 0, done.err
+    assert json.loads(mcx("info", ema, "--json").out)["layout"] == "trainer.ema"

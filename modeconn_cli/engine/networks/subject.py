@@ -312,7 +312,7 @@ def _candidates(settings: ModelSettings) -> list[Path]:
         # A run speaks by the first checkpoint that is scored.
         alone = isinstance(settings, ScoringSettings)
         words = tuple(path for paths in meant for path in (paths[:1] if alone else paths))
-    return [path for path in words if path.is_file()]
+    return [path for path in words if names.file_of(path).is_file()]
 
 
 def deciding(read: Sequence[Checkpoint]) -> Checkpoint:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from modeconn_cli.engine import names
 from modeconn_cli.engine.errors import SettingsError
 from modeconn_cli.engine.settings.base import setting, without_effect
 from modeconn_cli.engine.settings.scoring import EpochSettings
@@ -123,7 +124,8 @@ def label_and_path(word: Path) -> tuple[str, Path]:
     A word is `label=path` only where no file has that whole name, and one has the rest or a folder stands before it.
     """
     before, equals, after = str(word).partition("=")
-    meant = os.path.lexists(after) or "/" in after  # of a file that is not there it is a label all the same
-    if equals and before and "/" not in before and meant and not os.path.lexists(word):
+    # Of a file that is not there it is a label all the same.
+    meant = "/" in after or os.path.lexists(names.file_of(Path(after)))
+    if equals and before and "/" not in before and meant and not os.path.lexists(names.file_of(word)):
         return before, Path(after)
     return "", word

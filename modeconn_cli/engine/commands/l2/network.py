@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from modeconn_cli.engine import names
 from modeconn_cli.engine.errors import InputError
 from modeconn_cli.engine.machine.runtime import Runtime
 from modeconn_cli.engine.networks import checkpoints, subject, weights
@@ -110,6 +111,7 @@ def mapped(path: Path, state_key: str | None = None) -> Checkpoint:
 def _stamp(path: Path) -> tuple[object, ...]:
     """Identity, size and time of a file, and of those that an index names."""
     try:
+        path = names.file_of(path)
         parts = [path, *(shards.shards(path) if shards.is_index(path) else [])]
         return tuple((s.st_ino, s.st_size, s.st_mtime_ns) for s in (part.stat() for part in parts))
     except (OSError, InputError):

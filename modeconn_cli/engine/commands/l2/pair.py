@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
+from modeconn_cli.engine import names
 from modeconn_cli.engine.commands.l2 import permuted
 from modeconn_cli.engine.commands.l2.network import Network
 from modeconn_cli.engine.commands.l2.permuted import Permuted
@@ -107,7 +108,8 @@ def check_alone(result: L2Result | InputError, runtime: Runtime) -> L2Result:
     first, second = result.networks
     if result.settings.modulo_permutation and result.permuted is None:
         raise permuted.missing(first, second)
-    if first.path.samefile(second.path):
+    (file, entry), (other, its) = (names.file_and_entry(network.path) for network in (first, second))
+    if file.samefile(other) and entry == its:
         runtime.warn("the two checkpoints are the same file")
     elif result.distance.total_l2 == 0:
         runtime.warn("the two checkpoints hold the same weights")

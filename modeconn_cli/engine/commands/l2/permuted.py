@@ -15,6 +15,7 @@ from modeconn_cli.engine.commands.l2.network import Network
 from modeconn_cli.engine.errors import InputError
 from modeconn_cli.engine.machine.runtime import Runtime
 from modeconn_cli.engine.networks import distances, graph, subject, weights
+from modeconn_cli.engine.networks.checkpoints import STATE
 from modeconn_cli.engine.networks.distances import Distance
 from modeconn_cli.engine.networks.subject import Subject
 from modeconn_cli.engine.results.fingerprints import identify, sha256
@@ -51,7 +52,7 @@ def lineage(path: Path) -> list[Made]:
         beside = None if where is None else metadata_of(where)
         said = None if beside is None else permutations.read_metadata(beside)
         # An original's metadata says no hash.
-        if where and said and said.get("checkpoint_sha256") not in (None, sha256(where)):
+        if where and said and said.get("checkpoint_sha256") not in (None, sha256(names.file_of(where))):
             if not out:
                 raise InputError(f"'{beside}' is the metadata of another file than '{path}'", "swap it again")
             said = beside = None  # the original has been replaced since: its own history is not this one's
@@ -65,14 +66,17 @@ def lineage(path: Path) -> list[Made]:
 
 def metadata_of(path: Path) -> Path | None:
     """The metadata beside a file, or beside what a link leads to."""
-    beside = (names.swap_metadata(place) for place in (path, path.resolve()))
+    file, entry = names.file_and_entry(path)
+    if entry not in (None, STATE):  # the metadata is of the weights that the swap wrote
+        return None
+    beside = (names.swap_metadata(place) for place in (file, file.resolve()))
     return next((found for found in beside if found.is_file()), None)
 
 
 def _original(said: Mapping[str, Any]) -> tuple[str, Path | None]:
     """Content and place of the network that a swap began with; by the file that is there where nothing else says."""
     path = Path(str(said.get("original_checkpoint", ""))).expanduser()
-    there = path if path.is_file() else None
+    there = path if names.file_of(path).is_file() else None
     with contextlib.suppress(KeyError, IndexError, TypeError):
         recorded = said["provenance"]["inputs"][0]["sha256"]
         if isinstance(recorded, str):

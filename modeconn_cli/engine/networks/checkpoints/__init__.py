@@ -24,7 +24,7 @@ from modeconn_cli.engine.networks.checkpoints.about import About
 from modeconn_cli.engine.networks.weights import STATISTICS, buffers_in, distinct, one_thread, shortened
 from modeconn_cli.engine.results import shards
 
-__all__ = ["About", "Checkpoint", "check_finite", "content", "finite", "read"]
+__all__ = ["STATE", "About", "Checkpoint", "check_finite", "content", "finite", "read"]
 
 STATE = "model_state"  # the entry of the files we write that holds a network's weights
 OPTIMIZER_KEYS = ("optimizer_state", "optimizer_state_dict", "optim_state", "optimizer")
@@ -100,10 +100,14 @@ def read(
 ) -> Checkpoint:
     """Read a checkpoint after checking its bytes. Raises InputError for everything that is wrong with it.
 
+    The entry that the path says (`A.pt::ema`) is its weights, before `state_key`.
+
     With `mapped` the tensors are pages of the file (`integrity.load`); values are then left to `check_finite`, as
     looking at them would read the file twice.
     """
-    content: Any = _shards(path, mapped) if shards.is_index(path) else integrity.load(path, mapped=mapped)
+    file, own = names.file_and_entry(path)
+    content: Any = _shards(file, mapped) if shards.is_index(file) else integrity.load(file, mapped=mapped)
+    state_key = own or state_key
     allow_nonfinite = allow_nonfinite or mapped
     if not isinstance(content, dict):
         raise InputError(f"'{path}' holds a {type(content).__name__}, expected a state dict")
@@ -115,7 +119,7 @@ def read(
         tensors = {f"point {k}: {n}": t for k, point in enumerate(points) for n, t in point.items()}
         _check_tensors(tensors, path, None if allow_nonfinite else ())
         return Checkpoint(path, "curve", {}, _epoch(content, path), None, about, content)
-    found = entry.find(content, path, state_key)
+    found = entry.find(content, file, state_key)
     key, parts = found.key, weights.WRAPPERS if LIGHTNING in content else weights.OF_TORCH
     names_, prefix = weights.without_prefix(found.tensors, parts)
     state = dict(zip(names_, found.tensors.values(), strict=True))
