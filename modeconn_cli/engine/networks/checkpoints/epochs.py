@@ -10,6 +10,7 @@ from pathlib import Path
 from modeconn_cli.engine import names
 from modeconn_cli.engine.errors import InputError, SettingsError
 from modeconn_cli.engine.machine.runtime import Runtime
+from modeconn_cli.engine.networks.checkpoints import integrity
 from modeconn_cli.engine.settings.scoring import EpochSettings
 
 
@@ -71,6 +72,7 @@ def in_folder(folder: Path, run_idx: int | None = None) -> dict[int, Path]:
     folder, entry = names.file_and_entry(folder)
     if not folder.is_dir():
         raise InputError(f"'{folder}' is not a folder", "pass the folder that holds checkpoint-<epoch>.pt")
+    integrity.check_gathered(folder)
     runs = {run for path in folder.iterdir() if (run := names.run_of(path)) is not None}
     if len(runs) > 1 and run_idx is None:
         raise SettingsError(
