@@ -21,6 +21,7 @@ from modeconn_cli.engine.paths.path import Kind, WeightPath
 from modeconn_cli.engine.settings.shared import ModelSettings
 
 BUFFERS = ("buffers", "end_buffers")  # entries of a file: endpoint 0's and endpoint 1's
+ENTRIES = ("control_points", *BUFFERS, "extra_state", "curve", "num_bends", "foreign")
 
 
 @dataclass(frozen=True)
@@ -75,8 +76,21 @@ def read(
         points=[dict(point) for point in content["control_points"]],
         buffers=tuple(content[name] for name in BUFFERS if name in content),
         about=checkpoint.about,
+        foreign=content.get("foreign") is True,
         extra=content.get("extra_state", {}),
     )
+
+
+def content(curve: CurveFile) -> dict[str, Any]:
+    """The entries of a file of ours that hold a curve."""
+    return {
+        "control_points": curve.points,
+        **dict(zip(BUFFERS, curve.buffers, strict=False)),
+        "extra_state": dict(curve.extra),
+        "curve": curve.kind,
+        "num_bends": len(curve.points),
+        **({"foreign": True} if curve.foreign else {}),
+    }
 
 
 def _check(content: Mapping[str, Any], path: Path) -> None:
