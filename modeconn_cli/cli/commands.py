@@ -8,6 +8,7 @@ COMMANDS: dict[str, str] = {
     "train": "Train networks, one per seed.",
     "swap": "Exchange neurons and prove that nothing else changes.",
     "l2": "Measure how far apart checkpoints are.",
+    "convert": "Write a network or a curve in another layout.",
     "curve train": "Train a curve between two networks.",
     "curve eval": "Evaluate a curve or a straight line.",
     "curve analyze": "Measure how far each layer moves.",

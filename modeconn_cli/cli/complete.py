@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from modeconn_cli.cli.commands import COMMANDS, DISPLAY, GROUPS, first_words, inside, named
+from modeconn_cli.engine.names import file_of
 from modeconn_cli.engine.registry import DATASETS, FOLDERS, LIBRARIES, MODELS
 from modeconn_cli.engine.settings.base import Settings, specs
 
@@ -68,7 +69,8 @@ def _values(command: str, words: list[str], current: str) -> list[str]:
     if spec is None:
         return [choice for s in known if s.positional for choice in s.choices]
     if spec.name == "layer_name":
-        return _layers(_typed(words, "--checkpoint"))
+        typed = _typed(words, "--checkpoint")
+        return _layers(None if typed is None else file_of(typed))
     return list(spec.choices) or KNOWN.get(spec.name, [])
 
 

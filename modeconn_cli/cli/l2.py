@@ -27,9 +27,11 @@ if TYPE_CHECKING:
     from modeconn_cli.engine.commands.l2 import L2ManyResult, L2Result
     from modeconn_cli.engine.commands.l2.summary import SummaryRow
     from modeconn_cli.engine.commands.l2.trajectory import Waypoint
+    from modeconn_cli.engine.commands.l2.weight_space import LeftOut
 
 app = typer.Typer()
 
+LISTED = 20  # tensors of a kind that were left out; the JSON has all
 PAIRS = 60  # in a table; the others are in the files
 
 
@@ -62,6 +64,7 @@ def many_table(result: L2ManyResult) -> list[Block]:
         "kl": ("KL", number),
         "logit_distance": ("logits", number),
         "modulo_permutation": ("modulo swap", number),
+        "left_out": ("left out", lambda value: "n/a" if value is None else f"{value:,}"),
         "status": ("status", str),
     }
     shown, omitted = ends(result.pairs, PAIRS, "pairs")
@@ -129,7 +132,23 @@ def table(result: L2Result) -> list[Block]:
         parts.append(Lines(("Further distances:", *lines)))
     if metrics != ("functional",):
         parts.append(layers_block(distance, result.settings.show_top_k, result.settings.order))
+    if result.left_out is not None:
+        parts.append(_left_out(result.left_out))
     return parts
+
+
+def _left_out(found: LeftOut) -> Lines:
+    """What --common did not compare, a line per tensor up to LISTED of a kind."""
+    kinds = [
+        ("only in the first", list(found.only_first)),
+        ("only in the second", list(found.only_second)),
+        ("of two shapes", [f"{name} {a} and {b}" for name, (a, b) in found.shapes.items()]),
+    ]
+    lines = [f"Left out ({found.count} tensors):"]
+    for title, names in kinds:
+        more = [f"… and {len(names) - LISTED:,} more"] if len(names) > LISTED else []
+        lines += [f"  {title}: {name}" for name in [*names[:LISTED], *more]]
+    return Lines(tuple(lines))
 
 
 def _samples(result: L2Result, metric: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -38,6 +39,30 @@ _EPOCHS = tuple(
 )
 
 
+ENTRY = "::"  # between a checkpoint's file and the entry that holds the weights: A.pt::trainer.ema
+
+
+def file_and_entry(path: Path) -> tuple[Path, str | None]:
+    """The file that a path to a checkpoint means, and the entry of it, None where the path says none.
+
+    A file that has the whole name is meant itself.
+    """
+    file, mark, entry = str(path).rpartition(ENTRY)
+    if not (mark and file and entry) or os.path.lexists(path):
+        return path, None
+    return Path(file), entry
+
+
+def file_of(path: Path) -> Path:
+    """The file that a path to a checkpoint means, without the entry."""
+    return file_and_entry(path)[0]
+
+
+def with_entry(file: Path, entry: str | None) -> Path:
+    """A path that means an entry of a file, the file itself where there is None."""
+    return file if entry is None else Path(f"{file}{ENTRY}{entry}")
+
+
 def checkpoint(epoch: int) -> str:
     """`checkpoint-<epoch>.pt`, epoch = number of epochs completed."""
     return f"checkpoint-{epoch}.pt"
@@ -53,7 +78,8 @@ def task(number: int) -> str:
 
 def epoch_of(path: Path) -> int | None:
     """The epoch that a checkpoint's file name says, None where it says none."""
-    found = next((match for pattern in _EPOCHS if (match := pattern.fullmatch(path.name))), None)
+    name = file_of(path).name
+    found = next((match for pattern in _EPOCHS if (match := pattern.fullmatch(name))), None)
     return int(found[1]) if found else None
 
 
@@ -66,13 +92,14 @@ _NOISE = re.compile(r".+_noise_(\d+(?:\.\d+)?)\.ckpt")
 
 def run_of(path: Path) -> int | None:
     """The number of the run that a checkpoint's file name says, None where it says none."""
-    found = next((match for pattern in _RUNS if (match := pattern.fullmatch(path.name))), None)
+    name = file_of(path).name
+    found = next((match for pattern in _RUNS if (match := pattern.fullmatch(name))), None)
     return int(found[1]) if found else None
 
 
 def noise_of(path: Path) -> float | None:
     """The noise level that a checkpoint's file name says, None where it says none."""
-    found = _NOISE.fullmatch(path.name)
+    found = _NOISE.fullmatch(file_of(path).name)
     return float(found[1]) if found else None
 
 

@@ -209,3 +209,39 @@ def test_an_index_that_names_what_no_file_holds_is_refused(mcx: Callable, tmp_pa
     index.write_text(json.dumps({"weight_map": {"w": "m.safetensors", "ghost": "m.safetensors"}}))
     done = mcx("l2", index, index)
     assert (done.code, "names 'ghost', which none of its files holds" in done.err) == (3, True)
+
+
+def test_common_compares_what_both_have_and_lists_the_rest(mcx, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    body = [{"b.weight": torch.randn(4, 3), "b.bias": torch.randn(4)} for _ in range(2)]
+    a = {**body[0], "head.weight": torch.randn(10, 4), "old": torch.ones(2)}
+    b = {**body[1], "head.weight": torch.randn(7, 4), "new": torch.ones(3)}
+    c = {"other": torch.ones(1)}
+    wrapped = {f"module.{name.replace('b.', 'b._orig_mod.')}": tensor for name, tensor in b.items()}
+    paths = [tmp_path / f"{name}.pt" for name in "abc"]
+    for path, state in zip(paths, (a, wrapped, c), strict=True):
+        torch.save(state, path)
+    first, second, third = paths
+    assert mcx("l2", first, second).code == 3
+    done = mcx("l2", first, second, "--common", "--metric", "l2,cosine", "--output", tmp_path / "x.json")
+    assert done.code == 0, done.err
+    for line in (
+        "Left out (3 tensors):",
+        "  only in the first: old",
+        "  only in the second: new",
+        "  of two shapes: head.weight (10, 4) and (7, 4)",
+    ):
+        assert line in done.out.splitlines()
+    found = json.loads((tmp_path / "x.json").read_text())
+    flat = [torch.cat([s[n].double().flatten() for n in ("b.weight", "b.bias")]) for s in (a, b)]
+    assert found["total_l2"] == pytest.approx(float((flat[0] - flat[1]).norm()), rel=1e-12)
+    assert found["total_params"] == 16
+    assert found["left_out"] == {
+        "only_first": ["old"], "only_second": ["new"], "shapes": {"head.weight": [[10, 4], [7, 4]]},
+    }  # fmt: skip
+    assert "no tensor of one name and shape" in mcx("l2", first, third, "--common").err
+    many = json.loads(mcx("l2", *paths, "--common", "--pairs", "all", "--json").out)
+    assert [row["left_out"] for row in many["pairs"]] == [3, None, None]
+    assert [row["status"] == "ok" for row in many["pairs"]] == [True, False, False]
+    assert mcx("l2", first, second, "--common", "--metric", "functional").code == 2
+    assert "--model has no effect with --common" in mcx("l2", first, second, "--common", "--model", "mlp").err

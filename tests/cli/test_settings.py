@@ -64,6 +64,7 @@ MISSING: dict[str, tuple[str, str]] = {
     "animate": ("no layer distances", "pass --data FILE.npz, a file of mcx curve analyze"),
     "animate --data d.npz": ("no file for the result", "pass --output FILE.gif"),
     "info": ("no checkpoint", "mcx info FILE"),
+    "convert": ("no checkpoint", "mcx convert FILE --layout … --output FILE"),
     "status": ("no folder", "mcx status DIR"),
     "completion": ("which shell?", "mcx completion bash, zsh or fish"),
 }  # fmt: skip

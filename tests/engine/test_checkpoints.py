@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import argparse
+import collections
+import datetime
+import decimal
+import enum
+import fractions
 import json
+import types
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -15,6 +23,8 @@ from torch import Tensor, nn
 
 from modeconn_cli.engine.errors import InputError
 from modeconn_cli.engine.networks import checkpoints, weights
+from modeconn_cli.engine.networks.checkpoints import epochs
+from modeconn_cli.engine.results.records import InputFile
 
 STATE = {"conv.weight": torch.arange(8.0).reshape(2, 1, 2, 2), "conv.bias": torch.tensor([0.5, -0.5])}
 
@@ -369,3 +379,94 @@ def test_all_mismatches_with_a_model_are_counted_and_five_shown() -> None:
         "3.weight: not in the model"
     )
     assert "--num-classes" in error.hint
+
+
+# The entry of one file --------------------------------------------------------------------------------------
+
+
+def test_a_path_can_say_the_entry(tmp_path: Path) -> None:
+    ema = {name: 2 * tensor for name, tensor in STATE.items()}
+    path = saved(tmp_path / "checkpoint-7.pt", {"model": STATE, "trainer": {"ema": {"state": ema}}})
+    found = checkpoints.read(Path(f"{path}::trainer.ema.state"), state_key="model")
+    assert same(found.state, ema)
+    assert (found.epoch, found.layout) == (7, "trainer.ema.state")
+    error = refusal(lambda: checkpoints.read(Path(f"{path}::other")))
+    assert error.message == f"'{path}' has no state dict under 'other'"
+    assert (
+        refusal(lambda: checkpoints.read(tmp_path / "no.pt::x")).message
+        == f"'{tmp_path}/no.pt' does not exist"
+    )
+    named = saved(tmp_path / "checkpoint-7.pt::model", {"model": ema})  # a file of that name is itself
+    assert same(checkpoints.read(named).state, ema)
+
+
+def test_entries_of_a_file_are_several_inputs(tmp_path: Path) -> None:
+    path = saved(tmp_path / "a.pt", {"model": STATE, "ema": STATE})
+    one, two = (InputFile.of(Path(f"{path}::{entry}")).fields() for entry in ("model", "ema"))
+    assert one["path"].endswith("a.pt::model")
+    assert two["hashed"] == "file and 'ema'"
+    assert len({one["sha256"], two["sha256"], InputFile.of(path).content.sha256}) == 3
+
+
+# Other values than tensors -----------------------------------------------------------------------------------
+
+
+class Colour(enum.Enum):
+    RED = 1
+
+
+BESIDE: dict[str, Any] = {
+    "version of torch": torch.torch_version.TorchVersion("2.1.0"),
+    "namespace": types.SimpleNamespace(lr=0.1, nested=argparse.Namespace(a=1)),
+    "times": [datetime.datetime.now(datetime.UTC), datetime.date(2026, 1, 1), datetime.time(1), datetime.timedelta(1)],
+    "frozen set": frozenset({1, "a"}),
+    "queue": collections.deque([1, [2]], maxlen=3),
+    "maps": [collections.ChainMap({"a": 1}), collections.UserDict(a=1), collections.UserList([1])],
+    "path": Path("a/b"),
+    "NumPy": [np.float32(1), np.dtype("float64"), np.float16, np.bool_(True), np.str_("ab"), np.arange(3)],
+    "numbers": [decimal.Decimal("1.5"), fractions.Fraction(1, 3), range(3), slice(1, 2)],
+    "key": {datetime.date(2026, 1, 1): 0.5},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", BESIDE)
+def test_harmless_values_beside_the_weights_do_not_matter(tmp_path: Path, kind: str) -> None:
+    for legacy in (False, True):
+        path = tmp_path / "a.pt"
+        torch.save({"model": STATE, "args": BESIDE[kind]}, path, _use_new_zipfile_serialization=not legacy)
+        assert same(checkpoints.read(path).state)
+
+
+def test_a_type_of_ones_own_is_refused_by_name(tmp_path: Path) -> None:
+    error = refusal(lambda: read(tmp_path, {"model": STATE, "colour": Colour.RED}))
+    assert f"contains '{Colour.__module__}.Colour'" in error.message
+    assert "torch.save(model.state_dict(), 'weights.pt')" in error.hint
+
+
+class Shard(torch.Tensor):
+    """Pickles as a DTensor does, without processes."""
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        from torch.distributed.tensor.placement_types import Shard
+
+        return torch._utils._rebuild_wrapper_subclass, (Shard, torch.float32, (3,))
+
+
+def test_shards_are_refused_with_how_to_gather_them(tmp_path: Path) -> None:
+    torch.save({"w": torch.ones(3).as_subclass(Shard)}, tmp_path / "rank0.pt")
+    error = refusal(lambda: checkpoints.read(tmp_path / "rank0.pt"))
+    assert "one process's share of sharded tensors" in error.message
+    assert "full_state_dict=True" in error.hint
+    (tmp_path / "dcp").mkdir()
+    for name in (".metadata", "__0_0.distcp"):
+        (tmp_path / "dcp" / name).write_bytes(b"PK\x03\x04")
+    (tmp_path / "zero").mkdir()
+    (tmp_path / "zero/zero_pp_rank_0_mp_rank_00_optim_states.pt").touch()
+    for path, word in (
+        ("dcp", "dcp_to_torch"),
+        ("dcp/__0_0.distcp", "dcp_to_torch"),
+        ("zero", "zero_to_fp32.py"),
+    ):
+        assert word in refusal(lambda path=path: checkpoints.read(tmp_path / path)).hint
+        if path != "dcp/__0_0.distcp":
+            assert word in refusal(lambda path=path: epochs.in_folder(tmp_path / path)).hint

@@ -37,7 +37,7 @@ def curve() -> files.CurveFile:
 def test_points_of_an_imported_curve_compute_what_the_original_computes() -> None:
     golden, found = expected(), curve()
     assert found.about.model == "preresnet8"
-    model = files.open_curve(found, ModelSettings(), RUNTIME, "no data").model
+    model = files.open_curve(found, ModelSettings(), RUNTIME, "no data")[1].model
     carrier = Carrier(model.eval(), found.path_of(model))
     for t, logits in zip(golden["ts"], golden["logits_on_curve"], strict=True):
         carrier.move_to(float(t))
@@ -48,7 +48,7 @@ def test_points_of_an_imported_curve_compute_what_the_original_computes() -> Non
 
 def test_lengths_and_norms_of_an_imported_curve_are_the_originals() -> None:
     golden, found = expected(), curve()
-    model = files.open_curve(found, ModelSettings(), RUNTIME, "no data").model
+    model = files.open_curve(found, ModelSettings(), RUNTIME, "no data")[1].model
     steps, norms = found.path_of(model).lengths(golden["ts"])
     assert np.allclose(steps, golden["dl"], rtol=1e-4)
     assert np.allclose(norms, golden["norm_at_t"], rtol=1e-4)

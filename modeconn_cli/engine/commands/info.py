@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from modeconn_cli.engine import names
 from modeconn_cli.engine.machine.runtime import Runtime
 from modeconn_cli.engine.networks import checkpoints, weights
 from modeconn_cli.engine.networks.checkpoints import Checkpoint, garipov, safe
@@ -117,8 +118,8 @@ def _of_checkpoint(checkpoint: Checkpoint, settings: InfoSettings) -> InfoResult
     )
     return InfoResult(
         checkpoint=tilde(checkpoint.path),
-        size=checkpoint.path.stat().st_size,
-        sha256=sha256(checkpoint.path),
+        size=names.file_of(checkpoint.path).stat().st_size,
+        sha256=sha256(names.file_of(checkpoint.path)),
         layout=checkpoint.layout,
         epoch=checkpoint.epoch,
         weights_of_epoch=best if isinstance(best, int) else None,

@@ -114,6 +114,7 @@ def run(settings: SwapSettings, runtime: Runtime) -> SwapResult | None:
     write = jobs.file_output(output, provenance, settings, **how)
     opened = _opened(settings, original, runtime)
     arch, model, data = opened.arch, opened.model.cpu(), opened.loaded
+    (original,) = opened.checkpoints
     found = symmetry.find(graph.trace(model, arch.input_shape))
     choice = choose(settings, model, found)
     runtime.note(_describe(choice))

@@ -19,6 +19,7 @@ from modeconn_cli.engine.machine.runtime import Runtime
 from modeconn_cli.engine.networks import models, weights
 from modeconn_cli.engine.networks.forward import forward
 from modeconn_cli.engine.networks.subject import Subject, open_untrained, read_own
+from modeconn_cli.engine.registry import is_import_path
 from modeconn_cli.engine.results import files, jobs, memo_scores
 from modeconn_cli.engine.results.records import Record
 from modeconn_cli.engine.settings.train import TrainSettings
@@ -120,14 +121,17 @@ def _probe(model: nn.Module, arch: models.Architecture) -> None:
         with torch.no_grad():
             output = forward(model.eval(), torch.zeros(2, *arch.input_shape))
     except InputError as error:
+        if is_import_path(arch.model):
+            raise
         raise SettingsError(
             f"{arch.model} cannot take images of {arch.input_shape}: {error.message.split(': ', 1)[1]}",
             "pass --image-size N",
         ) from error
     if not isinstance(output, torch.Tensor) or output.shape != (2, arch.num_classes):
         shape = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
-        raise SettingsError(
-            f"{arch.model} gives {shape} for two images, expected (2, {arch.num_classes}) logits"
+        raise InputError(
+            f"{arch.model} gives {shape} for two images, expected (2, {arch.num_classes}) logits",
+            "wrap it in a module that returns the logits",
         )
 
 

@@ -9,8 +9,8 @@ import numpy as np
 
 from modeconn_cli.engine import exact
 from modeconn_cli.engine.datasets.source import Given, Source, split_in_two
-from modeconn_cli.engine.errors import InputError
-from modeconn_cli.engine.factories import call, imported
+from modeconn_cli.engine.errors import InputError, McxError
+from modeconn_cli.engine.factories import blamed, call, imported
 
 
 def read(path: str, args: dict[str, Any]) -> Source:
@@ -24,7 +24,17 @@ def read(path: str, args: dict[str, Any]) -> Source:
 
 
 def _drawn(samples: Any, where: str) -> Given:
-    rows = [samples[i] for i in range(len(samples))]
+    if not (hasattr(samples, "__len__") and hasattr(samples, "__getitem__")):
+        raise InputError(
+            f"{where} is a {type(samples).__name__}, no data set",
+            "return something with a length whose items are (x, y) or (x, y, sample_id), for both splits",
+        )
+    try:
+        rows = [samples[i] for i in range(len(samples))]
+    except (McxError, MemoryError):
+        raise
+    except Exception as error:
+        raise InputError(f"{where}: an item fails{blamed(error)}") from error
     if not rows:
         return Given(where, np.zeros((0, 1, 1, 1), np.float32), ())
     lengths = {len(row) if isinstance(row, tuple | list) else type(row).__name__ for row in rows}

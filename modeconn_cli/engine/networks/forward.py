@@ -51,7 +51,7 @@ def unwrap(model: nn.Module, _inputs: Any, outputs: Any) -> Tensor | None:
 
     In training mode an output with a second set of logits stays as it is: its loss would be another one.
     """
-    found = getattr(outputs, "logits", None)
+    found = outputs.get("logits") if isinstance(outputs, Mapping) else getattr(outputs, "logits", None)
     if isinstance(outputs, Tensor) or not isinstance(found, Tensor):
         return None
     if isinstance(outputs, Mapping):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -16,8 +18,14 @@ TOLERANCE = 1e-3  # relative to the largest logit: other batch sizes take other 
 def check_independent(model: nn.Module, images: Tensor, classes: int = 0) -> None:
     """Run a batch [N, …] twice, then in halves. Raises InputError where the logits differ, or are none or fewer than
     the classes.
+
+    A network that writes into its input is given copies from then on.
     """
-    first = logits(model.eval(), images)
+    images = images.clone()
+    written = images.clone()
+    first = logits(model.eval(), written)
+    if not torch.equal(written.nan_to_num(), images.nan_to_num()):
+        model.register_forward_pre_hook(_copied)
     again = model(images)
     if first.shape[1] < classes:
         raise InputError(
@@ -42,3 +50,7 @@ def check_independent(model: nn.Module, images: Tensor, classes: int = 0) -> Non
             f"the network's logits for a sample depend on the rest of its batch (relative difference {difference:.1e})",
             "figures would depend on --batch-size: give batch norms running statistics, or use another normalisation",
         )
+
+
+def _copied(_model: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    return tuple(each.clone() if isinstance(each, Tensor) else each for each in inputs)

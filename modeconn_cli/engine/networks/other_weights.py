@@ -35,7 +35,7 @@ def run(model: nn.Module, inputs: Sequence[Any], *, entering: bool = True) -> tu
 
     Draws of torch, numpy and Python are the same in every run, and go on afterwards as if there had been none.
     """
-    few = [value[:FEW] if isinstance(value, Tensor) else value for value in inputs]
+    few = [value[:FEW].clone() if isinstance(value, Tensor) else value for value in inputs]
     with _draws(), warnings.catch_warnings(), _Reads(model) as reads:
         warnings.simplefilter("ignore")
         if entering:

@@ -113,18 +113,20 @@ def open_networks(
     """The subject of one checkpoint or of several of one network; the first says which network and which data.
 
     Raises SettingsError where nobody says which network or which data, InputError where weights, network and data
-    do not go together.
+    do not go together. The checkpoints of the subject have the names of the network.
     """
     first = read[0]
     for other in read[1:]:
-        weights.check_alike(first.state, other.state, str(first.path), str(other.path))
+        alike = weights.named_as(other.state, first.state)
+        weights.check_alike(first.state, alike, str(first.path), str(other.path))
     first = recognised(first, settings, runtime)
     found = open_described(first.about, first.path, settings, runtime, needed, first.state)
     for each in read[1:]:
         check_said(each, found.arch, settings)
     for each in reversed(read):
         weights.load_into(found.model, each.whole, str(each.path))
-    return replace(found, checkpoints=(first, *read[1:]))
+    own = found.model.state_dict()
+    return replace(found, checkpoints=tuple(each.named_as(own) for each in (first, *read[1:])))
 
 
 def check_said(read: Checkpoint, arch: Architecture, settings: NetworkSettings) -> None:
@@ -313,7 +315,7 @@ def _candidates(settings: ModelSettings) -> list[Path]:
         # A run speaks by the first checkpoint that is scored.
         alone = isinstance(settings, ScoringSettings)
         words = tuple(path for paths in meant for path in (paths[:1] if alone else paths))
-    return [path for path in words if path.is_file()]
+    return [path for path in words if names.file_of(path).is_file()]
 
 
 def deciding(read: Sequence[Checkpoint]) -> Checkpoint:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -15,8 +15,19 @@ from torch import Tensor, nn
 from modeconn_cli.engine.errors import InputError
 
 Weights = dict[str, Tensor]
+T = TypeVar("T")
+
+# Parts of names that wrappers add: DataParallel and averaged models, torch.compile, Opacus, activation checkpointing,
+# FSDP, Fabric; and what people, and Lightning, call the network in a module of their own.
+OF_TORCH = (
+    *("module", "_orig_mod", "_module", "_checkpoint_wrapped_module", "_fsdp_wrapped_module", "_fpw_module"),
+    "_forward_module",
+)
+WRAPPERS = (*OF_TORCH, "model", "net")
 
 # Buffers that many networks have: in a bare state dict only their names tell them from parameters.
+AVERAGED = "n_averaged"  # of AveragedModel, which wraps a network
+COUNTERS = ("num_batches_tracked", AVERAGED)  # of steps: files that do without them begin at 0
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 BUFFERS = (
     *STATISTICS,
@@ -24,7 +35,7 @@ BUFFERS = (
     "inv_freq",
     "relative_coords_table",
     "masked_bias",
-    "n_averaged",
+    AVERAGED,
     "freqs",
     "freqs_cis",
 )
@@ -113,6 +124,78 @@ def snapshot(model: nn.Module) -> Weights:
     return {name: tensor.detach().cpu().clone() for name, tensor in tensors_of(model).items()}
 
 
+def is_counter(name: str) -> bool:
+    """Whether a tensor counts steps, which files of before torch 0.4.1 and networks without a wrapper lack."""
+    return name.rpartition(".")[2] in COUNTERS
+
+
+def without_prefix(names: Iterable[str], parts: Iterable[str]) -> tuple[list[str], str]:
+    """Names without the `parts` that all of them begin with, and those: `module._orig_mod.`; counters may lack them."""
+    left, prefix = list(names), ""
+    while True:
+        named = [name for name in left if not is_counter(name)]
+        first = next((f"{p}." for p in parts if named and all(n.startswith(f"{p}.") for n in named)), "")
+        if not first:
+            return left, prefix
+        left, prefix = [name.removeprefix(first) for name in left], prefix + first
+
+
+def unwrapped(names: Iterable[str]) -> list[str]:
+    """Names without the parts that wrappers add anywhere in them.
+
+    A wrapper holds one module under a name of its own and nothing else, but for a count of averages: a part that stands
+    beside others is the network's own, whatever it is called, so that no two names become the same.
+    """
+    listed = list(names)
+    inside: dict[str, set[str]] = {}  # what stands in every module
+    for name in listed:
+        *parts, leaf = name.split(".")
+        held = [*parts, *([] if leaf == AVERAGED else [f"{leaf}."])]  # a tensor is no wrapper
+        for k, part in enumerate(held):
+            inside.setdefault(".".join(parts[:k]), set()).add(part)
+    around = {module for module, held in inside.items() if len(held) == 1 and held <= {*WRAPPERS}}
+
+    def short(name: str) -> str:
+        *parts, leaf = name.split(".")
+        return ".".join([*(part for k, part in enumerate(parts) if ".".join(parts[:k]) not in around), leaf])
+
+    return [short(name) for name in listed]
+
+
+def renaming(names: Iterable[str], wanted: Iterable[str]) -> dict[str, str]:
+    """The names of a state dict -> the `wanted` ones that mean the same tensors but for wrappers on either side.
+
+    A name without a counterpart stays.
+    """
+    theirs, ours = list(names), list(wanted)
+    if {*theirs} == {*ours}:
+        return dict(zip(theirs, theirs, strict=True))
+    meant = dict(zip(unwrapped(ours), ours, strict=True))
+    found = {name: meant[s] for name, s in zip(theirs, unwrapped(theirs), strict=True) if s in meant}
+    new = {name: found.get(name, name) for name in theirs}
+    return new if len({*new.values()}) == len(new) else {name: name for name in theirs}
+
+
+def named_as(state: Mapping[str, T], wanted: Mapping[str, Any]) -> dict[str, T]:
+    """A state dict under the names that a network, or another state dict, has for the same tensors.
+
+    Parts of names that wrappers add (DataParallel, torch.compile, Opacus, …) are dropped from both sides. A counter of
+    steps that is `wanted` and not there is 0; the one of an averaged model that is not wanted is left out.
+    """
+    new = renaming(state, wanted)
+    out = {
+        new[name]: value
+        for name, value in state.items()
+        if new[name] in wanted or name.rpartition(".")[2] != AVERAGED
+    }
+    lacking = {
+        name: torch.zeros_like(like, device="cpu")
+        for name, like in wanted.items()
+        if is_counter(name) and name not in out and isinstance(like, Tensor)
+    }
+    return {**out, **lacking}  # type: ignore[dict-item] # T is Tensor, or Any
+
+
 def count(weights: Mapping[str, Tensor]) -> int:
     """Number of elements, P."""
     return sum(tensor.numel() for tensor in weights.values())
@@ -179,22 +262,23 @@ def modules(names: Iterable[str]) -> dict[str, list[str]]:
 
 def check_alike(a: Mapping[str, Tensor], b: Mapping[str, Tensor], name_a: str, name_b: str) -> None:
     """Raise InputError, naming both sides, where two sets of weights differ in names, shapes or kinds."""
-    missing = [name for name in a if name not in b]
-    extra = [name for name in b if name not in a]
+    missing = [name for name in a if name not in b and not is_counter(name)]
+    extra = [name for name in b if name not in a and not is_counter(name)]
     if missing or extra:
         common = len(a) - len(missing)
         raise InputError(
             f"different networks: {common} tensors in common, {_some(missing)} only in '{name_a}', "
             f"{_some(extra)} only in '{name_b}'"
         )
-    shapes = [name for name in a if a[name].shape != b[name].shape]
+    both = [name for name in a if name in b]
+    shapes = [name for name in both if a[name].shape != b[name].shape]
     if shapes:
         rows = [f"{n} {tuple(a[n].shape)} and {tuple(b[n].shape)}" for n in shapes[:5]]
         raise InputError(
-            f"{len(shapes)} of {len(a)} tensors differ in shape between '{name_a}' and '{name_b}': "
+            f"{len(shapes)} of {len(both)} tensors differ in shape between '{name_a}' and '{name_b}': "
             + "; ".join(rows)
         )
-    kinds = [name for name in a if a[name].is_floating_point() != b[name].is_floating_point()]
+    kinds = [name for name in both if a[name].is_floating_point() != b[name].is_floating_point()]
     if kinds:
         name = kinds[0]
         raise InputError(f"{name} is {a[name].dtype} in '{name_a}' and {b[name].dtype} in '{name_b}'")
@@ -212,9 +296,13 @@ def _some(names: Sequence[str]) -> str:
 
 
 def load_into(model: nn.Module, state: Mapping[str, Any], where: str) -> None:
-    """Copy a state dict into a model. All mismatches are reported in one InputError."""
-    check_fits(model, state, where)
-    load(model, state)
+    """Copy a state dict into a model, whose names may differ by wrappers.
+
+    All mismatches are reported in one InputError.
+    """
+    named = named_as(state, model.state_dict())
+    check_fits(model, named, where)
+    load(model, named)
 
 
 def load(model: nn.Module, state: Mapping[str, Any]) -> None:

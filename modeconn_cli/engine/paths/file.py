@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from modeconn_cli.engine.paths.path import Kind, WeightPath
 from modeconn_cli.engine.settings.shared import ModelSettings
 
 BUFFERS = ("buffers", "end_buffers")  # entries of a file: endpoint 0's and endpoint 1's
+ENTRIES = ("control_points", *BUFFERS, "extra_state", "curve", "num_bends", "foreign")
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,17 @@ class CurveFile:
     about: About
     foreign: bool = False
     extra: Mapping[str, Any] = field(default_factory=dict)
+
+    def named_as(self, wanted: Mapping[str, Any]) -> CurveFile:
+        """The curve under the names of a network's state dict (`weights.renaming`)."""
+        known = [*self.points[0], *(self.buffers[0] if self.buffers else ()), *self.extra]
+        new = weights.renaming(known, wanted)
+        return replace(
+            self,
+            points=[{new[name]: tensor for name, tensor in point.items()} for point in self.points],
+            buffers=tuple({new.get(name, name): t for name, t in each.items()} for each in self.buffers),
+            extra={new[name]: value for name, value in self.extra.items()},
+        )
 
     def path_of(self, model: nn.Module) -> WeightPath:
         """The curve in the weight space of its network."""
@@ -64,8 +76,21 @@ def read(
         points=[dict(point) for point in content["control_points"]],
         buffers=tuple(content[name] for name in BUFFERS if name in content),
         about=checkpoint.about,
+        foreign=content.get("foreign") is True,
         extra=content.get("extra_state", {}),
     )
+
+
+def content(curve: CurveFile) -> dict[str, Any]:
+    """The entries of a file of ours that hold a curve."""
+    return {
+        "control_points": curve.points,
+        **dict(zip(BUFFERS, curve.buffers, strict=False)),
+        "extra_state": dict(curve.extra),
+        "curve": curve.kind,
+        "num_bends": len(curve.points),
+        **({"foreign": True} if curve.foreign else {}),
+    }
 
 
 def _check(content: Mapping[str, Any], path: Path) -> None:
@@ -93,10 +118,14 @@ def _foreign(checkpoint: Checkpoint, settings: ModelSettings, runtime: Runtime) 
     return CurveFile(checkpoint.path, kind, points, (buffers,), known.about, foreign=True)
 
 
-def open_curve(curve: CurveFile, settings: ModelSettings, runtime: Runtime, needed: Needed) -> Subject:
-    """The network of a curve, holding endpoint 0, and the data it was trained on."""
+def open_curve(
+    curve: CurveFile, settings: ModelSettings, runtime: Runtime, needed: Needed
+) -> tuple[CurveFile, Subject]:
+    """A curve under the names of its network, which holds endpoint 0, and the data that it was trained on."""
     buffers = curve.buffers[0] if curve.buffers else {}
     found = open_described(curve.about, curve.file, settings, runtime, needed, {**buffers, **curve.points[0]})
+    curve = curve.named_as(found.model.state_dict())
+    buffers = curve.buffers[0] if curve.buffers else {}
     state = {**found.model.state_dict(), **buffers, **curve.points[0], **curve.extra}
     weights.load_into(found.model, state, str(curve.file))
-    return found
+    return curve, found

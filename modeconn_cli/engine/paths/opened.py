@@ -78,7 +78,7 @@ def open_path(settings: PathSettings, runtime: Runtime, needed: Needed = "data")
         if settings.bn == "lerp":
             raise SettingsError("--bn lerp is for straight lines", "use --bn recompute")
         curve = file.read(settings.curve_checkpoint, settings, runtime, allow_nonfinite=nonfinite)
-        found = file.open_curve(curve, settings, runtime, needed)
+        curve, found = file.open_curve(curve, settings, runtime, needed)
         _check(found)
         return OpenedPath(
             curve.path_of(found.model), found, (curve.file,), curve.buffers, policy, curve.foreign

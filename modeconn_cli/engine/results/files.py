@@ -25,6 +25,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from modeconn_cli.engine import names
 from modeconn_cli.engine.errors import OutputError
 
 _FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
@@ -205,7 +206,7 @@ def refuse_existing(path: Path, overwrite: bool) -> None:
 
 def refuse_inputs(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
     """No command replaces what it reads, by whatever name: the same path, a symbolic or a hard link."""
-    for path, source in itertools.product(outputs, inputs):
+    for path, source in itertools.product(outputs, map(names.file_of, inputs)):
         if os.path.exists(path) and os.path.exists(source) and os.path.samefile(path, source):
             raise OutputError(f"'{path}' is the input itself", "choose another --output")
 

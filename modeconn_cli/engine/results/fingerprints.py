@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+from modeconn_cli.engine import names
 from modeconn_cli.engine.results import shards
 
 LARGE = 1 << 30  # bytes from which on a file's own checksums stand for its bytes
@@ -26,9 +27,24 @@ class Fingerprint:
 def identify(path: Path) -> Fingerprint:
     """The content of a file.
 
+    Of an entry of a file (`A.pt::ema`) it is the file's with the entry's name: two of them are two inputs.
+
     An index of safetensors files is what the files are that it names. Above 1 GB the checksums in a zip archive stand
     for its bytes, and a safetensors header with the file's size and time, as that format has none.
     """
+    path, entry = names.file_and_entry(path)
+    found = _identify(path)
+    if entry is None:
+        return found
+    told = f"{found.hashed or 'file'} and '{entry}'"
+    return Fingerprint(found.size, _with_entry(found.sha256, entry), told)
+
+
+def _with_entry(digest: str, entry: str) -> str:
+    return hashlib.sha256(f"{digest} {entry}".encode()).hexdigest()
+
+
+def _identify(path: Path) -> Fingerprint:
     parts = [path, *shards.shards(path)] if shards.is_index(path) else [path]
     size = sum(part.stat().st_size for part in parts)
     if size < LARGE and len(parts) == 1:
@@ -56,9 +72,11 @@ def _checksums(path: Path) -> str | None:
 
 
 def sha256(path: Path) -> str:
-    """Hash of a file's bytes; a file that did not change since is not read again."""
+    """Hash of a file's bytes, with an entry as in `identify`; a file that did not change since is not read again."""
+    path, entry = names.file_and_entry(path)
     status = path.stat()
-    return _hash(str(path), status.st_size, status.st_mtime_ns, status.st_ino)
+    digest = _hash(str(path), status.st_size, status.st_mtime_ns, status.st_ino)
+    return digest if entry is None else _with_entry(digest, entry)
 
 
 @lru_cache(maxsize=1024)

@@ -20,6 +20,7 @@ from typing import Any, ClassVar
 import numpy as np
 import yaml
 
+from modeconn_cli.engine import names
 from modeconn_cli.engine.errors import InputError
 from modeconn_cli.engine.registry import CHECKPOINT_SCHEMA, todays_name
 from modeconn_cli.engine.results import files
@@ -86,7 +87,7 @@ class InputFile:
     def of(cls, path: Path) -> InputFile:
         """The file as it is now. Raises InputError for one that cannot be read."""
         with files.reading(path):
-            content, time = identify(path), path.stat().st_mtime
+            content, time = identify(path), names.file_of(path).stat().st_mtime
         modified = datetime.datetime.fromtimestamp(time, datetime.UTC).isoformat(timespec="seconds")
         return cls(tilde(path), modified, content)
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Generic, Self, TypeVar
 
+from modeconn_cli.engine import names
 from modeconn_cli.engine.errors import InputError
 from modeconn_cli.engine.results import files, jobs
 from modeconn_cli.engine.results.fingerprints import sha256
@@ -32,7 +33,7 @@ class ScoredEpoch:
     @classmethod
     def begun(cls, epoch: int, checkpoint: Path) -> ScoredEpoch:
         """To be asked before the checkpoint is read; of no files yet."""
-        stat = checkpoint.stat()
+        stat = names.file_of(checkpoint).stat()
         return ScoredEpoch(
             epoch=epoch,
             checkpoint=checkpoint.name,
@@ -71,9 +72,9 @@ class EpochLog(Generic[Row]):
         row = self.rows.get(epoch)
         if row is None or row.sizes != _sizes(made):
             return False
-        stat = checkpoint.stat()
-        touched = (stat.st_size, stat.st_mtime_ns) != (row.size, row.mtime_ns)
-        if touched and sha256(checkpoint) != row.sha256:
+        stat = names.file_of(checkpoint).stat()
+        same = (checkpoint.name, stat.st_size, stat.st_mtime_ns) == (row.checkpoint, row.size, row.mtime_ns)
+        if not same and sha256(checkpoint) != row.sha256:
             raise InputError(
                 f"'{checkpoint}' is not the checkpoint that epoch {epoch} was scored with", ELSEWHERE
             )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from modeconn_cli.engine import names
 from modeconn_cli.engine.errors import SettingsError
 from modeconn_cli.engine.settings.base import setting, without_effect
 from modeconn_cli.engine.settings.scoring import EpochSettings
@@ -51,6 +52,9 @@ class L2Settings(ModelSettings, MeasuredDataSettings, ComputeSettings, EpochSett
     show_top_k: int = setting(10, "number of layers listed", low=1)
     sort_by: Order = setting("normalized_l2", "order of the listed layers")
     include_buffers: bool = setting(False, "count the statistics of normalisation layers too")
+    common: bool = setting(
+        False, "compare the tensors that both have, by name and shape, and list what is left out"
+    )
     modulo_permutation: bool = setting(
         False, "measure also with the swap undone that made one of a pair from the other (by its metadata)"
     )
@@ -69,6 +73,10 @@ class L2Settings(ModelSettings, MeasuredDataSettings, ComputeSettings, EpochSett
         metric = self.sort_by.removesuffix("_distance")
         if metric in ("cosine", "fisher") and metric not in self.metric:
             raise SettingsError(f"--sort-by {self.sort_by} needs that metric", f"--metric l2,{metric}")
+        if self.common and (self.needs_data or self.modulo_permutation):
+            raise SettingsError(
+                "--common compares parts of networks, which compute nothing", "--metric l2,cosine"
+            )
         super().__post_init__()
 
     @property
@@ -99,6 +107,7 @@ class L2Settings(ModelSettings, MeasuredDataSettings, ComputeSettings, EpochSett
             ),
             **without_effect(unread and self.model is None, f"{where}, or --model", *SHAPE),
             **without_effect(unread and not named, f"{where}, or --model", *NETWORK),
+            **without_effect(self.common, "with --common, which takes what the files hold", *NETWORK, *SHAPE),
             **without_effect(not labelled, "without --fisher empirical on training samples", "labels"),
             **without_effect(not informed, "without fisher in --metric", "fisher", "fisher_samples"),
             **without_effect(not informed, "without fisher in --metric", "seed"),
@@ -126,7 +135,8 @@ def label_and_path(word: Path) -> tuple[str, Path]:
     A word is `label=path` only where no file has that whole name, and one has the rest or a folder stands before it.
     """
     before, equals, after = str(word).partition("=")
-    meant = os.path.lexists(after) or "/" in after  # of a file that is not there it is a label all the same
-    if equals and before and "/" not in before and meant and not os.path.lexists(word):
+    # Of a file that is not there it is a label all the same.
+    meant = "/" in after or os.path.lexists(names.file_of(Path(after)))
+    if equals and before and "/" not in before and meant and not os.path.lexists(names.file_of(word)):
         return before, Path(after)
     return "", word

@@ -54,7 +54,9 @@ class NetworkSettings(Settings):
 class FileSettings(Settings):
     """Where a network's weights lie in a file."""
 
-    state_key: str | None = setting(None, "entry of the file that holds the weights")
+    state_key: str | None = setting(
+        None, "entry of the files that holds the weights, dotted for nesting; of one file: FILE::ENTRY"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

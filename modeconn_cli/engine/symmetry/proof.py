@@ -76,7 +76,7 @@ def _outputs(worker: nn.Module, state: Mapping[str, Tensor], inputs: Tensor) -> 
         raise InputError(f"{differ[0]} is {'missing' if differ[0] in full else 'not in the model'}")
     weights.load(worker, state)
     with torch.no_grad():
-        outputs = forward(worker, inputs)
+        outputs = forward(worker, inputs.clone())  # some networks write into their input
     tensors = [leaf for leaf in pytree.tree_leaves(outputs) if isinstance(leaf, Tensor)]
     return torch.cat([tensor.double().flatten() for tensor in tensors])
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from modeconn_cli.engine import names, symmetry
 from modeconn_cli.engine.machine.runtime import Runtime
 from modeconn_cli.engine.networks import graph, subject, weights
+from modeconn_cli.engine.networks.subject import Subject
 from modeconn_cli.engine.paths import file
 from modeconn_cli.engine.paths.file import CurveFile
 from modeconn_cli.engine.paths.layers import LayerDistances, layer_distances
@@ -76,7 +77,10 @@ def run(settings: CurveAnalyzeSettings, runtime: Runtime) -> CurveAnalyzeResult 
     unread = _unread(settings, curve)
     settings.refuse("on this curve, which says its network and its tensors", *unread)
     settings = subject.completed(settings, curve.about, curve.file)
-    swap = _swap(settings, settings.swap_metadata, curve, runtime) if settings.swap_metadata else Swap()
+    swap = Swap()
+    if settings.swap_metadata is not None:
+        curve, opened = file.open_curve(curve, settings, runtime, "no data")
+        swap = _swap(settings.swap_metadata, curve, opened)
     if settings.original_checkpoint is not None:
         _compare_original(settings, settings.original_checkpoint, curve, runtime)
     if runtime.plan(
@@ -114,16 +118,16 @@ def _unread(settings: CurveAnalyzeSettings, curve: CurveFile) -> tuple[str, ...]
 def _compare_original(settings: CurveAnalyzeSettings, path: Path, curve: CurveFile, runtime: Runtime) -> None:
     """Warn where the curve does not begin at the network it should begin at (free ends move)."""
     state = subject.read(path, settings, runtime, allow_nonfinite=settings.allow_nonfinite).state
+    state = weights.named_as(state, curve.points[0])
     original = {name: state[name] for name in curve.points[0] if name in state}
     weights.check_alike(original, curve.points[0], str(path), f"endpoint 0 of {curve.file}")
     if not all(original[name].equal(curve.points[0][name]) for name in original):
         runtime.warn(f"endpoint 0 of the curve is not '{path}': its ends were free, or it began elsewhere")
 
 
-def _swap(settings: CurveAnalyzeSettings, path: Path, curve: CurveFile, runtime: Runtime) -> Swap:
+def _swap(path: Path, curve: CurveFile, opened: Subject) -> Swap:
     """The swap that a metadata file describes, applied to endpoint 0."""
     metadata = permutations.read_metadata(path)
-    opened = file.open_curve(curve, settings, runtime, "no data")
     found = symmetry.find(graph.trace(opened.model.cpu(), opened.arch.input_shape))
     orders = permutations.orders_of_swap(metadata, path, found)
     swapped = symmetry.permute(curve.points[0], orders)

@@ -148,7 +148,7 @@ def _control_points(
     if settings.init_curve is None:
         raise SettingsError("--init-method curve needs a curve", "pass --init-curve FILE")
     curve = file.read(settings.init_curve, settings, runtime, allow_nonfinite=settings.allow_nonfinite)
-    return points_of_curve(curve, first, last, settings.num_bends, frozen)
+    return points_of_curve(curve.named_as(first), first, last, settings.num_bends, frozen)
 
 
 def _frozen(found: Subject, first: Weights, last: Weights, runtime: Runtime) -> list[str]:

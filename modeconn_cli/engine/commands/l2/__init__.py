@@ -91,12 +91,14 @@ def _outputs(chosen: Chosen, settings: L2Settings) -> dict[Pair, Path]:
 
 
 def _read(chosen: Chosen, settings: L2Settings, runtime: Runtime) -> Networks:
-    """The networks by label; of several those that cannot be read are the reason why."""
+    """The networks by label, under the names of the first; of several those that cannot be read are the reason why."""
     networks: dict[str, Network | InputError] = {}
     model = _model(next(iter(chosen.paths.values())), settings, runtime)
     for done, (label, path) in enumerate(chosen.paths.items(), start=1):
         try:
-            networks[label] = network.read(path, settings, runtime, model)
+            first = next((each for each in networks.values() if isinstance(each, Network)), None)
+            names = None if first is None else first.checkpoint.whole
+            networks[label] = network.read(path, settings, runtime, model, names)
         except InputError as error:
             if chosen.alone:
                 raise

@@ -1,7 +1,7 @@
 """Which checkpoints are compared, what they are called, and in which pairs.
 
 A word is a checkpoint, `label=path`, the folder of a run or a pattern. Without a label a checkpoint is called by its
-file's stem, by its folder where stems collide, and by both where folders do too.
+file's stem (and entry), by its folder where stems collide, and by both where folders do too.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def choose(settings: L2Settings, runtime: Runtime) -> Chosen:
         settings.refuse("on several checkpoints without --output-dir", "show_top_k", "sort_by")
     named = labelled(paths)
     trajectory = _epochs(list(named.values()), settled=len(words) == 1)
-    if trajectory is None and any(word.is_dir() for word in settings.checkpoints):
+    if trajectory is None and any(names.file_of(word).is_dir() for word in settings.checkpoints):
         runtime.note("a trajectory is of one run: name its folder alone")
     pairs = list(itertools.combinations(named, 2))
     return Chosen(named, pairs if settings.pairs == "all" else pairs[: len(named) - 1], epochs=trajectory)
@@ -88,15 +88,15 @@ def labelled(words: Sequence[Path]) -> dict[str, Path]:
     Raises SettingsError where two checkpoints would get one label, or a label cannot be part of a file's name.
     """
     given = [label_and_path(word) for word in words]
-    stems = Counter(path.stem for label, path in given if not label)
+    stems = Counter(_stem(path) for label, path in given if not label)
     folders = Counter(
-        path.resolve().parent.name for label, path in given if not label and stems[path.stem] > 1
+        path.resolve().parent.name for label, path in given if not label and stems[_stem(path)] > 1
     )
     out: dict[str, Path] = {}
     for label, path in given:
-        folder = path.resolve().parent.name
-        colliding = folder if folders[folder] == 1 else f"{folder}_{path.stem}"
-        name = label or (path.stem if stems[path.stem] == 1 else colliding)
+        folder, stem = path.resolve().parent.name, _stem(path)
+        colliding = folder if folders[folder] == 1 else f"{folder}_{stem}"
+        name = label or (stem if stems[stem] == 1 else colliding)
         if re.search(r"[/\\\x00-\x1f]", name) or name in (".", ".."):
             raise SettingsError(
                 f"'{name}' cannot be part of a file name", "give it another label: label=path"
@@ -105,3 +105,9 @@ def labelled(words: Sequence[Path]) -> dict[str, Path]:
             raise SettingsError(f"two checkpoints are called '{name}'", "label them: label=path")
         out[name] = path
     return out
+
+
+def _stem(path: Path) -> str:
+    """The name of a checkpoint's file without its ending, with the entry that is meant: `A.ema` of `A.pt::ema`."""
+    file, entry = names.file_and_entry(path)
+    return file.stem if entry is None else f"{file.stem}.{entry}"

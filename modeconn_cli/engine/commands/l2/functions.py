@@ -141,7 +141,8 @@ class Functions:
                 information.clear()
                 for batch in samples.take(rows).batches(settings.batch_size):
                     information.add(batch.images, batch.labels, batch.ids)
-                known = {name: f.cpu() for name, f in information.information().items() if name in compared}
+                named = weights.named_as(information.information(), compared)
+                known = {name: f.cpu() for name, f in named.items() if name in compared}
                 for pair, (a, b) in own.items():
                     out[pair].append(sums.weighted(a, b, known))
             return out

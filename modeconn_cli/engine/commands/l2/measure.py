@@ -12,7 +12,7 @@ from modeconn_cli.engine.commands.l2.functions import Functions
 from modeconn_cli.engine.commands.l2.network import Network
 from modeconn_cli.engine.commands.l2.pair import L2Result
 from modeconn_cli.engine.commands.l2.permuted import Permutations, Permuted
-from modeconn_cli.engine.commands.l2.weight_space import Networks
+from modeconn_cli.engine.commands.l2.weight_space import LeftOut, Networks
 from modeconn_cli.engine.errors import InputError
 from modeconn_cli.engine.machine.runtime import Runtime
 from modeconn_cli.engine.networks import distances, sums
@@ -47,7 +47,11 @@ def measure(
     A network that is broken or does not fit spoils its own pairs only, and only what it cannot give.
     """
     every = list(dict.fromkeys([*pairs, *beside]))
-    found, failed = weight_space.measure(networks, every, allow_nonfinite=settings.allow_nonfinite)
+    nonfinite, left_out = settings.allow_nonfinite, dict[Pair, LeftOut]()
+    if settings.common:
+        found, failed, left_out = weight_space.in_common(networks, every, allow_nonfinite=nonfinite)
+    else:
+        found, failed = weight_space.measure(networks, every, allow_nonfinite=nonfinite)
     own = [pair for pair in pairs if pair in found]
     used = {label for pair in own for label in pair}
     usable = {label: n for label, n in networks.items() if label in used and isinstance(n, Network)}
@@ -82,6 +86,7 @@ def measure(
             distance=distance[pair],
             functional=answers.get(pair),
             permuted=permuted.get(pair),
+            left_out=left_out.get(pair),
             problem=problems.get(pair),
         )
         for pair in own

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 
+from modeconn_cli.engine import names
 from modeconn_cli.engine.errors import InputError
 from modeconn_cli.engine.machine.runtime import Runtime
 from modeconn_cli.engine.networks import checkpoints, subject, weights
@@ -36,8 +38,15 @@ class Network:
             )
 
 
-def read(path: Path, settings: L2Settings, runtime: Runtime, model: nn.Module | None) -> Network:
-    """Map a checkpoint. Its parameters are compared, and its buffers where they are asked for.
+def read(
+    path: Path,
+    settings: L2Settings,
+    runtime: Runtime,
+    model: nn.Module | None,
+    names: Mapping[str, Any] | None = None,
+) -> Network:
+    """Map a checkpoint. Its parameters are compared, and its buffers where they are asked for, under the names that
+    the `model`, else another network's state dict (`names`) has for them.
 
     The parameters are those of the `model`; without one the file tells, or known names of buffers. Raises InputError
     for a file that is broken or not the model's, and for one without parameters. Whether the weights are finite shows
@@ -48,6 +57,8 @@ def read(path: Path, settings: L2Settings, runtime: Runtime, model: nn.Module | 
     runtime.detail(checkpoint.found())
     for remark in checkpoint.remarks:
         runtime.note(remark, once=True)
+    if model is not None or names:
+        checkpoint = checkpoint.named_as(model.state_dict() if model is not None else names or {})
     compared = _compared(checkpoint, settings, runtime, model)
     whole = _whole_numbers(checkpoint, compared)
     if whole or not compared:
@@ -121,6 +132,7 @@ def mapped(path: Path, state_key: str | None = None) -> Checkpoint:
 def _stamp(path: Path) -> tuple[object, ...]:
     """Identity, size and time of a file, and of those that an index names."""
     try:
+        path = names.file_of(path)
         parts = [path, *(shards.shards(path) if shards.is_index(path) else [])]
         return tuple((s.st_ino, s.st_size, s.st_mtime_ns) for s in (part.stat() for part in parts))
     except (OSError, InputError):

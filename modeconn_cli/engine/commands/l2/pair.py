@@ -8,9 +8,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
+from modeconn_cli.engine import names
 from modeconn_cli.engine.commands.l2 import permuted
 from modeconn_cli.engine.commands.l2.network import Network
 from modeconn_cli.engine.commands.l2.permuted import Permuted
+from modeconn_cli.engine.commands.l2.weight_space import LeftOut
 from modeconn_cli.engine.errors import InputError
 from modeconn_cli.engine.machine.runtime import Runtime
 from modeconn_cli.engine.networks.distances import Distance, FunctionalDistance
@@ -24,7 +26,7 @@ from modeconn_cli.engine.settings.l2 import L2Settings
 class L2Result(Record):
     """One pair. What was not asked for is None, and so is what could not be measured, for which `problem` says why.
 
-    `data` says by metric on which samples it was measured.
+    `data` says by metric on which samples it was measured, `left_out` what --common did not compare.
     """
 
     schema: ClassVar[str] = "mcx.l2/1"
@@ -35,6 +37,7 @@ class L2Result(Record):
     distance: Distance
     functional: FunctionalDistance | None = None
     permuted: Permuted | None = None
+    left_out: LeftOut | None = None
     problem: InputError | None = None
 
     @cached_property
@@ -61,6 +64,8 @@ class L2Result(Record):
                 **rest.totals(),
                 "all_layer_distances": {layer.layer_name: layer.figures() for layer in rest.layers},
             }
+        if self.left_out is not None:
+            further["left_out"] = self.left_out
         return {
             "checkpoint1": tilde(self.networks[0].path),
             "checkpoint2": tilde(self.networks[1].path),
@@ -107,11 +112,13 @@ def check_alone(result: L2Result | InputError, runtime: Runtime) -> L2Result:
     first, second = result.networks
     if result.settings.modulo_permutation and result.permuted is None:
         raise permuted.missing(first, second)
-    if first.path.samefile(second.path):
+    (file, entry), (other, its) = (names.file_and_entry(network.path) for network in (first, second))
+    if file.samefile(other) and entry == its:
         runtime.warn("the two checkpoints are the same file")
     elif result.distance.total_l2 == 0:
         runtime.warn("the two checkpoints hold the same weights")
-    if any(first.weights[name].dtype != second.weights[name].dtype for name in first.weights):
+    layers = [layer.layer_name for layer in result.distance.layers]
+    if any(first.weights[name].dtype != second.weights[name].dtype for name in layers):
         runtime.note("the checkpoints differ in precision; both are taken to float64")
     return result
 

@@ -14,8 +14,10 @@ from modeconn_cli.engine import names, symmetry
 from modeconn_cli.engine.commands.l2.network import Network
 from modeconn_cli.engine.errors import InputError
 from modeconn_cli.engine.machine.runtime import Runtime
-from modeconn_cli.engine.networks import distances, graph, subject
+from modeconn_cli.engine.networks import distances, graph, subject, weights
+from modeconn_cli.engine.networks.checkpoints import STATE
 from modeconn_cli.engine.networks.distances import Distance
+from modeconn_cli.engine.networks.subject import Subject
 from modeconn_cli.engine.results.fingerprints import identify, sha256
 from modeconn_cli.engine.settings.l2 import L2Settings
 from modeconn_cli.engine.symmetry import Symmetry
@@ -50,7 +52,7 @@ def lineage(path: Path) -> list[Made]:
         beside = None if where is None else metadata_of(where)
         said = None if beside is None else permutations.read_metadata(beside)
         # An original's metadata says no hash.
-        if where and said and said.get("checkpoint_sha256") not in (None, sha256(where)):
+        if where and said and said.get("checkpoint_sha256") not in (None, sha256(names.file_of(where))):
             if not out:
                 raise InputError(f"'{beside}' is the metadata of another file than '{path}'", "swap it again")
             said = beside = None  # the original has been replaced since: its own history is not this one's
@@ -64,14 +66,17 @@ def lineage(path: Path) -> list[Made]:
 
 def metadata_of(path: Path) -> Path | None:
     """The metadata beside a file, or beside what a link leads to."""
-    beside = (names.swap_metadata(place) for place in (path, path.resolve()))
+    file, entry = names.file_and_entry(path)
+    if entry not in (None, STATE):  # the metadata is of the weights that the swap wrote
+        return None
+    beside = (names.swap_metadata(place) for place in (file, file.resolve()))
     return next((found for found in beside if found.is_file()), None)
 
 
 def _original(said: Mapping[str, Any]) -> tuple[str, Path | None]:
     """Content and place of the network that a swap began with; by the file that is there where nothing else says."""
     path = Path(str(said.get("original_checkpoint", ""))).expanduser()
-    there = path if path.is_file() else None
+    there = path if names.file_of(path).is_file() else None
     with contextlib.suppress(KeyError, IndexError, TypeError):
         recorded = said["provenance"]["inputs"][0]["sha256"]
         if isinstance(recorded, str):
@@ -106,14 +111,14 @@ class Permutations:
         """What is compared of a network, with its last swaps undone."""
         if not steps:
             return network.weights
-        found = self._found(network)
-        state: Mapping[str, Tensor] = network.checkpoint.state
+        opened = subject.open_networks([network.checkpoint], self._settings, self._runtime, "no data")
+        found, state = self._found(opened), opened.checkpoints[0].state
         for step in steps:
             state = symmetry.permute(state, permutations.orders_to_first(step, found))
-        return {name: state[name] for name in network.weights}
+        named = weights.named_as(state, network.checkpoint.whole)
+        return {name: named[name] for name in network.weights}
 
-    def _found(self, network: Network) -> Symmetry:
-        opened = subject.open_networks([network.checkpoint], self._settings, self._runtime, "no data")
+    def _found(self, opened: Subject) -> Symmetry:
         key = repr(opened.arch)
         if key not in self._symmetries:
             self._symmetries[key] = symmetry.find(graph.trace(opened.model.cpu(), opened.arch.input_shape))

@@ -6,6 +6,7 @@ import copy
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,8 @@ def distance(first: PythonNetwork, second: PythonNetwork) -> Distance:
     module = next((each for each in given if isinstance(each, nn.Module)), None)
     named = [] if module is None else [name for name, _ in module.named_parameters()]
     networks = {label: _compared(each, label, named) for label, each in zip(pair, given, strict=True)}
+    one, other = networks.values()
+    networks[pair[1]] = replace(other, weights=weights.named_as(other.weights, one.weights))
     found, failed = weight_space.measure(networks, [pair])
     if failed:
         raise failed[pair]
@@ -53,8 +56,8 @@ def _compared(given: PythonNetwork, label: str, named: Sequence[str]) -> Network
     if isinstance(opened, nn.Module):
         own = _parameters(opened)
         return Network(Checkpoint(Path(label), "module", own), own)
-    if named and set(named) <= set(opened.state):
-        return Network(opened, {name: opened.state[name] for name in named})
+    if named and set(named) <= set(state := weights.named_as(opened.state, dict.fromkeys(named))):
+        return Network(opened, {name: state[name] for name in named})
     bare = isinstance(given, Mapping)
     return Network(opened, weights.parameters_in(opened.state) if bare else opened.parameters())
 
@@ -82,7 +85,8 @@ def weighted(
     if kind == "empirical" and isinstance(data, Tensor):
         raise InputError("inputs alone have no labels", "pass batches of (inputs, labels), or kind='true'")
     one, other = _modules(first, second)
-    a, b = _parameters(one), _parameters(other)
+    a = _parameters(one)
+    b = weights.named_as(_parameters(other), a)
     weights.check_alike(a, b, "the first", "the second")
     information: list[DiagonalFisher] = []
     found: tuple[list[dict[str, float]], list[dict[str, float]]] = [], []
@@ -100,7 +104,7 @@ def weighted(
                 for each, blocks in zip(information, found, strict=True):
                     each.clear()
                     each.add(batch.images[rows], batch.labels[rows], batch.ids[rows])
-                    blocks.append(sums.weighted(a, b, each.information()))
+                    blocks.append(sums.weighted(a, b, weights.named_as(each.information(), a)))
     whole = Weighted.of(*found, sizes)
     return math.sqrt(math.fsum(whole.by_tensor.values())), whole.stderr
 

@@ -65,6 +65,7 @@ class SummaryRow:
     logit_distance: float | None = None
     logit_distance_stderr: float | None = None
     modulo_permutation: float | None = None  # total L2 with the swap undone
+    left_out: int | None = None  # tensors that --common did not compare
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +90,7 @@ def several(
     """What was found of all pairs, with what makes it suspicious said."""
     further = [name for metric, names in FURTHER.items() if metric in settings.metric for name in names]
     permuted = ["modulo_permutation"] if settings.modulo_permutation else []
+    permuted += ["left_out"] if settings.common else []
     waypoints = None
     if chosen.epochs is not None:
         broken = [label for label, network in networks.items() if isinstance(network, InputError)]
@@ -125,6 +127,7 @@ def _row(pair: Pair, result: L2Result | InputError) -> SummaryRow:
         fisher_distance=distance.fisher_distance,
         fisher_distance_stderr=distance.fisher_distance_stderr,
         modulo_permutation=None if undone is None else undone.distance.total_l2,
+        left_out=None if result.left_out is None else result.left_out.count,
         **{column: getattr(result.functional, column, None) for column in FURTHER["functional"]},
     )
 
@@ -166,7 +169,7 @@ def _matrices(whole: L2ManyResult) -> dict[str, np.ndarray]:
     upper = np.triu_indices(count, 1)  # in the order of the pairs
     out = {}
     for name in whole.columns:
-        if name in ("pair", "total_params", "status"):
+        if name in ("pair", "total_params", "left_out", "status"):
             continue
         values = np.zeros((count, count))
         values[upper] = np.array([getattr(row, name) for row in whole.pairs], dtype=float)  # None: NaN

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from modeconn_cli.engine.commands.l2.chosen import Pair
 from modeconn_cli.engine.commands.l2.network import Network
@@ -31,6 +32,55 @@ def measure(
             of_group = _among(usable, [pair for pair in own if not set(pair) & set(broken)])
         found |= of_group
     return found, {pair: _reason(pair, usable, failed) for pair in pairs if pair not in found}
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """What of a pair is not compared: the names that only one has, and those of two shapes, name -> (first, second)."""
+
+    only_first: tuple[str, ...]
+    only_second: tuple[str, ...]
+    shapes: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]]
+
+    @property
+    def count(self) -> int:
+        return len(self.only_first) + len(self.only_second) + len(self.shapes)
+
+
+def in_common(
+    networks: Networks, pairs: Sequence[Pair], *, allow_nonfinite: bool = False
+) -> tuple[dict[Pair, Sums], dict[Pair, InputError], dict[Pair, LeftOut]]:
+    """The sums of pairs over what both have, why other pairs have none, and what was left out of each."""
+    found: dict[Pair, Sums] = {}
+    failed: dict[Pair, InputError] = {}
+    left: dict[Pair, LeftOut] = {}
+    for pair in pairs:
+        both, missed = _reduced(*(networks[label] for label in pair))
+        sums_, errors = measure(dict(zip(pair, both, strict=True)), [pair], allow_nonfinite=allow_nonfinite)
+        found, failed = found | sums_, failed | errors
+        if missed is not None:
+            left[pair] = missed
+    return found, failed, left
+
+
+def _reduced(
+    first: Network | InputError, second: Network | InputError
+) -> tuple[tuple[Network | InputError, Network | InputError], LeftOut | None]:
+    """Two networks with the tensors alone that both have; both as InputError where there are none."""
+    if isinstance(first, InputError) or isinstance(second, InputError):
+        return (first, second), None
+    a, b = first.weights, second.weights
+    left = LeftOut(
+        tuple(name for name in a if name not in b),
+        tuple(name for name in b if name not in a),
+        {n: (tuple(a[n].shape), tuple(b[n].shape)) for n in a if n in b and a[n].shape != b[n].shape},
+    )
+    names = [name for name in a if name in b and name not in left.shapes]
+    if not names:
+        nothing = InputError(f"'{first.path}' and '{second.path}' have no tensor of one name and shape")
+        return (nothing, nothing), left
+    one, other = (replace(each, weights={n: each.weights[n] for n in names}) for each in (first, second))
+    return (one, other), left
 
 
 def alike(usable: Mapping[str, Network]) -> list[list[str]]:

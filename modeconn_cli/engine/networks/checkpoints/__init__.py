@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +18,17 @@ from torch import Tensor
 
 from modeconn_cli.engine import names
 from modeconn_cli.engine.errors import InputError
+from modeconn_cli.engine.networks import weights
 from modeconn_cli.engine.networks.checkpoints import entry, integrity
 from modeconn_cli.engine.networks.checkpoints.about import About
 from modeconn_cli.engine.networks.weights import STATISTICS, buffers_in, distinct, one_thread, shortened
 from modeconn_cli.engine.results import shards
 
-__all__ = ["About", "Checkpoint", "check_finite", "content", "finite", "read"]
+__all__ = ["STATE", "About", "Checkpoint", "check_finite", "content", "finite", "read"]
 
 STATE = "model_state"  # the entry of the files we write that holds a network's weights
 OPTIMIZER_KEYS = ("optimizer_state", "optimizer_state_dict", "optim_state", "optimizer")
-PREFIXES = ("module.", "_orig_mod.")  # of DataParallel and torch.compile
-LIGHTNING, LIGHTNING_PREFIXES = "pytorch-lightning_version", ("model.", "net.")
+LIGHTNING = "pytorch-lightning_version"  # its files have further wrappers
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,18 @@ class Checkpoint:
         """Which of the file's entries the weights are, and what was taken off their names."""
         where = "the file itself" if self.layout == "bare" else f"its entry '{self.layout}'"
         return f"'{self.path}': weights are {where}" + (f", without '{self.prefix}'" if self.prefix else "")
+
+    def named_as(self, wanted: Mapping[str, Any]) -> Checkpoint:
+        """The checkpoint under the names of a network's or another file's state dict (`weights.named_as`)."""
+        new = weights.renaming(self.whole, wanted)
+        about = replace(self.about, buffers=tuple(new.get(name, name) for name in self.about.buffers))
+        named = weights.named_as(self.whole, wanted)
+        return replace(
+            self,
+            state={name: value for name, value in named.items() if isinstance(value, Tensor)},
+            extra={new[name]: value for name, value in self.extra.items()},
+            about=about,
+        )
 
     def parameters(self) -> dict[str, Tensor]:
         """The parameters, as far as a file tells: without what mcx recorded as buffers and what is known to be one.
@@ -88,10 +100,14 @@ def read(
 ) -> Checkpoint:
     """Read a checkpoint after checking its bytes. Raises InputError for everything that is wrong with it.
 
+    The entry that the path says (`A.pt::ema`) is its weights, before `state_key`.
+
     With `mapped` the tensors are pages of the file (`integrity.load`); values are then left to `check_finite`, as
     looking at them would read the file twice.
     """
-    content: Any = _shards(path, mapped) if shards.is_index(path) else integrity.load(path, mapped=mapped)
+    file, own = names.file_and_entry(path)
+    content: Any = _shards(file, mapped) if shards.is_index(file) else integrity.load(file, mapped=mapped)
+    state_key = own or state_key
     allow_nonfinite = allow_nonfinite or mapped
     if not isinstance(content, dict):
         raise InputError(f"'{path}' holds a {type(content).__name__}, expected a state dict")
@@ -103,9 +119,11 @@ def read(
         tensors = {f"point {k}: {n}": t for k, point in enumerate(points) for n, t in point.items()}
         _check_tensors(tensors, path, None if allow_nonfinite else ())
         return Checkpoint(path, "curve", {}, _epoch(content, path), None, about, content)
-    found = entry.find(content, path, state_key)
-    key, prefixes = found.key, PREFIXES + (LIGHTNING_PREFIXES if LIGHTNING in content else ())
-    state, prefix = _strip(found.tensors, prefixes)
+    found = entry.find(content, file, state_key)
+    key, parts = found.key, weights.WRAPPERS if LIGHTNING in content else weights.OF_TORCH
+    names_, prefix = weights.without_prefix(found.tensors, parts)
+    state = dict(zip(names_, found.tensors.values(), strict=True))
+    about = replace(about, buffers=tuple(name.removeprefix(prefix) for name in about.buffers))
     _check_tensors(state, path, None if allow_nonfinite else {*about.buffers, *buffers_in(state)})
     optimizer = next((content[k] for k in OPTIMIZER_KEYS if isinstance(content.get(k), Mapping)), None)
     return Checkpoint(
@@ -152,15 +170,6 @@ def _shards(path: Path, mapped: bool) -> dict[str, Tensor]:
     if lost:
         raise InputError(f"'{path}' names '{lost[0]}', which none of its files holds")
     return out
-
-
-def _strip(state: Mapping[str, Tensor], prefixes: tuple[str, ...]) -> tuple[dict[str, Tensor], str]:
-    """Without the prefixes that wrappers put before every name, and those prefixes."""
-    out, taken = dict(state), ""
-    while prefix := next((p for p in prefixes if all(name.startswith(p) for name in out)), ""):
-        out = {name[len(prefix) :]: tensor for name, tensor in out.items()}
-        taken += prefix
-    return out, taken
 
 
 def _epoch(content: Mapping[str, Any], path: Path) -> int | None:

@@ -10,14 +10,16 @@ from pathlib import Path
 from modeconn_cli.engine import names
 from modeconn_cli.engine.errors import InputError, SettingsError
 from modeconn_cli.engine.machine.runtime import Runtime
+from modeconn_cli.engine.networks.checkpoints import integrity
 from modeconn_cli.engine.settings.scoring import EpochSettings
 
 
 def meant(word: Path, settings: EpochSettings, runtime: Runtime, *, gaps: bool = False) -> list[Path]:
     """The checkpoints that a word means: the file itself, or those of a folder or a pattern, in the order of their
-    epochs, of the range that the settings name. With `gaps` epochs of it may be missing whatever the settings say.
+    epochs, of the range that the settings name. An entry that it says (`RUN::ema`) is that of each. With `gaps` epochs
+    of it may be missing whatever the settings say.
     """
-    if os.path.isdir(word):
+    if os.path.isdir(names.file_of(word)):
         return list(in_range(word, settings, runtime, gaps=gaps).values())
     found = _fitting(word)
     if not found:
@@ -32,14 +34,16 @@ def meant(word: Path, settings: EpochSettings, runtime: Runtime, *, gaps: bool =
 
 def names_several(word: Path) -> bool:
     """Whether a word means several checkpoints: a folder, or a pattern that files fit."""
-    return os.path.isdir(word) or bool(_fitting(word))
+    return os.path.isdir(names.file_of(word)) or bool(_fitting(word))
 
 
 def _fitting(word: Path) -> list[Path]:
     """The files of a pattern, in the order of their epochs; none of a word that is the name of a file."""
     if not set("*?") & set(str(word)) or os.path.lexists(word):
         return []
-    return sorted(map(Path, sorted(glob.glob(str(word)))), key=lambda path: names.epoch_of(path) or 0)
+    pattern, entry = names.file_and_entry(word)
+    found = sorted(map(Path, sorted(glob.glob(str(pattern)))), key=lambda path: names.epoch_of(path) or 0)
+    return [names.with_entry(path, entry) for path in found]
 
 
 def in_range(
@@ -65,8 +69,10 @@ def in_range(
 
 def in_folder(folder: Path, run_idx: int | None = None) -> dict[int, Path]:
     """epoch -> checkpoint of a folder, of one run where the names say several."""
+    folder, entry = names.file_and_entry(folder)
     if not folder.is_dir():
         raise InputError(f"'{folder}' is not a folder", "pass the folder that holds checkpoint-<epoch>.pt")
+    integrity.check_gathered(folder)
     runs = {run for path in folder.iterdir() if (run := names.run_of(path)) is not None}
     if len(runs) > 1 and run_idx is None:
         raise SettingsError(
@@ -86,7 +92,7 @@ def in_folder(folder: Path, run_idx: int | None = None) -> dict[int, Path]:
         )
     if not found:
         raise InputError(f"'{folder}' holds no checkpoints", _nearby(folder))
-    return {epoch: paths[0] for epoch, paths in sorted(found.items())}
+    return {epoch: names.with_entry(paths[0], entry) for epoch, paths in sorted(found.items())}
 
 
 def _nearby(folder: Path) -> str:

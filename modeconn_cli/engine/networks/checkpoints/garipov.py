@@ -6,9 +6,11 @@ by order, and every shape is compared.
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+import torch
 from torch import Tensor
 
 from modeconn_cli.engine.errors import InputError
@@ -83,3 +85,34 @@ def renamed(
             raise InputError(f"curve buffer '{name}' has no place in the network", "pass another --model")
         out[mine] = tensor
     return [dict(zip(parameters, point.values(), strict=True)) for point in points], out
+
+
+# What its curves call modules of its networks: VGG's linear layers, and the convolution beside a block.
+_CURVE_NAMES = (
+    (re.compile(r"(.*\.)?classifier\.1"), "fc1"),
+    (re.compile(r"(.*\.)?classifier\.4"), "fc2"),
+    (re.compile(r"(.*\.)?classifier\.6"), "fc3"),
+    (re.compile(r"(.*\.downsample)\.0"), r"\1"),
+)
+
+
+def joined(
+    kind: str, points: Sequence[Mapping[str, Tensor]], buffers: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """The state dict of a curve through control points [K], with one set of buffers, under its names there."""
+    count = len(points)
+    out = {f"{MARK}range": torch.arange(0, float(count))}
+    if kind == "bezier":
+        binomials = torch.tensor([float(math.comb(count - 1, k)) for k in range(count)])
+        out = {f"{MARK}binom": binomials, **out, f"{MARK}rev_range": torch.arange(count - 1, -1, -1.0)}
+    for name in points[0]:
+        out |= {f"{PREFIX}{_curve_name(name)}_{k}": point[name] for k, point in enumerate(points)}
+    return out | {f"{PREFIX}{_curve_name(name)}": tensor for name, tensor in buffers.items()}
+
+
+def _curve_name(name: str) -> str:
+    module, _, leaf = name.rpartition(".")
+    for pattern, theirs in _CURVE_NAMES:
+        if found := pattern.fullmatch(module):
+            module = found.expand(theirs)
+    return f"{module}.{leaf}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import mmap
 import os
@@ -28,6 +29,10 @@ LOOKALIKES: tuple[tuple[bytes, str], ...] = (
     (b"\x93NUMPY", "is a NumPy array, not a checkpoint"),
 )
 RESAVE = "save the tensors alone where the file was made: torch.save(model.state_dict(), 'weights.pt')"
+GATHER = (
+    "gather it where it was trained: get_model_state_dict(model, options=StateDictOptions(full_state_dict=True)) of "
+    "torch.distributed.checkpoint.state_dict, and torch.save what it gives on rank 0"
+)
 ZIP_BEGIN, ZIP_END = b"PK\x03\x04", b"PK\x05\x06"
 
 LEGACY_PICKLES = 5  # magic number, version, machine, content, keys of the storages
@@ -85,8 +90,29 @@ def _name(stream: IO[bytes], path: Path) -> Path:
     return name if name.exists() else path
 
 
+def check_gathered(path: Path) -> None:
+    """Raises InputError for a folder of shards, or one of its files, that torch or DeepSpeed puts together itself."""
+    folder = path if path.is_dir() else path.parent
+    if path.suffix == ".distcp" or (path.is_dir() and (path / ".metadata").is_file()):
+        raise InputError(
+            f"'{path}' is sharded, by torch.distributed.checkpoint",
+            f"gather it: python -m torch.distributed.checkpoint.format_utils dcp_to_torch {folder} gathered.pt",
+        )
+    ours = "zero_pp_rank_" in path.name
+    if ours or (
+        path.is_dir() and ((path / "zero_to_fp32.py").is_file() or any(path.glob("*zero_pp_rank_*")))
+    ):
+        raise InputError(
+            f"'{path}' is sharded, by DeepSpeed",
+            "gather it with the script that DeepSpeed has saved in the folder above its steps: "
+            "python zero_to_fp32.py . gathered",
+        )
+
+
 def opened(path: Path) -> IO[bytes]:
     """The file, open for reading. Raises InputError where there is none."""
+    with contextlib.suppress(OSError):
+        check_gathered(path)
     try:
         return path.open("rb")
     except FileNotFoundError:
@@ -156,6 +182,8 @@ def check_zip(stream: IO[bytes], path: Path) -> None:
 
 def _check_names(stream: IO[bytes], path: Path) -> None:
     name = pickles.forbidden(stream)
+    if name is not None and name.startswith(pickles.SHARDED):
+        raise InputError(f"'{path}' holds one process's share of sharded tensors ('{name}')", GATHER)
     if name is not None:
         raise InputError(f"'{path}' refused: contains '{name}' (code)", RESAVE)
 

@@ -19,11 +19,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-NUMBERS = re.compile(r"[<>|=]?(?:b1|[iu][1248]|f[248]|c8|c16)")
+NUMBERS = re.compile(r"[<>|=]?(?:b1|[iu][1248]|f[248]|c8|c16|[SU]\d{1,4})")  # and text, as of numpy.str_
 MOST = 1_000_000  # values of a checkpoint, 16 numbers in a list counted as one
 DEEPEST = 50
 REPEATED = 1 << 26  # bytes of a tensor that repeats what the file holds once
 NUMBER_TYPES = {int, float, bool}
+SHARDED = "torch.distributed."  # names of tensors of which every process holds a share begin so
 
 # Names that torch gives to tensors and their parts, all of them in its own list for `weights_only`.
 OF_TORCH = {
@@ -70,6 +71,55 @@ class Array:
         self.value = dtype.decode(data).reshape(shape, order="F" if fortran else "C")
 
 
+class Inert(list[Any]):
+    """Stands for a value that no weights are made of: a date, a version, a queue.
+
+    It takes whatever a pickle gives it.
+    """
+
+    def __init__(self, *_: object) -> None:
+        super().__init__()
+
+    def __setstate__(self, state: object) -> None:
+        """What it held is left out."""
+
+    __hash__ = object.__hash__  # type: ignore[assignment] # a key, as a date may be
+    __eq__ = object.__eq__
+
+
+# Types of the standard library, of torch and NumPy for which it stands, by module.
+_INERT = {
+    "torch.torch_version": ("TorchVersion",),
+    "types": ("SimpleNamespace",),
+    "datetime": ("datetime", "date", "time", "timedelta", "timezone"),
+    "zoneinfo": ("ZoneInfo",),
+    "collections": ("deque", "ChainMap", "UserDict", "UserList", "UserString"),
+    "UserDict": ("IterableUserDict",),  # as Python 2 named them, and pickles for it do
+    "UserList": ("UserList",),
+    "UserString": ("UserString",),
+    "builtins": ("range", "xrange", "slice"),
+    "decimal": ("Decimal",),
+    "fractions": ("Fraction",),
+    "uuid": ("UUID", "SafeUUID"),
+    "numpy": (
+        *(
+            "bool",
+            "bool_",
+            "int8",
+            "int16",
+            "int32",
+            "int64",
+            "uint8",
+            "uint16",
+            "uint32",
+            "uint64",
+            "float16",
+        ),
+        *("float32", "float64", "complex64", "complex128", "str_"),
+    ),
+}
+
+
 def _array(*_: object) -> Array:
     return Array()
 
@@ -80,6 +130,10 @@ def _scalar(dtype: DType, data: bytes) -> Any:
 
 def _dict(*_: object) -> dict[Any, Any]:
     return {}
+
+
+def _frozenset(*values: Any) -> frozenset[Any]:
+    return frozenset(*values)
 
 
 def _unused(*_: object) -> None:
@@ -96,6 +150,10 @@ def _windows_path(*parts: str) -> str:
 
 def _stand_ins() -> Iterator[tuple[str, Callable[..., Any]]]:
     yield "argparse.Namespace", argparse.Namespace
+    yield "builtins.frozenset", _frozenset
+    for module, inert in _INERT.items():
+        for name in inert:
+            yield f"{module}.{name}", Inert
     yield "collections.defaultdict", _dict
     for name in ("list", "dict", "int", "float", "str", "tuple"):
         yield f"builtins.{name}", _unused
@@ -115,15 +173,22 @@ STAND_INS: dict[str, Callable[..., Any]] = dict(_stand_ins())
 
 
 def forbidden(stream: IO[bytes]) -> str | None:
-    """The first name in a pickle that is on neither list; reads one pickle and runs nothing."""
+    """The first name in a pickle that is on neither list, of those of sharded tensors before others; reads one pickle
+    and runs nothing.
+    """
+    found = None
     for opcode, argument, _ in pickletools.genops(stream):
         if opcode.name in ("GLOBAL", "INST"):
             name = str(argument).replace(" ", ".").replace("__builtin__.", "builtins.")
             if not (name in OF_TORCH or name in STAND_INS or _KINDS.fullmatch(name)):
-                return name
+                if not name.startswith("torch."):
+                    return found or name
+                if name.startswith(SHARDED):
+                    return name
+                found = found or name
         elif opcode.name in ("STACK_GLOBAL", "EXT1", "EXT2", "EXT4"):
-            return f"opcode {opcode.name}"
-    return None
+            return found or f"opcode {opcode.name}"
+    return found
 
 
 def plain(content: Any, size: int) -> Any:

@@ -11,11 +11,12 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from modeconn_cli.engine.errors import InputError, SettingsError
 from modeconn_cli.engine.factories import arguments, call, imported
 from modeconn_cli.engine.networks.checkpoints import About
-from modeconn_cli.engine.networks.forward import unwrap
+from modeconn_cli.engine.networks.forward import forward, unwrap
 from modeconn_cli.engine.networks.untouched import watch
 from modeconn_cli.engine.registry import MODELS, Entry, find_model, is_import_path
 from modeconn_cli.engine.settings.shared import NetworkSettings
@@ -112,6 +113,14 @@ def build(arch: Architecture, seed: int = 0, note: Callable[[str], None] = lambd
     )
     if not isinstance(model, nn.Module):
         raise SettingsError(f"'{arch.model}' made a {type(model).__name__}, not a torch.nn.Module")
+    if isinstance(model, torch.jit.ScriptModule):
+        raise InputError(f"'{arch.model}' made a script, whose layers cannot be seen", "leave out torch.jit")
+    if any(map(is_lazy, model.parameters())):  # which take their shapes from the first forward
+        with torch.no_grad():
+            forward(model.eval(), torch.zeros(2, *arch.input_shape))
+        model.train()
+    if complex_ := next((name for name, p in model.named_parameters() if p.is_complex()), None):
+        raise InputError(f"the parameter '{complex_}' of '{arch.model}' is complex, expected real ones")
     model.register_forward_hook(unwrap)
     watch(model, note)
     return model

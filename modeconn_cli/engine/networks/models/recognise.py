@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from modeconn_cli.engine.datasets.remembered import Remembered
 from modeconn_cli.engine.errors import McxError, SettingsError
 from modeconn_cli.engine.machine.runtime import Runtime
+from modeconn_cli.engine.networks import weights
 from modeconn_cli.engine.networks.checkpoints import Checkpoint, garipov
 from modeconn_cli.engine.networks.models import Architecture, asks_for_classes, build, factory_of
 from modeconn_cli.engine.registry import MODELS, Entry, find_model
@@ -63,7 +64,8 @@ def _decided(checkpoint: Checkpoint, fits: list[Architecture], runtime: Runtime)
 
 
 def matches(state: Mapping[str, Tensor], only: str | None = None) -> list[Architecture]:
-    """The registered networks with exactly these tensors, or the one named."""
+    """The registered networks with exactly these tensors, whatever wrapped them, or the one named."""
+    state = dict(zip(weights.unwrapped(state), state.values(), strict=True))
     return _first_of_each(arch for arch in _candidates(state, only) if fits(arch, state))
 
 
@@ -91,6 +93,7 @@ def with_classes_of(arch: Architecture, state: Mapping[str, Tensor]) -> Architec
     tried = arch.num_classes or TRIED
     model = _on_meta(replace(arch, num_classes=tried))
     own = {} if model is None else model.state_dict()
+    state = weights.named_as(state, own)
     ratios = {
         there * tried / here
         for name, tensor in own.items()
@@ -105,11 +108,12 @@ def with_classes_of(arch: Architecture, state: Mapping[str, Tensor]) -> Architec
 
 
 def fits(arch: Architecture, state: Mapping[str, Tensor]) -> bool:
-    """Whether a network has exactly these tensors."""
+    """Whether a network has exactly these tensors, but for wrappers and counters of steps."""
     model = _on_meta(arch)
     if model is None:
         return False
-    own = {name: tensor for name, tensor in model.state_dict().items() if isinstance(tensor, Tensor)}
+    own = weights.tensors_of(model)
+    state = weights.named_as(state, own)
     return own.keys() == state.keys() and all(own[name].shape == state[name].shape for name in own)
 
 
@@ -134,7 +138,7 @@ def _candidates(state: Mapping[str, Tensor], only: str | None) -> Iterator[Archi
         shape = entry.input_shape if first is None else (first.shape[1], *entry.input_shape[1:])
         for args in _arguments(entry, first):
             probe = Architecture(name, min(rows, default=1), shape, args)
-            if _has_as_many(probe, len(state)):
+            if _has_as_many(probe, _count(state)):
                 yield from (replace(probe, num_classes=classes) for classes in rows)
 
 
@@ -149,7 +153,12 @@ def _arguments(entry: Entry, first: Tensor | None) -> list[dict[str, int]]:
 def _has_as_many(arch: Architecture, count: int) -> bool:
     """Whether a network has that many tensors, or parameters, whatever the number of its classes."""
     model = _on_meta(arch)
-    return model is not None and count in (len(model.state_dict()), len(list(model.parameters())))
+    return model is not None and count in (_count(model.state_dict()), len(list(model.parameters())))
+
+
+def _count(names: Iterable[str]) -> int:
+    """How many tensors there are beside counters of steps."""
+    return sum(not weights.is_counter(name) for name in names)
 
 
 def _family_members(state: Mapping[str, Tensor]) -> list[str]:

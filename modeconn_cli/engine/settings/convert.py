@@ -1,0 +1,38 @@
+"""Settings of `mcx convert`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from modeconn_cli.engine.settings.base import setting
+from modeconn_cli.engine.settings.shared import ModelSettings
+
+Layout = Literal["mcx", "garipov", "lmc", "bare"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvertSettings(ModelSettings):
+    """Write a network or a curve in another layout."""
+
+    checkpoint: Path = setting(
+        None,
+        "the file",
+        positional=True,
+        missing=("no checkpoint", "mcx convert FILE --layout … --output FILE"),
+    )
+    layout: Layout = setting(
+        None,
+        "whose files: mcx; garipov: dnn-mode-connectivity; lmc: linear mode connectivity, open_lth; bare: a state dict",
+        missing=("no layout", "pass --layout mcx, garipov, lmc or bare"),
+    )
+    output: Path = setting(
+        None, "file to write", change="free", missing=("no file to write", "pass --output FILE.pt")
+    )
+    overwrite: bool = setting(False, "replace what is there", change="free")
+    allow_nonfinite: bool = setting(False, "accept NaN and infinity in the weights")
+
+    @property
+    def sources(self) -> tuple[Path, ...]:
+        return () if self.checkpoint is None else (self.checkpoint,)

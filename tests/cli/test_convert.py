@@ -1,0 +1,109 @@
+"""`mcx convert`: the same tensors in the layouts of other programs, and back."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from modeconn_cli.engine.networks import checkpoints
+from modeconn_cli.engine.networks.checkpoints import garipov
+
+DATA = Path(__file__).parents[1] / "data"
+
+
+def load(path: Path) -> dict:
+    return torch.load(path, weights_only=True)
+
+
+def same(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> bool:
+    return list(found) == list(wanted) and all(
+        torch.equal(found[n], wanted[n]) and found[n].dtype == wanted[n].dtype for n in wanted
+    )
+
+
+@pytest.mark.parametrize("layout", ["mcx", "garipov", "lmc", "bare"])
+def test_a_network_comes_back_from_every_layout(mcx, tmp_path: Path, layout: str) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2).double())
+    optimizer = torch.optim.SGD(model[:2].parameters(), 0.1, momentum=0.9)
+    model[:2](torch.randn(5, 3)).sum().backward()
+    optimizer.step()
+    state = model.state_dict()
+    content = {"epoch": 7, "state_dict": {f"module.{n}": t for n, t in state.items()}, "scaler": {"x": 1}}
+    source, there, back = (tmp_path / f"{name}.pt" for name in ("source", "there", "back"))
+    torch.save({**content, "optimizer": optimizer.state_dict()}, source)
+    done = mcx("convert", source, "--layout", layout, "--output", there, "--json")
+    assert done.code == 0, done.err
+    left = json.loads(done.out)["left_out"]
+    assert left == ["scaler", *(["epoch", "optimizer"] if layout == "bare" else [])]
+    assert f"the layout '{layout}' has no place for: scaler" in done.err
+    names = {"mcx": "model_state", "garipov": "model_state", "lmc": "model_state_dict"}
+    raw = load(there)
+    assert same(raw if layout == "bare" else raw[names[layout]], state)
+    assert ("mcx" in raw) == (layout == "mcx")
+    if layout != "bare":
+        steps = raw["optimizer_state_dict" if layout == "lmc" else "optimizer_state"]
+        assert raw["epoch"] == 7
+        optimizer.load_state_dict(steps)
+    assert mcx("convert", there, "--layout", "mcx", "--output", back).code == 0
+    found = checkpoints.read(back)
+    assert same(found.state, state)
+    assert (found.epoch, found.optimizer_state is None) == ((0, True) if layout == "bare" else (7, False))
+
+
+def test_a_curve_goes_to_dnn_mode_connectivity_and_back(mcx, tmp_path: Path) -> None:
+    golden = load(DATA / "garipov_preresnet8_curve.pt")["model_state"]
+    ours, theirs, bare = (tmp_path / f"{name}.pt" for name in ("ours", "theirs", "bare"))
+    assert mcx("convert", DATA / "garipov_preresnet8_curve.pt", "--layout", "mcx", "--output", ours).code == 0
+    assert mcx("convert", ours, "--layout", "garipov", "--output", theirs).code == 0
+    found = load(theirs)["model_state"]
+    assert found.keys() == golden.keys()
+    assert all(torch.equal(found[n], golden[n]) and found[n].dtype == golden[n].dtype for n in golden)
+    assert mcx("convert", theirs, "--layout", "bare", "--output", bare).code == 0
+    for path in (ours, theirs, bare):
+        words = ("--curve-checkpoint", path, "--t", "1", "--bn", "none", "--output", tmp_path / "x.pt")
+        done = mcx("curve", "extract", *words, "--overwrite")
+        assert done.code == 0, done.err
+        end = load(DATA / "garipov_preresnet8_b.pt")["model_state"]
+        parameters = checkpoints.read(tmp_path / "x.pt").parameters()
+        assert all(torch.equal(tensor, end[name]) for name, tensor in parameters.items())
+    done = mcx("convert", ours, "--layout", "lmc", "--output", tmp_path / "no.pt")
+    assert (done.code, "is a curve" in done.err) == (3, True)
+
+
+@pytest.mark.parametrize("key", ["VGG16", "VGG16BN", "VGG19"])
+def test_curves_have_the_names_of_the_original(key: str) -> None:
+    golden = json.loads((DATA / "garipov_vgg_keys.json").read_text())[key]
+    base = {name: torch.zeros(1) for name in golden["base"]}
+    buffers = {n: t for n, t in base.items() if n.rpartition(".")[2] not in ("weight", "bias")}
+    point = {n: t for n, t in base.items() if n not in buffers}
+    assert garipov.joined("bezier", [point] * 3, buffers).keys() == golden["curve"].keys()
+
+
+def test_what_exists_is_kept_and_the_same_again_is_complete(mcx, networks: Path, tmp_path: Path) -> None:
+    source, output = networks / "seed0/checkpoint-4.pt", tmp_path / "x.pt"
+    for layout in ("mcx", "bare"):
+        words = ("convert", source, "--layout", layout, "--output", output)
+        if layout == "bare":
+            assert mcx(*words).code == 5
+        assert mcx(*words, "--overwrite").code == 0
+        before = output.read_bytes()
+        done = mcx(*words)
+        assert (done.code, "already complete" in done.err, output.read_bytes() == before) == (0, True, True)
+    assert same(load(output), load(source)["model_state"])
+    assert mcx("convert", source, "--layout", "bare", "--output", source, "--overwrite").code == 5
+
+
+def test_with_a_model_what_is_written_has_its_names(mcx, networks: Path, tmp_path: Path) -> None:
+    state = load(networks / "seed0/checkpoint-4.pt")["model_state"]
+    torch.save(
+        {name.replace("conv1.", "conv1._orig_mod."): t for name, t in state.items()}, tmp_path / "w.pt"
+    )
+    words = ("--model", "cnn", "--model-arg", "width=4", "--input-shape", "1,8,8")
+    done = mcx("convert", tmp_path / "w.pt", "--layout", "bare", "--output", tmp_path / "b.pt", *words)
+    assert done.code == 0, done.err
+    assert same(load(tmp_path / "b.pt"), state)
