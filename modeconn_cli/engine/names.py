@@ -37,6 +37,14 @@ _EPOCHS = tuple(
     )
 )
 
+# The weights in a folder that holds one checkpoint, as Hugging Face's trainers write them; the first that is there.
+MODEL_FILES = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+
 
 def checkpoint(epoch: int) -> str:
     """`checkpoint-<epoch>.pt`, epoch = number of epochs completed."""
@@ -55,6 +63,11 @@ def epoch_of(path: Path) -> int | None:
     """The epoch that a checkpoint's file name says, None where it says none."""
     found = next((match for pattern in _EPOCHS if (match := pattern.fullmatch(path.name))), None)
     return int(found[1]) if found else None
+
+
+def checkpoint_of(path: Path) -> str:
+    """What a checkpoint is called: by its file, or its folder too where files of all epochs have one name."""
+    return f"{path.parent.name}/{path.name}" if path.name in MODEL_FILES else path.name
 
 
 _RUNS = (

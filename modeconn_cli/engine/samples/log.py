@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Generic, Self, TypeVar
 
+from modeconn_cli.engine import names
 from modeconn_cli.engine.errors import InputError
 from modeconn_cli.engine.results import files, jobs
 from modeconn_cli.engine.results.fingerprints import sha256
@@ -35,7 +36,7 @@ class ScoredEpoch:
         stat = checkpoint.stat()
         return ScoredEpoch(
             epoch=epoch,
-            checkpoint=checkpoint.name,
+            checkpoint=names.checkpoint_of(checkpoint),
             sha256=sha256(checkpoint),
             size=stat.st_size,
             mtime_ns=stat.st_mtime_ns,
