@@ -22,7 +22,11 @@ LARGEST = 100_000  # bytes; a configuration is a page of text
 DEEPEST = 20  # lists within lists
 
 # Keys of the original experiments that have no meaning here.
-IGNORED = frozenset({"defaults", "experiment_name", "project_name", "use_wandb", "wandb_project", "run_name"})
+IGNORED = frozenset(
+    {"defaults", "experiment_name", "hydra", "project_name", "use_wandb", "wandb_project", "run_name"}
+)
+# Of the first symmetry-plane script, whose steps are passes over all training images that begin at the middle.
+STEPS = frozenset({"optimization_steps", "eval_points_per_segment", "print_freq"})
 # Their `early_stopping: false` leaves `patience` and `min_delta` without a meaning.
 EARLY_STOPPING = "early_stopping"
 # Their `save_intermediate: false` keeps the last checkpoint only, whatever `save_freq` says.
@@ -49,6 +53,11 @@ def resolve(
     in_preset = read(place, known, command)[0] if "preset" in known and preset and place.is_file() else {}
     if command == "curve train" and file:
         notes += _unsaid({**in_file, **typed}, file, original=bool(ignored), noise="init_noise" in in_file)
+    if "optimization_steps" in ignored:
+        notes.append(
+            "optimization_steps counts steps down the largest loss on the path, each over all training images; curves "
+            "are trained for --epochs on the mean loss here"
+        )
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
     for spec in specs(cls):
@@ -138,7 +147,7 @@ def read(path: Path, known: Mapping[str, str], command: str) -> tuple[dict[str, 
             values[known[name]] = _value(value_node, where)
         elif name in switches and "save_freq" in known:
             switches[name] = _scalar(value_node, where).casefold() not in ("false", "no", "off", "0")
-        elif name in IGNORED:
+        elif name in IGNORED or (name in STEPS and command == "curve train"):
             ignored.append(key)
         else:
             hint = did_you_mean(name, known)

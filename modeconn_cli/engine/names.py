@@ -38,6 +38,14 @@ _EPOCHS = tuple(
     )
 )
 
+# The weights in a folder that holds one checkpoint, as Hugging Face's trainers write them; the first that is there.
+MODEL_FILES = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+
 
 ENTRY = "::"  # between a checkpoint's file and the entry that holds the weights: A.pt::trainer.ema
 
@@ -81,6 +89,11 @@ def epoch_of(path: Path) -> int | None:
     name = file_of(path).name
     found = next((match for pattern in _EPOCHS if (match := pattern.fullmatch(name))), None)
     return int(found[1]) if found else None
+
+
+def checkpoint_of(path: Path) -> str:
+    """What a checkpoint is called: by its file, or its folder too where files of all epochs have one name."""
+    return f"{path.parent.name}/{path.name}" if path.name in MODEL_FILES else path.name
 
 
 _RUNS = (

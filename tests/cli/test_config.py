@@ -314,3 +314,19 @@ def test_underscores_in_values_are_left_alone(mcx) -> None:
 def test_words_after_two_dashes_are_left_alone(mcx) -> None:
     found = printed(mcx("l2", "--print-config", "--", "--a_b.pt", "-c_d.pt").out)
     assert found["checkpoints"][0] == ["--a_b.pt", "-c_d.pt"]
+
+
+def test_keys_of_hydra_and_of_steps_are_named_and_ignored(mcx, tmp_path: Path) -> None:
+    text = "hydra:\n  run:\n    dir: outputs/${now:%Y}\noptimization_steps: 200\nprint_freq: 10\nepochs: 3\n"
+    done = mcx(
+        "curve",
+        "train",
+        "--print-config",
+        "--config",
+        written(tmp_path, text + "constraint: symmetry-plane\n"),
+    )
+    assert done.code == 0, done.err
+    assert printed(done.out)["epochs"][0] == 3
+    assert f"ignored in {tmp_path}/c.yaml: hydra, optimization_steps, print_freq" in done.err
+    assert "--epochs" in done.err
+    assert mcx("train", "--print-config", "--config", written(tmp_path, "optimization_steps: 2\n")).code == 2

@@ -777,3 +777,40 @@ def test_a_sample_that_is_never_learnt_comes_last(mcx: Callable, tmp_path: Path)
     found, _ = aggregated(mcx, folder, tmp_path / "out")
     assert found["auroc"]["lt_first_epoch"] == 1.0
     assert plain["auroc"] == {}
+
+
+def test_arrays_of_growing_length_are_joined_by_the_ids_of_their_epochs(
+    mcx: Callable, tmp_path: Path
+) -> None:
+    """As the original's of classes that come later: every epoch has its own samples, in its own order."""
+    ids = {0: [7, 3], 1: [3, 9, 7], 2: [9, 3, 7, 4]}
+    losses = {0: [1.0, 2.0], 1: [3.0, 4.0, 5.0], 2: [6.0, 7.0, 8.0, 9.0]}
+    for epoch in ids:
+        for kind in ("loss", "loss_grad"):
+            np.save(tmp_path / f"{kind}_own_epoch_{epoch}.npy", np.array(losses[epoch], dtype=np.float32))
+        np.save(tmp_path / f"sample_ids_epoch_{epoch}.npy", np.array(ids[epoch]))
+    np.save(tmp_path / "order.npy", np.arange(4))
+    words = ("csl", "aggregate", "--input-dir", tmp_path, "--class-order", tmp_path / "order.npy")
+    done = mcx(*words, "--output-dir", tmp_path / "out")
+    assert done.code == 0, done.err
+    assert np.load(tmp_path / "out/sample_ids.npy").tolist() == [3, 4, 7, 9]
+    assert np.load(tmp_path / "out/csl_own_run1_noise_0.npy").tolist() == [2 + 3 + 7, 9, 1 + 5 + 8, 4 + 6]
+    assert np.load(tmp_path / "out/epochs_seen_own_run1_noise_0.npy").tolist() == [3, 1, 3, 2]
+    np.save(tmp_path / "sample_ids_epoch_1.npy", np.array([3, 9]))
+    done = mcx(*words, "--output-dir", tmp_path / "other")
+    assert (done.code, "loss_own_epoch_1.npy" in done.err) == (3, True)
+
+
+def test_a_job_that_is_begun_anew_replaces_its_old_ids(mcx: Callable, run: Path, tmp_path: Path) -> None:
+    words = ("csl", "score", "--checkpoint-dir", run, "--grad", "none", "--end-epoch", "1", "--output-dir")
+    anew = ("--split", "test", "--overwrite", "--no-resume")
+    assert mcx(*words, tmp_path / "out").code == 0
+    before = np.load(tmp_path / "out/sample_ids.npy")
+    assert mcx(*words, tmp_path / "out", "--run-idx", "2").code == 0
+    done = mcx(*words, tmp_path / "out", *anew)
+    assert (done.code, "names other samples" in done.err) == (5, True)  # they are those of the other run too
+    shutil.rmtree(tmp_path / "out")
+    assert mcx(*words, tmp_path / "out").code == 0
+    done = mcx(*words, tmp_path / "out", *anew)
+    assert done.code == 0, done.err
+    assert np.load(tmp_path / "out/sample_ids.npy").tolist() != before.tolist()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
 from collections.abc import Callable
@@ -419,6 +420,44 @@ def test_values_that_are_no_numbers_are_named_and_never_stable(
     assert "holds values that are no numbers" in done.err
     assert "from: no k1 here" in done.out
     assert "nan" not in (tmp_path / "report/lmc_report.csv").read_text()
+
+
+def test_a_report_reads_the_tables_of_the_study_where_files_are_empty(
+    mcx: Callable, folder: Path, tmp_path: Path
+) -> None:
+    """A table's lists are JSON's, or as NumPy prints arrays; a pair that has a file is not taken twice."""
+    for path in (folder / "processed").glob("*.json"):
+        original(path, tmp_path / "study")
+    paths = sorted((tmp_path / "study").glob("*.json"))
+    words = ("lmc", "report", tmp_path / "study", "--json")
+    right = json.loads(mcx(*words).out)["series"][0]["pairs"]
+    documents = [json.loads(path.read_text()) for path in paths]
+    rows = []
+    for number, document in enumerate(documents):
+        printed = {
+            k: str(np.array(v)) if number % 2 else json.dumps(v)
+            for k, v in document.items()
+            if isinstance(v, list)
+        }
+        rows.append(["", *(printed.get(name, value) for name, value in document.items())])
+    (tmp_path / "study/dataframes").mkdir()
+    with (tmp_path / "study/dataframes/MNIST_df.csv").open("w", newline="") as stream:
+        csv.writer(stream).writerows([["", *documents[0]], *rows])
+    paths[0].write_text("")
+    paths[1].write_text("")
+    done = mcx(*words)
+    assert done.code == 0, done.err
+    assert "2 of 4 pairs" in done.err
+    assert "MNIST_df.csv" in done.err
+    read = sorted(
+        (pair for each in json.loads(done.out)["series"] for pair in each["pairs"]),
+        key=lambda p: (p["k1"], p["k2"]),
+    )
+    assert [(pair["k1"], pair["k2"]) for pair in read] == [(pair["k1"], pair["k2"]) for pair in right]
+    for pair, other in zip(read, right, strict=True):
+        assert pair["barriers"]["max_gap"] == pytest.approx(other["barriers"]["max_gap"], abs=1e-6)
+    (tmp_path / "study/dataframes/MNIST_df.csv").write_text("dataset,k1,k2\nMNIST,0,1\n")
+    assert mcx(*words).code == 3
 
 
 def test_an_original_file_whose_epochs_go_backwards_is_refused(

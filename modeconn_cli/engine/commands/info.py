@@ -65,7 +65,7 @@ def run(settings: InfoSettings, runtime: Runtime) -> InfoResult | None:
     if runtime.dry_run:
         runtime.plan([f"describe {path}"])
         return None
-    if shards.is_index(path) or path.suffix == ".safetensors":
+    if safe.has_header(path):
         return _of_header(path, settings)
     checkpoint = checkpoints.read(path, state_key=settings.state_key, allow_nonfinite=True)
     return _of_checkpoint(checkpoint, settings)

@@ -27,7 +27,7 @@ from modeconn_cli.engine.networks.models import Architecture
 from modeconn_cli.engine.networks.models.recognise import fits, recognised, with_classes_of
 from modeconn_cli.engine.registry import canonical_model, is_import_path
 from modeconn_cli.engine.settings.base import Settings
-from modeconn_cli.engine.settings.scoring import EpochSettings, ScoringSettings
+from modeconn_cli.engine.settings.scoring import RunFolderSettings, ScoringSettings
 from modeconn_cli.engine.settings.shared import DataSettings, FileSettings, ModelSettings, NetworkSettings
 
 S = TypeVar("S", bound=NetworkSettings)
@@ -310,8 +310,8 @@ def completed_by_sources(settings: Settings) -> tuple[Settings, dict[str, str]]:
 def _candidates(settings: ModelSettings) -> list[Path]:
     """The files among which one decides what network and data are; none that is not there."""
     words = settings.sources
-    if isinstance(settings, EpochSettings):
-        meant = [epochs.meant(word, settings, Runtime(), gaps=True) for word in words]
+    if isinstance(settings, RunFolderSettings):
+        meant = [list(epochs.meant(word, settings, Runtime(), gaps=True)) for word in words]
         # A run speaks by the first checkpoint that is scored.
         alone = isinstance(settings, ScoringSettings)
         words = tuple(path for paths in meant for path in (paths[:1] if alone else paths))

@@ -59,6 +59,13 @@ class Job:
         (self.private / names.MANIFEST_FILE).unlink(missing_ok=True)
         self.complete = False
 
+    def anew(self, settings: Settings) -> bool:
+        """Whether a file that jobs of one folder share may be made again: the job was begun anew and is alone there."""
+        others = [
+            path for path in self.private.parent.glob(f"*/{names.RECORD_FILE}") if path.parent != self.private
+        ]
+        return bool(getattr(settings, "overwrite", False)) and not self.resumed and not others
+
 
 def listing(inputs: Mapping[str, Path]) -> str:
     """What a result is made of: a line per file, by the name it goes by, with its size and time."""

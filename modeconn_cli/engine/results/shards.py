@@ -1,4 +1,4 @@
-"""Which files an index of safetensors files names."""
+"""Which files an index names, of safetensors files or of torch's own."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ LARGEST_INDEX = 100_000_000  # bytes
 
 
 def is_index(path: Path) -> bool:
-    return path.name.endswith(".safetensors.index.json")
+    return path.name.endswith((".safetensors.index.json", ".bin.index.json"))
 
 
 def tensors(path: Path) -> dict[str, str]:
@@ -23,7 +23,7 @@ def tensors(path: Path) -> dict[str, str]:
             raise ValueError("the name of a file is not text")
         return found
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"'{path}' is not an index of safetensors files ({error})") from error
+        raise InputError(f"'{path}' is not an index of files with weights ({error})") from error
 
 
 def shards(path: Path) -> list[Path]:

@@ -36,7 +36,7 @@ class ScoredEpoch:
         stat = names.file_of(checkpoint).stat()
         return ScoredEpoch(
             epoch=epoch,
-            checkpoint=checkpoint.name,
+            checkpoint=names.checkpoint_of(checkpoint),
             sha256=sha256(checkpoint),
             size=stat.st_size,
             mtime_ns=stat.st_mtime_ns,

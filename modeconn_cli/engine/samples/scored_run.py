@@ -17,6 +17,7 @@ from modeconn_cli.engine.machine.runtime import Runtime
 from modeconn_cli.engine.networks import checkpoints, models, subject, weights
 from modeconn_cli.engine.networks.checkpoints import About, Checkpoint
 from modeconn_cli.engine.networks.checkpoints.epochs import in_range
+from modeconn_cli.engine.networks.checkpoints.trainers import labelled_epoch
 from modeconn_cli.engine.networks.independent import TRIED, check_independent
 from modeconn_cli.engine.registry import CHECKPOINT_SCHEMA, todays_name
 from modeconn_cli.engine.samples.seen import Seen, seen_classes
@@ -109,4 +110,6 @@ def _checkpoints(settings: ScoringSettings, runtime: Runtime) -> dict[int, Path]
     epoch = names.epoch_of(path)
     if epoch is None:
         epoch = checkpoints.read(path, state_key=settings.state_key, allow_nonfinite=True).epoch
+    if epoch is None:
+        epoch = labelled_epoch(path.name)
     return {epoch or 0: path}

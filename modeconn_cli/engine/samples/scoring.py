@@ -48,7 +48,7 @@ def score(
         jobs.opened(settings, folder, command, runtime, **how, unread=settings.unflipped) as job,
     ):
         if measure.ids is not None and not job.complete:
-            _write_ids(folder / measure.ids, run.samples)
+            _write_ids(folder / measure.ids, run.samples, anew=job.anew(settings))
         sweep = Sweep(measure, job, runtime, settings.batch_size)
         # Scoring one checkpoint after the other into one folder adds up: earlier ones are listed too.
         rows = sweep.rows(every=settings.checkpoint is not None)
@@ -74,10 +74,10 @@ def _result(measure: Measure[Settings, Row, Result], rows: list[Row], sweep: Swe
     return measure.record(**{name: known[name] for name in wanted})
 
 
-def _write_ids(path: Path, samples: Samples) -> None:
-    """The samples' ids. Raises OutputError where the file names other samples."""
+def _write_ids(path: Path, samples: Samples, *, anew: bool) -> None:
+    """The samples' ids. Raises OutputError where the file names other samples and is not to be made `anew`."""
     ids = samples.ids.cpu().numpy()
-    if not path.exists():
+    if anew or not path.exists():
         files.write_array(path, ids)
     elif not np.array_equal(arrays.read_ids(path), ids):
         raise OutputError(f"'{path}' names other samples than these", "use another --output-dir")

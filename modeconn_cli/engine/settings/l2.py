@@ -10,7 +10,7 @@ from typing import Literal
 from modeconn_cli.engine import names
 from modeconn_cli.engine.errors import SettingsError
 from modeconn_cli.engine.settings.base import setting, without_effect
-from modeconn_cli.engine.settings.scoring import EpochSettings
+from modeconn_cli.engine.settings.scoring import RunFolderSettings
 from modeconn_cli.engine.settings.shared import (
     DATA,
     NETWORK,
@@ -29,7 +29,7 @@ Order = Literal[
 
 
 @dataclass(frozen=True, kw_only=True)
-class L2Settings(ModelSettings, MeasuredDataSettings, ComputeSettings, EpochSettings):
+class L2Settings(ModelSettings, MeasuredDataSettings, ComputeSettings, RunFolderSettings):
     """Measure how far apart checkpoints are."""
 
     checkpoints: tuple[Path, ...] = setting(

@@ -43,12 +43,40 @@ class EpochSettings(Settings):
         return False
 
 
-EPOCHS = tuple(spec.name for spec in specs(EpochSettings))
+@dataclass(frozen=True, kw_only=True)
+class RunFolderSettings(EpochSettings):
+    """Which files of a folder are the checkpoints of a run."""
+
+    pattern: str | None = setting(
+        None,
+        "names of a folder's checkpoints, {epoch} in the place of the number, * for any text: 'step{epoch}.pt', "
+        "'checkpoint-{epoch}/model.safetensors'",
+        shown="by the names and the files' own epochs",
+    )
+
+    def check(self) -> None:
+        super().check()
+        words = self.pattern
+        if words is not None and (
+            words.count("{epoch}") != 1 or words[:1] in "/~" or ".." in words.split("/")
+        ):
+            raise SettingsError(
+                f"--pattern '{words}' must be a name inside the folder with {{epoch}} in it once",
+                "for example --pattern 'step{epoch}.pt'",
+            )
+
+
+EPOCHS = tuple(spec.name for spec in specs(RunFolderSettings))
 
 
 @dataclass(frozen=True, kw_only=True)
 class ScoringSettings(
-    ModelSettings, MeasuredDataSettings, ComputeSettings, DistributedSettings, FolderSettings, EpochSettings
+    ModelSettings,
+    MeasuredDataSettings,
+    ComputeSettings,
+    DistributedSettings,
+    FolderSettings,
+    RunFolderSettings,
 ):
     """Every sample under the checkpoints of a run."""
 
@@ -58,7 +86,7 @@ class ScoringSettings(
         change="free",
     )
     checkpoint_dir: Path | None = setting(
-        None, "folder of the run's checkpoints (checkpoint-<e>.pt and the other documented names)"
+        None, "folder of the run's checkpoints: checkpoint-<e>.pt, and as other trainers name them"
     )
     allow_missing: bool = setting(False, "leave out missing epochs of the range, and say so", change="free")
     seen_classes: bool = setting(

@@ -117,7 +117,7 @@ def run(settings: CslAggregateSettings, runtime: Runtime) -> CslAggregateResult 
         if any(not (folder / name.aggregated(array)).exists() for array in metrics.values):
             job.reopen()  # an earlier version has finished it without them
         if not job.complete:
-            _write(folder, found, metrics.values, result)
+            _write(folder, found, metrics.values, result, anew=job.anew(settings))
             _draw(settings, found, metrics, noise, drawn, runtime)
             job.finish(path for path in (folder / each for each in owned) if path.exists())
     return result
@@ -252,11 +252,16 @@ def _source(found: RunArrays, settings: CslAggregateSettings) -> dict[str, Any]:
 
 
 def _write(
-    folder: Path, found: RunArrays, values: Mapping[str, np.ndarray], result: CslAggregateResult
+    folder: Path,
+    found: RunArrays,
+    values: Mapping[str, np.ndarray],
+    result: CslAggregateResult,
+    *,
+    anew: bool,
 ) -> None:
     path, order = folder / IDS, np.argsort(found.ids)
     ids = found.ids[order]
-    if path.exists() and not np.array_equal(arrays.read_ids(path), ids):
+    if path.exists() and not anew and not np.array_equal(arrays.read_ids(path), ids):
         raise OutputError(f"'{path}' names other samples, or in another order", "use another --output-dir")
     files.write_array(path, ids)
     for name, array in values.items():

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from modeconn_cli.engine.commands.csl import naming
-from modeconn_cli.engine.commands.csl.naming import IDS, Found, RunName
+from modeconn_cli.engine.commands.csl.naming import EPOCH_IDS, IDS, Found, RunName
 from modeconn_cli.engine.errors import InputError, SettingsError
 from modeconn_cli.engine.machine.runtime import Runtime
 from modeconn_cli.engine.networks.checkpoints.epochs import between
@@ -23,6 +23,7 @@ from modeconn_cli.engine.training.tracking import ABOUT
 class RunArrays:
     """The arrays of a run for the kept epochs; `grads` None: no gradient norms at all.
 
+    `own_ids` are the files that name an array's own samples, where every epoch has one; the others are NaN there.
     `named` is what its results are called after, `summary` what the scoring says of itself, where it has left one.
     """
 
@@ -37,6 +38,7 @@ class RunArrays:
     ids: np.ndarray
     stand_ins: list[int]  # epochs whose losses stand for missing gradient norms
     summary: Mapping[str, Any]
+    own_ids: Mapping[Path, Path]
 
     @property
     def count(self) -> int:
@@ -48,12 +50,20 @@ class RunArrays:
         return [*self.losses, *(self.grads or ()), *(self.ce or ())]
 
     def values(self, paths: list[Path]) -> Iterator[np.ndarray]:
-        """The values [N] of one epoch after the other."""
-        return arrays.stream(paths, self.count)
+        """The values [N] of one epoch after the other; each is gone when the next one comes."""
+        if not self.own_ids:
+            yield from arrays.stream(paths, self.count)
+            return
+        whole = np.empty(self.count, dtype=np.float32)
+        for path in paths:
+            ids = arrays.read_ids(self.own_ids[path])
+            whole[:] = np.nan
+            whole[np.searchsorted(self.ids, ids)] = arrays.read(path, len(ids))
+            yield whole
 
     def listing(self) -> str:
         """What the results are made of; the folder may have been moved."""
-        return jobs.listing({path.name: path for path in self.files})
+        return jobs.listing({path.name: path for path in (*self.files, *self.own_ids.values())})
 
     def losses_of(self) -> str:
         """Losses that training has recorded are other numbers than those of an evaluation."""
@@ -101,7 +111,12 @@ def find(settings: CslAggregateSettings, runtime: Runtime) -> RunArrays:
     if missing:
         runtime.warn(f"{len(missing)} epochs of the range are missing and left out: {missing[:10]}")
     _check_holes(found, epochs, settings)
-    ids = _ids(folder, losses[epochs[0]])
+    by_epoch = _ids_by_epoch(folder, epochs)
+    if by_epoch:
+        ids = np.unique(np.concatenate([arrays.read_ids(path) for path in by_epoch.values()]))
+        runtime.note(f"the samples of every epoch are those that its {EPOCH_IDS.format('<e>')} names")
+    else:
+        ids = _ids(folder, losses[epochs[0]])
     grads, stand_ins = _gradients(found, epochs, settings, runtime)
     summary = folder / found.run.aggregated(naming.SUMMARY, ".json")
     run = RunArrays(
@@ -116,11 +131,25 @@ def find(settings: CslAggregateSettings, runtime: Runtime) -> RunArrays:
         ids=ids,
         stand_ins=stand_ins,
         summary=records.read_object(summary) if summary.exists() else {},
+        own_ids={
+            found.files[kind][epoch]: ids_file
+            for epoch, ids_file in by_epoch.items()
+            for kind in naming.KINDS
+            if epoch in found.files[kind]
+        },
     )
     for path in run.files:
-        arrays.read(path, run.count)
+        own = run.own_ids.get(path)
+        arrays.read(path, run.count if own is None else len(arrays.read_ids(own)))
     manifest.check(run.files, ("csl-score", "train"))
     return run
+
+
+def _ids_by_epoch(folder: Path, epochs: list[int]) -> dict[int, Path]:
+    """epoch -> the file that names its samples, where every epoch has one and none names those of all."""
+    found = {epoch: folder / EPOCH_IDS.format(epoch) for epoch in epochs}
+    alone = not (folder / IDS).exists()
+    return found if alone and all(path.exists() for path in found.values()) else {}
 
 
 def _ids(folder: Path, losses: Path) -> np.ndarray:

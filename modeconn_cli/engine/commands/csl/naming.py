@@ -19,6 +19,7 @@ Scheme = Literal["long", "short"]
 KINDS = ("loss", "loss_grad", "loss_ce")
 
 IDS = "sample_ids.npy"
+EPOCH_IDS = "sample_ids_epoch_{}.npy"  # of an epoch's own samples, as the original's arrays have them
 SUMMARY = "csl_score"  # of a scoring, .json
 LABEL_NOISE = "label_noise"  # of the run that was scored, .csv
 

@@ -7,6 +7,7 @@ file's stem (and entry), by its folder where stems collide, and by both where fo
 from __future__ import annotations
 
 import itertools
+import os
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -50,11 +51,15 @@ def choose(settings: L2Settings, runtime: Runtime) -> Chosen:
     alone = settings.output_dir is None and len(words) == 2 and not several
     if settings.output is not None and not alone:
         raise SettingsError("--output is for one pair", "use --output-dir for several")
+    folders = [os.path.isdir(names.file_of(word)) for word in words]
+    if not any(folders):
+        settings.refuse("without a folder", "pattern")
     if not several and any(map(settings.was_given, EPOCHS)):
         raise SettingsError(
             "--start-epoch, --end-epoch and --step choose from a folder or a pattern", "mcx l2 FOLDER"
         )
-    paths = [path for word in words for path in epochs.meant(word, settings, runtime)]
+    meant = [found for word in words for found in epochs.meant(word, settings, runtime).items()]
+    paths = [path for path, _ in meant]
     if len(paths) < 2:
         raise SettingsError(
             f"two checkpoints are needed, got {len(paths)}",
@@ -67,19 +72,16 @@ def choose(settings: L2Settings, runtime: Runtime) -> Chosen:
     if settings.output_dir is None:
         settings.refuse("on several checkpoints without --output-dir", "show_top_k", "sort_by")
     named = labelled(paths)
-    trajectory = _epochs(list(named.values()), settled=len(words) == 1)
+    settled = len(words) == 1
+    together = len({path.absolute().parent for path in paths}) == 1 or (settled and folders[0])
+    known = tuple(epoch for _, epoch in meant if epoch is not None)
+    rising = len(known) == len(meant) and list(known) == sorted(set(known))
+    # The checkpoints of one folder, each later than the one before.
+    trajectory = known if rising and together and (settled or len(paths) > 2) else None
     if trajectory is None and any(names.file_of(word).is_dir() for word in settings.checkpoints):
         runtime.note("a trajectory is of one run: name its folder alone")
     pairs = list(itertools.combinations(named, 2))
     return Chosen(named, pairs if settings.pairs == "all" else pairs[: len(named) - 1], epochs=trajectory)
-
-
-def _epochs(paths: Sequence[Path], settled: bool) -> tuple[int, ...] | None:
-    """The epochs of checkpoints that make a trajectory: those of one folder, each later than the one before."""
-    epochs = tuple(epoch for path in paths if (epoch := names.epoch_of(path)) is not None)
-    rising = len(epochs) == len(paths) and list(epochs) == sorted(set(epochs))
-    together = len({path.absolute().parent for path in paths}) == 1
-    return epochs if rising and together and (settled or len(paths) > 2) else None
 
 
 def labelled(words: Sequence[Path]) -> dict[str, Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -164,7 +165,28 @@ def read(path: Path) -> Pair:
     branch and k2 counts further epochs. Barriers are computed from the lists, whatever the file says.
     """
     content = records.read_object(path, "delete it; its pair is then measured again")
-    original = "schema" not in content
+    return _of_content(content, path, original="schema" not in content)
+
+
+def read_table(path: Path) -> list[Pair]:
+    """The pairs of one of the study's tables, a row each; lists are JSON's or as NumPy prints them."""
+    with files.reading(path), path.open(encoding="utf-8", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    out = []
+    for row in rows:
+        try:
+            lists = {
+                name: [float(value) for value in row[name].strip("[]").replace(",", " ").split()]
+                for name in Line.__dataclass_fields__
+            }
+        except (KeyError, ValueError, AttributeError) as error:
+            raise InputError(f"'{path}' is not a table of the study's pairs: {error}") from error
+        out.append(_of_content({**row, **lists}, path, original=True))
+    return out
+
+
+def _of_content(content: Mapping[str, Any], path: Path, *, original: bool) -> Pair:
+    """A pair of a file or of a row. Raises InputError where it is none."""
     try:
         line = Line.read(content)
         dataset, k1, k2 = str(content["dataset"]), int(content["k1"]), int(content["k2"])

@@ -1,6 +1,6 @@
 """`mcx lmc report`: barriers and distances of several experiments beside each other.
 
-Reads the folders of `mcx lmc run` and the JSON files of the linear mode connectivity study
+Reads the folders of `mcx lmc run` and the JSON files and tables of the linear mode connectivity study
 (ishapira1/LinearModeConnectivity).
 """
 
@@ -50,7 +50,7 @@ class LmcReportResult(Record):
 
 def run(settings: LmcReportSettings, runtime: Runtime) -> LmcReportResult | None:
     """Read all pairs, and draw and write where a folder for that is given."""
-    found = {folder: _pairs_in(folder) for folder in settings.folders}
+    found = {folder: _pairs_in(folder, runtime) for folder in settings.folders}
     for pair in (pair for pairs_there in found.values() for pair in pairs_there if not pair.finite):
         runtime.warn(f"'{pair.result.file}' holds values that are no numbers: its barriers have none")
     series = _series(found)
@@ -65,7 +65,7 @@ def run(settings: LmcReportSettings, runtime: Runtime) -> LmcReportResult | None
         return None
     written = () if folder is None else tuple(folder / name for name in (TABLE, GRID, ACROSS))
     if folder is not None:
-        inputs = [Path(pair.file) for each in series for pair in each.pairs]
+        inputs = list(dict.fromkeys(Path(pair.file) for each in series for pair in each.pairs))
         owned = [path.name for path in written]
         with jobs.opened(settings, folder, "lmc report", runtime, inputs=inputs, owned=owned) as job:
             if not job.complete:
@@ -88,16 +88,37 @@ def _write(series: Sequence[Series], barrier: str, which: str, folder: Path) -> 
     files.atomic_write(folder / ACROSS, figures.across(results, figures.barrier_of(barrier, which)))
 
 
-def _pairs_in(folder: Path) -> list[Pair]:
-    """The pairs in a folder or in its processed/. Raises InputError where there are none."""
+def _pairs_in(folder: Path, runtime: Runtime) -> list[Pair]:
+    """The pairs in a folder or in its processed/, and those that the study's tables alone hold.
+
+    Raises InputError where there are none.
+    """
     hint = "pass the --output-dir of mcx lmc run"
     if not folder.is_dir():
         raise InputError(f"'{folder}' is not a folder", hint)
+    paths: list[Path] = []
     for place in (folder / "processed", folder):
-        paths = sorted(path for path in place.glob("*.json") if pairs.looks_like_one(path))
-        if paths:
-            return [pairs.read(path) for path in paths]
-    raise InputError(f"'{folder}' holds no pairs (<dataset>_batch_<B>_k1_<k1>_k2_<k2>.json)", hint)
+        paths = paths or sorted(path for path in place.glob("*.json") if pairs.looks_like_one(path))
+    empty = [path for path in paths if path.stat().st_size == 0]
+    if empty:
+        runtime.note(
+            f"{len(empty)} of {len(paths)} pairs in '{folder}' are empty files, such as '{empty[0].name}': left out"
+        )
+    found = [pairs.read(path) for path in paths if path not in empty]
+    there = {(pair.dataset, pair.result.k1, pair.result.k2) for pair in found}
+    for path in sorted([*folder.glob("*_df.csv"), *(folder / "dataframes").glob("*_df.csv")]):
+        every = pairs.read_table(path)
+        more = [pair for pair in every if (pair.dataset, pair.result.k1, pair.result.k2) not in there]
+        if more:
+            runtime.note(
+                f"{len(more)} of {len(every)} pairs in '{path}' are in no file of their own: read there"
+            )
+        found += more
+    if found:
+        return found
+    raise InputError(
+        f"'{folder}' holds no pairs (<dataset>_batch_<B>_k1_<k1>_k2_<k2>.json, <dataset>_df.csv)", hint
+    )
 
 
 def _series(found: dict[Path, list[Pair]]) -> tuple[Series, ...]:
@@ -110,7 +131,7 @@ def _series(found: dict[Path, list[Pair]]) -> tuple[Series, ...]:
     for (folder, dataset, batch_size), members in groups.items():
         name = dataset
         if len([None for other in groups if other[:2] == (folder, dataset)]) > 1:
-            name = f"{name} batch {batch_size}"
+            name = f"{name} {'table' if batch_size is None else f'batch {batch_size}'}"
         if len({other[0] for other in groups if other[1] == dataset}) > 1:
             name = f"{folder.resolve().name} {name}"
         results = sorted((pair.result for pair in members), key=lambda pair: (pair.k1, pair.k2))

@@ -162,7 +162,10 @@ def _remarks(found: entry.Entry) -> tuple[str, ...]:
 def _shards(path: Path, mapped: bool) -> dict[str, Tensor]:
     out: dict[str, Tensor] = {}
     for part in shards.shards(path):
-        for name, tensor in integrity.load(part, mapped=mapped).items():
+        content = integrity.load(part, mapped=mapped)
+        if not _are_tensors(content):
+            raise InputError(f"'{part}', which '{path.name}' names, holds no tensors by name")
+        for name, tensor in content.items():
             if name in out:
                 raise InputError(f"'{path}': tensor '{name}' is in two of its files")
             out[name] = tensor

@@ -3,33 +3,37 @@
 from __future__ import annotations
 
 import glob
+import math
 import os
 from collections.abc import Iterable
+from itertools import pairwise
 from pathlib import Path
 
 from modeconn_cli.engine import names
 from modeconn_cli.engine.errors import InputError, SettingsError
 from modeconn_cli.engine.machine.runtime import Runtime
-from modeconn_cli.engine.networks.checkpoints import integrity
-from modeconn_cli.engine.settings.scoring import EpochSettings
+from modeconn_cli.engine.networks.checkpoints import integrity, trainers
+from modeconn_cli.engine.settings.scoring import RunFolderSettings
 
 
-def meant(word: Path, settings: EpochSettings, runtime: Runtime, *, gaps: bool = False) -> list[Path]:
-    """The checkpoints that a word means: the file itself, or those of a folder or a pattern, in the order of their
-    epochs, of the range that the settings name. An entry that it says (`RUN::ema`) is that of each. With `gaps` epochs
-    of it may be missing whatever the settings say.
+def meant(
+    word: Path, settings: RunFolderSettings, runtime: Runtime, *, gaps: bool = False
+) -> dict[Path, int | None]:
+    """checkpoint -> epoch, where one is known, of what a word means: the file itself, or those of a folder or a
+    pattern, in the order of their epochs, of the range that the settings name. With `gaps` epochs of it may be missing
+    whatever the settings say. An entry that it says (`RUN::ema`) is that of each.
     """
     if os.path.isdir(names.file_of(word)):
-        return list(in_range(word, settings, runtime, gaps=gaps).values())
+        return {path: epoch for epoch, path in in_range(word, settings, runtime, gaps=gaps).items()}
     found = _fitting(word)
     if not found:
-        return [word]
-    epochs = {epoch: path for path in found if (epoch := names.epoch_of(path)) is not None}
+        return {word: trainers.said_epoch(word)}
+    epochs = {epoch: path for path in found if (epoch := trainers.said_epoch(path)) is not None}
     if len(epochs) < len(found):  # names that say no epoch, or one twice: all of them
-        return found
+        return {path: trainers.said_epoch(path) for path in found}
     start, end, step = settings.start_epoch, settings.end_epoch, settings.epoch_step
     kept, _ = between(epochs, start, end, step, f"files of '{word}'", lenient=gaps)
-    return [epochs[epoch] for epoch in kept]
+    return {epochs[epoch]: epoch for epoch in kept}
 
 
 def names_several(word: Path) -> bool:
@@ -42,18 +46,22 @@ def _fitting(word: Path) -> list[Path]:
     if not set("*?") & set(str(word)) or os.path.lexists(word):
         return []
     pattern, entry = names.file_and_entry(word)
-    found = sorted(map(Path, sorted(glob.glob(str(pattern)))), key=lambda path: names.epoch_of(path) or 0)
+    found = sorted(
+        map(Path, sorted(glob.glob(str(pattern)))), key=lambda path: trainers.said_epoch(path) or 0
+    )
     return [names.with_entry(path, entry) for path in found]
 
 
 def in_range(
-    folder: Path, settings: EpochSettings, runtime: Runtime, *, gaps: bool = False
+    folder: Path, settings: RunFolderSettings, runtime: Runtime, *, gaps: bool = False
 ) -> dict[int, Path]:
     """epoch -> checkpoint of a folder, ascending, of the run and the range that the settings name.
 
-    Raises SettingsError for a folder with several runs, InputError for one without checkpoints or with gaps.
+    Raises SettingsError for a folder with several runs, InputError for one without checkpoints, whose epochs are not
+    clear or with gaps.
     """
-    found = in_folder(folder, settings.run)
+    place, entry = names.file_and_entry(folder)
+    found = _in_folder(place, settings, runtime)
     kept, missing = between(
         found,
         settings.start_epoch,
@@ -64,43 +72,83 @@ def in_range(
     )
     if missing:
         runtime.warn(f"checkpoints of {len(missing)} epochs of the range are missing: {missing[:10]}")
-    return {epoch: found[epoch] for epoch in (kept[-1:] if settings.last_alone else kept)}
+    return {
+        epoch: names.with_entry(found[epoch], entry) for epoch in (kept[-1:] if settings.last_alone else kept)
+    }
 
 
-def in_folder(folder: Path, run_idx: int | None = None) -> dict[int, Path]:
+def _in_folder(folder: Path, settings: RunFolderSettings, runtime: Runtime) -> dict[int, Path]:
     """epoch -> checkpoint of a folder, of one run where the names say several."""
-    folder, entry = names.file_and_entry(folder)
     if not folder.is_dir():
         raise InputError(f"'{folder}' is not a folder", "pass the folder that holds checkpoint-<epoch>.pt")
     integrity.check_gathered(folder)
+    if settings.pattern is not None:
+        epochs = trainers.matching(folder, settings.pattern)
+        if not epochs:
+            raise InputError(f"'{folder}' holds nothing like '{settings.pattern}'", _found(folder))
+        return _once(folder, epochs)
+    run_idx = settings.run
     runs = {run for path in folder.iterdir() if (run := names.run_of(path)) is not None}
     if len(runs) > 1 and run_idx is None:
         raise SettingsError(
             f"'{folder}' holds checkpoints of {len(runs)} runs: {', '.join(map(str, sorted(runs)[:10]))}",
             "choose one with --run-idx",
         )
-    found: dict[int, list[Path]] = {}
-    for path in sorted(folder.iterdir()):
-        epoch, run = names.epoch_of(path), names.run_of(path)
-        if epoch is not None and (run is None or run_idx is None or run == run_idx):
-            found.setdefault(epoch, []).append(path)
-    twice = next((paths for paths in found.values() if len(paths) > 1), None)
-    if twice is not None:
-        raise SettingsError(
-            f"'{folder}' holds several checkpoints of one epoch: {', '.join(path.name for path in twice[:3])}",
-            "choose the run with --run-idx, or move them apart",
-        )
-    if not found:
+    known = [
+        (epoch, path) for path in sorted(folder.iterdir()) if (epoch := names.epoch_of(path)) is not None
+    ]
+    if known:
+        wanted = (None, run_idx) if run_idx is not None else (None, *runs)
+        return _once(folder, [(epoch, path) for epoch, path in known if names.run_of(path) in wanted])
+    return _of_trainer(folder, runtime)
+
+
+def _of_trainer(folder: Path, runtime: Runtime) -> dict[int, Path]:
+    """epoch -> checkpoint of a folder whose names are another trainer's, and a note of what they are taken for."""
+    found = trainers.in_folder(folder)
+    if found is None:
         raise InputError(f"'{folder}' holds no checkpoints", _nearby(folder))
-    return {epoch: names.with_entry(paths[0], entry) for epoch, paths in sorted(found.items())}
+    ends = [f"{names.checkpoint_of(path)} is {epoch}" for epoch, path in (found.epochs[0], found.epochs[-1])]
+    runtime.note(
+        f"'{folder}': epochs are {found.how}, kept as they are also where they count from 0: "
+        f"{', '.join(dict.fromkeys(ends))}; --pattern takes others",
+        once=True,
+    )
+    if found.left_out:
+        runtime.note(f"'{folder}': left out: {trainers.shown(found.left_out)}", once=True)
+    return dict(found.epochs)
+
+
+def _once(folder: Path, found: Iterable[tuple[int, Path]]) -> dict[int, Path]:
+    """epoch -> checkpoint, ascending. Raises SettingsError where there are several of one epoch."""
+    out: dict[int, Path] = {}
+    for epoch, path in sorted(found):
+        if epoch in out:
+            raise SettingsError(
+                f"'{folder}' holds several checkpoints of one epoch: {out[epoch].name}, {path.name}",
+                "choose the run with --run-idx, others with --pattern, or move them apart",
+            )
+        out[epoch] = path
+    if not out:
+        raise InputError(f"'{folder}' holds no checkpoints", _nearby(folder))
+    return out
 
 
 def _nearby(folder: Path) -> str:
     """Where checkpoints are below a folder that has none."""
-    below = sorted({path.parent for path in folder.glob("*/*") if names.epoch_of(path) is not None})
-    if below:
-        return f"did you mean {below[0]}?"
-    return "names such as checkpoint-<e>.pt and index-<i>_epoch-<e>.pt are known"
+    files = [path for path in folder.glob("*/*") if path.is_file()]
+    known = {path.parent for path in files if names.epoch_of(path) is not None}
+    below = sorted(known or {path.parent for path in files if path.name.endswith(trainers.SUFFIXES)})
+    return f"did you mean {below[0]}?" if below else _found(folder)
+
+
+def _found(folder: Path) -> str:
+    """What a folder holds, and what would be taken."""
+    files = sorted(path.name for path in folder.iterdir())
+    return (
+        f"found: {trainers.shown(files) or 'nothing'}; files of torch.save or safetensors are taken, by names such as "
+        "checkpoint-<e>.pt, index-<i>_epoch-<e>.pt or --pattern 'NAME{epoch}.pt'"
+    )
 
 
 def between(
@@ -127,11 +175,26 @@ def between(
         )
         raise InputError(
             f"{what} of {len(missing)} epochs are missing: {named}",
-            f"found: {_words(there)}; choose with --start-epoch, --end-epoch and --epoch-step",
+            f"found: {_words(there)}; {_would_do(there, first, last, step)}",
         )
     if not kept:
         raise InputError(f"no {what} between epochs {first} and {last}", f"found: {_words(there)}")
     return kept, missing
+
+
+def _would_do(there: list[int], first: int, last: int, step: int) -> str:
+    """The flags that choose those epochs of a range that are there, where they follow each other evenly."""
+    inside = [epoch for epoch in there if first <= epoch <= last]
+    apart = math.gcd(*(after - before for before, after in pairwise(inside)))
+    for each in (step, apart or step):
+        if not inside:
+            break
+        start, end = (first if first in inside else inside[0]), inside[-1]
+        if all(epoch in inside for epoch in range(start, end + 1, each)):
+            begin = f" --start-epoch {start}" if start != first else ""
+            stop = f" --end-epoch {end}" if end < last else ""
+            return f"pass{begin}{stop}{f' --step {each}' if each != step else ''}"
+    return "choose with --start-epoch, --end-epoch and --epoch-step"
 
 
 def _words(epochs: list[int]) -> str:

@@ -70,18 +70,40 @@ def load(path: Path, *, mapped: bool = False) -> Any:
         mapped = mapped and stream.read(len(ZIP_BEGIN)) == ZIP_BEGIN
         stream.seek(0)
         size = check(stream, path)
-        allowed: list[Any] = [(function, name) for name, function in pickles.STAND_INS.items()]
         try:
-            with warnings.catch_warnings(), torch.serialization.safe_globals(allowed):
-                warnings.simplefilter("ignore")
-                source: Any = str(_name(stream, path)) if mapped else stream
-                content = torch.load(source, map_location="cpu", weights_only=True, mmap=mapped)  # noqa: TID251
-            return pickles.plain(content, size)
+            return pickles.plain(_unpickled(str(_name(stream, path)) if mapped else stream), size)
         except UNREADABLE as error:
             reason = str(error).split("WeightsUnpickler error: ")[-1].strip().split("\n")[0][:200]
             raise InputError(
                 f"'{path}' cannot be read as a checkpoint: {reason or type(error).__name__}", RESAVE
             ) from error
+
+
+def epoch_in(path: Path) -> int | None:
+    """The whole number that a file's entry `epoch` holds, without reading its tensors, which may be large and many.
+
+    None where there is none, and of files that are not as torch.save writes them today.
+    """
+    try:
+        with opened(path) as stream, zipfile.ZipFile(stream) as archive:
+            member = next(each for each in archive.infolist() if each.filename.endswith("/data.pkl"))
+            if member.compress_type != zipfile.ZIP_STORED:
+                return None
+            _check_names(io.BytesIO(archive.read(member)), path)
+            content = _unpickled(str(_name(stream, path)))
+    except (InputError, StopIteration, *UNREADABLE):
+        return None  # whoever reads the file itself says what is wrong with it
+    epoch = dict.get(content, "epoch") if isinstance(content, dict) else None
+    return epoch if type(epoch) is int and epoch >= 0 else None
+
+
+def _unpickled(source: str | IO[bytes]) -> Any:
+    """What torch reads of a file that has been checked; tensors are pages of one that is given by its name."""
+    allowed: list[Any] = [(function, name) for name, function in pickles.STAND_INS.items()]
+    with warnings.catch_warnings(), torch.serialization.safe_globals(allowed):
+        warnings.simplefilter("ignore")
+        mapped = isinstance(source, str)
+        return torch.load(source, map_location="cpu", weights_only=True, mmap=mapped)  # noqa: TID251
 
 
 def _name(stream: IO[bytes], path: Path) -> Path:

@@ -23,6 +23,11 @@ def recognised(stream: IO[bytes], path: Path) -> bool:
     return size > 0 and (path.suffix == ".safetensors" or (head[8:] == b"{" and 8 + length <= size))
 
 
+def has_header(path: Path) -> bool:
+    """Whether a file's name says that headers list its tensors: those of the format, and an index of them."""
+    return path.name.endswith((".safetensors", ".safetensors.index.json"))
+
+
 def load(stream: IO[bytes], path: Path) -> dict[str, Tensor]:
     """The tensors of a file, by name, as the format keeps no order.
 
