@@ -38,6 +38,7 @@ MODELS: dict[str, Entry] = {
     "wrn28-10": Entry("wrn:wrn", args={"depth": 28, "width": 10}),
     "resnet18": Entry("resnet:resnet18"),
     "resnet34": Entry("resnet:resnet34"),
+    "csl-resnet18": Entry("resnet:csl_resnet18"),
     "incremental-resnet18": Entry("resnet:incremental_resnet18"),
     "simple-cifar10-cnn": Entry("simple_cifar10_cnn:simple_cifar10_cnn"),
 }

@@ -56,6 +56,9 @@ def test_json_and_file_hold_the_documented_keys(mcx: Callable, ends: list[Path],
         "rank", "layer_name", "normalized_l2", "raw_l2", "relative_distance", "n_params",
     }  # fmt: skip
     assert document["schema"] == "mcx.l2/1"
+    fewer = json.loads(mcx("l2", *ends, "--show-top-k", "2", "--json").out)
+    assert fewer["top_10_layers"] == document["top_10_layers"]
+    assert fewer["top_2_layers"] == document["top_10_layers"][:2]
 
 
 def test_order_and_number_of_layers_follow_the_flags(mcx: Callable, ends: list[Path]) -> None:

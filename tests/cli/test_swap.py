@@ -102,6 +102,34 @@ def test_the_metadata_holds_the_documented_keys(mcx, here: Path) -> None:
     assert found["provenance"]["inputs"][0]["path"] == "a.pt"
 
 
+def test_the_metadata_of_the_original_script_names_a_layer_by_its_block(mcx, here: Path) -> None:
+    model = ("--model", "vgg16", "--model-arg", "width=4")
+    data = ("--dataset", "synthetic", "--data-arg", "train=12,test=6,classes=3")
+    assert mcx("train", *model, *data, "--epochs", "1", "--output-dir", "t", "-q").code == 0
+    assert (
+        mcx(
+            "swap",
+            "--checkpoint",
+            "t/seed0/checkpoint-1.pt",
+            "--output",
+            "s.pt",
+            "--layer-name",
+            "layer_blocks.2.1",
+        ).code
+        == 0
+    )
+    found = json.loads(Path("s_metadata.json").read_text())
+    original = {name: found[name] for name in ("block_idx", "layer_idx", "neuron_pairs", "num_swaps", "seed")}
+    Path("s_metadata.json").write_text(json.dumps(original))
+    done = mcx("l2", "t/seed0/checkpoint-1.pt", "s.pt", "--modulo-permutation", "--json")
+    assert done.code == 0, done.err
+    assert json.loads(done.out)["modulo_permutation"]["total_l2"] == 0
+    Path("s_metadata.json").write_text(json.dumps({**original, "layer_idx": 9}))
+    done = mcx("l2", "t/seed0/checkpoint-1.pt", "s.pt", "--modulo-permutation")
+    assert done.code == 3
+    assert "0 layers are number 9 of block 2" in done.err
+
+
 def test_the_layer_distances_have_an_entry_per_parameter_and_nothing_else(mcx, here: Path) -> None:
     mcx(*words("--layer-name", "conv2"))
     found = json.loads(Path("o_layer_distances.json").read_text())

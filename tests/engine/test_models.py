@@ -39,6 +39,7 @@ COUNTS = {
     "preresnet164": 1_703_258,
     "wrn28-10": 36_489_290,
     "resnet18": 11_173_962,
+    "csl-resnet18": 11_173_962,
     "resnet34": 21_282_122,
     "incremental-resnet18": 11_178_762,
     "simple-cifar10-cnn": 1_102_410,

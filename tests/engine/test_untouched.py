@@ -476,3 +476,40 @@ def test_asking_finds_nothing_elsewhere_and_leaves_no_trace(
         found.append([*outputs, *draws, *model.state_dict().values()])
         assert said == []
     assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+
+
+class _Counting(nn.Module):
+    """Keeps a counter and its last features, and has a parameter that eval mode does not read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = nn.Linear(192, 8), nn.Linear(8, 4)
+        self.mask_token, self.gate = nn.Parameter(torch.zeros(8)), nn.Parameter(torch.ones(1))
+        self.calls, self.last = 0, torch.zeros(0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        h = self.body(x.flatten(1)).relu()
+        if float(self.gate.detach()) == 1:  # another branch under other weights
+            h = h + self.mask_token
+        self.last = h
+        out: Tensor = self.head(h)
+        return out
+
+
+def test_a_parameter_that_only_some_weights_need_is_no_memory() -> None:
+    torch.manual_seed(0)
+    model, notes = _Counting(), list[str]()
+    watch(model.eval(), notes.append)
+    images = torch.randn(3, 3, 8, 8)
+    with torch.no_grad():
+        found = model(images)
+        torch.testing.assert_close(found, _plain(model, images))
+        model.gate.add_(1)
+        torch.testing.assert_close(model(images), _plain(model, images))
+
+
+def _plain(model: _Counting, images: Tensor) -> Tensor:
+    h = (images.flatten(1) @ model.body.weight.T + model.body.bias).relu()
+    h = h + model.mask_token if float(model.gate) == 1 else h
+    return h @ model.head.weight.T + model.head.bias

@@ -36,7 +36,7 @@ QUICK_INPUTS = 16
 @dataclass(frozen=True)
 class Verification:
     """What was compared. Entries that a level does not measure are None. Accuracies and the rate of equal predictions
-    are in percent.
+    are in percent; `max_output_diff` is in the network's own type, float32 as a rule.
     """
 
     level: str
@@ -218,9 +218,8 @@ def verify(
     if found.kind != torch.float64:
         runtime.note(f"verified in {str(found.kind).removeprefix('torch.')}, to which the network rounds")
     if data is None or not settings.verify or not equivalent:
-        return Verification(
-            "quick", equivalent, max_output_diff=difference, max_output_diff_float64=difference
-        )
+        own = symmetry.output_difference(model, original.state, swapped, inputs, in_float64=False).off
+        return Verification("quick", equivalent, max_output_diff=own, max_output_diff_float64=difference)
     return _verify_fully(settings, model, original, swapped, data, difference, runtime)
 
 
@@ -264,8 +263,12 @@ def _publish(
     optimizer: Mapping[str, Any] | None,
 ) -> SwapResult:
     """Write the three files; the checkpoint comes last and is the commit."""
-    state = {checkpoints.STATE: {**swapped, **original.extra}}
-    data = files.tensor_bytes(checkpoints.content(original.epoch or 0, state, about, optimizer))
+    said = {k: v for k, v in result.document().items() if k not in ("checkpoint_sha256", "provenance")}
+    content = {
+        checkpoints.STATE: {**swapped, **original.extra},
+        "metadata": said,
+    }  # where the original script has it
+    data = files.tensor_bytes(checkpoints.content(original.epoch or 0, content, about, optimizer))
     result = replace(result, checkpoint_sha256=hashlib.sha256(data).hexdigest())
     layers = {layer.layer_name: layer.figures() for layer in result.distance.layers}
     files.write_json(names.swap_metadata(output), result.document())

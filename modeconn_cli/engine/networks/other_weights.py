@@ -55,26 +55,35 @@ def agree(some: Sequence[Tensor], others: Sequence[Tensor]) -> bool:
     return len(some) == len(others) and all(map(same, some, others))
 
 
-def remembered(used: nn.Module, fresh: nn.Module, inputs: Sequence[Any]) -> str | None:
+def remembered(used: nn.Module, twin: nn.Module, fresh: nn.Module, inputs: Sequence[Any]) -> str | None:
     """The name of a parameter of which a network remembers what it computed, where no attribute shows it; empty for one
     that is not known, None where there is none.
 
-    Of two copies that have computed nothing one meets two sets of weights, the other the second alone. They differ by
-    what the object keeps where nobody sees it (`functools.lru_cache` on a method). What the process keeps (a global
-    dictionary, a closure) is the same for both: then the second reads fewer parameters than the first.
+    Of three copies that have computed nothing one meets two sets of weights, the others one each. What the process
+    keeps (a global dictionary, a closure) it keeps for the twin too, which then reads fewer parameters under the same
+    weights. What the object keeps where nobody sees it (`functools.lru_cache` on a method) makes the first differ from
+    the fresh one under the second weights.
     """
     _, first = run(used, inputs)
+    _, second = run(twin, inputs)
+    if first - second:
+        return min(first - second)
     move(used)
     stale, again = run(used, inputs)
     move(fresh)
-    outputs, reads = run(fresh, inputs)
-    if first - reads:
-        return min(first - reads)
+    outputs, _ = run(fresh, inputs)
     if agree(stale, outputs) or not agree(
         run(fresh, inputs)[0], outputs
     ):  # or other at every call, by whatever
         return None
     return min(first - again, default="")
+
+
+@contextlib.contextmanager
+def unread() -> Iterator[None]:
+    """Around what is no part of a network's forward and reads its parameters all the same: a copy of it."""
+    with torch._C.DisableTorchFunction():
+        yield
 
 
 @contextlib.contextmanager

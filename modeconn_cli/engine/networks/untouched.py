@@ -122,7 +122,9 @@ class _Watched:
         if model.training or not self._seen:
             return
         changed, self._seen = self._changed(self._seen), {}
-        if changed and not self._goes_stale(changed, inputs):
+        with other_weights.unread():
+            stale = not changed or self._goes_stale(changed, inputs)
+        if not stale:
             past = self._with_history(changed)
             self._changing |= past
             self._harmless |= changed - past
@@ -142,9 +144,10 @@ class _Watched:
             )
 
     def _try(self, inputs: Sequence[Any]) -> None:
-        used, fresh = self._untouched(), self._untouched()
+        used, twin, fresh = self._untouched(), self._untouched(), self._untouched()
+        _unwatch(twin)
         _unwatch(fresh)
-        parameter = other_weights.remembered(used, fresh, inputs)
+        parameter = other_weights.remembered(used, twin, fresh, inputs)
         watched = _watching(used)
         if watched is not None:
             self._changing |= watched._changing

@@ -11,7 +11,7 @@ from modeconn_cli.engine import exact
 from modeconn_cli.engine.errors import InputError, SettingsError
 from modeconn_cli.engine.results import arrays, records
 from modeconn_cli.engine.symmetry import Group, Symmetry, group_of
-from modeconn_cli.engine.symmetry.choose import order_of_pairs, orders_of_all
+from modeconn_cli.engine.symmetry.choose import order_of_pairs, orders_of_all, place_in_blocks
 
 Orders = dict[Group, list[int]]
 
@@ -19,10 +19,26 @@ Orders = dict[Group, list[int]]
 def read_metadata(path: Path) -> dict[str, Any]:
     """A swap's metadata. Raises InputError where the file is missing, broken or lacks what is needed."""
     document = records.read_object(path, "pass the metadata that mcx swap wrote")
+    by_blocks = {"block_idx", "layer_idx"} <= document.keys()  # the original script's name no layer
     missing = [key for key in ("layer_name", "neuron_pairs") if key not in document]
-    if missing:
+    if missing and not (by_blocks and missing == ["layer_name"]):
         raise InputError(f"'{path}' lacks {', '.join(missing)}: it is not the metadata of mcx swap")
     return document
+
+
+def layer_of(metadata: dict[str, Any], symmetry: Symmetry) -> str | None:
+    """The layer that a swap's metadata names, or the one at its block and index; None for every layer.
+
+    Raises ValueError where no layer or several have that place.
+    """
+    if "layer_name" in metadata:
+        name = metadata["layer_name"]
+        return None if name is None else str(name)
+    place = int(metadata["block_idx"]), int(metadata["layer_idx"])
+    found = [layer for layer in symmetry.layers if place_in_blocks(layer) == place]
+    if len(found) != 1:
+        raise ValueError(f"{len(found)} layers are number {place[1]} of block {place[0]}")
+    return found[0]
 
 
 def orders_of_swap(metadata: dict[str, Any], path: Path, symmetry: Symmetry) -> Orders:
@@ -34,9 +50,10 @@ def orders_of_swap(metadata: dict[str, Any], path: Path, symmetry: Symmetry) -> 
         mode, seed = metadata.get("mode", "pairs"), int(metadata.get("seed", 0))
         if mode != "pairs":
             return orders_of_all(symmetry, mode, seed)
-        if metadata["layer_name"] is None:
+        layer = layer_of(metadata, symmetry)
+        if layer is None:
             raise InputError("the swap's metadata names pairs but no layer")
-        group = group_of(symmetry, metadata["layer_name"])
+        group = group_of(symmetry, layer)
         return {group: order_of_pairs(group, pairs)}
     except (SettingsError, ValueError, TypeError) as error:
         raise InputError(f"'{path}' does not fit the network: {error}") from error

@@ -37,16 +37,21 @@ class Difference(NamedTuple):
 
 
 def output_difference(
-    model: nn.Module, original: Mapping[str, Tensor], changed: Mapping[str, Tensor], inputs: Tensor
+    model: nn.Module,
+    original: Mapping[str, Tensor],
+    changed: Mapping[str, Tensor],
+    inputs: Tensor,
+    *,
+    in_float64: bool = True,
 ) -> Difference:
-    """Compare both in eval mode. `model` gives the architecture and the device and is not changed.
+    """Compare both in eval mode, in float64 or in the network's own type.
 
-    Casts to narrower types in the forward (a norm in float32, halves) are left out; a network that cannot do without,
-    whose cast is hidden from torch or that refuses float64, is compared in the type that it rounds to. Raises
-    InputError where its forward fails.
+    `model` gives the architecture and the device and is not changed. Casts to narrower types in the forward (a norm in
+    float32, halves) are left out; a network that cannot do without, whose cast is hidden from torch or that refuses
+    float64, is compared in the type that it rounds to. Raises InputError where its forward fails.
     """
     failed = None
-    for wide in (True, False):
+    for wide in (True, False) if in_float64 else (False,):
         worker = untouched_copy(model).eval()
         if wide:
             worker.double()

@@ -133,7 +133,7 @@ def _swap(path: Path, curve: CurveFile, opened: Subject) -> Swap:
     swapped = symmetry.permute(curve.points[0], orders)
     state = {name: swapped[name] for name in curve.points[0]}
     touched = {name.rpartition(".")[0] for name in state if state[name] is not curve.points[0][name]}
-    layer = metadata["layer_name"]
+    layer = permutations.layer_of(metadata, found)
     return Swap(
         layer=layer,
         block=int(metadata.get("block_idx", -1)),

@@ -21,6 +21,8 @@ from modeconn_cli.engine.results.records import Provenance, Record
 from modeconn_cli.engine.settings.base import tilde
 from modeconn_cli.engine.settings.l2 import L2Settings
 
+DOCUMENTED = 10  # layers under the documented key, whatever --show-top-k says
+
 
 @dataclass(frozen=True, kw_only=True)
 class L2Result(Record):
@@ -50,7 +52,7 @@ class L2Result(Record):
         d, asked = self.distance, self.settings
         top = [
             {"rank": rank, "layer_name": layer.layer_name, **layer.figures(asked.further)}
-            for rank, layer in enumerate(d.top(asked.show_top_k, asked.order), start=1)
+            for rank, layer in enumerate(d.top(max(asked.show_top_k, DOCUMENTED), asked.order), start=1)
         ]
         further: dict[str, Any] = {name: getattr(d, name) for name in asked.further}
         if "fisher_distance" in further:
@@ -76,7 +78,7 @@ class L2Result(Record):
             "num_layers": len(d.layers),
             "sorted_by": asked.order,
             "include_buffers": asked.include_buffers,
-            f"top_{asked.show_top_k}_layers": top,
+            **{f"top_{k}_layers": top[:k] for k in sorted({DOCUMENTED, asked.show_top_k})},
             "all_layer_distances": {layer.layer_name: layer.figures(asked.further) for layer in d.layers},
             "modules": {layer.layer_name: layer.figures(asked.further) for layer in d.modules},
             "data": self.data,
