@@ -115,7 +115,7 @@ def eval_table(result: CurveEvalResult) -> list[Block]:
         Lines(
             (
                 f"Length: {result.length:.2f} (endpoints: {result.endpoint_distance:.2f})",
-                f"Evaluated on {result.data['dataset']} with transform {result.data['transform']['name']}, "
+                f"Evaluated on {result.data['dataset']} with {result.data['transform']['said']}, "
                 f"weight decay {result.wd:g} in the loss",
             )
         ),

@@ -105,7 +105,7 @@ def interval(r: float | None, n: int, *, ranks: bool = False) -> tuple[float | N
     """
     if r is None or n < 4:
         return None, None
-    if abs(r) == 1:  # of few samples any order may be the same by chance
+    if abs(r) > 1 - 1e-12:  # of few samples any order may be the same by chance
         return (None, None) if ranks else (r, r)
     width = 1.959963984540054 * np.sqrt((1 + r * r / 2 if ranks else 1.0) / (n - 3))
     return float(np.tanh(np.arctanh(r) - width)), float(np.tanh(np.arctanh(r) + width))

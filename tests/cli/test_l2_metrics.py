@@ -31,7 +31,7 @@ def test_all_metrics_come_from_one_call(mcx: Callable, ends: list[Path]) -> None
     assert found["fisher_distance"] ** 2 == pytest.approx(sum(row["fisher_distance"] ** 2 for row in layers))
     assert found["data"]["fisher"] == {
         "kind": "true", "seed": 0, "dataset": "digits", "split": "all-train", "samples": 50, "label_noise": 0.0,
-        "transform": {"name": "half", "mean": [0.5], "std": [0.5]},
+        "transform": {"name": "half", "mean": [0.5], "std": [0.5], "said": "transform half"},
     }  # fmt: skip
     functional = found["data"]["functional"]
     assert (functional["dataset"], functional["split"], functional["samples"]) == ("digits", "test", 360)

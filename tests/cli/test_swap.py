@@ -119,7 +119,8 @@ def test_the_metadata_of_the_original_script_names_a_layer_by_its_block(mcx, her
         == 0
     )
     found = json.loads(Path("s_metadata.json").read_text())
-    original = {name: found[name] for name in ("block_idx", "layer_idx", "neuron_pairs", "num_swaps", "seed")}
+    keys = ("original_checkpoint", "block_idx", "layer_idx", "neuron_pairs", "num_swaps", "seed")
+    original = {name: found[name] for name in keys}
     Path("s_metadata.json").write_text(json.dumps(original))
     done = mcx("l2", "t/seed0/checkpoint-1.pt", "s.pt", "--modulo-permutation", "--json")
     assert done.code == 0, done.err

@@ -120,7 +120,7 @@ def load(settings: DataSettings, device: torch.device, *, held_out: bool = True)
         flips=flips,
         all_train=lambda: samples(train, torch.cat([fit_rows, val_rows]).sort().values),
         use_test=settings.use_test,
-        doubts=tuple(filter(None, (source.left_out, _of_another_range(settings, source, transform)))),
+        doubts=tuple(filter(None, (source.doubt, _of_another_range(settings, source, transform)))),
         remembered=Remembered(
             dataset=name,
             data_arg=settings.data_arg,
@@ -164,10 +164,8 @@ def _of_another_range(settings: DataSettings, source: Source, transform: transfo
         return ""
     if settings.mean and (low < 0 or max(settings.mean) > 1):
         return ""
-    said = (
-        f"images of '{source.name}' are floats from {low:.4g} to {high:.4g}, and transform '{transform.name}' expects "
-        "0 to 1: "
-    )
+    expects = "--mean and --std are of" if settings.mean else f"transform '{transform.name}' expects"
+    said = f"images of '{source.name}' are floats from {low:.4g} to {high:.4g}, and {expects} 0 to 1: "
     if low < 0 or high > 255:
         return said + "divide them by what is white, or pass --transform none"
     mean, std = (
@@ -175,7 +173,8 @@ def _of_another_range(settings: DataSettings, source: Source, transform: transfo
     )
     return (
         said
-        + f"pass --mean {mean} --std {std} where 255 is white, or --transform none to take them as they are"
+        + f"pass --mean {mean} --std {std} where 255 is white"
+        + ("" if settings.mean else ", or --transform none to take them as they are")
     )
 
 

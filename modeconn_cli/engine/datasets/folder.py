@@ -47,7 +47,7 @@ def read(folder: Path, image_size: int | None, workers: int) -> Source:
         train=_split(listed, image_size or 224, workers),
         test=_split(held_out, image_size or 224, workers),
         transform="imagenet",
-        left_out=left_out,
+        doubt=left_out,
     )
 
 

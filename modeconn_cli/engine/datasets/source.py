@@ -24,7 +24,7 @@ WHITE_OF_16_BITS = 65535
 class Source:
     """A data set as its files hold it; `transform` names the one that is used where none is asked for.
 
-    `left_out` says which of the files' samples belong to neither split.
+    `doubt` says which of the files' samples belong to neither split, and where what is white is not sure.
     """
 
     name: str
@@ -32,7 +32,7 @@ class Source:
     train: Samples
     test: Samples
     transform: str
-    left_out: str = ""
+    doubt: str = ""
 
     @property
     def channels(self) -> int:
@@ -69,7 +69,19 @@ def split_in_two(name: str, train: Given, test: Given | None, left_out: str = ""
     if len(last) and len(first):
         _check_alike(name, first.images.shape[1:], last.images.shape[1:])
         _check_alike(name, first.images.dtype, last.images.dtype)  # type: ignore[union-attr]
-    return Source(name, classes, first, last, "none", left_out)
+    doubt = "; ".join(filter(None, (left_out, *map(_dark, parts))))
+    return Source(name, classes, first, last, "none", doubt)
+
+
+def _dark(part: Given) -> str:
+    """Images of 16 bits that use twelve of them or fewer, as cameras and microscopes save them."""
+    if (
+        part.images.dtype != np.uint16
+        or not part.images.size
+        or (largest := int(part.images.max())) >= 1 << 12
+    ):
+        return ""
+    return f"{part.where}: images of 16 bits reach {largest} of {WHITE_OF_16_BITS}, which is taken for white"
 
 
 def _ids(part: Given) -> Any:

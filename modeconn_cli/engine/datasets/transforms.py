@@ -99,9 +99,25 @@ class Transform:
             out[..., :channels] = padded.permute(0, 2, 3, 1)
         return out
 
+    @property
+    def said(self) -> str:
+        """The transform in words: its name, and the statistics where they are others than the name's."""
+        said = f"transform {self.name}"
+        if self.has_own_statistics:
+            said += "".join(
+                f", {what} {','.join(f'{value:g}' for value in values)}"
+                for what, values in (("mean", self.mean), ("std", self.std))
+            )
+        return said
+
+    @property
+    def has_own_statistics(self) -> bool:
+        known = TRANSFORMS.get(self.name, self)
+        return (self.mean, self.std) != (known.mean, known.std)
+
     def describe(self) -> dict[str, Any]:
         """What a record says about it."""
-        return {"name": self.name, "mean": list(self.mean), "std": list(self.std)}
+        return {"name": self.name, "mean": list(self.mean), "std": list(self.std), "said": self.said}
 
 
 def _white(images: Tensor) -> float:

@@ -219,9 +219,10 @@ def load_data(about: About, settings: NetworkSettings, runtime: Runtime, needed:
         runtime.warn(doubt)
     implied = about.data
     if implied is not None and not implied.whole and implied.dataset == data.name:
-        applied = data.fit.transform.name
-        said = ", as networks of this kind are trained" if applied == implied.transform else ""
-        runtime.note(f"evaluated on {data.name} with transform {applied}{said}")
+        applied = data.fit.transform
+        usual = applied.name == implied.transform and not applied.has_own_statistics
+        said = ", as networks of this kind are trained" if usual else ""
+        runtime.note(f"evaluated on {data.name} with {applied.said}{said}")
     return data
 
 

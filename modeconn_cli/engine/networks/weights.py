@@ -65,6 +65,11 @@ def called_a_buffer(name: str, state: Mapping[str, Tensor]) -> bool:
     return leaf.endswith(("_u", "_v")) and f"{name[:-2]}_orig" in state and state[name].ndim == 1
 
 
+def called_a_parameter(name: str) -> bool:
+    """Whether a tensor's name says that it is a parameter; many are called otherwise."""
+    return any(word in name for word in ("weight", "bias", "parametrizations."))
+
+
 def parameters_in(state: Mapping[str, Tensor]) -> Weights:
     """The parameters of a bare state dict: no buffers, no second names."""
     buffers = set(buffers_in(state))

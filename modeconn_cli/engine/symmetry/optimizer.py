@@ -2,8 +2,8 @@
 
 An optimizer numbers its parameters group by group, in the order of its groups. Files seldom say which parameters a
 group holds; shapes, counts and the order of the network's parameters do, for groups as trainers make them (biases and
-norms without decay, another rate for the head). Where they leave a doubt that makes a difference there is no permuted
-state.
+norms without decay, another rate for the head), also where it has been given some of the network's parameters alone.
+Where they leave a doubt that makes a difference there is no permuted state.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from modeconn_cli.engine.symmetry.groups import Group
 from modeconn_cli.engine.symmetry.permutation import permute
 
 Shape = tuple[int, ...]
+ANY: Shape = (-1,)  # of a parameter that the optimizer has not been given
 
 MOST = 100_000  # states that are followed at once: two groups of any length, three of some hundred
 
@@ -37,9 +38,18 @@ def permuted(
     state: dict[Any, dict[str, Any]] = {k: dict(optimizer["state"].get(k, {})) for of in groups for k in of}
     shapes = {index: _shape(entry) for index, entry in state.items()}
     parameters = {name: tuple(p.shape) for name, p in _taking_part(model, len(state)).items()}
-    if any(shape is not None for shape in shapes.values()):
+    kept = any(shape is not None for shape in shapes.values())
+    if not kept and len(parameters) > len(state):
+        raise Doubt(
+            f"it has {len(state)} parameters, the network {len(parameters)}, and it keeps nothing of them"
+        )
+    if kept:
+        left = [object() for _ in range(len(parameters) - len(state))]
+        if left:  # a group of any shapes that the optimizer knows nothing of
+            groups, shapes = [*groups, left], shapes | dict.fromkeys(left, ANY)
         for index, names in _candidates(optimizer["param_groups"], groups, shapes, parameters).items():
-            state[index] = _moved(state[index], names, orders)
+            if index in state:
+                state[index] = _moved(state[index], names, orders)
     return {**optimizer, "state": {index: entry for index, entry in state.items() if entry}}
 
 
@@ -52,12 +62,14 @@ def _shape(entry: Mapping[str, Any]) -> Shape | None:
 
 
 def _taking_part(model: nn.Module, count: int) -> dict[str, nn.Parameter]:
-    """All parameters, or those that are trained, whichever are so many."""
+    """All parameters, or those that are trained, whichever are so many; all where it has fewer."""
     every = dict(model.named_parameters())
     trained = {name: p for name, p in every.items() if p.requires_grad}
     for names in (every, trained):
         if len(names) == count:
             return names
+    if count < len(every):
+        return every
     raise Doubt(f"it has {count} parameters, the network {len(every)}")
 
 
@@ -117,7 +129,7 @@ def _dealt(
     """The states after a parameter of this shape, each with the index that it then has."""
     out = []
     for g, (group, taken) in enumerate(zip(groups, before, strict=True)):
-        if taken < len(group) and shapes[group[taken]] == shape:
+        if taken < len(group) and shapes[group[taken]] in (shape, ANY):
             out.append(((*before[:g], taken + 1, *before[g + 1 :]), group[taken]))
     return out
 

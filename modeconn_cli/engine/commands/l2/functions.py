@@ -34,7 +34,7 @@ from modeconn_cli.engine.settings.shared import SplitName
 T = TypeVar("T")
 
 AT_ONCE = 4096  # samples whose answers are compared at a time
-BLOCKS = 20  # of samples, whose spread says how sure a Fisher distance is
+BLOCKS = 20  # of samples, whose spread says how sure a Fisher distance is, itself to a sixth
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,9 @@ class Functions:
         shape, note = self._arch.input_shape, self._runtime.note
         information = DiagonalFisher(self._model, shape, settings.fisher, settings.seed, note)
 
-        blocks = torch.arange(len(samples), device=samples.device).tensor_split(min(BLOCKS, len(samples)))
+        # At random, as folders come class by class: a spread between classes would be none of samples.
+        order = keyed.permutation(0, "fisher blocks", len(samples)).to(samples.device)
+        blocks = [torch.sort(rows).values for rows in order.tensor_split(min(BLOCKS, len(samples)))]
 
         def weighted(label: str) -> dict[Pair, list[dict[str, float]]]:
             """Of every pair of a network, block by block and tensor by tensor."""

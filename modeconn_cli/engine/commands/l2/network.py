@@ -97,11 +97,10 @@ def _guessed(checkpoint: Checkpoint, counted: Mapping[str, Tensor]) -> str:
     state, known = checkpoint.state, checkpoint.known_buffers()
     named = [name for name in known if weights.called_a_buffer(name, state)]
     kinds = [name for name in known if name not in named]
-    telling = ("weight", "bias", "parametrizations.")
     doubtful = [
         name
         for name, tensor in counted.items()
-        if tensor.is_floating_point() and not any(word in name for word in telling)
+        if tensor.is_floating_point() and not weights.called_a_parameter(name)
     ]
     parts = {
         "left out as buffers, by their names": named,

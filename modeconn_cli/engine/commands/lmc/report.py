@@ -50,7 +50,8 @@ class LmcReportResult(Record):
 
 def run(settings: LmcReportSettings, runtime: Runtime) -> LmcReportResult | None:
     """Read all pairs, and draw and write where a folder for that is given."""
-    found = {folder: _pairs_in(folder, runtime) for folder in settings.folders}
+    folders = [place for folder in settings.folders for place in _branches(folder)]
+    found = {folder: _pairs_in(folder, runtime) for folder in folders}
     for pair in (pair for pairs_there in found.values() for pair in pairs_there if not pair.finite):
         runtime.warn(f"'{pair.result.file}' holds values that are no numbers: its barriers have none")
     series = _series(found)
@@ -86,6 +87,12 @@ def _write(series: Sequence[Series], barrier: str, which: str, folder: Path) -> 
     files.write_text(folder / TABLE, pairs.table(rows))
     files.atomic_write(folder / GRID, figures.report(results, figures.barrier_of(barrier, which)))
     files.atomic_write(folder / ACROSS, figures.across(results, figures.barrier_of(barrier, which)))
+
+
+def _branches(folder: Path) -> list[Path]:
+    """The folders of a run's branch seeds, where it has several; else the folder itself."""
+    seeds = [path for path in folder.glob("branch*") if path.name.removeprefix("branch").isdigit()]
+    return sorted(seeds, key=lambda path: int(path.name.removeprefix("branch"))) or [folder]
 
 
 def _pairs_in(folder: Path, runtime: Runtime) -> list[Pair]:
