@@ -30,8 +30,8 @@ def curvature(settings: CurvatureSettings, report: Report) -> None:
     With --sweep-h or --sweep-niter it says instead how far the scores depend on the step and the directions.
 
     Losses and their gradients at the logits are taken in float64, so that samples with losses below 1e-12 are as exact
-    as others: of a trained network in float32 a score is 5e-5 off float64 in the median and 4e-4 at the 99th percentile
-    with the default step, a tenth of that with hvp.
+    as others: of trained networks in float32 a score is 2e-5 to 3e-4 off float64 in the median and 2e-4 to 2e-3 at the
+    99th percentile with the default step, by the network (six of them); a tenth of that with hvp.
 
     Equal --batch-size and --threads give equal bytes. Batches of another size, small ones above all, change the last
     digits of float32: at the default step a score by less than a thousandth in the median, by a hundredth at most.

@@ -299,6 +299,13 @@ def test_a_mask_may_bar_entries(tmp_path: Path) -> None:
         assert f"in 1 of 2 tensors: {name}" in error.message
 
 
+def test_the_only_optimizer_of_a_list_is_taken(tmp_path: Path) -> None:
+    state = {"state": {}, "param_groups": [{"params": [0]}]}
+    for states, expected in (([state], state), ([state, state], None)):
+        content = {"state_dict": {"w": torch.ones(3)}, "optimizer_states": states}
+        assert read(tmp_path, content).optimizer_state == expected
+
+
 def test_zeros_and_denormals_are_finite(tmp_path: Path) -> None:
     assert len(read(tmp_path, {"a": torch.zeros(3), "b": torch.full((2,), 1e-45)}).state) == 2
 

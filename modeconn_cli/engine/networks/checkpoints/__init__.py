@@ -27,7 +27,7 @@ from modeconn_cli.engine.results import shards
 __all__ = ["STATE", "About", "Checkpoint", "check_finite", "content", "finite", "read"]
 
 STATE = "model_state"  # the entry of the files we write that holds a network's weights
-OPTIMIZER_KEYS = ("optimizer_state", "optimizer_state_dict", "optim_state", "optimizer")
+OPTIMIZER_KEYS = ("optimizer_state", "optimizer_state_dict", "optim_state", "optimizer", "optimizer_states")
 LIGHTNING = "pytorch-lightning_version"  # its files have further wrappers
 
 
@@ -125,7 +125,8 @@ def read(
     state = dict(zip(names_, found.tensors.values(), strict=True))
     about = replace(about, buffers=tuple(name.removeprefix(prefix) for name in about.buffers))
     _check_tensors(state, path, None if allow_nonfinite else {*about.buffers, *buffers_in(state)})
-    optimizer = next((content[k] for k in OPTIMIZER_KEYS if isinstance(content.get(k), Mapping)), None)
+    kept = [_alone(content[k]) for k in OPTIMIZER_KEYS if k in content]
+    optimizer = next((dict(each) for each in kept if isinstance(each, Mapping)), None)
     return Checkpoint(
         path=path,
         layout=key,
@@ -146,6 +147,11 @@ def _are_tensors(value: Any) -> bool:
         and bool(value)
         and all(isinstance(n, str) and isinstance(t, Tensor) for n, t in value.items())
     )
+
+
+def _alone(kept: Any) -> Any:
+    """The state of an optimizer, out of a list of one, as Lightning writes it."""
+    return kept[0] if isinstance(kept, list) and len(kept) == 1 else kept
 
 
 def _remarks(found: entry.Entry) -> tuple[str, ...]:
