@@ -22,9 +22,11 @@ import torch
 from torch import Tensor, nn
 
 from modeconn_cli.engine.errors import InputError
+from modeconn_cli.engine.machine.runtime import Runtime
 from modeconn_cli.engine.networks import checkpoints, weights
 from modeconn_cli.engine.networks.checkpoints import epochs
 from modeconn_cli.engine.results.records import InputFile
+from modeconn_cli.engine.settings.scoring import RunFolderSettings
 
 STATE = {"conv.weight": torch.arange(8.0).reshape(2, 1, 2, 2), "conv.bias": torch.tensor([0.5, -0.5])}
 
@@ -476,4 +478,7 @@ def test_shards_are_refused_with_how_to_gather_them(tmp_path: Path) -> None:
     ):
         assert word in refusal(lambda path=path: checkpoints.read(tmp_path / path)).hint
         if path != "dcp/__0_0.distcp":
-            assert word in refusal(lambda path=path: epochs.in_folder(tmp_path / path)).hint
+            settings = RunFolderSettings()
+            assert (
+                word in refusal(lambda path=path: epochs.in_range(tmp_path / path, settings, Runtime())).hint
+            )
