@@ -29,7 +29,7 @@ from modeconn_cli.engine.registry import DATASETS, FOLDERS, canonical_dataset, i
 from modeconn_cli.engine.settings.base import Settings
 from modeconn_cli.engine.settings.shared import DataSettings, MeasuredDataSettings, SplitName
 
-__all__ = ["Batch", "Data", "Remembered", "Samples", "load", "refuse_unread"]
+__all__ = ["Batch", "Data", "Remembered", "Samples", "load", "name_of", "refuse_unread"]
 
 
 @dataclass(frozen=True)
@@ -228,6 +228,16 @@ def refuse_unread(dataset: str, settings: Settings) -> None:
         taken = inspect.signature(_factory(name)).parameters
         unread = [setting for word, setting in offered.items() if word not in taken]
         settings.refuse(f"on the data set {name}", *unread, "workers")
+
+
+def name_of(dataset: str, place: Path | None = None) -> str:
+    """The name, `Data.name`, of the data set that --dataset and --data-path mean, without reading it."""
+    name = canonical_dataset(dataset)
+    if is_import_path(name) or name in DATASETS:
+        return name
+    if name.endswith(".npz"):
+        return Path(name).stem
+    return folder.called(root_of(name, place) if name in FOLDERS else Path(name))
 
 
 def _is_folder(name: str) -> bool:

@@ -42,13 +42,18 @@ def read(folder: Path, image_size: int | None, workers: int) -> Source:
     listed = _listed(train or folder, classes)
     held_out, left_out = ([], "") if place is None else (_tested(place[0], classes), place[1])
     return Source(
-        name=folder.name,
+        name=called(folder),
         num_classes=len(classes),
         train=_split(listed, image_size or 224, workers),
         test=_split(held_out, image_size or 224, workers),
         transform="imagenet",
         left_out=left_out,
     )
+
+
+def called(folder: Path) -> str:
+    """The name of a data set in a folder."""
+    return folder.name or folder.resolve().name
 
 
 @dataclass(frozen=True)
