@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from modeconn_cli.cli import app
 from modeconn_cli.engine import datasets, keyed
-from modeconn_cli.engine.commands.csl import naming
+from modeconn_cli.engine.commands.csl import figures, naming
 from modeconn_cli.engine.datasets.noise import flip
 from modeconn_cli.engine.networks import checkpoints, models
 from modeconn_cli.engine.networks.cross_entropy import cross_entropy
@@ -650,6 +650,73 @@ def test_a_flipped_byte_in_an_array_of_ours_is_found(mcx: Callable, scored: Path
     path.write_bytes(content)
     done = mcx("csl", "aggregate", "--input-dir", scored, "--output-dir", tmp_path / "out")
     assert (done.code, path.name in done.err, "changed or damaged" in done.err) == (3, True, True)
+
+
+@pytest.mark.parametrize("split", ["all-train", "test"])
+def test_the_pictures_are_those_of_the_data_that_were_scored(
+    mcx: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, split: str
+) -> None:
+    draw = np.random.default_rng(0)
+    images = {name: draw.integers(0, 256, (30, 8, 8), dtype=np.uint8) for name in ("train", "test")}
+    (tmp_path / "data").mkdir()
+    arrays_ = {f"x_{name}": each for name, each in images.items()}
+    labels = {f"y_{name}": np.arange(30) % 3 for name in images}
+    np.savez(tmp_path / "data/mine.npz", **arrays_, **labels)
+    monkeypatch.chdir(tmp_path)
+    words = ("--model", "cnn", "--model-arg", "width=2", "--dataset", "mine.npz", "--data-path", "data")
+    assert mcx("train", *words, "--epochs", "1", "--output-dir", "run").code == 0
+    where = ("--checkpoint-dir", "run/seed0", "--data-path", "data", "--split", split)
+    assert mcx("csl", "score", *where, "--output-dir", "scores").code == 0
+    drawn: list[dict[int, figures.Picture]] = []
+    monkeypatch.setattr(figures, "gallery", lambda *parts: drawn.append(parts[3]) or b"")
+
+    found, err = aggregated(mcx, Path("scores"), Path("out"))
+    assert "no pictures" not in err
+    both = [row["sample_id"] for row in (*found["hardest"], *found["easiest"])]
+    assert sorted(drawn[0]) == sorted(both)
+    source = images["train" if split == "all-train" else "test"].astype(np.float64)
+    for number, picture in drawn[0].items():
+        low, high = source[number].min(), source[number].max()
+        assert np.allclose(picture.pixels, (source[number] - low) / (high - low), atol=1e-5)
+
+    (tmp_path / "data/mine.npz").rename(tmp_path / "elsewhere")
+    assert "already complete" in aggregated(mcx, Path("scores"), Path("out"))[1]
+    _, err = aggregated(mcx, Path("scores"), Path("bare"))
+    assert ("no pictures" in err, "--dataset" in err, drawn[1]) == (True, True, {})
+    Path("there").mkdir()
+    (tmp_path / "elsewhere").rename("there/mine.npz")
+    _, err = aggregated(mcx, Path("scores"), Path("bare"), "--dataset", "there/mine.npz")
+    assert ("no pictures" not in err, drawn[2].keys()) == (True, drawn[0].keys())
+    done = mcx("csl", "aggregate", "--input-dir", "scores", "--dataset", "other.npz", "--output-dir", "x")
+    assert (done.code, "no arrays of data set 'other'" in done.err) == (3, True)
+
+
+def test_the_pictures_of_generated_data_are_made_with_the_same_arguments(
+    mcx: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ("--model", "mlp", "--dataset", "synthetic", "--data-arg", "noise=0.25", "--record-csl")
+    assert mcx("train", *words, "--epochs", "1", "--output-dir", tmp_path).code == 0
+    asked: list[DataSettings] = []
+    monkeypatch.setattr(figures, "images_of", lambda data, *_: asked.append(data) or {})
+    aggregated(mcx, tmp_path / "seed0/recorded_losses", tmp_path / "out")
+    assert (asked[0].dataset, asked[0].data_arg) == ("synthetic", ("noise=0.25",))
+
+
+def test_no_pictures_are_made_by_code_that_a_folder_of_arrays_names(
+    mcx: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    Path("drawn_data.py").write_text(
+        "open('ran', 'a').close()\n\ndef data(split):\n    return [([[0.0]], 0)] * 40\n"
+    )
+    folder = copy_of("short", tmp_path / "in")
+    for path in folder.glob("*cifar100*"):
+        path.rename(folder / path.name.replace("cifar100", "drawn_data:data"))
+    _, err = aggregated(mcx, folder, tmp_path / "out")
+    assert ("--dataset pkg.mod:factory" in err, Path("ran").exists()) == (True, False)
+    _, err = aggregated(mcx, folder, tmp_path / "out", "--dataset", "drawn_data:data")
+    assert Path("ran").exists()
 
 
 def test_arrays_that_changed_since_are_aggregated_again(mcx: Callable, tmp_path: Path) -> None:

@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
-from modeconn_cli.engine.networks import models
+from modeconn_cli.engine.networks import checkpoints, models
 from modeconn_cli.engine.networks.models import Architecture
 
 CLASSES = 7
@@ -144,3 +145,121 @@ def test_every_command_takes_bare_weights_of_any_network_and_size(
     for name, words in commands(named, ["--dataset", "d.npz"]).items():
         done = mcx(*words)
         assert done.code == 0, f"{name}: {done.err}"
+
+
+@pytest.fixture
+def pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> np.ndarray:
+    """Grey PNGs, two of each class, in `grey` and coloured ones in `colour`; uint8 [14, 12, 12] by class."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    Path("own_networks.py").write_text(NETWORKS)
+    importlib.invalidate_caches()
+    images = np.random.default_rng(0).integers(0, 256, (CLASSES, 2, 12, 12), dtype=np.uint8)
+    for kind in ("grey", "colour"):
+        for number, k in itertools.product(range(CLASSES), range(2)):
+            path = Path(kind) / f"class{number}" / f"{k}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            grey = images[number, k]
+            Image.fromarray(grey if kind == "grey" else np.stack([grey, grey, 255 - grey], -1)).save(path)
+    return images.reshape(-1, 12, 12)
+
+
+@pytest.mark.parametrize("kind", ["grey", "Flat", "cnn"])
+@pytest.mark.parametrize("words", [("--image-size", "12"), ("--input-shape", "1,12,12")])
+def test_a_network_of_one_channel_takes_a_folder_of_grey_images(
+    mcx: Callable, pictures: np.ndarray, kind: str, words: tuple[str, ...]
+) -> None:
+    own = importlib.import_module("own_networks")
+    torch.manual_seed(0)
+    if kind == "cnn":
+        name, model = "cnn", models.build(Architecture("cnn", CLASSES, (1, 12, 12), {}))
+    else:
+        name, model = f"own_networks:{kind}", own.grey() if kind == "grey" else own.Flat((1, 12, 12), CLASSES)
+    torch.save(model.state_dict(), "a.pt")
+    asked = (
+        "csl",
+        "score",
+        "--checkpoint",
+        "a.pt",
+        "--model",
+        name,
+        *words,
+        "--weight-decay",
+        "0",
+        "--grad",
+        "none",
+    )
+    done = mcx(*asked, "--dataset", "grey", "--output-dir", "out")
+    assert done.code == 0, done.err
+    images = torch.from_numpy(pictures).float()[:, None] / 255
+    with torch.no_grad():
+        expected = nn.functional.cross_entropy(
+            model.eval()(images), torch.arange(CLASSES).repeat_interleave(2), reduction="none"
+        )
+    found = np.load("out/loss_grey_run1_epoch_0_noise_0.01.npy")
+    assert np.allclose(found, expected.numpy(), rtol=1e-5, atol=1e-6)
+    done = mcx(*asked, "--dataset", "colour", "--output-dir", "colours")
+    hinted = "channel" in done.err or "--input-shape" in done.err  # of weights that are for other images
+    assert (done.code, hinted, "Traceback" in done.err) == (3, True, False)
+
+
+def test_networks_that_take_three_channels_get_them_from_grey_images(
+    mcx: Callable, pictures: np.ndarray
+) -> None:
+    own = importlib.import_module("own_networks")
+    words = ("--image-size", "12", "--weight-decay", "0", "--grad", "none", "--output-dir")
+    images = torch.from_numpy(pictures).float()[:, None].expand(-1, 3, -1, -1) / 255
+    for name, model in (("colour", own.colour()), ("Flat", own.Flat((3, 12, 12), CLASSES))):
+        torch.save(model.state_dict(), "a.pt")
+        asked = (
+            "csl",
+            "score",
+            "--checkpoint",
+            "a.pt",
+            "--model",
+            f"own_networks:{name}",
+            "--dataset",
+            "grey",
+        )
+        assert mcx(*asked, *words, name, "--transform", "none").code == 0
+        with torch.no_grad():
+            logits = model.eval()(images)
+        expected = nn.functional.cross_entropy(
+            logits, torch.arange(CLASSES).repeat_interleave(2), reduction="none"
+        )
+        found = np.load(f"{name}/loss_grey_run1_epoch_0_noise_0.01.npy")
+        assert np.allclose(found, expected.numpy(), rtol=1e-5, atol=1e-6)
+
+
+def test_a_training_on_one_channel_is_remembered_by_its_checkpoints(
+    mcx: Callable, pictures: np.ndarray
+) -> None:
+    words = ("--dataset", "grey", "--no-use-test", "--val-size", "2", "--image-size", "12", "--epochs", "1")
+    assert mcx("train", "--model", "own_networks:grey", *words, "--output-dir", "tried").code == 0
+    said = ("--model", "cnn", "--data-arg", "channels=1")
+    assert mcx("train", *said, *words, "--output-dir", "said").code == 0
+    assert mcx("train", "--model", "cnn", *words, "--output-dir", "three").code == 0
+    for folder, channels, further in (
+        ("tried", 1, ("--model", "own_networks:grey")),
+        ("said", 1, ()),
+        ("three", 3, ()),
+    ):
+        about = checkpoints.read(Path(folder, "seed0/checkpoint-1.pt")).about
+        assert about.data is not None
+        assert (about.input_shape, about.data.data_arg == ("channels=1",)) == (
+            (channels, 12, 12),
+            channels == 1,
+        )
+        ends = [f"{folder}/seed0/checkpoint-{epoch}.pt" for epoch in (0, 1)]
+        done = mcx(
+            "lmc",
+            "interpolate",
+            *ends,
+            *further,
+            "--no-use-test",
+            "--num-alphas",
+            "3",
+            "--output-dir",
+            f"{folder}/line",
+        )
+        assert done.code == 0, done.err

@@ -471,6 +471,7 @@ def test_shards_are_refused_with_how_to_gather_them(tmp_path: Path) -> None:
         (tmp_path / "dcp" / name).write_bytes(b"PK\x03\x04")
     (tmp_path / "zero").mkdir()
     (tmp_path / "zero/zero_pp_rank_0_mp_rank_00_optim_states.pt").touch()
+    settings = RunFolderSettings()
     for path, word in (
         ("dcp", "dcp_to_torch"),
         ("dcp/__0_0.distcp", "dcp_to_torch"),
@@ -478,7 +479,6 @@ def test_shards_are_refused_with_how_to_gather_them(tmp_path: Path) -> None:
     ):
         assert word in refusal(lambda path=path: checkpoints.read(tmp_path / path)).hint
         if path != "dcp/__0_0.distcp":
-            settings = RunFolderSettings()
             assert (
                 word in refusal(lambda path=path: epochs.in_range(tmp_path / path, settings, Runtime())).hint
             )

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from modeconn_cli.engine import datasets
-from modeconn_cli.engine.errors import InputError
+from modeconn_cli.engine.errors import InputError, SettingsError
 from modeconn_cli.engine.settings.shared import DataSettings
 
 
@@ -130,6 +130,41 @@ def test_tiny_imagenet_is_known_by_the_name_of_its_archive(
     given = [load(name, data_path=tmp_path)] + ([load(name)] if place != "." else [])
     for data in given:
         assert (len(data.fit), len(data.test), data.remembered.dataset) == (1, 1, "tiny-imagenet")
+
+
+def test_grey_images_in_one_channel_are_each_of_the_equal_three(tmp_path: Path) -> None:
+    draw = np.random.default_rng(0)
+    for name in "ab":
+        (tmp_path / name).mkdir()
+    values = draw.integers(0, 256, (9, 9), dtype=np.uint8)
+    Image.fromarray(values).save(tmp_path / "a/grey.png")
+    Image.fromarray(np.stack([values] * 3, axis=-1)).save(tmp_path / "a/stored in three.png")
+    Image.fromarray(np.stack([values, 255 - values], axis=-1)).save(tmp_path / "a/with alpha.png")
+    Image.fromarray(values > 99).save(tmp_path / "b/black and white.png")
+    Image.fromarray(values).convert("P").save(tmp_path / "b/palette.png")
+    Image.fromarray(draw.integers(0, 65536, (9, 9), dtype=np.uint16)).save(tmp_path / "b/deep.png")
+    words: dict[str, Any] = {"use_test": False, "val_size": 1, "transform": "none"}
+    three, one = load(tmp_path, **words), load(tmp_path, data_arg=("channels=1",), **words)
+    assert (three.input_shape, one.input_shape) == ((3, 4, 4), (1, 4, 4))
+    wide = torch.cat([batch.images for batch in three.split("all-train").batches(1)])
+    narrow = torch.cat([batch.images for batch in one.split("all-train").batches(1)])
+    assert torch.equal(narrow.expand(-1, 3, -1, -1), wide)
+    assert load(tmp_path, data_arg=("channels=1",)).fit.transform.name == "none"
+    assert (load(tmp_path).fit.transform.name, load(tmp_path).input_shape) == ("imagenet", (3, 4, 4))
+
+
+def test_colours_are_no_one_channel(tmp_path: Path) -> None:
+    write(tmp_path, "a/0.png", "b/0.png")
+    Image.fromarray(np.arange(48, dtype=np.uint8).reshape(4, 4, 3)).save(tmp_path / "b/1.png")
+    data = load(tmp_path, data_arg=("channels=1",))
+    with pytest.raises(
+        InputError, match=r"1 of 3 images cannot be read in one channel: .*b/1.png' .in colour"
+    ) as caught:
+        list(data.fit.batches(8))
+    assert "convert('L')" in caught.value.hint
+    for word in ("channels=2", "channel=1"):
+        with pytest.raises(SettingsError, match="channel"):
+            load(tmp_path, data_arg=(word,))
 
 
 DEEP = np.arange(0, 65536, 4112, dtype=np.uint16).reshape(4, 4)

@@ -9,6 +9,7 @@ import importlib
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from modeconn_cli.engine.registry import DATASETS, FOLDERS, canonical_dataset, i
 from modeconn_cli.engine.settings.base import Settings
 from modeconn_cli.engine.settings.shared import DataSettings, MeasuredDataSettings, SplitName
 
-__all__ = ["Batch", "Data", "Remembered", "Samples", "load", "refuse_unread"]
+__all__ = ["Batch", "Data", "Remembered", "Samples", "is_folder", "load", "name_of", "refuse_unread"]
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,12 @@ class Data:
     def held_out(self) -> Samples:
         """The images that `te_` figures are measured on."""
         return self.test if self.use_test else self.val
+
+    @property
+    def begins_grey(self) -> bool:
+        """Whether the data are image files that are read in three channels and may all be grey."""
+        images = self.fit.images
+        return isinstance(images, ImageFiles) and images.channels == 3 and images.begins_grey
 
     def identity(self) -> dict[str, str]:
         """What tells these samples from others."""
@@ -220,8 +227,8 @@ def refuse_unread(dataset: str, settings: Settings) -> None:
         settings.refuse("on a data factory", "data_path", "workers", "download")
     elif name.endswith(".npz"):
         settings.refuse("on an .npz file", "data_arg", "workers", "download")
-    elif _is_folder(name):
-        settings.refuse("on a folder of images", "data_arg", "download")
+    elif is_folder(name):
+        settings.refuse("on a folder of images", "download")
     elif name in DATASETS:
         offered = {"folder": "data_path", "download": "download"}
         taken = inspect.signature(_factory(name)).parameters
@@ -229,8 +236,20 @@ def refuse_unread(dataset: str, settings: Settings) -> None:
         settings.refuse(f"on the data set {name}", *unread, "workers")
 
 
-def _is_folder(name: str) -> bool:
-    return name in FOLDERS or "/" in name or Path(name).is_dir()
+def name_of(dataset: str, place: Path | None = None) -> str:
+    """The name, `Data.name`, of the data set that --dataset and --data-path mean, without reading it."""
+    name = canonical_dataset(dataset)
+    if is_import_path(name) or name in DATASETS:
+        return name
+    if name.endswith(".npz"):
+        return Path(name).stem
+    return folder.called(root_of(name, place) if name in FOLDERS else Path(name))
+
+
+def is_folder(name: str) -> bool:
+    """Whether a data set is a folder of images, whose files have no shape in common."""
+    other = is_import_path(name) or name.endswith(".npz")
+    return not other and (name in FOLDERS or "/" in name or Path(name).is_dir())
 
 
 def _factory(name: str) -> Callable[..., Source]:
@@ -251,10 +270,12 @@ def _source(name: str, settings: DataSettings) -> Source:
         return user.read(name, args)
     if name.endswith(".npz"):
         return npz.read(_look_up(Path(name), place))
-    if _is_folder(name):
+    if is_folder(name):
         workers = default_workers() if settings.workers is None else settings.workers
         root = root_of(name, place) if name in FOLDERS else _look_up(Path(name), place)
-        return folder.read(root, settings.image_size, workers)
+        read = partial(folder.read, root, settings.image_size, workers)
+        images: Source = call(read, args, "--data-arg")
+        return images
     source: Source = call(_factory(name), args, "--data-arg", folder=place, download=settings.download)
     return source
 

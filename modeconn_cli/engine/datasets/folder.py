@@ -17,7 +17,7 @@ import torch
 from modeconn_cli.engine.datasets.images import ImageFiles
 from modeconn_cli.engine.datasets.samples import Samples
 from modeconn_cli.engine.datasets.source import AS_THEY_ARE, Source
-from modeconn_cli.engine.errors import InputError
+from modeconn_cli.engine.errors import InputError, SettingsError
 from modeconn_cli.engine.results import files
 
 ENDINGS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
@@ -27,11 +27,13 @@ HIDDEN = frozenset({"__MACOSX", "@eaDir"})
 TRAIN, TEST, VAL = ("train", "training"), ("test", "testing"), ("val", "valid", "validation")
 
 
-def read(folder: Path, image_size: int | None, workers: int) -> Source:
-    """The images below a folder, as `image_size` squares (224 without one).
+def read(folder: Path, image_size: int | None, workers: int, channels: int = 3) -> Source:
+    """The images below a folder, as `image_size` squares (224 without one) of 3 channels, or 1.
 
     Test images are tested on, those for validation where no test images have labels.
     """
+    if channels not in (1, 3):
+        raise SettingsError(f"--data-arg channels={channels}: images of files have 1 or 3")
     if not folder.is_dir():
         raise InputError(f"'{folder}' is not a folder of images", "pass --data-path")
     train = _split_folder(folder, TRAIN)
@@ -42,13 +44,18 @@ def read(folder: Path, image_size: int | None, workers: int) -> Source:
     listed = _listed(train or folder, classes)
     held_out, left_out = ([], "") if place is None else (_tested(place[0], classes), place[1])
     return Source(
-        name=folder.name,
+        name=called(folder),
         num_classes=len(classes),
-        train=_split(listed, image_size or 224, workers),
-        test=_split(held_out, image_size or 224, workers),
-        transform="imagenet",
+        train=_split(listed, image_size or 224, workers, channels),
+        test=_split(held_out, image_size or 224, workers, channels),
+        transform="imagenet" if channels == 3 else "none",  # whose statistics are those of colours
         doubt=left_out,
     )
+
+
+def called(folder: Path) -> str:
+    """The name of a data set in a folder."""
+    return folder.name or folder.resolve().name
 
 
 @dataclass(frozen=True)
@@ -170,9 +177,9 @@ def _annotated(folder: Path, classes: list[str]) -> list[tuple[Path, int]]:
     return sorted(out, key=lambda entry: (entry[1], entry[0].name))
 
 
-def _split(listed: list[tuple[Path, int]], size: int, workers: int) -> Samples:
+def _split(listed: list[tuple[Path, int]], size: int, workers: int, channels: int) -> Samples:
     return Samples(
-        ImageFiles(tuple(path for path, _ in listed), size, workers),
+        ImageFiles(tuple(path for path, _ in listed), size, workers, channels),
         torch.tensor([label for _, label in listed], dtype=torch.int64),
         torch.arange(len(listed)),
         AS_THEY_ARE,

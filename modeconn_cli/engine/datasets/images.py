@@ -32,21 +32,32 @@ CENTRE = 224 / 256  # of the shorter side, kept in evaluation
 TRIES = 10
 NAMED = 5  # unreadable files shown
 WHITE = 255.0
+GREY = ("1", "L", "LA", "La")
+COLOUR = "in colour"
 DEEP = ("I", "F")  # Pillow's modes of more than 8 bits begin with these
 _LOST_BITS = re.compile(r";16[BLN]$")  # of Pillow's raw modes, which it reads by their upper halves
 
 
 @dataclass(frozen=True)
 class ImageFiles:
-    """Image files that become [3, size, size] each: uint8, or float32 of more than 8 bits, both from 0 to WHITE."""
+    """Image files that become [channels, size, size] each: uint8, or float32 of more than 8 bits, from 0 to WHITE.
+
+    Of three `channels` those of a grey image are equal; of one, images in colour are refused.
+    """
 
     paths: tuple[Path, ...]
     size: int
     workers: int = 0
+    channels: int = 3
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
-        return (len(self.paths), 3, self.size, self.size)
+        return (len(self.paths), self.channels, self.size, self.size)
+
+    @property
+    def begins_grey(self) -> bool:
+        """Whether the first image is grey: all of them may be."""
+        return bool(self.paths) and not isinstance(_decoded(self.paths[0], channels=1), _Refused)
 
     def take(self, rows: Tensor) -> ImageFiles:
         return replace(self, paths=tuple(self.paths[row] for row in rows.tolist()))
@@ -58,7 +69,7 @@ class ImageFiles:
         transform: Transform,
         augment: tuple[int, int] | None,
     ) -> Iterator[Tensor]:
-        """The images of each batch of row numbers [B, 3, size, size], float32 where one of them is.
+        """The images of each batch of row numbers [B, channels, size, size], float32 where one of them is.
 
         Raises InputError for bad files.
         """
@@ -78,15 +89,16 @@ class ImageFiles:
 
     def _unreadable(self, first: _Refused) -> InputError:
         """What is wrong with one file, and how many more there are (found by reading every file)."""
-        every = [_decoded(path) for path in self.paths]
+        every = [_decoded(path, self.channels) for path in self.paths]
         bad = [found for found in every if isinstance(found, _Refused)] or [first]
         shown = ", ".join(map(str, bad[:NAMED])) + (", …" if len(bad) > NAMED else "")
-        hint = (
-            "save them with 8 bits per channel, or as floats in an .npz file"
-            if first.reason
-            else "fetch them again"
-        )
-        return InputError(f"{len(bad)} of {len(self.paths)} images cannot be read: {shown}", hint)
+        what, hint = "cannot be read", "fetch them again"
+        if first.reason:
+            hint = "save them with 8 bits per channel, or as floats in an .npz file"
+        if first.reason == COLOUR:
+            what, hint = "cannot be read in one channel", "save them as grey (Pillow: image.convert('L'))"
+            hint += ", or pass --data-arg channels=3 for a network that takes three"
+        return InputError(f"{len(bad)} of {len(self.paths)} images {what}: {shown}", hint)
 
 
 @dataclass(frozen=True)
@@ -113,11 +125,11 @@ class _Reader:
         return len(self.files.paths)
 
     def __getitem__(self, row: int) -> np.ndarray | _Refused:
-        """[3, size, size], uint8 or float32."""
+        """[channels, size, size], uint8 or float32."""
         from PIL import Image
 
         path, size = self.files.paths[row], self.files.size
-        image = _decoded(path)
+        image = _decoded(path, self.files.channels)
         if isinstance(image, _Refused):
             return image
         box: tuple[float, float, float, float] = (0, 0, image.width, image.height)
@@ -126,7 +138,8 @@ class _Reader:
         if image.size != (size, size) or self.resized_crop:
             image = image.resize((size, size), Image.Resampling.BILINEAR, box=box)
         pixels = np.asarray(image)
-        channels = pixels[None].repeat(3, axis=0) if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+        alike = self.files.channels
+        channels = pixels[None].repeat(alike, axis=0) if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
         return channels.copy()
 
     def _crop(self, width: int, height: int, row: int) -> tuple[float, float, float, float]:
@@ -154,8 +167,8 @@ def _collate(images: Sequence[np.ndarray | _Refused]) -> Tensor | _Refused:
     return bad if bad is not None else torch.from_numpy(np.stack(images))  # type: ignore[arg-type]
 
 
-def _decoded(path: Path) -> Image.Image | _Refused:
-    """The image of a file: RGB of 8 bits, or one channel of floats, from 0 to WHITE."""
+def _decoded(path: Path, channels: int) -> Image.Image | _Refused:
+    """The image of a file: 8 bits per channel, or one channel of floats, from 0 to WHITE."""
     from PIL import Image, UnidentifiedImageError
 
     try:
@@ -163,9 +176,21 @@ def _decoded(path: Path) -> Image.Image | _Refused:
             if file.mode.startswith(DEEP):
                 return _deep(file, path)
             reason = "more than 8 bits per channel in colour" if _loses_bits(file) else ""
-            return _Refused(path, reason) if reason else file.convert("RGB")
+            if reason:
+                return _Refused(path, reason)
+            return file.convert("RGB") if channels == 3 else _grey(file, path)
     except (OSError, UnidentifiedImageError, ValueError, SyntaxError):
         return _Refused(path)
+
+
+def _grey(file: Any, path: Path) -> Image.Image | _Refused:
+    """The one channel of a grey image, also of one that is stored in three; refused where they differ."""
+    if file.mode in GREY:
+        grey: Image.Image = file.convert("L")
+        return grey
+    red, green, blue = file.convert("RGB").split()
+    alike = red.tobytes() == green.tobytes() == blue.tobytes()
+    return red if alike else _Refused(path, COLOUR)
 
 
 def _deep(file: Any, path: Path) -> Image.Image | _Refused:

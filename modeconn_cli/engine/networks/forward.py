@@ -26,10 +26,10 @@ def guard(what: str, hint: str = "") -> Iterator[None]:
 
 def forward(model: nn.Module, images: Tensor) -> Any:
     """What a network gives for images [N, …]. Raises InputError where its forward fails."""
-    with guard(
-        f"the network's forward fails on images {tuple(images.shape)}",
-        "it is called with one tensor of images: wrap one that takes more; --image-size says their size",
-    ):
+    hint = "it is called with one tensor of images: wrap one that takes more; --image-size says their size"
+    if images.ndim == 4 and images.shape[1] == 3:
+        hint += ", --data-arg channels=1 reads files of grey images in one channel"
+    with guard(f"the network's forward fails on images {tuple(images.shape)}", hint):
         return model(images)
 
 

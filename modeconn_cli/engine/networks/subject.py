@@ -12,16 +12,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+import torch
 from torch import Tensor, nn
 
 from modeconn_cli.engine import datasets, names
 from modeconn_cli.engine.datasets import Data
 from modeconn_cli.engine.datasets.remembered import of_same_data
-from modeconn_cli.engine.errors import InputError, SettingsError
+from modeconn_cli.engine.errors import InputError, McxError, SettingsError
 from modeconn_cli.engine.factories import words_of
 from modeconn_cli.engine.machine.runtime import Runtime
 from modeconn_cli.engine.networks import checkpoints, models, weights
 from modeconn_cli.engine.networks.checkpoints import About, Checkpoint, epochs
+from modeconn_cli.engine.networks.forward import forward
 from modeconn_cli.engine.networks.independent import TRIED, check_independent
 from modeconn_cli.engine.networks.models import Architecture
 from modeconn_cli.engine.networks.models.recognise import fits, recognised, with_classes_of
@@ -34,6 +36,8 @@ S = TypeVar("S", bound=NetworkSettings)
 
 # `the data's shape`: where anything names data; whether the network knows their classes does not matter.
 Needed = Literal["data", "data without held-out images", "the data's shape", "no data"]
+
+ONE_CHANNEL = {"data_arg": ("channels=1",)}  # of a folder's images, for a network that takes no more
 
 A_POINT = "take a point of it with mcx curve extract"
 
@@ -182,7 +186,25 @@ def open_described(
     """
     if path is not None:
         settings = completed(settings, about, path)
+    settings = _of_files(settings)
     data = load_data(about, settings, runtime, needed)
+    arch = _architecture(settings, about, path, data, state)
+    if data is not None and data.begins_grey and not _takes(arch, state):
+        data, arch = _in_one_channel(data, arch, about, path, settings, runtime, state)
+    if about.model not in (None, arch.model):
+        runtime.warn(f"'{path}' says it holds {about.model}: read as {arch.model}, as --model says")
+    if data is not None and needed != "the data's shape":
+        _check_fits(arch, data, about, state, runtime)
+    return Subject(models.build(arch, note=runtime.note).to(runtime.device), arch, about, (), data)
+
+
+def _architecture(
+    settings: NetworkSettings,
+    about: About,
+    path: Path | None,
+    data: Data | None,
+    state: Mapping[str, Tensor] | None,
+) -> Architecture:
     arch = models.architecture(
         settings,
         about,
@@ -190,13 +212,42 @@ def open_described(
         num_classes=None if data is None else data.num_classes,
         input_shape=_shape(settings, data),
     )
-    if state is not None and settings.num_classes is None:
-        arch = with_classes_of(arch, state)
-    if about.model not in (None, arch.model):
-        runtime.warn(f"'{path}' says it holds {about.model}: read as {arch.model}, as --model says")
-    if data is not None and needed != "the data's shape":
-        _check_fits(arch, data, about, state, runtime)
-    return Subject(models.build(arch, note=runtime.note).to(runtime.device), arch, about, (), data)
+    return with_classes_of(arch, state) if state is not None and settings.num_classes is None else arch
+
+
+def _in_one_channel(
+    data: Data,
+    arch: Architecture,
+    about: About,
+    path: Path | None,
+    settings: NetworkSettings,
+    runtime: Runtime,
+    state: Mapping[str, Tensor] | None,
+) -> tuple[Data, Architecture]:
+    """Grey image files in one channel, and the network for them, where it takes that and nobody says three.
+
+    Of a network that is not ours nothing is guessed: it has been tried with three.
+    """
+    if not isinstance(settings, DataSettings) or settings.data_arg or settings.input_shape:
+        return data, arch
+    grey = replace(data, input_shape=(1, *data.input_shape[1:]))
+    arch_of_one = _architecture(settings, about, path, grey, state)
+    if not _takes(arch_of_one, state):
+        return data, arch
+    runtime.note(f"images of '{data.name}' are read as grey, in the one channel that the network takes")
+    return datasets.load(settings.with_brought(ONE_CHANNEL), runtime.device, held_out=False), arch_of_one
+
+
+def _takes(arch: Architecture, state: Mapping[str, Tensor] | None) -> bool:
+    """Whether a network has these weights, and its forward takes images of the shape that it is built for."""
+    if state is not None and not fits(arch, state):
+        return False
+    try:
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            forward(models.build(arch).eval(), torch.zeros(2, *arch.input_shape))
+    except McxError:
+        return False
+    return True
 
 
 def load_data(about: About, settings: NetworkSettings, runtime: Runtime, needed: Needed) -> Data | None:
@@ -246,6 +297,19 @@ def _check_fits(
     runtime.warn(f"{shapes}: it is used on the data's")
 
 
+def _of_files(settings: S) -> S:
+    """The settings with the size and the channel of a folder's images that --input-shape says: files have none."""
+    shape = settings.input_shape
+    if not (isinstance(settings, DataSettings) and settings.dataset and datasets.is_folder(settings.dataset)):
+        return settings
+    said: dict[str, Any] = {}
+    if shape[:1] == (1,) and not settings.data_arg:
+        said |= ONE_CHANNEL
+    if len(shape) == 3 and shape[1] == shape[2] and settings.image_size is None:
+        said["image_size"] = shape[1]
+    return settings.with_brought(said)
+
+
 def _shape(settings: NetworkSettings, data: Data | None) -> tuple[int, ...] | None:
     """The images' shape: the data's, else of an image's size that the settings name."""
     if data is not None:
@@ -287,6 +351,12 @@ def _said(settings: NetworkSettings, about: About, path: Path) -> dict[str, Any]
     out |= {name: value for name, value in plan.items() if isinstance(value, int)}
     if isinstance(settings, DataSettings):
         out |= of_same_data(settings, about.data)
+        if (
+            (about.input_shape or ())[:1] == (1,)
+            and settings.dataset
+            and datasets.is_folder(settings.dataset)
+        ):
+            out |= ONE_CHANNEL
     return {name: value for name, value in out.items() if value not in (None, ())}
 
 

@@ -64,8 +64,9 @@ class CslAggregateSettings(FolderSettings, EpochSettings, NameSettings):
     )
     dataset: str | None = setting(
         None,
-        "data set in the file names; its images are drawn where it can be loaded",
-        shown="the only one there",
+        "data set in the file names, or the data themselves as for csl score; its images are drawn where they are",
+        shown="the only one there, with the data that were scored",
+        change="free",  # which arrays are meant is the job's key, and what is drawn its listing
     )
     data_path: Path | None = like(DataSettings, "data_path", help="folder of the data, for the images")
     scheme: Literal["long", "short"] | None = setting(None, "naming scheme", shown="the only one there")

@@ -75,7 +75,11 @@ class DataSettings(Settings):
         canonical=canonical_dataset,
     )
     data_path: Path | None = setting(None, "folder of the data", change="free", machine=True)
-    data_arg: tuple[str, ...] = setting((), "argument of the data set, key=value, comma-listed", repeats=True)
+    data_arg: tuple[str, ...] = setting(
+        (),
+        "argument of the data set, key=value, comma-listed; of a folder of images channels=1 or 3",
+        repeats=True,
+    )
     use_test: bool = setting(True, "evaluate on the test images; --no-use-test: on the validation images")
     val_size: int | None = setting(
         None,

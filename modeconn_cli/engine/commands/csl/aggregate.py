@@ -19,6 +19,7 @@ from modeconn_cli.engine.results import arrays, files, jobs
 from modeconn_cli.engine.results.records import Record
 from modeconn_cli.engine.samples.losses import LearningTime, cumulative_loss, learning_time
 from modeconn_cli.engine.settings.csl import CslAggregateSettings
+from modeconn_cli.engine.settings.shared import DataSettings
 from modeconn_cli.engine.statistics import auroc
 from modeconn_cli.engine.training.tasks import read_order
 
@@ -94,7 +95,8 @@ class _Metrics:
 def run(settings: CslAggregateSettings, runtime: Runtime) -> CslAggregateResult | None:
     """Stream the arrays; write metrics, ids and figures."""
     found = inputs.find(settings, runtime)
-    datasets.refuse_unread(found.run.dataset, settings)
+    data = inputs.data_of(found, settings)
+    datasets.refuse_unread(data.dataset or found.run.dataset, settings)
     folder, name = settings.output_dir, found.named
     if runtime.plan(
         [
@@ -109,7 +111,7 @@ def run(settings: CslAggregateSettings, runtime: Runtime) -> CslAggregateResult 
         *(path.name for path in drawn),
         name.aggregated("metrics", ".json"),
     ]
-    how: dict[str, Any] = {"owned": owned, "mends": True, "key": name.key, "listing": found.listing()}
+    how: dict[str, Any] = {"owned": owned, "mends": True, "key": name.key, "listing": found.listing(data)}
     with jobs.opened(settings, folder, "csl aggregate", runtime, **how) as job:
         metrics = _measured(found, settings, runtime)
         noise = found.label_noise()
@@ -118,7 +120,7 @@ def run(settings: CslAggregateSettings, runtime: Runtime) -> CslAggregateResult 
             job.reopen()  # an earlier version has finished it without them
         if not job.complete:
             _write(folder, found, metrics.values, result, anew=job.anew(settings))
-            _draw(settings, found, metrics, noise, drawn, runtime)
+            _draw(settings, data, found, metrics, noise, drawn, runtime)
             job.finish(path for path in (folder / each for each in owned) if path.exists())
     return result
 
@@ -272,6 +274,7 @@ def _write(
 
 def _draw(
     settings: CslAggregateSettings,
+    data: DataSettings,
     found: RunArrays,
     metrics: _Metrics,
     noise: Mapping[int, tuple[int, int]],
@@ -286,7 +289,7 @@ def _draw(
         for name, places in chosen.items()
     }
     ids = np.concatenate([found.ids[places] for places in chosen.values()])
-    images = figures.images_of(found.run.dataset, settings.data_path, ids, runtime)
+    images = figures.images_of(data, found.summary.get("split", "all-train"), ids, runtime)
     pictures = (
         figures.histograms(metrics.values),
         figures.curves(found.epochs, curves),

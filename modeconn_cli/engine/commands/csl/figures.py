@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,7 +12,7 @@ from modeconn_cli.engine import datasets
 from modeconn_cli.engine.errors import McxError
 from modeconn_cli.engine.machine.runtime import Runtime
 from modeconn_cli.engine.results.figures import COLOURS, png
-from modeconn_cli.engine.settings.shared import DataSettings
+from modeconn_cli.engine.settings.shared import DataSettings, SplitName
 
 NAMES = ("histograms", "curves", "samples")
 TITLES = {
@@ -111,14 +110,21 @@ def gallery(
     return png(figure)
 
 
-def images_of(dataset: str, place: Path | None, ids: np.ndarray, runtime: Runtime) -> dict[int, Picture]:
-    """The pictures of some samples where the data set, at `place`, can be loaded; a note where it cannot."""
-    try:
-        data = datasets.load(DataSettings(dataset=dataset, data_path=place), torch.device("cpu"))
-    except McxError as error:
-        runtime.note(f"no pictures of the samples: {error.message}")
+def images_of(
+    settings: DataSettings, split: SplitName, ids: np.ndarray, runtime: Runtime
+) -> dict[int, Picture]:
+    """The pictures of some samples of a split where the data set can be loaded; a note where it cannot."""
+    if settings.dataset is None:
+        runtime.note(
+            "no pictures of the samples: they are made by code, which --dataset pkg.mod:factory runs"
+        )
         return {}
-    samples = data.split("all-train")
+    try:
+        data = datasets.load(settings, torch.device("cpu"), held_out=False)
+    except McxError as error:
+        runtime.note(f"no pictures of the samples: {error.message} (--dataset with the path of the data set)")
+        return {}
+    samples = data.split("test" if split == "test" else "all-train")
     rows = torch.isin(samples.ids, torch.from_numpy(ids.astype(np.int64))).nonzero()[:, 0]
     out: dict[int, Picture] = {}
     for batch in samples.take(rows).batches(64) if len(rows) else ():

@@ -9,13 +9,18 @@ from typing import Any
 
 import numpy as np
 
+from modeconn_cli.engine import names
 from modeconn_cli.engine.commands.csl import naming
 from modeconn_cli.engine.commands.csl.naming import EPOCH_IDS, IDS, Found, RunName
+from modeconn_cli.engine.datasets import name_of
+from modeconn_cli.engine.datasets.remembered import KINDS
 from modeconn_cli.engine.errors import InputError, SettingsError
 from modeconn_cli.engine.machine.runtime import Runtime
 from modeconn_cli.engine.networks.checkpoints.epochs import between
+from modeconn_cli.engine.registry import is_import_path
 from modeconn_cli.engine.results import arrays, jobs, manifest, records
 from modeconn_cli.engine.settings.csl import CslAggregateSettings
+from modeconn_cli.engine.settings.shared import DataSettings
 from modeconn_cli.engine.training.tracking import ABOUT
 
 
@@ -61,9 +66,10 @@ class RunArrays:
             whole[np.searchsorted(self.ids, ids)] = arrays.read(path, len(ids))
             yield whole
 
-    def listing(self) -> str:
-        """What the results are made of; the folder may have been moved."""
-        return jobs.listing({path.name: path for path in (*self.files, *self.own_ids.values())})
+    def listing(self, data: DataSettings) -> str:
+        """What the results are made of, the images of `data` among them; the folder may have been moved."""
+        made_of = jobs.listing({path.name: path for path in (*self.files, *self.own_ids.values())})
+        return f"{made_of}images of {data.dataset} {data.data_path or ''}\n"
 
     def losses_of(self) -> str:
         """Losses that training has recorded are other numbers than those of an evaluation."""
@@ -143,6 +149,31 @@ def find(settings: CslAggregateSettings, runtime: Runtime) -> RunArrays:
         arrays.read(path, run.count if own is None else len(arrays.read_ids(own)))
     manifest.check(run.files, ("csl-score", "train"))
     return run
+
+
+def data_of(found: RunArrays, settings: CslAggregateSettings) -> DataSettings:
+    """The data whose images are drawn: those that --dataset says, else those that the arrays were made from.
+
+    The job that has made the arrays remembers them, and what changes an image; a name alone says no more than the file
+    names do. A data factory has to be named by --dataset: a folder of arrays does not run code.
+    """
+    name = found.run.dataset
+    made_by = (
+        jobs.private_folder(found.folder, "csl score", found.run.key),
+        jobs.private_folder(found.folder.parent, "train"),
+    )
+    records_ = [records.settings_of(records.peek_object(job / names.RECORD_FILE)) for job in made_by]
+    said: dict[str, Any] = next((each for each in records_ if isinstance(each.get("dataset"), str)), {})
+    place = Path(said["data_path"]).expanduser() if isinstance(said.get("data_path"), str) else None
+    if said and name_of(said["dataset"], place) != name:
+        said, place = {}, None
+    dataset = settings.dataset
+    if dataset is None or (dataset == name and not is_import_path(name)):
+        dataset = said.get("dataset", name)
+        dataset = None if is_import_path(dataset) else dataset
+    kept = [key for key in ("data_arg", "image_size") if isinstance(said.get(key), KINDS[key])]
+    data = DataSettings(dataset=dataset, data_path=settings.data_path or place)
+    return data.with_brought({key: tuple(said[key]) if KINDS[key] is list else said[key] for key in kept})
 
 
 def _ids_by_epoch(folder: Path, epochs: list[int]) -> dict[int, Path]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from modeconn_cli.engine.datasets import name_of
 from modeconn_cli.engine.errors import InputError, SettingsError, did_you_mean
 from modeconn_cli.engine.samples.scores import SCORES
 
@@ -95,7 +96,7 @@ class Found:
 def find(
     folder: Path, *, dataset: str | None, run_idx: int | None, noise: float | None, scheme: Scheme | None
 ) -> Found:
-    """The arrays of the run that is asked for, or of the only one.
+    """The arrays of the run that is asked for, or of the only one; `dataset` is its name, or data of this name.
 
     Short names say neither run nor noise: there these are the user's word for the results.
     Raises InputError for a folder without any, SettingsError where several runs or both schemes fit.
@@ -122,6 +123,7 @@ def find(
             "pass the --output-dir of mcx csl score",
         )
     if dataset is not None:
+        dataset = dataset if any(run.dataset == dataset for run in fits) else name_of(dataset)
         fits = _only(fits, [run for run in fits if run.dataset == dataset], f"data set '{dataset}'", dataset)
     if len({run.scheme for run in fits}) > 1:
         raise SettingsError(
