@@ -97,9 +97,9 @@ def test_logits_are_taken_out_of_objects_and_named_tuples(mcx: Callable, tmp_pat
     ("name", "words", "code", "message"),
     [
         ("two_heads", (), 3, "gives a Heads in training mode"),
-        ("pair", (), 2, "gives tuple for two images"),
+        ("pair", (), 3, "gives tuple for two images"),
         ("normed", ("--batch-size", "1"), 3, "Expected more than 1 value per channel"),
-        ("few", (), 2, "gives (2, 5) for two images"),
+        ("few", (), 3, "gives (2, 5) for two images"),
     ],
 )
 def test_training_says_in_a_line_what_it_cannot_take(

@@ -123,7 +123,7 @@ QUICK = ("own", "28")
 def test_every_command_takes_bare_weights_of_any_network_and_size(
     mcx: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, size: str, undrawn: None
 ) -> None:
-    shape = SHAPES[size]
+    shape = (3, 28, 28) if (kind, size) == ("torchvision", "28") else SHAPES[size]  # which has no grey ones
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     Path("own_networks.py").write_text(NETWORKS)
