@@ -126,7 +126,7 @@ def test_a_line_has_each_ends_buffers_and_interpolates_between(
         words = ["lmc", "interpolate", *ends, "--num-alphas", "5"]
     done = mcx(*words, *model, *DATA, "--output-dir", tmp_path)
     assert done.code == 0, done.err
-    note = "buffers are each endpoint's own at its end, and interpolated between: mask, norm.running_mean, "
+    note = "buffers are each endpoint's own at its end, and interpolated between: mask, floor, norm.running_mean, "
     assert done.err.count(note) == 1
     states = [torch.load(end, weights_only=True)["model_state"] for end in ends]
     with np.load(tmp_path / ("curve.npz" if command == "curve" else "line.npz")) as file:
