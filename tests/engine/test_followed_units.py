@@ -236,6 +236,7 @@ WRITTEN: dict[str, tuple[Callable[[Tensor], Tensor], bool]] = {
     "tanhshrink by a difference": (lambda x: x - torch.tanh(x), False),
     "tanhshrink, turned around": (lambda x: -(torch.tanh(x) - x), False),
     "a value beside its relu": (lambda x: x + 2 * F.relu(x), False),
+    "swish by einsum": (lambda x: torch.einsum("bc,bc->bc", x, torch.sigmoid(x)), False),
     "swish, shifted": (lambda x: x * torch.sigmoid(1.5 * x + 0.3), False),
     "swish by a reciprocal": (lambda x: x * (1 / (1 + torch.exp(-x))), False),
     "mish by exponentials": (lambda x: x * torch.tanh(torch.log(1 + torch.exp(x))), False),

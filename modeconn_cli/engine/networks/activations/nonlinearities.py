@@ -8,13 +8,14 @@ pooling and layers of squeeze and excitation do, makes a gate of its own.
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
 from torch import fx
 
-from modeconn_cli.engine.networks.graph import Graph, operation, shape_of
+from modeconn_cli.engine.networks import graph as graphs
+from modeconn_cli.engine.networks.graph import Graph, shape_of
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,21 @@ _CURVED = (_PLAIN.keys() - {"glu"}) | _BOUNDED | _COMPARES | {
 POINTWISE = (
     _JOINS | _CONSTANT | (_TIMES | _OVER | _SUMS | _SAME | _CURVED | {"neg", "negative", "pow", "square"})
 )
+
+
+def operation(node: fx.Node) -> str:
+    """The name of an operation; an einsum that multiplies entry by entry is a product: `bc,bc->bc`, `bc,c->bc`."""
+    name = graphs.operation(node)
+    if name != "einsum":
+        return name
+    before, _, after = str(node.args[0]).replace(" ", "").partition("->")
+    return "mul" if "." not in after and all(after.endswith(term) for term in before.split(",")) else name
+
+
+def _arguments(node: fx.Node) -> Sequence[object]:
+    """What an operation is given; of an einsum its tensors."""
+    listed = node.args[1] if graphs.operation(node) == "einsum" else node.args
+    return cast("Sequence[object]", listed)
 
 
 def find(graph: Graph) -> tuple[dict[fx.Node, Nonlinearity], set[fx.Node]]:
@@ -155,7 +171,7 @@ class _Pointwise:
         if self._root.get(node, node) is node:
             return None
         name, between = operation(node), {operation(node)}
-        operands = [a for a in node.args if isinstance(a, fx.Node) and a in self._root]
+        operands = [a for a in _arguments(node) if isinstance(a, fx.Node) and a in self._root]
         if name not in _CLOSES and (len(operands) < 2 or name not in _JOINS | _SUMS):
             return None
         wanted = _EXPONENTIALS if name in _CLOSES else _CURVED
@@ -179,8 +195,8 @@ class _Pointwise:
         return node
 
     def _continues(self, node: fx.Node, user: fx.Node) -> bool:
-        name, others = operation(user), [argument for argument in user.args if argument is not node]
-        first = user.args[0] is node
+        name, others = operation(user), [argument for argument in _arguments(user) if argument is not node]
+        first = _arguments(user)[0] is node
         scaled = name in _TIMES or (name in _OVER and first)
         return (name in _SAME and first) or (scaled and all(isinstance(a, int | float) for a in others))
 
