@@ -63,7 +63,8 @@ def words_of(args: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def call(factory: Callable[..., Any], given: Mapping[str, Any], flag: str, **offered: Any) -> Any:
-    """Call a factory with the user's arguments and those of `offered` that it accepts and that are known (not None).
+    """Call a factory with the user's arguments and those of `offered` that it accepts; what is not known (None) is its
+    default where it has one.
 
     Raises SettingsError for arguments that it does not take, InputError where it fails.
     """
@@ -72,7 +73,11 @@ def call(factory: Callable[..., Any], given: Mapping[str, Any], flag: str, **off
     for key in given:
         if key not in parameters and not takes_any:
             raise SettingsError(f"{flag}: unknown argument '{key}'", did_you_mean(key, parameters))
-    accepted = {key: value for key, value in offered.items() if key in parameters and value is not None}
+    accepted = {
+        key: value
+        for key, value in offered.items()
+        if key in parameters and (value is not None or parameters[key].default is inspect.Parameter.empty)
+    }
     words = {**accepted, **given}
     try:
         inspect.signature(factory).bind(**words)

@@ -186,8 +186,9 @@ def test_operations_with_sub_graphs_of_their_own_are_named(name: str) -> None:
     for wanted in ("both", "post"):
         with pytest.raises(InputError, match=f"{name} is not looked into"):
             observer(model, x[:2], eps=1e-6, wanted=wanted)
-    with pytest.raises(InputError, match=name):
-        symmetry.find(found_by(model))
+    if name != "_add_batch_dim":  # what is mapped may be permuted outside and inside
+        with pytest.raises(InputError, match=name):
+            symmetry.find(found_by(model))
     with pytest.raises(Inseparable, match=name):
         uses.find(found := found_by(model), {"a.weight"}, found.made_of(gradients=True))
     torch.testing.assert_close(Execution(model, (5,))(x), model(x))
