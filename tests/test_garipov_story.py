@@ -61,5 +61,5 @@ def test_the_documented_swap_line_works_as_written(
     assert metadata["verification"]["level"] == "full"
     written = torch.load(tmp_path / "mid2/checkpoint-200.pt", weights_only=True)
     assert written["epoch"] == 200
-    assert written["metadata"]["neuron_pairs"] == [(228, 6)]  # where the original script has it too
+    assert written["metadata"]["neuron_pairs"] == [[228, 6]]  # where the original script has it too
     assert set(written["model_state"]) == set(content["model_state"])
