@@ -83,6 +83,8 @@ def call(factory: Callable[..., Any], given: Mapping[str, Any], flag: str, **off
         inspect.signature(factory).bind(**words)
     except TypeError as error:
         raise SettingsError(f"{flag}: {error}") from error
+    if not given and _is_ours(factory):  # a fault of our own is not the user's
+        return factory(**words)
     try:
         return factory(**words)
     except (McxError, MemoryError):
@@ -93,6 +95,11 @@ def call(factory: Callable[..., Any], given: Mapping[str, Any], flag: str, **off
         raise InputError(
             f"{name}({said}) fails{blamed(error)}", f"{flag} key=value sets its arguments"
         ) from error
+
+
+def _is_ours(factory: Callable[..., Any]) -> bool:
+    made_by = getattr(factory, "func", factory)  # of a partial
+    return str(getattr(made_by, "__module__", "")).startswith("modeconn_cli.")
 
 
 def blamed(error: Exception) -> str:
