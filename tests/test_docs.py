@@ -103,16 +103,6 @@ def test_every_configuration_is_loaded_by_the_command_it_names() -> None:
         assert yaml.safe_load(path.read_text())
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_has_help_for_every_flag(mcx: Callable, command: str) -> None:
-    done = mcx(*command.split(), "--help")
-    assert done.code == 0
-    for flag in flags_of(command):
-        assert re.search(rf"{flag}\b", done.out), flag
-    for spec in specs(settings_of(command)):
-        assert spec.help, spec.name
-
-
 def test_the_table_of_commands_is_what_the_modules_offer() -> None:
     import importlib
 

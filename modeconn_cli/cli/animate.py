@@ -21,7 +21,13 @@ app = typer.Typer()
 @app.command("animate")
 @takes(AnimateSettings, "animate")
 def animate(settings: AnimateSettings, report: Report) -> None:
-    """Draw layer distances along a curve as a GIF and a heat map."""
+    """Draw layer distances along a curve as a GIF and a heat map.
+
+    Examples, after that of mcx curve analyze:
+      mcx animate curve/analysis/layer_distances_along_curve.npz --output layers.gif --heatmap --max-frames 10
+
+    More: mcx curve analyze --help.
+    """
     # Nothing is shown in a window, and the name of a backend that is not there would stop matplotlib's import.
     os.environ.pop("MPLBACKEND", None)
     from modeconn_cli.engine.commands import animate as engine

@@ -3,71 +3,53 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import os
 import re
 import sys
 from collections.abc import Sequence
 from contextlib import redirect_stdout
-from typing import Annotated
 
 import typer
 
 from modeconn_cli import __version__
-from modeconn_cli.cli.commands import COMMANDS, GROUPS, first_words, inside, named
+from modeconn_cli.cli import pages
+from modeconn_cli.cli.commands import COMMANDS, GROUPS, HELP_FLAGS, first_words, inside, named
 from modeconn_cli.cli.complete import flags_of
 from modeconn_cli.cli.report import Output, PipeClosed, fail
 from modeconn_cli.engine.errors import McxError, SettingsError, did_you_mean
 
-EXIT_CODES = """Exit codes: 0 done · 1 a bug · 2 wrong usage or settings · 3 input cannot be used ·
-4 the answer is no · 5 output cannot be written · 75 stopped after saving, run the same command again ·
-130, 143 interrupted · 141 the reader of the pipe has gone"""
 
-
-def build(words: Sequence[str]) -> typer.Typer:
-    """The command line application, with the named command in full and one line for every other."""
+def build(command: str) -> typer.Typer:
+    """The application with the named command alone: to import all of them takes seconds."""
+    # Help is written by `pages`, so that it shows what a command answers first and needs no Typer.
     app = typer.Typer(
-        name="mcx",
-        help="Mode connectivity and per-sample training dynamics of neural networks.",
-        epilog=EXIT_CODES,
-        rich_markup_mode=None,
-        add_completion=False,
-        # To look at an unset --help of its own costs Typer 0.1 s; the named command has one.
-        add_help_option=not named(list(words)),
-        pretty_exceptions_enable=False,
+        rich_markup_mode=None, add_completion=False, add_help_option=False, pretty_exceptions_enable=False
     )
     app.callback()(root)
-    command = named(list(words))
-    for name, text in first_words().items():
-        if name != command.split(" ")[0]:
-            app.command(name, help=text)(_nothing)
-            continue
+    name = command.split(" ")[0]
+    if name:
         commands = importlib.import_module(f"modeconn_cli.cli.{name}").app
         if name in GROUPS:
-            for each in commands.registered_commands:  # a docstring's first line would be cut
-                each.short_help = COMMANDS[f"{name} {each.name}"]
-            app.add_typer(commands, name=name, help=text, add_help_option=" " not in command)
+            app.add_typer(commands, name=name, add_help_option=False)
         else:
             app.registered_commands += commands.registered_commands
+        for each in commands.registered_commands:
+            each.add_help_option = False
     return app
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
-        sys.stdout.write(f"mcx {__version__}\n")
-        raise typer.Exit
+def root() -> None:
+    """Makes a group of a single command, whose name is typed."""
 
 
-def root(
-    version: Annotated[
-        bool,
-        typer.Option("--version", help="print the version and stop", callback=_version, is_eager=True),
-    ] = False,
-) -> None:
-    del version  # its callback has done the work
-
-
-def _nothing() -> None:
-    """Stands for a command that was not named."""
+def asked(words: Sequence[str]) -> str | None:
+    """The text that a flag asks for in the place of everything else: a page of help, or the version."""
+    flags = list(itertools.takewhile(lambda word: word != "--", words))
+    if not flags or flags in ([group] for group in GROUPS) or any(flag in flags for flag in HELP_FLAGS):
+        _check_command(words)
+        return pages.page(named(flags), everything="--help-all" in flags)
+    return f"mcx {__version__}\n" if flags[0] in ("-V", "--version") else None
 
 
 def normalise(words: Sequence[str]) -> list[str]:
@@ -86,8 +68,6 @@ def normalise(words: Sequence[str]) -> list[str]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line; returns the exit code."""
     words = normalise(sys.argv[1:] if argv is None else argv)
-    if not words or words in ([group] for group in GROUPS):
-        words.append("--help")
     try:
         with redirect_stdout(Output(sys.stdout)):
             return _run(words, named(words))
@@ -99,8 +79,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(words: list[str], command: str) -> int:
     try:
+        text = asked(words)
+        if text is not None:
+            sys.stdout.write(text)
+            sys.stdout.flush()
+            return 0
         _check_command(words)
-        code = build(words)(args=words, prog_name="mcx", standalone_mode=False)
+        code = build(command)(args=words, prog_name="mcx", standalone_mode=False)
         sys.stdout.flush()
         return code if isinstance(code, int) else 0
     except McxError as error:

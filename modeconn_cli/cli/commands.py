@@ -1,6 +1,8 @@
-"""The table of commands. Imports nothing, so that help and TAB stay instant."""
+"""The tables of commands, topics and common flags. Imports nothing heavy, so that help and TAB stay instant."""
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 # A line of help each. `curve train` stands in cli/curve.py, and its settings are `CurveTrainSettings` in
 # engine/settings/curve.py.
@@ -26,21 +28,55 @@ COMMANDS: dict[str, str] = {
     "status": "Say how far the jobs of a folder are.",
     "completion": "Print a shell's completion script.",
     "demo": "Run the whole story on the built-in digits.",
+    "help": "Explain a command, or a topic.",
 }
 GROUPS: dict[str, str] = {
     "curve": "Train, evaluate and analyse curves between networks.",
     "lmc": "Study linear mode connectivity.",
     "csl": "Follow every sample's loss over a training run.",
 }
-# The flags that every command has beside its settings, by the name of the parameter; all but `config` are switches.
-DISPLAY: dict[str, tuple[str, str]] = {
-    "config": ("--config", "read settings from a YAML file"),
-    "print_config": ("--print-config", "print the settings and stop"),
-    "dry_run": ("--dry-run", "say what would be done and stop"),
-    "as_json": ("--json", "print the result as JSON"),
-    "quiet": ("--quiet", "no progress and no notes"),
-    "verbose": ("--verbose", "more notes"),
+# What `mcx help` explains beside the commands; the texts are in cli/topics/.
+TOPICS: dict[str, str] = {
+    "exit-codes": "What a script learns from the exit code.",
+    "environment": "Variables, configuration files and mcx.yaml.",
+    "files": "Which file each command writes.",
+    "models": "Networks: registered, of a library, of one's own.",
+    "data": "Data sets: registered, folders, .npz, of one's own.",
+    "compat": "From the original scripts to mcx.",
 }
+EXIT_CODES: dict[str, str] = {
+    "0": "done",
+    "1": "a bug",
+    "2": "wrong usage or settings",
+    "3": "input cannot be used, or data or training became non-finite",
+    "4": "ran fine and the answer is no",
+    "5": "output cannot be written",
+    "75": "stopped after saving, run the same command again",
+    "130, 143": "interrupted",
+    "141": "the reader of the pipe has gone",
+}
+
+
+class Display(NamedTuple):
+    """A flag that every command has beside its settings; all but `--config` are switches."""
+
+    flag: str
+    help: str
+    short: tuple[str, ...] = ()
+    metavar: str = ""
+    rare: bool = False
+
+
+DISPLAY: dict[str, Display] = {
+    "config": Display("--config", "read settings from a YAML file; values as in flags", metavar="FILE"),
+    "print_config": Display("--print-config", "print the settings and stop", rare=True),
+    "dry_run": Display("--dry-run", "say what would be done and stop"),
+    "as_json": Display("--json", "print the result as JSON"),
+    "quiet": Display("--quiet", "no progress and no notes", ("-q",)),
+    "verbose": Display("--verbose", "more notes", ("-v",), rare=True),
+}
+HELP_FLAGS = ("-h", "--help", "--help-all")
+HELP = "show the usual flags, or every one, and stop"
 
 
 def first_words() -> dict[str, str]:

@@ -10,7 +10,7 @@ import importlib
 from collections.abc import Mapping
 from pathlib import Path
 
-from modeconn_cli.cli.commands import COMMANDS, DISPLAY, GROUPS, first_words, inside, named
+from modeconn_cli.cli.commands import COMMANDS, DISPLAY, GROUPS, HELP, HELP_FLAGS, first_words, inside, named
 from modeconn_cli.engine.names import file_of
 from modeconn_cli.engine.registry import DATASETS, FOLDERS, LIBRARIES, MODELS
 from modeconn_cli.engine.settings.base import Settings, specs
@@ -40,7 +40,7 @@ def flags_of(command: str) -> dict[str, str]:
         if not spec.positional:
             flags = (spec.flag, *spec.flags, *([spec.negation] if spec.negation else []))
             out |= dict.fromkeys(flags, spec.help)
-    return out | dict(DISPLAY.values()) | {"--help": "show the help and stop"}
+    return out | {each.flag: each.help for each in DISPLAY.values()} | dict.fromkeys(HELP_FLAGS[1:], HELP)
 
 
 def candidates(words: list[str], current: str) -> dict[str, str]:

@@ -20,7 +20,13 @@ FOLDER = Path(__file__).parent / "completions"
 @app.command("completion")
 @takes(CompletionSettings, "completion")
 def completion(settings: CompletionSettings, report: Report) -> None:
-    """Print the completion script of a shell: bash, zsh or fish."""
+    """Print the completion script of a shell: bash, zsh or fish.
+
+    Examples:
+      mcx completion bash
+
+    More: README.md, Completion.
+    """
     del report  # the script itself is the output
     sys.stdout.write((FOLDER / SCRIPTS[settings.shell]).read_text("utf-8"))
     sys.stdout.flush()

@@ -23,6 +23,11 @@ def convert(settings: ConvertSettings, report: Report) -> None:
     """Write a network or a curve in the layout of another program.
 
     Tensors stay bit for bit what they are. What the layout has no place for is named in notes and in the JSON.
+
+    Examples, after the first of mcx train:
+      mcx convert runs/seed0/checkpoint-5.pt --layout bare --output state.pt
+
+    More: mcx help compat.
     """
     from modeconn_cli.engine.commands import convert as engine
 

@@ -29,6 +29,11 @@ def correlate(settings: CorrelateSettings, report: Report) -> None:
     Writes per_sample.csv (one row per sample, with its category by median splits), correlations.csv, by_class.csv,
     by_task.csv, auroc.csv and figures. Reads the files of mcx and of the original scripts. Correlations come with 95 %
     intervals and with p among all pairs of the table (Holm), AUROCs with DeLong's standard error.
+
+    Examples, after those of mcx csl aggregate and mcx dormant:
+      mcx correlate --csl scores/csl --dormant dormant --output-dir joined
+
+    More: mcx help files.
     """
     from modeconn_cli.engine.commands import correlate as engine
 

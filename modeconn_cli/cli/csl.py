@@ -25,8 +25,14 @@ def score(settings: CslScoreSettings, report: Report) -> None:
     """Score the loss and the gradient norm of every sample at every checkpoint of a run.
 
     Writes loss_*.npy, loss_grad_*.npy and, with weight decay, loss_ce_*.npy (the loss without it) per epoch, in id
-    order, beside sample_ids.npy, and a file for each further score of the table (samples/scores.py). Epochs that are
-    there are not scored again.
+    order, beside sample_ids.npy, and a file for each further score of the table (samples/scores.py). Epochs that
+    are there are not scored again.
+
+    Examples, after the first of mcx train:
+      mcx csl score runs/seed0 --output-dir scores
+      mcx csl score runs/seed0 --grad input --end-epoch 2 --output-dir scores_input
+
+    More: mcx csl aggregate --help, mcx help files.
     """
     from modeconn_cli.engine.commands.csl import score as engine
 
@@ -38,9 +44,16 @@ def score(settings: CslScoreSettings, report: Report) -> None:
 def aggregate(settings: CslAggregateSettings, report: Report) -> None:
     """Sum losses and gradient norms over epochs: cumulative sample loss and learning time.
 
-    Writes csl_*.npy, lt_*.npy, lt_first_epoch_*.npy, metrics_*.json and figures; reads the original's arrays too.
-    lt_first_epoch is the paper's first epoch below tau, which may be the one before training for every sample;
-    lt_stays_*.npy is the first epoch from which on a sample stays below.
+      CSL_i = Σ_t loss(w_t, sample i); lt_i = 1 − the share of epochs at which its running mean of the norm is below tau
+
+    Ravikumar et al. 2025. Writes csl_*.npy, lt_*.npy, lt_first_epoch_*.npy, metrics_*.json and figures; reads the
+    original's arrays too. lt_first_epoch is the paper's first epoch below tau, which may be the one before training
+    for every sample; lt_stays_*.npy is the first epoch from which on a sample stays below.
+
+    Examples, after the first of mcx csl score:
+      mcx csl aggregate scores --output-dir scores/csl
+
+    More: mcx correlate --help, mcx help files.
     """
     from modeconn_cli.engine.commands.csl import aggregate as engine
 

@@ -23,17 +23,24 @@ app = typer.Typer()
 def curvature(settings: CurvatureSettings, report: Report) -> None:
     """Measure the curvature of every sample's loss around its input, along random directions.
 
-    Writes per_image_curvature.npy, per_image_directional_eig.npy (in units of h, as documented), and per epoch
-    curvature_results_*.csv with the true scale: hvp_norm is the mean of ‖Hs‖ and trace_of_square that of its square,
-    Tr H², which is the paper's definition; trace is Tr H with its standard error. Over several epochs the arrays hold
-    the mean.
-    With --sweep-h or --sweep-niter it says instead how far the scores depend on the step and the directions.
+      s of ±1: mean of ‖∇loss(x + hs) − ∇loss(x)‖₂, as documented; over h an estimate of ‖Hs‖, H the Hessian
 
-    Losses and their gradients at the logits are taken in float64, so that samples with losses below 1e-12 are as exact
-    as others: of trained networks in float32 a score is 2e-5 to 3e-4 off float64 in the median and 2e-4 to 2e-3 at the
-    99th percentile with the default step, by the network (six of them); a tenth of that with hvp.
+    Garg et al. 2024 (arXiv:2307.05831). Writes per_image_curvature.npy and per_image_directional_eig.npy (in units
+    of h), and per epoch curvature_results_*.csv with the true scale: hvp_norm is the mean of ‖Hs‖ and
+    trace_of_square that of its square, Tr H², which is the paper's definition; trace is Tr H with its standard
+    error. Over several epochs the arrays hold the mean. With --sweep-h or --sweep-niter it says how far the scores
+    depend on the step and directions.
 
-    Equal --batch-size and --threads give equal bytes. Batches of another size, small ones above all, change the last
+    Examples, after the first of mcx train:
+      mcx curvature runs/seed0/checkpoint-5.pt --max-samples 200 --output-dir curvature
+      mcx curvature runs/seed0/checkpoint-5.pt --max-samples 200 --sweep-h 1e-4,1e-3,1e-2 --output-dir steps
+
+    More: mcx correlate --help, mcx help files.
+
+    Losses and their gradients at the logits are taken in float64, so that samples with losses below 1e-12 are as
+    exact as others: of trained networks in float32 a score is 2e-5 to 3e-4 off float64 in the median and 2e-4 to
+    2e-3 at the 99th percentile with the default step, by the network (six of them); a tenth of that with hvp. Equal
+    --batch-size and --threads give equal bytes. Batches of another size, small ones above all, change the last
     digits of float32: at the default step a score by less than a thousandth in the median, by a hundredth at most.
     """
     from modeconn_cli.engine.commands import curvature as run

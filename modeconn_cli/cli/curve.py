@@ -28,9 +28,17 @@ app = typer.Typer(rich_markup_mode=None, no_args_is_help=True)
 @app.command("train")
 @takes(CurveTrainSettings, "curve train")
 def train(settings: CurveTrainSettings, report: Report) -> None:
-    """Train a curve of low loss between two networks (Garipov et al. 2018).
+    """Train a curve of low loss between two networks (Garipov et al. 2018, arXiv:1802.10026).
+
+      min over the free points of E_t [loss(w(t))], t uniform on [0, 1], w(0) and w(1) the endpoints
 
     Writes checkpoint-<epoch>.pt, metrics.jsonl and endpoint_l2_distance.txt to <output-dir>/checkpoints/.
+
+    Examples, after the first of mcx train:
+      mcx curve train runs/seed0/checkpoint-5.pt runs/seed1/checkpoint-5.pt --epochs 5 --output-dir curve
+      mcx curve train runs/seed0/checkpoint-5.pt runs/seed1/checkpoint-5.pt --num-bends 5 --epochs 5 --output-dir bends
+
+    More: mcx curve eval --help, mcx help files.
     """
     from modeconn_cli.engine.commands.curve import train as engine
 
@@ -42,7 +50,15 @@ def train(settings: CurveTrainSettings, report: Report) -> None:
 def evaluate(settings: CurveEvalSettings, report: Report) -> None:
     """Evaluate a curve, or the straight line between two networks, at equally spaced positions.
 
-    Writes curve.npz, curve_summary.json and curve.png to <output-dir>.
+    Loss, error and accuracy on training and test images at each t, with the statistics of batch norm recomputed
+    there; minimum, maximum and mean of each along the path, and its length. Writes curve.npz, curve_summary.json
+    and curve.png.
+
+    Examples, after the first of mcx curve train:
+      mcx curve eval curve/checkpoints/checkpoint-5.pt --num-points 11 --output-dir curve/eval
+      mcx curve eval runs/seed0/checkpoint-5.pt runs/seed1/checkpoint-5.pt --num-points 11 --output-dir line
+
+    More: mcx lmc interpolate --help for the barriers of a line, mcx help files.
     """
     from modeconn_cli.engine.commands.curve import eval as engine
 
@@ -54,7 +70,14 @@ def evaluate(settings: CurveEvalSettings, report: Report) -> None:
 def analyze(settings: CurveAnalyzeSettings, report: Report) -> None:
     """Measure how far each layer moves along a curve.
 
+      of each layer and t: ‖w_t − w_0‖₂, the same over √P and over ‖w_0‖₂, and the distance from the straight line
+
     Writes layer_distances_along_curve.npz and analysis_summary.json to <output-dir>.
+
+    Examples, after the first of mcx curve train:
+      mcx curve analyze curve/checkpoints/checkpoint-5.pt --output-dir curve/analysis
+
+    More: mcx animate --help draws what this writes; mcx help files.
     """
     from modeconn_cli.engine.commands.curve import analyze as engine
 
@@ -64,7 +87,15 @@ def analyze(settings: CurveAnalyzeSettings, report: Report) -> None:
 @app.command("extract")
 @takes(CurveExtractSettings, "curve extract")
 def extract(settings: CurveExtractSettings, report: Report) -> None:
-    """Write the network at one position of a curve as an ordinary checkpoint."""
+    """Write the network at one position of a curve as an ordinary checkpoint.
+
+    Statistics of batch norm are recomputed on training images unless --bn says otherwise.
+
+    Examples, after the first of mcx curve train:
+      mcx curve extract curve/checkpoints/checkpoint-5.pt --t 0.5 --output middle.pt
+
+    More: mcx curve eval --help.
+    """
     from modeconn_cli.engine.commands.curve import extract as engine
 
     report.run(engine.run, settings, extract_table)

@@ -23,9 +23,15 @@ app = typer.Typer()
 def demo(settings: DemoSettings, report: Report) -> None:
     """Run the whole story on the built-in digits: no download, about a minute on two cores.
 
-    Trains two networks, swaps a pair of neurons in one and proves the swap, measures distances, trains Bezier
-    curves, evaluates and analyses them, and draws the result. With --full a third network is trained with 5 % of
-    the labels flipped, every sample is scored by every metric, and the metrics are joined and correlated.
+    Trains two networks, swaps a pair of neurons in one and proves the swap, measures distances, trains Bezier curves,
+    evaluates and analyses them, and draws the result. With --full a third network is trained with 5 % of the labels
+    flipped, every sample is scored by every metric, and the metrics are joined and correlated.
+
+    Examples:
+      mcx demo
+      mcx demo --epochs 2 --curve-epochs 2 --num-points 5 --output-dir quick
+
+    More: mcx COMMAND --help for each of its steps.
     """
     from modeconn_cli.engine.stories import demo as engine
 

@@ -22,10 +22,17 @@ LAYERS = 40  # layers in a table; the others are in the files
 @app.command("dormant")
 @takes(DormantSettings, "dormant")
 def dormant(settings: DormantSettings, report: Report) -> None:
-    """Find the share of units that every sample leaves inactive.
+    """Find the share of units that every sample leaves inactive, and the dormant units of every layer.
 
     Writes dormant_props_epoch_*.npy (outputs of convolutions and linear layers, as documented),
-    dormant_post_epoch_*.npy (after each nonlinearity; the one to trust) and dormant_layers_epoch_*.csv.
+    dormant_post_epoch_*.npy (after each nonlinearity; the one to trust) and dormant_layers_epoch_*.csv, with the units
+    that are dormant by their mean (Sokar et al. 2023) and by their frequency (Dohare et al. 2024).
+
+    Examples, after the first of mcx train:
+      mcx dormant runs/seed0 --output-dir dormant
+      mcx dormant runs/seed0 --start-epoch 3 --epoch-step 2 --site post --output-dir dormant_post
+
+    More: mcx correlate --help, mcx help files.
     """
     from modeconn_cli.engine.commands import dormant as engine
 

@@ -20,7 +20,14 @@ app = typer.Typer()
 @app.command("info")
 @takes(InfoSettings, "info")
 def info(settings: InfoSettings, report: Report) -> None:
-    """Say what a checkpoint holds, without running anything in it."""
+    """Say what a checkpoint holds, without running anything in it.
+
+    Examples, after the first of mcx train:
+      mcx info runs/seed0/checkpoint-5.pt
+      mcx info runs/seed0/checkpoint-5.pt --json
+
+    More: mcx help models.
+    """
     from modeconn_cli.engine.commands import info as engine
 
     report.run(engine.run, settings, table)

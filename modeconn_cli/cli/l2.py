@@ -40,8 +40,17 @@ PAIRS = 60  # in a table; the others are in the files
 def l2(settings: L2Settings, report: Report) -> None:
     """Measure how far apart checkpoints are, in weight space and in what they compute.
 
-    Two checkpoints give the documented statistics and layers; several, or the folder of a run, give a table of pairs
+      raw ‖Δ‖₂ · normalized ‖Δ‖₂/√P · relative ‖Δ‖₂/‖θ₁‖₂, with P parameters in all
+
+    Two checkpoints give the documented statistics and layers; several, or the folder of a run, a table of pairs
     and, for the epochs of a run, its trajectory. --output-dir keeps a JSON file per pair, summaries and figures.
+
+    Examples, after the first of mcx train:
+      mcx l2 runs/seed0/checkpoint-5.pt runs/seed1/checkpoint-5.pt
+      mcx l2 runs/seed0/checkpoint-5.pt runs/seed1/checkpoint-5.pt --metric l2,cosine,functional
+      mcx l2 runs/seed0 --pairs all --output-dir distances
+
+    More: mcx help files.
     """
     from modeconn_cli.engine.commands import l2 as engine
 

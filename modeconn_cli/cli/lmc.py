@@ -26,8 +26,15 @@ app = typer.Typer(rich_markup_mode=None, no_args_is_help=True)
 def run(settings: LmcRunSettings, report: Report) -> None:
     """Branch off a training run at epochs k1 and measure the straight lines back to it k2 epochs later.
 
-    Writes checkpoints/, processed/*.json, dataframes/*.csv and figures/*.png to <output-dir>; what is there is
+    Frankle et al. 2020 (arXiv:1912.05671): once no barrier is left, noise of SGD no longer decides where a run
+    ends. Writes checkpoints/, processed/*.json, dataframes/*.csv and figures to <output-dir>; what is there is
     reused, and more epochs, branches or positions cost only what is new.
+
+    Examples:
+      mcx lmc run --model mlp --dataset digits --k1 0,1 --k2 1,2 --num-alphas 5 --output-dir branches
+      mcx lmc run --preset digits --dry-run --output-dir preset
+
+    More: mcx lmc report --help, mcx help files.
     """
     from modeconn_cli.engine.commands.lmc import run as engine
 
@@ -37,7 +44,16 @@ def run(settings: LmcRunSettings, report: Report) -> None:
 @app.command("interpolate")
 @takes(LmcInterpolateSettings, "lmc interpolate")
 def interpolate(settings: LmcInterpolateSettings, report: Report) -> None:
-    """Measure the barrier on the straight line between two networks, by every definition in use."""
+    """Measure the barrier on the straight line between two networks, by every definition in use.
+
+      max_gap: max over α of L(α) − ((1−α) L(A) + α L(B)); beside it sup_minus_mean, midpoint and two more
+
+    Examples, after the first of mcx train:
+      mcx lmc interpolate runs/seed0/checkpoint-5.pt runs/seed1/checkpoint-5.pt --num-alphas 11
+      mcx lmc interpolate runs/seed0/checkpoint-5.pt runs/seed0/checkpoint-3.pt --num-alphas 5 --output-dir near
+
+    More: mcx curve train --help for a path without the barrier, mcx help files.
+    """
     from modeconn_cli.engine.commands.lmc import interpolate as engine
 
     report.run(engine.run, settings, interpolate_table)
@@ -50,6 +66,11 @@ def report_(settings: LmcReportSettings, report: Report) -> None:
 
     Writes lmc_report.csv, lmc_report.png and lmc_across.png to <output-dir>. Reads the original study's JSON files
     too: their α is turned round and their absolute k2 counted from k1.
+
+    Examples, after the first of mcx lmc run:
+      mcx lmc report branches --output-dir branches/report
+
+    More: mcx help compat, mcx help files.
     """
     from modeconn_cli.engine.commands.lmc import report as engine
 

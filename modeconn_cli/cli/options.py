@@ -11,10 +11,11 @@ from typing import Annotated, Any
 import typer
 
 from modeconn_cli.cli.commands import DISPLAY
+from modeconn_cli.engine.errors import SettingsError
 from modeconn_cli.engine.settings.base import Settings, Spec, specs
 from modeconn_cli.engine.settings.shared import DistributedSettings
 
-METAVARS = {int: "N", float: "X", str: "TEXT", Path: "PATH"}
+WORDS = "plain_words"  # those without a flag, where they stand for settings
 CONFIG = ("config", "print_config")  # of DISPLAY; the others are for the report
 
 
@@ -23,14 +24,19 @@ def takes(cls: type[Settings], command: str) -> Callable[[Callable[..., None]], 
 
     def decorate(function: Callable[..., None]) -> Callable[..., None]:
         parameters = [*map(_of_setting, specs(cls)), *map(_of_display, DISPLAY)]
+        if cls.places:
+            parameters.append(_parameter(WORDS, list[str] | None, typer.Argument()))
 
         @functools.wraps(function)
         def run(**typed: Any) -> None:
             from modeconn_cli.cli import config
             from modeconn_cli.cli.report import Report
 
-            report = Report(command, **{name: typed.pop(name) for name in DISPLAY if name not in CONFIG})
+            report = Report(
+                command, **{name: bool(typed.pop(name)) for name in DISPLAY if name not in CONFIG}
+            )
             file, print_config = (typed.pop(name) for name in CONFIG)
+            _place(cls, typed)
             values, origins, notes = config.resolve(cls, command, typed, Path(file) if file else None)
             # Settings that are only looked at may lack what the command needs.
             settings = cls(**values, explicit=config.explicit(origins), checked=print_config)
@@ -60,39 +66,34 @@ def takes(cls: type[Settings], command: str) -> Callable[[Callable[..., None]], 
     return decorate
 
 
-def _parameter(name: str, default: Any, kind: Any, option: Any) -> inspect.Parameter:
-    annotation = Annotated[kind, option]
-    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+def _place(cls: type[Settings], typed: dict[str, Any]) -> None:
+    """Give words without a flag to the settings that they stand for. Raises SettingsError for one given twice."""
+    words = typed.pop(WORDS, None)
+    if not words:
+        return
+    for name, word in cls.of_words(words).items():
+        if typed[name] is not None:
+            raise SettingsError(
+                f"'{word}' stands for --{name.replace('_', '-')}, which is given too", "leave one of them out"
+            )
+        typed[name] = word
+
+
+def _parameter(name: str, kind: Any, option: Any) -> inspect.Parameter:
+    return inspect.Parameter(
+        name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind, option]
+    )
 
 
 def _of_setting(spec: Spec) -> inspect.Parameter:
     if spec.positional:
-        argument = typer.Argument(help=spec.help, metavar=spec.name.upper(), show_default=False)
-        return _parameter(spec.name, None, list[str] | None if spec.many else str | None, argument)
-    shown = spec.shown or _shown(spec.default)
-    text = f"{spec.help}{f'  [default: {shown}]' if shown else ''}"
+        return _parameter(spec.name, list[str] | None if spec.many else str | None, typer.Argument())
     if spec.kind is bool:
         flags = f"{spec.flag}/{spec.negation}" if spec.negation else spec.flag
-        return _parameter(spec.name, None, bool | None, typer.Option(flags, help=text, show_default=False))
-    metavar = f"[{'|'.join(spec.choices)}]" if spec.choices else METAVARS.get(spec.kind)
-    if spec.many and not spec.choices:
-        metavar = f"{metavar},…"
-    option = typer.Option(spec.flag, *spec.flags, help=text, metavar=metavar, show_default=False)
-    return _parameter(spec.name, None, str | None, option)
-
-
-def _shown(default: Any) -> str:
-    if isinstance(default, bool):
-        return "yes" if default else ""
-    if default is None or default == ():
-        return ""
-    return ",".join(map(str, default)) if isinstance(default, tuple) else f"{default}"
+        return _parameter(spec.name, bool | None, typer.Option(flags))
+    return _parameter(spec.name, str | None, typer.Option(spec.flag, *spec.flags))
 
 
 def _of_display(name: str) -> inspect.Parameter:
-    flag, text = DISPLAY[name]
-    if name == "config":
-        option = typer.Option(help=f"{text}; values as in flags, quoted or not", metavar="FILE")
-        return _parameter(name, None, str | None, option)
-    short = {"quiet": ("-q",), "verbose": ("-v",)}.get(name, ())
-    return _parameter(name, False, bool, typer.Option(*short, flag, help=text))
+    each = DISPLAY[name]
+    return _parameter(name, str | None if each.metavar else bool | None, typer.Option(*each.short, each.flag))

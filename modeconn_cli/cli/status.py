@@ -20,7 +20,13 @@ app = typer.Typer()
 @app.command("status")
 @takes(StatusSettings, "status")
 def status(settings: StatusSettings, report: Report) -> None:
-    """Say how far the jobs of a folder are, for scripts: 0 complete, 75 not yet, 3 failed, damaged or no job at all."""
+    """Say how far the jobs of a folder are, for scripts: 0 complete, 75 not yet, 3 failed, damaged or no job at all.
+
+    Examples, after the first of mcx train:
+      mcx status runs
+
+    More: mcx help exit-codes.
+    """
     from modeconn_cli.engine.commands import status as engine
 
     report.run(engine.run, settings, table)

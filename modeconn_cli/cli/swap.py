@@ -22,7 +22,13 @@ app = typer.Typer()
 def swap(settings: SwapSettings, report: Report) -> None:
     """Exchange neurons of a network and prove that its function stays the same.
 
-    Writes the swapped checkpoint, <stem>_metadata.json and <stem>_layer_distances.json.
+    Writes <output>, <stem>_metadata.json and <stem>_layer_distances.json.
+
+    Examples, after the first of mcx train:
+      mcx swap runs/seed0/checkpoint-5.pt --output swapped.pt
+      mcx swap runs/seed0/checkpoint-5.pt --mirror --verify --output mirrored.pt
+
+    More: mcx help models, mcx help files.
     """
     from modeconn_cli.engine.commands import swap as engine
 

@@ -23,6 +23,12 @@ def train(settings: TrainSettings, report: Report) -> None:
     """Train networks, one per seed; a run that was interrupted continues.
 
     Writes checkpoint-<epoch>.pt (0 is before training) and metrics.jsonl to <output-dir>/seed<k>/.
+
+    Examples:
+      mcx train --model cnn --dataset digits --epochs 5 --save-freq 1 --seeds 0,1 --output-dir runs
+      mcx train --model mlp --dataset digits --label-noise 0.1 --epochs 2 --output-dir noisy
+
+    More: mcx help models, mcx help data.
     """
     from modeconn_cli.engine.commands import train as engine
 

@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from modeconn_cli.cli import app
-from modeconn_cli.cli.commands import COMMANDS, GROUPS
 from modeconn_cli.engine.errors import did_you_mean, one_line
 
 
@@ -59,7 +58,12 @@ WRONG: dict[tuple[str, ...], tuple[str, str]] = {
     ("l2", "--show-top-k", "2.5"): ("mcx l2: error: --show-top-k: '2.5' is not a whole number", ""),
     ("train", "--lr", "inf"): ("mcx train: error: --lr must be finite, got inf", ""),
     ("train", "--lr", "0"): ("mcx train: error: --lr must be greater than 0, got 0.0", ""),
-    ("swap", "extra"): ("mcx swap: error: got unexpected extra argument(s) (extra)", "see 'mcx swap --help'"),
+    ("train", "extra"): ("mcx train: error: got unexpected extra argument(s) (extra)", "see 'mcx train --help'"),
+    ("swap", "a", "b"): ("mcx swap: error: takes 1 file without a flag, got 2: a, b", ""),
+    ("curve", "eval", "a", "b", "c"): ("mcx curve eval: error: takes 1 or 2 files without a flag, got 3: a, b, c", ""),
+    ("swap", "a", "--checkpoint", "b"): (
+        "mcx swap: error: 'a' stands for --checkpoint, which is given too", "leave one of them out"
+    ),
     ("l2", "--output", ""): ("mcx l2: error: --output: is not a path", ""),
 }  # fmt: skip
 
@@ -76,31 +80,6 @@ def test_initials_are_close() -> None:
     assert did_you_mean("learning_rate", ["epochs", "lr", "later"]) == "did you mean 'lr'?"
     assert did_you_mean("x", ["xyz"]) == "did you mean 'xyz'?"
     assert did_you_mean("q", ["a", "b"]) == "choose from: a, b"
-
-
-def test_no_command_is_a_wish_for_help(mcx) -> None:
-    for words in ([], *([group] for group in GROUPS)):
-        done = mcx(*words)
-        assert (done.code, done.err) == (0, "")
-        assert done.out == mcx(*words, "--help").out
-        assert done.out.startswith("Usage: mcx ")
-
-
-@pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_has_help_at_any_width(mcx, monkeypatch: pytest.MonkeyPatch, command: str) -> None:
-    for width in ("20", "200"):
-        monkeypatch.setenv("COLUMNS", width)
-        done = mcx(*command.split(), "--help")
-        assert (done.code, done.err) == (0, "")
-        assert "--config" in done.out
-        assert "\x1b" not in done.out
-
-
-def test_the_help_documents_the_exit_codes(mcx, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "200")
-    text = " ".join(mcx("--help").out.split())
-    for code in (0, 1, 2, 3, 4, 5, 75, 130, 143, 141):
-        assert f" {code}" in text.partition("Exit codes:")[2]
 
 
 # Streams --------------------------------------------------------------------------------------------------

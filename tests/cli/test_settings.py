@@ -445,9 +445,9 @@ def test_the_network_of_a_curve_that_is_analysed_without_a_swap_is_not_chosen(
 
 @pytest.mark.parametrize("command", ["train", "lmc run"])
 def test_the_help_of_a_command_that_reads_no_checkpoint_names_none(mcx, command: str) -> None:
-    shown = " ".join(mcx(*command.split(), "--help").out.replace("│", " ").split())
+    shown = " ".join(mcx(*command.split(), "--help-all").out.split())
     assert "from the checkpoint" not in shown
-    assert "[default: the data set's]" in shown
+    assert "[default: the data's]" in shown
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Literal
 
 from modeconn_cli.engine.errors import SettingsError
-from modeconn_cli.engine.settings.base import Settings, setting
+from modeconn_cli.engine.settings.base import setting
+from modeconn_cli.engine.settings.shared import OverwriteSettings
 
 Quantity = Literal[
     "normalized_l2",
@@ -21,8 +22,10 @@ Quantity = Literal[
 
 
 @dataclass(frozen=True, kw_only=True)
-class AnimateSettings(Settings):
+class AnimateSettings(OverwriteSettings):
     """Draw layer distances along a curve."""
+
+    places = (("data",),)
 
     data: Path = setting(
         None,
@@ -35,7 +38,6 @@ class AnimateSettings(Settings):
         change="free",
         missing=("no file for the result", "pass --output FILE.gif"),
     )
-    overwrite: bool = setting(False, "replace what is there", change="free")
     fps: float = setting(10, "frames per second; a GIF holds multiples of 10 ms per frame", above=0)
     metric: Quantity = setting("normalized_l2", "what the bars show, as far as the file has it")
     heatmap: bool = setting(False, "also write <output stem>_heatmap.png: layers by t", change="free")

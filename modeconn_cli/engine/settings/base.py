@@ -7,14 +7,26 @@ import inspect
 import math
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from modeconn_cli.engine.errors import SettingsError
 
 # What may change between two runs into the same folder: nothing, only towards more work, anything.
 Change = Literal["same", "grow", "free"]
+
+# The parts of a command's help, in their order.
+Panel = Literal[
+    "Required",
+    "What to do",
+    "Data",
+    "Network",
+    "Training",
+    "Compute and processes",
+    "Output",
+    "Settings and help",
+]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -43,6 +55,8 @@ class Spec:
     machine: bool = False  # files list it whatever they are about: only a flag or a variable counts as given
     canonical: Callable[[str], str] | None = None  # gives the one spelling of names that have several
     recorded: bool = True  # a part of what a result was made with
+    rare: bool = False  # --help-all shows it, --help does not
+    panel: Panel | None = None  # of the help; else that of the class which declares the setting first
 
     name: str = ""
     kind: type = str
@@ -115,6 +129,10 @@ class Settings:
     a command fills in itself is nobody's wish.
     """
 
+    panel: ClassVar[Panel] = "What to do"
+    # What words without a flag may stand for, by their number: `mcx curve eval CURVE` or `A B`.
+    places: ClassVar[tuple[tuple[str, ...], ...]] = ()
+
     explicit: frozenset[str] = dataclasses.field(default=frozenset(), compare=False, repr=False)
     brought: frozenset[str] = dataclasses.field(default=frozenset(), compare=False, repr=False)
     checked: bool = dataclasses.field(default=False, compare=False, repr=False)
@@ -130,6 +148,19 @@ class Settings:
         if not self.checked:
             self.check()
             object.__setattr__(self, "checked", True)
+
+    @classmethod
+    def of_words(cls, words: Sequence[str]) -> Mapping[str, str]:
+        """The settings that words without a flag give, by `places`.
+
+        Raises SettingsError for more words, or fewer, than there are places for.
+        """
+        for names in cls.places:
+            if len(names) == len(words):
+                return dict(zip(names, words, strict=True))
+        counts = " or ".join(str(len(names)) for names in cls.places)
+        files = "file" if counts == "1" else "files"
+        raise SettingsError(f"takes {counts} {files} without a flag, got {len(words)}: {', '.join(words)}")
 
     def check(self) -> None:
         """Raise SettingsError for what is missing, and for what was given and has no effect.
@@ -229,11 +260,20 @@ def specs(cls: type[Settings]) -> tuple[Spec, ...]:
     if cls not in _SPECS:
         hints = typing.get_type_hints(cls)
         declared = [field for field in dataclasses.fields(cls) if "spec" in field.metadata]
-        _SPECS[cls] = tuple(_completed(f.metadata["spec"], f.name, hints[f.name]) for f in declared)
+        _SPECS[cls] = tuple(
+            _completed(f.metadata["spec"], f.name, hints[f.name], _panel(cls, f.name)) for f in declared
+        )
     return _SPECS[cls]
 
 
-def _completed(spec: Spec, name: str, hint: Any) -> Spec:
+def _panel(cls: type[Settings], name: str) -> Panel:
+    """The panel of the class that declares a setting first: others only say it more exactly."""
+    first = next(base for base in reversed(cls.__mro__) if name in inspect.get_annotations(base))
+    panel: Panel = vars(first).get("panel", Settings.panel)
+    return panel
+
+
+def _completed(spec: Spec, name: str, hint: Any, panel: Panel) -> Spec:
     """A declared setting with its name and what its type says: `tuple[int, ...] | None`, `Literal["a", "b"]`."""
     optional = typing.get_origin(hint) in (types.UnionType, typing.Union)
     if optional:
@@ -244,4 +284,7 @@ def _completed(spec: Spec, name: str, hint: Any) -> Spec:
     choices: tuple[str, ...] = ()
     if typing.get_origin(hint) is Literal:
         choices, hint = typing.get_args(hint), str
-    return dataclasses.replace(spec, name=name, kind=hint, many=many, optional=optional, choices=choices)
+    panel = "Required" if spec.missing else spec.panel or panel
+    return dataclasses.replace(
+        spec, name=name, kind=hint, many=many, optional=optional, choices=choices, panel=panel
+    )

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Literal
 
 from modeconn_cli.engine.settings.base import setting
-from modeconn_cli.engine.settings.shared import ModelSettings
+from modeconn_cli.engine.settings.shared import ModelSettings, OverwriteSettings
 
 Layout = Literal["mcx", "garipov", "lmc", "bare"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class ConvertSettings(ModelSettings):
+class ConvertSettings(ModelSettings, OverwriteSettings):
     """Write a network or a curve in another layout."""
 
     checkpoint: Path = setting(
@@ -30,8 +30,7 @@ class ConvertSettings(ModelSettings):
     output: Path = setting(
         None, "file to write", change="free", missing=("no file to write", "pass --output FILE.pt")
     )
-    overwrite: bool = setting(False, "replace what is there", change="free")
-    allow_nonfinite: bool = setting(False, "accept NaN and infinity in the weights")
+    allow_nonfinite: bool = setting(False, "accept NaN and infinity in the weights", rare=True)
 
     @property
     def sources(self) -> tuple[Path, ...]:

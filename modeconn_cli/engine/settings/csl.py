@@ -59,6 +59,8 @@ class CslScoreSettings(ScoringSettings, NameSettings):
 class CslAggregateSettings(FolderSettings, EpochSettings, NameSettings):
     """Cumulative sample loss and learning time from the arrays of a run."""
 
+    places = (("input_dir",),)
+
     input_dir: Path = setting(
         None, "folder of the loss_*.npy and loss_grad_*.npy", missing=("no arrays", "pass --input-dir DIR")
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from modeconn_cli.engine.errors import SettingsError
 from modeconn_cli.engine.settings.base import like, setting, without_effect
@@ -17,6 +17,7 @@ from modeconn_cli.engine.settings.shared import (
     FolderSettings,
     MeasuredDataSettings,
     ModelSettings,
+    OverwriteSettings,
 )
 from modeconn_cli.engine.settings.train import OptimizationSettings, TrainSettings
 
@@ -27,6 +28,8 @@ _TWO = "a curve needs two endpoints", "pass --endpoint0 FILE --endpoint1 FILE"
 @dataclass(frozen=True, kw_only=True)
 class CurveTrainSettings(ModelSettings, DataSettings, OptimizationSettings, ComputeSettings, FolderSettings):
     """Train a curve of low loss between two networks."""
+
+    places = (("endpoint0", "endpoint1"),)
 
     endpoint0: Path = setting(
         None, "checkpoint of the network at t = 0", flags=("--init-start",), missing=_TWO
@@ -72,7 +75,7 @@ class CurveTrainSettings(ModelSettings, DataSettings, OptimizationSettings, Comp
         help="stop after so many epochs without a better validation loss at t = 0.5",
     )
     min_delta: float = like(TrainSettings, "min_delta")
-    allow_nonfinite: bool = setting(False, "accept NaN and infinity in the endpoints")
+    allow_nonfinite: bool = setting(False, "accept NaN and infinity in the endpoints", rare=True)
 
     @property
     def sources(self) -> tuple[Path, ...]:
@@ -88,6 +91,8 @@ class CurveTrainSettings(ModelSettings, DataSettings, OptimizationSettings, Comp
 class PathSettings(ModelSettings, DataSettings, ComputeSettings):
     """A trained curve, or the straight line between two networks."""
 
+    places: ClassVar[tuple[tuple[str, ...], ...]] = (("curve_checkpoint",), ("endpoint0", "endpoint1"))
+
     curve_checkpoint: Path | None = setting(None, "checkpoint of a trained curve")
     endpoint0: Path | None = setting(None, "without a curve: the network at t = 0")
     endpoint1: Path | None = setting(None, "without a curve: the network at t = 1")
@@ -100,7 +105,7 @@ class PathSettings(ModelSettings, DataSettings, ComputeSettings):
     bn_samples: int | None = setting(
         None, "training images for the statistics", low=2, shown="all", needs=("bn", "recompute")
     )
-    allow_nonfinite: bool = setting(False, "accept NaN and infinity in the weights")
+    allow_nonfinite: bool = setting(False, "accept NaN and infinity in the weights", rare=True)
 
     @property
     def ends(self) -> tuple[Path, ...]:
@@ -144,13 +149,15 @@ class CurveEvalSettings(PathSettings, MeasuredDataSettings, DistributedSettings,
 class CurveAnalyzeSettings(ModelSettings, FolderSettings):
     """Measure how far each layer moves along a curve."""
 
+    places = (("curve_checkpoint",),)
+
     curve_checkpoint: Path = setting(
         None, "checkpoint of a trained curve", missing=("no curve", "pass --curve-checkpoint FILE")
     )
     original_checkpoint: Path | None = setting(None, "the network the curve should begin at, to compare")
     swap_metadata: Path | None = setting(None, "the <stem>_metadata.json that mcx swap wrote")
     num_points: int = setting(61, "positions t from 0 to 1", low=2)
-    allow_nonfinite: bool = setting(False, "accept NaN and infinity in the weights")
+    allow_nonfinite: bool = setting(False, "accept NaN and infinity in the weights", rare=True)
 
     @property
     def sources(self) -> tuple[Path, ...]:
@@ -163,7 +170,7 @@ class CurveAnalyzeSettings(ModelSettings, FolderSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CurveExtractSettings(PathSettings):
+class CurveExtractSettings(PathSettings, OverwriteSettings):
     """Write the network at one position of a curve as an ordinary checkpoint."""
 
     t: float = setting(
@@ -175,7 +182,6 @@ class CurveExtractSettings(PathSettings):
         change="free",
         missing=("no file for the network", "pass --output FILE.pt"),
     )
-    overwrite: bool = setting(False, "replace what is there", change="free")
 
     def check(self) -> None:
         super().check()

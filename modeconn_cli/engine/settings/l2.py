@@ -17,6 +17,7 @@ from modeconn_cli.engine.settings.shared import (
     ComputeSettings,
     MeasuredDataSettings,
     ModelSettings,
+    OverwriteSettings,
     SplitName,
 )
 
@@ -29,7 +30,7 @@ Order = Literal[
 
 
 @dataclass(frozen=True, kw_only=True)
-class L2Settings(ModelSettings, MeasuredDataSettings, ComputeSettings, RunFolderSettings):
+class L2Settings(ModelSettings, MeasuredDataSettings, ComputeSettings, RunFolderSettings, OverwriteSettings):
     """Measure how far apart checkpoints are."""
 
     checkpoints: tuple[Path, ...] = setting(
@@ -48,7 +49,6 @@ class L2Settings(ModelSettings, MeasuredDataSettings, ComputeSettings, RunFolder
         None, "of several: a JSON file per pair, a summary, figures", change="free"
     )
     pairs: Literal["first", "all"] = setting("first", "of several: which pairs, the first with each or all")
-    overwrite: bool = setting(False, "replace what is there", change="free")
     show_top_k: int = setting(10, "number of layers listed", low=1)
     sort_by: Order = setting("normalized_l2", "order of the listed layers")
     include_buffers: bool = setting(False, "count the statistics of normalisation layers too")
@@ -67,7 +67,7 @@ class L2Settings(ModelSettings, MeasuredDataSettings, ComputeSettings, RunFolder
     split: SplitName | None = setting(
         None, "which samples", shown="all-train for fisher, test for functional"
     )
-    allow_nonfinite: bool = setting(False, "accept NaN and infinity in the weights")
+    allow_nonfinite: bool = setting(False, "accept NaN and infinity in the weights", rare=True)
 
     def __post_init__(self) -> None:
         metric = self.sort_by.removesuffix("_distance")

@@ -83,7 +83,7 @@ class LmcRunSettings(
         change="free",
         needs=("schedule", "garipov", "cosine", "step"),
     )
-    transform: TransformName | None = like(DataSettings, "transform", shown="the data set's")
+    transform: TransformName | None = like(DataSettings, "transform", shown="the data's", rare=False)
     label_noise: float | None = like(DataSettings, "label_noise", shown="0")
     label_seed: int | None = like(DataSettings, "label_seed", shown="the seed", needs=("label_noise",))
     output_dir: Path = like(FolderSettings, "output_dir")  # asked for before the network is
@@ -102,6 +102,8 @@ class LmcInterpolateSettings(
     AlphaSettings, PathSettings, MeasuredDataSettings, DistributedSettings, OptionalFolderSettings
 ):
     """Measure the barrier between two networks."""
+
+    places = ()
 
     checkpoints: tuple[Path, ...] = setting((), "the two checkpoints", positional=True, repeats=True)
     endpoint0: Path | None = like(PathSettings, "endpoint0", unless="checkpoints")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from modeconn_cli.engine import names
 from modeconn_cli.engine.errors import SettingsError
 from modeconn_cli.engine.settings.base import Settings, setting, specs, without_effect
 from modeconn_cli.engine.settings.shared import (
@@ -80,6 +82,8 @@ class ScoringSettings(
 ):
     """Every sample under the checkpoints of a run."""
 
+    places = (("checkpoint_dir",),)
+
     checkpoint: Path | None = setting(
         None,
         "one checkpoint instead of a folder of them; scoring one after the other into one folder adds up",
@@ -107,7 +111,13 @@ class ScoringSettings(
         None, "epochs of a task", low=1, shown="the run's own, else 200", needs=("seen_classes",)
     )
     split: SplitName = setting("all-train", "which samples; all-train is the whole training file")
-    allow_nonfinite: bool = setting(False, "accept NaN and infinity in the weights", change="free")
+    allow_nonfinite: bool = setting(False, "accept NaN and infinity in the weights", change="free", rare=True)
+
+    @classmethod
+    def of_words(cls, words: Sequence[str]) -> Mapping[str, str]:
+        """A folder is that of a run, a file one checkpoint."""
+        given = super().of_words(words)
+        return given if names.file_of(Path(words[0])).is_dir() else {"checkpoint": words[0]}
 
     @property
     def sources(self) -> tuple[Path, ...]:

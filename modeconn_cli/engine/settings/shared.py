@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from modeconn_cli.engine.errors import SettingsError
 from modeconn_cli.engine.registry import canonical_dataset, canonical_model
-from modeconn_cli.engine.settings.base import Settings, like, setting, specs, without_effect
+from modeconn_cli.engine.settings.base import Panel, Settings, like, setting, specs, without_effect
 
 TransformName = Literal["none", "vgg", "resnet", "cifar100", "imagenet", "mnist", "half"]
 BatchNorm = Literal["recompute", "keep", "lerp", "none"]
@@ -22,18 +22,20 @@ _FROM_FILE = "from the checkpoint"
 class NetworkSettings(Settings):
     """Which network."""
 
+    panel: ClassVar[Panel] = "Network"
+
     model: str | None = setting(
         None,
-        "network: a registered name or pkg.mod:factory (runs that code)",
+        "registered name, torchvision:NAME, timm:NAME or pkg.mod:factory, whose code runs",
         shown=_FROM_FILE,
         canonical=canonical_model,
     )
-    num_classes: int | None = setting(None, "number of classes", low=1, shown=_FROM_FILE)
+    num_classes: int | None = setting(None, "number of classes", low=1, shown=_FROM_FILE, rare=True)
     input_shape: tuple[int, ...] = setting(
-        (), "shape C,H,W of an input where neither data nor checkpoint say it", low=1, repeats=True
+        (), "shape C,H,W of an input where neither data nor checkpoint say it", low=1, repeats=True, rare=True
     )
     model_arg: tuple[str, ...] = setting(
-        (), "argument of the network's factory, key=value, comma-listed", repeats=True
+        (), "argument of the network's factory, key=value, comma-listed", repeats=True, rare=True
     )
 
     @property
@@ -54,8 +56,12 @@ class NetworkSettings(Settings):
 class FileSettings(Settings):
     """Where a network's weights lie in a file."""
 
+    panel: ClassVar[Panel] = "Network"
+
     state_key: str | None = setting(
-        None, "entry of the files that holds the weights, dotted for nesting; of one file: FILE::ENTRY"
+        None,
+        "entry of the files that holds the weights, dotted for nesting; of one file: FILE::ENTRY",
+        rare=True,
     )
 
 
@@ -68,9 +74,11 @@ class ModelSettings(FileSettings, NetworkSettings):
 class DataSettings(Settings):
     """Which samples, and what is done to them before the network sees them."""
 
+    panel: ClassVar[Panel] = "Data"
+
     dataset: str | None = setting(
         None,
-        "data set: a registered name, a folder of class folders, an .npz file or pkg.mod:factory (runs that code)",
+        "registered name, folder of class folders, .npz or pkg.mod:factory, whose code runs",
         shown=_FROM_FILE,
         canonical=canonical_dataset,
     )
@@ -79,25 +87,29 @@ class DataSettings(Settings):
         (),
         "argument of the data set, key=value, comma-listed; of a folder of images channels=1 or 3",
         repeats=True,
+        rare=True,
     )
-    use_test: bool = setting(True, "evaluate on the test images; --no-use-test: on the validation images")
+    use_test: bool = setting(
+        True, "evaluate on the test images; --no-use-test: on the validation images", rare=True
+    )
     val_size: int | None = setting(
         None,
         "images cut from the end of the training file for validation",
         low=0,
         shown="0; a tenth with --no-use-test",
+        rare=True,
     )
     val_per_class: int | None = setting(
-        None, "images of each class, its first ones, kept for validation", low=1, shown="off"
+        None, "images of each class, its first ones, kept for validation", low=1, shown="off", rare=True
     )
     transform: TransformName | None = setting(
-        None, "normalisation and augmentation", shown="from the checkpoint, else the data set's"
+        None, "normalisation and augmentation", shown="from the checkpoint, else the data set's", rare=True
     )
     mean: tuple[float, ...] = setting(
-        (), "channel means instead of the transform's, comma-listed", repeats=True
+        (), "channel means instead of the transform's, comma-listed", repeats=True, rare=True
     )
-    std: tuple[float, ...] = setting((), "channel standard deviations, comma-listed", repeats=True)
-    image_size: int | None = setting(None, "resize images to N x N", low=1, shown="unchanged")
+    std: tuple[float, ...] = setting((), "channel standard deviations, comma-listed", repeats=True, rare=True)
+    image_size: int | None = setting(None, "resize images to N x N", low=1, shown="unchanged", rare=True)
     workers: int | None = setting(
         None,
         "processes that read image files",
@@ -106,20 +118,24 @@ class DataSettings(Settings):
         shown="cores - 1, at most 8",
         change="free",
         machine=True,
+        rare=True,
     )
     download: bool = setting(
-        False, "fetch a torchvision data set that is missing", change="free", machine=True
+        False, "fetch a torchvision data set that is missing", change="free", machine=True, rare=True
     )
-    max_samples: int | None = setting(None, "use a seeded random subset of each split", low=1, shown="all")
+    max_samples: int | None = setting(
+        None, "use a seeded random subset of each split", low=1, shown="all", rare=True
+    )
     label_noise: float | None = setting(
         None,
         "share of the training labels that are flipped to another class",
         low=0,
         high=1,
         shown="from the checkpoint, else 0",
+        rare=True,
     )
     label_seed: int | None = setting(
-        None, "seed of the flips", low=0, shown="from the checkpoint, else the seed"
+        None, "seed of the flips", low=0, shown="from the checkpoint, else the seed", rare=True
     )
 
     def idle(self) -> dict[str, str]:
@@ -141,7 +157,7 @@ class MeasuredDataSettings(DataSettings):
     """Which samples, for commands that measure, which may read other labels than those that the run was trained on."""
 
     labels: Literal["trained", "clean"] = setting(
-        "trained", "training labels with the run's label noise, or as they were"
+        "trained", "training labels with the run's label noise, or as they were", rare=True
     )
 
     def idle(self) -> dict[str, str]:
@@ -156,6 +172,8 @@ NETWORK = tuple(spec.name for spec in specs(NetworkSettings))
 class ComputeSettings(Settings):
     """Which machine computes, and from which seed random numbers are drawn."""
 
+    panel: ClassVar[Panel] = "Compute and processes"
+
     device: str = setting("auto", "auto, cpu, cuda or cuda:N", change="free")
     batch_size: int = setting(128, "samples per step", low=1, everywhere=True)
     seed: int = setting(0, "seed of every random number", low=0, everywhere=True)
@@ -165,13 +183,18 @@ class ComputeSettings(Settings):
         low=1,
         shown="cores / processes",
         change="free",
+        rare=True,
     )
-    deterministic: bool = setting(False, "only deterministic algorithms (CUDA; CPU always is)", change="free")
+    deterministic: bool = setting(
+        False, "only deterministic algorithms (CUDA; CPU always is)", change="free", rare=True
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class DistributedSettings(Settings):
     """Who shares the work."""
+
+    panel: ClassVar[Panel] = "Compute and processes"
 
     nproc_per_node: str | None = setting(
         None,
@@ -181,7 +204,11 @@ class DistributedSettings(Settings):
         recorded=False,
     )
     dist: Literal["auto", "off"] = setting(
-        "auto", "share the work with the other processes of torchrun or srun", change="free", recorded=False
+        "auto",
+        "share the work with the other processes of torchrun or srun",
+        change="free",
+        recorded=False,
+        rare=True,
     )
     dist_timeout: float = setting(
         600.0,
@@ -190,6 +217,7 @@ class DistributedSettings(Settings):
         change="free",
         recorded=False,
         needs=("dist", "auto"),
+        rare=True,
     )
 
     def __post_init__(self) -> None:
@@ -200,15 +228,30 @@ class DistributedSettings(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class OptionalFolderSettings(Settings):
+class OverwriteSettings(Settings):
+    """Whether a file that is there may be replaced."""
+
+    panel: ClassVar[Panel] = "Output"
+
+    overwrite: bool = setting(False, "replace what is there", change="free")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptionalFolderSettings(OverwriteSettings):
     """Where a command that can do without keeps its files."""
+
+    panel: ClassVar[Panel] = "Output"
 
     output_dir: Path | None = setting(
         None, "folder of the results", flags=("--save-dir",), keys=("output_root",), change="free"
     )
-    overwrite: bool = setting(False, "replace what is there", change="free", needs=("output_dir",))
+    overwrite: bool = like(OverwriteSettings, "overwrite", needs=("output_dir",))
     resume: bool = setting(
-        True, "continue what an earlier run into the folder began", change="free", needs=("output_dir",)
+        True,
+        "continue what an earlier run into the folder began",
+        change="free",
+        needs=("output_dir",),
+        rare=True,
     )
 
 

@@ -8,12 +8,20 @@ from typing import Literal
 
 from modeconn_cli.engine.errors import SettingsError
 from modeconn_cli.engine.settings.base import like, setting, without_effect
-from modeconn_cli.engine.settings.shared import DATA, ComputeSettings, MeasuredDataSettings, ModelSettings
+from modeconn_cli.engine.settings.shared import (
+    DATA,
+    ComputeSettings,
+    MeasuredDataSettings,
+    ModelSettings,
+    OverwriteSettings,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
-class SwapSettings(ModelSettings, MeasuredDataSettings, ComputeSettings):
+class SwapSettings(ModelSettings, MeasuredDataSettings, ComputeSettings, OverwriteSettings):
     """Exchange neurons of a network."""
+
+    places = (("checkpoint",),)
 
     checkpoint: Path = setting(
         None, "checkpoint of the network", missing=("no network to swap", "pass --checkpoint FILE")
@@ -24,24 +32,24 @@ class SwapSettings(ModelSettings, MeasuredDataSettings, ComputeSettings):
         change="free",
         missing=("no file for the swapped network", "pass --output FILE"),
     )
-    overwrite: bool = setting(False, "replace what is there", change="free")
     layer_depth: Literal["early", "mid", "late"] = setting(
         "mid",
-        "which layer: the first, the middle or the last group of exchangeable units",
+        "first, middle or last group of units",
         unless="layer_name",
     )
     layer_name: str | None = setting(None, "which layer, by its module path", shown="by depth")
     num_swaps: int = setting(1, "pairs of units to exchange", low=1, unless="pairs")
-    pairs: tuple[str, ...] = setting((), "the pairs themselves: 228:6,3:9", shown="drawn by seed")
+    pairs: tuple[str, ...] = setting((), "the pairs: 228:6,3:9", shown="drawn by seed")
     mirror: bool = setting(False, "reverse the units of every hidden layer")
     random: bool = setting(False, "permute the units of every hidden layer at random")
     seed: int = like(ComputeSettings, "seed", default=42, help="seed of the pairs")
+    batch_size: int = like(ComputeSettings, "batch_size", rare=True)
     verify: bool | None = setting(
         None,
-        "compare both networks on the whole test set too; --no-verify: no check at all",
+        "check on the whole test set too, or not at all",
         shown="a quick check in float64",
     )
-    allow_nonfinite: bool = setting(False, "accept NaN and infinity in the weights")
+    allow_nonfinite: bool = setting(False, "accept NaN and infinity in the weights", rare=True)
 
     def check(self) -> None:
         super().check()
