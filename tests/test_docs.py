@@ -12,8 +12,7 @@ import yaml
 
 from modeconn_cli.cli import config
 from modeconn_cli.cli.commands import COMMANDS, GROUPS
-from modeconn_cli.cli.complete import flags_of, settings_of
-from modeconn_cli.engine.settings.base import specs
+from modeconn_cli.cli.complete import settings_of
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

@@ -1,4 +1,5 @@
-"""Where the value of every setting comes from: flag > MCX_<COMMAND>_<FLAG> > --config > preset > default.
+"""Where the value of every setting comes from: flag > MCX_<COMMAND>_<FLAG> > --config > preset > checkpoint >
+MCX_MODEL and MCX_DATASET > mcx.yaml > default.
 
 Configuration files and presets are flat YAML, every value as the text a flag would get.
 """
@@ -6,7 +7,8 @@ Configuration files and presets are flat YAML, every value as the text a flag wo
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,14 @@ import yaml
 from modeconn_cli.cli.words import parse
 from modeconn_cli.engine import settings as settings_package
 from modeconn_cli.engine.errors import SettingsError, did_you_mean
+from modeconn_cli.engine.names import PROJECT_FILE
 from modeconn_cli.engine.settings.base import Settings, specs
+from modeconn_cli.engine.settings.shared import (
+    ComputeSettings,
+    DataSettings,
+    DistributedSettings,
+    ModelSettings,
+)
 
 PRESETS = Path(settings_package.__file__).parent / "presets"
 LARGEST = 100_000  # bytes; a configuration is a page of text
@@ -32,10 +41,18 @@ EARLY_STOPPING = "early_stopping"
 # Their `save_intermediate: false` keeps the last checkpoint only, whatever `save_freq` says.
 SAVE_INTERMEDIATE = "save_intermediate"
 
+# For every command.
+VARIABLES = {"model": "MCX_MODEL", "dataset": "MCX_DATASET"}
+
 FLAG, ENVIRONMENT = "flag", "environment"  # the origins that count as given
 NULL = ("", "~", "null", "Null", "NULL")
 
 Value = str | list[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Standing(ModelSettings, DataSettings, ComputeSettings, DistributedSettings):
+    """What a project file may say: network, data and machine."""
 
 
 def resolve(
@@ -79,6 +96,55 @@ def resolve(
         except SettingsError as error:
             raise SettingsError(f"{source}: {error.message}", error.hint) from None
     return values, origins, notes
+
+
+def standing(cls: type[Settings], known: Collection[str]) -> tuple[dict[str, Any], dict[str, str], list[str]]:
+    """What stands for every command of a project: values of `cls` by name, where each is said, and notes.
+
+    `MCX_MODEL` and `MCX_DATASET` come before the nearest `mcx.yaml` from the working directory upwards. Names in `known`
+    are given otherwise. A file of another user's is not read, as a network of one's own runs code.
+    """
+    shared = {spec.name: spec for spec in specs(Standing)}
+    mine = {spec.name for spec in specs(cls)} - set(known)
+    file, notes = _project_file()
+    in_file = (
+        read(file, {key: s.name for s in shared.values() for key in s.yaml_keys}, "every command")[0]
+        if file
+        else {}
+    )
+    texts: dict[str, tuple[str, Value]] = {name: (str(file), text) for name, text in in_file.items()}
+    texts |= {
+        name: (variable, os.environ[variable])
+        for name, variable in VARIABLES.items()
+        if os.environ.get(variable)
+    }
+    values = {}
+    for name, (where, text) in texts.items():
+        try:
+            value = parse(shared[name], text)
+            problem = shared[name].problem(value)
+        except SettingsError as error:
+            raise SettingsError(f"{where}: {name}: {error.message}", error.hint) from None
+        if problem:
+            raise SettingsError(f"{where}: {name} {problem}")
+        if name in mine:
+            values[name] = value
+    return values, {name: texts[name][0] for name in values}, notes
+
+
+def _project_file() -> tuple[Path | None, list[str]]:
+    """The nearest project file from the working directory upwards, and why one that is there is not read."""
+    here = Path.cwd()
+    for folder in (here, *here.parents):
+        path = folder / PROJECT_FILE
+        try:
+            owner = path.stat().st_uid
+        except OSError:
+            continue
+        if hasattr(os, "getuid") and owner != os.getuid():
+            return None, [f"'{path}' is not read: it belongs to another user"]
+        return path, []
+    return None, []
 
 
 def _unsaid(given: Mapping[str, Any], file: Path, *, original: bool, noise: bool) -> list[str]:

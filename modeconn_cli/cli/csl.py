@@ -44,7 +44,8 @@ def score(settings: CslScoreSettings, report: Report) -> None:
 def aggregate(settings: CslAggregateSettings, report: Report) -> None:
     """Sum losses and gradient norms over epochs: cumulative sample loss and learning time.
 
-      CSL_i = Σ_t loss(w_t, sample i); lt_i = 1 − the share of epochs at which its running mean of the norm is below tau
+      CSL_i = Σ_t loss(w_t, sample i)
+      lt_i = 1 − share of epochs whose running mean of its gradient norm is < tau
 
     Ravikumar et al. 2025. Writes csl_*.npy, lt_*.npy, lt_first_epoch_*.npy, metrics_*.json and figures; reads the
     original's arrays too. lt_first_epoch is the paper's first epoch below tau, which may be the one before training

@@ -23,7 +23,7 @@ app = typer.Typer()
 def curvature(settings: CurvatureSettings, report: Report) -> None:
     """Measure the curvature of every sample's loss around its input, along random directions.
 
-      s of ±1: mean of ‖∇loss(x + hs) − ∇loss(x)‖₂, as documented; over h an estimate of ‖Hs‖, H the Hessian
+      mean over s of ‖∇loss(x + h s) − ∇loss(x)‖₂, s random in {±1}^d
 
     Garg et al. 2024 (arXiv:2307.05831). Writes per_image_curvature.npy and per_image_directional_eig.npy (in units
     of h), and per epoch curvature_results_*.csv with the true scale: hvp_norm is the mean of ‖Hs‖ and

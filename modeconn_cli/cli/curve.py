@@ -30,7 +30,7 @@ app = typer.Typer(rich_markup_mode=None, no_args_is_help=True)
 def train(settings: CurveTrainSettings, report: Report) -> None:
     """Train a curve of low loss between two networks (Garipov et al. 2018, arXiv:1802.10026).
 
-      min over the free points of E_t [loss(w(t))], t uniform on [0, 1], w(0) and w(1) the endpoints
+      min over the free points of E_t [loss(w(t))], t uniform on [0, 1]
 
     Writes checkpoint-<epoch>.pt, metrics.jsonl and endpoint_l2_distance.txt to <output-dir>/checkpoints/.
 
@@ -70,7 +70,7 @@ def evaluate(settings: CurveEvalSettings, report: Report) -> None:
 def analyze(settings: CurveAnalyzeSettings, report: Report) -> None:
     """Measure how far each layer moves along a curve.
 
-      of each layer and t: ‖w_t − w_0‖₂, the same over √P and over ‖w_0‖₂, and the distance from the straight line
+      of each layer, at each t: ‖w_t − w_0‖₂, the same over √P and over ‖w_0‖₂
 
     Writes layer_distances_along_curve.npz and analysis_summary.json to <output-dir>.
 

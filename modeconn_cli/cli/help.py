@@ -22,8 +22,10 @@ def help_(settings: HelpSettings, report: Report) -> None:
     """Explain a command with every flag of it, or a topic: exit-codes, environment, files, models, data, compat.
 
     Examples:
-        mcx help curve train
-        mcx help models
+      mcx help curve train
+      mcx help models
+
+    More: README.md.
     """
     del report  # the text itself is the output
     name = " ".join(settings.words)

@@ -40,7 +40,7 @@ PAIRS = 60  # in a table; the others are in the files
 def l2(settings: L2Settings, report: Report) -> None:
     """Measure how far apart checkpoints are, in weight space and in what they compute.
 
-      raw ‖Δ‖₂ · normalized ‖Δ‖₂/√P · relative ‖Δ‖₂/‖θ₁‖₂, with P parameters in all
+      raw ‖Δ‖₂ · normalized ‖Δ‖₂/√P · relative ‖Δ‖₂/‖θ₁‖₂, P parameters in all
 
     Two checkpoints give the documented statistics and layers; several, or the folder of a run, a table of pairs
     and, for the epochs of a run, its trajectory. --output-dir keeps a JSON file per pair, summaries and figures.

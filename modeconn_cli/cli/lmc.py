@@ -46,7 +46,7 @@ def run(settings: LmcRunSettings, report: Report) -> None:
 def interpolate(settings: LmcInterpolateSettings, report: Report) -> None:
     """Measure the barrier on the straight line between two networks, by every definition in use.
 
-      max_gap: max over α of L(α) − ((1−α) L(A) + α L(B)); beside it sup_minus_mean, midpoint and two more
+      max_gap = max over α of L(α) − ((1−α) L(A) + α L(B))
 
     Examples, after the first of mcx train:
       mcx lmc interpolate runs/seed0/checkpoint-5.pt runs/seed1/checkpoint-5.pt --num-alphas 11

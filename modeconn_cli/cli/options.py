@@ -38,15 +38,25 @@ def takes(cls: type[Settings], command: str) -> Callable[[Callable[..., None]], 
             file, print_config = (typed.pop(name) for name in CONFIG)
             _place(cls, typed)
             values, origins, notes = config.resolve(cls, command, typed, Path(file) if file else None)
+            given = [name for name, origin in origins.items() if origin != "default"]
+            given += cls(**values, checked=True).idle()  # what has no effect needs no value
+            stands, said, more = config.standing(cls, given)
             # Settings that are only looked at may lack what the command needs.
-            settings = cls(**values, explicit=config.explicit(origins), checked=print_config)
-            for note in notes:
+            settings = cls(
+                **{**values, **stands},
+                explicit=config.explicit(origins),
+                standing=said,
+                checked=bool(print_config),
+            )
+            for note in [*notes, *more]:
                 report.note(note)
+            for where in dict.fromkeys(said.values()):
+                report.note(f"{where} says {', '.join(name for name in said if said[name] == where)}")
             if print_config:
                 from modeconn_cli.engine.networks.subject import completed_by_sources
 
                 settings, known = completed_by_sources(settings)
-                report.print_config(settings, origins | known)
+                report.print_config(settings, origins | said | known)
             elif (
                 isinstance(settings, DistributedSettings)
                 and settings.nproc_per_node is not None

@@ -29,6 +29,7 @@ METAVARS = {int: "N", float: "X", str: "TEXT", Path: "PATH"}
 EXAMPLE, BROKEN = "  mcx ", " \\\n      "  # how a command line begins, and goes on
 TEXTS = Path(__file__).parent / "topics"
 COLUMN = 26  # where what a flag means begins
+LONG = 56  # letters of choices; more of them stand in the text
 WIDEST = 110  # beyond it lines are hard to follow
 
 ABOUT = "Mode connectivity and per-sample training dynamics of neural networks."
@@ -161,6 +162,8 @@ def _flags(spec: Spec, everything: bool) -> str:
     if spec.kind is bool:
         return "/".join(names + ([spec.negation] if spec.negation else []))
     value = "|".join(spec.choices) or METAVARS[spec.kind]
+    if len(value) > LONG:
+        value = "NAME"
     return f"{', '.join(names)} {value}{',…' if spec.many else ''}"
 
 
@@ -168,7 +171,8 @@ def _text(spec: Spec) -> str:
     if spec.missing:
         return f"{spec.help}  [required]"
     shown = spec.shown or _shown(spec.default)
-    return f"{spec.help}{f'  [default: {shown}]' if shown else ''}"
+    choices = f": {', '.join(spec.choices)}" if len("|".join(spec.choices)) > LONG else ""
+    return f"{spec.help}{choices}{f'  [default: {shown}]' if shown else ''}"
 
 
 def _shown(default: Any) -> str:

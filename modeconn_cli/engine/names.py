@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 JOB_FOLDER = ".mcx"
+PROJECT_FILE = "mcx.yaml"
 SETTINGS_FILE = "config.resolved.yaml"
 RECORD_FILE = "record.json"
 LOCK_FILE = "run.lock"

@@ -30,7 +30,13 @@ from modeconn_cli.engine.networks.models.recognise import fits, recognised, with
 from modeconn_cli.engine.registry import canonical_model, is_import_path
 from modeconn_cli.engine.settings.base import Settings
 from modeconn_cli.engine.settings.scoring import RunFolderSettings, ScoringSettings
-from modeconn_cli.engine.settings.shared import DataSettings, FileSettings, ModelSettings, NetworkSettings
+from modeconn_cli.engine.settings.shared import (
+    DATA,
+    DataSettings,
+    FileSettings,
+    ModelSettings,
+    NetworkSettings,
+)
 
 S = TypeVar("S", bound=NetworkSettings)
 
@@ -319,14 +325,20 @@ def _shape(settings: NetworkSettings, data: Data | None) -> tuple[int, ...] | No
 
 
 def completed(settings: S, about: About, path: Path) -> S:
-    """The settings, and where they say nothing what the checkpoint at `path` says, which counts as nobody's wish."""
-    said = _said(settings, about, path)
+    """The settings, and where they say nothing what the checkpoint at `path` says, which counts as nobody's wish.
+
+    It comes before what stands for every command of a project.
+    """
+    own = settings.without_standing()
     lacking = {
         name: value
-        for name, value in said.items()
-        if name in settings.from_checkpoint and getattr(settings, name) in (None, ())
+        for name, value in _said(own, about, path).items()
+        if name in settings.from_checkpoint and getattr(own, name) in (None, ())
     }
-    return settings.with_brought(lacking) if lacking else settings
+    kept = {name: getattr(settings, name) for name in settings.standing if name not in lacking}
+    if about.data is not None and kept.get("dataset") not in (None, about.data.dataset):
+        kept = {name: value for name, value in kept.items() if name not in DATA}  # of other data
+    return replace(own, **kept).with_brought(lacking) if lacking or settings.standing else settings
 
 
 def _said(settings: NetworkSettings, about: About, path: Path) -> dict[str, Any]:

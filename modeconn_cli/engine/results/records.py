@@ -101,6 +101,7 @@ class InputFile:
 class Provenance:
     """Who made a file, from what, with what: command, settings, versions, inputs, commit.
 
+    `standing` are the settings that a project's file or variable gave, with where that is said.
     `time` and `host` are the only entries that differ between two runs of one command on one machine's data.
     """
 
@@ -111,13 +112,21 @@ class Provenance:
     git_commit: str | None
     host: str
     time: str
+    standing: dict[str, str]
 
 
 def provenance(settings: Settings, command: str, inputs: Iterable[Path]) -> Provenance:
     """The provenance of a result that is made now."""
     sources = [InputFile.of(path) for path in inputs]
     return Provenance(
-        f"mcx {command}", settings.recorded(), versions(), sources, git_commit(), socket.gethostname(), now()
+        f"mcx {command}",
+        settings.recorded(),
+        versions(),
+        sources,
+        git_commit(),
+        socket.gethostname(),
+        now(),
+        dict(settings.standing),
     )
 
 

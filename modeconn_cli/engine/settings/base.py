@@ -125,8 +125,9 @@ class Settings:
     """The base of every command's settings, which are checked wherever they are made.
 
     `explicit` names the settings that a flag or a variable of the environment gave, `brought` those that a checkpoint
-    has brought. `checked` says that the user's wishes have been looked at. `dataclasses.replace` keeps all three: what
-    a command fills in itself is nobody's wish.
+    has brought, `standing` those that stand for every command of a project, with where that is said; a checkpoint's
+    word comes before them. `checked` says that the user's wishes have been looked at. `dataclasses.replace` keeps all:
+    what a command fills in itself is nobody's wish.
     """
 
     panel: ClassVar[Panel] = "What to do"
@@ -135,6 +136,7 @@ class Settings:
 
     explicit: frozenset[str] = dataclasses.field(default=frozenset(), compare=False, repr=False)
     brought: frozenset[str] = dataclasses.field(default=frozenset(), compare=False, repr=False)
+    standing: Mapping[str, str] = dataclasses.field(default_factory=dict, compare=False, repr=False)
     checked: bool = dataclasses.field(default=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -206,12 +208,17 @@ class Settings:
         if name in self.explicit:
             return True
         field = self.__dataclass_fields__[name]
-        unwished = name in self.brought or field.metadata["spec"].machine
+        unwished = name in self.brought or name in self.standing or field.metadata["spec"].machine
         return not unwished and getattr(self, name) != field.default
 
     def with_brought(self, values: Mapping[str, Any]) -> Self:
         """Fill in what a checkpoint has brought."""
         return dataclasses.replace(self, **values, brought=self.brought | set(values))
+
+    def without_standing(self) -> Self:
+        """The settings without what stands for every command, where a checkpoint's word comes first."""
+        default: dict[str, Any] = {name: self.__dataclass_fields__[name].default for name in self.standing}
+        return dataclasses.replace(self, **default) if default else self
 
     def as_plain(self) -> dict[str, Any]:
         """Values as a YAML or JSON file holds them: paths as text, tuples as lists."""
