@@ -124,7 +124,9 @@ def imported(path: str) -> Callable[..., Any]:
     try:
         module = importlib.import_module(module_name)
     except Exception as error:  # the user's own code runs
-        raise InputError(f"cannot import '{module_name}'{blamed(error)}") from error
+        sought = isinstance(error, ModuleNotFoundError) and error.name == module_name.partition(".")[0]
+        hint = f"it is looked for in {here} and where Python looks" if sought else ""
+        raise InputError(f"cannot import '{module_name}'{blamed(error)}", hint) from error
     found = getattr(module, name, None)
     if not callable(found):
         raise InputError(f"module '{module_name}' has no function '{name}'", did_you_mean(name, vars(module)))

@@ -29,7 +29,7 @@ def write(root: Path, *names: str) -> None:
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.suffix == ".png":
-            Image.fromarray(np.full((4, 4), 10 * value, np.uint8)).save(path)
+            Image.fromarray(np.full((4, 4), 10 * value % 250, np.uint8)).save(path)
         else:
             path.write_bytes(b"")
 
@@ -253,3 +253,47 @@ def test_values_do_not_depend_on_what_else_is_in_the_batch(tmp_path: Path) -> No
             torch.cat([batch.images for batch in data.fit.batches(size, augment=(1, 2))]) for size in (1, 4)
         )
         assert torch.equal(alone, together)
+
+
+def test_images_keep_the_size_that_all_of_them_have(tmp_path: Path) -> None:
+    for number in range(4):
+        path = tmp_path / "ab"[number % 2] / f"{number}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(np.full((5, 7), number, np.uint8)).save(path)
+    data = load(tmp_path, image_size=None)
+    assert data.input_shape == (3, 5, 7)
+    assert [tuple(batch.images.shape) for batch in data.fit.batches(4)] == [(4, 3, 5, 7)]
+    assert data.remarks == (f"images of '{tmp_path.name}' keep the 7 x 5 pixels of their files",)
+    assert load(tmp_path, image_size=6).input_shape == (3, 6, 6)
+
+    Image.fromarray(np.zeros((9, 9), np.uint8)).save(tmp_path / "b" / "9.png")
+    data = load(tmp_path, image_size=None)
+    assert data.input_shape == (3, 224, 224)
+    assert "differ in size and become 224 x 224 (--image-size N" in data.remarks[0]
+
+
+def test_a_later_image_of_another_size_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path, "a/0.png", "a/1.png", "b/0.png")
+    Image.fromarray(np.zeros((9, 3), np.uint8)).save(tmp_path / "a" / "1.png")
+    monkeypatch.setattr("modeconn_cli.engine.datasets.images.LOOKED_AT", 1)
+    with pytest.raises(InputError) as caught:
+        pixels(load(tmp_path, image_size=None))
+    assert caught.value.message.endswith("1.png' (of another size: 3 x 9, others 4 x 4)")
+    assert "--image-size N" in caught.value.hint
+
+
+def test_without_test_images_some_of_every_class_are_held_out(tmp_path: Path) -> None:
+    write(tmp_path, *(f"{label}/{number}.png" for label in "abcd" for number in range(20)))
+    settings = DataSettings(dataset=str(tmp_path), workers=0)
+    data = datasets.load(settings, torch.device("cpu"))
+    assert not data.use_test
+    assert data.remarks[1] == f"'{tmp_path.name}' has no test images: 8 of its 80 images are held out for it"
+    assert data.held_out.labels.tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert not set(data.held_out.ids.tolist()) & set(data.fit.ids.tolist())
+    for words in ({"val_size": 8}, {"use_test": False}):
+        again = datasets.load(DataSettings(dataset=str(tmp_path), workers=0, **words), torch.device("cpu"))
+        assert torch.equal(again.held_out.ids, data.held_out.ids)
+    with pytest.raises(SettingsError, match="has no test images"):
+        datasets.load(
+            DataSettings(dataset=str(tmp_path), explicit=frozenset({"use_test"})), torch.device("cpu")
+        )

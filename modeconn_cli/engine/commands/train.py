@@ -127,10 +127,16 @@ def _probe(model: nn.Module, arch: models.Architecture) -> None:
             f"{arch.model} cannot take images of {arch.input_shape}: {error.message.split(': ', 1)[1]}",
             "pass --image-size N",
         ) from error
-    if not isinstance(output, torch.Tensor) or output.shape != (2, arch.num_classes):
+    classes = arch.num_classes or 1  # a head with more of them than the data have is ordinary
+    if (
+        not isinstance(output, torch.Tensor)
+        or output.ndim != 2
+        or len(output) != 2
+        or output.shape[1] < classes
+    ):
         shape = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
         raise InputError(
-            f"{arch.model} gives {shape} for two images, expected (2, {arch.num_classes}) logits",
+            f"{arch.model} gives {shape} for two images, expected (2, {classes}) logits",
             "wrap it in a module that returns the logits",
         )
 

@@ -37,7 +37,8 @@ __all__ = ["Batch", "Data", "Remembered", "Samples", "is_folder", "load", "name_
 class Data:
     """A data set ready for use: `fit` is trained on, `val` is cut from the training file.
 
-    `doubts` are what the user should know of it: images that are left out, or not what the transform expects.
+    `doubts` are what the user should know of it: images that are left out, or not what the transform expects. `remarks`
+    say what was settled without being asked.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Data:
     remembered: Remembered
     flips: Flips | None = None  # of the training file's labels
     doubts: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
     all_train: Callable[[], Samples] | None = field(default=None, repr=False)
 
     def split(self, name: SplitName) -> Samples:
@@ -102,6 +104,10 @@ def load(settings: DataSettings, device: torch.device, *, held_out: bool = True)
     if len(source.train) == 0:
         raise InputError(f"data set '{source.name}' has no training images")
     transform = _transform(settings, source)
+    # Nobody has asked for the test images of data that have none.
+    untested = held_out and settings.use_test and not (len(source.test) or settings.was_given("use_test"))
+    use_test = settings.use_test and not untested
+    settings = replace(settings, use_test=use_test)
     val_size, held = _validation(settings, source.train.labels)
     flips = noise.flips_of(settings, source.train.labels, source.train.ids, source.num_classes)
     if flips is None:
@@ -126,7 +132,8 @@ def load(settings: DataSettings, device: torch.device, *, held_out: bool = True)
         test=samples(source.test, test_rows),
         flips=flips,
         all_train=lambda: samples(train, torch.cat([fit_rows, val_rows]).sort().values),
-        use_test=settings.use_test,
+        use_test=use_test,
+        remarks=tuple(filter(None, (source.remark, _of_no_test(source, held) if untested else ""))),
         doubts=tuple(filter(None, (source.doubt, _of_another_range(settings, source, transform)))),
         remembered=Remembered(
             dataset=name,
@@ -144,8 +151,8 @@ def load(settings: DataSettings, device: torch.device, *, held_out: bool = True)
     )
     if held_out and len(data.held_out) == 0:
         raise SettingsError(
-            f"data set '{source.name}' has no {'test' if settings.use_test else 'validation'} images",
-            "train with --no-use-test or --val-size N to keep some training images for it",
+            f"data set '{source.name}' has no {'test' if use_test else 'validation'} images",
+            "pass --no-use-test to hold a tenth of its images out, or --val-size N",
         )
     return data
 
@@ -156,6 +163,13 @@ def _transform(settings: DataSettings, source: Source) -> transforms.Transform:
     if settings.mean or settings.std:
         return transforms.with_statistics(transform, settings.mean, settings.std, source.channels)
     return transform
+
+
+def _of_no_test(source: Source, held: Tensor) -> str:
+    """What is measured on where a data set has no test images and nobody has said what then."""
+    return (
+        f"'{source.name}' has no test images: {int(held.sum())} of its {len(held)} images are held out for it"
+    )
 
 
 def _of_another_range(settings: DataSettings, source: Source, transform: transforms.Transform) -> str:
@@ -188,10 +202,11 @@ def _of_another_range(settings: DataSettings, source: Source, transform: transfo
 def _validation(settings: DataSettings, labels: Tensor) -> tuple[int | None, Tensor]:
     """How many training images are held back (None where that is said per class), and which, bool [N].
 
-    They are the first of each class, or the last of all. Raises SettingsError where that leaves nothing of a class.
+    They are the first of each class, or the last of all, of images that are sorted by class evenly spaced ones: the
+    last would be of a single class. Raises SettingsError where that leaves nothing of a class.
     """
     # Without the test images the figures are measured on a tenth of the training images, as in Garipov's code.
-    tenth = 0 if settings.use_test else len(labels) // 10
+    tenth = 0 if settings.use_test else max(1, len(labels) // 10)
     per_class, size = settings.val_per_class, tenth if settings.val_size is None else settings.val_size
     if size >= len(labels):
         raise SettingsError(f"--val-size {size} leaves nothing of {len(labels)} images")
@@ -199,7 +214,11 @@ def _validation(settings: DataSettings, labels: Tensor) -> tuple[int | None, Ten
         raise SettingsError("--val-size and --val-per-class both choose validation images", "use one of them")
     held = torch.zeros(len(labels), dtype=torch.bool)
     if per_class is None:
-        held[len(labels) - size :] = True
+        steps = torch.diff(labels)
+        if size and bool((steps >= 0).all()) and bool((steps > 0).any()):
+            held[torch.linspace(0, len(labels), 2 * size + 1, dtype=torch.float64)[1::2].long()] = True
+        else:
+            held[len(labels) - size :] = True
         return size, held
     for number in torch.unique(labels).tolist():
         own = (labels == number).nonzero()[:, 0]

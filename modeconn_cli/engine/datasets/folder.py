@@ -9,18 +9,21 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 
-from modeconn_cli.engine.datasets.images import ImageFiles
+from modeconn_cli.engine.datasets.images import ImageFiles, common_size
 from modeconn_cli.engine.datasets.samples import Samples
 from modeconn_cli.engine.datasets.source import AS_THEY_ARE, Source
 from modeconn_cli.engine.errors import InputError, SettingsError
 from modeconn_cli.engine.results import files
 
 ENDINGS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
+SQUARE = 224  # pixels of images whose files differ in size, as networks for ImageNet take them
 ANNOTATIONS, INSIDE = "val_annotations.txt", "images"
 # What archives and file servers add, beside names that begin with a dot.
 HIDDEN = frozenset({"__MACOSX", "@eaDir"})
@@ -28,9 +31,10 @@ TRAIN, TEST, VAL = ("train", "training"), ("test", "testing"), ("val", "valid", 
 
 
 def read(folder: Path, image_size: int | None, workers: int, channels: int = 3) -> Source:
-    """The images below a folder, as `image_size` squares (224 without one) of 3 channels, or 1.
+    """The images below a folder, of 3 channels or 1, as `image_size` squares.
 
-    Test images are tested on, those for validation where no test images have labels.
+    Without one they keep the size that all of them have, else they become 224 x 224. Test images are tested on, those
+    for validation where no test images have labels.
     """
     if channels not in (1, 3):
         raise SettingsError(f"--data-arg channels={channels}: images of files have 1 or 3")
@@ -43,13 +47,23 @@ def read(folder: Path, image_size: int | None, workers: int, channels: int = 3) 
     place = None if train is None else _held_out(folder, train, classes)
     listed = _listed(train or folder, classes)
     held_out, left_out = ([], "") if place is None else (_tested(place[0], classes), place[1])
+    found = common_size([path for path, _ in listed]) if image_size is None else None
+    size = found or (image_size or SQUARE, image_size or SQUARE)
+    remark = ""
+    if image_size is None:
+        height, width = size
+        kept = f"keep the {width} x {height} pixels of their files"
+        other = f"differ in size and become {width} x {height} (--image-size N: another size)"
+        remark = f"images of '{called(folder)}' {kept if found else other}"
+    as_files = partial(ImageFiles, size=size, as_found=found is not None, workers=workers, channels=channels)
     return Source(
         name=called(folder),
         num_classes=len(classes),
-        train=_split(listed, image_size or 224, workers, channels),
-        test=_split(held_out, image_size or 224, workers, channels),
+        train=_split(listed, as_files),
+        test=_split(held_out, as_files),
         transform="imagenet" if channels == 3 else "none",  # whose statistics are those of colours
         doubt=left_out,
+        remark=remark,
     )
 
 
@@ -177,9 +191,9 @@ def _annotated(folder: Path, classes: list[str]) -> list[tuple[Path, int]]:
     return sorted(out, key=lambda entry: (entry[1], entry[0].name))
 
 
-def _split(listed: list[tuple[Path, int]], size: int, workers: int, channels: int) -> Samples:
+def _split(listed: list[tuple[Path, int]], as_files: Callable[[tuple[Path, ...]], ImageFiles]) -> Samples:
     return Samples(
-        ImageFiles(tuple(path for path, _ in listed), size, workers, channels),
+        as_files(tuple(path for path, _ in listed)),
         torch.tensor([label for _, label in listed], dtype=torch.int64),
         torch.arange(len(listed)),
         AS_THEY_ARE,

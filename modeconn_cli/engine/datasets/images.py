@@ -34,25 +34,29 @@ NAMED = 5  # unreadable files shown
 WHITE = 255.0
 GREY = ("1", "L", "LA", "La")
 COLOUR = "in colour"
+OTHER_SIZE = "of another size: "
+LOOKED_AT = 64  # files whose headers say whether all images are of one size
 DEEP = ("I", "F")  # Pillow's modes of more than 8 bits begin with these
 _LOST_BITS = re.compile(r";16[BLN]$")  # of Pillow's raw modes, which it reads by their upper halves
 
 
 @dataclass(frozen=True)
 class ImageFiles:
-    """Image files that become [channels, size, size] each: uint8, or float32 of more than 8 bits, from 0 to WHITE.
+    """Image files that become [channels, *size] each: uint8, or float32 of more than 8 bits, from 0 to WHITE.
 
-    Of three `channels` those of a grey image are equal; of one, images in colour are refused.
+    `size` is height and width; images of another one are resized, or refused where they are taken `as_found`. Of three
+    `channels` those of a grey image are equal; of one, images in colour are refused.
     """
 
     paths: tuple[Path, ...]
-    size: int
+    size: tuple[int, int]
+    as_found: bool = False
     workers: int = 0
     channels: int = 3
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
-        return (len(self.paths), self.channels, self.size, self.size)
+        return (len(self.paths), self.channels, *self.size)
 
     @property
     def begins_grey(self) -> bool:
@@ -69,7 +73,7 @@ class ImageFiles:
         transform: Transform,
         augment: tuple[int, int] | None,
     ) -> Iterator[Tensor]:
-        """The images of each batch of row numbers [B, channels, size, size], float32 where one of them is.
+        """The images of each batch of row numbers [B, channels, *size], float32 where one of them is.
 
         Raises InputError for bad files.
         """
@@ -87,14 +91,25 @@ class ImageFiles:
                 raise self._unreadable(images)
             yield images
 
+    def decoded(self, row: int) -> Image.Image | _Refused:
+        """The image of one file, as large as it is."""
+        image = _decoded(self.paths[row], self.channels)
+        if self.as_found and not isinstance(image, _Refused) and (image.height, image.width) != self.size:
+            height, width = self.size
+            reason = f"{OTHER_SIZE}{image.width} x {image.height}, others {width} x {height}"
+            return _Refused(self.paths[row], reason)
+        return image
+
     def _unreadable(self, first: _Refused) -> InputError:
         """What is wrong with one file, and how many more there are (found by reading every file)."""
-        every = [_decoded(path, self.channels) for path in self.paths]
+        every = [self.decoded(row) for row in range(len(self.paths))]
         bad = [found for found in every if isinstance(found, _Refused)] or [first]
         shown = ", ".join(map(str, bad[:NAMED])) + (", …" if len(bad) > NAMED else "")
         what, hint = "cannot be read", "fetch them again"
         if first.reason:
             hint = "save them with 8 bits per channel, or as floats in an .npz file"
+        if first.reason.startswith(OTHER_SIZE):
+            hint = "pass --image-size N to resize all of them to N x N"
         if first.reason == COLOUR:
             what, hint = "cannot be read in one channel", "save them as grey (Pillow: image.convert('L'))"
             hint += ", or pass --data-arg channels=3 for a network that takes three"
@@ -125,18 +140,18 @@ class _Reader:
         return len(self.files.paths)
 
     def __getitem__(self, row: int) -> np.ndarray | _Refused:
-        """[channels, size, size], uint8 or float32."""
+        """[channels, *size], uint8 or float32."""
         from PIL import Image
 
-        path, size = self.files.paths[row], self.files.size
-        image = _decoded(path, self.files.channels)
+        size = self.files.size[::-1]  # Pillow's order
+        image = self.files.decoded(row)
         if isinstance(image, _Refused):
             return image
         box: tuple[float, float, float, float] = (0, 0, image.width, image.height)
-        if self.resized_crop and image.size != (size, size):
+        if self.resized_crop and image.size != size:
             box = self._crop(image.width, image.height, row)
-        if image.size != (size, size) or self.resized_crop:
-            image = image.resize((size, size), Image.Resampling.BILINEAR, box=box)
+        if image.size != size or self.resized_crop:
+            image = image.resize(size, Image.Resampling.BILINEAR, box=box)
         pixels = np.asarray(image)
         alike = self.files.channels
         channels = pixels[None].repeat(alike, axis=0) if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
@@ -233,6 +248,21 @@ def _tag(file: Any, name: str) -> Any:
     from PIL import ExifTags
 
     return file.tag_v2.get(ExifTags.Base[name]) if file.format == "TIFF" else None
+
+
+def common_size(paths: Sequence[Path]) -> tuple[int, int] | None:
+    """Height and width of the images, None where they differ; of many files some are looked at, across all of them."""
+    from PIL import Image, UnidentifiedImageError
+
+    step = max(1, len(paths) // LOOKED_AT)
+    found = set()
+    for path in paths[::step]:
+        try:
+            with Image.open(path) as file:
+                found.add((file.height, file.width))
+        except (OSError, UnidentifiedImageError, ValueError, SyntaxError):
+            continue  # it is named when it is read
+    return found.pop() if len(found) == 1 else None
 
 
 def default_workers() -> int:

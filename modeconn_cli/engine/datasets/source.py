@@ -24,7 +24,8 @@ WHITE_OF_16_BITS = 65535
 class Source:
     """A data set as its files hold it; `transform` names the one that is used where none is asked for.
 
-    `doubt` says which of the files' samples belong to neither split, and where what is white is not sure.
+    `doubt` says which of the files' samples belong to neither split, and where what is white is not sure; `remark` how
+    the images are read.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Source:
     test: Samples
     transform: str
     doubt: str = ""
+    remark: str = ""
 
     @property
     def channels(self) -> int:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,24 +14,37 @@ from modeconn_cli.engine.errors import InputError, McxError
 
 
 @contextlib.contextmanager
-def guard(what: str, hint: str = "") -> Iterator[None]:
-    """Around the user's own code. Raises InputError, which begins with `what`, where it fails."""
+def guard(what: str, hint: str | Callable[[Exception], str] = "") -> Iterator[None]:
+    """Around the user's own code. Raises InputError, which begins with `what`, where it fails.
+
+    The hint may depend on the error.
+    """
     try:
         yield
     except (McxError, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:
         reason = (str(error).strip() or "it gives no reason").splitlines()[0]
-        raise InputError(f"{what}: {type(error).__name__}: {reason}", hint) from error
+        advice = hint if isinstance(hint, str) else hint(error)
+        raise InputError(f"{what}: {type(error).__name__}: {reason}", advice) from error
 
 
 def forward(model: nn.Module, images: Tensor) -> Any:
     """What a network gives for images [N, …]. Raises InputError where its forward fails."""
-    hint = "it is called with one tensor of images: wrap one that takes more; --image-size says their size"
+    with guard(f"the network's forward fails on images {tuple(images.shape)}", partial(_advice, images)):
+        return model(images)
+
+
+def _advice(images: Tensor, error: Exception) -> str:
+    """What may have made a forward fail: it wants more than images, or other ones, or is at fault itself."""
+    if isinstance(error, TypeError) and "argument" in str(error):
+        return "it is called with one tensor of images: wrap one that takes more"
+    if not isinstance(error, RuntimeError | ValueError | AssertionError | IndexError | TypeError):
+        return "MCX_DEBUG=1 shows where"
+    hint = "--image-size N or --input-shape C,H,W says the size of images"
     if images.ndim == 4 and images.shape[1] == 3:
         hint += ", --data-arg channels=1 reads files of grey images in one channel"
-    with guard(f"the network's forward fails on images {tuple(images.shape)}", hint):
-        return model(images)
+    return hint
 
 
 def logits(model: nn.Module, images: Tensor) -> Tensor:

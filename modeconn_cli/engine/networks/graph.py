@@ -6,6 +6,7 @@ needs no rule per model and no module hook.
 
 from __future__ import annotations
 
+import builtins
 import contextlib
 import io
 import os
@@ -23,6 +24,7 @@ from torch.export import Dim
 
 from modeconn_cli.engine.errors import InputError
 from modeconn_cli.engine.networks import flat, weights
+from modeconn_cli.engine.networks.forward import forward
 from modeconn_cli.engine.networks.untouched import ask, copy_to_trace
 
 # Rows of the example batch. Export specialises 0 and 1; an odd number keeps batch // 2 from looking exact.
@@ -98,17 +100,17 @@ def trace(model: nn.Module, input_shape: tuple[int, ...]) -> Graph:
         InputError: the model cannot be copied, or export refused it; names the source line.
     """
     state = weights.tensors_of(model)
-    dtype = next((tensor.dtype for tensor in state.values() if tensor.is_floating_point()), torch.float32)
-    example = torch.empty(EXAMPLE_BATCH, *input_shape, dtype=dtype)
+    example = torch.empty(EXAMPLE_BATCH, *input_shape, dtype=_dtype(model))
     ask(model, torch.zeros_like(example, device=next(iter(state.values()), example).device))
     hollow = _hollow_copy(model)
-    with _silence():
+    with _silence(), _symbolic_len():
         try:
             program = torch.export.export(
                 hollow, (example,), strict=False, dynamic_shapes=({0: Dim("batch")},)
             )
         except Exception as error:  # of the user's own forward, or export's of any kind
-            raise _refusal(error, (EXAMPLE_BATCH, *input_shape)) from error
+            _check_runs(model, input_shape)
+            raise _refusal(error, model) from error
     named = {
         **program.graph_signature.inputs_to_parameters,
         **program.graph_signature.inputs_to_buffers,
@@ -219,6 +221,32 @@ def _hollow(tensor: Tensor, *, keep: bool) -> Tensor:
 
 
 @contextlib.contextmanager
+def _symbolic_len() -> Iterator[None]:
+    """`len(images)` is a plain number to Python, and would fix the batch's size in the graph: here it is a symbol."""
+    plain = builtins.len
+    builtins.len = lambda of: of.shape[0] if isinstance(of, Tensor) and of.ndim else plain(of)
+    try:
+        yield
+    finally:
+        builtins.len = plain
+
+
+def _check_runs(model: nn.Module, input_shape: tuple[int, ...]) -> None:
+    """Raises InputError where not export but the network's own forward fails."""
+    first = next(iter(weights.tensors_of(model).values()), torch.empty(0))
+    training = model.training
+    with torch.no_grad():
+        forward(model.eval(), torch.zeros(2, *input_shape, dtype=_dtype(model), device=first.device))
+    model.train(training)
+
+
+def _dtype(model: nn.Module) -> torch.dtype:
+    """The type of the parameters, which images are taken in."""
+    state = weights.tensors_of(model).values()
+    return next((tensor.dtype for tensor in state if tensor.is_floating_point()), torch.float32)
+
+
+@contextlib.contextmanager
 def _silence() -> Iterator[None]:
     """Keep export's reports off the terminal: a refusal becomes one line of ours."""
     with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
@@ -226,7 +254,7 @@ def _silence() -> Iterator[None]:
         yield
 
 
-def _refusal(error: Exception, shape: tuple[int, ...]) -> InputError:
+def _refusal(error: Exception, model: nn.Module) -> InputError:
     frames = [
         frame
         for frame in traceback.extract_tb(error.__traceback__)
@@ -234,16 +262,29 @@ def _refusal(error: Exception, shape: tuple[int, ...]) -> InputError:
     ]
     where = f" at {frames[-1].filename}:{frames[-1].lineno} `{frames[-1].line}`" if frames else ""
     reason = _first_line(error)
-    if "Constraints violated" in reason:
+    scripted = _scripted(model)
+    if scripted:
+        reason = f"its part '{scripted}' is TorchScript, whose operations do not show"
+        hint = "leave out torch.jit.script: the weights are the same"
+    elif "Constraints violated" in reason:
         reason = "its forward works for some batch sizes only"
-        hint = (
-            "write x.shape[0] for len(x), and let forward hold for any number of samples: no loop over them"
-        )
+        hint = "let forward hold for any number of samples: no loop over them, no number of them in a shape"
     elif "data-dependent" in reason:
         hint = "replace the branch on tensor values by torch.where, or the number by a constant"
     else:
-        hint = f"the input was {shape}: pass the image size if that is wrong; use torch operations only in forward"
+        hint = "use torch operations only in forward"
     return InputError(f"torch.export refused the model{where}: {reason}", hint)
+
+
+def _scripted(model: nn.Module) -> str:
+    """The first part of a network that is TorchScript, empty where none is."""
+    for path, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            return path or type(module).__name__
+        for name, value in vars(module).items():
+            if isinstance(value, torch.jit.ScriptFunction):
+                return f"{path}.{name}".lstrip(".")
+    return ""
 
 
 def _first_line(error: Exception) -> str:

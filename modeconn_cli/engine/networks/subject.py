@@ -274,6 +274,8 @@ def load_data(about: About, settings: NetworkSettings, runtime: Runtime, needed:
     data = datasets.load(settings, runtime.device, held_out=needed != "data without held-out images")
     for doubt in data.doubts:
         runtime.warn(doubt)
+    for remark in data.remarks:
+        runtime.note(remark, once=True)
     implied = about.data
     if implied is not None and not implied.whole and implied.dataset == data.name:
         applied = data.fit.transform
@@ -363,13 +365,19 @@ def _said(settings: NetworkSettings, about: About, path: Path) -> dict[str, Any]
     out |= {name: value for name, value in plan.items() if isinstance(value, int)}
     if isinstance(settings, DataSettings):
         out |= of_same_data(settings, about.data)
-        if (
-            (about.input_shape or ())[:1] == (1,)
-            and settings.dataset
-            and datasets.is_folder(settings.dataset)
-        ):
-            out |= ONE_CHANNEL
+        out |= _of_same_files(settings, about)
     return {name: value for name, value in out.items() if value not in (None, ())}
+
+
+def _of_same_files(settings: DataSettings, about: About) -> dict[str, Any]:
+    """How the images of a folder were read for the network of a checkpoint: in one channel, and how large."""
+    shape, remembered = about.input_shape or (), about.data.dataset if about.data is not None else None
+    folder = settings.dataset or remembered
+    if folder is None or not datasets.is_folder(folder):
+        return {}
+    out = ONE_CHANNEL if shape[:1] == (1,) and settings.dataset else {}
+    trained_on = folder == remembered and about.data is not None and about.data.image_size is None
+    return out | ({"image_size": shape[1]} if trained_on and len(set(shape[1:])) == 1 else {})
 
 
 def completed_by_sources(settings: Settings) -> tuple[Settings, dict[str, str]]:

@@ -74,8 +74,10 @@ def run(settings: CurveAnalyzeSettings, runtime: Runtime) -> CurveAnalyzeResult 
     """Measure the layers of a curve at `num_points` positions."""
     folder = settings.output_dir
     curve = file.read(settings.curve_checkpoint, settings, runtime, allow_nonfinite=settings.allow_nonfinite)
-    unread = _unread(settings, curve)
-    settings.refuse("on this curve, which says its network and its tensors", *unread)
+    # A curve of ours holds its points under the names of its network.
+    unread = () if curve.foreign or settings.swap_metadata is not None else NETWORK
+    if not curve.foreign and settings.original_checkpoint is None:
+        settings.refuse("on this curve, which says its tensors", "state_key")
     settings = subject.completed(settings, curve.about, curve.file)
     swap = Swap()
     if settings.swap_metadata is not None:
@@ -105,14 +107,6 @@ def run(settings: CurveAnalyzeSettings, runtime: Runtime) -> CurveAnalyzeResult 
             files.write_json(folder / names.ANALYSIS_SUMMARY, result.document())
             job.finish([folder / name for name in owned])
     return result
-
-
-def _unread(settings: CurveAnalyzeSettings, curve: CurveFile) -> tuple[str, ...]:
-    """The settings that this curve does not read: one of ours holds the points under the names of its network."""
-    if curve.foreign:
-        return ()
-    alone = settings.original_checkpoint is None
-    return (*(NETWORK if settings.swap_metadata is None else ()), *(("state_key",) if alone else ()))
 
 
 def _compare_original(settings: CurveAnalyzeSettings, path: Path, curve: CurveFile, runtime: Runtime) -> None:

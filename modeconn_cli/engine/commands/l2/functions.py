@@ -194,6 +194,8 @@ class Functions:
 
     def _samples(self, metric: str, otherwise: SplitName) -> Samples:
         """The split that is asked for, noted in `data`. Raises SettingsError where it is empty."""
+        if otherwise == "test" and not self._data.use_test:
+            otherwise = "val"
         split, noise = self._settings.split or otherwise, self._data.flips
         samples = self._data.split(split)
         if len(samples) == 0:
