@@ -14,12 +14,16 @@ from typing import Any
 
 import yaml
 
+from modeconn_cli.cli.commands import COMMANDS
+from modeconn_cli.cli.complete import settings_of
 from modeconn_cli.cli.words import parse
 from modeconn_cli.engine import settings as settings_package
 from modeconn_cli.engine.errors import SettingsError, did_you_mean
 from modeconn_cli.engine.names import PROJECT_FILE
 from modeconn_cli.engine.settings.base import Settings, specs
 from modeconn_cli.engine.settings.shared import (
+    DATA,
+    NETWORK,
     ComputeSettings,
     DataSettings,
     DistributedSettings,
@@ -43,6 +47,7 @@ SAVE_INTERMEDIATE = "save_intermediate"
 
 # For every command.
 VARIABLES = {"model": "MCX_MODEL", "dataset": "MCX_DATASET"}
+OTHERS = ("MCX_DEBUG", "MCX_TESTING", "MCX_FAILPOINT")  # which are no settings
 
 FLAG, ENVIRONMENT = "flag", "environment"  # the origins that count as given
 NULL = ("", "~", "null", "Null", "NULL")
@@ -63,7 +68,8 @@ def resolve(
     known = {key: spec.name for spec in specs(cls) for key in spec.yaml_keys}
     typed = {name: value for name, value in typed.items() if value not in (None, [])}
     in_file, ignored = read(file, known, command) if file else ({}, [])
-    notes = [f"ignored in {file}: {', '.join(ignored)}"] if ignored else []
+    notes = _strangers()
+    notes += [f"ignored in {file}: {', '.join(ignored)}"] if ignored else []
     preset = typed.get("preset") or os.environ.get(_variable(command, "preset")) or in_file.get("preset")
     place = PRESETS / f"{preset}.yaml"
     # An unknown name is refused by its own parser.
@@ -106,6 +112,8 @@ def standing(cls: type[Settings], known: Collection[str]) -> tuple[dict[str, Any
     """
     shared = {spec.name: spec for spec in specs(Standing)}
     mine = {spec.name for spec in specs(cls)} - set(known)
+    # What is said of the project's network is no word on another, nor that of its data.
+    mine -= {*(DATA if "dataset" in known else ()), *(NETWORK if "model" in known else ())}
     file, notes = _project_file()
     in_file = (
         read(file, {key: s.name for s in shared.values() for key in s.yaml_keys}, "every command")[0]
@@ -178,6 +186,22 @@ def _check_environment(cls: type[Settings], command: str) -> None:
     for name, value in os.environ.items():
         if name.startswith(begin) and value and name not in known:
             raise SettingsError(f"{name}: unknown setting of '{command}'", did_you_mean(name, known))
+
+
+def _strangers() -> list[str]:
+    """What is said of variables that begin like ours and that no command knows."""
+    known = {*VARIABLES.values(), *OTHERS}
+    found = [
+        name for name, value in os.environ.items() if name.startswith("MCX_") and value and name not in known
+    ]
+    if not found:
+        return []
+    known |= {_variable(each, spec.name) for each in COMMANDS for spec in specs(settings_of(each))}
+    return [
+        f"{name} is a variable that no command knows"
+        + (f": {hint}" if (hint := did_you_mean(name, known)) else "")
+        for name in sorted(set(found) - known)
+    ]
 
 
 def _variable(command: str, name: str) -> str:

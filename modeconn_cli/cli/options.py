@@ -41,6 +41,10 @@ def takes(cls: type[Settings], command: str) -> Callable[[Callable[..., None]], 
             given = [name for name, origin in origins.items() if origin != "default"]
             given += cls(**values, checked=True).idle()  # what has no effect needs no value
             stands, said, more = config.standing(cls, given)
+            for note in [*notes, *more]:
+                report.note(note)
+            for where in dict.fromkeys(said.values()):
+                report.note(f"{where} says {', '.join(name for name in said if said[name] == where)}")
             # Settings that are only looked at may lack what the command needs.
             settings = cls(
                 **{**values, **stands},
@@ -48,10 +52,6 @@ def takes(cls: type[Settings], command: str) -> Callable[[Callable[..., None]], 
                 standing=said,
                 checked=bool(print_config),
             )
-            for note in [*notes, *more]:
-                report.note(note)
-            for where in dict.fromkeys(said.values()):
-                report.note(f"{where} says {', '.join(name for name in said if said[name] == where)}")
             if print_config:
                 from modeconn_cli.engine.networks.subject import completed_by_sources
 

@@ -425,15 +425,16 @@ def test_the_network_of_a_curve_that_is_analysed_without_a_swap_is_not_chosen(
     ends = ("--endpoint0", CNN.format(networks), "--endpoint1", OTHER.format(networks))
     assert mcx("curve", "train", *ends, "--epochs", "0", "--output-dir", tmp_path).code == 0
     curve = ("curve", "analyze", "--curve-checkpoint", tmp_path / "checkpoints/checkpoint-0.pt")
-    for words in (
-        ("--model", "mlp"),
-        ("--num-classes", "9"),
-        ("--model-arg", "width=9"),
-        ("--state-key", "x"),
+    for words, code, message in (
+        (("--model", "mlp"), 3, "says model cnn, not mlp"),
+        (("--num-classes", "9"), 3, "says num_classes 10, not 9"),
+        (("--model-arg", "width=9"), 2, "--model-arg has no effect on this curve, which says its arguments"),
+        (("--state-key", "x"), 2, "--state-key has no effect on this curve, which says its tensors"),
     ):
         done = mcx(*curve, *words, "--output-dir", tmp_path / "o")
-        message = f"{words[0]} has no effect on this curve, which says its network and its tensors"
-        assert (done.code, message in done.err) == (2, True), done.err
+        assert (done.code, message in done.err) == (code, True), done.err
+    same = ("--model", "cnn", "--num-points", "3", "--output-dir", tmp_path / "same")
+    assert mcx(*curve, *same).code == 0
     original = (*curve, "--original-checkpoint")
     assert mcx(*original, CNN.format(networks), "--num-points", "3", "--output-dir", tmp_path / "o").code == 0
     for wrong in (curve[-1], "--state-key"):

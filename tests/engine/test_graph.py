@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import warnings
 
 import pytest
 import torch
@@ -166,9 +167,38 @@ def test_a_branch_on_values_is_refused_with_its_line(capfd):
 
 
 def test_a_wrong_input_shape_is_refused_with_the_shape():
-    with pytest.raises(InputError, match="refused the model") as caught:
+    with pytest.raises(InputError, match=r"forward fails on images \(3, 5\)") as caught:
         trace(nn.Sequential(nn.Linear(4, 3)), (5,))
-    assert "(3, 5)" in caught.value.hint
+    assert "--input-shape" in caught.value.hint
+
+
+def test_the_length_of_a_batch_may_be_asked_for():
+    class Token(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.token, self.layer = nn.Parameter(torch.randn(1, 1, 4)), nn.Linear(4, 2)
+
+        def forward(self, x):
+            return self.layer(torch.cat([self.token.expand(len(x), -1, -1), x[:, None]], 1))[:, 0]
+
+    plain = len
+    assert {operation(node) for node in trace(Token(), (4,)).nodes} >= {"expand", "cat"}
+    assert len is plain
+
+
+def test_what_is_torchscript_is_named():
+    class Scripted(nn.Module):
+        def __init__(self):
+            super().__init__()
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                self.part = torch.jit.script(nn.Linear(4, 2))
+
+        def forward(self, x):
+            return self.part(x) * x.shape[0]
+
+    with pytest.raises(InputError, match="its part 'part' is TorchScript"):
+        trace(Scripted(), (4,))
 
 
 def test_a_model_for_one_batch_size_is_refused():

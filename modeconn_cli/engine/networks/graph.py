@@ -236,7 +236,9 @@ def _check_runs(model: nn.Module, input_shape: tuple[int, ...]) -> None:
     first = next(iter(weights.tensors_of(model).values()), torch.empty(0))
     training = model.training
     with torch.no_grad():
-        forward(model.eval(), torch.zeros(2, *input_shape, dtype=_dtype(model), device=first.device))
+        forward(
+            model.eval(), torch.zeros(EXAMPLE_BATCH, *input_shape, dtype=_dtype(model), device=first.device)
+        )
     model.train(training)
 
 

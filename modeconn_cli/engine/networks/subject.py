@@ -28,12 +28,12 @@ from modeconn_cli.engine.networks.independent import TRIED, check_independent
 from modeconn_cli.engine.networks.models import Architecture
 from modeconn_cli.engine.networks.models.recognise import fits, recognised, with_classes_of
 from modeconn_cli.engine.registry import canonical_model, is_import_path
-from modeconn_cli.engine.settings.base import Settings
+from modeconn_cli.engine.settings.base import Settings, specs
 from modeconn_cli.engine.settings.scoring import RunFolderSettings, ScoringSettings
 from modeconn_cli.engine.settings.shared import (
-    DATA,
     DataSettings,
     FileSettings,
+    MeasuredDataSettings,
     ModelSettings,
     NetworkSettings,
 )
@@ -338,8 +338,14 @@ def completed(settings: S, about: About, path: Path) -> S:
         if name in settings.from_checkpoint and getattr(own, name) in (None, ())
     }
     kept = {name: getattr(settings, name) for name in settings.standing if name not in lacking}
-    if about.data is not None and kept.get("dataset") not in (None, about.data.dataset):
-        kept = {name: value for name, value in kept.items() if name not in DATA}  # of other data
+    if (
+        about.data is not None
+    ):  # it says how its data are read, and of a factory of the user's which one it is
+        same = kept.get("dataset") == about.data.dataset
+        said = {spec.name for spec in specs(MeasuredDataSettings) if not spec.machine} - {
+            *(["dataset"] * same)
+        }
+        kept = {name: value for name, value in kept.items() if name not in said}
     return replace(own, **kept).with_brought(lacking) if lacking or settings.standing else settings
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from modeconn_cli.engine import names, symmetry
+from modeconn_cli.engine.errors import InputError
 from modeconn_cli.engine.machine.runtime import Runtime
 from modeconn_cli.engine.networks import graph, subject, weights
 from modeconn_cli.engine.networks.subject import Subject
@@ -76,8 +77,8 @@ def run(settings: CurveAnalyzeSettings, runtime: Runtime) -> CurveAnalyzeResult 
     curve = file.read(settings.curve_checkpoint, settings, runtime, allow_nonfinite=settings.allow_nonfinite)
     # A curve of ours holds its points under the names of its network.
     unread = () if curve.foreign or settings.swap_metadata is not None else NETWORK
-    if not curve.foreign and settings.original_checkpoint is None:
-        settings.refuse("on this curve, which says its tensors", "state_key")
+    if not curve.foreign:
+        _check_said(settings, curve)
     settings = subject.completed(settings, curve.about, curve.file)
     swap = Swap()
     if settings.swap_metadata is not None:
@@ -107,6 +108,20 @@ def run(settings: CurveAnalyzeSettings, runtime: Runtime) -> CurveAnalyzeResult 
             files.write_json(folder / names.ANALYSIS_SUMMARY, result.document())
             job.finish([folder / name for name in owned])
     return result
+
+
+def _check_said(settings: CurveAnalyzeSettings, curve: CurveFile) -> None:
+    """Raises InputError where a flag says another network than the curve, whose word is enough otherwise."""
+    own = {"model": curve.about.model, "num_classes": curve.about.num_classes}
+    for name, value in own.items():
+        wished = getattr(settings, name)
+        if settings.was_given(name) and value not in (None, wished):
+            raise InputError(
+                f"'{curve.file}' says {name} {value}, not {wished}", f"leave out --{name.replace('_', '-')}"
+            )
+    settings.refuse("on this curve, which says its arguments", "model_arg")
+    if settings.original_checkpoint is None:
+        settings.refuse("on this curve, which says its tensors", "state_key")
 
 
 def _compare_original(settings: CurveAnalyzeSettings, path: Path, curve: CurveFile, runtime: Runtime) -> None:
