@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 import typer
@@ -22,8 +21,6 @@ app = typer.Typer()
 @takes(AnimateSettings, "animate")
 def animate(settings: AnimateSettings, report: Report) -> None:
     """Draw layer distances along a curve as a GIF and a heat map."""
-    # Nothing is shown in a window, and the name of a backend that is not there would stop matplotlib's import.
-    os.environ.pop("MPLBACKEND", None)
     from modeconn_cli.engine.commands import animate as engine
 
     report.run(engine.run, settings, table)

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Literal
 
 from modeconn_cli.engine.errors import SettingsError
-from modeconn_cli.engine.settings.base import Settings, setting
+from modeconn_cli.engine.settings.base import setting
+from modeconn_cli.engine.settings.shared import FigureSettings
 
 Quantity = Literal[
     "normalized_l2",
@@ -21,7 +22,7 @@ Quantity = Literal[
 
 
 @dataclass(frozen=True, kw_only=True)
-class AnimateSettings(Settings):
+class AnimateSettings(FigureSettings):
     """Draw layer distances along a curve."""
 
     data: Path = setting(
@@ -38,7 +39,9 @@ class AnimateSettings(Settings):
     overwrite: bool = setting(False, "replace what is there", change="free")
     fps: float = setting(10, "frames per second; a GIF holds multiples of 10 ms per frame", above=0)
     metric: Quantity = setting("normalized_l2", "what the bars show, as far as the file has it")
-    heatmap: bool = setting(False, "also write <output stem>_heatmap.png: layers by t", change="free")
+    heatmap: bool = setting(
+        False, "also write <output stem>_heatmap.png (or .pdf, .svg): layers by t", change="free"
+    )
     max_frames: int | None = setting(
         None,
         "draw so many evenly spaced positions, both ends included",
@@ -51,6 +54,10 @@ class AnimateSettings(Settings):
         super().check()
         if self.output.suffix.casefold() != ".gif":
             raise SettingsError(f"--output '{self.output}' does not end in .gif")
+
+    @property
+    def undrawn(self) -> str:
+        return "" if self.heatmap else "without --heatmap"
 
     @property
     def array(self) -> str:

@@ -15,6 +15,7 @@ from modeconn_cli.engine.settings.shared import (
     DATA,
     NETWORK,
     ComputeSettings,
+    FigureSettings,
     MeasuredDataSettings,
     ModelSettings,
     SplitName,
@@ -29,7 +30,7 @@ Order = Literal[
 
 
 @dataclass(frozen=True, kw_only=True)
-class L2Settings(ModelSettings, MeasuredDataSettings, ComputeSettings, RunFolderSettings):
+class L2Settings(ModelSettings, MeasuredDataSettings, ComputeSettings, FigureSettings, RunFolderSettings):
     """Measure how far apart checkpoints are."""
 
     checkpoints: tuple[Path, ...] = setting(

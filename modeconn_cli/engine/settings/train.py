@@ -11,6 +11,7 @@ from modeconn_cli.engine.settings.base import Settings, like, setting, without_e
 from modeconn_cli.engine.settings.shared import (
     ComputeSettings,
     DataSettings,
+    FigureSettings,
     FolderSettings,
     NetworkSettings,
     TransformName,
@@ -92,6 +93,7 @@ class TrainSettings(
     TaskSettings,
     WatchSettings,
     ComputeSettings,
+    FigureSettings,
     FolderSettings,
 ):
     """Train networks, one per seed."""
@@ -124,6 +126,10 @@ class TrainSettings(
     min_delta: float = setting(
         0.0, "smallest decrease of the validation loss that counts", low=0, needs=("patience",)
     )
+
+    @property
+    def undrawn(self) -> str:
+        return "without --classes-per-task" if self.classes_per_task is None else ""
 
     def check(self) -> None:
         super().check()
