@@ -433,12 +433,17 @@ def test_figures_are_written_in_the_format_asked_for_and_again_in_another(
     ("words", "where"),
     [
         (("l2", "a.pt", "b.pt"), "without --output-dir"),
-        (("train", "--model", "mlp", "--dataset", "digits", "--output-dir", "x"), "without --classes-per-task"),
+        (
+            ("train", "--model", "mlp", "--dataset", "digits", "--output-dir", "x"),
+            "without --classes-per-task",
+        ),
         (("curvature", "--checkpoint", "a.pt"), "without --sweep-h or --sweep-niter"),
         (("animate", "--data", "a.npz", "--output", "a.gif"), "without --heatmap"),
         (("lmc", "interpolate", "a.pt", "b.pt"), "without --output-dir"),
     ],
 )
-def test_a_format_is_refused_where_no_figure_is_drawn(mcx: Callable, words: tuple[str, ...], where: str) -> None:
+def test_a_format_is_refused_where_no_figure_is_drawn(
+    mcx: Callable, words: tuple[str, ...], where: str
+) -> None:
     done = mcx(*words, "--figure-format", "svg")
     assert (done.code, f"--figure-format has no effect {where}" in done.err) == (2, True)

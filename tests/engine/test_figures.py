@@ -52,7 +52,11 @@ def _pairs() -> list[Pair]:
         for k2 in (1, 4):
             hill = 0.3 + (k2 / (1 + k1)) * ts * (1 - ts)
             line = Line(
-                alphas=ts, losses_train=hill, accuracy_lst_train=1 - hill / 9, losses_test=hill, accuracy_lst_test=1 - hill / 9
+                alphas=ts,
+                losses_train=hill,
+                accuracy_lst_train=1 - hill / 9,
+                losses_test=hill,
+                accuracy_lst_test=1 - hill / 9,
             )
             result = PairResult(k1, k2, k1 + k2, float(k2 + k1), line.barriers(), "x.json")
             out.append(Pair("digits", 128, result, line, original=False))
