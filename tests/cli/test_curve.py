@@ -401,7 +401,7 @@ def test_a_network_that_is_not_finite_is_extracted_once(mcx, networks: Path, tmp
 
 
 def test_figures_are_written_in_the_format_asked_for_and_again_in_another(
-    mcx: Callable, ends: list[Path], tmp_path: Path
+    mcx, ends: list[Path], tmp_path: Path
 ) -> None:
     words = ("curve", "eval", "--endpoint0", ends[0], "--endpoint1", ends[1], "--num-points", "3")
     words += ("--max-samples", "50", "--output-dir", tmp_path)
@@ -442,8 +442,6 @@ def test_figures_are_written_in_the_format_asked_for_and_again_in_another(
         (("lmc", "interpolate", "a.pt", "b.pt"), "without --output-dir"),
     ],
 )
-def test_a_format_is_refused_where_no_figure_is_drawn(
-    mcx: Callable, words: tuple[str, ...], where: str
-) -> None:
+def test_a_format_is_refused_where_no_figure_is_drawn(mcx, words: tuple[str, ...], where: str) -> None:
     done = mcx(*words, "--figure-format", "svg")
     assert (done.code, f"--figure-format has no effect {where}" in done.err) == (2, True)

@@ -113,7 +113,10 @@ class Scaled:
         # Halves, as the difference of the largest numbers would overflow.
         width = most / 2 - least / 2
         self.units = np.where(finite, values / 2 - least / 2, np.nan) / (width or 1.0)
-        self.spread = known / 2 if self.scale == "rank" else self.units[finite]  # of ranks there is none
+        spread = self.units[finite]
+        if self.scale == "rank":  # ranks have no spread to show
+            spread = (known / 2 - low / 2) / ((high / 2 - low / 2) or 1.0)
+        self.counts = np.bincount((spread * (BINS - 1e-9)).astype(np.int64), minlength=BINS)
         self.bins = np.where(finite, self.units * (BINS - 1e-9), -1).astype(np.int8)
         self.name = str(metric.name)
         kind = "" if self.scale == "linear" else f" ({self.scale})"
@@ -132,11 +135,9 @@ def _scale(known: np.ndarray) -> str:
 
 def draw_spread(axis: Axes, x: Scaled) -> None:
     """How many samples have which value; on a logarithmic scale where the axis beside it shows ranks."""
-    if len(x.spread):
-        axis.hist(x.spread, bins=BINS, color=BLUE, log=x.scale == "rank")
+    axis.stairs(np.log1p(x.counts) if x.scale == "rank" else x.counts, fill=True, color=BLUE)
     axis.set_xticks([])
     axis.set_yticks([])
-    axis.set_yticks([], minor=True)
     axis.grid(visible=False)
 
 

@@ -73,7 +73,8 @@ def story(pairs: Sequence[Pair], title: str, look: FigureSettings) -> bytes:
         error.set_ylim(min(low, -0.2), max(high, 1.5 * STABLE))  # the limit is in view
         below = error.get_ylim()[0], STABLE
         error.axhspan(
-            *below, facecolor=GREEN, edgecolor=GREEN, alpha=0.2, linewidth=0, hatch="...", label=f"stable: below {STABLE:g} points"
+            *below, facecolor=GREEN, edgecolor=GREEN, alpha=0.2, linewidth=0, hatch="...",
+            label=f"stable: below {STABLE:g} points"
         )  # fmt: skip
     return drawn.content
 
