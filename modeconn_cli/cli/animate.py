@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 import typer
@@ -28,8 +27,6 @@ def animate(settings: AnimateSettings, report: Report) -> None:
 
     More: mcx curve analyze --help.
     """
-    # Nothing is shown in a window, and the name of a backend that is not there would stop matplotlib's import.
-    os.environ.pop("MPLBACKEND", None)
     from modeconn_cli.engine.commands import animate as engine
 
     report.run(engine.run, settings, table)

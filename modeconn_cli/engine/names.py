@@ -127,6 +127,6 @@ def swap_distances(output: Path) -> Path:
     return output.with_name(f"{output.stem}_layer_distances.json")
 
 
-def heatmap(output: Path) -> Path:
+def heatmap(output: Path) -> str:
     """`<stem>_heatmap.png` beside an animation."""
-    return output.with_name(f"{output.stem}_heatmap.png")
+    return f"{output.stem}_heatmap.png"

@@ -58,7 +58,7 @@ def test_bars_grow_as_the_values_do_in_the_colours_of_their_kinds(mcx: Callable,
     output = data.with_name("x.gif")
     assert mcx("animate", "--data", data, "--output", output).code == 0
     pictures, _ = frames(output)
-    for ink, column in (("#57ab5a", 0), ("#d3202e", 1), ("#7d4fb0", 2)):
+    for ink, column in (("#009E73", 0), ("#D55E00", 1), ("#0072B2", 2)):
         values = np.load(data)["normalized_l2"][:, column]
         pixels = np.array([count(picture, ink) for picture in pictures])
         drawn = (pixels - pixels[0]) / (pixels.max() - pixels[0])  # the legend is in every frame
@@ -125,4 +125,18 @@ def test_thousands_of_layers_and_one_position_are_drawn(mcx: Callable, data: Pat
     output = data.with_name("x.gif")
     assert mcx("animate", "--data", data, "--output", output, "--metric", "raw_l2", "--heatmap").code == 0
     ((picture,), _) = frames(output)
-    assert count(picture, "#57ab5a") > 100_000, "the bars leave no gap"
+    assert count(picture, "#009E73") > 100_000, "the bars leave no gap"
+
+
+@pytest.mark.parametrize("kind", ["pdf", "svg"])
+def test_a_heat_map_in_another_format_is_told_from_a_strangers(mcx: Callable, data: Path, kind: str) -> None:
+    output, still = data.with_name("x.gif"), data.with_name(f"x_heatmap.{kind}")
+    words = ("animate", "--data", data, "--output", output, "--heatmap", "--figure-format", kind)
+    done = mcx(*words, "--json")
+    assert (done.code, json.loads(done.out)["heatmap"]) == (0, str(still))
+    before = still.read_bytes()
+    assert f"already complete: {still}" in mcx(*words).err
+    assert still.read_bytes() == before
+    assert f"already complete: {still}" not in mcx(*words, "--dpi", "70").err
+    still.write_bytes(b"%PDF-1.4 of someone else")
+    assert "use --overwrite" in mcx(*words).err

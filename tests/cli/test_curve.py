@@ -398,3 +398,50 @@ def test_a_network_that_is_not_finite_is_extracted_once(mcx, networks: Path, tmp
     assert mcx(*words, "--allow-nonfinite").code == 0
     again = mcx(*words, "--allow-nonfinite")
     assert (again.code, "already complete" in again.err) == (0, True), again.err
+
+
+def test_figures_are_written_in_the_format_asked_for_and_again_in_another(
+    mcx, ends: list[Path], tmp_path: Path
+) -> None:
+    words = ("curve", "eval", "--endpoint0", ends[0], "--endpoint1", ends[1], "--num-points", "3")
+    words += ("--max-samples", "50", "--output-dir", tmp_path)
+
+    def listed() -> set[str]:
+        manifest = json.loads((tmp_path / ".mcx/curve-eval/manifest.json").read_text())
+        return {entry["file"] for entry in manifest["files"]}
+
+    done = mcx(*words, "--figure-format", "pdf", "--json")
+    assert (done.code, json.loads(done.out)["figure"]) == (0, str(tmp_path / "curve.pdf"))
+    assert (tmp_path / "curve.pdf").read_bytes().startswith(b"%PDF-")
+    assert not (tmp_path / "curve.png").exists()
+    assert listed() == {"curve.npz", "curve_summary.json", "curve.pdf"}
+    again = mcx(*words, "--figure-format", "pdf")
+    assert "already complete" in again.err
+    other = mcx(*words, "--dpi", "60")
+    assert (other.code, "drawn again (figure_format was pdf, now png" in other.err) == (0, True)
+    assert int.from_bytes((tmp_path / "curve.png").read_bytes()[16:20], "big") == 204  # 3.4 inches
+    assert "curve.png" in listed()
+    assert "already complete" in mcx(*words, "--dpi", "60").err
+    (tmp_path / "curve.png").write_bytes(b"cut off by a kill")
+    assert mcx(*words, "--dpi", "50").code == 0
+    assert int.from_bytes((tmp_path / "curve.png").read_bytes()[16:20], "big") == 170
+    assert mcx(*words, "--no-resume", "--overwrite").code == 0
+    assert not (tmp_path / "curve.pdf").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "where"),
+    [
+        (("l2", "a.pt", "b.pt"), "without --output-dir"),
+        (
+            ("train", "--model", "mlp", "--dataset", "digits", "--output-dir", "x"),
+            "without --classes-per-task",
+        ),
+        (("curvature", "--checkpoint", "a.pt"), "without --sweep-h or --sweep-niter"),
+        (("animate", "--data", "a.npz", "--output", "a.gif"), "without --heatmap"),
+        (("lmc", "interpolate", "a.pt", "b.pt"), "without --output-dir"),
+    ],
+)
+def test_a_format_is_refused_where_no_figure_is_drawn(mcx, words: tuple[str, ...], where: str) -> None:
+    done = mcx(*words, "--figure-format", "svg")
+    assert (done.code, f"--figure-format has no effect {where}" in done.err) == (2, True)

@@ -768,3 +768,19 @@ def test_the_evolution_is_of_the_samples_that_were_joined(mcx: Callable, run: Pa
         assert row["statistics"]["mean"] == pytest.approx(values[inside].mean())
         parts = [found[epoch, "dormant_post", task]["samples"] for task in range(len(classes) // 4)]
         assert sum(parts) <= row["samples"]
+
+
+def test_the_figure_of_tasks_is_drawn_again_without_training(
+    mcx: Callable, order: Path, tmp_path: Path
+) -> None:
+    words = (*WORDS, "--class-order", order, "--track-format", "npz", "--output-dir", tmp_path)
+    assert mcx(*words).code == 0
+    folder = tmp_path / "seed0"
+    before = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    done = mcx(*words, "--figure-format", "svg")
+    assert done.code == 0
+    after = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    assert after.pop("tasks.svg").startswith(b"<?xml")
+    assert after == before
+    manifest = json.loads((folder / ".mcx/train/manifest.json").read_text())
+    assert "tasks.svg" in {entry["file"] for entry in manifest["files"]}

@@ -17,6 +17,7 @@ from modeconn_cli.engine.commands.correlate.join import Joined
 from modeconn_cli.engine.errors import InputError
 from modeconn_cli.engine.results import tracking_file
 from modeconn_cli.engine.results.columns import read_csv
+from modeconn_cli.engine.settings.shared import FigureSettings
 
 
 @pytest.fixture
@@ -268,14 +269,19 @@ def test_any_name_and_any_value_can_be_drawn(count: int) -> None:
         "more": np.ones(count),
     }
     found = statistics.correlations(columns)
-    assert figures.scatter(pd.DataFrame(columns), found).startswith(b"\x89PNG")
+    assert figures.scatter(pd.DataFrame(columns), found, None, "title", FigureSettings()).startswith(
+        b"\x89PNG"
+    )
     keys = {"class_id": np.arange(count) % 3.0}
     group = groups.grouped(pd.DataFrame({**columns, **keys}), ["class_id"], list(columns))
-    assert figures.groups({"class_id": group}, list(columns)).startswith(b"\x89PNG")
+    assert figures.groups({"class_id": group}, list(columns), "title", FigureSettings()).startswith(
+        b"\x89PNG"
+    )
 
 
 def test_a_single_metric_is_a_histogram() -> None:
-    assert figures.scatter(pd.DataFrame({"csl": np.arange(9.0)}), []).startswith(b"\x89PNG")
+    metrics = pd.DataFrame({"csl": np.arange(9.0)})
+    assert figures.scatter(metrics, [], None, "title", FigureSettings()).startswith(b"\x89PNG")
 
 
 def test_csv_cells_are_quoted_by_the_rules(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from modeconn_cli.engine.networks.forward import forward
 from modeconn_cli.engine.networks.subject import Subject, open_untrained, read_own
 from modeconn_cli.engine.registry import is_import_path
 from modeconn_cli.engine.results import files, jobs, memo_scores
+from modeconn_cli.engine.results.figures import about
 from modeconn_cli.engine.results.records import Record
 from modeconn_cli.engine.settings.train import TrainSettings
 from modeconn_cli.engine.training import NetworkProblem, evaluation, recipe_of, task_results
@@ -167,11 +168,13 @@ class _Training:
                 if tasks is not None:
                     begun.append(folder / task_results.ORDER)
                     files.write_array(begun[0], np.array(tasks.order, dtype=np.int64))
-                outcome = self._fit(job)
+                outcome = self._trained() if job.redrawn else self._fit(job)
                 made = [outcome.checkpoint, folder / names.METRICS, *begun]
                 if tasks is not None:
                     made += [folder / names.task(task) for task in tasks.begun(outcome.epoch)]
-                    made += task_results.write(folder, self._ends(tasks, outcome.epoch))
+                    title = about(self.subject.arch.model, data.name, [0, outcome.epoch, None])
+                    ends = self._ends(tasks, outcome.epoch)
+                    made += task_results.write(folder, ends, f"Tasks of {title}", settings)
                 if settings.track_samples:
                     made.append((folder / names.TRACKING).with_suffix(f".{settings.track_format}"))
                 if settings.record_csl:
@@ -210,6 +213,11 @@ class _Training:
             if isinstance(watcher, TrackedColumns):
                 watcher.pack((self.folder / names.TRACKING).with_suffix(".npz"))
         return outcome
+
+    def _trained(self) -> Trained:
+        """The outcome of a run that is over."""
+        epoch = MetricsLog(self.folder).epoch
+        return Trained(epoch, self.folder / names.checkpoint(epoch), epoch < self.epochs)
 
     def _measured(self, epoch: int) -> dict[str, float]:
         """Measure an epoch over the classes it was trained on; splits without images of them are left out."""

@@ -22,6 +22,7 @@ from modeconn_cli.engine.results.locks import Lock
 from modeconn_cli.engine.results.manifest import ANEW
 from modeconn_cli.engine.results.records import Provenance
 from modeconn_cli.engine.settings.base import Settings, Spec, plain, specs
+from modeconn_cli.engine.settings.shared import FIGURE_FORMATS, FIGURES
 
 LISTING = "inputs.txt"
 
@@ -30,7 +31,8 @@ LISTING = "inputs.txt"
 class Job:
     """An open job: `complete` when an earlier run with the same settings has done everything.
 
-    `record` is None at the ranks that leave the writing to the first.
+    `record` is None at the ranks that leave the writing to the first. `redrawn` are the settings of this run where all
+    is done but that its figures are wanted in another form; the manifest stands until `finish`.
     """
 
     folder: Path
@@ -39,6 +41,7 @@ class Job:
     complete: bool = False
     resumed: bool = False
     listing: str | None = None
+    redrawn: Settings | None = None
 
     def finish(self, made: Iterable[Path], **facts: Any) -> None:
         """Write the manifest: the job is done and these are its files."""
@@ -52,6 +55,8 @@ class Job:
         if self.listing is not None:
             files.write_text(self.private / LISTING, self.listing)
         files.write_json(self.private / names.MANIFEST_FILE, records.strict(document))
+        if self.redrawn is not None and self.record is not None:
+            _write_record(self, self.record, self.redrawn)
         self.complete = True
 
     def reopen(self) -> None:
@@ -209,7 +214,10 @@ def _continue(
             runtime.note(f"{name} was {then[name] or 'unset'}, now {now or 'unset'}: last bits may differ")
     job.resumed = True
     job.complete = (job.private / names.MANIFEST_FILE).exists()
+    redrawn = job.complete and drawn_otherwise(then, settings)
     lost = manifest.lost(job.folder, job.private)
+    if redrawn:  # a kill may have come between a figure and the manifest
+        lost = [path for path in lost if path.suffix.removeprefix(".") not in FIGURE_FORMATS]
     if lost and not mends:
         raise InputError(f"'{lost[0]}' is missing or was changed after the job had finished", ANEW)
     if job.complete and job.listing is not None and not _lists(job):
@@ -218,10 +226,26 @@ def _continue(
     if lost:
         runtime.note(f"'{lost[0]}' is missing or was changed after the job had finished: made again")
         job.reopen()
+    if redrawn and job.complete:
+        runtime.note(f"all is there; figures are drawn again ({redrawn})")
+        job.complete, job.redrawn = False, settings
     grown = [spec.name for spec in specs(type(settings)) if spec.change == "grow"]
     if any(then[name] != record.settings[name] for name in grown):
         job.reopen()
         _write_record(job, record, settings)
+
+
+def drawn_otherwise(then: Mapping[str, Any], settings: Settings) -> str:
+    """Which settings of figures are not what they were, in words; empty where figures need not be drawn again."""
+    idle, defaults = settings.idle(), _defaults(settings)
+    changed = [
+        f"{name} was {before}, now {getattr(settings, name)}"
+        for name in FIGURES
+        if name in defaults
+        and name not in idle
+        and (before := then.get(name, defaults[name])) != getattr(settings, name)
+    ]
+    return ", ".join(changed)
 
 
 def _lists(job: Job) -> bool:

@@ -8,7 +8,7 @@ from typing import Literal
 
 from modeconn_cli.engine.errors import SettingsError
 from modeconn_cli.engine.settings.base import setting
-from modeconn_cli.engine.settings.shared import OverwriteSettings
+from modeconn_cli.engine.settings.shared import FigureSettings, OverwriteSettings
 
 Quantity = Literal[
     "normalized_l2",
@@ -22,7 +22,7 @@ Quantity = Literal[
 
 
 @dataclass(frozen=True, kw_only=True)
-class AnimateSettings(OverwriteSettings):
+class AnimateSettings(FigureSettings, OverwriteSettings):
     """Draw layer distances along a curve."""
 
     places = (("data",),)
@@ -40,7 +40,9 @@ class AnimateSettings(OverwriteSettings):
     )
     fps: float = setting(10, "frames per second; a GIF holds multiples of 10 ms per frame", above=0)
     metric: Quantity = setting("normalized_l2", "what the bars show, as far as the file has it")
-    heatmap: bool = setting(False, "also write <output stem>_heatmap.png: layers by t", change="free")
+    heatmap: bool = setting(
+        False, "also write <output stem>_heatmap.png (or .pdf, .svg): layers by t", change="free"
+    )
     max_frames: int | None = setting(
         None,
         "draw so many evenly spaced positions, both ends included",
@@ -53,6 +55,10 @@ class AnimateSettings(OverwriteSettings):
         super().check()
         if self.output.suffix.casefold() != ".gif":
             raise SettingsError(f"--output '{self.output}' does not end in .gif")
+
+    @property
+    def undrawn(self) -> str:
+        return "" if self.heatmap else "without --heatmap"
 
     @property
     def array(self) -> str:

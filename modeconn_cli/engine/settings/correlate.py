@@ -8,13 +8,13 @@ from typing import Literal
 
 from modeconn_cli.engine.errors import SettingsError
 from modeconn_cli.engine.settings.base import setting, without_effect
-from modeconn_cli.engine.settings.shared import FolderSettings
+from modeconn_cli.engine.settings.shared import FigureSettings, FolderSettings
 
 GroupName = Literal["class_id", "task_num"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class CorrelateSettings(FolderSettings):
+class CorrelateSettings(FigureSettings, FolderSettings):
     """Every per-sample metric joined by sample id."""
 
     tracking: Path | None = setting(None, "sample_tracking_data_final.csv of a run")

@@ -8,7 +8,7 @@ from typing import Literal
 
 from modeconn_cli.engine.settings.base import Settings, like, setting, without_effect
 from modeconn_cli.engine.settings.scoring import EpochSettings, ScoringSettings
-from modeconn_cli.engine.settings.shared import DataSettings, FolderSettings
+from modeconn_cli.engine.settings.shared import DataSettings, FigureSettings, FolderSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +56,7 @@ class CslScoreSettings(ScoringSettings, NameSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CslAggregateSettings(FolderSettings, EpochSettings, NameSettings):
+class CslAggregateSettings(FigureSettings, FolderSettings, EpochSettings, NameSettings):
     """Cumulative sample loss and learning time from the arrays of a run."""
 
     places = (("input_dir",),)

@@ -8,11 +8,11 @@ from typing import Literal
 
 from modeconn_cli.engine.settings.base import like, setting
 from modeconn_cli.engine.settings.scoring import ScoringSettings
-from modeconn_cli.engine.settings.shared import FolderSettings
+from modeconn_cli.engine.settings.shared import FigureSettings, FolderSettings
 
 
 @dataclass(frozen=True, kw_only=True)
-class CurvatureSettings(ScoringSettings):
+class CurvatureSettings(FigureSettings, ScoringSettings):
     """Curvature of every sample's loss around its input."""
 
     output_dir: Path = like(FolderSettings, "output_dir", default=Path("curvature_results"))
@@ -37,6 +37,10 @@ class CurvatureSettings(ScoringSettings):
     sweep_niter: tuple[int, ...] = setting(
         (), "the same over these numbers of directions, comma-listed", low=1
     )
+
+    @property
+    def undrawn(self) -> str:
+        return "" if self.last_alone else "without --sweep-h or --sweep-niter"
 
     @property
     def last_alone(self) -> bool:

@@ -14,6 +14,7 @@ from modeconn_cli.engine.settings.shared import (
     ComputeSettings,
     DataSettings,
     DistributedSettings,
+    FigureSettings,
     FolderSettings,
     MeasuredDataSettings,
     ModelSettings,
@@ -134,7 +135,9 @@ class PathSettings(ModelSettings, DataSettings, ComputeSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CurveEvalSettings(PathSettings, MeasuredDataSettings, DistributedSettings, FolderSettings):
+class CurveEvalSettings(
+    PathSettings, MeasuredDataSettings, DistributedSettings, FigureSettings, FolderSettings
+):
     """Evaluate a curve at equally spaced positions."""
 
     num_points: int = setting(61, "positions t from 0 to 1", low=2)

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from modeconn_cli.engine.settings.base import Settings, setting
+from modeconn_cli.engine.settings.base import setting
+from modeconn_cli.engine.settings.shared import FigureSettings
 
 
 @dataclass(frozen=True, kw_only=True)
-class DemoSettings(Settings):
+class DemoSettings(FigureSettings):
     """The whole story on the built-in digits."""
 
     output_dir: Path = setting(Path("results"), "folder of the results", flags=("--save-dir",), change="free")

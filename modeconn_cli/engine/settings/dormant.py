@@ -8,11 +8,11 @@ from typing import Literal
 
 from modeconn_cli.engine.settings.base import like, setting, without_effect
 from modeconn_cli.engine.settings.scoring import ScoringSettings
-from modeconn_cli.engine.settings.shared import FolderSettings
+from modeconn_cli.engine.settings.shared import FigureSettings, FolderSettings
 
 
 @dataclass(frozen=True, kw_only=True)
-class DormantSettings(ScoringSettings):
+class DormantSettings(FigureSettings, ScoringSettings):
     """Units that every sample leaves inactive."""
 
     output_dir: Path = like(FolderSettings, "output_dir", default=Path("dormant_results"))

@@ -15,6 +15,7 @@ from modeconn_cli.engine.settings.shared import (
     DATA,
     NETWORK,
     ComputeSettings,
+    FigureSettings,
     MeasuredDataSettings,
     ModelSettings,
     OverwriteSettings,
@@ -30,7 +31,9 @@ Order = Literal[
 
 
 @dataclass(frozen=True, kw_only=True)
-class L2Settings(ModelSettings, MeasuredDataSettings, ComputeSettings, RunFolderSettings, OverwriteSettings):
+class L2Settings(
+    ModelSettings, MeasuredDataSettings, ComputeSettings, FigureSettings, RunFolderSettings, OverwriteSettings
+):
     """Measure how far apart checkpoints are."""
 
     checkpoints: tuple[Path, ...] = setting(

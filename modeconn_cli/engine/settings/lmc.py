@@ -14,6 +14,7 @@ from modeconn_cli.engine.settings.shared import (
     ComputeSettings,
     DataSettings,
     DistributedSettings,
+    FigureSettings,
     FolderSettings,
     MeasuredDataSettings,
     NetworkSettings,
@@ -43,6 +44,7 @@ class LmcRunSettings(
     OptimizerSettings,
     ComputeSettings,
     DistributedSettings,
+    FigureSettings,
     FolderSettings,
 ):
     """Branch off a training run and measure the straight lines back to it."""
@@ -99,7 +101,12 @@ class LmcRunSettings(
 
 @dataclass(frozen=True, kw_only=True)
 class LmcInterpolateSettings(
-    AlphaSettings, PathSettings, MeasuredDataSettings, DistributedSettings, OptionalFolderSettings
+    AlphaSettings,
+    PathSettings,
+    MeasuredDataSettings,
+    DistributedSettings,
+    FigureSettings,
+    OptionalFolderSettings,
 ):
     """Measure the barrier between two networks."""
 
@@ -128,7 +135,7 @@ class LmcInterpolateSettings(
 
 
 @dataclass(frozen=True, kw_only=True)
-class LmcReportSettings(OptionalFolderSettings):
+class LmcReportSettings(FigureSettings, OptionalFolderSettings):
     """Compare the barriers of experiments."""
 
     folders: tuple[Path, ...] = setting(

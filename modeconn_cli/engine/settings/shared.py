@@ -262,3 +262,44 @@ class FolderSettings(OptionalFolderSettings):
     output_dir: Path = like(
         OptionalFolderSettings, "output_dir", missing=("no folder for the results", "pass --output-dir DIR")
     )
+
+
+FIGURE_FORMATS = ("png", "pdf", "svg")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FigureSettings(Settings):
+    """How figures are written. What they show does not depend on it."""
+
+    panel: ClassVar[Panel] = "Output"
+
+    figure_format: Literal["png", "pdf", "svg"] = setting(
+        "png", "kind of file that figures are written as", change="free"
+    )
+    dpi: int = setting(
+        200,
+        "pixels per inch of a PNG, and of what PDF and SVG hold as pixels",
+        low=30,
+        high=2400,
+        change="free",
+    )
+
+    @property
+    def undrawn(self) -> str:
+        """Where no figure is drawn, as a refusal says it; empty where one is."""
+        return "without --output-dir" if getattr(self, "output_dir", "") is None else ""
+
+    def idle(self) -> dict[str, str]:
+        return super().idle() | without_effect(bool(self.undrawn), self.undrawn, *FIGURES)
+
+    def named(self, name: str) -> str:
+        """The name of a figure's file, documented with `.png`, in the format that is asked for."""
+        return f"{name.removesuffix('.png')}.{self.figure_format}"
+
+
+FIGURES = tuple(spec.name for spec in specs(FigureSettings))
+
+
+def in_every_format(name: str) -> tuple[str, ...]:
+    """The names that a figure's file may have, by the one that is documented, which ends in `.png`."""
+    return tuple(f"{name.removesuffix('.png')}.{each}" for each in FIGURE_FORMATS)

@@ -11,6 +11,7 @@ from modeconn_cli.engine.settings.base import Panel, Settings, like, setting, wi
 from modeconn_cli.engine.settings.shared import (
     ComputeSettings,
     DataSettings,
+    FigureSettings,
     FolderSettings,
     NetworkSettings,
     TransformName,
@@ -107,6 +108,7 @@ class TrainSettings(
     TaskSettings,
     WatchSettings,
     ComputeSettings,
+    FigureSettings,
     FolderSettings,
 ):
     """Train networks, one per seed."""
@@ -148,6 +150,10 @@ class TrainSettings(
         panel="Training",
         rare=True,
     )
+
+    @property
+    def undrawn(self) -> str:
+        return "without --classes-per-task" if self.classes_per_task is None else ""
 
     def check(self) -> None:
         super().check()

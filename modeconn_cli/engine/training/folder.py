@@ -19,6 +19,7 @@ from modeconn_cli.engine.networks.checkpoints import About
 from modeconn_cli.engine.results import files
 from modeconn_cli.engine.results.jobs import Job
 from modeconn_cli.engine.results.manifest import ANEW
+from modeconn_cli.engine.training import task_results
 from modeconn_cli.engine.training.best import Best, Rows
 from modeconn_cli.engine.training.loop import Problem, Recipe, StepPosition, Watcher, fit, make_optimizer
 from modeconn_cli.engine.training.metrics import LoggedEpoch, MetricsLog, Patience
@@ -26,7 +27,7 @@ from modeconn_cli.engine.training.tasks import Tasks
 
 # The files of a run in its folder.
 OWNED = (
-    "checkpoint-*.pt", "*.pt.corrupt", "task-*.pt", "tasks.csv", "tasks.png", "class_order.npy", names.LAST,
+    "checkpoint-*.pt", "*.pt.corrupt", "task-*.pt", *task_results.OWNED, names.LAST,
     names.METRICS, names.LABEL_NOISE,
     names.TRACKING, names.TRACKING.replace(".csv", ".npz"), f"{names.RECORDED}/*",
 )  # fmt: skip

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -14,11 +16,18 @@ from modeconn_cli.engine.datasets import Data
 from modeconn_cli.engine.networks import weights
 from modeconn_cli.engine.networks.subject import read_own
 from modeconn_cli.engine.results import files
-from modeconn_cli.engine.results.figures import COLOURS, png
+from modeconn_cli.engine.results.figures import BLUE, WIDTH, draw_cells, page, whole_numbers
+from modeconn_cli.engine.settings.shared import FigureSettings, in_every_format
 from modeconn_cli.engine.training import evaluation
 from modeconn_cli.engine.training.tasks import Tasks
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.image import AxesImage
+
 ORDER, TABLE, FIGURE = "class_order.npy", "tasks.csv", "tasks.png"
+OWNED = (ORDER, TABLE, *in_every_format(FIGURE))
+WRITTEN = 20  # tasks up to which cells hold their number
 
 
 @dataclass(frozen=True)
@@ -74,13 +83,14 @@ def measure(
     return out
 
 
-def write(folder: Path, results: list[TaskResult]) -> list[Path]:
+def write(folder: Path, results: list[TaskResult], title: str, look: FigureSettings) -> list[Path]:
     """The table and the figure of all tasks; a run of no epochs has no figure."""
     files.write_text(folder / TABLE, table(results))
     if not results:
         return [folder / TABLE]
-    files.atomic_write(folder / FIGURE, figure(results))
-    return [folder / TABLE, folder / FIGURE]
+    drawn = folder / look.named(FIGURE)
+    files.atomic_write(drawn, figure(results, title, look))
+    return [folder / TABLE, drawn]
 
 
 def table(results: list[TaskResult]) -> str:
@@ -97,25 +107,35 @@ def table(results: list[TaskResult]) -> str:
     return files.csv_text(header, rows)
 
 
-def figure(results: list[TaskResult]) -> bytes:
+def figure(results: list[TaskResult], title: str, look: FigureSettings) -> bytes:
     """Accuracy over all classes seen in the end of every task, and of each task in the end of every later one."""
-    from matplotlib.figure import Figure
+    side = min(6.0, max(2.2, 0.26 * len(results) + 0.9))
+    with page(
+        look, title, 2, width=max(WIDTH, side + 1.0), gridspec_kw={"height_ratios": [1.8, side]}
+    ) as drawn:
+        above, below = drawn.panels
+        draw_seen(above, results)
+        drawn.figure.colorbar(draw_tasks(below, results), ax=below, label="accuracy (%)")
+    return drawn.content
 
-    drawn = Figure(figsize=(9.5, 3.8), layout="constrained")
-    left, right = drawn.subplots(1, 2)
+
+def draw_seen(axis: Axes, results: Sequence[TaskResult]) -> None:
+    """Accuracy over all classes seen in the end of every task."""
     accuracies = [np.nan if r.accuracy is None else r.accuracy for r in results]
-    left.plot([r.seen for r in results], accuracies, color=COLOURS[1], marker=".")
-    left.set_xlabel("classes seen")
-    left.set_ylabel("accuracy over the classes seen (%)")
-    left.grid(alpha=0.25)
+    axis.plot([r.seen for r in results], accuracies, color=BLUE, marker="o")
+    axis.set_ylabel("accuracy over\nthe classes seen (%)")
+    whole_numbers(axis, "classes seen")
+
+
+def draw_tasks(axis: Axes, results: Sequence[TaskResult]) -> AxesImage:
+    """Accuracy on the classes of each task in the end of every task, in numbers where they fit; returns the image."""
     grid = np.full((len(results), len(results)), np.nan)
     for row, result in enumerate(results):
         grid[row, : row + 1] = [np.nan if value is None else value for value in result.of_tasks]
-    image = right.imshow(grid, cmap="viridis", interpolation="nearest", vmin=0, vmax=100)
-    right.set_xlabel("classes of task")
-    right.set_ylabel("after task")
-    shown = range(0, len(results), max(1, -(-len(results) // 10)))
-    right.set_xticks(list(shown))
-    right.set_yticks(list(shown))
-    drawn.colorbar(image, ax=right, label="accuracy (%)")
-    return png(drawn)
+    image = draw_cells(axis, grid, low=0, high=100, form=".0f", written=len(results) <= WRITTEN)
+    axis.set_xlabel("classes of task")
+    axis.set_ylabel("after task")
+    shown = list(range(0, len(results), max(1, -(-len(results) // 10))))
+    axis.set_xticks(shown)
+    axis.set_yticks(shown)
+    return image

@@ -13,10 +13,11 @@ import numpy as np
 from PIL import Image
 
 from modeconn_cli.engine import names
-from modeconn_cli.engine.commands.animate import bars, heatmap, layers, style
+from modeconn_cli.engine.commands.animate import heatmap, layers, style
 from modeconn_cli.engine.commands.animate.layers import LayerDistances
 from modeconn_cli.engine.machine.runtime import Runtime
 from modeconn_cli.engine.results import files, jobs, records
+from modeconn_cli.engine.results.figures import about, inputs_beside, plain_matplotlib, said_beside
 from modeconn_cli.engine.results.records import Provenance, Record
 from modeconn_cli.engine.settings.animate import AnimateSettings
 from modeconn_cli.engine.settings.base import tilde
@@ -57,7 +58,7 @@ def run(settings: AnimateSettings, runtime: Runtime) -> AnimateResult | None:
     hundredths = _delay(settings.fps, runtime)
     data = layers.read(source, settings.array)
     shown = spread(len(data.t), settings.max_frames)
-    still = names.heatmap(output) if settings.heatmap else None
+    still = output.with_name(settings.named(names.heatmap(output))) if settings.heatmap else None
     outputs = [output] if still is None else [output, still]
     files.refuse_inputs(outputs, [source])
     if runtime.dry_run:
@@ -67,12 +68,16 @@ def run(settings: AnimateSettings, runtime: Runtime) -> AnimateResult | None:
     _remark(data, shown, runtime)
     provenance = records.provenance(settings, "animate", [source])
     due = [path for path in outputs if jobs.file_output(path, provenance, settings, stored=_stored)]
+    if still is not None and still not in due and _drawn_otherwise(still, settings):
+        due.append(still)
     comment = json.dumps(records.strict(vars(provenance)))
-    with style.plain_matplotlib():
-        if output in due:
+    if output in due:
+        with plain_matplotlib():
+            from modeconn_cli.engine.commands.animate import bars  # which imports matplotlib
+
             files.atomic_write(output, bars.gif(data, shown, hundredths, comment))
-        if still in due:
-            files.atomic_write(still, heatmap.draw(data, comment))
+    if still is not None and still in due:
+        files.atomic_write(still, heatmap.draw(data, comment, _title(data, source), settings))
     for path in outputs:
         if path not in due:
             runtime.note(f"already complete: {path}")
@@ -89,6 +94,17 @@ def run(settings: AnimateSettings, runtime: Runtime) -> AnimateResult | None:
         files=tuple(Written(file=tilde(path), size=path.stat().st_size) for path in outputs),
         provenance=provenance,
     )
+
+
+def _drawn_otherwise(still: Path, settings: AnimateSettings) -> bool:
+    """Whether a heat map that this command has made is wanted with other pixels."""
+    return bool(jobs.drawn_otherwise(records.settings_of(_stored(still)), settings))
+
+
+def _title(data: LayerDistances, source: Path) -> str:
+    """What is shown, and of which curve, as far as its folder and the record of its analysis say."""
+    said, inputs = said_beside([source]) or source.resolve().parent.name, inputs_beside([source])
+    return f"{layers.METRICS[data.metric][0]}: {about(None, said, [*map(names.epoch_of, inputs[:1])])}"
 
 
 def _delay(fps: float, runtime: Runtime) -> int:
@@ -122,7 +138,9 @@ def _remark(data: LayerDistances, shown: list[int], runtime: Runtime) -> None:
 
 
 def _stored(path: Path) -> Any:
-    """The provenance in a GIF's comment or a PNG's text; None in a file of any other origin."""
+    """The provenance in a GIF's comment, a PNG's text or another figure; None in a file of any other origin."""
+    if path.suffix.casefold() in (".pdf", ".svg"):
+        return json.loads(heatmap.comment_in(path.read_bytes()) or "null")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:

@@ -104,6 +104,7 @@ class Bars:
         axes.tick_params(axis="y", length=0, labelsize=10, labelcolor=style.INK)
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.set_ylabel(METRICS[data.metric][1], fontsize=10.5, color=style.INK)
+        axes.grid(visible=False)
         axes.grid(axis="y", color=style.GRID, linewidth=0.8)
         axes.set_axisbelow(True)
         axes.spines[["top", "right", "left"]].set_visible(False)

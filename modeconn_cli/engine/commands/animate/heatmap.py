@@ -2,63 +2,76 @@
 
 from __future__ import annotations
 
-import io
-from collections.abc import Sequence
-from typing import Any
+import base64
+import re
+import textwrap
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.font_manager import FontProperties
-from matplotlib.patches import Rectangle
-from matplotlib.ticker import FuncFormatter
 from numpy.typing import NDArray
 
 from modeconn_cli.engine.commands.animate import style
 from modeconn_cli.engine.commands.animate.layers import METRICS, LayerDistances
+from modeconn_cli.engine.results.figures import WIDTH, page
+from modeconn_cli.engine.settings.shared import FigureSettings
 
-WIDTH, EDGE, ROW = 960, 24, 22
-HEADER, BELOW = 62, 56
-SMALLEST, LARGEST = 260, 900  # height of the map itself
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.collections import QuadMesh
+
+ROW, SMALLEST, LARGEST = 0.15, 1.8, 8.0  # inches: a layer's height, and the map's
+ROOM = 0.11  # inches that a layer's name takes
+_NOTE = re.compile(rb"mcx:([A-Za-z0-9+/]+=*)")
 
 
-def draw(data: LayerDistances, comment: str) -> bytes:
-    """A PNG of every position and layer; `comment` is kept in its text."""
-    rows = min(max(ROW * len(data.names), SMALLEST), LARGEST)
-    height = rows + HEADER + BELOW
-    figure, canvas = style.new_figure(WIDTH, height)
-    shown = style.labelled(len(data.names), rows // 14, data.swapped)
-    size = 9.5 if rows / len(shown) > 18 else 8.0
-    left = EDGE + 10 + text_width(canvas, [style.label(data.names[i]) for i in shown], size)
-    axes = figure.add_axes((left / WIDTH, BELOW / height, (WIDTH - 120 - left) / WIDTH, rows / height))
-    bar = figure.add_axes(((WIDTH - 104) / WIDTH, BELOW / height, 14 / WIDTH, rows / height))
-    title, axis = METRICS[data.metric]
+def draw(data: LayerDistances, comment: str, title: str, look: FigureSettings) -> bytes:
+    """Every position and layer; `comment` is kept in the file, where `comment_in` finds it."""
+    height = min(max(ROW * len(data.names), SMALLEST), LARGEST)
+    with page(look, title, width=WIDTH, height=height + 0.5) as drawn:
+        mesh = draw_layers(drawn.panels[0], data, int(height / ROOM))
+        scale = drawn.figure.colorbar(
+            mesh, ax=drawn.panels[0], label=textwrap.fill(METRICS[data.metric][1], 26)
+        )
+        scale.outline.set_visible(False)
+        plain = look.figure_format == "png"
+        drawn.notes["mcx"] = comment if plain else base64.b64encode(comment.encode()).decode()
+    return drawn.content
+
+
+def comment_in(content: bytes) -> str:
+    """The comment that a PDF or an SVG was drawn with; empty where it holds none."""
+    found = _NOTE.search(content)
+    return base64.b64decode(found[1]).decode() if found else ""
+
+
+def draw_layers(axis: Axes, data: LayerDistances, room: int = 40) -> QuadMesh:
+    """The distances of all layers by t, `room` of them named; returns the mesh, for a colour bar."""
     low, high = data.span()
-    mesh = axes.pcolormesh(
+    mesh = axis.pcolormesh(
         edges(data.t),
         np.arange(len(data.names) + 1) - 0.5,
         np.ma.masked_invalid(data.drawn.T),
-        cmap="viridis" if low >= 0 else "RdBu_r",
+        cmap="viridis" if low >= 0 else "PuOr_r",
         vmin=low if low >= 0 else -max(-low, high),
         vmax=high if low >= 0 else max(-low, high),
+        rasterized=True,
     )
-    axes.set_facecolor(style.NO_VALUE)
-    axes.invert_yaxis()
-    style.name_ticks(axes.yaxis, data, shown, size)
-    axes.tick_params(axis="y", length=0, pad=6)
-    axes.tick_params(axis="x", color=style.MUTED, labelcolor=style.INK, labelsize=10)
-    axes.set_xlabel("t, from endpoint 0 to endpoint 1", fontsize=10.5, color=style.INK)
+    axis.set_facecolor(style.NO_VALUE)
+    axis.grid(visible=False)
+    axis.invert_yaxis()
+    shown = style.labelled(len(data.names), room, data.swapped)
+    style.name_ticks(axis.yaxis, data, shown, 6.0)
+    axis.tick_params(axis="y", length=0)
+    axis.set_xlabel("t, from endpoint 0 to endpoint 1")
     if data.swapped is not None:
-        frame = Rectangle((0, data.swapped - 0.5), 1, 1, transform=axes.get_yaxis_transform(), clip_on=False)
-        frame.set(fill=False, edgecolor=style.SWAPPED, linewidth=2)
-        axes.add_patch(frame)
-    axes.spines[:].set_visible(False)
-    scale = figure.colorbar(mesh, cax=bar, format=FuncFormatter(lambda value, _: f"{value:g}"))
-    scale.outline.set_visible(False)
-    scale.set_label(axis, fontsize=10.5, color=style.INK)
-    bar.tick_params(color=style.MUTED, labelcolor=style.INK, labelsize=10)
-    figure.text(EDGE / WIDTH, 1 - 38 / height, title, fontsize=15, weight="bold", color=style.INK)
-    buffer = io.BytesIO()
-    canvas.print_png(buffer, metadata={"mcx": comment})
-    return buffer.getvalue()
+        # Inside the map: at its first or last row a frame beyond it would be cut off.
+        first, last = axis.get_xlim()
+        for edge in (data.swapped - 0.42, data.swapped + 0.42):
+            axis.plot(
+                [first, last], [edge, edge], color=style.SWAPPED, linewidth=1.2, scalex=False, scaley=False
+            )
+    axis.spines[:].set_visible(False)
+    return mesh
 
 
 def edges(t: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -67,10 +80,3 @@ def edges(t: NDArray[np.float64]) -> NDArray[np.float64]:
         return np.array([t[0] - 0.5, t[0] + 0.5])
     middle = t[:-1] + np.diff(t) / 2
     return np.concatenate([[2 * t[0] - middle[0]], middle, [2 * t[-1] - middle[-1]]])
-
-
-def text_width(canvas: Any, texts: Sequence[str], size: float) -> float:
-    """Pixels of the longest of some texts."""
-    renderer = canvas.get_renderer()
-    font = FontProperties(size=size, weight="bold")
-    return max(float(renderer.get_text_width_height_descent(text, font, False)[0]) for text in texts)

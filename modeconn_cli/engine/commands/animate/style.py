@@ -1,38 +1,30 @@
-"""How the pictures look: colours, labels of layers, and a matplotlib that no setting of the machine changes."""
+"""How the pictures of layers look: colours, the pixels of the animation, labels of layers."""
 
 from __future__ import annotations
 
-import contextlib
-import warnings
-from collections.abc import Iterator, Sequence
-from typing import Any
-
-import matplotlib
-from matplotlib.axis import Axis
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from modeconn_cli.engine.commands.animate.layers import LayerDistances
 from modeconn_cli.engine.errors import one_line
+from modeconn_cli.engine.results.figures import BLUE, GREEN, MISSING, ORANGE, SKY, VERMILION
 
-DPI = 100
-INK, MUTED, GRID, TRACK, NO_VALUE = "#20242c", "#767c88", "#e4e6ea", "#d3d6dc", "#eeeef1"
-SWAPPED = "#d3202e"
-FILLS = {"convolution": "#57ab5a", "linear": "#7d4fb0", "normalization": "#94a6bd", "other": "#c9b48f"}
+if TYPE_CHECKING:
+    from matplotlib.axis import Axis
+    from matplotlib.figure import Figure
+
+DPI = 100  # of the animation, whose size is in pixels
+INK, MUTED, GRID, TRACK, NO_VALUE = "#20242c", "#767c88", "#e4e6ea", "#d3d6dc", MISSING
+SWAPPED = VERMILION
+FILLS = {"convolution": GREEN, "linear": BLUE, "normalization": SKY, "other": ORANGE}
 LONGEST_LABEL = 22
-
-
-@contextlib.contextmanager
-def plain_matplotlib() -> Iterator[None]:
-    """matplotlib as it comes: neither a matplotlibrc nor a character without a glyph changes or stops a figure."""
-    settings = {k: v for k, v in matplotlib.rcParamsDefault.items() if not k.startswith("backend")}
-    with matplotlib.rc_context(settings), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph ")
-        yield
 
 
 def new_figure(width: int, height: int) -> tuple[Figure, Any]:
     """A white figure of so many pixels and its canvas in memory, whose methods matplotlib leaves untyped."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI, facecolor="white")
     return figure, FigureCanvasAgg(figure)
 
@@ -53,7 +45,7 @@ def labelled(count: int, room: int, swapped: int | None) -> list[int]:
 
 
 def name_ticks(axis: Axis, data: LayerDistances, shown: Sequence[int], size: float, **text: object) -> None:
-    """Name layers along an axis; the swapped one is red and bold."""
+    """Name layers along an axis; the swapped one is bold and of its own colour."""
     axis.set_ticks(list(shown), [label(data.names[i]) for i in shown])
     for i, tick in zip(shown, axis.get_ticklabels(), strict=True):
         tick.set(parse_math=False, fontsize=size, color=INK, **text)

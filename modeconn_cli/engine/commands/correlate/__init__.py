@@ -33,8 +33,10 @@ from modeconn_cli.engine.commands.correlate.sources import PER_EPOCH, Source
 from modeconn_cli.engine.errors import SettingsError
 from modeconn_cli.engine.machine.runtime import Runtime
 from modeconn_cli.engine.results import files, jobs
+from modeconn_cli.engine.results.figures import about, said_beside
 from modeconn_cli.engine.results.records import Record
 from modeconn_cli.engine.settings.correlate import CorrelateSettings
+from modeconn_cli.engine.settings.shared import in_every_format
 from modeconn_cli.engine.statistics import Correlation, auroc, correlations
 
 PER_SAMPLE, PARQUET, SUMMARY = "per_sample.csv", "per_sample.parquet", "correlate_summary.json"
@@ -43,8 +45,8 @@ GROUP_FILES = {(CLASS,): "by_class.csv", (TASK,): "by_task.csv", (CLASS, TASK): 
 SCATTER, GROUPS_FIGURE, TASKS_FIGURE = "scatter.png", "groups.png", "tasks.png"
 EVOLUTION, EVOLUTION_FIGURE = "evolution.csv", "evolution.png"
 OWNED = (
-    PER_SAMPLE, PARQUET, CORRELATIONS, AUROC, *GROUP_FILES.values(), SCATTER, GROUPS_FIGURE, TASKS_FIGURE,
-    EVOLUTION, EVOLUTION_FIGURE, SUMMARY,
+    PER_SAMPLE, PARQUET, CORRELATIONS, AUROC, *GROUP_FILES.values(), EVOLUTION, SUMMARY,
+    *(name for each in (SCATTER, GROUPS_FIGURE, TASKS_FIGURE, EVOLUTION_FIGURE) for name in in_every_format(each)),
 )  # fmt: skip
 
 Keys = tuple[str, ...]  # what a kind of group is made by
@@ -122,11 +124,13 @@ def run(settings: CorrelateSettings, runtime: Runtime) -> CorrelateResult | None
         "listing": jobs.listing({str(path): path for path in paths}),
     }
     with jobs.opened(settings, folder, "correlate", runtime, **how) as job:
-        measured, writers = _measure(settings, found, joined, names, runtime)
+        title = _title(joined, found, paths)
+        measured, writers = _measure(settings, found, joined, names, title, runtime)
         made = [folder / name for name in (*writers, SUMMARY)]
         result = replace(measured, assumed_index=assumed, files=[str(path) for path in made])
         if not job.complete:
-            for name in set(OWNED) - {path.name for path in made}:
+            stale = set() if job.redrawn else set(OWNED) - {path.name for path in made}
+            for name in stale:
                 (folder / name).unlink(missing_ok=True)  # of other inputs, before they changed
             for name, write in writers.items():
                 write(folder / name)
@@ -134,6 +138,13 @@ def run(settings: CorrelateSettings, runtime: Runtime) -> CorrelateResult | None
             files.write_json(folder / SUMMARY, {**result.document(), "settings": plain})
             job.finish(made)
     return result
+
+
+def _title(joined: Joined, found: Inputs, paths: Sequence[Path]) -> str:
+    """How many samples, and the network, the data and the epochs, as far as the sources say."""
+    said = said_beside(paths) or joined.split or ""
+    epochs = [*found.dormant, None] if found.dormant else []
+    return f"{len(joined.table):,} samples: {about(None, said, epochs)}".removesuffix(": ")
 
 
 def _plan(settings: CorrelateSettings, found: Inputs, folder: Path) -> list[str]:
@@ -155,6 +166,7 @@ def _measure(
     found: Inputs,
     joined: Joined,
     names: Mapping[int, str] | None,
+    title: str,
     runtime: Runtime,
 ) -> tuple[CorrelateResult, dict[str, Writer]]:
     """What is said of the samples, and what writes each file of it but the summary, in their order."""
@@ -196,7 +208,7 @@ def _measure(
         files=[],
         output_dir=str(settings.output_dir),
     )
-    return result, _writers(settings, joined, category, groups, result)
+    return result, _writers(settings, joined, category, groups, result, title)
 
 
 def _metric(values: pd.Series) -> Metric:
@@ -251,12 +263,13 @@ def _writers(
     category: pd.Series,
     groups: Mapping[Keys, pd.DataFrame],
     result: CorrelateResult,
+    title: str,
 ) -> dict[str, Writer]:
     def table(content: pd.DataFrame) -> Writer:
         return lambda path: tables.write_small(path, content)
 
-    def figure(draw: Callable[..., bytes], *content: object) -> Writer:
-        return lambda path: files.atomic_write(path, draw(*content))
+    def figure(name: str, draw: Callable[..., bytes], *content: object) -> None:
+        writers[settings.named(name)] = lambda path: files.atomic_write(path, draw(*content, title, settings))
 
     samples, flag = tables.per_sample(joined, category), next(iter(joined.flags), None)
     writers: dict[str, Writer] = {PER_SAMPLE: lambda path: tables.write_csv(path, samples, joined)}
@@ -269,14 +282,14 @@ def _writers(
     if result.auroc:
         writers[AUROC] = table(pd.DataFrame(result.auroc))
     marks = None if flag is None else joined.table[flag]
-    writers[SCATTER] = figure(figures.scatter, joined.table[joined.metrics], result.correlations, marks)
+    figure(SCATTER, figures.scatter, joined.table[joined.metrics], result.correlations, marks)
     single = {keys[0]: group for keys, group in groups.items() if len(keys) == 1}
     if single:
-        writers[GROUPS_FIGURE] = figure(figures.groups, single, joined.metrics)
+        figure(GROUPS_FIGURE, figures.groups, single, joined.metrics)
     if result.tasks:
-        writers[TASKS_FIGURE] = figure(figures.tasks, result.tasks)
+        figure(TASKS_FIGURE, figures.tasks, result.tasks)
     if result.evolution:
         epochs = evolution.table(result.evolution)
         writers[EVOLUTION] = table(epochs)
-        writers[EVOLUTION_FIGURE] = figure(figures.evolution, epochs, flag)
+        figure(EVOLUTION_FIGURE, figures.evolution, epochs, flag)
     return writers

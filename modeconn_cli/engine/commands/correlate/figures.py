@@ -4,15 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import product
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pandas as pd
+from scipy.stats import rankdata
 
 from modeconn_cli.engine.commands.correlate.groups import TaskSamples
 from modeconn_cli.engine.commands.correlate.join import TASK
-from modeconn_cli.engine.errors import one_line
-from modeconn_cli.engine.results.figures import COLOURS, bands, png
+from modeconn_cli.engine.results.figures import (
+    BLUE,
+    GREEN,
+    VERMILION,
+    WIDE,
+    WIDTH,
+    Page,
+    draw_bands,
+    draw_boxes,
+    lines_of,
+    page,
+    shades,
+    shortened,
+    whole_numbers,
+)
+from modeconn_cli.engine.settings.shared import FigureSettings
 from modeconn_cli.engine.statistics import NAMES, Correlation
 
 if TYPE_CHECKING:
@@ -20,192 +35,249 @@ if TYPE_CHECKING:
 
 POINTS = 5_000  # more samples are drawn as counts
 BINS = 60
-LONGEST = 24  # characters of a name that fit beside a panel
 MOST = 12  # metrics in a figure
 NAMED = 10  # tasks that are named one by one
 LARGEST = 1e300  # an axis bears no more
+TAIL = 4.0  # a range of so many times the middle 80 % of the samples is a heavy tail
 
 
-def label(name: str) -> str:
-    """A name that fits."""
-    text = one_line(name)
-    return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
-
-
-def scatter(metrics: pd.DataFrame, found: Sequence[Correlation], flag: pd.Series | None = None) -> bytes:
+def scatter(
+    metrics: pd.DataFrame,
+    found: Sequence[Correlation],
+    flag: pd.Series | None,
+    title: str,
+    look: FigureSettings,
+) -> bytes:
     """Pairs below the diagonal, histograms on it, Spearman and Pearson above it.
 
-    Samples where `flag` is 1 are drawn in red, as long as samples are drawn as points. The ends of each metric's
-    range stand at the margins.
+    Samples where `flag` is 1 are drawn as crosses of another colour, as long as samples are drawn as points. The ends
+    of each metric's range stand at the margins, with its scale where that is not linear.
     """
-    from matplotlib.figure import Figure
-
-    scaled = [_Scaled(metrics[name]) for name in metrics.columns[:MOST]]
+    scaled = [Scaled(metrics[name]) for name in metrics.columns[:MOST]]
     count = max(len(scaled), 1)
-    side = 1.5 * count
-    figure = Figure(figsize=(side + 1.2, side + 0.8))
-    panels = figure.subplots(count, count, squeeze=False)
+    width = max(WIDTH, 1.0 * count + 0.5)
+    side = (width - 0.7) / count
     # Margins by hand: a layout engine takes seconds for 64 panels.
-    figure.subplots_adjust(
-        left=1 / (side + 1.2), right=1 - 0.1 / (side + 1.2), bottom=0.6 / (side + 0.8), top=1 - 0.1 / (side + 0.8)
-    )  # fmt: skip
-    correlation = {(c.metric_a, c.metric_b): c for c in found}
-    flagged = None if flag is None else flag.to_numpy() == 1
-    for (i, y), (j, x) in product(enumerate(scaled), repeat=2):
-        axis = panels[i][j]
-        axis.set_xticks([])
-        axis.set_yticks([])
-        if i == j:
-            axis.stairs(np.bincount(x.bins[x.bins >= 0], minlength=BINS), fill=True, color=COLOURS[1])
-        elif i < j:
-            _numbers(axis, correlation[y.name, x.name])
-        elif len(metrics) > POINTS:
-            _counts(axis, x, y)
-        else:
-            _points(axis, x, y, flagged)
-        if j == 0:
-            axis.set_ylabel(y.label, fontsize=7, parse_math=False)
-        if i == count - 1:
-            axis.set_xlabel(x.label, fontsize=7, parse_math=False)
-    return png(figure)
+    with page(look, title, count, count, width=width, height=side + 0.5 / count, layout=None) as drawn:
+        tall = drawn.figure.get_size_inches()[1]
+        lines = 1 - (0.16 * title_lines(drawn) + 0.12) / tall
+        drawn.figure.subplots_adjust(
+            left=0.62 / width, right=1 - 0.08 / width, bottom=0.38 / tall, top=lines, wspace=0.08, hspace=0.08
+        )
+        correlation = {(c.metric_a, c.metric_b): c for c in found}
+        flagged = None if flag is None else flag.to_numpy() == 1
+        for (i, y), (j, x) in product(enumerate(scaled), repeat=2):
+            axis = drawn.panels[i * count + j]
+            axis.set_xticks([])
+            axis.set_yticks([])
+            axis.spines[:].set_visible(True)
+            if i == j:
+                draw_spread(axis, x)
+            elif i < j:
+                draw_correlation(axis, correlation[y.name, x.name])
+            elif len(metrics) > POINTS:
+                draw_counts(axis, x, y)
+            else:
+                draw_points(axis, x, y, flagged)
+            if j == 0:
+                axis.set_ylabel(y.label, fontsize=5.5, parse_math=False)
+            if i == count - 1:
+                axis.set_xlabel(x.label, fontsize=5.5, parse_math=False)
+    return drawn.content
 
 
-class _Scaled:
-    """A metric [N] in units of its range, from 0 to 1, and the bin of each value; NaN and -1 for what is not finite."""
+def title_lines(drawn: Page) -> int:
+    """How many lines a page's title has."""
+    return drawn.figure.get_suptitle().count("\n") + 1
+
+
+class Scaled:
+    """A metric [N] from 0 to 1 along its axis, and the bin of each value; NaN and -1 for what is not finite.
+
+    Of a heavy tail a linear axis shows a line of dots: it is logarithmic where all values are positive, and shows
+    ranks elsewhere.
+    """
 
     def __init__(self, metric: pd.Series) -> None:
         values = metric.to_numpy(np.float64)
         finite = np.isfinite(values)
-        low, high = (values[finite].min(), values[finite].max()) if finite.any() else (0.0, 1.0)
+        known = values[finite]
+        low, high = (known.min(), known.max()) if finite.any() else (0.0, 1.0)
+        self.scale = _scale(known)
+        if self.scale == "log":
+            values = np.log(np.where(finite, values, np.nan))
+        elif self.scale == "rank":
+            values = np.where(finite, rankdata(values, nan_policy="omit"), np.nan)
+        drawn = values[finite]
+        least, most = (drawn.min(), drawn.max()) if finite.any() else (0.0, 1.0)
         # Halves, as the difference of the largest numbers would overflow.
-        width = high / 2 - low / 2
-        self.units = np.where(finite, values / 2 - low / 2, np.nan) / (width or 1.0)
+        width = most / 2 - least / 2
+        self.units = np.where(finite, values / 2 - least / 2, np.nan) / (width or 1.0)
+        spread = self.units[finite]
+        if self.scale == "rank":  # ranks have no spread to show
+            spread = (known / 2 - low / 2) / ((high / 2 - low / 2) or 1.0)
+        self.counts = np.bincount((spread * (BINS - 1e-9)).astype(np.int64), minlength=BINS)
         self.bins = np.where(finite, self.units * (BINS - 1e-9), -1).astype(np.int8)
         self.name = str(metric.name)
-        self.label = f"{label(self.name)}\n{low:.3g} … {high:.3g}"
+        kind = "" if self.scale == "linear" else f" ({self.scale})"
+        self.label = f"{shortened(self.name)}{kind}\n{low:.3g} … {high:.3g}"
 
 
-def _counts(axis: Axes, x: _Scaled, y: _Scaled) -> None:
+def _scale(known: np.ndarray) -> str:
+    """How an axis shows the finite values: linear, log or rank."""
+    if len(known) < 10:
+        return "linear"
+    low, lower, upper, high = np.quantile(known / 2, (0, 0.1, 0.9, 1))
+    if high - low <= TAIL * (upper - lower):
+        return "linear"
+    return "log" if low > 0 else "rank"
+
+
+def draw_spread(axis: Axes, x: Scaled) -> None:
+    """How many samples have which value; on a logarithmic scale where the axis beside it shows ranks."""
+    axis.stairs(np.log1p(x.counts) if x.scale == "rank" else x.counts, fill=True, color=BLUE)
+    axis.set_xticks([])
+    axis.set_yticks([])
+    axis.grid(visible=False)
+
+
+def draw_counts(axis: Axes, x: Scaled, y: Scaled) -> None:
+    """How many samples lie in each cell of the plane, in shades of their logarithm."""
     both = (x.bins >= 0) & (y.bins >= 0)
     cells = BINS * y.bins[both].astype(np.int64) + x.bins[both]
     counts = np.bincount(cells, minlength=BINS * BINS).reshape(BINS, BINS)
-    shades = np.log1p(np.where(counts > 0, counts, np.nan))
-    axis.imshow(shades, origin="lower", aspect="auto", cmap="viridis")
+    shown = np.log1p(np.where(counts > 0, counts, np.nan))
+    axis.imshow(shown, origin="lower", aspect="auto", cmap="viridis", interpolation="nearest")
+    axis.grid(visible=False)
 
 
-def _points(axis: Axes, x: _Scaled, y: _Scaled, flagged: np.ndarray | None) -> None:
-    size = 2.0 if len(x.units) <= POINTS // 2 else 1.0
+def draw_points(axis: Axes, x: Scaled, y: Scaled, flagged: np.ndarray | None = None) -> None:
+    """A dot per sample; flagged ones are crosses. As pixels also in PDF: thousands of them in tens of panels."""
+    size = 1.6 if len(x.units) <= POINTS // 2 else 1.0
     # In units of the ranges: no axis of its own has to bear 1e300.
-    axis.plot(x.units, y.units, ".", markersize=size, markeredgewidth=0, color=COLOURS[1])
+    axis.plot(x.units, y.units, ".", markersize=size, markeredgewidth=0, color=BLUE, rasterized=True)
     if flagged is not None:
         those = x.units[flagged], y.units[flagged]
-        axis.plot(*those, ".", markersize=1.5 * size, markeredgewidth=0, color=COLOURS[0])
+        axis.plot(*those, "x", markersize=2.2, markeredgewidth=0.5, color=VERMILION, rasterized=True)
     axis.set_xlim(-0.03, 1.03)
     axis.set_ylim(-0.03, 1.03)
 
 
-def _numbers(axis: Axes, found: Correlation) -> None:
+def draw_correlation(axis: Axes, found: Correlation) -> None:
+    """Spearman's and Pearson's correlation in numbers, on a ground as strong as the former."""
     from matplotlib.colors import to_rgba
 
     spearman, pearson = (
         "n/a" if value is None else f"{value:+.2f}" for value in (found.spearman, found.pearson)
     )
     how: dict[str, Any] = {"ha": "center", "va": "center", "transform": axis.transAxes}
-    axis.text(0.5, 0.6, f"Spearman {spearman}", fontsize=9, **how)
-    axis.text(0.5, 0.35, f"Pearson {pearson}", fontsize=7, **how)
+    axis.text(0.5, 0.62, f"ρ {spearman}", fontsize=7.5, **how)
+    axis.text(0.5, 0.3, f"r {pearson}", fontsize=6, **how)
     strength = found.spearman or 0.0
-    axis.set_facecolor(to_rgba(COLOURS[0] if strength > 0 else COLOURS[1], 0.5 * abs(strength)))
+    axis.set_facecolor(to_rgba(VERMILION if strength > 0 else BLUE, 0.5 * abs(strength)))
+    axis.grid(visible=False)
 
 
-def groups(found: Mapping[str, pd.DataFrame], metrics: Sequence[str]) -> bytes:
+def groups(
+    found: Mapping[str, pd.DataFrame], metrics: Sequence[str], title: str, look: FigureSettings
+) -> bytes:
     """Mean and standard deviation of each metric, a column of panels per kind of group: key -> the groups by it."""
-    from matplotlib.figure import Figure
-
-    names = metrics[:MOST]
-    figure = Figure(figsize=(4.6 * len(found), 2.2 * len(names)), layout="constrained")
-    panels = figure.subplots(len(names), len(found), squeeze=False)
-    for (key, group), column in zip(found.items(), panels.T, strict=True):
-        for name, axis in zip(names, column, strict=True):
-            mean, sd = group[f"{name}_mean"], group[f"{name}_sd"].fillna(0)
-            shown = np.maximum(mean.abs(), sd) < LARGEST  # the axis has to hold both together
-            drawn = pd.concat([group[key], mean, sd], axis=1)[shown].to_numpy().T
-            axis.errorbar(*drawn, fmt=".", color=COLOURS[1], ecolor="0.7", elinewidth=1, markersize=4)
-            _name_axes(axis, key, name)
-    return png(figure)
+    names = list(metrics[:MOST])
+    width = WIDTH if len(found) == 1 else WIDE
+    with page(look, title, len(names), len(found), width=width, height=1.3) as drawn:
+        for k, (key, group) in enumerate(found.items()):
+            for name, axis in zip(names, drawn.panels[k :: len(found)], strict=True):
+                draw_group(axis, group, key, name)
+    return drawn.content
 
 
-def _name_axes(axis: Any, key: str, metric: str) -> None:
-    """A metric by numbers of classes or tasks."""
-    axis.set_xlabel(key)
-    axis.xaxis.get_major_locator().set_params(integer=True)
-    axis.set_ylabel(label(metric), parse_math=False)
-    axis.grid(alpha=0.25)
+def draw_group(axis: Axes, group: pd.DataFrame, key: str, metric: str) -> None:
+    """Mean and standard deviation of one metric by the groups of `key`."""
+    mean, sd = group[f"{metric}_mean"], group[f"{metric}_sd"].fillna(0)
+    shown = np.maximum(mean.abs(), sd) < LARGEST  # the axis has to hold both together
+    drawn = pd.concat([group[key], mean, sd], axis=1)[shown].to_numpy().T
+    axis.errorbar(
+        drawn[0],
+        drawn[1],
+        drawn[2],
+        fmt="o",
+        color=BLUE,
+        ecolor="0.6",
+        elinewidth=0.8,
+        capsize=1.5,
+        markersize=2.5,
+    )
+    whole_numbers(axis, key)
+    axis.set_ylabel(f"{shortened(metric, 18)}\nmean ± sd", parse_math=False)
 
 
-def tasks(found: Sequence[TaskSamples]) -> bytes:
+def tasks(found: Sequence[TaskSamples], title: str, look: FigureSettings) -> bytes:
     """When the samples of each task were seen, and the quantiles of each metric by task."""
-    from matplotlib.figure import Figure
-
     names = list(found[0].metrics)[: MOST - 1]
     seen = [task for task in found if task.first_epoch is not None and task.last_epoch is not None]
     count = len(names) + bool(seen)
-    across = min(count, 4)
-    figure = Figure(figsize=(3.6 * across, 2.9 * -(-count // across)), layout="constrained")
-    panels = list(figure.subplots(-(-count // across), across, squeeze=False).flat)
-    for spare in panels[count:]:
-        spare.set_axis_off()
-    if seen:
-        _exposures(panels.pop(0), seen)
-    for axis, name in zip(panels, names, strict=False):
-        bands(axis, [task.task for task in found], [task.metrics[name] for task in found], COLOURS[1])
-        _name_axes(axis, "task", name)
-    panels[0].legend(fontsize=7)
-    return png(figure)
+    columns = 1 if count <= 3 else 2
+    rows = -(-count // columns)
+    with page(look, title, rows, columns, width=WIDTH if columns == 1 else WIDE, height=1.7) as drawn:
+        panels = list(drawn.panels)
+        for spare in panels[count:]:
+            spare.set_axis_off()
+        if seen:
+            draw_exposures(panels.pop(0), seen)
+        for axis, name in zip(panels, names, strict=False):
+            draw_boxes(axis, [task.task for task in found], [task.metrics[name] for task in found])
+            whole_numbers(axis, "task")
+            axis.set_ylabel(shortened(name), parse_math=False)
+    return drawn.content
 
 
-def _exposures(axis: Any, seen: Sequence[TaskSamples]) -> None:
+def draw_exposures(axis: Axes, seen: Sequence[TaskSamples]) -> None:
     """A line per task, from the first epoch that its samples were seen in to the last."""
-    how = {"textcoords": "offset points", "fontsize": 6, "ha": "right"}
+    how: dict[str, Any] = {"textcoords": "offset points", "fontsize": 5.5, "ha": "right"}
     for task in seen:
-        ends, heights = [task.first_epoch, task.last_epoch], [task.task, task.task]
-        axis.plot(ends, heights, color=COLOURS[1], linewidth=3, marker=".")
+        ends, heights = np.array([task.first_epoch, task.last_epoch]), [task.task, task.task]
+        axis.plot(ends, heights, color=BLUE, linewidth=2.5, marker="|")
         if len(seen) <= NAMED:
             words = f"{task.samples:,} samples, {task.times_seen:.3g} times"
-            axis.annotate(words, (task.last_epoch, task.task), (0, 4), **how)
-    axis.margins(y=0.15)
-    axis.set_xlabel("epoch of training, from 0")
+            axis.annotate(words, (float(ends[1]), task.task), (0, 3), **how)
+    axis.margins(y=0.2)
+    whole_numbers(axis, "epoch of training, from 0")
+    axis.set_yticks([task.task for task in seen][:: -(-len(seen) // 8)])
     axis.set_ylabel("task: first to last exposure")
     axis.invert_yaxis()
-    axis.grid(alpha=0.25)
 
 
-def evolution(table: pd.DataFrame, flag: str | None) -> bytes:
+def evolution(table: pd.DataFrame, flag: str | None, title: str, look: FigureSettings) -> bytes:
     """Mean and quantiles of the dormant proportions over epochs, and the mean of every task; a panel per proportion."""
-    from matplotlib import colormaps
-    from matplotlib.figure import Figure
+    names = list(table["metric"].unique())
+    with page(look, title, len(names), height=2.2) as drawn:
+        for axis, name in zip(drawn.panels, names, strict=True):
+            draw_evolution(axis, table[(table["metric"] == name) & (table["samples"] > 0)], flag)
+            axis.set_ylabel(shortened(name), parse_math=False)
+    return drawn.content
 
-    names = table["metric"].unique()
-    tasks = sorted(table[TASK].dropna().unique())
-    figure = Figure(figsize=(5.2 * len(names), 3.8), layout="constrained")
-    for axis, name in zip(np.atleast_1d(figure.subplots(1, len(names))), names, strict=True):
-        found = table[(table["metric"] == name) & (table["samples"] > 0)]
-        rows = found[found[TASK].isna()]
-        if len(rows):
-            bands(axis, rows["epoch"], rows[[*NAMES]].to_dict("records"), COLOURS[1])
-        lines = [("mean", "mean", COLOURS[1])]
-        if flag is not None:
-            lines.append(("flagged_mean", f"{label(flag)}: yes", COLOURS[0]))
-            lines.append(("unflagged_mean", f"{label(flag)}: no", COLOURS[2]))
-        for column, words, colour in lines:
-            axis.plot(rows["epoch"], rows[column].astype(float), color=colour, marker=".", label=words)
-        for k, task in enumerate(tasks):
-            own, shade = found[found[TASK] == task], colormaps["viridis"](k / max(len(tasks) - 1, 1))
-            named = len(tasks) <= NAMED or task in (tasks[0], tasks[-1])  # of many the first and the last
-            words = f"task {task}" if named else "_"
-            axis.plot(own["epoch"], own["mean"], color=shade, linewidth=1, marker=".", label=words)
-        axis.set_xlabel("completed epochs")
-        axis.set_ylabel(name)
-        axis.grid(alpha=0.25)
-        for text in axis.legend(fontsize=8).get_texts():
-            text.set_parse_math(False)
-    return png(figure)
+
+def _records(rows: pd.DataFrame) -> list[dict[str, float | None]]:
+    return cast("list[dict[str, float | None]]", rows[[*NAMES]].to_dict("records"))
+
+
+def draw_evolution(axis: Axes, found: pd.DataFrame, flag: str | None) -> None:
+    """One dormant proportion over epochs: of all samples, of flagged against others, of every task."""
+    tasks = sorted(found[TASK].dropna().unique())
+    rows = found[found[TASK].isna()]
+    if len(rows):
+        draw_bands(axis, rows["epoch"].tolist(), _records(rows), BLUE)
+    lines = [("mean", "mean", BLUE)]
+    if flag is not None:
+        lines.append(("flagged_mean", f"{shortened(flag)}: yes", VERMILION))
+        lines.append(("unflagged_mean", f"{shortened(flag)}: no", GREEN))
+    for number, (column, words, colour) in enumerate(lines):
+        axis.plot(rows["epoch"], rows[column].astype(float), color=colour, label=words, **lines_of(number))
+    for k, (task, shade) in enumerate(zip(tasks, shades(len(tasks)), strict=True)):
+        own = found[found[TASK] == task]
+        named = len(tasks) <= NAMED or task in (tasks[0], tasks[-1])  # of many the first and the last
+        axis.plot(
+            own["epoch"], own["mean"], color=shade, linewidth=0.8, label=f"task {task}" if named else None,
+            **lines_of(k),
+        )  # fmt: skip
+    whole_numbers(axis, "completed epochs")

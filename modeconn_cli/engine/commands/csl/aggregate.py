@@ -16,10 +16,11 @@ from modeconn_cli.engine.commands.csl.naming import IDS
 from modeconn_cli.engine.errors import OutputError
 from modeconn_cli.engine.machine.runtime import Runtime
 from modeconn_cli.engine.results import arrays, files, jobs
+from modeconn_cli.engine.results.figures import about, said_beside
 from modeconn_cli.engine.results.records import Record
 from modeconn_cli.engine.samples.losses import LearningTime, cumulative_loss, learning_time
 from modeconn_cli.engine.settings.csl import CslAggregateSettings
-from modeconn_cli.engine.settings.shared import DataSettings
+from modeconn_cli.engine.settings.shared import DataSettings, in_every_format
 from modeconn_cli.engine.statistics import auroc
 from modeconn_cli.engine.training.tasks import read_order
 
@@ -105,10 +106,11 @@ def run(settings: CslAggregateSettings, runtime: Runtime) -> CslAggregateResult 
         ]
     ):
         return None
-    drawn = [folder / name.aggregated("csl", f"_{each}.png") for each in figures.NAMES]
+    documented = [name.aggregated("csl", f"_{each}.png") for each in figures.NAMES]
+    drawn = [folder / settings.named(each) for each in documented]
     owned = [  # the ids are shared by all runs in a folder
         *(name.aggregated(array) for array in ARRAYS),
-        *(path.name for path in drawn),
+        *(each for figure in documented for each in in_every_format(figure)),
         name.aggregated("metrics", ".json"),
     ]
     how: dict[str, Any] = {"owned": owned, "mends": True, "key": name.key, "listing": found.listing(data)}
@@ -121,7 +123,11 @@ def run(settings: CslAggregateSettings, runtime: Runtime) -> CslAggregateResult 
         if not job.complete:
             _write(folder, found, metrics.values, result, anew=job.anew(settings))
             _draw(settings, data, found, metrics, noise, drawn, runtime)
-            job.finish(path for path in (folder / each for each in owned) if path.exists())
+            stale = {each for figure in documented for each in in_every_format(figure)}
+            stale -= {path.name for path in drawn}
+            job.finish(
+                path for path in (folder / each for each in owned if each not in stale) if path.exists()
+            )
     return result
 
 
@@ -284,16 +290,29 @@ def _draw(
     order = metrics.ranked()
     number = min(settings.num_samples, len(order) // 2)
     chosen = {"hardest": order[::-1][:number], "easiest": order[:number]}
+    # Without the decay, which is the same for all samples and hides how small their losses get.
+    shown, label = (
+        (found.losses, "loss (nats)") if found.ce is None else (found.ce, "loss without weight decay (nats)")
+    )
     curves = {
-        name: np.stack([losses[places] for losses in found.values(found.losses)])
-        for name, places in chosen.items()
+        name: np.stack([losses[places] for losses in found.values(shown)]) for name, places in chosen.items()
     }
     ids = np.concatenate([found.ids[places] for places in chosen.values()])
     images = figures.images_of(data, found.summary.get("split", "all-train"), ids, runtime)
+    said = said_beside(found.losses) or found.run.dataset
+    title = about(None, said, [found.epochs[0], found.epochs[-1], None])
     pictures = (
-        figures.histograms(metrics.values),
-        figures.curves(found.epochs, curves),
-        figures.gallery(found.ids, chosen, metrics.shown, images, noise),
+        figures.histograms(metrics.values, f"Samples of {title}", settings),
+        figures.curves(found.epochs, curves, label, f"Hardest and easiest samples of {title}", settings),
+        figures.gallery(
+            found.ids,
+            chosen,
+            metrics.shown,
+            images,
+            noise,
+            f"Hardest and easiest samples of {title}",
+            settings,
+        ),
     )
     for path, picture in zip(drawn, pictures, strict=True):
         files.atomic_write(path, picture)

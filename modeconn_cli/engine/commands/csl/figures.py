@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -11,9 +12,24 @@ import torch
 from modeconn_cli.engine import datasets
 from modeconn_cli.engine.errors import McxError
 from modeconn_cli.engine.machine.runtime import Runtime
-from modeconn_cli.engine.results.figures import COLOURS, png
-from modeconn_cli.engine.settings.shared import DataSettings, SplitName
+from modeconn_cli.engine.results.figures import (
+    BLACK,
+    BLUE,
+    COLOURS,
+    VERMILION,
+    WIDE,
+    WIDTH,
+    lines_of,
+    page,
+    whole_numbers,
+)
+from modeconn_cli.engine.settings.shared import DataSettings, FigureSettings, SplitName
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+BINS = 50
+ACROSS = 5  # pictures beside each other
 NAMES = ("histograms", "curves", "samples")
 TITLES = {
     "csl": "cumulative sample loss (nats)",
@@ -34,45 +50,66 @@ class Picture:
     label: int
 
 
-def histograms(values: Mapping[str, np.ndarray]) -> bytes:
-    """One panel per metric; counts on a logarithmic scale."""
-    from matplotlib.figure import Figure
+def histograms(values: Mapping[str, np.ndarray], title: str, look: FigureSettings) -> bytes:
+    """One panel per metric, counts on a logarithmic scale; a metric that has one value only is said and not drawn."""
+    known = {name: array[np.isfinite(array)] for name, array in values.items() if name in TITLES}
+    alike = {name: found for name, found in known.items() if len(found) == 0 or found.min() == found.max()}
+    chosen = [name for name in TITLES if name in known and name not in alike] or list(known)[:1]
+    said = [
+        f"{name} is {found[0]:g} throughout" if len(found) else f"{name} has no value"
+        for name, found in alike.items()
+        if name not in chosen
+    ]
+    columns = 1 if len(chosen) <= 3 else 2
+    rows = -(-len(chosen) // columns)
+    width = WIDTH if columns == 1 else WIDE
+    with page(look, "; ".join([title, *said]), rows, columns, width=width, height=1.8) as drawn:
+        for axis, name in zip(drawn.panels, chosen, strict=False):
+            draw_histogram(axis, values[name], TITLES[name])
+        for spare in drawn.panels[len(chosen) :]:
+            spare.set_axis_off()
+    return drawn.content
 
-    chosen = {name: values[name] for name in TITLES if name in values}
-    figure = Figure(figsize=(4.2 * len(chosen), 3.6), layout="constrained")
-    for axis, (name, array) in zip(
-        np.atleast_1d(figure.subplots(1, len(chosen))), chosen.items(), strict=True
-    ):
-        finite = array[np.isfinite(array)]
-        if len(finite):
-            axis.hist(finite, bins=60, color=COLOURS[1])
-            axis.set_yscale("log")
-        axis.set_xlabel(TITLES[name])
-        axis.set_ylabel("samples")
-        if len(finite) < len(array):
-            axis.set_title(f"{len(array) - len(finite):,} without a value", fontsize=9)
-    return png(figure)
+
+def draw_histogram(axis: Axes, values: np.ndarray, label: str) -> None:
+    """How many samples have which value, [N]; whole numbers in bins of their own where there are few of them."""
+    finite = values[np.isfinite(values)]
+    if len(finite):
+        bins: Any = BINS
+        if (finite == np.rint(finite)).all() and np.ptp(finite) < BINS:
+            bins = np.arange(finite.min() - 0.5, finite.max() + 1)
+            whole_numbers(axis)
+        axis.hist(finite, bins=bins, color=BLUE, edgecolor="white", linewidth=0.2)
+        axis.set_yscale("log")
+        axis.set_ylim(bottom=0.7)  # a bar of one sample is seen
+        axis.yaxis.set_minor_formatter(lambda _value, _place: "")
+    axis.set_xlabel(label)
+    axis.set_ylabel("samples")
+    if len(finite) < len(values):
+        axis.set_title(f"{len(values) - len(finite):,} without a value")
 
 
-def curves(epochs: Sequence[int], losses: Mapping[str, np.ndarray]) -> bytes:
+def curves(
+    epochs: Sequence[int], losses: Mapping[str, np.ndarray], label: str, title: str, look: FigureSettings
+) -> bytes:
     """Loss over epochs of the hardest and the easiest samples: name -> [E, samples]."""
-    from matplotlib.figure import Figure
+    with page(look, title, height=2.4) as drawn:
+        draw_curves(drawn.panels[0], epochs, losses)
+        drawn.panels[0].set_ylabel(label)
+    return drawn.content
 
-    figure = Figure(figsize=(7.5, 4.2), layout="constrained")
-    axis = figure.subplots()
-    for (name, values), colour in zip(losses.items(), COLOURS, strict=False):
+
+def draw_curves(axis: Axes, epochs: Sequence[int], losses: Mapping[str, np.ndarray]) -> None:
+    """A thin line per sample: name -> [E, samples]; loss on a logarithmic scale."""
+    for number, (name, values) in enumerate(losses.items()):
         for k in range(values.shape[1]):
             axis.plot(
-                epochs, values[:, k], color=colour, alpha=0.6, linewidth=1, label=name if k == 0 else None
-            )
+                epochs, values[:, k], color=COLOURS[number], alpha=0.7, linewidth=0.8,
+                label=name if k == 0 else None, markersize=2, **lines_of(number),
+            )  # fmt: skip
     if any((values > 0).any() for values in losses.values()):
         axis.set_yscale("log")
-    axis.set_xlabel("epoch")
-    axis.set_ylabel("loss (nats)")
-    axis.grid(alpha=0.25)
-    if len(axis.lines):
-        axis.legend()
-    return png(figure)
+    whole_numbers(axis)
 
 
 def gallery(
@@ -81,33 +118,44 @@ def gallery(
     csl: np.ndarray,
     images: Mapping[int, Picture],
     noise: Mapping[int, tuple[int, int]],
+    title: str,
+    look: FigureSettings,
 ) -> bytes:
     """The hardest samples above the easiest; without images only their ids and values.
 
     `noise`: id -> clean and trained label.
     """
-    from matplotlib.figure import Figure
+    longest = max((len(places) for places in chosen.values()), default=1)
+    columns = min(max(longest, 1), ACROSS)
+    rows = max(1, -(-longest // columns))
+    with page(look, title, len(chosen) * rows, columns, height=0.95) as drawn:
+        for number, (name, places) in enumerate(chosen.items()):
+            own = drawn.panels[number * rows * columns : (number + 1) * rows * columns]
+            own[0].set_ylabel(name, fontweight="bold")
+            for k, axis in enumerate(own):
+                axis.set_xticks([])
+                axis.set_yticks([])
+                axis.grid(visible=False)
+                if k >= len(places):
+                    axis.set_axis_off()
+                    continue
+                sample = int(ids[places[k]])
+                words = [f"id {sample}", f"CSL {csl[places[k]]:.3g}"]
+                draw_sample(axis, images.get(sample), words, noise.get(sample))
+    return drawn.content
 
-    columns = max(max((len(places) for places in chosen.values()), default=1), 1)
-    figure = Figure(figsize=(1.25 * columns + 0.8, 2 * 1.9), layout="constrained")
-    panels = figure.subplots(len(chosen), columns, squeeze=False)
-    for (name, places), row in zip(chosen.items(), panels, strict=True):
-        row[0].set_ylabel(name)
-        for k, axis in enumerate(row):
-            axis.set_xticks([])
-            axis.set_yticks([])
-            if k >= len(places):
-                axis.axis("off")
-                continue
-            number = int(ids[places[k]])
-            picture = images.get(number)
-            title = f"id {number}\nCSL {csl[places[k]]:.3g}"
-            if picture is not None:
-                axis.imshow(picture.pixels, cmap="gray", vmin=0, vmax=1)
-                clean, trained = noise.get(number, (picture.label, picture.label))
-                title += f"\nlabel {trained}" + (f", was {clean}" if clean != trained else "")
-            axis.set_title(title, fontsize=7)
-    return png(figure)
+
+def draw_sample(
+    axis: Axes, picture: Picture | None, words: Sequence[str], labels: tuple[int, int] | None = None
+) -> None:
+    """One sample under its `words` and its label; `labels` are the clean one and the one that was trained on."""
+    lines, flipped = list(words), False
+    if picture is not None:
+        axis.imshow(picture.pixels, cmap="gray", vmin=0, vmax=1)
+        clean, trained = labels or (picture.label, picture.label)
+        flipped = clean != trained
+        lines.append(f"label {trained}" + (f", was {clean}" if flipped else ""))
+    axis.set_title("\n".join(lines), fontsize=5.5, color=VERMILION if flipped else BLACK, pad=2)
 
 
 def images_of(

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass, fields
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -17,14 +17,27 @@ from modeconn_cli.engine.datasets import Batch
 from modeconn_cli.engine.errors import SettingsError
 from modeconn_cli.engine.machine.runtime import Runtime
 from modeconn_cli.engine.results import files
-from modeconn_cli.engine.results.figures import COLOURS, png
+from modeconn_cli.engine.results.figures import (
+    BLUE,
+    GREEN,
+    VERMILION,
+    WIDE,
+    WIDTH,
+    about,
+    lines_of,
+    page,
+)
 from modeconn_cli.engine.results.records import Record
 from modeconn_cli.engine.samples import Measure, ScoredEpoch, score, write_summary
 from modeconn_cli.engine.samples.per_sample.curvature import Draws, draw
 from modeconn_cli.engine.samples.per_sample.execution import Execution
 from modeconn_cli.engine.samples.scored_run import ScoredRun
 from modeconn_cli.engine.settings.curvature import CurvatureSettings
+from modeconn_cli.engine.settings.shared import FigureSettings
 from modeconn_cli.engine.statistics import correlations, statistics
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 WHATS = ("norm", "trace", "rounded", "first", "second")  # what is known of a sample under one value
 
@@ -139,14 +152,17 @@ class _Swept(Measure[CurvatureSettings, EpochStability, StabilityResult]):
         return columns
 
     def files(self, _epoch: int) -> list[Path]:
-        return [self._stem.with_name(self._stem.name + suffix) for suffix in (".csv", ".png")]
+        return [self._stem.with_name(f"{self._stem.name}.csv")]
+
+    @property
+    def _figure(self) -> Path:
+        return self._stem.with_name(self.settings.named(f"{self._stem.name}.png"))
 
     def write(self, checkpoint: ScoredEpoch, whole: Mapping[str, np.ndarray]) -> EpochStability:
         rows = [self._row(parameter, value, whole) for parameter, value in self._values]
-        table, figure = self.files(checkpoint.epoch)
+        (table,) = self.files(checkpoint.epoch)
         header = [field.name for field in fields(StabilityRow)]
         files.write_text(table, files.csv_text(header, map(astuple, rows)))
-        files.atomic_write(figure, _figure(rows))
         return EpochStability(**vars(checkpoint), rows=rows)
 
     def headline(self, row: EpochStability) -> Mapping[str, float | None]:
@@ -154,20 +170,21 @@ class _Swept(Measure[CurvatureSettings, EpochStability, StabilityResult]):
 
     def facts(self, rows: Sequence[EpochStability]) -> dict[str, Any]:
         own = next(row for row in rows if row.epoch == self._epoch)
-        table, figure = map(str, self.files(own.epoch))
         return {
             "epoch": own.epoch,
             "checkpoint": own.checkpoint,
             "layout": self._execution.layout,
             "rows": tuple(own.rows),
-            "figure": figure,
-            "table": table,
+            "figure": str(self._figure),
+            "table": str(self.files(own.epoch)[0]),
         }
 
     def finish(self, result: StabilityResult) -> list[Path]:
         summary = self._stem.with_name(f"{self._stem.name}.json")
         write_summary(summary, result, by_epoch=False)
-        return [*self.files(result.epoch), summary]
+        title = f"curvature sweep: {about(self.run.arch.model, result.dataset, [result.epoch])}"
+        files.atomic_write(self._figure, figure(result.rows, title, self.settings))
+        return [*self.files(result.epoch), self._figure, summary]
 
     def _row(self, parameter: str, value: float, columns: Mapping[str, np.ndarray]) -> StabilityRow:
         def column(what: str, at: float = value) -> np.ndarray:
@@ -209,33 +226,45 @@ def _under(draws: Draws, count: int) -> dict[str, Tensor]:
     }
 
 
-def _figure(rows: list[StabilityRow]) -> bytes:
-    """A panel per parameter: rank correlation with the reference, reliability, and the median score."""
-    from matplotlib.figure import Figure
-
+def figure(rows: Sequence[StabilityRow], title: str, look: FigureSettings) -> bytes:
+    """Per parameter: how alike the scores of samples are under its values, and how large they are."""
     parameters = list(dict.fromkeys(row.parameter for row in rows))
-    figure = Figure(figsize=(6.2 * len(parameters), 4), layout="constrained")
-    for axis, parameter in zip(
-        figure.subplots(1, len(parameters), squeeze=False)[0], parameters, strict=True
+    columns = len(parameters)
+    with page(look, title, 2, columns, width=WIDTH if columns == 1 else WIDE, height=1.8) as drawn:
+        for k, parameter in enumerate(parameters):
+            own = [row for row in rows if row.parameter == parameter]
+            draw_agreement(drawn.panels[k], own)
+            draw_size(drawn.panels[columns + k], own)
+    return drawn.content
+
+
+def _along(rows: Sequence[StabilityRow], name: str) -> np.ndarray:
+    return np.array([getattr(row, name) for row in rows], dtype=float)  # None: NaN
+
+
+def draw_agreement(axis: Axes, rows: Sequence[StabilityRow]) -> None:
+    """Rank correlation with the reference and reliability, by the values of one parameter."""
+    for k, (name, words, colour) in enumerate(
+        (("spearman", "Spearman with reference", BLUE), ("reliability", "reliability", GREEN))
     ):
-        own = [row for row in rows if row.parameter == parameter]
-        values = [row.value for row in own]
-        for name, colour in (("spearman", COLOURS[1]), ("reliability", COLOURS[2])):
-            found = [np.nan if getattr(row, name) is None else getattr(row, name) for row in own]
-            axis.plot(values, found, color=colour, marker="o", label=name)
-        axis.set_xscale("log")
-        axis.set_ylim(min(0.0, *axis.get_ylim()), 1.02)
-        axis.set_xlabel({"h": "step h", "niter": "directions"}[parameter])
-        axis.set_ylabel("correlation")
-        axis.grid(alpha=0.25)
-        scale = axis.twinx()
-        scale.plot(
-            values,
-            [np.nan if row.median is None else row.median for row in own],
-            color=COLOURS[0],
-            linestyle="--",
-            label="median |Hs|",
-        )
-        scale.set_ylabel("median |Hs|", color=COLOURS[0])
-        axis.legend(loc="lower right")
-    return png(figure)
+        axis.plot([row.value for row in rows], _along(rows, name), color=colour, label=words, **lines_of(k))
+    axis.set_ylim(min(0.0, *axis.get_ylim()), 1.03)
+    axis.set_ylabel("correlation")
+    _values_of(axis, rows)
+
+
+def draw_size(axis: Axes, rows: Sequence[StabilityRow]) -> None:
+    """The median score in the true scale, by the values of one parameter."""
+    axis.plot([row.value for row in rows], _along(rows, "median"), color=VERMILION, marker="^")
+    axis.set_ylabel("median |Hs|")
+    axis.set_ylim(bottom=0)
+    _values_of(axis, rows)
+
+
+def _values_of(axis: Axes, rows: Sequence[StabilityRow]) -> None:
+    """The axis of a parameter: steps by powers of ten, numbers of directions as whole numbers."""
+    axis.set_xscale("log")
+    axis.set_xlabel({"h": "step h", "niter": "directions"}[rows[0].parameter])
+    if rows[0].parameter == "niter":
+        axis.set_xticks([row.value for row in rows], [f"{row.value:g}" for row in rows], minor=False)
+        axis.set_xticks([], minor=True)

@@ -19,6 +19,7 @@ from modeconn_cli.engine.paths.statistics import StatisticsUsed
 from modeconn_cli.engine.results import files, jobs
 from modeconn_cli.engine.results.records import Provenance, Record
 from modeconn_cli.engine.settings.curve import CurveEvalSettings
+from modeconn_cli.engine.settings.shared import in_every_format
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +59,8 @@ def run(settings: CurveEvalSettings, runtime: Runtime) -> CurveEvalResult | None
     ):
         return None
     unread = opened.unread(settings)
-    owned = (names.CURVE_ARRAYS, names.CURVE_SUMMARY, names.CURVE_FIGURE)
+    made = (names.CURVE_ARRAYS, names.CURVE_SUMMARY, settings.named(names.CURVE_FIGURE))
+    owned = (*made[:2], *in_every_format(names.CURVE_FIGURE))
     with (
         runtime.catching_signals(),  # until the job has said how it ended
         jobs.opened(
@@ -69,17 +71,18 @@ def run(settings: CurveEvalSettings, runtime: Runtime) -> CurveEvalResult | None
         found = evaluate.evaluate_path(opened, ts, runtime, job.private / evaluate.LOG)
         wd = settings.wd or 0.0
         arrays = found.arrays(wd)
-        result = _result(found, arrays, wd, folder, job)
+        result = _result(found, arrays, wd, folder / made[2], job)
         if not job.complete:
             files.write_arrays(folder / names.CURVE_ARRAYS, arrays)
             files.write_json(folder / names.CURVE_SUMMARY, result.document())
-            files.atomic_write(folder / names.CURVE_FIGURE, figures.path_figure(arrays, result.curve))
-            job.finish([folder / name for name in owned])
+            picture = figures.path_figure(arrays, figures.title(opened), settings)
+            files.atomic_write(folder / made[2], picture)
+            job.finish([folder / name for name in made])
     return result
 
 
 def _result(
-    found: Evaluation, arrays: Mapping[str, np.ndarray], wd: float, folder: Path, job: jobs.Job
+    found: Evaluation, arrays: Mapping[str, np.ndarray], wd: float, figure: Path, job: jobs.Job
 ) -> CurveEvalResult:
     path, data, steps = found.opened.path, found.opened.subject.data, arrays["dl"]
     return CurveEvalResult(
@@ -95,8 +98,8 @@ def _result(
         wd=wd,
         data=data.describe(),
         passes={"statistics": found.passes},
-        figure=str(folder / names.CURVE_FIGURE),
-        arrays=str(folder / names.CURVE_ARRAYS),
+        figure=str(figure),
+        arrays=str(figure.with_name(names.CURVE_ARRAYS)),
         provenance=job.record,
     )
 

@@ -21,6 +21,7 @@ from modeconn_cli.engine.networks.activations import layers
 from modeconn_cli.engine.networks.activations.layers import LayerDormancy
 from modeconn_cli.engine.networks.activations.observe import observer
 from modeconn_cli.engine.results import files
+from modeconn_cli.engine.results.figures import about
 from modeconn_cli.engine.results.records import Record
 from modeconn_cli.engine.samples import Measure, ScoredEpoch, score, write_summary
 from modeconn_cli.engine.samples.scored_run import ScoredRun
@@ -145,18 +146,33 @@ class _Dormancies(Measure[DormantSettings, EpochDormancy, DormantResult]):
     def _layers(self, epoch: int) -> list[LayerDormancy]:
         return layers.parse(self._named(LAYERS, epoch).read_text("utf-8"))
 
+    @property
+    def _figure(self) -> Path:
+        return self.folder / self.settings.named(FIGURE)
+
+    def _by_layer(self, epochs: Sequence[int]) -> dict[str, dict[str, list[float]]]:
+        """kind -> the layer as a figure names it -> its share at every epoch."""
+        tables = [self._layers(epoch) for epoch in epochs]
+        out: dict[str, dict[str, list[float]]] = {kind: {} for kind in self.columns}
+        for k, layer in enumerate(self._observe.layers):
+            own = out[layer.kind]
+            name = layer.behind if layer.behind and layer.behind not in own else layer.name
+            own[name] = [table[k].proportion for table in tables]
+        return out
+
     def facts(self, rows: Sequence[EpochDormancy]) -> dict[str, Any]:
         return {
             "units": self._units,
             "layers": tuple(self._layers(rows[-1].epoch)),
-            "figure": str(self.folder / FIGURE),
+            "figure": str(self._figure),
         }
 
     def finish(self, result: DormantResult) -> list[Path]:
         epochs = [each.epoch for each in result.epochs]
         shares = {kind: [getattr(each, kind) for each in result.epochs] for kind in self.columns}
-        picture = figures.evolution(epochs, shares, [self._layers(epoch) for epoch in epochs])
-        files.atomic_write(self.folder / FIGURE, picture)
+        title = f"Dormant units: {about(self.run.arch.model, result.dataset, [*epochs, None])}"
+        picture = figures.evolution(epochs, shares, self._by_layer(epochs), title, self.settings)
+        files.atomic_write(self._figure, picture)
         summary = self.folder / f"dormant_summary_{result.dataset}.json"
         write_summary(summary, result)
-        return [*(path for epoch in epochs for path in self.files(epoch)), self.folder / FIGURE, summary]
+        return [*(path for epoch in epochs for path in self.files(epoch)), self._figure, summary]

@@ -7,62 +7,77 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from modeconn_cli.engine.networks.activations.layers import LayerDormancy
-from modeconn_cli.engine.results.figures import COLOURS, bands, png
+from modeconn_cli.engine.results.figures import (
+    BLUE,
+    VERMILION,
+    WIDE,
+    WIDTH,
+    draw_bands,
+    draw_cells,
+    page,
+    shortened,
+    whole_numbers,
+)
+from modeconn_cli.engine.settings.shared import FigureSettings
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+    from matplotlib.image import AxesImage
 
 TITLES = {"pre": "outputs of layers (documented)", "post": "after nonlinearities"}
-NAMED = 40  # layers whose names fit beside a panel
+NAMED = 60  # layers whose names fit beside a panel
+WRITTEN = 8  # epochs up to which cells hold their number
 
 
 def evolution(
     epochs: Sequence[int],
     statistics: Mapping[str, Sequence[Mapping[str, float | None]]],
-    tables: Sequence[Sequence[LayerDormancy]],
+    layers: Mapping[str, Mapping[str, Sequence[float]]],
+    title: str,
+    look: FigureSettings,
 ) -> bytes:
-    """Per kind of site: mean and quantiles over samples above, the mean proportion of every layer below."""
-    from matplotlib.figure import Figure
+    """Per kind of site: mean and quantiles over samples above, the mean share of every layer below.
 
-    longest = max(sum(row.site == kind for row in tables[0]) for kind in statistics)
-    height = 3.2 + min(8.0, max(2.5, 0.17 * longest))
-    figure = Figure(figsize=(6.5 * len(statistics), height), layout="constrained")
-    panels = figure.subplots(
-        2, len(statistics), squeeze=False, gridspec_kw={"height_ratios": [3.2, height - 3.2]}
-    )
-    for column, (kind, rows) in enumerate(statistics.items()):
-        _quantiles(panels[0, column], epochs, rows, TITLES[kind], COLOURS[column])
-        _layers(figure, panels[1, column], epochs, [[r for r in table if r.site == kind] for table in tables])
-    return png(figure)
+    `layers`: kind -> the layer's name -> its share at every epoch, in execution order.
+    """
+    longest = max(len(layers[kind]) for kind in statistics)
+    heights = [2.0, min(9.0, max(1.6, 0.14 * longest + 0.8))]
+    columns = len(statistics)
+    with page(
+        look, title, 2, columns, width=WIDE if columns > 1 else WIDTH, gridspec_kw={"height_ratios": heights}
+    ) as drawn:
+        for k, (kind, rows) in enumerate(statistics.items()):
+            above, below = drawn.panels[k], drawn.panels[columns + k]
+            draw_shares(above, epochs, rows, (VERMILION, BLUE)[k])
+            above.set_title(TITLES[kind])
+            image = draw_layers(below, epochs, layers[kind])
+            drawn.figure.colorbar(image, ax=below, label="mean dormant share")
+    return drawn.content
 
 
-def _quantiles(
-    axis: Axes, epochs: Sequence[int], rows: Sequence[Mapping[str, float | None]], title: str, colour: str
+def draw_shares(
+    axis: Axes, epochs: Sequence[int], rows: Sequence[Mapping[str, float | None]], colour: str = VERMILION
 ) -> None:
-    bands(axis, epochs, rows, colour)
+    """Mean and quantiles over samples of the dormant share of their units, by epoch."""
+    draw_bands(axis, epochs, rows, colour)
     means = np.array([row["mean"] for row in rows], dtype=float)  # None: NaN
-    axis.plot(epochs, means, color=colour, marker=".", label="mean")
-    axis.set_title(title, fontsize=10)
-    axis.set_xlabel("epoch")
+    axis.plot(epochs, means, color=colour, marker="o", label="mean")
+    whole_numbers(axis)
     axis.set_ylabel("dormant share of units")
     axis.set_ylim(0, 1)
-    axis.grid(alpha=0.25)
-    axis.legend(fontsize=8)
 
 
-def _layers(
-    figure: Figure, axis: Axes, epochs: Sequence[int], tables: Sequence[Sequence[LayerDormancy]]
-) -> None:
-    grid = np.array([[row.proportion for row in table] for table in tables]).T
-    image = axis.imshow(grid, aspect="auto", vmin=0, vmax=1, cmap="viridis", interpolation="nearest")
-    names = [row.layer if len(row.layer) <= 40 else "…" + row.layer[-39:] for row in tables[0]]
-    if len(names) <= NAMED:
-        axis.set_yticks(range(len(names)), names, fontsize=6, parse_math=False)
+def draw_layers(axis: Axes, epochs: Sequence[int], shares: Mapping[str, Sequence[float]]) -> AxesImage:
+    """The mean dormant share of every layer by epoch, as a grid; returns its image, for a colour bar."""
+    written = len(epochs) <= WRITTEN and len(shares) <= NAMED
+    image = draw_cells(
+        axis, np.array(list(shares.values())), low=0, high=1, written=written, form=".2f", size=5
+    )
+    if len(shares) <= NAMED:
+        axis.set_yticks(range(len(shares)), map(shortened, shares), fontsize=5.5, parse_math=False)
     else:
         axis.set_ylabel("layer, in execution order")
-    shown = range(0, len(epochs), max(1, -(-len(epochs) // 10)))
+    shown = range(0, len(epochs), max(1, -(-len(epochs) // 8)))
     axis.set_xticks(list(shown), [str(epochs[k]) for k in shown])
     axis.set_xlabel("epoch")
-    figure.colorbar(image, ax=axis, label="mean dormant share")
+    return image

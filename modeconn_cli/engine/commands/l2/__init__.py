@@ -150,4 +150,4 @@ def _write(
         if one in results:
             files.write_json(path, results[one].document())
     if settings.output_dir is not None and isinstance(shown, L2ManyResult):
-        summary.write(settings.output_dir, shown, every_pair=settings.pairs == "all")
+        summary.write(settings.output_dir, shown, networks, settings)

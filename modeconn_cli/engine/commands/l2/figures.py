@@ -8,66 +8,91 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from modeconn_cli.engine.commands.l2.trajectory import Waypoint
-from modeconn_cli.engine.results.figures import COLOURS, png
+from modeconn_cli.engine.results.figures import (
+    BLUE,
+    GREEN,
+    VERMILION,
+    WIDTH,
+    draw_cells,
+    lines_of,
+    page,
+    shortened,
+    whole_numbers,
+)
+from modeconn_cli.engine.settings.shared import FigureSettings
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.image import AxesImage
 
 WRITTEN = 14  # networks up to which cells hold their number
 NAMED = 60  # networks up to which the axes name them
 
 
-def heat_map(labels: Sequence[str], matrices: Mapping[str, np.ndarray]) -> bytes:
+def heat_map(
+    labels: Sequence[str], matrices: Mapping[str, np.ndarray], title: str, look: FigureSettings
+) -> bytes:
     """A panel per kind of distance, symmetric [K, K] each; NaN where a pair could not be measured."""
-    from matplotlib.figure import Figure
-
-    side = min(12.0, max(3.6, 0.32 * len(labels) + 2.2))
-    figure = Figure(figsize=(side * len(matrices) * 1.15, side), layout="constrained")
-    panels = np.atleast_1d(figure.subplots(1, len(matrices)))
-    for axis, (title, values) in zip(panels, matrices.items(), strict=True):
-        image = axis.imshow(np.ma.masked_invalid(values), cmap="viridis", interpolation="nearest")
-        axis.set_title(title, fontsize=10)
-        if len(labels) <= NAMED:
-            short = [label if len(label) <= 24 else f"{label[:23]}…" for label in labels]
-            size = 8 if len(labels) <= 20 else 5
-            axis.set_xticks(range(len(labels)), short, rotation=90, fontsize=size, parse_math=False)
-            axis.set_yticks(range(len(labels)), short, fontsize=size, parse_math=False)
-        if len(labels) <= WRITTEN:
-            _write(axis, values)
-        figure.colorbar(image, ax=axis, shrink=0.8)
-    return png(figure)
+    width = min(12.0, max(WIDTH, 0.34 * len(labels) + 1.6))
+    with page(look, title, len(matrices), width=width, height=0.85 * width) as drawn:
+        for axis, (name, values) in zip(drawn.panels, matrices.items(), strict=True):
+            image = draw_distances(axis, labels, values)
+            drawn.figure.colorbar(image, ax=axis, shrink=0.8, label=name)
+    return drawn.content
 
 
-def _write(axis: Axes, values: np.ndarray) -> None:
-    middle = float(np.nanmean(values)) if np.isfinite(values).any() else 0.0
-    for (row, column), value in np.ndenumerate(values):
-        shown = "n/a" if not np.isfinite(value) else f"{value:.3g}"
-        colour = "black" if not np.isfinite(value) or value > 1.3 * middle else "white"
-        axis.text(column, row, shown, ha="center", va="center", fontsize=7, color=colour)
+def draw_distances(axis: Axes, labels: Sequence[str], values: np.ndarray) -> AxesImage:
+    """Distances between all pairs of networks, [K, K]; returns the image, for a colour bar."""
+    image = draw_cells(
+        axis, values, low=0, written=len(labels) <= WRITTEN, size=6 if len(labels) < 8 else 4.5
+    )
+    axis.set_aspect("equal")
+    if len(labels) <= NAMED:
+        size = 6.5 if len(labels) <= 20 else 4.5
+        for ticks, turn in ((axis.set_xticks, 90), (axis.set_yticks, 0)):
+            short = [shortened(label) for label in labels]
+            ticks(range(len(labels)), short, rotation=turn, fontsize=size, parse_math=False)
+    return image
 
 
-def trajectory(rows: Sequence[Waypoint]) -> bytes:
-    """Distances from both ends on the left; steps, and how far they turn, on the right."""
-    from matplotlib.figure import Figure
+def trajectory(rows: Sequence[Waypoint], title: str, look: FigureSettings) -> bytes:
+    """Distances from both ends and the length of the way, then the steps, then how far they turn."""
+    with page(look, title, 3, height=1.6, sharex=True) as drawn:
+        for axis, draw in zip(drawn.panels, (draw_way, draw_steps, draw_turns), strict=True):
+            draw(axis, rows)
+            axis.tick_params(labelbottom=True)
+    return drawn.content
 
-    def values(name: str) -> np.ndarray:
-        return np.array([getattr(row, name) for row in rows], dtype=float)  # None: NaN
 
+def _values(rows: Sequence[Waypoint], name: str) -> np.ndarray:
+    return np.array([getattr(row, name) for row in rows], dtype=float)  # None: NaN
+
+
+def draw_way(axis: Axes, rows: Sequence[Waypoint]) -> None:
+    """How far each epoch is from the first and from the last, and how long the way there was."""
     epochs = [row.epoch for row in rows]
-    figure = Figure(figsize=(10, 3.8), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    for name, colour in (("from_start", COLOURS[1]), ("from_end", COLOURS[0]), ("length", COLOURS[2])):
-        left.plot(epochs, values(name), color=colour, marker=".", label=name.replace("_", " "))
-    left.set_ylabel("L2 distance")
-    left.legend(fontsize=8)
-    gaps = np.diff(epochs)
-    right.plot(epochs[1:], values("step")[1:] / gaps, color=COLOURS[1], marker=".")
-    right.set_ylabel("L2 distance per epoch", color=COLOURS[1])
-    turning = right.twinx()
-    turning.plot(epochs, values("turn"), color=COLOURS[0], marker=".", linestyle="--")
-    turning.set_ylabel("cosine of the angle to the next step", color=COLOURS[0])
-    turning.set_ylim(-1.05, 1.05)
-    for axis in (left, right):
-        axis.set_xlabel("epoch")
-        axis.grid(alpha=0.25)
-    return png(figure)
+    for k, (name, words) in enumerate(
+        (("from_start", "from the first"), ("from_end", "from the last"), ("length", "along the way"))
+    ):
+        axis.plot(epochs, _values(rows, name), color=(BLUE, VERMILION, GREEN)[k], label=words, **lines_of(k))
+    axis.set_ylabel("L2 distance")
+    axis.set_ylim(bottom=0)
+    whole_numbers(axis)
+
+
+def draw_steps(axis: Axes, rows: Sequence[Waypoint]) -> None:
+    """The distance per epoch from each checkpoint to the next."""
+    epochs = [row.epoch for row in rows]
+    axis.plot(epochs[1:], _values(rows, "step")[1:] / np.diff(epochs), color=BLUE, marker="o")
+    axis.set_ylabel("L2 per epoch")
+    axis.set_ylim(bottom=0)
+    whole_numbers(axis)
+
+
+def draw_turns(axis: Axes, rows: Sequence[Waypoint]) -> None:
+    """The cosine of the angle between each step and the next."""
+    axis.axhline(0, color="0.5", linewidth=0.8, linestyle=":")
+    axis.plot([row.epoch for row in rows], _values(rows, "turn"), color=VERMILION, marker="s")
+    axis.set_ylabel("cosine to the next step")
+    axis.set_ylim(-1.05, 1.05)
+    whole_numbers(axis)

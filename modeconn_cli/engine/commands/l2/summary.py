@@ -12,20 +12,26 @@ import numpy as np
 from modeconn_cli.engine.commands.l2 import figures, trajectory
 from modeconn_cli.engine.commands.l2.chosen import Chosen, Pair
 from modeconn_cli.engine.commands.l2.measure import Measurements
+from modeconn_cli.engine.commands.l2.network import Network
 from modeconn_cli.engine.commands.l2.pair import L2Result
 from modeconn_cli.engine.commands.l2.trajectory import Waypoint
 from modeconn_cli.engine.commands.l2.weight_space import Networks
 from modeconn_cli.engine.errors import InputError, OutputError
 from modeconn_cli.engine.machine.runtime import Runtime
+from modeconn_cli.engine.networks.checkpoints import About
 from modeconn_cli.engine.results import files, jobs
+from modeconn_cli.engine.results.figures import about
 from modeconn_cli.engine.results.records import Record
 from modeconn_cli.engine.settings.base import tilde
 from modeconn_cli.engine.settings.l2 import L2Settings
+from modeconn_cli.engine.settings.shared import in_every_format
 
 TEXT, CSV = "summary.txt", "summary.csv"
 MATRIX, HEAT_MAP = "matrix.npz", "heatmap.png"
 TRAJECTORY_CSV, TRAJECTORY_FIGURE = "trajectory.csv", "trajectory.png"
-OWNED = (TEXT, CSV, MATRIX, HEAT_MAP, TRAJECTORY_CSV, TRAJECTORY_FIGURE)
+OWNED = (
+    TEXT, CSV, MATRIX, TRAJECTORY_CSV, *in_every_format(HEAT_MAP), *in_every_format(TRAJECTORY_FIGURE),
+)  # fmt: skip
 MARK = "folder.json"  # says that the summaries are the command's own
 DIRECTED = ("relative", "kl", "kl_stderr")
 DOCUMENTED = ("pair", "total_l2", "normalized_l2", "relative", "total_params")
@@ -140,23 +146,35 @@ def check_folder(folder: Path, overwrite: bool) -> None:
         raise OutputError(f"'{present}' exists", "use --overwrite to replace it")
 
 
-def write(folder: Path, whole: L2ManyResult, *, every_pair: bool) -> None:
+def write(folder: Path, whole: L2ManyResult, networks: Networks, settings: L2Settings) -> None:
     """The figures and tables of all pairs, the summary last; the mark says that they are the command's own."""
     private = jobs.private_folder(folder, "l2")
     files.make_folder(private)
     files.write_json(private / MARK, {"schema": "mcx.l2_folder/1"})
-    if every_pair:
+    title = f"Distances: {_about(networks)}"
+    if settings.pairs == "all":
         labels, matrices = list(whole.checkpoints), _matrices(whole)
         drawn = {title: matrices[name] for name, title in DRAWN.items() if name in matrices}
         files.write_arrays(folder / MATRIX, {"labels": np.array(labels), **matrices})
-        files.atomic_write(folder / HEAT_MAP, figures.heat_map(labels, drawn))
+        picture = figures.heat_map(labels, drawn, title, settings)
+        files.atomic_write(folder / settings.named(HEAT_MAP), picture)
     if whole.trajectory is not None:
         header = [field.name for field in fields(Waypoint)]
         files.write_text(folder / TRAJECTORY_CSV, files.csv_text(header, map(astuple, whole.trajectory)))
-        files.atomic_write(folder / TRAJECTORY_FIGURE, figures.trajectory(whole.trajectory))
+        picture = figures.trajectory(whole.trajectory, f"Way of {_about(networks)}", settings)
+        files.atomic_write(folder / settings.named(TRAJECTORY_FIGURE), picture)
     rows = [[getattr(row, name) for name in whole.columns] for row in whole.pairs]
     files.write_text(folder / TEXT, _text(whole.columns, rows))
     files.write_text(folder / CSV, files.csv_text(whole.columns, rows))
+
+
+def _about(networks: Networks) -> str:
+    """Network, data and epochs, as far as the checkpoints say; how many there are where they say nothing."""
+    read = [each.checkpoint for each in networks.values() if isinstance(each, Network)]
+    epochs = [*(each.epoch for each in read), None]
+    said = next((each.about for each in read if each.about.model), About())
+    dataset = None if said.data is None else said.data.dataset
+    return about(said.model, dataset, epochs) or f"{len(networks)} networks"
 
 
 def _matrices(whole: L2ManyResult) -> dict[str, np.ndarray]:

@@ -4,20 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from modeconn_cli.engine.commands.lmc.pairs import STABLE, Pair, PairResult
 from modeconn_cli.engine.paths.barriers import HEADLINE
-from modeconn_cli.engine.results.figures import COLOURS, colours, png
+from modeconn_cli.engine.results.figures import (
+    DASHES,
+    GREEN,
+    MARKERS,
+    WIDE,
+    WIDTH,
+    colours,
+    draw_cells,
+    lines_of,
+    page,
+    shades,
+    whole_numbers,
+)
+from modeconn_cli.engine.settings.shared import FigureSettings
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+    from matplotlib.image import AxesImage
 
 UNITS = {"loss": "nats", "error": "points"}
 K1 = "k1 (epoch of the branch)"
+WRITTEN = 8  # columns of a heat map up to which cells hold their number
+NAMED = 12  # lines that a legend names
 
 
 @dataclass(frozen=True)
@@ -46,140 +61,140 @@ MAPS = {
 }
 
 
-def story(title: str, pairs: Sequence[Pair]) -> bytes:
+def story(pairs: Sequence[Pair], title: str, look: FigureSettings) -> bytes:
     """The lines of every k1 at the largest k2, the loss barrier against k1, and the error's rise against k1."""
-    figure, (lines, loss, error) = _panels(14, 4.2, 1, 3)
-    _lines(lines, pairs)
     results = [pair.result for pair in pairs]
-    _against_k1(loss, results, MAPS["barrier_loss_test"])
-    _against_k1(error, results, barrier_of("sup_minus_mean", "error_test"))
-    low, high = error.get_ylim()
-    error.set_ylim(min(low, -0.2), max(high, 1.5 * STABLE))  # the limit is in view
-    below = error.get_ylim()[0], STABLE
-    error.axhspan(*below, color=COLOURS[2], alpha=0.12, linewidth=0, label="stable: below 2 points")
-    error.legend(fontsize=8)
-    figure.suptitle(title, parse_math=False)
-    return png(figure)
+    with page(look, title, 3) as drawn:
+        lines, loss, error = drawn.panels
+        draw_lines(lines, pairs)
+        draw_against_k1(loss, results, MAPS["barrier_loss_test"])
+        draw_against_k1(error, results, barrier_of("sup_minus_mean", "error_test"))
+        low, high = error.get_ylim()
+        error.set_ylim(min(low, -0.2), max(high, 1.5 * STABLE))  # the limit is in view
+        below = error.get_ylim()[0], STABLE
+        error.axhspan(
+            *below, facecolor=GREEN, edgecolor=GREEN, alpha=0.2, linewidth=0, hatch="...",
+            label=f"stable: below {STABLE:g} points"
+        )  # fmt: skip
+    return drawn.content
 
 
-def maps(results: Sequence[PairResult]) -> Iterator[bytes]:
+def maps(results: Sequence[PairResult], title: str, look: FigureSettings) -> Iterator[bytes]:
     """The heat maps of MAPS, in that order."""
     rows, columns = _grid(results)
+    width, height = max(WIDTH, 1.4 + 0.5 * len(columns)), max(1.6, 0.7 + 0.3 * len(rows))
     for quantity in MAPS.values():
-        figure, (axis,) = _panels(2.2 + 0.9 * len(columns), 1.8 + 0.55 * len(rows), 1, 1)
-        _heat(figure, axis, results, quantity)
-        yield png(figure)
+        with page(look, title, width=width, height=height) as drawn:
+            image = draw_map(drawn.panels[0], results, quantity)
+            drawn.figure.colorbar(image, ax=drawn.panels[0], label=_broken(quantity.title))
+        yield drawn.content
 
 
-def report(series: Mapping[str, Sequence[PairResult]], barrier: Quantity) -> bytes:
-    """A row of four panels per series: heat maps of barrier and distance, barrier against k1 and against distance."""
-    figure, panels = _panels(17, 3.8 * len(series), len(series), 4)
-    for (name, results), row in zip(series.items(), panels.reshape(-1, 4), strict=True):
-        _heat(figure, row[0], results, barrier, f"{name}: {barrier.title}")
-        _heat(figure, row[1], results, DISTANCE)
-        _against_k1(row[2], results, barrier)
-        x, y = ([quantity.of(pair) for pair in results] for quantity in (DISTANCE, barrier))
-        points = row[3].scatter(x, y, c=[pair.k1 for pair in results], cmap="viridis", s=24)
-        _label(row[3], DISTANCE.title, barrier.title)
-        figure.colorbar(points, ax=row[3], label="k1")
-    return png(figure)
+def report(
+    series: Mapping[str, Sequence[PairResult]], barrier: Quantity, title: str, look: FigureSettings
+) -> bytes:
+    """Four panels per series: heat maps of barrier and distance, barrier against k1 and against distance."""
+    with page(look, title, 2 * len(series), 2, width=WIDE) as drawn:
+        for k, (name, results) in enumerate(series.items()):
+            upper, right, lower, last = drawn.panels[4 * k : 4 * k + 4]
+            for axis, quantity in ((upper, barrier), (right, DISTANCE)):
+                image = draw_map(axis, results, quantity)
+                drawn.figure.colorbar(image, ax=axis, label=_broken(quantity.title))
+            draw_against_k1(lower, results, barrier)
+            draw_against_distance(last, results, barrier)
+            upper.set_title(name, loc="left", fontweight="bold", parse_math=False)
+    return drawn.content
 
 
-def across(series: Mapping[str, Sequence[PairResult]], barrier: Quantity) -> bytes:
+def across(
+    series: Mapping[str, Sequence[PairResult]], barrier: Quantity, title: str, look: FigureSettings
+) -> bytes:
     """All series in one frame: barrier against k1 at the largest k2 of each, and barrier against distance."""
-    figure, (left, right) = _panels(11, 4.2, 1, 2)
-    for (name, results), colour in zip(series.items(), colours(len(series)), strict=True):
-        furthest = {pair.k1: barrier.of(pair) for pair in sorted(results, key=_k1_then_k2)}
-        left.plot(list(furthest), list(furthest.values()), "o-", color=colour, label=name, markersize=4)
-        x, y = ([quantity.of(pair) for pair in results] for quantity in (DISTANCE, barrier))
-        right.scatter(x, y, s=18, color=colour)
-    for axis, label in ((left, K1), (right, DISTANCE.title)):
-        axis.axhline(0, color="0.5", linewidth=1, linestyle=":")
-        _label(axis, label, barrier.title)
-    left.legend(fontsize=8)
-    return png(figure)
+    with page(look, title, 2) as drawn:
+        upper, lower = drawn.panels
+        for k, ((name, results), colour) in enumerate(zip(series.items(), colours(len(series)), strict=True)):
+            furthest = {pair.k1: barrier.of(pair) for pair in sorted(results, key=_k1_then_k2)}
+            upper.plot(list(furthest), list(furthest.values()), color=colour, label=name, **lines_of(k))
+            x, y = ([quantity.of(pair) for pair in results] for quantity in (DISTANCE, barrier))
+            lower.scatter(x, y, s=12, color=colour, marker=MARKERS[k % len(MARKERS)])
+        for axis in (upper, lower):
+            axis.axhline(0, color="0.5", linewidth=0.8, linestyle=":")
+            axis.set_ylabel(_broken(barrier.title))
+        whole_numbers(upper, K1)
+        lower.set_xlabel(DISTANCE.title)
+    return drawn.content
 
 
-def _panels(width: float, height: float, rows: int, columns: int) -> tuple[Figure, Any]:
-    """A figure in inches, and its axes [rows · columns]."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    return figure, figure.subplots(rows, columns, squeeze=False).ravel()
-
-
-def _label(axis: Axes, x: str, y: str) -> None:
-    axis.set_xlabel(x)
-    axis.set_ylabel(y)
-    axis.grid(alpha=0.25)
+def _broken(title: str) -> str:
+    """A title on two lines, beside a panel."""
+    return title.replace(" (", "\n(")
 
 
 def _k1_then_k2(pair: PairResult) -> tuple[int, int]:
     return pair.k1, pair.k2
 
 
-def _lines(axis: Axes, pairs: Sequence[Pair]) -> None:
+def draw_lines(axis: Axes, pairs: Sequence[Pair]) -> None:
     """Test loss along the line of every k1, at its largest k2, above the straight line between its ends."""
     furthest = {pair.result.k1: pair for pair in sorted(pairs, key=lambda pair: _k1_then_k2(pair.result))}
-    for (k1, pair), colour in zip(furthest.items(), _shades(len(furthest)), strict=True):
+    for number, ((k1, pair), colour) in enumerate(zip(furthest.items(), shades(len(furthest)), strict=True)):
         alphas, values = pair.line.alphas, pair.line.losses_test
         straight = np.interp(alphas, [0, 1], values[[0, -1]])
         label = f"k1 = {k1}, k2 = {pair.result.k2}: barrier {pair.result.barrier():.3f}"
-        axis.plot(alphas, values, color=colour, label=label)
+        axis.plot(
+            alphas, values, color=colour, linestyle=DASHES[number % len(DASHES)],
+            label=label if number < NAMED else None,
+        )  # fmt: skip
         above = values > straight
-        axis.fill_between(alphas, straight, values, where=above, color=colour, alpha=0.12, linewidth=0)
-        axis.plot(alphas, straight, color=colour, linewidth=0.8, linestyle=":")
+        axis.fill_between(
+            alphas, straight, values, where=above, interpolate=True, color=colour, alpha=0.12, linewidth=0
+        )
+        axis.plot(alphas, straight, color=colour, linewidth=0.7, linestyle=":")
+        axis.plot([0, 1], values[[0, -1]], "o", color=colour, clip_on=False, zorder=3)
     axis.set_xlim(0, 1)
-    axis.set_ylim(0, 1.4 * max(axis.get_ylim()[1], 1e-9))  # the legend stands above the lines
-    _label(axis, "α (0: main branch, 1: branch)", "test cross-entropy (nats)")
-    axis.legend(fontsize=8)
+    axis.set_ylim(bottom=0)
+    axis.set_xlabel("α (0: main branch, 1: branch)")
+    axis.set_ylabel("test cross-entropy (nats)")
 
 
-def _against_k1(axis: Axes, results: Sequence[PairResult], quantity: Quantity) -> None:
+def draw_against_k1(axis: Axes, results: Sequence[PairResult], quantity: Quantity) -> None:
     """One line per k2."""
-    from matplotlib.ticker import MaxNLocator
-
     all_k2 = _grid(results)[1]
-    for k2, colour in zip(all_k2, _shades(len(all_k2)), strict=True):
+    for number, (k2, colour) in enumerate(zip(all_k2, shades(len(all_k2)), strict=True)):
         chosen = [pair for pair in sorted(results, key=_k1_then_k2) if pair.k2 == k2]
         x, y = [pair.k1 for pair in chosen], [quantity.of(pair) for pair in chosen]
-        axis.plot(x, y, "o-", color=colour, label=f"k2 = {k2}", markersize=4)
-    axis.axhline(0, color="0.5", linewidth=1, linestyle=":")
-    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-    _label(axis, K1, quantity.title)
-    if len(all_k2) <= 12:
-        axis.legend(fontsize=8)
+        label = f"k2 = {k2}" if len(all_k2) <= NAMED else None
+        axis.plot(x, y, color=colour, label=label, **lines_of(number))
+    axis.axhline(0, color="0.5", linewidth=0.8, linestyle=":")
+    axis.set_ylabel(_broken(quantity.title))
+    whole_numbers(axis, K1)
 
 
-def _heat(
-    figure: Figure, axis: Axes, results: Sequence[PairResult], quantity: Quantity, title: str = ""
-) -> None:
-    """A heat map over (k1, k2); a cell says its value where there is room."""
+def draw_against_distance(axis: Axes, results: Sequence[PairResult], quantity: Quantity) -> None:
+    """A point per pair, its colour and its marker by k1."""
+    rows = _grid(results)[0]
+    for number, (k1, colour) in enumerate(zip(rows, shades(len(rows)), strict=True)):
+        own = [pair for pair in results if pair.k1 == k1]
+        x, y = [pair.distance for pair in own], [quantity.of(pair) for pair in own]
+        label = f"k1 = {k1}" if len(rows) <= NAMED else None
+        axis.scatter(x, y, s=14, color=colour, marker=MARKERS[number % len(MARKERS)], label=label)
+    axis.set_xlabel(DISTANCE.title)
+    axis.set_ylabel(_broken(quantity.title))
+
+
+def draw_map(axis: Axes, results: Sequence[PairResult], quantity: Quantity) -> AxesImage:
+    """A heat map over (k1, k2); a cell says its value where there is room. Returns the image, for a colour bar."""
     rows, columns = _grid(results)
     grid = np.full((len(rows), len(columns)), np.nan)
     for pair in results:
         grid[rows.index(pair.k1), columns.index(pair.k2)] = quantity.of(pair)
-    image = axis.imshow(grid, cmap="viridis", aspect="auto")
-    if len(columns) <= 8:
-        low, high = image.get_clim()
-        middle = low + 0.6 * (high - low)
-        for i, j in np.argwhere(np.isfinite(grid)):
-            colour = "white" if grid[i, j] < middle else "black"
-            axis.text(j, i, f"{grid[i, j]:.3g}", ha="center", va="center", color=colour, fontsize=9)
+    image = draw_cells(axis, grid, written=len(columns) <= WRITTEN)
     axis.set_xticks(range(len(columns)), map(str, columns))
     axis.set_yticks(range(len(rows)), map(str, rows))
     axis.set_xlabel("k2 (further epochs)")
     axis.set_ylabel(K1)
-    axis.set_title(title or quantity.title, fontsize=10, parse_math=False)
-    figure.colorbar(image, ax=axis)
+    return image
 
 
 def _grid(results: Sequence[PairResult]) -> tuple[list[int], list[int]]:
     return sorted({pair.k1 for pair in results}), sorted({pair.k2 for pair in results})
-
-
-def _shades(count: int) -> list[Any]:
-    """Colours from dark to light, for what has an order."""
-    from matplotlib import colormaps
-
-    return [colormaps["viridis"](0.85 * k / max(count - 1, 1)) for k in range(count)]

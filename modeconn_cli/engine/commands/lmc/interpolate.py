@@ -13,13 +13,14 @@ from modeconn_cli.engine.machine.runtime import Runtime
 from modeconn_cli.engine.networks import graph
 from modeconn_cli.engine.paths.barriers import Barriers
 from modeconn_cli.engine.paths.evaluate import LOG, SeriesSummary, evaluate_path, summary
-from modeconn_cli.engine.paths.figures import path_figure
+from modeconn_cli.engine.paths.figures import path_figure, title
 from modeconn_cli.engine.paths.opened import OpenedPath, open_path
 from modeconn_cli.engine.paths.statistics import StatisticsUsed
 from modeconn_cli.engine.results import files, jobs
 from modeconn_cli.engine.results.records import Record
 from modeconn_cli.engine.settings.base import tilde
 from modeconn_cli.engine.settings.lmc import LmcInterpolateSettings
+from modeconn_cli.engine.settings.shared import in_every_format
 from modeconn_cli.engine.symmetry import files as permutations
 
 ARRAYS, SUMMARY, FIGURE = "line.npz", "line_summary.json", "line.png"
@@ -69,7 +70,7 @@ def run(settings: LmcInterpolateSettings, runtime: Runtime) -> LmcInterpolateRes
     ):
         return None
     unread = opened.unread(settings)
-    owned = (ARRAYS, SUMMARY, FIGURE)
+    owned, drawn = (ARRAYS, SUMMARY, *in_every_format(FIGURE)), settings.named(FIGURE)
     with (
         runtime.catching_signals(),  # until the job has said how it ended
         contextlib.nullcontext()
@@ -91,14 +92,14 @@ def run(settings: LmcInterpolateSettings, runtime: Runtime) -> LmcInterpolateRes
             barriers=line.barriers(),
             bn=found.statistics,
             held_out="test" if data.use_test else "val",
-            files=[] if folder is None else [str(folder / name) for name in (SUMMARY, ARRAYS, FIGURE)],
+            files=[] if folder is None else [str(folder / name) for name in (SUMMARY, ARRAYS, drawn)],
         )
         if folder is not None and job is not None and not job.complete:
             files.write_arrays(folder / ARRAYS, {**arrays, **vars(line)})
             files.write_json(folder / SUMMARY, result.document())
-            figure = path_figure(arrays, "line", shade=True, axis_label=_axis_label(ends))
-            files.atomic_write(folder / FIGURE, figure)
-            job.finish([folder / name for name in owned])
+            figure = path_figure(arrays, title(opened), settings, axis_label=_axis_label(ends))
+            files.atomic_write(folder / drawn, figure)
+            job.finish([folder / name for name in (ARRAYS, SUMMARY, drawn)])
     return result
 
 

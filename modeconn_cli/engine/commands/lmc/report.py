@@ -17,8 +17,10 @@ from modeconn_cli.engine.commands.lmc.pairs import Pair, PairResult
 from modeconn_cli.engine.errors import InputError
 from modeconn_cli.engine.machine.runtime import Runtime
 from modeconn_cli.engine.results import files, jobs
+from modeconn_cli.engine.results.figures import about, said_beside
 from modeconn_cli.engine.results.records import Record
 from modeconn_cli.engine.settings.lmc import LmcReportSettings
+from modeconn_cli.engine.settings.shared import in_every_format
 
 TABLE, GRID, ACROSS = "lmc_report.csv", "lmc_report.png", "lmc_across.png"
 
@@ -64,20 +66,21 @@ def run(settings: LmcReportSettings, runtime: Runtime) -> LmcReportResult | None
         ]
     ):
         return None
-    written = () if folder is None else tuple(folder / name for name in (TABLE, GRID, ACROSS))
+    drawn = [settings.named(name) for name in (GRID, ACROSS)]
+    written = () if folder is None else tuple(folder / name for name in (TABLE, *drawn))
     if folder is not None:
         inputs = list(dict.fromkeys(Path(pair.file) for each in series for pair in each.pairs))
-        owned = [path.name for path in written]
+        owned = [TABLE, *(name for each in (GRID, ACROSS) for name in in_every_format(each))]
         with jobs.opened(settings, folder, "lmc report", runtime, inputs=inputs, owned=owned) as job:
             if not job.complete:
-                _write(series, settings.barrier, settings.series, folder)
+                _write(series, settings, folder)
                 job.finish(written)
     return LmcReportResult(
         barrier=settings.barrier, which=settings.series, series=series, files=[str(path) for path in written]
     )
 
 
-def _write(series: Sequence[Series], barrier: str, which: str, folder: Path) -> None:
+def _write(series: Sequence[Series], settings: LmcReportSettings, folder: Path) -> None:
     rows = [
         ({"series": each.name, "dataset": each.dataset, "batch_size": each.batch_size}, pair)
         for each in series
@@ -85,8 +88,18 @@ def _write(series: Sequence[Series], barrier: str, which: str, folder: Path) -> 
     ]
     results = {each.name: each.pairs for each in series}
     files.write_text(folder / TABLE, pairs.table(rows))
-    files.atomic_write(folder / GRID, figures.report(results, figures.barrier_of(barrier, which)))
-    files.atomic_write(folder / ACROSS, figures.across(results, figures.barrier_of(barrier, which)))
+    barrier = figures.barrier_of(settings.barrier, settings.series)
+    title = _title(series)
+    for name, draw in ((GRID, figures.report), (ACROSS, figures.across)):
+        files.atomic_write(folder / settings.named(name), draw(results, barrier, title, settings))
+
+
+def _title(series: Sequence[Series]) -> str:
+    """Networks, data and epochs of all experiments, as far as files and records say."""
+    epochs = [pair.epoch for each in series for pair in each.pairs]
+    said = [said_beside([Path(each.folder) / "_", Path(each.folder) / "_" / "_"]) for each in series]
+    of = " and ".join(dict.fromkeys(a or each.dataset for a, each in zip(said, series, strict=True)))
+    return f"Linear mode connectivity: {about(None, of, [min(epochs), max(epochs), None])}"
 
 
 def _branches(folder: Path) -> list[Path]:

@@ -25,8 +25,10 @@ from modeconn_cli.engine.paths.evaluate import evaluate_path
 from modeconn_cli.engine.paths.opened import OpenedPath, line_between
 from modeconn_cli.engine.paths.statistics import StatisticsPolicy
 from modeconn_cli.engine.results import files, jobs
+from modeconn_cli.engine.results.figures import about
 from modeconn_cli.engine.results.records import Record
 from modeconn_cli.engine.settings.lmc import LmcRunSettings
+from modeconn_cli.engine.settings.shared import FIGURE_FORMATS
 
 OWNED = tuple(
     f"{place}{pattern}"
@@ -36,7 +38,7 @@ OWNED = tuple(
         "checkpoints/*/metrics.jsonl",
         "processed/*.json",
         "dataframes/*.csv",
-        "figures/*.png",
+        *(f"figures/*.{each}" for each in FIGURE_FORMATS),
     )
 )
 
@@ -93,7 +95,7 @@ def run(settings: LmcRunSettings, runtime: Runtime) -> LmcRunResult | None:
         if not results and group.leader:
             runtime.warn("early stopping left no pair to compare: use a larger --patience")
         written = [
-            _summarise(each, data.name, own, write=not job.complete)
+            _summarise(each, data.name, found.arch.model, own, write=not job.complete)
             for each, own in zip(plans, by_seed, strict=True)
         ]
         means = pairs.means(results) if len(plans) > 1 else []
@@ -179,18 +181,21 @@ class _Lines:
 
 
 def _summarise(
-    todo: Plan, dataset: str, results: list[PairResult], *, write: bool
+    todo: Plan, dataset: str, model: str, results: list[PairResult], *, write: bool
 ) -> tuple[Path, list[Path]]:
     """One row per pair, heat maps of barrier and distance over k1 and k2, and the story in one figure."""
-    table = todo.table(dataset)
+    table, look = todo.table(dataset), todo.settings
     drawn = [
-        todo.place / "figures" / f"{dataset}_{name}.png" for name in ("barriers", *figures.MAPS) if results
+        todo.place / "figures" / look.named(f"{dataset}_{name}.png")
+        for name in ("barriers", *figures.MAPS)
+        if results
     ]
     if write:
         files.write_text(table, pairs.table([({}, pair) for pair in results]))
     if write and results:
-        story = figures.story(dataset, [pairs.read(Path(pair.file)) for pair in results])
-        for path, content in zip(drawn, (story, *figures.maps(results)), strict=True):
+        title = f"{about(model, dataset, [0, todo.max_epochs, None])}, branch seed {todo.branch_seed}"
+        story = figures.story([pairs.read(Path(pair.file)) for pair in results], title, look)
+        for path, content in zip(drawn, (story, *figures.maps(results, title, look)), strict=True):
             files.atomic_write(path, content)
     return table, drawn
 

@@ -34,6 +34,7 @@ _MEETS = LAYERS | {
 class Layer:
     """The units of one call of a layer or a nonlinearity, as tables name it.
 
+    `behind` is the layer whose output a nonlinearity takes, as figures name it; empty where there is none.
     `positions` values belong to a unit and a sample. `zero`: the nonlinearity has a zero region, so that frequencies
     mean something.
     """
@@ -44,6 +45,7 @@ class Layer:
     units: int
     positions: int
     zero: bool
+    behind: str = ""
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,8 @@ def find(graph: Graph) -> tuple[list[Site], list[str]]:
         called = f"{name}#{calls[kind, name]}" if calls[kind, name] > 1 else name
         try:
             own = _own_axis(node) if kind == "pre" else axes.get(node) or unit_axes.taken_as(node)
-            sites.append(_site(node, own, kind, called, absolute, zero))
+            behind = _behind(node, graph) if kind == "post" else ""
+            sites.append(_site(node, own, kind, called, absolute, zero, behind))
         except _Left as reason:
             left.setdefault(str(reason), []).append(called)
         except Inseparable as error:
@@ -125,7 +128,7 @@ def _own_axis(node: fx.Node) -> Axes:
     return (dims - 1,) if operation(node) in ("linear", "bilinear") else (1,)
 
 
-def _site(node: fx.Node, axes: Axes, kind: Kind, name: str, absolute: bool, zero: bool) -> Site:
+def _site(node: fx.Node, axes: Axes, kind: Kind, name: str, absolute: bool, zero: bool, behind: str) -> Site:
     if not sample_axis.has_samples(node):
         raise _Left(_APART)
     shape, samples = shape_of(node.meta["val"]), sample_axis.of(node)
@@ -134,7 +137,7 @@ def _site(node: fx.Node, axes: Axes, kind: Kind, name: str, absolute: bool, zero
         raise _Left(_NOWHERE)
     count = shape[samples.number] // (samples.outer * samples.inner)
     units = math.prod(shape[axis] for axis in axes)
-    layer = Layer(kind, name, operation(node), units, math.prod(shape) // (count * units), zero)
+    layer = Layer(kind, name, operation(node), units, math.prod(shape) // (count * units), zero, behind)
     return Site(layer, node, samples, axes, absolute)
 
 
@@ -160,6 +163,18 @@ def _name(node: fx.Node, kind: Kind, graph: Graph) -> str:
     if path and of.rpartition(".")[0] == "torch.nn.modules.activation":
         return path
     return ".".join(filter(None, (path, operation(node))))
+
+
+def _behind(node: fx.Node, graph: Graph) -> str:
+    """The nearest layer before a nonlinearity; of a sum's branches the first, which in a residual block is its own."""
+    seen, todo = {node}, list(node.all_input_nodes)
+    for source in todo:  # grows while it is gone through, the nearest first
+        if operation(source) in LAYERS and sample_axis.has_samples(source):
+            return _name(source, "pre", graph)
+        new = [each for each in source.all_input_nodes if each not in seen]
+        seen.update(new)
+        todo += new
+    return ""
 
 
 def _in_attention(node: fx.Node) -> bool:

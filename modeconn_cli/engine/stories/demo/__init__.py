@@ -20,11 +20,13 @@ from modeconn_cli.engine.commands.curve.analyze import CurveAnalyzeResult
 from modeconn_cli.engine.commands.curve.eval import CurveEvalResult
 from modeconn_cli.engine.machine.runtime import Runtime
 from modeconn_cli.engine.results import files
+from modeconn_cli.engine.results.figures import about
 from modeconn_cli.engine.results.records import Record
 from modeconn_cli.engine.settings.animate import AnimateSettings
 from modeconn_cli.engine.settings.curve import CurveAnalyzeSettings, CurveEvalSettings, CurveTrainSettings
 from modeconn_cli.engine.settings.demo import DemoSettings
 from modeconn_cli.engine.settings.l2 import L2Settings
+from modeconn_cli.engine.settings.shared import FIGURES
 from modeconn_cli.engine.settings.swap import SwapSettings
 from modeconn_cli.engine.settings.train import TrainSettings
 from modeconn_cli.engine.stories.demo import figures
@@ -81,7 +83,8 @@ def run(settings: DemoSettings, runtime: Runtime) -> DemoResult | None:
         return None
     count = PARTS + (demo_samples.PARTS if settings.full else 0)
     machine: dict[str, Any] = {"device": settings.device, "threads": settings.threads}
-    parts = Parts(settings.output_dir / "cnn" / "digits", runtime, count, machine)
+    look = {name: getattr(settings, name) for name in FIGURES}
+    parts = Parts(settings.output_dir / "cnn" / "digits", runtime, count, machine, look)
     ends = parts.root / "endpoints" / "checkpoints"
     trained = parts.do(
         "trained seed0 and seed1",
@@ -104,8 +107,9 @@ def run(settings: DemoSettings, runtime: Runtime) -> DemoResult | None:
         pairs.append(pair)
     analysis, animation = _analyze(parts, settings, "seed0-mid2", seed0, swapped)
     assert analysis.share_swapped is not None
-    figure = parts.root / FIGURE
-    picture = figures.lines_against_curves(arrays)
+    figure = parts.root / settings.named(FIGURE)
+    title = f"{about('cnn', 'digits', [settings.epochs])}, curves of {settings.curve_epochs} epochs"
+    picture = figures.lines_against_curves(arrays, title, settings)
     if not (figure.exists() and figure.read_bytes() == picture):
         files.refuse_existing(figure, overwrite=False)
         files.atomic_write(figure, picture)
@@ -141,7 +145,7 @@ def _connect(
         curve_eval.run,
         CurveEvalSettings(
             endpoint0=seed0, endpoint1=other, output_dir=folder / "line", num_points=settings.num_points,
-            **parts.machine,
+            **parts.machine, **parts.look,
         ),
     )  # fmt: skip
     parts.do(
@@ -157,7 +161,7 @@ def _connect(
         curve_eval.run,
         CurveEvalSettings(
             curve_checkpoint=_curve(settings, folder), output_dir=folder / "evaluation",
-            num_points=settings.num_points, **parts.machine,
+            num_points=settings.num_points, **parts.machine, **parts.look,
         ),
     )  # fmt: skip
     pair = Pair(
@@ -199,7 +203,7 @@ def _analyze(
     parts.do(
         f"{name}: animation",
         animate.run,
-        AnimateSettings(data=folder / names.LAYER_DISTANCES, output=animation, heatmap=True),
+        AnimateSettings(data=folder / names.LAYER_DISTANCES, output=animation, heatmap=True, **parts.look),
     )
     return analysis, animation
 

@@ -18,11 +18,13 @@ class Command(Protocol[S, R]):
 class Parts:
     """Runs commands as parts of a story whose results lie in `root`, and counts them for the progress line.
 
-    `machine` holds the settings that say on what device and with how many threads.
+    `machine` holds the settings that say on what device and with how many threads, `look` those of figures.
     """
 
-    def __init__(self, root: Path, runtime: Runtime, count: int, machine: dict[str, Any]) -> None:
-        self.root, self.machine = root, machine
+    def __init__(
+        self, root: Path, runtime: Runtime, count: int, machine: dict[str, Any], look: dict[str, Any]
+    ) -> None:
+        self.root, self.machine, self.look = root, machine, look
         self._runtime, self._quiet = runtime, runtime.hushed()
         self._done, self._count = 0, count
 

@@ -77,7 +77,7 @@ def tell(parts: Parts, epochs: int) -> Samples:
     found = parts.do(
         "summed the losses",
         aggregate.run,
-        CslAggregateSettings(input_dir=losses, output_dir=folder / "csl"),
+        CslAggregateSettings(input_dir=losses, output_dir=folder / "csl", **parts.look),
     )
     step = max(1, epochs // (MEASURED - 1))
     parts.do(
@@ -88,7 +88,9 @@ def tell(parts: Parts, epochs: int) -> Samples:
     parts.do(
         "found the units that every sample leaves inactive",
         dormancy.run,
-        DormantSettings(checkpoint_dir=run, epoch_step=step, output_dir=folder / "dormant", **machine),
+        DormantSettings(
+            checkpoint_dir=run, epoch_step=step, output_dir=folder / "dormant", **machine, **parts.look
+        ),
     )
     noise = RunName(found.dataset, found.run_idx, found.noise_level).aggregated(LABEL_NOISE, ".csv")
     shared = parts.do(
@@ -96,7 +98,7 @@ def tell(parts: Parts, epochs: int) -> Samples:
         correlate.run,
         CorrelateSettings(
             csl=folder / "csl", curvature=folder / "curvature", dormant=folder / "dormant",
-            flags=losses / noise, output_dir=joined,
+            flags=losses / noise, output_dir=joined, **parts.look,
         ),
     )  # fmt: skip
     hardest = _hardest(joined / correlate.PER_SAMPLE, [row["sample_id"] for row in found.hardest])
@@ -108,8 +110,8 @@ def tell(parts: Parts, epochs: int) -> Samples:
         hardest=hardest,
         hardest_flipped=sum(bool(row["flipped"]) for row in hardest),
         correlations=shared.correlations,
-        pictures=next(path for path in found.figures if path.endswith("_samples.png")),
-        figure=str(joined / correlate.SCATTER),
+        pictures=next(path for path in found.figures if Path(path).stem.endswith("_samples")),
+        figure=next(path for path in shared.files if Path(path).stem == "scatter"),
         per_sample=str(joined / correlate.PER_SAMPLE),
         folder=str(folder),
     )
