@@ -16,11 +16,13 @@ from modeconn_cli import __version__
 from modeconn_cli.cli.commands import COMMANDS, GROUPS, first_words, inside, named
 from modeconn_cli.cli.complete import flags_of
 from modeconn_cli.cli.report import Output, PipeClosed, fail
-from modeconn_cli.engine.errors import McxError, SettingsError, did_you_mean
+from modeconn_cli.engine.errors import AGAIN, McxError, SettingsError, Stopped, did_you_mean
 
 EXIT_CODES = """Exit codes: 0 done · 1 a bug · 2 wrong usage or settings · 3 input cannot be used ·
 4 the answer is no · 5 output cannot be written · 75 stopped after saving, run the same command again ·
 130, 143 interrupted · 141 the reader of the pipe has gone"""
+
+INTERRUPTED = (130, 143)
 
 
 def build(words: Sequence[str]) -> typer.Typer:
@@ -90,11 +92,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         words.append("--help")
     try:
         with redirect_stdout(Output(sys.stdout)):
-            return _run(words, named(words))
+            code = _run(words, named(words))
     except PipeClosed:
         return 141
     except KeyboardInterrupt:
-        return 130
+        code = 130
+    except SystemExit as end:
+        if end.code not in INTERRUPTED:
+            raise
+        code = int(end.code)
+    if code in INTERRUPTED:  # while there was nothing to save; Typer makes a code of Ctrl-C itself
+        fail(named(words), Stopped("stopped", AGAIN))
+    return code
 
 
 def _run(words: list[str], command: str) -> int:
