@@ -17,7 +17,9 @@ from modeconn_cli.cli import pages
 from modeconn_cli.cli.commands import COMMANDS, GROUPS, HELP_FLAGS, first_words, inside, named
 from modeconn_cli.cli.complete import flags_of
 from modeconn_cli.cli.report import Output, PipeClosed, fail
-from modeconn_cli.engine.errors import McxError, SettingsError, did_you_mean
+from modeconn_cli.engine.errors import AGAIN, McxError, SettingsError, Stopped, did_you_mean
+
+INTERRUPTED = (130, 143)
 
 
 def build(command: str) -> typer.Typer:
@@ -70,11 +72,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = normalise(sys.argv[1:] if argv is None else argv)
     try:
         with redirect_stdout(Output(sys.stdout)):
-            return _run(words, named(words))
+            code = _run(words, named(words))
     except PipeClosed:
         return 141
     except KeyboardInterrupt:
-        return 130
+        code = 130
+    except SystemExit as end:
+        if end.code not in INTERRUPTED:
+            raise
+        code = int(end.code)
+    if code in INTERRUPTED:  # while there was nothing to save; Typer makes a code of Ctrl-C itself
+        fail(named(words), Stopped("stopped", AGAIN))
+    return code
 
 
 def _run(words: list[str], command: str) -> int:

@@ -9,7 +9,7 @@ import typer
 
 from modeconn_cli.cli.options import takes
 from modeconn_cli.cli.report import Report
-from modeconn_cli.cli.tables import Block, Lines, Table, number, with_error
+from modeconn_cli.cli.tables import Block, Table, number, with_error
 from modeconn_cli.engine.settings.correlate import CorrelateSettings
 
 if TYPE_CHECKING:
@@ -57,9 +57,9 @@ def table(result: CorrelateResult) -> list[Block]:
             for a in result.auroc
         )
         parts.append(
-            Table("Finding the flagged samples", ("flag", "metric", "n", "flagged", "AUROC"), rows, 2)
+            Table("Finding the flagged samples", ("flag", "metric", "n", "flagged", "AUROC"), rows, 2, 2)
         )
-    return [*parts, Lines(tuple(f"File: {path}" for path in result.files))]
+    return parts
 
 
 def _coverage(result: CorrelateResult) -> Table:
@@ -90,6 +90,7 @@ def _correlations(result: CorrelateResult) -> Table:
         ("metric", "metric", "n", "Pearson", "Spearman", "its 95 %", "its p (Holm)"),
         rows,
         text_columns=2,
+        keys=2,
     )
 
 

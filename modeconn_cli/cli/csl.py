@@ -93,7 +93,7 @@ def score_table(result: CslScoreResult) -> list[Block]:
         lines[0] += f", {result.samples_per_second:,.0f} samples per second"
     form = f", form {result.wd_form}" if result.weight_decay else ""
     lines.append(f"Weight decay: {result.weight_decay:g}{form} ({result.wd_origin})")
-    lines += [*omitted, f"Gradient norms: {result.grad_method}", f"Folder: {result.output_dir}"]
+    lines += [*omitted, f"Gradient norms: {result.grad_method}"]
     return [Table(title, columns, rows, text_columns=0), Lines(tuple(lines))]
 
 
@@ -134,8 +134,7 @@ def aggregate_table(result: CslAggregateResult) -> list[Block]:
             for name, value in result.auroc.items()
         )
         parts.append(Table(f"Finding the {result.flipped} flipped labels", ("metric", "n", "AUROC"), cells))
-    lines = [f"File: {result.csl_path}", *([f"File: {result.lt_path}"] if result.lt_path else [])]
-    return [*parts, Lines((*lines, *(f"Figure: {path}" for path in result.figures)))]
+    return parts
 
 
 def _value(value: float, name: str) -> str:

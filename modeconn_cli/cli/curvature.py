@@ -78,7 +78,7 @@ def table(result: CurvatureResult) -> list[Block]:
     )
     how = f"{result.method}, h = {result.h:g}, {result.niter} directions"
     title = f"Curvature of {result.samples:,} samples of {result.dataset} ({how})"
-    lines = (f"Scored in this run: {result.scored} epochs", *omitted, f"Folder: {result.output_dir}")
+    lines = (f"Scored in this run: {result.scored} epochs", *omitted)
     return [Table(title, columns, rows, text_columns=0), Lines(lines)]
 
 
@@ -106,10 +106,8 @@ def stability_table(result: StabilityResult) -> list[Block]:
     lines = (
         f"Spearman, Pearson and median change: against h = {result.h:g}, and against the most directions",
         "reliability: of two halves of the directions (of an odd number without the last), by Spearman and Brown",
-        f"Figure: {result.figure}",
-        f"Table: {result.table}",
     )
-    return [Table(title, columns, rows), Lines(lines)]
+    return [Table(title, columns, rows, keys=2), Lines(lines)]
 
 
 def _short(value: float | None) -> str:

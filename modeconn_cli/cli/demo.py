@@ -75,8 +75,6 @@ def _networks(result: DemoResult) -> list[Block]:
                 "Half-way along the swap's curve the squared distance from seed0 lies to "
                 f"{percent(result.share_swapped, 1)} in the swapped layer, {percent(result.share_neighbours, 1)} in "
                 f"the layers that read it, {percent(result.share_elsewhere, 1)} elsewhere.",
-                f"Figure: {result.figure}",
-                f"Animation: {result.animation}",
             )
         ),
     ]
@@ -112,13 +110,7 @@ def _samples(samples: Samples) -> list[Block]:
             ("metric", "metric", "n", "Pearson", "Spearman"),
             pairs,
             text_columns=2,
+            keys=2,
         ),
-        Lines(
-            (
-                f"Finding the {samples.flipped} flipped labels (AUROC): {found}",
-                f"Pictures: {samples.pictures}",
-                f"Figure: {samples.figure}",
-                f"Table: {samples.per_sample}",
-            )
-        ),
+        Lines((f"Finding the {samples.flipped} flipped labels (AUROC): {found}",)),
     ]

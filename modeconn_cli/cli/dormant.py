@@ -73,8 +73,6 @@ def table(result: DormantResult) -> list[Block]:
         *omitted,
         *left,
         "pre: outputs of convolutions and linear layers, as documented; post: after each nonlinearity",
-        f"Figure: {result.figure}",
-        f"Folder: {result.output_dir}",
     ]
     return [
         Table(title, columns, rows, text_columns=0),
@@ -83,6 +81,7 @@ def table(result: DormantResult) -> list[Block]:
             ("layer", "site", "units", "dormant", "never active", "tau-dormant", "frequency-dormant"),
             by_layer,
             text_columns=2,
+            keys=2,
         ),
         Lines(tuple(lines)),
     ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -62,7 +64,7 @@ def l2(settings: L2Settings, report: Report) -> None:
 
 def many_table(result: L2ManyResult) -> list[Block]:
     kinds: dict[str, tuple[str, Callable[[Any], str]]] = {
-        "pair": ("pair", str),
+        "pair": ("pair", _pair_names(result)),
         "total_l2": ("total L2", number),
         "normalized_l2": ("normalized L2", number),
         "relative": ("relative", percent),
@@ -92,6 +94,41 @@ def many_table(result: L2ManyResult) -> list[Block]:
     if omitted:
         parts.append(Lines(tuple(omitted)))
     return parts
+
+
+def _pair_names(result: L2ManyResult) -> Callable[[str], str]:
+    """The names of pairs as the table shows them: only what tells the checkpoints apart."""
+    labels = list(result.checkpoints)
+    if result.trajectory is not None:
+        what, short = "epoch ", {row.label: str(row.epoch) for row in result.trajectory}
+    else:
+        what, short = distinct(labels)
+    shown = {
+        f"{first}-{second}": f"{what}{short[first]}–{short[second]}"
+        for first, second in itertools.combinations(labels, 2)
+    }
+    return lambda name: shown.get(name, name)
+
+
+def distinct(labels: Sequence[str]) -> tuple[str, dict[str, str]]:
+    """Labels without what all share, and a word to put before them where only their last number differs.
+
+    >>> distinct(["checkpoint-0", "checkpoint-50"])
+    ('epoch ', {'checkpoint-0': '0', 'checkpoint-50': '50'})
+    >>> distinct(["wide-sgd-a.best", "wide-adam-a.best"])
+    ('', {'wide-sgd-a.best': 'sgd', 'wide-adam-a.best': 'adam'})
+    """
+    ends = {label: label[len(label.rstrip("0123456789")) :] for label in labels}
+    before = {label.removesuffix(end) for label, end in ends.items()}
+    if len(before) == 1 and all(ends.values()):
+        what = before.pop().rstrip("-_. ")
+        return f"{'epoch' if what == 'checkpoint' else what} ".lstrip(), ends
+    pieces = [re.split(r"([-_.])", label) for label in labels]  # with what separates them
+    while min(map(len, pieces)) > 2 and len({tuple(piece[:2]) for piece in pieces}) == 1:
+        pieces = [piece[2:] for piece in pieces]
+    while min(map(len, pieces)) > 2 and len({tuple(piece[-2:]) for piece in pieces}) == 1:
+        pieces = [piece[:-2] for piece in pieces]
+    return "", {label: "".join(piece) for label, piece in zip(labels, pieces, strict=True)}
 
 
 def trajectory_table(rows: Sequence[Waypoint], omitted: list[str]) -> Table:

@@ -108,11 +108,9 @@ def run_table(result: LmcRunResult) -> list[Block]:
     lines = [
         _stable(result.stable_from),
         f"In this run: {result.trained_epochs} epochs trained, {result.evaluated_positions} positions evaluated",
-        f"Table: {result.table}",
     ]
-    lines += [f"Figure: {figure}" for figure in result.figures]
     lines += [f"Missing (stopped early): {path}" for path in result.missing]
-    return [Table(title, columns, rows, text_columns=0), Lines(tuple(lines))]
+    return [Table(title, columns, rows, text_columns=0, keys=2), Lines(tuple(lines))]
 
 
 def _figure(value: float | Spread | None, digits: int) -> str:
@@ -141,8 +139,8 @@ def report_table(result: LmcReportResult) -> list[Block]:
         if series.original
     ]
     return [
-        Table("Largest barrier of each k1", columns, rows),
-        Lines((*lines, *(f"File: {path}" for path in result.files))),
+        Table("Largest barrier of each k1", columns, rows, keys=2),
+        Lines(tuple(lines)),
     ]
 
 
@@ -190,7 +188,6 @@ def interpolate_table(result: LmcInterpolateResult) -> list[Block]:
     lines = [f"L2 distance: {number(result.distance)}"]
     if result.distance_unpermuted is not None:
         lines[0] += f" (before the permutation: {number(result.distance_unpermuted)})"
-    lines += [f"File: {path}" for path in result.files]
     return [
         Table(
             f"On the line ({len(result.line.alphas)} positions)", ("series", *keys, *result.barriers), rows

@@ -9,7 +9,7 @@ from typing import Any
 import typer
 
 from modeconn_cli.cli.report import PipeClosed, Report, fail
-from modeconn_cli.engine.errors import McxError, SettingsError, Stopped
+from modeconn_cli.engine.errors import AGAIN, McxError, SettingsError
 from modeconn_cli.engine.machine import launch
 from modeconn_cli.engine.machine import ranks as distributed
 
@@ -34,9 +34,11 @@ def run(settings: Any, report: Report, function: Callable[..., None]) -> None:
 
     ended = launch.launch(launch.count(settings.nproc_per_node, settings.device), body)
     errors = ended.errors[:1]
-    if signal := launch.name_of(ended.code):  # what the others say then is that they were ended
-        again = "what is finished is kept: run the same command again"
-        errors = (Stopped(f"a process was ended by {signal}", again),)
+    if ended.code in (130, 143):
+        errors = ()  # as of every command that is interrupted
+    elif signal := launch.name_of(ended.code):  # what the others say then is that they were ended
+        again = f"what is finished is kept: {AGAIN}"
+        errors = (McxError(f"a process was ended by {signal}", again),)
     for error in errors:
         fail(report.command, error)
     raise typer.Exit(ended.code)

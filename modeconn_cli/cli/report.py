@@ -5,22 +5,20 @@ from __future__ import annotations
 import json
 import os
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TextIO, TypeVar
 
-from modeconn_cli.cli import tables
-from modeconn_cli.engine.errors import Elsewhere, McxError, OutputError, one_line
+from modeconn_cli.cli import tables, written
+from modeconn_cli.cli.progress import Watch
+from modeconn_cli.engine.errors import Elsewhere, McxError, OutputError, Stopped, one_line
 
 if TYPE_CHECKING:
-    from rich.progress import Progress
-
+    from modeconn_cli.engine.machine.ranks import Group
     from modeconn_cli.engine.machine.runtime import Runtime
     from modeconn_cli.engine.settings.base import Settings
-
-EVERY = 30.0  # seconds between two progress lines in a log
 
 
 class PipeClosed(Exception):
@@ -89,7 +87,13 @@ def say(text: str) -> None:
 
 
 def fail(command: str, error: McxError) -> int:
-    """Say an error, its hint, and the exit code; nothing where another rank has spoken."""
+    """Say an error, its hint, and the exit code; nothing where another rank has spoken.
+
+    A job that was stopped and can go on is no error.
+    """
+    if isinstance(error, Stopped):
+        say(f"mcx {command}".strip() + f": {'; '.join(filter(None, (error.message, error.hint)))}")
+        return error.exit_code
     if error.message:
         say(f"mcx {command}".strip() + f": error: {error.message}")
     if error.hint:
@@ -108,8 +112,7 @@ class Report:
     dry_run: bool = False
 
     def __post_init__(self) -> None:
-        self._bar: Progress | None = None
-        self._last = self._begin = time.monotonic()
+        self._watch = Watch(self.command, fancy, say)
 
     def runtime(self, settings: Settings) -> Runtime:
         """The machine the engine runs on, speaking through this report."""
@@ -123,62 +126,18 @@ class Report:
         """A line for the reader on stderr. Levels: detail (only with -v), note, warning."""
         if (level == "detail" and not self.verbose) or (self.quiet and level != "warning"):
             return
-        self._say(f"mcx {self.command}: {level}: {text}" if level == "warning" else text)
+        self._watch.line(f"mcx {self.command}: {level}: {text}" if level == "warning" else text)
 
     def plan(self, lines: Sequence[str]) -> None:
         """What a long job is going to do."""
         if not self.quiet:
             for line in lines:
-                self._say(line)
+                self._watch.line(line)
 
     def progress(self, done: int, total: int, fields: Mapping[str, Any], unit: str = "step") -> None:
-        """Work units done: a bar on a terminal, else a line per unit and for steps every half minute."""
-        if self.quiet:
-            return
-        if fancy(sys.stderr):
-            self._draw(done, total, fields, unit)
-            return
-        now = time.monotonic()
-        if unit != "step" or now - self._last >= EVERY:
-            self._last = now
-            self._say(f"{unit} {done}/{total}  {_fields(fields)}  ({now - self._begin:.0f} s)")
-
-    def _draw(self, done: int, total: int, fields: Mapping[str, Any], unit: str) -> None:
-        if self._bar is None:
-            from rich.console import Console
-            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-            self._bar = Progress(
-                TextColumn("{task.description}", markup=False),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TimeRemainingColumn(),
-                console=Console(stderr=True),
-                transient=True,
-            )
-            self._bar.add_task(self.command, total=total)
-            self._bar.start()
-        counts = unit != "epoch"  # the bar itself counts steps
-        self._bar.update(
-            self._bar.task_ids[0],
-            description=f"{self.command} {_fields(fields)}",
-            completed=done if counts else None,
-            total=total if counts else None,
-        )
-
-    def close(self) -> None:
-        """Take the bar away; the terminal is left clean."""
-        if self._bar is not None:
-            self._bar.stop()
-            self._bar = None
-
-    def _say(self, text: str) -> None:
-        if self._bar is not None:
-            from rich.text import Text
-
-            self._bar.console.print(Text(one_line(text)), soft_wrap=True)
-        else:
-            say(text)
+        """Work units done, as far as anyone wants to know."""
+        if not self.quiet:
+            self._watch.report(done, total, fields, unit)
 
     # The result -----------------------------------------------------------------------------------------
 
@@ -188,11 +147,27 @@ class Report:
         settings: S,
         render: Callable[[Any], Sequence[tables.Block]],
     ) -> None:
-        """Run an engine and print its result; where the answer is no, what led to it."""
+        """Run an engine, print its result and name the files it wrote; where the answer is no, what led to it."""
+        from modeconn_cli.engine.results import files
+
+        with files.watched() as found:
+            try:
+                self._run(engine, settings, render, found)
+            finally:
+                self._watch.close()
+
+    def _run(
+        self,
+        engine: Callable[[S, Runtime], Result | None],
+        settings: S,
+        render: Callable[[Any], Sequence[tables.Block]],
+        found: Collection[Path],
+    ) -> None:
         runtime = self.runtime(settings)
         group = runtime.group
         try:
             result = engine(settings, runtime)
+            everywhere = _of_all_ranks(group, found)
         except McxError as error:
             if isinstance(error, Elsewhere) or not group.failed(error):
                 raise Elsewhere(error.exit_code) from error
@@ -202,6 +177,7 @@ class Report:
                 error.message = f"rank {group.rank}: {error.message}"
             if error.result is not None:
                 self.emit(error.result, render)
+                self._name(found)
             raise
         except Exception as error:
             group.failed(McxError(f"{type(error).__name__}: {error}"))
@@ -210,13 +186,22 @@ class Report:
             group.leave()
         if group.leader:
             self.emit(result, render)
+            self._name(everywhere)
+
+    def _name(self, found: Iterable[Path]) -> None:
+        """The last lines: the files that were written and are for the user."""
+        from modeconn_cli.engine import names
+
+        results = [path for path in found if names.JOB_FOLDER not in path.parts and path.exists()]
+        for line in written.lines(results):
+            self.note(f"wrote {line}")
 
     def emit(self, result: Result | None, render: Callable[[Any], Sequence[tables.Block]]) -> None:
         """Print a result: JSON for programs, ruled tables on a terminal, plain text in a pipe.
 
         None is the result of a dry run and prints nothing.
         """
-        self.close()
+        self._watch.close()
         if result is None:
             return
         if self.as_json:
@@ -238,6 +223,12 @@ class Report:
             line = settings_text({name: value}).rstrip("\n") or f"# {name}:"
             sys.stdout.write(f"{line}  # {one_line(origins[name])}\n")
         sys.stdout.flush()
+
+
+def _of_all_ranks(group: Group, written: Iterable[Path]) -> list[Path]:
+    """The files that all processes have written, each once."""
+    found = group.gather([os.fspath(path) for path in written])
+    return [Path(name) for name in dict.fromkeys(name for names in found for name in names)]
 
 
 def _keep_cause(settings: Settings, rank: int, error: McxError) -> None:
@@ -262,10 +253,3 @@ def _printable(parts: Sequence[tables.Block]) -> list[tables.Block]:
             rows = tuple(tuple(map(one_line, row)) for row in part.rows)
             out.append(replace(part, title=one_line(part.title), rows=rows))
     return out
-
-
-def _fields(fields: Mapping[str, Any]) -> str:
-    return " ".join(
-        f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}"
-        for key, value in fields.items()
-    )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
@@ -14,12 +15,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Table:
-    """A titled table; text columns are flush left, all others flush right."""
+    """A titled table; text columns are flush left, all others flush right.
+
+    The first `keys` columns say which row it is: a terminal that is too narrow shows the others in groups beside them.
+    """
 
     title: str
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     text_columns: int = 1
+    keys: int = 1
 
 
 @dataclass(frozen=True)
@@ -85,23 +90,138 @@ def _plain(part: Block) -> list[str]:
 
 
 def draw(console: Console, parts: Sequence[Block]) -> None:
-    """The parts on a terminal: ruled tables, headings in bold."""
+    """The parts on a terminal: ruled tables, headings in bold; no number and no path is ever cut."""
+    for part in parts:
+        if isinstance(part, Lines):
+            _draw_lines(console, part)
+            console.print()
+            continue
+        if part.title:
+            _draw_lines(console, Lines((part.title,)), heading=True)
+        for piece in fitting(part, console.width):
+            if isinstance(piece, Lines):
+                _draw_lines(console, piece)
+            else:
+                _draw_table(console, piece)
+
+
+def _draw_lines(console: Console, part: Lines, *, heading: bool = False) -> None:
+    from rich.text import Text
+
+    for line in part.lines:
+        bold = heading or (line.endswith(":") and not line.startswith(" "))
+        for piece in wrapped(line, console.width):
+            console.print(Text(piece, style="bold" if bold else ""), soft_wrap=True)
+
+
+def _draw_table(console: Console, part: Table) -> None:
     from rich.table import Table as RichTable
     from rich.text import Text
 
-    for part in parts:
-        if isinstance(part, Lines):
-            for line in part.lines:
-                heading = line.endswith(":") and not line.startswith(" ")
-                console.print(Text(line, style="bold" if heading else ""), soft_wrap=True)
-            console.print()
+    table = RichTable()
+    widths = _widths(part, console.width)
+    for i, (column, width) in enumerate(zip(part.columns, widths, strict=True)):
+        table.add_column(Text(column), justify="left" if i < part.text_columns else "right", width=width)
+    for row in part.rows:
+        table.add_row(*(Text(cell) for cell in row))
+    console.print(table)
+
+
+def wrapped(line: str, width: int) -> list[str]:
+    """The line in pieces that a terminal of so many columns shows without breaking words.
+
+    One with a path is left whole: only a terminal's own line break can be copied away.
+    """
+    if len(line) <= width or re.search(r"/[^\s\d]|[^\s\d]/", line):
+        return [line]
+    return packed(line.split(" "), width, len(line) - len(line.lstrip()) + 2)
+
+
+def packed(words: Sequence[str], width: int, indent: int = 2) -> list[str]:
+    """Words in as few lines of at most so many columns as they fit into; all but the first are indented."""
+    lines = [words[0]]
+    for word in words[1:]:
+        if len(lines[-1]) + 1 + len(word) <= width:
+            lines[-1] += f" {word}"
+        else:
+            lines.append(" " * indent + word)
+    return [line.rstrip() for line in lines]
+
+
+RULE = 3  # columns of a terminal that a column takes beside its cells: a rule and two spaces
+
+
+def fitting(part: Table, width: int) -> list[Block]:
+    """The table as it fits into `width` columns: whole, or in groups of columns that repeat the keys.
+
+    What does not fit even beside the keys follows row by row, and so does a single row of many columns.
+    """
+    least, keys = _least(part), range(part.keys)
+    beside = width - 1 - sum(least[i] + RULE for i in keys)
+    groups: list[list[int]] = []
+    left, room = list[int](), 0
+    for i in range(part.keys, len(part.columns)):
+        if least[i] + RULE > beside:
+            left.append(i)
             continue
-        table = RichTable(title=Text(part.title, style="bold") if part.title else None, title_justify="left")
-        for i, column in enumerate(part.columns):
-            table.add_column(Text(column), justify="left" if i < part.text_columns else "right")
-        for row in part.rows:
-            table.add_row(*(Text(cell) for cell in row))
-        console.print(table)
+        if not groups or least[i] + RULE > room:
+            groups.append([])
+            room = beside
+        groups[-1].append(i)
+        room -= least[i] + RULE
+    if (len(part.columns) == 2 and left) or (len(groups) + bool(left) > 1 and len(part.rows) == 1):
+        return [_stacked(part, list(range(part.keys, len(part.columns))))]
+    out: list[Block] = [_of_columns(part, [*keys, *group]) for group in groups]
+    return [*out, *([_stacked(part, left)] if left else [])]
+
+
+def _least(part: Table) -> list[int]:
+    """The least width of each column: its cells are whole, and so are the words of its heading."""
+    from rich.cells import cell_len
+
+    grid = [
+        [*map(cell_len, (*column.split(), *cells))]
+        for column, *cells in zip(part.columns, *part.rows, strict=True)
+    ]
+    return [max(lengths, default=0) for lengths in grid]
+
+
+def _widths(part: Table, width: int) -> list[int]:
+    """The width of each column, with headings in one line as far as there is room."""
+    out = _least(part)
+    room = width - 1 - sum(each + RULE for each in out)
+    for i, column in enumerate(part.columns):
+        more = min(max(len(column) - out[i], 0), max(room, 0))
+        out[i] += more
+        room -= more
+    return out
+
+
+def _of_columns(part: Table, chosen: Sequence[int]) -> Table:
+    """The table of some columns."""
+    columns = tuple(part.columns[i] for i in chosen)
+    rows = tuple(tuple(row[i] for i in chosen) for row in part.rows)
+    return replace(part, columns=columns, rows=rows, text_columns=sum(i < part.text_columns for i in chosen))
+
+
+def _stacked(part: Table, chosen: Sequence[int]) -> Lines:
+    """Some columns row by row: a line per cell, under the keys of its row."""
+    lines: list[str] = []
+    names = [part.columns[i] for i in chosen]
+    alone = len(chosen) == 1
+    if alone and len(part.columns) > 2:
+        lines.append(f"{names[0]}:")
+    longest = max(map(len, names)) + 1
+    entry = max(len(row[0]) for row in part.rows) + 1 if len(part.columns) == 2 else 0
+    for row in part.rows:
+        key = ", ".join(row[: part.keys])
+        if alone:
+            lines.append(f"  {key + ':':{entry}} {row[chosen[0]]}")
+            continue
+        head = zip(part.columns[: part.keys], row, strict=False)
+        lines.append(", ".join(f"{name} {cell}" for name, cell in head) + ":")
+        lines += [f"  {name + ':':{longest}} {row[i]}" for name, i in zip(names, chosen, strict=True)]
+    return Lines(tuple(lines))
 
 
 def distance_block(distance: Distance) -> Lines:

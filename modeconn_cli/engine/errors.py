@@ -50,6 +50,10 @@ class OutputError(McxError):
     exit_code = 5
 
 
+CONTINUE = "run the same command to continue"
+AGAIN = "run the same command again"  # where nothing may have been saved
+
+
 class Stopped(McxError):
     """A signal stopped the job after it had saved its state; the same command continues it."""
 

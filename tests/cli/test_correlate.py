@@ -297,7 +297,7 @@ def test_the_printed_tables_name_sources_pairs_categories_and_files(
     assert f"{COUNT} samples of the train split" in done.out
     assert "Finding the flagged samples" in done.out
     assert "Categories by median splits" in done.out
-    assert f"File: {tmp_path / 'out/per_sample.csv'}" in done.out
+    assert f"wrote {tmp_path / 'out/per_sample.csv'}" in done.err.splitlines()
     for name in ("scatter", "groups", "tasks", "evolution"):
         assert (tmp_path / f"out/{name}.png").read_bytes().startswith(b"\x89PNG")
     assert "dormancy of epoch 200 is joined, the last of 2" in done.err

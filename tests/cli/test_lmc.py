@@ -401,7 +401,10 @@ def test_a_line_that_a_signal_cut_off_is_gone_on_with(
     monkeypatch.setenv("MCX_TESTING", "1")
     monkeypatch.setenv("MCX_FAILPOINT", "evaluate.after_position.rank0:2=usr2")
     stopped = mcx(*RUN, "--output-dir", folder)
-    assert (stopped.code, "stopped by a signal on the line k1 = 0, k2 = 2" in stopped.err) == (75, True)
+    assert (
+        stopped.code,
+        "mcx lmc run: stopped on the line k1 = 0, k2 = 2; run the same command to continue" in stopped.err,
+    ) == (75, True)
     (log,) = folder.rglob("k1_0_k2_2.jsonl")
     assert [json.loads(line)["t"] for line in log.read_text().splitlines()] == [0, 0.25]
     assert mcx(*RUN, "--output-dir", folder).code == 0

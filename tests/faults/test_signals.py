@@ -134,5 +134,6 @@ def test_a_signal_before_there_is_anything_to_save_leaves_nothing(
         "1",
     ]
     done = forked([*words, "--output-dir", tmp_path / "run", "-q"])
-    assert (done.code, done.out, done.err) == (CODES[number], "", "")
+    said = "mcx train: stopped; run the same command again\n"
+    assert (done.code, done.out, done.err) == (CODES[number], "", said)
     assert not (tmp_path / "run/seed0/.mcx/train").exists()

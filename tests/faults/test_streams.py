@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
+import re
+import signal
+import struct
 import sys
+import termios
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from modeconn_cli.engine.results import files
 
 FULL = "standard output cannot be written: No space left on device"
 
@@ -104,23 +113,84 @@ def test_completion_ends_quietly_whoever_listens(forked, full: int, broken: int)
 # A14 ------------------------------------------------------------------------------------------------------
 
 
-def on_a_terminal(forked, words, environment) -> str:
-    """Everything that a terminal receives."""
+def on_a_terminal(forked, words, environment, code: int = 0) -> str:
+    """Everything that a terminal of 80 columns receives."""
     keeper, terminal = os.openpty()
-    done = forked(words, {"TERM": "xterm-256color", **environment}, stdout=terminal, stderr=terminal)
-    os.close(terminal)
-    assert done.code == 0
-    received = b""
-    while True:
-        try:
-            part = os.read(keeper, 1 << 16)
-        except OSError:
-            break
-        if not part:
-            break
-        received += part
-    os.close(keeper)
-    return received.decode("utf-8")
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    received: list[bytes] = []
+
+    def receive() -> None:
+        with contextlib.suppress(OSError):
+            while part := os.read(keeper, 1 << 16):
+                received.append(part)
+
+    reader = threading.Thread(target=receive)  # a terminal that nobody reads holds a few kilobytes
+    reader.start()
+    try:
+        done = forked(words, {"TERM": "xterm-256color", **environment}, stdout=terminal, stderr=terminal)
+    finally:
+        os.close(terminal)
+        reader.join()
+        os.close(keeper)
+    assert done.code == code
+    return b"".join(received).decode("utf-8")
+
+
+def screen(received: str) -> list[str]:
+    """The lines that stay on the terminal: escapes are left out, and so is what was wiped away."""
+    lines = []
+    for line in received.split("\r\n"):
+        last = re.split(r"\x1b\[2K|\r", line)[-1]
+        lines.append(re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", last).rstrip())
+    return [line for line in lines if line and "━━━━" not in line]
+
+
+TRAIN = (
+    "train",
+    "--model",
+    "mlp",
+    "--model-arg",
+    "width=4,depth=1",
+    "--dataset",
+    "digits",
+    "--max-samples",
+    "200",
+)
+
+
+def test_a_terminal_shows_the_losses_of_every_epoch_and_what_was_written(forked, tmp_path: Path) -> None:
+    folder = tmp_path / "a-folder-with-a-long-name" / "and-another-one-below-it-that-is-longer"
+    words = [*TRAIN, "--epochs", "2", "--seeds", "3,5", "--output-dir", folder]
+    received = on_a_terminal(forked, words, {})
+    shown = screen(received)
+    begun = [line for line in shown if re.match(r"epoch \d/2  seed \d lr \S+ train_loss \d\.\d+ ", line)]
+    assert [line[:17] for line in begun] == [f"epoch {e}/2  seed {s}" for s in (3, 5) for e in (1, 2)]
+    assert max(map(len, begun)) <= 80
+    assert sum("seconds" in line for line in shown) == 4
+    assert str(folder / "seed5/checkpoint-2.pt") in "\n".join(shown), "no path is cut"
+    assert shown[-2:] == [
+        f"wrote {folder}/seed*/{name}" for name in ("checkpoint-*.pt (4 files)", "metrics.jsonl (2 files)")
+    ]
+    assert received.rindex("\x1b[?25h") < received.index("mlp on digits"), "the bar has gone before the table"
+    assert "…" not in received
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["INT", "TERM"])
+def test_a_terminal_is_told_how_to_continue_after_ctrl_c(forked, tmp_path: Path, monkeypatch, number) -> None:
+    monkeypatch.setitem(files._SIGNALS, "stop", number)
+    fault = {"MCX_TESTING": "1", "MCX_FAILPOINT": "train.after_step:3=stop"}
+    words = [*TRAIN, "--batch-size", "100", "--epochs", "9", "--output-dir", tmp_path / "run"]
+    received = on_a_terminal(forked, words, fault, code=75)
+    last = "mcx train: stopped at epoch 1, batch 1; run the same command to continue"
+    assert screen(received)[-1] == last
+    assert received.rindex("\x1b[?25h") < received.index(last)
+    assert not re.search("error|hint|wrote", received)
+
+
+def test_the_bar_has_gone_before_an_error(forked, tmp_path: Path) -> None:
+    words = [*TRAIN, "--epochs", "3", "--lr", "1e30", "--output-dir", tmp_path / "run"]
+    received = on_a_terminal(forked, words, {}, code=3)
+    assert received.rindex("\x1b[?25h") < received.index("mcx train: error: the training loss became NaN")
 
 
 def test_a_terminal_gets_colour(forked, pair) -> None:

@@ -99,9 +99,9 @@ def run(settings: TrainSettings, runtime: Runtime) -> TrainResult | None:
             settings.output_dir / f"seed{seed}",
             found,
             plans[seed],
-            runtime,
+            runtime.part(k, 1, len(seeds), seed=seed) if len(seeds) > 1 else runtime,
         ).run()
-        for seed in seeds
+        for k, seed in enumerate(seeds)
     ]
     return TrainResult(
         model=arch.model, dataset=data.name, num_params=size, epochs=epochs, networks=tuple(networks)

@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from modeconn_cli.engine.errors import McxError
+from modeconn_cli.engine.errors import McxError, Stopped
 from modeconn_cli.engine.machine.devices import cores
 from modeconn_cli.engine.machine.runtime import STOP_SIGNALS
 
@@ -100,7 +100,12 @@ def launch(processes: int, body: Callable[[], McxError | int]) -> Ended:
         finally:
             tempfile.tempdir = temporary
         # Ranks that end because another has failed have no words.
-        return Ended(code, tuple(McxError(word.message, word.hint) for word in _words(ends) if word.message))
+        return Ended(code, tuple(_error(word) for word in _words(ends) if word.message))
+
+
+def _error(word: Word) -> McxError:
+    kind = Stopped if word.code == Stopped.exit_code else McxError
+    return kind(word.message, word.hint)
 
 
 def _words(folder: Path) -> list[Word]:

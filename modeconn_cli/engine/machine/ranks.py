@@ -22,7 +22,7 @@ from multiprocessing import TimeoutError as NoAnswer
 from multiprocessing.pool import ThreadPool
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from modeconn_cli.engine.errors import Elsewhere, InputError, McxError, SettingsError, Stopped
+from modeconn_cli.engine.errors import CONTINUE, Elsewhere, InputError, McxError, SettingsError, Stopped
 
 if TYPE_CHECKING:
     from torch._C._distributed_c10d import TCPStore
@@ -267,9 +267,7 @@ class Many(Group):
         while missing := self._missing(turn, speakers):
             self._end_with_others()
             if self.asked():
-                raise Stopped(
-                    "stopped by a signal while waiting for other ranks", "run the same command again"
-                )
+                raise Stopped("stopped while waiting for other ranks", CONTINUE)
             now = [self._store.add(f"beat/{rank}", 0) for rank in missing]
             if now != beats:
                 beats, since = now, time.monotonic()

@@ -60,6 +60,24 @@ class _Hushed(Silent):
             self._to.note(text, level)
 
 
+class _Part:
+    """Counts the steps of a part among those of the whole, and says which part it is.
+
+    `own` of `whole` equal units are its own, and `offset` are done when it has done none.
+    """
+
+    def __init__(
+        self, listener: Listener, offset: int, own: int, whole: int, fields: Mapping[str, Any]
+    ) -> None:
+        self._to, self._offset, self._own, self._whole, self._fields = listener, offset, own, whole, fields
+        self.note, self.plan = listener.note, listener.plan
+
+    def progress(self, done: int, total: int, fields: Mapping[str, Any], unit: str = "step") -> None:
+        if unit == "step":
+            done, total = done + self._offset * total // self._own, self._whole * total // self._own
+        self._to.progress(done, total, {**self._fields, **fields}, unit)
+
+
 class Runtime:
     """Device, threads and the conversation of one command.
 
@@ -118,6 +136,15 @@ class Runtime:
         """Make a runtime of the same machine for a part of a larger job; it passes on warnings only."""
         part = copy.copy(self)
         part._listener = _Hushed(self._listener)
+        return part
+
+    def part(self, offset: int, own: int, whole: int, **fields: Any) -> Runtime:
+        """Make a runtime for a part of a job: `own` of its `whole` equal units, after `offset` others.
+
+        Steps are counted over the whole; `fields` stand before those of its progress and say which part it is.
+        """
+        part = copy.copy(self)
+        part._listener = _Part(self._listener, offset, own, whole, fields)
         return part
 
     def note(self, text: str, *, once: bool = False) -> None:

@@ -17,7 +17,7 @@ from torch import nn
 
 from modeconn_cli.engine import training
 from modeconn_cli.engine.datasets import Data
-from modeconn_cli.engine.errors import Stopped
+from modeconn_cli.engine.errors import CONTINUE, Stopped
 from modeconn_cli.engine.machine.ranks import Group
 from modeconn_cli.engine.machine.runtime import Runtime
 from modeconn_cli.engine.paths.barriers import Barriers, all_barriers
@@ -175,7 +175,7 @@ def _stopped(done: int, total: int, pair: Mapping[str, int] | None) -> Stopped:
     where = f"after {done} of {total} positions"
     if pair is not None:
         where = "on the line " + ", ".join(f"{name} = {value}" for name, value in pair.items())
-    return Stopped(f"stopped by a signal {where}", "run the same command again")
+    return Stopped(f"stopped {where}", CONTINUE)
 
 
 def _contents(paths: Sequence[Path]) -> dict[str, str]:

@@ -19,7 +19,7 @@ import signal
 import socket
 import sys
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -59,7 +59,28 @@ def atomic_write(path: Path, write: Callable[[IO[bytes]], None] | bytes) -> None
         with contextlib.suppress(OSError):
             temporary.unlink()
     _sync_folder(path.parent)
+    published(path)
     failpoint("files.after_rename")
+
+
+_watching: list[dict[Path, None]] = []
+
+
+@contextlib.contextmanager
+def watched() -> Iterator[Collection[Path]]:
+    """Collect the files that are published meanwhile, in the order in which each was first."""
+    found: dict[Path, None] = {}
+    _watching.append(found)
+    try:
+        yield found.keys()
+    finally:
+        _watching.remove(found)
+
+
+def published(path: Path) -> None:
+    """Tell whoever watches that a file has been written, or written on."""
+    for found in _watching:
+        found[path] = None
 
 
 def _temporary(folder: Path) -> Path:
@@ -175,6 +196,7 @@ def append_line(path: Path, line: str) -> None:
             os.write(handle, (line + "\n").encode("utf-8"))
         finally:
             os.close(handle)
+        published(path)
     except OSError as error:
         raise refused(path, error) from error
 

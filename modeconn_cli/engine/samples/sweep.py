@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from modeconn_cli.engine.errors import InputError, Stopped
+from modeconn_cli.engine.errors import CONTINUE, InputError, Stopped
 from modeconn_cli.engine.machine.ranks import check_same
 from modeconn_cli.engine.machine.runtime import Runtime
 from modeconn_cli.engine.results import arrays, files, jobs, records
@@ -61,7 +61,7 @@ class Sweep(Generic[Row]):
             if alone:
                 self._finish(checkpoint, len(left))
                 if self._runtime.stopping() and number + 1 < len(left):
-                    raise Stopped(f"stopped by a signal after epoch {epoch}", "run the same command again")
+                    raise Stopped(f"stopped after epoch {epoch}", CONTINUE)
         if left and not alone:
             self._group.gather(None)
             self._group.lead(lambda: self._finish_all(left))
@@ -166,9 +166,7 @@ class Sweep(Generic[Row]):
                 at = min(unit[0] + len(found) * self._batch_size, unit[1])
                 self._runtime.progress(number * self._count + at, count * self._count, unit="step")
                 if self._runtime.stopping():
-                    raise Stopped(
-                        f"stopped by a signal after {self.scored} epochs", "run the same command again"
-                    )
+                    raise Stopped(f"stopped after {self.scored} epochs", CONTINUE)
             yield unit, self._part(unit, found)
 
     def _rows(self, unit: Unit) -> list[slice | Tensor]:

@@ -282,6 +282,7 @@ class FigureSettings(Settings):
         low=30,
         high=2400,
         change="free",
+        rare=True,
     )
 
     @property

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from modeconn_cli.engine import names
 from modeconn_cli.engine.datasets import Samples
-from modeconn_cli.engine.errors import InputError, Stopped
+from modeconn_cli.engine.errors import CONTINUE, InputError, Stopped
 from modeconn_cli.engine.machine.runtime import Runtime
 from modeconn_cli.engine.networks import checkpoints
 from modeconn_cli.engine.networks.checkpoints import About
@@ -45,7 +45,6 @@ class Keeping:
     patience: int | None = None
     min_delta: float = 0.0
     start: Path | None = None  # the checkpoint a branch begins from: weights, optimizer and epoch
-    shown: Mapping[str, Any] | None = None  # beside the metrics in the progress
     tasks: Tasks | None = None  # each ends with its best weights, and the next one begins from them
 
 
@@ -151,9 +150,10 @@ class _Run:
             watcher.end(epoch)
         # The line first: a checkpoint without its line could not be told from a finished epoch.
         self.log.add(row)
-        hidden = ("epoch", "seconds", "weights_of_epoch")
-        shown = {name: value for name, value in row.known().items() if name not in hidden}
-        self.runtime.progress(epoch, epochs, unit="epoch", **(keeping.shown or {}), **shown)
+        shown = {
+            name: value for name, value in row.known().items() if name not in ("epoch", "weights_of_epoch")
+        }
+        self.runtime.progress(epoch, epochs, unit="epoch", **shown)
         self.patience.see(row)
         if epoch == epochs or ended or (keeping.save_freq and epoch % keeping.save_freq == 0):
             self._publish(epoch, ended)
@@ -192,10 +192,7 @@ class _Run:
 
 
 def _stopped(at: StepPosition) -> Stopped:
-    return Stopped(
-        f"stopped by a signal and saved at epoch {at.epoch}, batch {at.batch}",
-        "run the same command again to continue",
-    )
+    return Stopped(f"stopped at epoch {at.epoch}" + (f", batch {at.batch}" if at.batch else ""), CONTINUE)
 
 
 def _newest(folder: Path, runtime: Runtime, best: Best, rows: Rows) -> Mapping[str, Any] | None:

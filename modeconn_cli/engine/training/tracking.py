@@ -78,6 +78,7 @@ class _TrackedRows(ABC):
             if found == wanted:
                 os.ftruncate(handle, end)
                 os.lseek(handle, 0, os.SEEK_END)
+                files.published(self._path)
         except OSError as error:
             raise files.refused(self._path, error) from error
         except (ValueError, IndexError) as error:

@@ -47,10 +47,18 @@ class Branches:
         self._check_seed()
         job = replace(job, resumed=True)  # whatever a branch's folder holds is the job's own
         trained, left_out = 0, list[str]()
-        for k1 in self._plan.branches:
+        epochs = {k1: until - (k1 or 0) for k1, until in self._plan.branches.items()}
+        before = 0  # epochs of the branches so far
+        for k1, until in self._plan.branches.items():
             if k1 is None or self._plan.checkpoint(None, k1).exists():
-                trained += self._train_branch(k1, job)
+                which = {"branch": "main" if k1 is None else f"k1={k1}"}
+                if k1 is not None and len(self._settings.branch_seed) > 1:
+                    which["seed"] = str(self._plan.branch_seed)
+                # A branch counts its epochs from 0, though it begins at k1.
+                part = self._runtime.part(before - (k1 or 0), until, sum(epochs.values()), **which)
+                trained += self._train_branch(k1, job, part)
                 left_out += self._left_out(k1)
+            before += epochs[k1]
         return trained, left_out
 
     def _check_schedule(self) -> None:
@@ -90,7 +98,7 @@ class Branches:
             )
         return [str(self._plan.checkpoint(k1, epoch)) for epoch in absent]
 
-    def _train_branch(self, k1: int | None, job: jobs.Job) -> int:
+    def _train_branch(self, k1: int | None, job: jobs.Job, runtime: Runtime) -> int:
         """Train a branch; the number of epochs that this took."""
         settings, folder = self._settings, self._plan.folder(k1)
         model, recipe = self.network(), self.recipe(k1)
@@ -98,8 +106,7 @@ class Branches:
             settings, seed=recipe.seed, wd=settings.wd, schedule_epochs=self._plan.schedule_epochs
         )
         start = None if k1 is None else self._plan.checkpoint(None, k1)
-        shown = {"branch": "main" if k1 is None else f"k1={k1}"}
-        keeping = Keeping(folder, 1, about, settings.patience, settings.min_delta, start, shown)
+        keeping = Keeping(folder, 1, about, settings.patience, settings.min_delta, start)
 
         def watched(_: int) -> dict[str, float]:
             """The validation loss, where early stopping watches it."""
@@ -111,6 +118,6 @@ class Branches:
         before = len(list(folder.glob("checkpoint-*.pt")))
         files.make_folder(folder)
         problem = NetworkProblem(model, settings.wd)
-        train(problem, self._subject.data.fit, recipe, self._runtime, job, keeping, watched)
+        train(problem, self._subject.data.fit, recipe, runtime, job, keeping, watched)
         begun = k1 is None and before == 0  # with the checkpoint of epoch 0, which takes no training
         return len(list(folder.glob("checkpoint-*.pt"))) - before - begun

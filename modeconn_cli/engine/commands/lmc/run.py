@@ -87,8 +87,9 @@ def run(settings: LmcRunSettings, runtime: Runtime) -> LmcRunResult | None:
         # The other ranks wait for the leader.
         trained = group.lead(lambda: [Branches(each, found, runtime).train(job) for each in plans])
         lines = [_Lines(each, found, job, runtime) for each in plans]
-        for own, pair in group.share([(own, pair) for own in lines for pair in todo.pairs]):
-            own.result(*pair)
+        mine = group.share([(own, pair) for own in lines for pair in todo.pairs])
+        for k, (own, pair) in enumerate(mine):
+            own.result(*pair, runtime.part(k, 1, len(mine)))
         evaluated = sum(group.gather(sum(own.evaluated for own in lines)))
         by_seed = [own.results() if group.leader else [] for own in lines]  # results are the leader's to read
         results = [pair for each in by_seed for pair in each]
@@ -131,9 +132,10 @@ class _Lines:
 
     def results(self) -> list[PairResult]:
         """Every pair of which early stopping has left both branches."""
-        return [found for pair in self._todo.pairs if (found := self.result(*pair)) is not None]
+        pairs = [self.result(*pair, self._runtime) for pair in self._todo.pairs]
+        return [found for found in pairs if found is not None]
 
-    def result(self, k1: int, k2: int) -> PairResult | None:
+    def result(self, k1: int, k2: int, runtime: Runtime) -> PairResult | None:
         """Branch against main at epoch k1 + k2; None where early stopping left one of them out."""
         ends = [self._todo.checkpoint(branch, k1 + k2) for branch in (None, k1)]
         if not all(path.exists() for path in ends):
@@ -142,16 +144,18 @@ class _Lines:
         known = pairs.known(path, self._runtime.warn)
         # Asked for fewer positions than the file holds: it keeps them all.
         if known is None or known.at(alphas) is None:
-            self._evaluate(k1, k2, ends, known, path)
+            self._evaluate(k1, k2, ends, known, path, runtime)
             known = pairs.read(path)
         return known.at(alphas)
 
-    def _evaluate(self, k1: int, k2: int, ends: list[Path], known: Pair | None, path: Path) -> None:
+    def _evaluate(
+        self, k1: int, k2: int, ends: list[Path], known: Pair | None, path: Path, runtime: Runtime
+    ) -> None:
         """Measure the positions that a pair's file lacks, and write it."""
         there = [] if known is None else known.line.alphas.tolist()
         new = [alpha for alpha in self._todo.alphas if alpha not in there]
         log = self._job.private / f"k1_{k1}_k2_{k2}.jsonl"
-        on_line = evaluate_path(self._open(ends), new, self._runtime, log, {"k1": k1, "k2": k2})
+        on_line = evaluate_path(self._open(ends), new, runtime, log, {"k1": k1, "k2": k2})
         self.evaluated += len(new)
         line = Line.measured(on_line.measurements)
         line = line if known is None else known.line.joined(line)
