@@ -113,6 +113,7 @@ class Report:
 
     def __post_init__(self) -> None:
         self._watch = Watch(self.command, fancy, say)
+        self._plan: list[str] = []
 
     def runtime(self, settings: Settings) -> Runtime:
         """The machine the engine runs on, speaking through this report."""
@@ -130,6 +131,7 @@ class Report:
 
     def plan(self, lines: Sequence[str]) -> None:
         """What a long job is going to do."""
+        self._plan += lines
         if not self.quiet:
             for line in lines:
                 self._watch.line(line)
@@ -199,14 +201,14 @@ class Report:
     def emit(self, result: Result | None, render: Callable[[Any], Sequence[tables.Block]]) -> None:
         """Print a result: JSON for programs, ruled tables on a terminal, plain text in a pipe.
 
-        None is the result of a dry run and prints nothing.
+        None is the result of a dry run, which has its plan for programs and has said it to people.
         """
         self._watch.close()
-        if result is None:
-            return
         if self.as_json:
-            # ASCII, as the terminal's encoding may not hold the names of files.
-            sys.stdout.write(json.dumps(result.document(), indent=2, allow_nan=False) + "\n")
+            plan = {"schema": "mcx.plan/1", "command": f"mcx {self.command}", "plan": self._plan}
+            _write_json(plan if result is None else result.document())
+        elif result is None:
+            return
         elif fancy(sys.stdout):
             from rich.console import Console
 
@@ -216,13 +218,23 @@ class Report:
         sys.stdout.flush()
 
     def print_config(self, settings: Settings, origins: Mapping[str, str]) -> None:
-        """The settings as a configuration file, each with its origin."""
+        """The settings as a configuration file, or as JSON, each with its origin."""
         from modeconn_cli.engine.results.records import settings_text
 
+        if self.as_json:
+            known = {name: {"value": v, "origin": origins[name]} for name, v in settings.as_plain().items()}
+            _write_json({"schema": "mcx.settings/1", "command": f"mcx {self.command}", "settings": known})
+            return
         for name, value in settings.as_plain().items():
             line = settings_text({name: value}).rstrip("\n") or f"# {name}:"
             sys.stdout.write(f"{line}  # {one_line(origins[name])}\n")
         sys.stdout.flush()
+
+
+def _write_json(document: Mapping[str, Any]) -> None:
+    # ASCII, as the terminal's encoding may not hold the names of files.
+    sys.stdout.write(json.dumps(document, indent=2, allow_nan=False) + "\n")
+    sys.stdout.flush()
 
 
 def _of_all_ranks(group: Group, written: Iterable[Path]) -> list[Path]:

@@ -115,3 +115,19 @@ def test_variables_that_no_command_knows_are_named_once(mcx, monkeypatch) -> Non
     assert done.err.count("MCX_MODLE") == 1
     assert "MCX_MODLE is a variable that no command knows: did you mean 'MCX_MODEL'?" in done.err
     assert "MCX_TRAIN_LR" not in done.err
+
+
+# What a program reads before it starts anything -------------------------------------------------------------
+
+
+def test_settings_and_plan_are_json_for_programs(mcx, project: Path) -> None:
+    done = mcx("train", "--epochs", "3", "--output-dir", "o", "--print-config", "--json")
+    document = json.loads(done.out)
+    assert (document["schema"], document["command"]) == ("mcx.settings/1", "mcx train")
+    assert document["settings"]["epochs"] == {"value": 3, "origin": "flag"}
+    assert document["settings"]["lr"] == {"value": 0.05, "origin": "default"}
+    done = mcx("train", "--epochs", "3", "--output-dir", "o", "--dry-run", "--json", "-q")
+    document = json.loads(done.out)
+    assert (document["schema"], done.err) == ("mcx.plan/1", "")
+    assert any("3 epochs" in line for line in document["plan"])
+    assert not Path("o").exists()
