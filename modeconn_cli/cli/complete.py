@@ -10,7 +10,17 @@ import importlib
 from collections.abc import Mapping
 from pathlib import Path
 
-from modeconn_cli.cli.commands import COMMANDS, DISPLAY, GROUPS, HELP, HELP_FLAGS, first_words, inside, named
+from modeconn_cli.cli.commands import (
+    COMMANDS,
+    DISPLAY,
+    GROUPS,
+    HELP,
+    HELP_FLAGS,
+    TOPICS,
+    first_words,
+    inside,
+    named,
+)
 from modeconn_cli.engine.names import file_of
 from modeconn_cli.engine.registry import DATASETS, FOLDERS, LIBRARIES, MODELS
 from modeconn_cli.engine.settings.base import Settings, specs
@@ -23,6 +33,7 @@ KNOWN = {
     "model": [*MODELS, *(f"{library}:" for library in LIBRARIES)],
     "dataset": [*DATASETS, *FOLDERS],
     "device": ["auto", "cpu", "cuda"],
+    "words": [*first_words(), *TOPICS],
 }
 
 
@@ -67,7 +78,7 @@ def _values(command: str, words: list[str], current: str) -> list[str]:
     known = specs(settings_of(command))
     spec = next((s for s in known if previous in (s.flag, *s.flags) and s.kind is not bool), None)
     if spec is None:
-        return [choice for s in known if s.positional for choice in s.choices]
+        return [word for s in known if s.positional for word in s.choices or KNOWN.get(s.name, ())]
     if spec.name == "layer_name":
         typed = _typed(words, "--checkpoint")
         return _layers(None if typed is None else file_of(typed))

@@ -10,7 +10,7 @@ from pathlib import Path
 import pexpect
 import pytest
 
-from modeconn_cli.cli.complete import answer
+from modeconn_cli.cli.complete import answer, candidates
 from modeconn_cli.cli.completion import FOLDER
 
 ROOT = Path(__file__).parents[2]
@@ -141,3 +141,8 @@ def test_a_real_bash_completes(tmp_path: Path, networks: Path) -> None:
     shell.send("mcx l2 --sort-by no\t")
     shell.expect("normalized_l2 ")
     shell.close(force=True)
+
+
+def test_help_completes_commands_and_topics() -> None:
+    assert candidates(["help"], "ex") == {"exit-codes": ""}
+    assert {"train", "models"} <= set(candidates(["help"], ""))
