@@ -69,6 +69,7 @@ def takes(cls: type[Settings], command: str) -> Callable[[Callable[..., None]], 
                 function(settings, report)
 
         del run.__wrapped__  # Typer would look at its signature
+        run.of_settings = function  # type: ignore[attr-defined] # for Python, which has settings and no words
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
         return run
