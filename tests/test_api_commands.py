@@ -211,6 +211,21 @@ def test_the_import_needs_neither_torch_nor_numpy() -> None:
     assert done.stdout == "set()\n"
 
 
+def test_figures_are_drawn_into_axes_of_ones_own() -> None:
+    from matplotlib.figure import Figure
+
+    from modeconn_cli.api import draw
+
+    with draw.looks():
+        left, right = Figure().subplots(1, 2)
+        draw.path(left, np.linspace(0, 1, 5), np.array([0.1, 0.5, 1.0, 0.5, 0.1]))
+        draw.distances(right, ["a", "b"], np.array([[0.0, 1.0], [1.0, 0.0]]))
+    assert left.lines
+    assert len(right.images) == 1
+    for name in draw.__all__:
+        assert getattr(draw, name).__doc__, name
+
+
 @pytest.mark.slow
 def test_the_page_of_examples_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     page = (Path(__file__).parent.parent / "docs" / "python.md").read_text("utf-8")
@@ -218,4 +233,5 @@ def test_the_page_of_examples_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     names: dict[str, Any] = {}
     for block in re.findall(r"```python\n(.*?)```", page, flags=re.S):
         exec(block, names)
+    assert "<svg" in Path("curve.svg").read_text("utf-8")
     assert Path("line.pdf").read_bytes().startswith(b"%PDF")
