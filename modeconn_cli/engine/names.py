@@ -48,6 +48,9 @@ MODEL_FILES = (
 )
 
 
+# Entries of a checkpoint that are meant to hold the weights. Where one of them does, no other entry is asked.
+STANDARD = ("model_state", "model_state_dict", "state_dict", "model", "net", "model_weights")
+
 ENTRY = "::"  # between a checkpoint's file and the entry that holds the weights: A.pt::trainer.ema
 
 

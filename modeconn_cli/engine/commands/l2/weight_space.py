@@ -127,5 +127,11 @@ def _reason(pair: Pair, usable: Mapping[str, Network], failed: Mapping[str, Inpu
     try:
         weights.check_alike(first.weights, second.weights, str(first.path), str(second.path))
     except InputError as different:
-        return different
+        both = [
+            n
+            for n in first.weights
+            if n in second.weights and first.weights[n].shape == second.weights[n].shape
+        ]
+        hint = f"--common compares the {len(both)} tensors that both have by name and shape" if both else ""
+        return InputError(different.message, hint)
     raise AssertionError(f"{pair} was not measured")
