@@ -57,10 +57,19 @@ def buffers_in(state: Mapping[str, Tensor]) -> list[str]:
     beside its `weight_orig` (those of weight norm are parameters).
     """
     return [
-        name
-        for name, tensor in state.items()
-        if not tensor.is_floating_point() or called_a_buffer(name, state)
+        name for name, tensor in state.items() if not is_continuous(tensor) or called_a_buffer(name, state)
     ]
+
+
+def is_continuous(tensor: Tensor) -> bool:
+    """Whether a tensor's values are real or complex numbers, not whole ones."""
+    return tensor.is_floating_point() or tensor.is_complex()
+
+
+def flat(tensor: Tensor) -> Tensor:
+    """The values in one row; of complex ones real and imaginary parts, whose squares add up to |w|²."""
+    tensor = tensor.detach()
+    return (torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor).reshape(-1)
 
 
 def called_a_buffer(name: str, state: Mapping[str, Tensor]) -> bool:
@@ -266,13 +275,13 @@ def gram(tensors: Sequence[Tensor], origin: Tensor) -> Tensor:
     Differences are taken first: the Gram matrix of the tensors themselves would cancel, and the distance of
     the origin from itself would not be exactly 0. Read once, in cache-sized chunks.
     """
-    flat = [tensor.detach().reshape(-1) for tensor in (*tensors, origin)]
-    size = flat[0].numel()
-    total = torch.zeros(len(flat), len(flat), dtype=torch.float64)
-    buffer = torch.empty(len(flat), min(CHUNK, max(size, 1)), dtype=torch.float64)
+    rows = [flat(tensor) for tensor in (*tensors, origin)]
+    size = rows[0].numel()
+    total = torch.zeros(len(rows), len(rows), dtype=torch.float64)
+    buffer = torch.empty(len(rows), min(CHUNK, max(size, 1)), dtype=torch.float64)
     for begin in range(0, size, CHUNK):
         part = buffer[:, : min(CHUNK, size - begin)]
-        for row, tensor in zip(part, flat, strict=True):
+        for row, tensor in zip(part, rows, strict=True):
             row.copy_(tensor[begin : begin + CHUNK])
         part[:-1] -= part[-1]
         total += part @ part.T
@@ -321,10 +330,14 @@ def check_alike(a: Mapping[str, Tensor], b: Mapping[str, Tensor], name_a: str, n
             f"{len(shapes)} of {len(both)} tensors differ in shape between '{name_a}' and '{name_b}': "
             + "; ".join(rows)
         )
-    kinds = [name for name in both if a[name].is_floating_point() != b[name].is_floating_point()]
+    kinds = [name for name in both if _kind(a[name]) != _kind(b[name])]
     if kinds:
         name = kinds[0]
         raise InputError(f"{name} is {a[name].dtype} in '{name_a}' and {b[name].dtype} in '{name_b}'")
+
+
+def _kind(tensor: Tensor) -> tuple[bool, bool]:
+    return tensor.is_floating_point(), tensor.is_complex()
 
 
 def shortened(names: Sequence[str], count: int = 5) -> str:

@@ -68,7 +68,9 @@ def compared(
     whole = _whole_numbers(checkpoint, counts)
     if whole or not counts:
         what = f"{whole} holds whole numbers" if whole else "it holds no parameters"
-        raise InputError(f"'{path}' cannot be compared: {what}", "distances are between real weights")
+        raise InputError(
+            f"'{path}' cannot be compared: {what}", "distances are between real or complex weights"
+        )
     if not settings.allow_nonfinite:
         others = {name: tensor for name, tensor in checkpoint.state.items() if name not in counts}
         checkpoints.check_finite(others, path, others)
@@ -78,7 +80,7 @@ def compared(
 def _compared(
     checkpoint: Checkpoint, settings: L2Settings, runtime: Runtime, model: nn.Module | None
 ) -> dict[str, Tensor]:
-    """What of a checkpoint counts, real numbers only."""
+    """What of a checkpoint counts, no whole numbers."""
     if model is not None:
         weights.check_fits(model, checkpoint.whole, str(checkpoint.path))
     if settings.include_buffers:
@@ -89,7 +91,7 @@ def _compared(
         counted = checkpoint.parameters()
         if remark := _guessed(checkpoint, counted):
             runtime.note(remark, once=True)
-    return {name: tensor for name, tensor in counted.items() if tensor.is_floating_point()}
+    return {name: tensor for name, tensor in counted.items() if weights.is_continuous(tensor)}
 
 
 def _guessed(checkpoint: Checkpoint, counted: Mapping[str, Tensor]) -> str:
@@ -105,7 +107,7 @@ def _guessed(checkpoint: Checkpoint, counted: Mapping[str, Tensor]) -> str:
     doubtful = [
         name
         for name, tensor in counted.items()
-        if tensor.is_floating_point() and not weights.called_a_parameter(name)
+        if weights.is_continuous(tensor) and not weights.called_a_parameter(name)
     ]
     parts = {
         "left out as buffers, by their names": named,
@@ -119,7 +121,7 @@ def _guessed(checkpoint: Checkpoint, counted: Mapping[str, Tensor]) -> str:
 def _whole_numbers(checkpoint: Checkpoint, compared: Mapping[str, Tensor]) -> str:
     """A tensor of whole numbers that is no buffer: quantised weights, or all that there is."""
     names = [
-        name for name, tensor in checkpoint.state.items() if tensor.ndim and not tensor.is_floating_point()
+        name for name, tensor in checkpoint.state.items() if tensor.ndim and not weights.is_continuous(tensor)
     ]
     weights_ = [name for name in names if name.rpartition(".")[2] in ("weight", "bias")]
     return next(iter(weights_ if compared else names), "")

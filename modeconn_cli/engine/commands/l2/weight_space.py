@@ -87,7 +87,9 @@ def alike(usable: Mapping[str, Network]) -> list[list[str]]:
     """Labels of networks with the same tensors."""
     groups: dict[frozenset[tuple[object, ...]], list[str]] = {}
     for label, network in usable.items():
-        key = frozenset((name, t.shape, t.is_floating_point()) for name, t in network.weights.items())
+        key = frozenset(
+            (name, t.shape, t.is_floating_point(), t.is_complex()) for name, t in network.weights.items()
+        )
         groups.setdefault(key, []).append(label)
     return list(groups.values())
 

@@ -21,7 +21,15 @@ from modeconn_cli.engine.errors import InputError
 from modeconn_cli.engine.networks import weights
 from modeconn_cli.engine.networks.checkpoints import entry, integrity, pickles
 from modeconn_cli.engine.networks.checkpoints.about import About
-from modeconn_cli.engine.networks.weights import STATISTICS, buffers_in, distinct, one_thread, shortened
+from modeconn_cli.engine.networks.weights import (
+    STATISTICS,
+    buffers_in,
+    distinct,
+    flat,
+    is_continuous,
+    one_thread,
+    shortened,
+)
 from modeconn_cli.engine.results import shards
 
 __all__ = ["STATE", "About", "Checkpoint", "check_finite", "content", "finite", "read"]
@@ -256,13 +264,12 @@ def _epoch(content: Mapping[str, Any], path: Path) -> int | None:
 
 
 def _check_tensors(state: Mapping[str, Tensor], path: Path, buffers: Collection[str] | None) -> None:
-    """Raises InputError for tensors that are no real numbers; without `buffers` their values are not looked at."""
+    """Raises InputError for tensors without values in every place; without `buffers` those are not looked at."""
     for name, tensor in state.items():
         if tensor.is_meta:
             raise InputError(f"'{path}': {name} is a meta tensor without values")
-        if tensor.layout != torch.strided or tensor.is_complex():
-            kind = "complex" if tensor.is_complex() else "sparse"
-            raise InputError(f"'{path}': {name} is a {kind} tensor, expected real, dense ones")
+        if tensor.layout != torch.strided:
+            raise InputError(f"'{path}': {name} is a sparse tensor, expected dense ones")
     if buffers is not None:
         check_finite(state, path, buffers)
 
@@ -288,7 +295,8 @@ def finite(tensor: Tensor, *, mask: bool = False) -> bool:
 
     min and max see NaN and infinity without another tensor of the same size.
     """
-    if not tensor.is_floating_point() or tensor.numel() == 0:
+    if not is_continuous(tensor) or tensor.numel() == 0:
         return True
+    tensor = flat(tensor) if tensor.is_complex() else tensor
     low, high = torch.aminmax(tensor if tensor.element_size() > 1 else tensor.float())
     return all(math.isfinite(end) or (mask and end == -math.inf) for end in (float(low), float(high)))

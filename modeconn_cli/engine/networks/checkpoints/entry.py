@@ -15,7 +15,7 @@ from modeconn_cli.engine import names
 from modeconn_cli.engine.errors import InputError
 from modeconn_cli.engine.networks.checkpoints.integrity import resave
 from modeconn_cli.engine.networks.checkpoints.pickles import Inert, stands_in
-from modeconn_cli.engine.networks.weights import called_a_parameter, shortened
+from modeconn_cli.engine.networks.weights import called_a_parameter, is_continuous, shortened
 
 WHOLE = "."  # the file itself
 BESIDE = ("optim", "sched", "scaler", "rng")  # in the names of what trainers keep beside weights
@@ -120,7 +120,7 @@ def _candidates(content: Mapping[str, Any], holding: Mapping[str, Any], path: Pa
     usable = [key for key, value in standard.items() if _has_tensors(value)]
     if usable:
         return usable
-    own = any(isinstance(t, Tensor) and t.is_floating_point() and t.ndim for t in content.values())
+    own = any(isinstance(t, Tensor) and is_continuous(t) and t.ndim for t in content.values())
     others = [*([WHOLE] if own else []), *holding]
     empty = next((key for key, value in standard.items() if not (isinstance(value, Mapping) and value)), None)
     if empty is not None and others:
