@@ -101,8 +101,8 @@ def resolve(
 def standing(cls: type[Settings], known: Collection[str]) -> tuple[dict[str, Any], dict[str, str], list[str]]:
     """What stands for every command of a project: values of `cls` by name, where each is said, and notes.
 
-    `MCX_MODEL` and `MCX_DATASET` come before the nearest `mcx.yaml` from the working directory upwards. Names in `known`
-    are given otherwise. A file of another user's is not read, as a network of one's own runs code.
+    `MCX_MODEL` and `MCX_DATASET` come before the nearest `mcx.yaml` from the working directory upwards. Names in
+    `known` are given otherwise. A file of another user's is not read, as a network of one's own runs code.
     """
     shared = {spec.name: spec for spec in specs(Standing)}
     mine = {spec.name for spec in specs(cls)} - set(known)
