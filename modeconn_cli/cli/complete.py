@@ -128,7 +128,15 @@ def _layers(checkpoint: Path | None) -> list[str]:
                     return []
                 values = (value for _, value, _ in pickletools.genops(archive.read(entry)))
                 names = [value for value in values if isinstance(value, str)]
-    except (OSError, ValueError, StopIteration, zipfile.BadZipFile, RuntimeError, NotImplementedError):
+    except (
+        OSError,
+        ValueError,
+        RecursionError,
+        StopIteration,
+        zipfile.BadZipFile,
+        RuntimeError,
+        NotImplementedError,
+    ):
         return []
     return list(dict.fromkeys(name.removesuffix(".weight") for name in names if name.endswith(".weight")))
 

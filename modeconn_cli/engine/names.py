@@ -48,6 +48,13 @@ MODEL_FILES = (
 )
 
 
+# Entries of a checkpoint that are meant to hold the weights. Where one of them does, no other entry is asked.
+STANDARD = ("model_state", "model_state_dict", "state_dict", "model", "net", "model_weights")
+
+_OF_EPOCH = re.compile(
+    r"(?:epoch|ep|e|step|iter|it|checkpoint|ckpt|model)?[-_=]?\d+", re.IGNORECASE
+)  # folders
+
 ENTRY = "::"  # between a checkpoint's file and the entry that holds the weights: A.pt::trainer.ema
 
 
@@ -94,7 +101,10 @@ def epoch_of(path: Path) -> int | None:
 
 def checkpoint_of(path: Path) -> str:
     """What a checkpoint is called: by its file, or its folder too where files of all epochs have one name."""
-    return f"{path.parent.name}/{path.name}" if path.name in MODEL_FILES else path.name
+    alike = path.name in MODEL_FILES or (
+        _OF_EPOCH.fullmatch(path.parent.name) and not re.search(r"\d", path.name)
+    )
+    return f"{path.parent.name}/{path.name}" if alike else path.name
 
 
 _RUNS = (

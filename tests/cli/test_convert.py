@@ -98,6 +98,26 @@ def test_what_exists_is_kept_and_the_same_again_is_complete(mcx, networks: Path,
     assert mcx("convert", source, "--layout", "bare", "--output", source, "--overwrite").code == 5
 
 
+def test_without_a_model_what_wrappers_have_added_is_left_out(mcx, tmp_path: Path) -> None:
+    model = nn.Sequential(
+        nn.Linear(3, 4), nn.ModuleDict({"module": nn.Linear(4, 4), "_module": nn.Linear(4, 2)})
+    )
+    state = model.state_dict()
+    wrapped = {
+        name.replace("0.", "0._fsdp_wrapped_module._orig_mod.").replace(
+            "1.module.", "1.module._orig_mod."
+        ): tensor
+        for name, tensor in state.items()
+    }
+    torch.save(
+        {"n_averaged": torch.tensor(3), **{f"module.{n}": t for n, t in wrapped.items()}}, tmp_path / "w.pt"
+    )
+    done = mcx("convert", tmp_path / "w.pt", "--layout", "bare", "--output", tmp_path / "b.pt")
+    assert done.code == 0, done.err
+    assert "as wrappers have added it: _fsdp_wrapped_module, _module, _orig_mod, n_averaged" in done.err
+    assert same(load(tmp_path / "b.pt"), state)
+
+
 def test_with_a_model_what_is_written_has_its_names(mcx, networks: Path, tmp_path: Path) -> None:
     state = load(networks / "seed0/checkpoint-4.pt")["model_state"]
     torch.save(

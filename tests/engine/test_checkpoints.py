@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import argparse
 import collections
+import dataclasses
 import datetime
 import decimal
 import enum
 import fractions
+import functools
 import json
+import pathlib
+import pickle
 import types
 from collections import OrderedDict
 from collections.abc import Callable
@@ -239,7 +243,7 @@ def test_a_state_key_that_holds_no_weights_is_refused_with_what_is_there(tmp_pat
     for key in ("epoch", "other"):
         error = refusal(lambda key=key: read(tmp_path, content, state_key=key))
         assert f"has no state dict under '{key}'" in error.message
-        assert error.hint == "entries: model_state, epoch"
+        assert error.hint.startswith("entries: model_state, epoch; ")
 
 
 @pytest.mark.parametrize("content", [{"epoch": 4, "lr": 0.1}, {}, {0: torch.ones(1)}])
@@ -317,6 +321,7 @@ KINDS = {
     "bfloat": torch.ones(3, dtype=torch.bfloat16),
     "double": torch.ones(3, dtype=torch.float64) / 3,
     "eight bits": torch.ones(3, dtype=torch.float8_e4m3fn),
+    "complex": torch.tensor([1 + 2j, -3j], dtype=torch.complex128),
     "counter": torch.tensor(7),
     "flags": torch.tensor([True, False]),
     "no axes": torch.tensor(0.5),
@@ -333,7 +338,9 @@ def test_tensors_keep_their_type_shape_and_values(tmp_path: Path, kind: str) -> 
     tensor = KINDS[kind]
     found = read(tmp_path, {"x": tensor}).state["x"]
     assert (found.dtype, found.shape) == (tensor.dtype, tensor.shape)
-    assert torch.equal(found.double(), tensor.double())
+    assert torch.equal(found.to(torch.cdouble), tensor.to(torch.cdouble))
+    bad = torch.tensor([1, complex(0, float("nan"))])
+    assert "NaN or infinity in 1 of 2" in refusal(lambda: read(tmp_path, {"x": tensor, "y": bad})).message
 
 
 def test_tied_tensors_are_both_there(tmp_path: Path) -> None:
@@ -348,12 +355,11 @@ def test_tied_tensors_are_both_there(tmp_path: Path) -> None:
     ("tensor", "words"),
     [
         (torch.ones(2, device="meta"), "x is a meta tensor without values"),
-        (torch.eye(2).to_sparse(), "x is a sparse tensor, expected real, dense ones"),
-        (torch.ones(2, dtype=torch.complex64), "x is a complex tensor, expected real, dense ones"),
+        (torch.eye(2).to_sparse(), "x is a sparse tensor, expected dense ones"),
     ],
-    ids=["meta", "sparse", "complex"],
+    ids=["meta", "sparse"],
 )
-def test_tensors_without_real_values_are_refused(tmp_path: Path, tensor: Tensor, words: str) -> None:
+def test_tensors_without_values_are_refused(tmp_path: Path, tensor: Tensor, words: str) -> None:
     assert words in refusal(lambda: read(tmp_path, {"x": tensor})).message
 
 
@@ -446,10 +452,148 @@ def test_harmless_values_beside_the_weights_do_not_matter(tmp_path: Path, kind: 
         assert same(checkpoints.read(path).state)
 
 
-def test_a_type_of_ones_own_is_refused_by_name(tmp_path: Path) -> None:
-    error = refusal(lambda: read(tmp_path, {"model": STATE, "colour": Colour.RED}))
-    assert f"contains '{Colour.__module__}.Colour'" in error.message
-    assert "torch.save(model.state_dict(), 'weights.pt')" in error.hint
+class Number(enum.IntEnum):
+    ONE = 1
+
+
+@dataclasses.dataclass
+class Recipe:
+    lr: float = 0.1
+    steps: list[int] = dataclasses.field(default_factory=lambda: [1, 2])
+
+
+class Options(dict[str, Any]):
+    """A dictionary with attributes, as those of configurations are."""
+
+    def __init__(self, **words: Any) -> None:
+        super().__init__(words)
+        self.note = "x"
+
+
+class Rows(list[int]):
+    pass
+
+
+Pair = collections.namedtuple("Pair", "a b")
+LAYER = nn.Linear(2, 2)
+OWN: dict[str, Any] = {
+    "enums": [Colour.RED, Number.ONE],
+    "a data class": Recipe(),
+    "a named tuple": Pair(1, Recipe()),
+    "dictionaries and lists of one's own": [Options(lr=0.1, more=Options(a=torch.ones(2))), Rows([1, 2])],
+    "a key": {Colour.RED: 1},
+    "objects of torch": [
+        (adam := torch.optim.Adam(LAYER.parameters())),
+        torch.optim.lr_scheduler.StepLR(adam, 3),
+        torch.Generator(),
+    ],
+    "generators of NumPy": [np.random.default_rng(0), np.random.RandomState(0)],
+    "exceptions": [ValueError("x"), KeyboardInterrupt()],
+    "types": [int, bool, collections.defaultdict(int, {"a": 1})],
+}
+
+
+@pytest.mark.parametrize("kind", OWN)
+def test_objects_beside_the_weights_do_not_matter_whatever_they_are(tmp_path: Path, kind: str) -> None:
+    for legacy in (False, True):
+        path = tmp_path / "a.pt"
+        torch.save({"model": STATE, "x": OWN[kind]}, path, _use_new_zipfile_serialization=not legacy)
+        assert same(checkpoints.read(path).state)
+    assert same(checkpoints.read(saved(tmp_path / "b.pt", {"weights": STATE, "x": OWN[kind]})).state)
+
+
+def test_an_object_of_an_unknown_class_is_not_taken_for_weights(tmp_path: Path) -> None:
+    name = f"{Options.__module__}.Options"
+    weights_ = Options(w=torch.ones(2))
+    for content, words in (
+        (weights_, f"holds a {name}, expected a state dict"),
+        ({"model": weights_, "ema": STATE}, f"'model' is a {name}, not a state dict"),
+        ({"mine": weights_, "ema": STATE}, "several candidates for the weights: 'mine', 'ema'"),
+        ({"mine": weights_}, f"'mine' is a {name}, not a state dict"),
+        ({"model": {**STATE, "fc": weights_}}, f"'fc' is a {name}, not a tensor"),
+        ({**STATE, "fc.weight": Recipe()}, "'fc.weight' is a"),
+        ({"model": {**STATE, "conv._extra_state": {"x": Recipe()}}}, "'conv._extra_state' is a"),
+    ):
+        assert words in refusal(lambda content=content: read(tmp_path, content)).message
+    beside = read(tmp_path, {**STATE, "recipe": Recipe()})
+    assert (same(beside.state), "recipe" in beside.remarks[0]) == (True, True)
+
+
+def test_a_stand_in_is_saved_again_as_plain_data(tmp_path: Path) -> None:
+    found = read(
+        tmp_path, {"model": STATE, "optimizer": {"state": {}, "param_groups": [{"kind": Colour.RED}]}}
+    )
+    torch.save(found.optimizer_state, tmp_path / "b.pt")
+    assert torch.load(tmp_path / "b.pt", weights_only=True)["param_groups"] == [{"kind": {}}]
+
+
+def test_lines_of_python_after_a_refusal_do_what_they_say(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    arrays = {name: tensor.numpy() for name, tensor in STATE.items()}
+    Path("p.pkl").write_bytes(pickle.dumps(STATE, protocol=4))
+    Path("n.pkl").write_bytes(pickle.dumps(arrays))
+    np.savez("n.npz", **arrays)
+    layer = nn.Linear(2, 2)
+    for name, content in {
+        "n.pt": arrays,
+        "m.pt": {"model": arrays},
+        "c.pt": {"model": STATE, "f": functools.partial(int)},
+        "w.pt": layer,
+        "i.pt": {"net": layer, "f": 1},
+    }.items():
+        torch.save(content, name)
+    for name in ("p.pkl", "n.pkl", "n.npz", "n.pt", "m.pt", "c.pt", "w.pt", "i.pt"):
+        error = refusal(lambda name=name: checkpoints.read(Path(name)))
+        lines = error.hint.partition("in Python: ")[2]
+        exec(lines, {"torch": torch, "pickle": pickle, "pathlib": pathlib, "numpy": np})
+        found = checkpoints.read(Path("weights.pt")).state
+        assert same(found, layer.state_dict() if name in ("w.pt", "i.pt") else STATE), name
+
+
+def test_a_list_is_asked_which_of_it(tmp_path: Path) -> None:
+    path = saved(tmp_path / "a.pt", [{"lr": 0.1}, STATE])
+    error = refusal(lambda: checkpoints.read(path))
+    assert error.hint == f"take one by its number: {path}::1"
+    assert same(checkpoints.read(Path(f"{path}::1")).state)
+    error = refusal(lambda: read(tmp_path, list(STATE.values())))
+    assert "model.state_dict()" in error.hint
+
+
+def test_the_longest_name_is_an_entry_and_errors_say_what_is_there(tmp_path: Path) -> None:
+    content = {"a.b": {"c": STATE, "d": {"e": STATE}}, "a": {"b": {"x": 1}}, "list": [1, STATE]}
+    for key in ("a.b.c", "a.b.d.e", "list.1"):
+        assert same(read(tmp_path, content, state_key=key).state)
+    for key, there in (("a.b.d.f", "entries: e"), ("a.b.f", "entries: c, d"), ("x", "entries: a.b, a, list")):
+        error = refusal(lambda key=key: checkpoints.read(Path(f"{saved(tmp_path / 'a.pt', content)}::{key}")))
+        assert error.hint == there
+    assert "FILE::ENTRY" in refusal(lambda: read(tmp_path, content, state_key="x")).hint
+
+
+def test_an_entry_can_be_what_the_names_of_one_network_begin_with(tmp_path: Path) -> None:
+    other = {name: 2 * tensor for name, tensor in STATE.items()}
+    both = {**prefixed("student."), **{f"teacher.{name}": tensor for name, tensor in other.items()}}
+    for content in (both, {"state_dict": both, "epoch": 3}):
+        for key, wanted in (("student", STATE), ("teacher", other)):
+            found = read(tmp_path, content, state_key=key)
+            assert (same(found.state, wanted), found.prefix) == (True, f"{key}.")
+            assert "left out" in found.remarks[0]
+
+
+def test_names_below_a_prefix_are_found_beside_others() -> None:
+    state = {**prefixed("net.model."), "criterion.weight": torch.ones(2), "metric.total": torch.tensor(1)}
+    assert same(weights.named_as(state, STATE))
+    found = checkpoints.Checkpoint(Path("a.pt"), "bare", state).named_as(STATE)
+    assert (same(found.state), found.prefix) == (True, "net.")
+    assert "left out: criterion.weight, metric.total" in found.remarks[0]
+    twice = checkpoints.Checkpoint(Path("a.pt"), "bare", {**prefixed("student."), **prefixed("teacher.")})
+    error = refusal(lambda: twice.named_as(STATE))
+    assert "under 'student.', 'teacher.'" in error.message
+    assert "--state-key student" in error.hint
+    assert weights.prefixes({**STATE, **prefixed("ema.")}, STATE) == []
+    assert weights.prefixes(prefixed("a."), {**STATE, "head.bias": 1}) == []
+    assert weights.prefixes(prefixed("a."), {**STATE, "head.bias": 1}, some=True) == ["a."]
 
 
 class Shard(torch.Tensor):

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from modeconn_cli.engine.errors import InputError, OutputError
-from modeconn_cli.engine.results import files
+from modeconn_cli.engine.results import files, records, shards
 
 
 @pytest.fixture
@@ -217,3 +217,49 @@ def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=f"cannot read '{tmp_path}/x': {os.strerror(errno.ENOENT)}"):  # noqa: SIM117
         with files.reading(tmp_path / "x"):
             (tmp_path / "x").read_bytes()
+
+
+# The one reader of JSON --------------------------------------------------------------------------------------
+
+BAD_JSON = {
+    "deep": (b"[" * 100_000, "nested too deeply"),
+    "deep objects": (b'{"a":' * 100_000, "nested too deeply"),
+    "long": (b'{"a": ' + b"1" * 5000 + b"}", "a number of thousands of digits"),
+    "twice": (b'{"layer_name": "a", "layer_name": "b"}', "'layer_name' occurs twice"),
+    "not UTF-8": (b'{"a": "\xff"}', "utf-8"),
+    "a list": (b"[1]", "no JSON object"),
+    "text": (b"hello", "Expecting value"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_JSON)
+def test_json_that_cannot_be_read_is_refused_with_its_file(tmp_path: Path, kind: str) -> None:
+    content, words = BAD_JSON[kind]
+    path = tmp_path / "a.json"
+    path.write_bytes(content)
+    with pytest.raises(InputError) as caught:
+        records.read_object(path, "write it anew")
+    assert str(path) in caught.value.message
+    assert words in caught.value.message
+    assert caught.value.hint == "write it anew"
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_bytes(content)
+    with pytest.raises(InputError, match="index"):
+        shards.shards(index)
+
+
+def test_files_are_parsed_by_the_one_reader_alone() -> None:
+    """Elsewhere json.loads reads what the processes of a job tell each other, and headers while a word is completed."""
+    package = Path(files.__file__).parents[2]
+    found = {
+        p.relative_to(package).as_posix()
+        for p in package.rglob("*.py")
+        if "json.load" in p.read_text("utf-8")
+    }
+    among = {
+        "engine/machine/launch.py",
+        "engine/machine/ranks.py",
+        "engine/samples/scored_run.py",
+        "cli/complete.py",
+    }
+    assert found == {"engine/results/files.py", *among}

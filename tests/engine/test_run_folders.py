@@ -330,3 +330,76 @@ def test_a_folder_of_another_trainer_is_scored_and_measured(
     done = mcx("l2", tmp_path / "run/model_1_0.pth", tmp_path / "run/other_0.pth", "--pattern", "{epoch}")
     assert (done.code, "--pattern" in done.err) == (2, True)
     assert mcx("l2", tmp_path / "run").code == 3
+
+
+# Several runs, and folders of folders --------------------------------------------------------------------------
+
+RUNS: dict[str, list[list[str]]] = {  # the names of each run
+    "seeds, without an epoch twice": [["seed0_epoch1.pt", "seed0_epoch3.pt"], ["seed1_epoch2.pt"]],
+    "a fold each": [["net-fold1-epoch=7.ckpt"], ["net-fold2-epoch=9.ckpt"]],
+    "letters": [["runA_ep1.pt", "runA_ep3.pt"], ["runB_ep2.pt"]],
+    "words": [["wide_epoch1.pt", "wide_epoch4.pt"], ["deep_epoch2.pt", "deep_epoch3.pt"]],
+    "a number without a name": [["w16_epoch1.pt", "w16_epoch4.pt"], ["w32_epoch2.pt", "w32_epoch3.pt"]],
+    "metrics beside": [["trial_3_epoch=1_loss=0.5.pt", "trial_3_epoch=3_loss=0.3.pt"], ["trial_4_epoch=2_loss=0.4.pt"]],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", RUNS)
+def test_runs_in_one_folder_are_told_apart_where_no_epoch_is_there_twice(tmp_path: Path, kind: str) -> None:
+    write(tmp_path, *(name for run in RUNS[kind] for name in run))
+    with pytest.raises(InputError, match=f"holds checkpoints of {len(RUNS[kind])} runs") as caught:
+        taken(tmp_path)
+    found = [
+        sorted(taken(tmp_path, pattern=each)[0].values())
+        for each in re.findall(r"'([^']+)'", caught.value.hint)
+    ]
+    assert sorted(found) == sorted(map(sorted, RUNS[kind]))
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["epoch=3-step=400.ckpt", "epoch=4-step=500.ckpt"],
+        ["ep1_acc91.pt", "ep2_acc90.pt", "ep3_acc91.pt", "ep4_acc90.pt"],
+        ["epoch=0-loss=0.23.pt", "epoch=1-loss=0.21.pt", "epoch=2-loss=0.23.pt", "epoch=3-loss=0.21.pt"],
+        ["lr10_epoch1.pt", "lr10_epoch2.pt", "lr1_epoch3.pt", "lr1_epoch4.pt"],
+        ["run-1_1.pt", "run-2_2.pt"],
+        ["seed3_epoch1.pt", "seed3_epoch2.pt"],
+        ["trunk1_epoch1.pt", "trunk1_epoch2.pt"],
+    ],
+)  # fmt: skip
+def test_what_varies_with_the_epoch_is_one_run(tmp_path: Path, names: list[str]) -> None:
+    write(tmp_path, *names)
+    assert sorted(taken(tmp_path)[0].values()) == sorted(names)
+
+
+def test_a_hint_has_flags_of_the_command_alone(mcx: Callable, tmp_path: Path) -> None:
+    write(tmp_path / "dup", *(f"epoch_{epoch}.{kind}" for epoch in (1, 2) for kind in ("pt", "pth")))
+    write(tmp_path / "runs", *(f"index-{run}_epoch-{epoch}.pt" for run in (0, 1) for epoch in (1, 2)))
+    for folder, pattern in (("dup", "epoch_{epoch}.pth"), ("runs", "index-1_epoch-{epoch}.pt")):
+        done = mcx("l2", tmp_path / folder)
+        assert (done.code, "--run-idx" in done.err) == (2, False)
+        assert f"--pattern '{pattern}'" in done.err
+        assert mcx("l2", tmp_path / folder, "--pattern", pattern).code == 0
+    words = ("--output-dir", tmp_path / "o", "--model", "cnn", "--dataset", "digits")
+    assert "--run-idx" in mcx("csl", "score", tmp_path / "runs", *words).err
+    assert "--run-idx" not in mcx("csl", "score", tmp_path / "dup", *words).err
+
+
+def test_one_checkpoint_in_each_numbered_folder_is_that_of_an_epoch(tmp_path: Path) -> None:
+    for name, scheme in (("model.pt", "epoch_{}"), ("ckpt.pth", "e{}")):
+        folder = tmp_path / name
+        write(folder, *(f"{scheme.format(epoch)}/{name}" for epoch in (1, 2, 10)))
+        (folder / "logs").mkdir()
+        assert taken(folder)[0] == {epoch: f"{scheme.format(epoch)}/{name}" for epoch in (1, 2, 10)}
+    write(tmp_path / "two", *(f"e{epoch}/{name}.pt" for epoch in (1, 2) for name in ("gen", "critic")))
+    with pytest.raises(InputError, match="no checkpoints") as caught:
+        taken(tmp_path / "two")
+    for pattern in re.findall(r"'([^']+)'", caught.value.hint):
+        assert list(taken(tmp_path / "two", pattern=pattern)[0]) == [1, 2]
+    write(tmp_path / "seeds", "seed0/last.pt", "seed1/last.pt", epoch=3)
+    write(tmp_path / "lightning", "version_0/checkpoints/epoch=0-step=10.ckpt")
+    for name, below in (("seeds", "seed0"), ("lightning", "version_0/checkpoints")):
+        with pytest.raises(InputError) as caught:
+            taken(tmp_path / name)
+        assert caught.value.hint == f"did you mean {tmp_path / name / below}?"

@@ -227,6 +227,50 @@ def test_distances_do_not_depend_on_what_wrapped_either_network(mcx, own, tmp_pa
         assert set(first) <= set(checkpoints.read(path).state)
 
 
+def test_a_network_inside_of_a_module_with_others_is_found(mcx, own, tmp_path: Path) -> None:
+    a, b = own
+    beside = {"criterion.weight": torch.ones(10), "metric.total": torch.tensor(3)}
+    for k, prefix in enumerate(("model.", "backbone.", "a.b._orig_mod.")):
+        one = save(tmp_path / f"l{k}.pt", {**{f"{prefix}{n}": t for n, t in a.items()}, **beside})
+        plain = save(tmp_path / "plain.pt", b)
+        right = float(mcx("l2", save(tmp_path / "a.pt", a), plain, "--json").out and json.loads(
+            mcx("l2", tmp_path / "a.pt", plain, "--json").out)["total_l2"])  # fmt: skip
+        for more in ((), MODEL[:4], ("--common",)):
+            for pair in ((one, plain), (plain, one)):
+                done = mcx("l2", *pair, "--json", *more)
+                assert done.code == 0, done.err
+                assert json.loads(done.out)["total_l2"] == pytest.approx(right, rel=1e-12)
+                assert "left out: criterion.weight, metric.total" in done.err
+        done = mcx("lmc", "interpolate", one, plain, "--num-alphas", "3", "--json", *MODEL)
+        assert done.code == 0, done.err
+        done = mcx("swap", "--checkpoint", one, "--output", f"o{k}.pt", *MODEL[:4])
+        assert done.code == 0, done.err
+        assert checkpoints.read(Path(f"o{k}.pt")).state.keys() == a.keys()
+    both = {f"{who}.{n}": t for who, state in (("student", a), ("teacher", b)) for n, t in state.items()}
+    both_of = save(tmp_path / "both.pt", both)
+    done = mcx("l2", both_of, plain, *MODEL[:4])
+    assert (done.code, "'student.', 'teacher.'" in done.err, "--state-key student" in done.err) == (
+        3,
+        True,
+        True,
+    )
+    assert json.loads(mcx("l2", f"{both_of}::teacher", plain, "--json").out)["total_l2"] == 0
+
+
+def test_networks_with_other_heads_are_compared_below_a_prefix_too(mcx, own, tmp_path: Path) -> None:
+    a, b = own
+    inside = {f"model.{n}": t for n, t in a.items() if not n.startswith("4.")} | {
+        "head.weight": torch.ones(3)
+    }
+    one, plain = save(tmp_path / "one.pt", inside), save(tmp_path / "plain.pt", b)
+    done = mcx("l2", one, plain)
+    assert (done.code, "--common" in done.err) == (3, False)  # no tensor of one name
+    found = json.loads(mcx("l2", one, plain, "--common", "--json").out)
+    assert list(found["all_layer_distances"]) == ["1.weight", "1.bias", "2.weight", "2.bias"]
+    done = mcx("l2", save(tmp_path / "more.pt", {**a, "x.weight": torch.ones(1)}), plain)
+    assert (done.code, "--common compares the 6 tensors" in done.err) == (3, True)
+
+
 def test_every_command_reads_what_was_wrapped(mcx, own, tmp_path: Path) -> None:
     a, b = own
     old = {n: t for n, t in averaged(a).items() if not n.endswith("num_batches_tracked")}

@@ -181,6 +181,46 @@ def test_what_looks_up_attributes_imports_allocates_or_opens_is_refused(
     assert refusal(path).message == f"'{path}' refused: contains '{name}' (code)"
 
 
+POPEN = called("subprocess.Popen", value("touch x"))
+DISGUISED: dict[str, bytes] = {
+    "posix.system": called("own.Class", called("posix.system", value("touch x"))),
+    "subprocess.Popen": state(called("own.Class"), b"}" + value("x") + POPEN + b"s"),
+    "commands.Run": called("commands.Run"),  # of Python 2, which the table of names makes subprocess
+    "own.function": called("own.function"),
+    "own.Class.method": called("own.Class.method"),
+    "torch.jit._script.ScriptModule": called("torch.jit._script.ScriptModule"),
+    "torch.utils.data.get_worker_info": called("torch.utils.data.get_worker_info"),
+    "torch.optim.os.system": called("torch.optim.os.system"),
+    "numpy.random.os.system": called("numpy.random.os.system"),
+    "threading.Thread": called("threading.Thread"),
+    "builtins.type": called("builtins.type", value("x")),
+    "builtins.__import__": called("builtins.__import__", value("this")),
+}
+
+
+@pytest.mark.parametrize("name", DISGUISED)
+def test_what_may_stand_for_a_class_of_anyones_lets_nothing_else_through(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "a.pt"
+    for place in (pickles.in_zip, pickles.in_legacy):
+        place(path, entry(DISGUISED[name]))
+        found = name.replace("commands", "subprocess")
+        assert refusal(path).message == f"'{path}' refused: contains '{found}' (code)"
+
+
+def test_a_class_of_anyones_is_not_looked_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "own_module.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    monkeypatch.syspath_prepend(tmp_path)
+    path = tmp_path / "a.pt"
+    tensor = pickles.tensor_of(1, (1,), (1,))
+    made = state(called("own_module.Class", value([1] * 9)), value({"k": [2]}))
+    filled = made + b"(" + value(1) + value(2) + b"e" + b"(" + value("k") + value(1) + b"u"
+    content = b"\x80\x02}" + value("w") + tensor + b"s" + value("x") + filled + b"s."
+    pickles.in_zip(path, content, data=bytes(4))
+    found = checkpoints.read(path)
+    assert found.state == {"w": torch.zeros(1)}
+    assert not (tmp_path / "ran").exists()
+
+
 def test_newer_opcodes_that_look_names_up_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.pt"
     pickles.in_zip(path, entry(b"\x8c\x05posix\x8c\x06system\x93"))
@@ -256,7 +296,7 @@ LOOKALIKES = {
     "binary": (b"\x00\x01\xff\xfe" * 9, "is not a file torch.save wrote"),
     "zip": (archives.zipped({"a.txt": b"x"}), "is a zip archive, but not one torch.save wrote"),
     "npz": (archives.zipped({"images.npy": b"x"}), "is a zip archive, but not one torch.save wrote"),
-    "pickle": (b"\x80\x02}.", "is truncated or damaged"),
+    "pickle": (b"\x80\x02}.", "was written by pickle, not by torch.save"),
     "script": (
         archives.zipped({"m/data.pkl": b"\x80\x02}.", "m/constants.pkl": b"\x80\x02)."}),
         "is a TorchScript archive",

@@ -104,7 +104,22 @@ def _read(settings: ConvertSettings, runtime: Runtime) -> Source:
         opened = subject.open_networks([found], settings, runtime, "no data")
         (found,) = opened.checkpoints
         about = opened.arch.about(found.about, buffers=tuple(weights.not_parameters(opened.model)))
+    else:
+        found = _unwrapped(found, runtime)
+        about = found.about
     return Source(found, about, {checkpoints.STATE: found.whole}, found.whole, "network")
+
+
+def _unwrapped(found: Checkpoint, runtime: Runtime) -> Checkpoint:
+    """Under the names of the network inside of wrappers, as far as the names alone tell."""
+    plain = found.unwrapped()
+    if plain.state.keys() != found.state.keys():
+        parts = {part for name in found.state for part in name.split(".")} & {
+            *weights.OF_WRAPPERS,
+            weights.AVERAGED,
+        }
+        runtime.note(f"left out, as wrappers have added it: {', '.join(sorted(parts))}")
+    return plain
 
 
 def _recognised(found: Checkpoint, runtime: Runtime) -> Checkpoint:

@@ -104,7 +104,7 @@ def _of_header(path: Path, settings: InfoSettings) -> InfoResult:
 def _of_checkpoint(checkpoint: Checkpoint, settings: InfoSettings) -> InfoResult:
     curve, points, state = _curve(checkpoint)
     parameters = replace(checkpoint, state=dict(state)).parameters()
-    parameters = {name: tensor for name, tensor in parameters.items() if tensor.is_floating_point()}
+    parameters = {name: tensor for name, tensor in parameters.items() if weights.is_continuous(tensor)}
     about = checkpoint.about
     best = about.weights_of_epoch
     says = about.model

@@ -127,16 +127,29 @@ def open_networks(
     """
     first = read[0]
     for other in read[1:]:
+        if weights.prefixes(first.state, other.state):
+            continue  # which the network's own names decide
         alike = weights.named_as(other.state, first.state)
         weights.check_alike(first.state, alike, str(first.path), str(other.path))
     first = recognised(first, settings, runtime)
     found = open_described(first.about, first.path, settings, runtime, needed, first.state)
     for each in read[1:]:
         check_said(each, found.arch, settings)
-    for each in reversed(read):
-        weights.load_into(found.model, each.whole, str(each.path))
     own = found.model.state_dict()
-    return replace(found, checkpoints=tuple(each.named_as(own) for each in (first, *read[1:])))
+    named = tuple(named_as(each, own, runtime) for each in (first, *read[1:]))
+    for each in reversed(named):
+        weights.load_into(found.model, each.whole, str(each.path))
+    return replace(found, checkpoints=named)
+
+
+def named_as(
+    read: Checkpoint, wanted: Mapping[str, Any], runtime: Runtime, *, some: bool = False
+) -> Checkpoint:
+    """The checkpoint under the names of a network (`Checkpoint.named_as`), and a note of what that leaves out."""
+    named = read.named_as(wanted, some=some)
+    for remark in named.remarks[len(read.remarks) :]:
+        runtime.note(remark, once=True)
+    return named
 
 
 def check_said(read: Checkpoint, arch: Architecture, settings: NetworkSettings) -> None:

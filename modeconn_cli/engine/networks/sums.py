@@ -31,8 +31,8 @@ CANCELS = 1e-3  # a pair so much closer to each other than to the others, square
 
 @dataclass(frozen=True)
 class Squares:
-    """Sums over the values of one tensor of two networks: ‖a − b‖², ‖a‖², ‖b‖², and Σ F (a − b)² where the diagonal
-    Fisher information F is known.
+    """Sums over the values of one tensor of two networks, real or complex: ‖a − b‖², ‖a‖², ‖b‖², and Σ F (a − b)²
+    where the diagonal Fisher information F is known.
     """
 
     size: int
@@ -55,7 +55,7 @@ class Squares:
 
     @property
     def cosine_distance(self) -> float | None:
-        """1 − ⟨a,b⟩ / (‖a‖‖b‖), within [0, 2]; None for a zero vector, and for sums that are not finite.
+        """1 − Re⟨a,b⟩ / (‖a‖‖b‖), within [0, 2]; None for a zero vector, and for sums that are not finite.
 
         As (‖a − b‖² − (‖a‖ − ‖b‖)²) / (2‖a‖‖b‖): one minus a cosine near one would leave no digits where networks are
         near each other. Of one that is little more than a multiple of the other, digits of the rest are lost.
@@ -72,7 +72,7 @@ def among(networks: Sequence[Weights], pairs: Sequence[Pair]) -> list[dict[str, 
     Many pairs come from one Gram matrix of the networks around their mean; those that are much closer to each other
     than to it are subtracted all the same.
     """
-    flat = {name: [network[name].detach().reshape(-1) for network in networks] for name in networks[0]}
+    flat = {name: [weights.flat(network[name]) for network in networks] for name in networks[0]}
     direct = len(pairs) <= DIRECT * len(networks)
     norms, deltas = _over(flat, (lambda part: _subtracted(part, pairs)) if direct else _gram)
     if not direct:
@@ -81,9 +81,12 @@ def among(networks: Sequence[Weights], pairs: Sequence[Pair]) -> list[dict[str, 
     return [
         {
             name: Squares(
-                rows[0].numel(), float(deltas[name][k]), float(norms[name][i]), float(norms[name][j])
+                networks[0][name].numel(),
+                float(deltas[name][k]),
+                float(norms[name][i]),
+                float(norms[name][j]),
             )
-            for name, rows in flat.items()
+            for name in flat
         }
         for k, (i, j) in enumerate(pairs)
     ]

@@ -6,6 +6,7 @@ Shapes: P parameters in all, L layers (modules), K networks.
 from __future__ import annotations
 
 import contextlib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -19,10 +20,17 @@ T = TypeVar("T")
 
 # Parts of names that wrappers add: DataParallel and averaged models, torch.compile, Opacus, activation checkpointing,
 # FSDP, Fabric; and what people, and Lightning, call the network in a module of their own.
-OF_TORCH = (
-    *("module", "_orig_mod", "_module", "_checkpoint_wrapped_module", "_fsdp_wrapped_module", "_fpw_module"),
-    "_forward_module",
-)
+OF_WRAPPERS = (
+    *(
+        "_orig_mod",
+        "_module",
+        "_checkpoint_wrapped_module",
+        "_fsdp_wrapped_module",
+        "_fpw_module",
+        "_forward_module",
+    ),
+)  # which nobody calls a module of his own
+OF_TORCH = ("module", *OF_WRAPPERS)
 WRAPPERS = (*OF_TORCH, "model", "net")
 
 # Buffers that many networks have: in a bare state dict only their names tell them from parameters.
@@ -49,10 +57,19 @@ def buffers_in(state: Mapping[str, Tensor]) -> list[str]:
     beside its `weight_orig` (those of weight norm are parameters).
     """
     return [
-        name
-        for name, tensor in state.items()
-        if not tensor.is_floating_point() or called_a_buffer(name, state)
+        name for name, tensor in state.items() if not is_continuous(tensor) or called_a_buffer(name, state)
     ]
+
+
+def is_continuous(tensor: Tensor) -> bool:
+    """Whether a tensor's values are real or complex numbers, not whole ones."""
+    return tensor.is_floating_point() or tensor.is_complex()
+
+
+def flat(tensor: Tensor) -> Tensor:
+    """The values in one row; of complex ones real and imaginary parts, whose squares add up to |w|²."""
+    tensor = tensor.detach()
+    return (torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor).reshape(-1)
 
 
 def called_a_buffer(name: str, state: Mapping[str, Tensor]) -> bool:
@@ -145,8 +162,8 @@ def without_prefix(names: Iterable[str], parts: Iterable[str]) -> tuple[list[str
         left, prefix = [name.removeprefix(first) for name in left], prefix + first
 
 
-def unwrapped(names: Iterable[str]) -> list[str]:
-    """Names without the parts that wrappers add anywhere in them.
+def unwrapped(names: Iterable[str], wrappers: Iterable[str] = WRAPPERS) -> list[str]:
+    """Names without the parts that `wrappers` add anywhere in them.
 
     A wrapper holds one module under a name of its own and nothing else, but for a count of averages: a part that stands
     beside others is the network's own, whatever it is called, so that no two names become the same.
@@ -158,7 +175,7 @@ def unwrapped(names: Iterable[str]) -> list[str]:
         held = [*parts, *([] if leaf == AVERAGED else [f"{leaf}."])]  # a tensor is no wrapper
         for k, part in enumerate(held):
             inside.setdefault(".".join(parts[:k]), set()).add(part)
-    around = {module for module, held in inside.items() if len(held) == 1 and held <= {*WRAPPERS}}
+    around = {module for module, held in inside.items() if len(held) == 1 and held <= {*wrappers}}
 
     def short(name: str) -> str:
         *parts, leaf = name.split(".")
@@ -181,12 +198,42 @@ def renaming(names: Iterable[str], wanted: Iterable[str]) -> dict[str, str]:
     return new if len({*new.values()}) == len(new) else {name: name for name in theirs}
 
 
+def prefixes(names: Iterable[str], wanted: Iterable[str], *, some: bool = False) -> list[str]:
+    """What stands before all the `wanted` names among the names of a state dict, where they are not there themselves:
+    `model.` of one that holds a network beside a loss's weights.
+
+    With `some` the one before most of them, where none is there itself.
+    """
+    theirs, ours = {*unwrapped(names)}, {name for name in unwrapped(wanted) if not is_counter(name)}
+    if not theirs.isdisjoint(ours) if some else theirs >= ours:
+        return []
+    found = Counter(
+        name[: k + 1]
+        for name in theirs
+        for k, letter in enumerate(name)
+        if letter == "." and name[k + 1 :] in ours
+    )
+    most = max(found.values(), default=0) if some else len(ours)
+    before = sorted(prefix for prefix, count in found.items() if count == most)
+    return before if len(before) == 1 or not some else []
+
+
+def below(state: Mapping[str, T], prefix: str) -> dict[str, T]:
+    """The entries whose names begin so but for wrappers, without that."""
+    short = zip(unwrapped(state), state.values(), strict=True)
+    return {name.removeprefix(prefix): value for name, value in short if name.startswith(prefix)}
+
+
 def named_as(state: Mapping[str, T], wanted: Mapping[str, Any]) -> dict[str, T]:
     """A state dict under the names that a network, or another state dict, has for the same tensors.
 
     Parts of names that wrappers add (DataParallel, torch.compile, Opacus, …) are dropped from both sides. A counter of
-    steps that is `wanted` and not there is 0; the one of an averaged model that is not wanted is left out.
+    steps that is `wanted` and not there is 0; the one of an averaged model that is not wanted is left out, and so
+    is all beside the one prefix that stands before what is wanted (`prefixes`).
     """
+    before = prefixes(state, wanted)
+    if len(before) == 1:
+        state = below(state, before[0])
     new = renaming(state, wanted)
     out = {
         new[name]: value
@@ -228,13 +275,13 @@ def gram(tensors: Sequence[Tensor], origin: Tensor) -> Tensor:
     Differences are taken first: the Gram matrix of the tensors themselves would cancel, and the distance of
     the origin from itself would not be exactly 0. Read once, in cache-sized chunks.
     """
-    flat = [tensor.detach().reshape(-1) for tensor in (*tensors, origin)]
-    size = flat[0].numel()
-    total = torch.zeros(len(flat), len(flat), dtype=torch.float64)
-    buffer = torch.empty(len(flat), min(CHUNK, max(size, 1)), dtype=torch.float64)
+    rows = [flat(tensor) for tensor in (*tensors, origin)]
+    size = rows[0].numel()
+    total = torch.zeros(len(rows), len(rows), dtype=torch.float64)
+    buffer = torch.empty(len(rows), min(CHUNK, max(size, 1)), dtype=torch.float64)
     for begin in range(0, size, CHUNK):
         part = buffer[:, : min(CHUNK, size - begin)]
-        for row, tensor in zip(part, flat, strict=True):
+        for row, tensor in zip(part, rows, strict=True):
             row.copy_(tensor[begin : begin + CHUNK])
         part[:-1] -= part[-1]
         total += part @ part.T
@@ -283,10 +330,14 @@ def check_alike(a: Mapping[str, Tensor], b: Mapping[str, Tensor], name_a: str, n
             f"{len(shapes)} of {len(both)} tensors differ in shape between '{name_a}' and '{name_b}': "
             + "; ".join(rows)
         )
-    kinds = [name for name in both if a[name].is_floating_point() != b[name].is_floating_point()]
+    kinds = [name for name in both if _kind(a[name]) != _kind(b[name])]
     if kinds:
         name = kinds[0]
         raise InputError(f"{name} is {a[name].dtype} in '{name_a}' and {b[name].dtype} in '{name_b}'")
+
+
+def _kind(tensor: Tensor) -> tuple[bool, bool]:
+    return tensor.is_floating_point(), tensor.is_complex()
 
 
 def shortened(names: Sequence[str], count: int = 5) -> str:

@@ -190,5 +190,5 @@ def _of_rank(log: Path, rank: int | str) -> Path:
 def _kept(log: Path | None) -> dict[float, Measurement]:
     """The measurements that this and other ranks have finished, by position."""
     logs = [] if log is None else sorted(log.parent.glob(_of_rank(log, "*").name))
-    kept = [Measurement(**json.loads(line)) for each in logs for line in files.read_lines(each)]
+    kept = [Measurement(**files.parsed(line, each)) for each in logs for line in files.read_lines(each)]
     return {each.t: each for each in kept}

@@ -41,20 +41,22 @@ def coefficients(kind: Kind, num_points: int, t: float) -> np.ndarray:
 
 
 class Layout:
-    """Where each parameter of a model lies in a flat vector."""
+    """Where each parameter of a model lies in a flat vector of reals: a complex one as its real and imaginary parts."""
 
     def __init__(self, model: nn.Module) -> None:
         parameters = dict(model.named_parameters())
-        kinds = {p.dtype for p in parameters.values()}
+        kinds = {p.dtype.to_real() for p in parameters.values()}
         if len(kinds) != 1:
             raise InputError(f"the network's parameters differ in type: {', '.join(sorted(map(str, kinds)))}")
         self.dtype = kinds.pop()
         self.shapes = {name: tuple(p.shape) for name, p in parameters.items()}
+        self._complex = {name for name, p in parameters.items() if p.is_complex()}
         self.slices: dict[str, slice] = {}
         begin = 0
         for name, p in parameters.items():
-            self.slices[name] = slice(begin, begin + p.numel())
-            begin += -(-p.numel() // ALIGN) * ALIGN
+            size = p.numel() * (2 if name in self._complex else 1)
+            self.slices[name] = slice(begin, begin + size)
+            begin += -(-size // ALIGN) * ALIGN
         self.size = begin
 
     def flatten(self, state: Mapping[str, Tensor], out: Tensor) -> None:
@@ -65,7 +67,12 @@ class Layout:
 
     def views(self, flat: Tensor) -> Weights:
         """The parameters in a flat vector, by name, without a copy."""
-        return {name: flat[where].view(self.shapes[name]) for name, where in self.slices.items()}
+        return {
+            name: torch.view_as_complex(flat[where].view(*self.shapes[name], 2))
+            if name in self._complex
+            else flat[where].view(self.shapes[name])
+            for name, where in self.slices.items()
+        }
 
 
 @dataclass(frozen=True)

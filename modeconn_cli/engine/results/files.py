@@ -26,7 +26,7 @@ from typing import IO, Any
 import numpy as np
 
 from modeconn_cli.engine import names
-from modeconn_cli.engine.errors import OutputError
+from modeconn_cli.engine.errors import InputError, OutputError
 
 _FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 _HOST = f"{zlib.crc32(socket.gethostname().encode()):08x}"  # whose process numbers a name speaks of
@@ -207,6 +207,32 @@ def read_lines(path: Path) -> list[str]:
         return []
     text = path.read_text("utf-8")
     return text[: text.rfind("\n") + 1].splitlines()
+
+
+def parsed(text: str | bytes, path: Path, hint: str = "") -> Any:
+    """The JSON value that a text of the file at `path` is: the one reader of JSON from files.
+
+    Raises InputError with `hint` for what is none, and for entries that occur twice in an object, nesting that is too
+    deep and numbers of thousands of digits.
+    """
+    try:
+        return json.loads(
+            text.decode("utf-8") if isinstance(text, bytes) else text, object_pairs_hook=_object
+        )
+    except RecursionError:
+        reason: object = "it is nested too deeply"
+    except ValueError as error:
+        digits = "integer string conversion" in str(error)
+        reason = "it holds a number of thousands of digits" if digits else error
+    raise InputError(f"'{path}' cannot be read: {reason}", hint)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(name for k, (name, _) in enumerate(pairs) if name in dict(pairs[:k]))
+        raise ValueError(f"'{twice[:80]}' occurs twice in one object")
+    return found
 
 
 def occupied(path: Path) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime
-import json
 import math
 import platform
 import socket
@@ -193,12 +192,12 @@ def git_commit() -> str | None:
 def read_object(path: Path, hint: str = "") -> dict[str, Any]:
     """The JSON object in a file. Raises InputError with `hint` where there is none."""
     try:
-        found = json.loads(path.read_text("utf-8"))
-        if not isinstance(found, dict):
-            raise ValueError("it holds no JSON object")
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise InputError(f"'{path}' cannot be read: {reason}", hint) from error
+        text = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"'{path}' cannot be read: {error.strerror}", hint) from error
+    found = files.parsed(text, path, hint)
+    if not isinstance(found, dict):
+        raise InputError(f"'{path}' cannot be read: it holds no JSON object", hint)
     return found
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from modeconn_cli.engine.errors import InputError
+from modeconn_cli.engine.results import files
 
 LARGEST_INDEX = 100_000_000  # bytes
 
@@ -18,7 +18,7 @@ def tensors(path: Path) -> dict[str, str]:
     """The tensors that an index names -> the file of each."""
     try:
         with path.open("rb") as stream:
-            found = dict(json.loads(stream.read(LARGEST_INDEX))["weight_map"].items())
+            found = dict(files.parsed(stream.read(LARGEST_INDEX), path)["weight_map"].items())
         if not all(isinstance(name, str) for name in found.values()):
             raise ValueError("the name of a file is not text")
         return found

@@ -44,9 +44,9 @@ class ScoredEpoch:
         )
 
     @classmethod
-    def read(cls, text: str) -> Self:
-        """The epoch of a line that `text` gave."""
-        return cls(**json.loads(text))
+    def read(cls, text: str, path: Path) -> Self:
+        """The epoch of a line that `text` gave, of the file at `path`."""
+        return cls(**files.parsed(text, path))
 
     def text(self) -> str:
         """One line of JSON: the epoch, what the command says of it, then the checkpoint and the files."""
@@ -63,8 +63,8 @@ class EpochLog(Generic[Row]):
     """The epochs of a job that are finished, a line each in its private folder; `rows` are `kind`s by epoch."""
 
     def __init__(self, job: jobs.Job, kind: type[Row]) -> None:
-        self._path = job.private / "scored.jsonl"
-        found = [kind.read(line) for line in files.read_lines(self._path)]
+        self.path = job.private / "scored.jsonl"
+        found = [kind.read(line, self.path) for line in files.read_lines(self.path)]
         self.rows = {row.epoch: row for row in found}
 
     def kept(self, epoch: int, checkpoint: Path, made: Iterable[Path]) -> bool:
@@ -83,7 +83,7 @@ class EpochLog(Generic[Row]):
     def add(self, row: Row, made: Iterable[Path]) -> None:
         """After the files of an epoch are there."""
         self.rows[row.epoch] = row = replace(row, sizes=_sizes(made))
-        files.append_line(self._path, row.text())
+        files.append_line(self.path, row.text())
 
 
 def _sizes(made: Iterable[Path]) -> list[int]:

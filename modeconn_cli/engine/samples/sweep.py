@@ -70,7 +70,7 @@ class Sweep(Generic[Row]):
             self.rate = self.scored * self._count / (time.perf_counter() - begun)
         listed = self._log.rows if every else self._run.checkpoints
         lines = self._group.lead(lambda: [self._log.rows[epoch].text() for epoch in sorted(listed)])
-        return [self._measure.row.read(line) for line in lines]
+        return [self._measure.row.read(line, self._log.path) for line in lines]
 
     def _left(self) -> list[int]:
         """The epochs that are not finished; every rank must see the same run as the leader."""

@@ -148,7 +148,7 @@ class StepPosition:
 
 def make_optimizer(problem: Problem, recipe: Recipe) -> Optimizer:
     """The optimizer over what is trainable; one fused pass over memory per step."""
-    fused = all(p.device.type in ("cpu", "cuda") for p in problem.trainable)
+    fused = all(p.device.type in ("cpu", "cuda") and not p.is_complex() for p in problem.trainable)
     decay = problem.optimizer_decay
     if recipe.optimizer == "sgd":
         return torch.optim.SGD(

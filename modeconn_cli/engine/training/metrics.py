@@ -54,8 +54,8 @@ class MetricsLog:
         self._path = folder / names.METRICS
         try:
             self._lines = files.read_lines(self._path)
-            self.rows = [LoggedEpoch(**json.loads(line)) for line in self._lines]
-        except (ValueError, TypeError) as error:
+            self.rows = [LoggedEpoch(**files.parsed(line, self._path, ANEW)) for line in self._lines]
+        except (InputError, ValueError, TypeError) as error:
             raise InputError(f"'{self._path}' is not the log of a training: {error}", ANEW) from error
 
     @property

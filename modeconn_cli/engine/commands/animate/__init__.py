@@ -15,6 +15,7 @@ from PIL import Image
 from modeconn_cli.engine import names
 from modeconn_cli.engine.commands.animate import heatmap, layers, style
 from modeconn_cli.engine.commands.animate.layers import LayerDistances
+from modeconn_cli.engine.errors import InputError
 from modeconn_cli.engine.machine.runtime import Runtime
 from modeconn_cli.engine.results import files, jobs, records
 from modeconn_cli.engine.results.figures import about, inputs_beside, plain_matplotlib, said_beside
@@ -145,6 +146,7 @@ def _stored(path: Path) -> Any:
         warnings.simplefilter("ignore")
         try:
             with Image.open(path, formats=("GIF", "PNG")) as picture:
-                return json.loads(picture.info.get("mcx") or picture.info.get("comment") or "null")
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+                text = picture.info.get("mcx") or picture.info.get("comment") or "null"
+                return files.parsed(text, path)
+        except (InputError, OSError, ValueError, SyntaxError, Image.DecompressionBombError):
             return None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -38,7 +37,11 @@ def _rows(text: str, path: Path) -> list[tuple[str, str]]:
 
 def _entries(text: str, path: Path) -> list[tuple[str, str]]:
     # BaseLoader keeps names such as `no` and `1e3` as they are written.
-    content = json.loads(text) if path.suffix.lower() == ".json" else yaml.load(text, Loader=yaml.BaseLoader)
+    content = (
+        files.parsed(text, path)
+        if path.suffix.lower() == ".json"
+        else yaml.load(text, Loader=yaml.BaseLoader)
+    )
     if not isinstance(content, Mapping) or any(isinstance(name, list | dict) for name in content.values()):
         raise InputError(
             f"'{path}' is not an object of class ids and names", 'write {"0": "cat", "1": "dog"}'

@@ -19,6 +19,7 @@ from torch import Tensor
 from modeconn_cli.engine.commands.csl.naming import IDS, LABEL_NOISE, SUMMARY, RunName
 from modeconn_cli.engine.datasets import Batch
 from modeconn_cli.engine.machine.runtime import Runtime
+from modeconn_cli.engine.networks import weights
 from modeconn_cli.engine.results import files
 from modeconn_cli.engine.results.records import Record
 from modeconn_cli.engine.samples import (
@@ -180,7 +181,7 @@ class _Losses(Measure[CslScoreSettings, EpochScore, CslScoreResult]):
 
     def write(self, checkpoint: ScoredEpoch, whole: Mapping[str, np.ndarray]) -> EpochScore:
         losses, norms = whole["loss"], whole.get("loss_grad")
-        squares = sum(float(p.detach().double().square().sum()) for p in self.run.model.parameters())
+        squares = sum(float(weights.flat(p).double().square().sum()) for p in self.run.model.parameters())
         shift = self.decay.wd * self.decay.factor * squares
         values = {**whole, "loss": losses + shift, "loss_ce": losses}
         for kind, path in self._paths(checkpoint.epoch).items():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass, fields
 from functools import partial
@@ -69,8 +68,8 @@ class EpochStability(ScoredEpoch):
     rows: list[StabilityRow]
 
     @classmethod
-    def read(cls, text: str) -> Self:
-        line = json.loads(text)
+    def read(cls, text: str, path: Path) -> Self:
+        line = files.parsed(text, path)
         return cls(**{**line, "rows": [StabilityRow(**row) for row in line["rows"]]})
 
 

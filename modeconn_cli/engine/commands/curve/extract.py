@@ -66,7 +66,7 @@ def run(settings: CurveExtractSettings, runtime: Runtime) -> CurveExtractResult 
         t=settings.t,
         output=tilde(settings.output),
         num_params=weights.count(parameters),
-        l2_norm=math.sqrt(sum(float(p.double().square().sum()) for p in parameters.values())),
+        l2_norm=math.sqrt(sum(float(weights.flat(p).double().square().sum()) for p in parameters.values())),
         bn=statistics,
         provenance=made,
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -217,7 +216,7 @@ def _finished(
 ) -> CurveTrainResult:
     """Read a finished run back."""
     lines = files.read_lines(folder / names.METRICS)
-    metrics = json.loads(lines[-1]) if lines else {}
+    metrics = files.parsed(lines[-1], folder / names.METRICS) if lines else {}
     epoch = metrics.get("epoch", 0)
     return CurveTrainResult(
         endpoint0=tilde(ends[0]),

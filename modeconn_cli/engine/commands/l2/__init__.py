@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -17,7 +18,7 @@ from modeconn_cli.engine.commands.l2.summary import L2ManyResult
 from modeconn_cli.engine.commands.l2.weight_space import Networks
 from modeconn_cli.engine.errors import InputError, SettingsError
 from modeconn_cli.engine.machine.runtime import Runtime
-from modeconn_cli.engine.networks import subject
+from modeconn_cli.engine.networks import subject, weights
 from modeconn_cli.engine.networks.models.recognise import recognised
 from modeconn_cli.engine.results import files, jobs
 from modeconn_cli.engine.settings.l2 import L2Settings
@@ -91,20 +92,34 @@ def _outputs(chosen: Chosen, settings: L2Settings) -> dict[Pair, Path]:
 
 
 def _read(chosen: Chosen, settings: L2Settings, runtime: Runtime) -> Networks:
-    """The networks by label, under the names of the first; of several those that cannot be read are the reason why."""
+    """The networks by label, under the names of the first, or of one whose names are all there below a prefix; of
+    several those that cannot be read are the reason why.
+    """
     networks: dict[str, Network | InputError] = {}
     model = _model(next(iter(chosen.paths.values())), settings, runtime)
     for done, (label, path) in enumerate(chosen.paths.items(), start=1):
         try:
-            first = next((each for each in networks.values() if isinstance(each, Network)), None)
-            names = None if first is None else first.checkpoint.whole
-            networks[label] = network.read(path, settings, runtime, model, names)
+            networks[label] = network.opened(path, settings, runtime)
         except InputError as error:
             if chosen.alone:
                 raise
             networks[label] = error
         if not chosen.alone:
             runtime.progress(done, len(chosen.paths), "checkpoint", checkpoint=label)
+    names: dict[str, Any] = {}
+    for each in networks.values():
+        if isinstance(each, Network) and (
+            not names or weights.prefixes(names, each.checkpoint.whole, some=settings.common)
+        ):
+            names = each.checkpoint.whole
+    for label, each in networks.items():
+        try:
+            if isinstance(each, Network):
+                networks[label] = network.compared(each, settings, runtime, model, names)
+        except InputError as error:
+            if chosen.alone:
+                raise
+            networks[label] = error
     return networks
 
 

@@ -38,42 +38,49 @@ class Network:
             )
 
 
-def read(
-    path: Path,
-    settings: L2Settings,
-    runtime: Runtime,
-    model: nn.Module | None,
-    names: Mapping[str, Any] | None = None,
-) -> Network:
-    """Map a checkpoint. Its parameters are compared, and its buffers where they are asked for, under the names that
-    the `model`, else another network's state dict (`names`) has for them.
-
-    The parameters are those of the `model`; without one the file tells, or known names of buffers. Raises InputError
-    for a file that is broken or not the model's, and for one without parameters. Whether the weights are finite shows
-    when they are measured.
-    """
+def opened(path: Path, settings: L2Settings, runtime: Runtime) -> Network:
+    """Map a checkpoint, of which nothing counts yet (`compared`). Raises InputError for a file that is broken."""
     stamp = _stamp(path)
     checkpoint = mapped(path, settings.state_key)
     runtime.detail(checkpoint.found())
     for remark in checkpoint.remarks:
         runtime.note(remark, once=True)
-    if model is not None or names:
-        checkpoint = checkpoint.named_as(model.state_dict() if model is not None else names or {})
-    compared = _compared(checkpoint, settings, runtime, model)
-    whole = _whole_numbers(checkpoint, compared)
-    if whole or not compared:
+    return Network(checkpoint, {}, stamp)
+
+
+def compared(
+    network: Network,
+    settings: L2Settings,
+    runtime: Runtime,
+    model: nn.Module | None,
+    names: Mapping[str, Any],
+) -> Network:
+    """The network with what counts of it: its parameters, and its buffers where they are asked for, under the names
+    that the `model`, else another network's state dict (`names`) has for them.
+
+    The parameters are those of the `model`; without one the file tells, or known names of buffers. Raises InputError
+    for a file that is not the model's, and for one without parameters. Whether the weights are finite shows
+    when they are measured.
+    """
+    wanted, some = (names, settings.common) if model is None else (model.state_dict(), False)
+    checkpoint, path = subject.named_as(network.checkpoint, wanted, runtime, some=some), network.path
+    counts = _compared(checkpoint, settings, runtime, model)
+    whole = _whole_numbers(checkpoint, counts)
+    if whole or not counts:
         what = f"{whole} holds whole numbers" if whole else "it holds no parameters"
-        raise InputError(f"'{path}' cannot be compared: {what}", "distances are between real weights")
+        raise InputError(
+            f"'{path}' cannot be compared: {what}", "distances are between real or complex weights"
+        )
     if not settings.allow_nonfinite:
-        others = {name: tensor for name, tensor in checkpoint.state.items() if name not in compared}
+        others = {name: tensor for name, tensor in checkpoint.state.items() if name not in counts}
         checkpoints.check_finite(others, path, others)
-    return Network(checkpoint, compared, stamp)
+    return Network(checkpoint, counts, network.stamp)
 
 
 def _compared(
     checkpoint: Checkpoint, settings: L2Settings, runtime: Runtime, model: nn.Module | None
 ) -> dict[str, Tensor]:
-    """What of a checkpoint counts, real numbers only."""
+    """What of a checkpoint counts, no whole numbers."""
     if model is not None:
         weights.check_fits(model, checkpoint.whole, str(checkpoint.path))
     if settings.include_buffers:
@@ -84,7 +91,7 @@ def _compared(
         counted = checkpoint.parameters()
         if remark := _guessed(checkpoint, counted):
             runtime.note(remark, once=True)
-    return {name: tensor for name, tensor in counted.items() if tensor.is_floating_point()}
+    return {name: tensor for name, tensor in counted.items() if weights.is_continuous(tensor)}
 
 
 def _guessed(checkpoint: Checkpoint, counted: Mapping[str, Tensor]) -> str:
@@ -100,7 +107,7 @@ def _guessed(checkpoint: Checkpoint, counted: Mapping[str, Tensor]) -> str:
     doubtful = [
         name
         for name, tensor in counted.items()
-        if tensor.is_floating_point() and not weights.called_a_parameter(name)
+        if weights.is_continuous(tensor) and not weights.called_a_parameter(name)
     ]
     parts = {
         "left out as buffers, by their names": named,
@@ -114,7 +121,7 @@ def _guessed(checkpoint: Checkpoint, counted: Mapping[str, Tensor]) -> str:
 def _whole_numbers(checkpoint: Checkpoint, compared: Mapping[str, Tensor]) -> str:
     """A tensor of whole numbers that is no buffer: quantised weights, or all that there is."""
     names = [
-        name for name, tensor in checkpoint.state.items() if tensor.ndim and not tensor.is_floating_point()
+        name for name, tensor in checkpoint.state.items() if tensor.ndim and not weights.is_continuous(tensor)
     ]
     weights_ = [name for name in names if name.rpartition(".")[2] in ("weight", "bias")]
     return next(iter(weights_ if compared else names), "")

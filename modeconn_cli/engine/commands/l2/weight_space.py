@@ -87,7 +87,9 @@ def alike(usable: Mapping[str, Network]) -> list[list[str]]:
     """Labels of networks with the same tensors."""
     groups: dict[frozenset[tuple[object, ...]], list[str]] = {}
     for label, network in usable.items():
-        key = frozenset((name, t.shape, t.is_floating_point()) for name, t in network.weights.items())
+        key = frozenset(
+            (name, t.shape, t.is_floating_point(), t.is_complex()) for name, t in network.weights.items()
+        )
         groups.setdefault(key, []).append(label)
     return list(groups.values())
 
@@ -127,5 +129,11 @@ def _reason(pair: Pair, usable: Mapping[str, Network], failed: Mapping[str, Inpu
     try:
         weights.check_alike(first.weights, second.weights, str(first.path), str(second.path))
     except InputError as different:
-        return different
+        both = [
+            n
+            for n in first.weights
+            if n in second.weights and first.weights[n].shape == second.weights[n].shape
+        ]
+        hint = f"--common compares the {len(both)} tensors that both have by name and shape" if both else ""
+        return InputError(different.message, hint)
     raise AssertionError(f"{pair} was not measured")

@@ -19,9 +19,17 @@ from torch import Tensor
 from modeconn_cli.engine import names
 from modeconn_cli.engine.errors import InputError
 from modeconn_cli.engine.networks import weights
-from modeconn_cli.engine.networks.checkpoints import entry, integrity
+from modeconn_cli.engine.networks.checkpoints import entry, integrity, pickles
 from modeconn_cli.engine.networks.checkpoints.about import About
-from modeconn_cli.engine.networks.weights import STATISTICS, buffers_in, distinct, one_thread, shortened
+from modeconn_cli.engine.networks.weights import (
+    STATISTICS,
+    buffers_in,
+    distinct,
+    flat,
+    is_continuous,
+    one_thread,
+    shortened,
+)
 from modeconn_cli.engine.results import shards
 
 __all__ = ["STATE", "About", "Checkpoint", "check_finite", "content", "finite", "read"]
@@ -58,8 +66,19 @@ class Checkpoint:
         where = "the file itself" if self.layout == "bare" else f"its entry '{self.layout}'"
         return f"'{self.path}': weights are {where}" + (f", without '{self.prefix}'" if self.prefix else "")
 
-    def named_as(self, wanted: Mapping[str, Any]) -> Checkpoint:
-        """The checkpoint under the names of a network's or another file's state dict (`weights.named_as`)."""
+    def named_as(self, wanted: Mapping[str, Any], *, some: bool = False) -> Checkpoint:
+        """The checkpoint under the names of a network's or another file's state dict (`weights.named_as`).
+
+        Tensors beside the prefix of all of those, or of `some`, are left out, with a remark. Raises InputError
+        where several prefixes may be meant.
+        """
+        before = weights.prefixes(self.whole, wanted, some=some)
+        if len(before) > 1:
+            found = ", ".join(f"'{prefix}'" for prefix in before)
+            hint = f"pass --state-key {before[0][:-1]}, or of one file {names.file_of(self.path)}::{before[0][:-1]}"
+            raise InputError(f"'{self.path}' holds the network's tensors several times, under {found}", hint)
+        if before:
+            return self._below(before[0]).named_as(wanted)
         new = weights.renaming(self.whole, wanted)
         about = replace(self.about, buffers=tuple(new.get(name, name) for name in self.about.buffers))
         named = weights.named_as(self.whole, wanted)
@@ -68,6 +87,32 @@ class Checkpoint:
             state={name: value for name, value in named.items() if isinstance(value, Tensor)},
             extra={new[name]: value for name, value in self.extra.items()},
             about=about,
+        )
+
+    def unwrapped(self) -> Checkpoint:
+        """The checkpoint without what wrappers alone have added: parts of names, and counts of averages."""
+        new = dict(zip(self.whole, weights.unwrapped(self.whole, weights.OF_WRAPPERS), strict=True))
+        kept = {name: said for name, said in new.items() if name.rpartition(".")[2] != weights.AVERAGED}
+        return replace(
+            self,
+            state={kept[name]: tensor for name, tensor in self.state.items() if name in kept},
+            extra={kept[name]: value for name, value in self.extra.items() if name in kept},
+            about=replace(self.about, buffers=tuple(kept[n] for n in self.about.buffers if n in kept)),
+        )
+
+    def _below(self, prefix: str) -> Checkpoint:
+        """The tensors alone whose names begin so, without that."""
+        short = dict(zip(self.whole, weights.unwrapped(self.whole), strict=True))
+        inside = {name: said.removeprefix(prefix) for name, said in short.items() if said.startswith(prefix)}
+        left = [name for name in short if name not in inside]
+        beside = f"'{self.path}': the network's names begin with '{prefix}'; left out: {shortened(left)}"
+        return replace(
+            self,
+            state={inside[name]: tensor for name, tensor in self.state.items() if name in inside},
+            extra={inside[name]: value for name, value in self.extra.items() if name in inside},
+            about=replace(self.about, buffers=tuple(inside[n] for n in self.about.buffers if n in inside)),
+            prefix=self.prefix + prefix,
+            remarks=(*self.remarks, *([beside] if left else [])),
         )
 
     def parameters(self) -> dict[str, Tensor]:
@@ -109,8 +154,10 @@ def read(
     content: Any = _shards(file, mapped) if shards.is_index(file) else integrity.load(file, mapped=mapped)
     state_key = own or state_key
     allow_nonfinite = allow_nonfinite or mapped
+    if isinstance(content, list | tuple) and state_key is not None:
+        content = entry.numbered(content)
     if not isinstance(content, dict):
-        raise InputError(f"'{path}' holds a {type(content).__name__}, expected a state dict")
+        raise _no_dictionary(content, file)
     about = About.read(content.get("mcx"), path)
     if isinstance(content.get("control_points"), list):
         points = content["control_points"]
@@ -119,7 +166,13 @@ def read(
         tensors = {f"point {k}: {n}": t for k, point in enumerate(points) for n, t in point.items()}
         _check_tensors(tensors, path, None if allow_nonfinite else ())
         return Checkpoint(path, "curve", {}, _epoch(content, path), None, about, content)
-    found = entry.find(content, file, state_key)
+    try:
+        found = entry.find(content, file, state_key)
+    except InputError as error:
+        if state_key is None or own:
+            raise
+        of_one = "--state-key is that of every file; of one alone: FILE::ENTRY"
+        raise InputError(error.message, "; ".join(filter(None, (error.hint, of_one)))) from None
     key, parts = found.key, weights.WRAPPERS if LIGHTNING in content else weights.OF_TORCH
     names_, prefix = weights.without_prefix(found.tensors, parts)
     state = dict(zip(names_, found.tensors.values(), strict=True))
@@ -135,10 +188,30 @@ def read(
         optimizer_state=optimizer if key != "bare" else None,
         about=about,
         content=content if key != "bare" else {},
-        prefix=prefix,
+        prefix=found.prefix + prefix,
         extra={name.removeprefix(prefix): value for name, value in found.extra.items()},
         remarks=_remarks(found),
     )
+
+
+def _no_dictionary(content: Any, path: Path) -> InputError:
+    """What a file holds in place of a dictionary, and the way to the weights in it."""
+    kind = content.of if isinstance(content, pickles.Inert) else type(content).__name__
+    states = (
+        [f"{path}::{k}" for k, each in enumerate(content) if _are_tensors(each)]
+        if kind in ("list", "tuple")
+        else []
+    )
+    if states:
+        hint = f"take one by its number: {' or '.join(states[:3])}"
+    elif kind in ("list", "tuple") and content and all(isinstance(each, Tensor) for each in content):
+        hint = (
+            f"give them their names, in Python: w = torch.load('{path}'); "
+            "torch.save(dict(zip(model.state_dict(), w)), 'weights.pt')"
+        )
+    else:
+        hint = integrity.resave(path, "w.state_dict()") if isinstance(content, pickles.Inert) else ""
+    return InputError(f"'{path}' holds a {kind}, expected a state dict", hint)
 
 
 def _are_tensors(value: Any) -> bool:
@@ -158,6 +231,10 @@ def _remarks(found: entry.Entry) -> tuple[str, ...]:
     said = []
     if found.passed_over:
         said.append(f"values beside the weights are passed over: {shortened(found.passed_over)}")
+    if found.left_out:
+        said.append(
+            f"left out, as their names do not begin with '{found.prefix}': {shortened(found.left_out)}"
+        )
     if found.rivals:
         said.append(
             f"the weights are '{found.key}'; --state-key takes others of the same names: {shortened(found.rivals)}"
@@ -187,13 +264,12 @@ def _epoch(content: Mapping[str, Any], path: Path) -> int | None:
 
 
 def _check_tensors(state: Mapping[str, Tensor], path: Path, buffers: Collection[str] | None) -> None:
-    """Raises InputError for tensors that are no real numbers; without `buffers` their values are not looked at."""
+    """Raises InputError for tensors without values in every place; without `buffers` those are not looked at."""
     for name, tensor in state.items():
         if tensor.is_meta:
             raise InputError(f"'{path}': {name} is a meta tensor without values")
-        if tensor.layout != torch.strided or tensor.is_complex():
-            kind = "complex" if tensor.is_complex() else "sparse"
-            raise InputError(f"'{path}': {name} is a {kind} tensor, expected real, dense ones")
+        if tensor.layout != torch.strided:
+            raise InputError(f"'{path}': {name} is a sparse tensor, expected dense ones")
     if buffers is not None:
         check_finite(state, path, buffers)
 
@@ -219,7 +295,8 @@ def finite(tensor: Tensor, *, mask: bool = False) -> bool:
 
     min and max see NaN and infinity without another tensor of the same size.
     """
-    if not tensor.is_floating_point() or tensor.numel() == 0:
+    if not is_continuous(tensor) or tensor.numel() == 0:
         return True
+    tensor = flat(tensor) if tensor.is_complex() else tensor
     low, high = torch.aminmax(tensor if tensor.element_size() > 1 else tensor.float())
     return all(math.isfinite(end) or (mask and end == -math.inf) for end in (float(low), float(high)))

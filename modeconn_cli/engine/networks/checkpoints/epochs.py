@@ -13,7 +13,10 @@ from modeconn_cli.engine import names
 from modeconn_cli.engine.errors import InputError, SettingsError
 from modeconn_cli.engine.machine.runtime import Runtime
 from modeconn_cli.engine.networks.checkpoints import integrity, trainers
+from modeconn_cli.engine.settings.base import specs
 from modeconn_cli.engine.settings.scoring import RunFolderSettings
+
+DEEPEST = 4  # folders below one without checkpoints that are searched
 
 
 def meant(
@@ -86,20 +89,24 @@ def _in_folder(folder: Path, settings: RunFolderSettings, runtime: Runtime) -> d
         epochs = trainers.matching(folder, settings.pattern)
         if not epochs:
             raise InputError(f"'{folder}' holds nothing like '{settings.pattern}'", _found(folder))
-        return _once(folder, epochs)
+        return _once(folder, epochs, settings)
     run_idx = settings.run
     runs = {run for path in folder.iterdir() if (run := names.run_of(path)) is not None}
     if len(runs) > 1 and run_idx is None:
         raise SettingsError(
             f"'{folder}' holds checkpoints of {len(runs)} runs: {', '.join(map(str, sorted(runs)[:10]))}",
-            "choose one with --run-idx",
+            _choosing(
+                folder, settings, [path for path in folder.iterdir() if names.run_of(path) is not None]
+            ),
         )
     known = [
         (epoch, path) for path in sorted(folder.iterdir()) if (epoch := names.epoch_of(path)) is not None
     ]
     if known:
         wanted = (None, run_idx) if run_idx is not None else (None, *runs)
-        return _once(folder, [(epoch, path) for epoch, path in known if names.run_of(path) in wanted])
+        return _once(
+            folder, [(epoch, path) for epoch, path in known if names.run_of(path) in wanted], settings
+        )
     return _of_trainer(folder, runtime)
 
 
@@ -119,14 +126,15 @@ def _of_trainer(folder: Path, runtime: Runtime) -> dict[int, Path]:
     return dict(found.epochs)
 
 
-def _once(folder: Path, found: Iterable[tuple[int, Path]]) -> dict[int, Path]:
+def _once(folder: Path, found: Iterable[tuple[int, Path]], settings: RunFolderSettings) -> dict[int, Path]:
     """epoch -> checkpoint, ascending. Raises SettingsError where there are several of one epoch."""
     out: dict[int, Path] = {}
-    for epoch, path in sorted(found):
+    every = sorted(found)
+    for epoch, path in every:
         if epoch in out:
             raise SettingsError(
                 f"'{folder}' holds several checkpoints of one epoch: {out[epoch].name}, {path.name}",
-                "choose the run with --run-idx, others with --pattern, or move them apart",
+                _choosing(folder, settings, [each for _, each in every]),
             )
         out[epoch] = path
     if not out:
@@ -134,12 +142,32 @@ def _once(folder: Path, found: Iterable[tuple[int, Path]]) -> dict[int, Path]:
     return out
 
 
+def _choosing(folder: Path, settings: RunFolderSettings, files: Iterable[Path]) -> str:
+    """The flags of the command at hand that tell apart files whose names say their epochs."""
+    files = list(files)
+    if len({names.run_of(path) for path in files}) > 1 and any(
+        s.name == "run_idx" for s in specs(type(settings))
+    ):
+        return "choose the run with --run-idx, others with --pattern, or move them apart"
+    said = {path.relative_to(folder).as_posix(): trainers.said_epoch(path) for path in files}
+    return trainers.apart(said) or "choose with --pattern, or move them apart"
+
+
 def _nearby(folder: Path) -> str:
-    """Where checkpoints are below a folder that has none."""
-    files = [path for path in folder.glob("*/*") if path.is_file()]
+    """Where checkpoints are below a folder that has none: in numbered folders, else the nearest that holds any."""
+    if patterns := trainers.patterns_below(folder):
+        return " or ".join(f"--pattern '{each}'" for each in patterns[:3])
+    for depth in range(1, DEEPEST + 1):
+        if below := _below(folder, "*/" * depth + "*"):
+            return f"did you mean {below[0]}?"
+    return _found(folder)
+
+
+def _below(folder: Path, pattern: str) -> list[Path]:
+    """The folders of the checkpoints that fit."""
+    files = [path for path in folder.glob(pattern) if path.is_file()]
     known = {path.parent for path in files if names.epoch_of(path) is not None}
-    below = sorted(known or {path.parent for path in files if path.name.endswith(trainers.SUFFIXES)})
-    return f"did you mean {below[0]}?" if below else _found(folder)
+    return sorted(known or {path.parent for path in files if path.name.endswith(trainers.SUFFIXES)})
 
 
 def _found(folder: Path) -> str:

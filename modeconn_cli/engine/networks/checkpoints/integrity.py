@@ -7,15 +7,18 @@ import io
 import mmap
 import os
 import pickle
+import pickletools
 import struct
 import warnings
 import zipfile
 import zlib
+from collections.abc import Collection
 from pathlib import Path
 from typing import IO, Any
 
 import torch
 
+from modeconn_cli.engine import names
 from modeconn_cli.engine.errors import InputError
 from modeconn_cli.engine.networks.checkpoints import pickles, safe
 
@@ -29,12 +32,21 @@ LOOKALIKES: tuple[tuple[bytes, str], ...] = (
     (b"\x93NUMPY", "is a NumPy array, not a checkpoint"),
 )
 RESAVE = "save the tensors alone where the file was made: torch.save(model.state_dict(), 'weights.pt')"
+FROM_PICKLE = (
+    "if you trust it, in Python: w = pickle.loads(pathlib.Path('{}').read_bytes()); "
+    "torch.save({{k: torch.as_tensor(v) for k, v in w.items()}}, 'weights.pt')"
+)
+FROM_NUMPY = (
+    "where they are weights, in Python: w = numpy.load('{}'); "
+    "torch.save({{k: torch.as_tensor(v) for k, v in w.items()}}, 'weights.pt')"
+)
 GATHER = (
     "gather it where it was trained: get_model_state_dict(model, options=StateDictOptions(full_state_dict=True)) of "
     "torch.distributed.checkpoint.state_dict, and torch.save what it gives on rank 0"
 )
 ZIP_BEGIN, ZIP_END = b"PK\x03\x04", b"PK\x05\x06"
 
+MAGIC = b"l\xfc\x9cF\xf9 j\xa8P\x19"  # with which the old format begins
 LEGACY_PICKLES = 5  # magic number, version, machine, content, keys of the storages
 
 # What readers of damaged or made-up files raise.
@@ -69,14 +81,22 @@ def load(path: Path, *, mapped: bool = False) -> Any:
             return safe.mapped(_name(stream, path), path) if mapped else safe.load(stream, path)
         mapped = mapped and stream.read(len(ZIP_BEGIN)) == ZIP_BEGIN
         stream.seek(0)
-        size = check(stream, path)
+        size, classes = check(stream, path)
         try:
-            return pickles.plain(_unpickled(str(_name(stream, path)) if mapped else stream), size)
+            return pickles.plain(_unpickled(str(_name(stream, path)) if mapped else stream, classes), size)
         except UNREADABLE as error:
             reason = str(error).split("WeightsUnpickler error: ")[-1].strip().split("\n")[0][:200]
             raise InputError(
-                f"'{path}' cannot be read as a checkpoint: {reason or type(error).__name__}", RESAVE
+                f"'{path}' cannot be read as a checkpoint: {reason or type(error).__name__}", resave(path)
             ) from error
+
+
+def resave(path: Path, weights: str = "w['state_dict']") -> str:
+    """How the tensors alone are saved: where the file was made, or from the file itself, whose content is `w`."""
+    return (
+        f"{RESAVE}; or, if you trust the file, in Python: w = torch.load('{path}', weights_only=False); "
+        f"torch.save({weights}, 'weights.pt')"
+    )
 
 
 def epoch_in(path: Path) -> int | None:
@@ -89,17 +109,20 @@ def epoch_in(path: Path) -> int | None:
             member = next(each for each in archive.infolist() if each.filename.endswith("/data.pkl"))
             if member.compress_type != zipfile.ZIP_STORED:
                 return None
-            _check_names(io.BytesIO(archive.read(member)), path)
-            content = _unpickled(str(_name(stream, path)))
+            classes = _check_names(io.BytesIO(archive.read(member)), path)
+            content = _unpickled(str(_name(stream, path)), classes)
     except (InputError, StopIteration, *UNREADABLE):
         return None  # whoever reads the file itself says what is wrong with it
     epoch = dict.get(content, "epoch") if isinstance(content, dict) else None
     return epoch if type(epoch) is int and epoch >= 0 else None
 
 
-def _unpickled(source: str | IO[bytes]) -> Any:
-    """What torch reads of a file that has been checked; tensors are pages of one that is given by its name."""
+def _unpickled(source: str | IO[bytes], classes: Collection[str]) -> Any:
+    """What torch reads of a file that has been checked, with stand-ins of the `classes` that it names; tensors are
+    pages of one that is given by its name.
+    """
     allowed: list[Any] = [(function, name) for name, function in pickles.STAND_INS.items()]
+    allowed += [(pickles.stand_in(name), name) for name in classes]
     with warnings.catch_warnings(), torch.serialization.safe_globals(allowed):
         warnings.simplefilter("ignore")
         mapped = isinstance(source, str)
@@ -145,8 +168,11 @@ def opened(path: Path) -> IO[bytes]:
         raise InputError(f"cannot read '{path}': {error.strerror}") from error
 
 
-def check(stream: IO[bytes], path: Path) -> int:
-    """The size of a file. Raises InputError for everything that is wrong with its bytes."""
+def check(stream: IO[bytes], path: Path) -> tuple[int, set[str]]:
+    """The size of a file, and the classes that it names (`pickles.named`). Raises InputError for everything that is
+    wrong with its bytes.
+    """
+    classes = set[str]()
     size = os.fstat(stream.fileno()).st_size
     head = stream.read(512)
     if not head:
@@ -157,17 +183,21 @@ def check(stream: IO[bytes], path: Path) -> int:
     stream.seek(0)
     try:
         if head.startswith(ZIP_BEGIN):
-            check_zip(stream, path)
+            classes = check_zip(stream, path)
         elif head.startswith(b"\x80"):
+            if MAGIC not in head[:32]:
+                raise InputError(
+                    f"'{path}' was written by pickle, not by torch.save", FROM_PICKLE.format(path)
+                )
             for _ in range(LEGACY_PICKLES):
-                _check_names(stream, path)
+                classes |= _check_names(stream, path)
         else:
             what = "is a text file" if _is_text(head) else "is not a file torch.save wrote"
             raise InputError(f"'{path}' {what}, not a checkpoint")
     except (*UNREADABLE, NotImplementedError) as error:
         raise InputError(f"'{path}' is truncated or damaged ({error})") from error
     stream.seek(0)
-    return size
+    return size, classes
 
 
 def _is_text(head: bytes) -> bool:
@@ -177,37 +207,60 @@ def _is_text(head: bytes) -> bool:
         return False
 
 
-def check_zip(stream: IO[bytes], path: Path) -> None:
-    """Compare every member of the archive with its checksum: one flipped byte loads silently otherwise."""
+def check_zip(stream: IO[bytes], path: Path) -> set[str]:
+    """Compare every member of the archive with its checksum: one flipped byte loads silently otherwise.
+
+    Gives the classes that it names.
+    """
     with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
         if content.rfind(ZIP_END, max(0, len(content) - (1 << 16) - 22)) < 0:
             raise InputError(f"'{path}' is truncated or damaged (zip directory missing)")
         with zipfile.ZipFile(stream) as archive:
             members = archive.infolist()
             inside = [member.filename.partition("/") for member in members]
-            names = [name for _, _, name in inside]
-            if "constants.pkl" in names:
+            within = [name for _, _, name in inside]
+            if "constants.pkl" in within:
                 raise InputError(
                     f"'{path}' is a TorchScript archive, not a checkpoint", "save model.state_dict() instead"
                 )
-            if "data.pkl" not in names:
+            if "data.pkl" not in within and any(member.filename.endswith(".npy") for member in members):
+                raise InputError(
+                    f"'{path}' is a zip archive, but not one torch.save wrote: it holds arrays of NumPy",
+                    FROM_NUMPY.format(path),
+                )
+            if "data.pkl" not in within:
                 raise InputError(f"'{path}' is a zip archive, but not one torch.save wrote")
             for member in members:
                 _check_member(path, archive, member, content)
-            folders, different = {folder for folder, _, _ in inside}, {name.casefold() for name in names}
-            if len(folders) > 1 or len(different) < len(names):
+            folders, different = {folder for folder, _, _ in inside}, {name.casefold() for name in within}
+            if len(folders) > 1 or len(different) < len(within):
                 raise InputError(f"'{path}' is damaged or was not written by torch.save: members occur twice")
             if sum(member.file_size for member in members) > len(content):
                 raise InputError(f"'{path}' is damaged or was not written by torch.save: members overlap")
-            _check_names(io.BytesIO(archive.read(members[names.index("data.pkl")])), path)
+            return _check_names(io.BytesIO(archive.read(members[within.index("data.pkl")])), path)
 
 
-def _check_names(stream: IO[bytes], path: Path) -> None:
-    name = pickles.forbidden(stream)
+def _check_names(stream: IO[bytes], path: Path) -> set[str]:
+    """The classes that one pickle names (`pickles.named`)."""
+    begin = stream.tell()
+    name, classes = pickles.named(stream)
     if name is not None and name.startswith(pickles.SHARDED):
         raise InputError(f"'{path}' holds one process's share of sharded tensors ('{name}')", GATHER)
     if name is not None:
-        raise InputError(f"'{path}' refused: contains '{name}' (code)", RESAVE)
+        raise InputError(
+            f"'{path}' refused: contains '{name}' (code)", resave(path, _weights(stream, begin, name))
+        )
+    return classes
+
+
+def _weights(stream: IO[bytes], begin: int, name: str) -> str:
+    """Python's word for the weights in `w`, the content of a file that is refused for `name`."""
+    stream.seek(begin)
+    with contextlib.suppress(*UNREADABLE):
+        words = {argument for _, argument, _ in pickletools.genops(stream) if isinstance(argument, str)}
+        key = next((f"['{key}']" for key in names.STANDARD if key in words), "")
+        return f"w{key}.state_dict()" if name.startswith("torch.nn.") else f"w{key}"
+    return "w"
 
 
 def _check_member(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo, content: mmap.mmap) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,13 @@ SUFFIXES = (".pt", ".pth", ".ckpt", ".tar", ".bin", ".th", ".pkl", ".safetensors
 _NUMBER = re.compile(r"\d+(?:\.\d+)*(?:e[-+]?\d+)?", re.IGNORECASE)  # metrics in a name are one number each
 _LABELLED = re.compile(r"(?:epochs?|(?<![a-z])ep)[-_=:. ]{0,2}(\d+)(?!\d|\.\d)", re.IGNORECASE)
 _OTHERWISE = re.compile(r"(?:seed|run|fold|split|rank|trial|task|idx|index)[-_=:. ]{0,2}$", re.IGNORECASE)
+# A run's label, unlike a number that a file was measured to have.
+_RUN = re.compile(
+    r"(?<![a-z])(?:(?i:seed|run|fold|trial|exp|experiment|split))s?(?:[-_=]?(\d+)|[-_=]([A-Za-z0-9]+)|([A-Z])(?![a-z]))"
+)
+_MEASURED = re.compile(
+    r"(?:acc|loss|err|error|auc|f1|iou|map|psnr|bleu|ppl|top|score|metric|val|test)\W*_?$", re.IGNORECASE
+)
 _COPIES = re.compile(r"(?<![a-z])(?:best|last|latest|final|newest|averaged?|swa|ema)(?![a-z])", re.IGNORECASE)
 _BESIDE = re.compile(
     "|".join((*entry.BESIDE, "training_args", "trainer_state", "random_states", r"(?<![a-z])opt(?![a-z])"))
@@ -67,7 +75,10 @@ def _inside(path: Path) -> Path | None:
 
 
 def candidates(folder: Path) -> dict[str, Path]:
-    """Name -> file of what may be a checkpoint: by its suffix, or in a folder of its own by Hugging Face's names."""
+    """Name -> file of what may be a checkpoint: by its suffix, or in a folder of its own by Hugging Face's names.
+
+    Where there is nothing else, the one checkpoint in each of the numbered folders, of one name in all.
+    """
     out = {}
     for path in sorted(folder.iterdir()):
         if path.is_dir():
@@ -75,7 +86,33 @@ def candidates(folder: Path) -> dict[str, Path]:
                 out[f"{path.name}/"] = inner
         elif path.name.lower().endswith(SUFFIXES) or path.name in names.MODEL_FILES:
             out[path.name] = path
-    return {name: path for name, path in out.items() if not name.startswith(".")}
+    found = {name: path for name, path in out.items() if not name.startswith(".")}
+    if not found:
+        inside = [(below, files) for below, files in numbered(folder).items() if files]
+        if len({tuple(path.name for path in files) for _, files in inside}) == 1 and len(inside[0][1]) == 1:
+            return {f"{below.name}/": file for below, (file,) in inside}
+    return found
+
+
+def numbered(folder: Path) -> dict[Path, list[Path]]:
+    """The folders below with a number in their names, which are no runs -> the checkpoints in each."""
+    return {
+        below: [
+            path
+            for path in sorted(below.iterdir())
+            if path.name.lower().endswith(SUFFIXES)
+            and path.is_file()
+            and not _BESIDE.search(path.name.lower())
+        ]
+        for below in sorted(folder.iterdir())
+        if below.is_dir() and _NUMBER.search(below.name) and not _RUN.search(below.name)
+    }
+
+
+def patterns_below(folder: Path) -> list[str]:
+    """Values of --pattern that choose checkpoints of one name in numbered folders."""
+    files = [f"{below.name}/{path.name}" for below, files in numbered(folder).items() for path in files]
+    return [pattern for group in _kinds(files) if len(group) > 1 for pattern in _patterns(group)]
 
 
 def in_folder(folder: Path) -> Found | None:
@@ -98,12 +135,81 @@ def in_folder(folder: Path) -> Found | None:
                     for epoch, name in zip(epochs, group, strict=True)
                     if epoch is not None
                 ]
+                _check_one_run(folder, dict(zip(group, epochs, strict=True)))
                 return Found(sorted(found), how, [name for name in every if name not in group])
     raise InputError(
         f"'{folder}': the epochs of its checkpoints are not clear from {shown(pool)}",
         " or ".join(f"--pattern '{each}'" for each in _patterns(pool)[:3])
         or "pass --pattern with {epoch} in the place of the number, or one file instead of the folder",
     )
+
+
+def _check_one_run(folder: Path, epochs: Mapping[str, int | None]) -> None:
+    """Raises InputError where the names of checkpoints, in an order without two of one epoch, say several runs."""
+    runs = _by_run(epochs)
+    if len(runs) > 1:
+        raise InputError(
+            f"'{folder}' holds checkpoints of {len(runs)} runs by their names: {shown([each[0] for each in runs])}",
+            apart(epochs) or "pass --pattern with {epoch} in the place of the number, or move them apart",
+        )
+
+
+def _by_run(epochs: Mapping[str, int | None]) -> list[list[str]]:
+    """The names of each run: by what they call one, else by words or a number that several files have each, and that
+    neither rises nor falls with the epoch.
+    """
+    ordered = sorted(epochs, key=lambda name: epochs[name] or 0)
+    called = {name: tuple(filter(None, itertools.chain(*_RUN.findall(name)))) for name in ordered}
+    if any(tuple(map(str, [epochs[name]] * len(run))) != run for name, run in called.items()):
+        runs = _grouped({name: str(run) for name, run in called.items()})
+        if len(runs) > 1:
+            return runs
+    words = _grouped({name: re.sub(r"[^a-z]+", " ", name.lower().replace("nan", "0")) for name in ordered})
+    if sum(len(group) > 1 for group in words) > 1:
+        return words
+    if len(words) > 1 or len(_kinds(ordered)) > 1:
+        return [ordered]
+    first = list(_NUMBER.finditer(ordered[0]))
+    for k, column in enumerate(zip(*(_NUMBER.findall(name) for name in ordered), strict=True)):
+        if not all(value.isdigit() for value in column) or _MEASURED.search(ordered[0][: first[k].start()]):
+            continue
+        numbers, runs = [int(value) for value in column], _grouped(dict(zip(ordered, column, strict=True)))
+        if len(runs) > 1 and min(map(len, runs)) > 1 and sorted(numbers) not in (numbers, numbers[::-1]):
+            return runs
+    return [ordered]
+
+
+def _grouped(said: Mapping[str, str]) -> list[list[str]]:
+    """Names by what is said of each."""
+    groups: dict[str, list[str]] = {}
+    for name, value in said.items():
+        groups.setdefault(value, []).append(name)
+    return list(groups.values())
+
+
+def apart(epochs: Mapping[str, int | None]) -> str:
+    """The flags that choose the files of one run or one kind, of files whose names say their epochs; empty where no
+    pattern does.
+    """
+    found = []
+    for run in _by_run(epochs):
+        for group in _kinds(run):
+            first, rows = list(_NUMBER.finditer(group[0])), [_NUMBER.findall(name) for name in group]
+            columns = list(zip(*rows, strict=True))
+            said = [str(epochs[name]) for name in group]
+            places = [
+                k
+                for k, column in enumerate(columns)
+                if [value.lstrip("0") or "0" for value in column] == said
+            ]
+            calls = [k for k in places if _LABELLED.search(group[0][: first[k].end()])]
+            words = [
+                "{epoch}" if k in (calls or places)[:1] else c[0] if len({*c}) == 1 else "*"
+                for k, c in enumerate(columns)
+            ]
+            if places:
+                found.append("".join(map("".join, zip_longest(_NUMBER.split(group[0]), words, fillvalue=""))))
+    return " or ".join(f"--pattern '{each}'" for each in found[:4])
 
 
 def shown(found: Sequence[str]) -> str:

@@ -119,8 +119,6 @@ def build(arch: Architecture, seed: int = 0, note: Callable[[str], None] = lambd
         with torch.no_grad():
             forward(model.eval(), torch.zeros(2, *arch.input_shape))
         model.train()
-    if complex_ := next((name for name, p in model.named_parameters() if p.is_complex()), None):
-        raise InputError(f"the parameter '{complex_}' of '{arch.model}' is complex, expected real ones")
     model.register_forward_hook(unwrap)
     watch(model, note)
     return model

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from modeconn_cli.engine import keyed
+from modeconn_cli.engine.errors import InputError
 from modeconn_cli.engine.networks.cross_entropy import cross_entropy
 from modeconn_cli.engine.samples.per_sample.fallback import Loss
 from modeconn_cli.engine.samples.per_sample.gradients import AGREE, CrossEntropy, Reduction, SampleGradients
@@ -40,6 +41,11 @@ class DiagonalFisher:
         seed: int = 0,
         note: Callable[[str], None] = lambda _: None,
     ) -> None:
+        if complex_ := next((name for name, p in model.named_parameters() if p.is_complex()), None):
+            raise InputError(
+                f"the parameter '{complex_}' is complex: its diagonal Fisher information is not one number",
+                "--metric l2,cosine,functional takes complex parameters",
+            )
         self._model, self._kind, self._seed = model, kind, seed
         self._parameters = {name: p for name, p in model.eval().named_parameters() if p.is_floating_point()}
         self._gradients = SampleGradients(model, input_shape, self._parameters, "Fisher information", note)

@@ -80,6 +80,8 @@ class SampleGradients:
         self._checked, self._in_chunks = False, fallback.batches_pay(parameters)
         self._backward: Backward | None = None
         try:
+            if any(p.is_complex() for p in parameters.values()):
+                raise Inseparable("parameters are complex")
             self._backward = Backward(model, input_shape, parameters)
         except (InputError, Inseparable) as error:
             self._fall_back(str(error))

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from modeconn_cli.engine.networks import one_sample
+from modeconn_cli.engine.networks import one_sample, weights
 from modeconn_cli.engine.networks.forward import guard
 from modeconn_cli.engine.samples.per_sample.execution import NO_GRADIENT, frozen
 from modeconn_cli.engine.samples.per_sample.gradients import (
@@ -71,7 +71,7 @@ class PerSample:
 
     def square_norm(self) -> float:
         """‖θ‖² of the trainable parameters."""
-        return sum(float(p.detach().double().square().sum()) for p in self.trainable.values())
+        return sum(float(weights.flat(p).double().square().sum()) for p in self.trainable.values())
 
     def score(self, images: Tensor, labels: Tensor, classes: Tensor | None = None) -> Scores:
         """Score N samples: images [N, …], labels [N] int64.
@@ -115,10 +115,10 @@ class _Norms(Reduction):
     def take(self, rows: slice, losses: Tensor, gradients: Mapping[str, Tensor]) -> None:
         self.losses[rows] = losses
         for name, gradient in gradients.items():
-            flat = by_sample(gradient)
+            flat = weights.flat(by_sample(gradient)).view(len(gradient), -1)
             self.squares[rows] += flat.square().sum(1)
             if self._wants_inner:
-                self.inner[rows] += flat @ self._parameters[name].detach().flatten()
+                self.inner[rows] += flat @ weights.flat(self._parameters[name])
 
     def differs(self, exact: Reduction) -> str:
         assert isinstance(exact, _Norms)
