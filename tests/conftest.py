@@ -9,6 +9,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 from collections.abc import Callable
 from pathlib import Path
 
+import hypothesis
 import pytest
 import torch
 from filelock import FileLock
@@ -16,6 +17,8 @@ from filelock import FileLock
 from modeconn_cli.cli import app
 
 torch.set_num_threads(1)
+hypothesis.settings.register_profile("mcx", deadline=None)  # a busy machine is no failure
+hypothesis.settings.load_profile("mcx")
 
 
 @pytest.fixture(autouse=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +24,8 @@ def read(folder: File) -> dict[str, pd.DataFrame]:
     """
     import pandas as pd
 
+    from modeconn_cli.engine.results import files
+
     place = Path(folder)
     if not place.is_dir():
         raise InputError(f"'{place}' is not a folder")
@@ -33,12 +34,12 @@ def read(folder: File) -> dict[str, pd.DataFrame]:
         if path.suffix == ".csv":
             found[path.stem] = pd.read_csv(path)
         elif path.suffix == ".jsonl":
-            lines = [json.loads(line) for line in path.read_text("utf-8").splitlines() if line.strip()]
+            lines = [files.parsed(line, path) for line in path.read_bytes().splitlines() if line.strip()]
             found[path.stem] = pd.json_normalize(lines)
         elif path.suffix == ".npz":
             found |= _arrays(path)
         elif path.suffix == ".json":
-            document = json.loads(path.read_text("utf-8"))
+            document = files.parsed(path.read_bytes(), path)
             if isinstance(document, dict):
                 found[path.stem] = pd.json_normalize(document)
     samples = _samples(place)

@@ -181,9 +181,8 @@ def test_the_length_of_a_batch_may_be_asked_for():
         def forward(self, x):
             return self.layer(torch.cat([self.token.expand(len(x), -1, -1), x[:, None]], 1))[:, 0]
 
-    plain = len
     assert {operation(node) for node in trace(Token(), (4,)).nodes} >= {"expand", "cat"}
-    assert len is plain
+    assert "len" not in globals()
 
 
 def test_what_is_torchscript_is_named():

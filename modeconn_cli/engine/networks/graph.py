@@ -6,10 +6,10 @@ needs no rule per model and no module hook.
 
 from __future__ import annotations
 
-import builtins
 import contextlib
 import io
 import os
+import sys
 import traceback
 import warnings
 from collections.abc import Iterator, Mapping
@@ -103,7 +103,7 @@ def trace(model: nn.Module, input_shape: tuple[int, ...]) -> Graph:
     example = torch.empty(EXAMPLE_BATCH, *input_shape, dtype=_dtype(model))
     ask(model, torch.zeros_like(example, device=next(iter(state.values()), example).device))
     hollow = _hollow_copy(model)
-    with _silence(), _symbolic_len():
+    with _silence(), _symbolic_len(model):
         try:
             program = torch.export.export(
                 hollow, (example,), strict=False, dynamic_shapes=({0: Dim("batch")},)
@@ -221,14 +221,26 @@ def _hollow(tensor: Tensor, *, keep: bool) -> Tensor:
 
 
 @contextlib.contextmanager
-def _symbolic_len() -> Iterator[None]:
-    """`len(images)` is a plain number to Python, and would fix the batch's size in the graph: here it is a symbol."""
-    plain = builtins.len
-    builtins.len = lambda of: of.shape[0] if isinstance(of, Tensor) and of.ndim else plain(of)
+def _symbolic_len(model: nn.Module) -> Iterator[None]:
+    """`len(images)` is a plain number to Python, and would fix the batch's size in the graph.
+
+    Where the network's own classes are written it is a symbol meanwhile; elsewhere `len` stays what it is.
+    """
+
+    def symbolic(of: Any) -> Any:
+        return of.shape[0] if isinstance(of, Tensor) and of.ndim else len(of)
+
+    written_in = {kind.__module__ for module in model.modules() for kind in type(module).__mro__}
+    names = [name for name in written_in if name.partition(".")[0] not in ("torch", "builtins")]
+    places = [sys.modules[name] for name in names if name in sys.modules]
+    free = [place for place in places if "len" not in vars(place)]
+    for place in free:
+        vars(place)["len"] = symbolic
     try:
         yield
     finally:
-        builtins.len = plain
+        for place in free:
+            del vars(place)["len"]
 
 
 def _check_runs(model: nn.Module, input_shape: tuple[int, ...]) -> None:

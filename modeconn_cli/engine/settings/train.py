@@ -130,6 +130,7 @@ class TrainSettings(
         DataSettings, "label_noise", help="share of training labels to flip", shown="0", rare=False
     )
     label_seed: int | None = like(DataSettings, "label_seed", shown="the seed", needs=("label_noise",))
+    figure_format: Literal["png", "pdf", "svg"] = like(FigureSettings, "figure_format", rare=True)  # of tasks
     output_dir: Path = like(
         FolderSettings, "output_dir", help="folder of the results; one folder seed<k> per seed is made in it"
     )
