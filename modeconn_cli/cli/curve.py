@@ -142,7 +142,11 @@ def eval_table(result: CurveEvalResult) -> list[Block]:
     )
     return [
         Table(f"Along the {result.curve} ({result.num_points} positions)", ("series", *keys), rows),
-        Table("Barriers", ("definition", *(name.replace("_", " ") for name in series)), barriers),
+        Table(
+            "Barriers",
+            ("definition", *(name.replace("test", result.held_out).replace("_", " ") for name in series)),
+            barriers,
+        ),
         Lines(
             (
                 f"Length: {result.length:.2f} (endpoints: {result.endpoint_distance:.2f})",

@@ -254,7 +254,8 @@ def _in_one_channel(
     if not _takes(arch_of_one, state):
         return data, arch
     runtime.note(f"images of '{data.name}' are read as grey, in the one channel that the network takes")
-    return datasets.load(settings.with_brought(ONE_CHANNEL), runtime.device, held_out=False), arch_of_one
+    again = settings.with_brought(ONE_CHANNEL)
+    return datasets.load(again, runtime.device, held_out=len(data.held_out) > 0), arch_of_one
 
 
 def _takes(arch: Architecture, state: Mapping[str, Tensor] | None) -> bool:
