@@ -89,16 +89,40 @@ def _at_the_root(name: str) -> str:
     return re.sub(r"\]\(docs/", "](", (ROOT / name).read_text("utf-8"))
 
 
+class _Plain(str):
+    """An annotation that is shown without quotes."""
+
+    __slots__ = ()
+    __repr__ = str.__str__
+
+
 def _documented(name: str) -> str:
     """A function or class of the API with its signature and docstring, which are plain text."""
     each = getattr(api, name)
-    kind = "class " if inspect.isclass(each) else ""
-    try:
-        signature = str(inspect.signature(each))
-    except (TypeError, ValueError):
-        signature = ""
-    text = inspect.getdoc(each) or ""
-    return f"## {name}\n\n```python\n{kind}{name}{signature}\n```\n\n{_with_examples(text)}\n"
+    what = "class" if inspect.isclass(each) else "def"
+    parts = [f"## {name}", f"```python\n{what} {name}{_signature(each)}\n```", inspect.getdoc(each) or ""]
+    for method, function in vars(each).items() if what == "class" else ():
+        if inspect.isfunction(function) and not method.startswith("_") and function.__doc__:
+            parts += [f"```python\ndef {method}{_signature(function)}\n```", inspect.getdoc(function) or ""]
+    return _with_examples("\n\n".join(parts)) + "\n"
+
+
+def _signature(each: Any) -> str:
+    """The parameters of a function, a line each."""
+    signature = inspect.signature(each)
+    plain = [
+        one.replace(annotation=_Plain(one.annotation)) if isinstance(one.annotation, str) else one
+        for one in signature.parameters.values()
+    ]
+    lines, named = [], False
+    for one in plain:
+        if one.kind is one.KEYWORD_ONLY and not named:
+            lines.append("*")
+        named = named or one.kind in (one.KEYWORD_ONLY, one.VAR_POSITIONAL)
+        lines.append(str(one))
+    result = signature.return_annotation
+    returned = f" -> {result}" if isinstance(result, str) and result != "None" else ""
+    return "(\n" + "".join(f"    {line},\n" for line in lines) + f"){returned}"
 
 
 def _with_examples(text: str) -> str:
