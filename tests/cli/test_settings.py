@@ -196,8 +196,11 @@ IDLE: dict[str, str] = {
 @pytest.mark.parametrize("line", IDLE)
 def test_a_flag_that_nothing_would_read_is_refused(mcx, tmp_path: Path, monkeypatch, line: str) -> None:
     monkeypatch.chdir(tmp_path)
+    there = {tmp_path / "a.pt", tmp_path / "b.pt"}
+    for path in there:
+        path.touch()
     done = mcx(*line.split())
-    assert (done.code, done.out, list(tmp_path.iterdir())) == (2, "", [])
+    assert (done.code, done.out, set(tmp_path.iterdir())) == (2, "", there)
     assert f": error: {IDLE[line]}\n" in done.err
 
 

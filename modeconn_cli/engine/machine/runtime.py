@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from modeconn_cli.engine.errors import Elsewhere, McxError
 from modeconn_cli.engine.machine import memory
 from modeconn_cli.engine.machine.devices import cores, find_device
+from modeconn_cli.engine.machine.pace import Paces
 from modeconn_cli.engine.machine.ranks import Group, join
 from modeconn_cli.engine.settings.base import Settings
 from modeconn_cli.engine.settings.shared import DistributedSettings
@@ -50,14 +51,18 @@ class Silent:
 
 
 class _Hushed(Silent):
-    """Passes on warnings only."""
+    """Passes on warnings only, and `steps` where they are wanted."""
 
-    def __init__(self, listener: Listener) -> None:
-        self._to = listener
+    def __init__(self, listener: Listener, steps: bool) -> None:
+        self._to, self._steps = listener, steps
 
     def note(self, text: str, level: str = "note") -> None:
         if level == "warning":
             self._to.note(text, level)
+
+    def progress(self, done: int, total: int, fields: Mapping[str, Any], unit: str = "step") -> None:
+        if self._steps and unit == "step":
+            self._to.progress(done, total, fields, unit)
 
 
 class _Part:
@@ -76,6 +81,18 @@ class _Part:
         if unit == "step":
             done, total = done + self._offset * total // self._own, self._whole * total // self._own
         self._to.progress(done, total, {**self._fields, **fields}, unit)
+
+
+class _Followed:
+    """Passes everything on and keeps how far the work is."""
+
+    def __init__(self, listener: Listener, paces: Paces) -> None:
+        self._to, self._paces = listener, paces
+        self.note, self.plan = listener.note, listener.plan
+
+    def progress(self, done: int, total: int, fields: Mapping[str, Any], unit: str = "step") -> None:
+        self._paces.see(done, total, unit)
+        self._to.progress(done, total, fields, unit)
 
 
 class Runtime:
@@ -119,7 +136,9 @@ class Runtime:
         # The GPU rounds products to TF32 by default in convolutions; every number here is float32.
         torch.backends.cudnn.allow_tf32 = False
         torch.backends.cuda.matmul.allow_tf32 = False
-        torch.use_deterministic_algorithms(self.deterministic)
+        # To set what is set already would import torch's compiler, more than a second.
+        if torch.are_deterministic_algorithms_enabled() != self.deterministic:
+            torch.use_deterministic_algorithms(self.deterministic)
 
     @cached_property
     def device(self) -> torch.device:
@@ -132,10 +151,10 @@ class Runtime:
 
         return torch.get_num_threads()
 
-    def hushed(self) -> Runtime:
-        """Make a runtime of the same machine for a part of a larger job; it passes on warnings only."""
+    def hushed(self, *, steps: bool = False) -> Runtime:
+        """Make a runtime of the same machine for a part of a larger job; it passes on warnings, and `steps`."""
         part = copy.copy(self)
-        part._listener = _Hushed(self._listener)
+        part._listener = _Hushed(self._listener, steps)
         return part
 
     def part(self, offset: int, own: int, whole: int, **fields: Any) -> Runtime:
@@ -146,6 +165,16 @@ class Runtime:
         part = copy.copy(self)
         part._listener = _Part(self._listener, offset, own, whole, fields)
         return part
+
+    @contextlib.contextmanager
+    def followed(self) -> Iterator[Paces]:
+        """How far the work is that is done meanwhile, here and in the parts that are made of this runtime."""
+        before, paces = self._listener, Paces()
+        self._listener = _Followed(before, paces)
+        try:
+            yield paces
+        finally:
+            self._listener = before
 
     def note(self, text: str, *, once: bool = False) -> None:
         """Something the user should know; `once`: though it is true of many files."""

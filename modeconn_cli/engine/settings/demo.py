@@ -13,7 +13,9 @@ from modeconn_cli.engine.settings.shared import FigureSettings
 class DemoSettings(FigureSettings):
     """The whole story on the built-in digits."""
 
-    output_dir: Path = setting(Path("results"), "folder of the results", flags=("--save-dir",), change="free")
+    output_dir: Path = setting(
+        Path("results"), "folder of the results", flags=("--save-dir",), change="free", absent=True
+    )
     device: str = setting("auto", "auto, cpu, cuda or cuda:N", change="free")
     # Batches of 8 x 8 images are too small to share: on a busy machine two threads wait for each other.
     threads: int = setting(1, "CPU threads", low=1, change="free")

@@ -16,7 +16,7 @@ from typing import IO, Any
 
 import torch
 
-from modeconn_cli.engine.errors import InputError
+from modeconn_cli.engine.errors import InputError, must_exist
 from modeconn_cli.engine.networks.checkpoints import pickles, safe
 
 # Beginnings of files that are often found in a checkpoint's place.
@@ -135,10 +135,9 @@ def opened(path: Path) -> IO[bytes]:
     """The file, open for reading. Raises InputError where there is none."""
     with contextlib.suppress(OSError):
         check_gathered(path)
+    must_exist(path)
     try:
         return path.open("rb")
-    except FileNotFoundError:
-        raise InputError(f"'{path}' does not exist") from None
     except IsADirectoryError:
         raise InputError(f"'{path}' is a directory, not a checkpoint") from None
     except OSError as error:
