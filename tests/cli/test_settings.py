@@ -66,7 +66,7 @@ MISSING: dict[str, tuple[str, str]] = {
     "info": ("no checkpoint", "mcx info FILE"),
     "convert": ("no checkpoint", "mcx convert FILE --layout … --output FILE"),
     "status": ("no folder", "mcx status DIR"),
-    "completion": ("which shell?", "mcx completion bash, zsh or fish"),
+    "completion": ("which shell?", "mcx completion bash, zsh or fish; mcx completion install"),
 }  # fmt: skip
 
 
