@@ -73,7 +73,8 @@ def load(path: Path, *, mapped: bool = False) -> Any:
         try:
             return pickles.plain(_unpickled(str(_name(stream, path)) if mapped else stream), size)
         except UNREADABLE as error:
-            reason = str(error).split("WeightsUnpickler error: ")[-1].strip().split("\n")[0][:200]
+            reason = str(error).split("WeightsUnpickler error: ")[-1].strip().split("\n")[0]
+            reason = reason.split(" Please use")[0][:200]  # torch's advice is to trust the file
             raise InputError(
                 f"'{path}' cannot be read as a checkpoint: {reason or type(error).__name__}", RESAVE
             ) from error
