@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Protocol
@@ -95,6 +96,14 @@ class _Followed:
         self._to.progress(done, total, fields, unit)
 
 
+@dataclass
+class _Signal:
+    """Whether a signal has asked to stop, and when; the parts of a job share it."""
+
+    stop: bool = False
+    at: float = 0.0
+
+
 class Runtime:
     """Device, threads and the conversation of one command.
 
@@ -116,11 +125,11 @@ class Runtime:
         self.command = command
         self.dry_run = dry_run
         self.group = group or Group()
-        self.group.asked = lambda: self._stop
+        self.group.asked = lambda: self._signal.stop
         # What one rank says is what all would say.
         self._listener: Listener = (listener if self.group.leader else None) or Silent()
         self._said: set[str] = set()
-        self._stop, self._asked = False, 0.0
+        self._signal = _Signal()
         self.deterministic = deterministic
         if device is not None:
             self._prepare_torch(device, threads)
@@ -201,7 +210,7 @@ class Runtime:
 
     def stopping(self) -> bool:
         """Whether a signal asked the job to save and end, here or at another rank; asked at the end of every step."""
-        return self.group.stopping(self._stop)
+        return self.group.stopping(self._signal.stop)
 
     @contextlib.contextmanager
     def catching_signals(self) -> Iterator[None]:
@@ -218,12 +227,12 @@ class Runtime:
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         # A terminal's Ctrl-C reaches a rank twice, from the terminal and from its launcher.
-        echo = self.group.world > 1 and time.monotonic() - self._asked < ECHO
-        if self._stop and number == signal.SIGINT and not echo:
+        echo = self.group.world > 1 and time.monotonic() - self._signal.at < ECHO
+        if self._signal.stop and number == signal.SIGINT and not echo:
             raise KeyboardInterrupt
-        if not self._stop:
-            self._asked = time.monotonic()
-        self._stop = True
+        if not self._signal.stop:
+            self._signal.at = time.monotonic()
+        self._signal.stop = True
 
 
 def start(settings: Settings, *, listener: Listener, command: str, dry_run: bool = False) -> Runtime:
