@@ -13,10 +13,13 @@ $(STAMP): pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11))" || \
 		{ echo "Python 3.11 or newer is needed: make PYTHON=python3.11"; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev]"
+	@echo "Installing mcx and what it needs into $(VENV), once. The package index's torch for Linux brings CUDA along:"
+	@echo "several GB to download, 6 GB on the disk. A minute on a fast line, half an hour on a slow one."
+	$(BIN)/python -m pip install --disable-pip-version-check --editable ".[dev]"
 	@touch $(STAMP)
 
 demo: $(STAMP)
+	@echo "The demo downloads nothing more and takes about a minute; results lie in ./results."
 	$(BIN)/mcx demo
 
 docs: $(STAMP)

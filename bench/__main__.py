@@ -41,6 +41,8 @@ CASES = (
     Case("help", 2.0, command_line.show_help),
     Case("tab", 2.0, command_line.tab),
     Case("command-help", 3.5, command_line.command_help),
+    Case("missing-file", 0.15, command_line.missing_file),
+    Case("small-distance", 1.3, command_line.small_distance),
     Case("evaluate", 1.15, evaluation.prepare),
     Case("line", 1.15, partial(line_walk.prepare, norm="none")),
     Case("line-batch-norm", 1.15, partial(line_walk.prepare, norm="batch")),

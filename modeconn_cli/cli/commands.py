@@ -27,6 +27,7 @@ COMMANDS: dict[str, str] = {
     "info": "Say what a checkpoint holds.",
     "status": "Say how far the jobs of a folder are.",
     "completion": "Print a shell's completion script.",
+    "doctor": "Say whether this machine is fit.",
     "demo": "Run the whole story on the built-in digits.",
     "help": "Explain a command, or a topic.",
 }

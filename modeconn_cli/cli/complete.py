@@ -1,7 +1,7 @@
 """Answers to the TAB key, from the tables alone: neither Typer nor torch is imported.
 
 A shell asks with `_MCX_COMPLETE=complete_<shell>`, `COMP_WORDS` (the words, one per line) and `COMP_CWORD` (the
-number of the word being typed). Nothing but candidates is printed; none means files.
+number of the word being typed). Nothing but candidates is printed, or `:files` where a file is wanted.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from modeconn_cli.engine.registry import DATASETS, FOLDERS, LIBRARIES, MODELS
 from modeconn_cli.engine.settings.base import Settings, specs
 
 VARIABLE = "_MCX_COMPLETE"
+FILES = ":files"  # the answer where the shell's own names of files fit
 LARGEST = 64 << 20  # bytes of a checkpoint's table of contents that are worth a TAB
 
 # Settings that take any word, and the words that are known.
@@ -83,6 +84,23 @@ def _values(command: str, words: list[str], current: str) -> list[str]:
         typed = _typed(words, "--checkpoint")
         return _layers(None if typed is None else file_of(typed))
     return list(spec.choices) or KNOWN.get(spec.name, [])
+
+
+def _wants_file(words: list[str], current: str) -> bool:
+    """Whether a file fits in the place of `current`: as the value of an option, or as a word without a flag."""
+    command = named(words)
+    if command not in COMMANDS:
+        return False
+    known = specs(settings_of(command))
+    previous, (flag, equals, _) = words[-1].replace("_", "-") if words else "", current.partition("=")
+    option = flag.replace("_", "-") if equals and flag.startswith("--") else previous
+    spec = next((s for s in known if option in (s.flag, *s.flags) and s.kind is not bool), None)
+    if spec is not None:
+        return spec.kind is Path or spec.name == "dataset"
+    if option == "--config":
+        return bool(equals)  # those of a word of its own are listed
+    words_too = bool(settings_of(command).places) or any(s.positional and s.kind is Path for s in known)
+    return words_too and not current.startswith("-")
 
 
 def _typed(words: list[str], flag: str) -> Path | None:
@@ -153,7 +171,10 @@ def answer(environment: Mapping[str, str]) -> str:
     # bash cuts `--flag=value` into three words.
     before = [word for word in words[1:place] if word not in ("", "=")]
     current = words[place] if 0 <= place < len(words) else ""
-    found = candidates(before, "" if current == "=" else current)
+    current = "" if current == "=" else current
+    found = candidates(before, current)
+    if not found and _wants_file(before, current):
+        return f"{FILES}\n"
     if shell == "bash":
         return "".join(f"{name}\n" for name in found)
     return "".join(f"{name}\t{text}\n" if text else f"{name}\n" for name, text in found.items())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,9 +12,10 @@ from typing import Annotated, Any
 import typer
 
 from modeconn_cli.cli.commands import DISPLAY
-from modeconn_cli.engine.errors import SettingsError
+from modeconn_cli.engine import registry
+from modeconn_cli.engine.errors import SettingsError, must_exist
 from modeconn_cli.engine.settings.base import Settings, Spec, specs
-from modeconn_cli.engine.settings.shared import DistributedSettings
+from modeconn_cli.engine.settings.shared import DataSettings, DistributedSettings, NetworkSettings
 
 WORDS = "plain_words"  # those without a flag, where they stand for settings
 CONFIG = ("config", "print_config")  # of DISPLAY; the others are for the report
@@ -52,6 +54,8 @@ def takes(cls: type[Settings], command: str) -> Callable[[Callable[..., None]], 
                 standing=said,
                 checked=bool(print_config),
             )
+            if not print_config:
+                _check_named(settings)
             if print_config:
                 from modeconn_cli.engine.networks.subject import completed_by_sources
 
@@ -75,6 +79,25 @@ def takes(cls: type[Settings], command: str) -> Callable[[Callable[..., None]], 
         return run
 
     return decorate
+
+
+def _check_named(settings: Settings) -> None:
+    """Raise InputError for a file that is not there, SettingsError for an unknown name, before torch is imported.
+
+    Ranks see their files each for themselves, and say it to the others.
+    """
+    if any(name in os.environ for name in ("RANK", "WORLD_SIZE", "SLURM_STEP_NUM_TASKS")):
+        return
+    for path in settings.inputs():
+        must_exist(path)
+    if (
+        isinstance(settings, NetworkSettings)
+        and settings.model
+        and not registry.is_import_path(settings.model)
+    ):
+        registry.find_model(settings.model)
+    if isinstance(settings, DataSettings) and settings.dataset:
+        registry.check_dataset(settings.dataset)
 
 
 def _place(cls: type[Settings], typed: dict[str, Any]) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from modeconn_cli.cli import tables
 from modeconn_cli.engine.errors import one_line
+from modeconn_cli.engine.machine.pace import Pace
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -17,27 +18,6 @@ if TYPE_CHECKING:
 EVERY = 30.0  # seconds between two lines in a log
 SPACE = 32  # columns of a terminal that the bar and its numbers want at least
 LINES = ("epoch", "part")  # units whose end leaves a line above the bar
-
-
-@dataclass
-class Pace:
-    """How fast a stretch of work goes since `begun` of its `total` were done at `since`, in seconds."""
-
-    since: float
-    begun: int
-    total: int
-    done: int
-    now: float
-
-    def goes_on(self, done: int, total: int) -> bool:
-        """Whether a report is of the same stretch."""
-        return total == self.total and done >= self.done
-
-    def left(self) -> float | None:
-        """The seconds to the end; None where that cannot be said yet, or is over."""
-        if not self.begun < self.done < self.total:
-            return None
-        return (self.now - self.since) / (self.done - self.begun) * (self.total - self.done)
 
 
 @dataclass

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import datetime
 from typing import TYPE_CHECKING
 
 import typer
 
 from modeconn_cli.cli.options import takes
 from modeconn_cli.cli.report import Report
-from modeconn_cli.cli.tables import Block, Table
+from modeconn_cli.cli.tables import Block, Lines, Table
 from modeconn_cli.engine.settings.status import StatusSettings
 
 if TYPE_CHECKING:
-    from modeconn_cli.engine.commands.status import StatusResult
+    from modeconn_cli.engine.commands.status import JobStatus, Progress, StatusResult
 
 app = typer.Typer()
 
@@ -20,7 +21,10 @@ app = typer.Typer()
 @app.command("status")
 @takes(StatusSettings, "status")
 def status(settings: StatusSettings, report: Report) -> None:
-    """Say how far the jobs of a folder are, for scripts: 0 complete, 75 not yet, 3 failed, damaged or no job at all.
+    """Say how far the jobs of a folder, and of all folders in it, are.
+
+    For scripts: 0 where all are complete, 75 where one is not yet, 3 where one failed or is damaged, and where there
+    is none.
 
     Examples, after the first of mcx train:
       mcx status runs
@@ -33,5 +37,46 @@ def status(settings: StatusSettings, report: Report) -> None:
 
 
 def table(result: StatusResult) -> list[Block]:
-    rows = tuple((job.job, job.state, job.since or "n/a", str(job.files), job.reason) for job in result.jobs)
-    return [Table(result.folder, ("job", "state", "since", "files", "why"), rows, text_columns=3)]
+    columns = ("folder", "job", "state", "progress", "rate", "last sign of life")
+    rows = tuple(_row(job) for job in result.jobs)
+    blocks: list[Block] = [Table(result.folder, columns, rows, text_columns=3, keys=2)]
+    reasons = [f"{job.folder} {job.job}: {job.reason}" for job in result.jobs if job.reason]
+    following = list(dict.fromkeys(f"  {job.next}" for job in result.jobs if job.next))
+    if reasons:
+        blocks.append(Lines(tuple(reasons)))
+    if following:
+        blocks.append(Lines(("To go on:", *following)))
+    return blocks
+
+
+def _row(job: JobStatus) -> tuple[str, ...]:
+    files = f"{job.files} files" if job.state == "complete" else "n/a"
+    return (
+        job.folder,
+        job.job,
+        job.state,
+        files if job.progress is None else _done(job.progress),
+        "n/a" if job.progress is None else _rate(job.progress),
+        _local(job.last_sign),
+    )
+
+
+def _done(progress: Progress) -> str:
+    return f"{progress.unit} {progress.done}/{'?' if progress.total is None else progress.total}"
+
+
+def _rate(progress: Progress) -> str:
+    rate, unit = progress.per_second, progress.unit
+    if not rate:
+        return "n/a"
+    return f"{rate:.3g} {unit}s/s" if rate >= 1 else f"{1 / rate:.3g} s/{unit}"
+
+
+def _local(time: str | None) -> str:
+    """The time as this machine's clock shows it."""
+    if time is None:
+        return "n/a"
+    try:
+        return f"{datetime.datetime.fromisoformat(time).astimezone():%Y-%m-%d %H:%M:%S}"
+    except ValueError:
+        return time

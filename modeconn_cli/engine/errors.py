@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 
@@ -66,6 +67,21 @@ class Elsewhere(McxError):
     def __init__(self, exit_code: int, cause: str = "") -> None:
         super().__init__("")
         self.exit_code, self.cause = exit_code, cause
+
+
+def must_exist(path: Path, hint: str = "", *, folder: bool = False) -> None:
+    """Raise InputError where nothing is there, and with `hint` where what is there is no `folder` but has to be.
+
+    What else may be wrong with a file is for its reader to say.
+    """
+    try:
+        path.stat()
+    except FileNotFoundError:
+        raise InputError(f"'{path}' does not exist") from None
+    except OSError as error:
+        raise InputError(f"cannot read '{path}': {error.strerror}") from error
+    if folder and not path.is_dir():
+        raise InputError(f"'{path}' is not a folder", hint)
 
 
 def did_you_mean(word: str, choices: Iterable[str]) -> str:

@@ -36,7 +36,7 @@ def array(values: Any, where: str, what: str) -> np.ndarray:
             return np.asarray(values.float() if "bfloat16" in str(values.dtype) else values)
         return np.asarray(values)
     except ValueError as error:
-        raise InputError(f"{where}: {what} are no array: {error}") from error
+        raise InputError(f"{where}: {what} are no array: lists of unequal lengths") from error
 
 
 def ids(

@@ -13,6 +13,7 @@ RECORD_FILE = "record.json"
 LOCK_FILE = "run.lock"
 STATUS_FILE = "status.json"
 MANIFEST_FILE = "manifest.json"
+PROGRESS_FILE = "progress.json"  # of a job that has not finished
 
 CHECKPOINTS = "checkpoints"
 LAST = "last.pt"

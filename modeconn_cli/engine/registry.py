@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from modeconn_cli.engine.errors import SettingsError, did_you_mean
@@ -115,6 +116,13 @@ def canonical_dataset(name: str) -> str:
     folded = {fold(key): key for key in DATASETS}
     folded |= {fold(each): key for key, known in FOLDERS.items() for each in known}
     return folded.get(fold(name), name)
+
+
+def check_dataset(name: str) -> None:
+    """Raise SettingsError, with the closest name, for what is neither registered nor the path of a folder or file."""
+    elsewhere = is_import_path(name) or name.endswith(".npz") or "/" in name or Path(name).is_dir()
+    if not elsewhere and canonical_dataset(name) not in (*DATASETS, *FOLDERS):
+        raise SettingsError(f"unknown data set '{name}'", did_you_mean(name, (*DATASETS, *FOLDERS)))
 
 
 def is_import_path(name: str) -> bool:

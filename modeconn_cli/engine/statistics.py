@@ -1,4 +1,7 @@
-"""What is said of a value per sample: mean, standard deviation and quantiles, and correlations with others."""
+"""What is said of a value per sample: mean, standard deviation and quantiles, and correlations with others.
+
+scipy's statistics take a second to import: the functions that use them do it.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +13,6 @@ from itertools import chain, combinations
 from typing import NamedTuple
 
 import numpy as np
-from scipy import special
-from scipy.stats import rankdata
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 NAMES = ("mean", "std", *(f"q{100 * q:g}" for q in QUANTILES))
@@ -117,6 +118,8 @@ class _Tested(NamedTuple):
 
 
 def _units(values: np.ndarray) -> tuple[np.ndarray | None, np.ndarray | None]:
+    from scipy.stats import rankdata
+
     return _unit(values), _unit(rankdata(values))
 
 
@@ -135,6 +138,8 @@ def _unit(values: np.ndarray) -> np.ndarray | None:
 
 def _tested(x: np.ndarray | None, y: np.ndarray | None, n: int) -> _Tested:
     """A correlation r, and the chance of one as large without any: r is beta(n/2 - 1, n/2 - 1) on [-1, 1]."""
+    from scipy import special
+
     if x is None or y is None:
         return _Tested(None, None)
     r, shape = float(np.clip(x @ y, -1, 1)), n / 2 - 1
@@ -176,6 +181,8 @@ def auroc(values: np.ndarray, positive: np.ndarray) -> Auroc:
     >>> auroc(np.array([1.0, 2.0, 2.0, 3.0]), np.array([False, False, True, True])).value
     0.875
     """
+    from scipy.stats import rankdata
+
     keep = ~np.isnan(values)
     values, marks = values[keep], positive[keep].astype(bool)
     ones, zeros = int(marks.sum()), int((~marks).sum())

@@ -31,6 +31,33 @@ def test_the_shipped_scripts_are_what_the_command_prints(mcx, name: str, shell: 
     )
 
 
+@pytest.mark.parametrize(
+    ("shell", "line", "file"),
+    [
+        ("bash", "source <(mcx completion bash)", "~/.bashrc"),
+        ("zsh", "source <(mcx completion zsh)", "~/.zshrc"),
+        ("fish", "mcx completion fish | source", "~/.config/fish/config.fish"),
+    ],
+)
+def test_install_prints_the_line_and_edits_nothing(
+    mcx, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, shell: str, line: str, file: str
+) -> None:
+    for name in ("ZDOTDIR", "XDG_CONFIG_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("SHELL", f"/usr/bin/{shell}")
+    done = mcx("completion", "install")
+    assert (done.code, done.out) == (0, f"{line}\n")
+    assert f"add this line to {file}" in done.err
+    monkeypatch.setenv("SHELL", "/bin/tcsh")
+    assert mcx("completion", "install", shell).out == f"{line}\n"
+    refused = mcx("completion", "install")
+    assert (refused.code, refused.out) == (2, "")
+    assert refused.err.startswith("mcx completion: error: which shell? $SHELL is 'tcsh'\n")
+    assert mcx("completion", "bash", "zsh").code == 2
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_an_unknown_shell_is_refused(mcx) -> None:
     done = mcx("completion", "tcsh")
     assert (done.code, done.out) == (2, "")
@@ -48,7 +75,21 @@ def test_an_unknown_shell_is_refused(mcx) -> None:
         (["train", "--model", "vgg16"], ["vgg16", "vgg16_bn"]),
         (["train", "--dataset", "cifar"], ["cifar10", "cifar100"]),
         (["completion", "z"], ["zsh"]),
-        (["swap", "--checkpoint", "chec"], []),
+        (["completion", "i"], ["install"]),
+        (["swap", "--checkpoint", "chec"], [":files"]),
+        (["swap", "chec"], [":files"]),
+        (["swap", "--checkpoint=chec"], [":files"]),
+        (["train", "--lr", "=", "0"], []),
+        (["l2", "A.pt", ""], [":files"]),
+        (["train", "--output-dir", ""], [":files"]),
+        (["train", "--dataset", "folder/of"], [":files"]),
+        (["train", "--config=a"], [":files"]),
+        (["train", "--lr", "0"], []),
+        (["train", "--lr=0"], []),
+        (["train", "x"], []),
+        (["swap", "--nope"], []),
+        (["completion", "x"], []),
+        (["curve", "x"], []),
         (["nonsense", ""], []),
         (["swap", "--layer-name", "conv"], []),
     ],
@@ -140,6 +181,13 @@ def test_a_real_bash_completes(tmp_path: Path, networks: Path) -> None:
     shell.sendcontrol("u")
     shell.send("mcx l2 --sort-by no\t")
     shell.expect("normalized_l2 ")
+    shell.sendcontrol("u")
+    (tmp_path / "onlyone.pt").touch()
+    shell.send("mcx l2 onl\t")
+    shell.expect("onlyone.pt ")
+    shell.sendcontrol("u")
+    shell.send("mcx train --lr onl\tEND")  # no file is a rate
+    shell.expect("--lr onl\x07?END")
     shell.close(force=True)
 
 

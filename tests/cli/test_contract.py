@@ -280,7 +280,7 @@ def test_folders_of_an_output_are_made(mcx, pair, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("place", ["file/x.json", "/proc/x.json", "/proc/x/y.json", "dangling/x.json"])
 def test_an_output_that_cannot_be_written_is_known_before_the_inputs_are_read(
-    mcx, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, place: str
+    mcx, pair, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, place: str
 ) -> None:
     from modeconn_cli.engine.networks import checkpoints
 
@@ -288,8 +288,8 @@ def test_an_output_that_cannot_be_written_is_known_before_the_inputs_are_read(
     (tmp_path / "file").write_text("mine")
     (tmp_path / "dangling").symlink_to("nowhere/at all")
     for words in (
-        ("l2", "a.pt", "b.pt", "--output", tmp_path / place),
-        ("swap", "--checkpoint", "a.pt", "--output", tmp_path / place),
+        ("l2", *pair, "--output", tmp_path / place),
+        ("swap", "--checkpoint", pair[0], "--output", tmp_path / place),
     ):
         done = mcx(*words)
         assert (done.code, done.out) == (5, "")

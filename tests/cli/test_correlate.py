@@ -654,7 +654,7 @@ def test_maps_that_are_none_are_refused(
         (("--dormant", "empty"), 3, "holds no dormant_props_epoch_<e>.npy"),
         (("--dormant", "flags.csv"), 3, "is not called dormant_props_epoch_<e>.npy"),
         (("--curvature", "empty"), 3, "holds no curvature_results_*.csv"),
-        (("--tracking", "nope.csv"), 3, "cannot read 'nope.csv'"),
+        (("--tracking", "nope.csv"), 3, "'nope.csv' does not exist"),
         (("--memo", "wide.csv"), 3, "2 other columns of numbers"),
         (("--memo", "two.npz"), 3, "2 arrays that could be scores"),
         (("--memo", "none.npz"), 3, "no array of sample ids"),

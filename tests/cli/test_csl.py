@@ -240,7 +240,7 @@ def test_another_checkpoint_under_the_same_name_is_refused(mcx: Callable, run: P
         (("--start-epoch", "3", "--end-epoch", "2"), 2, "lies before"),
         (("--grad", "params"), 2, "did you mean 'param'"),
         (("--split", "test", "--seen-classes"), 2, "--class-order"),
-        (("--checkpoint-dir", "nowhere"), 3, "is not a folder"),
+        (("--checkpoint-dir", "nowhere"), 3, "does not exist"),
     ],
 )
 def test_what_cannot_be_scored_is_named(

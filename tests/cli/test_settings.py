@@ -66,7 +66,7 @@ MISSING: dict[str, tuple[str, str]] = {
     "info": ("no checkpoint", "mcx info FILE"),
     "convert": ("no checkpoint", "mcx convert FILE --layout … --output FILE"),
     "status": ("no folder", "mcx status DIR"),
-    "completion": ("which shell?", "mcx completion bash, zsh or fish"),
+    "completion": ("which shell?", "mcx completion bash, zsh or fish; mcx completion install"),
 }  # fmt: skip
 
 
@@ -196,8 +196,11 @@ IDLE: dict[str, str] = {
 @pytest.mark.parametrize("line", IDLE)
 def test_a_flag_that_nothing_would_read_is_refused(mcx, tmp_path: Path, monkeypatch, line: str) -> None:
     monkeypatch.chdir(tmp_path)
+    there = {tmp_path / "a.pt", tmp_path / "b.pt"}
+    for path in there:
+        path.touch()
     done = mcx(*line.split())
-    assert (done.code, done.out, list(tmp_path.iterdir())) == (2, "", [])
+    assert (done.code, done.out, set(tmp_path.iterdir())) == (2, "", there)
     assert f": error: {IDLE[line]}\n" in done.err
 
 

@@ -23,6 +23,7 @@ from modeconn_cli.cli import (
     curvature,
     curve,
     demo,
+    doctor,
     dormant,
     info,
     l2,
@@ -38,6 +39,7 @@ from modeconn_cli.engine.commands import animate as animate_
 from modeconn_cli.engine.commands import convert as convert_
 from modeconn_cli.engine.commands import correlate as correlate_
 from modeconn_cli.engine.commands import curvature as curvature_
+from modeconn_cli.engine.commands import doctor as doctor_
 from modeconn_cli.engine.commands import dormant as dormant_
 from modeconn_cli.engine.commands import info as info_
 from modeconn_cli.engine.commands import status as status_
@@ -134,6 +136,7 @@ TABLES: dict[str, Callable[[], Sequence[tables.Block]]] = {
     "convert": lambda: convert.table(made(convert_.ConvertResult)),
     "info": lambda: info.table(made(info_.InfoResult)),
     "status": lambda: status.table(made(status_.StatusResult)),
+    "doctor": lambda: doctor.table(made(doctor_.DoctorResult)),
     "demo": lambda: demo.table(made(demo_.DemoResult)),
 }  # fmt: skip
 

@@ -214,9 +214,11 @@ def test_a_log_loses_only_the_line_that_a_kill_cut_off(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=f"cannot read '{tmp_path}/x': {os.strerror(errno.ENOENT)}"):  # noqa: SIM117
-        with files.reading(tmp_path / "x"):
-            (tmp_path / "x").read_bytes()
+    with pytest.raises(InputError, match=f"'{tmp_path}/x' does not exist"), files.reading(tmp_path / "x"):
+        (tmp_path / "x").read_bytes()
+    with pytest.raises(InputError, match=f"cannot read '{tmp_path}': {os.strerror(errno.EISDIR)}"):  # noqa: SIM117
+        with files.reading(tmp_path):
+            tmp_path.read_bytes()
 
 
 # The one reader of JSON --------------------------------------------------------------------------------------

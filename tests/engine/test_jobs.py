@@ -202,7 +202,7 @@ def test_a_moved_input_of_the_same_content_is_accepted(tmp_path: Path) -> None:
 
 def test_a_missing_input_is_named(tmp_path: Path) -> None:
     error = refused(InputError, tmp_path, tmp_path / "a.pt")
-    assert error.message == f"cannot read '{tmp_path}/a.pt': No such file or directory"
+    assert error.message == f"'{tmp_path}/a.pt' does not exist"
 
 
 # Overwriting ----------------------------------------------------------------------------------------------

@@ -53,12 +53,14 @@ def contents(folder: Path) -> dict[str, bytes]:
 @pytest.mark.parametrize("module", ["typer", "modeconn_cli.cli.swap", "torch", "torch.types", "numpy.linalg"])
 def test_ctrl_c_during_an_import_ends_at_once(fresh, tmp_path: Path, module: str) -> None:
     """NumPy is imported by torch's own C++, which swallows exceptions: the program ran on, half imported."""
+    (tmp_path / "a.pt").touch()  # what is not there is said before
     done = fresh("-c", IMPORTING.format(module=module, number=int(signal.SIGINT)), cwd=tmp_path)
     assert (done.code, done.out, done.err) == (130, "", "")
 
 
 @pytest.mark.parametrize("module", ["typer", "torch.types"])
 def test_sigterm_during_an_import_ends_at_once(fresh, tmp_path: Path, module: str) -> None:
+    (tmp_path / "a.pt").touch()
     done = fresh("-c", IMPORTING.format(module=module, number=int(signal.SIGTERM)), cwd=tmp_path)
     assert (done.code, done.out, done.err) == (143, "", "")
 

@@ -24,9 +24,9 @@ from modeconn_cli.engine.datasets.noise import Flips
 from modeconn_cli.engine.datasets.remembered import Remembered
 from modeconn_cli.engine.datasets.samples import Batch, Samples
 from modeconn_cli.engine.datasets.source import Source, root_of
-from modeconn_cli.engine.errors import InputError, NoDataSet, SettingsError, did_you_mean
+from modeconn_cli.engine.errors import InputError, NoDataSet, SettingsError
 from modeconn_cli.engine.factories import arguments, call
-from modeconn_cli.engine.registry import DATASETS, FOLDERS, canonical_dataset, is_import_path
+from modeconn_cli.engine.registry import DATASETS, FOLDERS, canonical_dataset, check_dataset, is_import_path
 from modeconn_cli.engine.settings.base import Settings
 from modeconn_cli.engine.settings.shared import DataSettings, MeasuredDataSettings, SplitName
 
@@ -273,8 +273,7 @@ def is_folder(name: str) -> bool:
 
 def _factory(name: str) -> Callable[..., Source]:
     """What makes a registered data set. Raises SettingsError with the closest name."""
-    if name not in DATASETS:
-        raise SettingsError(f"unknown data set '{name}'", did_you_mean(name, (*DATASETS, *FOLDERS)))
+    check_dataset(name)
     module, function = DATASETS[name].split(":")
     found: Callable[..., Source] = getattr(
         importlib.import_module(f"modeconn_cli.engine.datasets.{module}"), function

@@ -19,7 +19,7 @@ import torch
 from modeconn_cli.engine.datasets.images import ImageFiles, common_size
 from modeconn_cli.engine.datasets.samples import Samples
 from modeconn_cli.engine.datasets.source import AS_THEY_ARE, Source
-from modeconn_cli.engine.errors import InputError, SettingsError
+from modeconn_cli.engine.errors import InputError, SettingsError, must_exist
 from modeconn_cli.engine.results import files
 
 ENDINGS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
@@ -38,6 +38,7 @@ def read(folder: Path, image_size: int | None, workers: int, channels: int = 3) 
     """
     if channels not in (1, 3):
         raise SettingsError(f"--data-arg channels={channels}: images of files have 1 or 3")
+    must_exist(folder)
     if not folder.is_dir():
         raise InputError(f"'{folder}' is not a folder of images", "pass --data-path")
     train = _split_folder(folder, TRAIN)

@@ -36,8 +36,10 @@ def _split(name: str, root: Path, train: bool, download: bool) -> Samples:
     try:
         found = cls(root=str(root), train=train, download=download)
     except RuntimeError as error:
+        there = f"{name} is not in '{root}' or not complete there"
         raise InputError(
-            f"{name} is not in '{root}' or not complete there", "pass --data-path, or --download to fetch it"
+            there if root.exists() else f"'{root}', where {name} is looked for, does not exist",
+            "pass --data-path, or --download to fetch it",
         ) from error
     except (OSError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
         raise InputError(

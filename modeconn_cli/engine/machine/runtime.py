@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Protocol
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from modeconn_cli.engine.errors import Elsewhere, McxError
 from modeconn_cli.engine.machine import memory
 from modeconn_cli.engine.machine.devices import cores, find_device
+from modeconn_cli.engine.machine.pace import Paces
 from modeconn_cli.engine.machine.ranks import Group, join
 from modeconn_cli.engine.settings.base import Settings
 from modeconn_cli.engine.settings.shared import DistributedSettings
@@ -50,14 +52,18 @@ class Silent:
 
 
 class _Hushed(Silent):
-    """Passes on warnings only."""
+    """Passes on warnings only, and `steps` where they are wanted."""
 
-    def __init__(self, listener: Listener) -> None:
-        self._to = listener
+    def __init__(self, listener: Listener, steps: bool) -> None:
+        self._to, self._steps = listener, steps
 
     def note(self, text: str, level: str = "note") -> None:
         if level == "warning":
             self._to.note(text, level)
+
+    def progress(self, done: int, total: int, fields: Mapping[str, Any], unit: str = "step") -> None:
+        if self._steps and unit == "step":
+            self._to.progress(done, total, fields, unit)
 
 
 class _Part:
@@ -76,6 +82,26 @@ class _Part:
         if unit == "step":
             done, total = done + self._offset * total // self._own, self._whole * total // self._own
         self._to.progress(done, total, {**self._fields, **fields}, unit)
+
+
+class _Followed:
+    """Passes everything on and keeps how far the work is."""
+
+    def __init__(self, listener: Listener, paces: Paces) -> None:
+        self._to, self._paces = listener, paces
+        self.note, self.plan = listener.note, listener.plan
+
+    def progress(self, done: int, total: int, fields: Mapping[str, Any], unit: str = "step") -> None:
+        self._paces.see(done, total, unit)
+        self._to.progress(done, total, fields, unit)
+
+
+@dataclass
+class _Signal:
+    """Whether a signal has asked to stop, and when; the parts of a job share it."""
+
+    stop: bool = False
+    at: float = 0.0
 
 
 class Runtime:
@@ -99,11 +125,11 @@ class Runtime:
         self.command = command
         self.dry_run = dry_run
         self.group = group or Group()
-        self.group.asked = lambda: self._stop
+        self.group.asked = lambda: self._signal.stop
         # What one rank says is what all would say.
         self._listener: Listener = (listener if self.group.leader else None) or Silent()
         self._said: set[str] = set()
-        self._stop, self._asked = False, 0.0
+        self._signal = _Signal()
         self.deterministic = deterministic
         if device is not None:
             self._prepare_torch(device, threads)
@@ -119,7 +145,9 @@ class Runtime:
         # The GPU rounds products to TF32 by default in convolutions; every number here is float32.
         torch.backends.cudnn.allow_tf32 = False
         torch.backends.cuda.matmul.allow_tf32 = False
-        torch.use_deterministic_algorithms(self.deterministic)
+        # To set what is set already would import torch's compiler, more than a second.
+        if torch.are_deterministic_algorithms_enabled() != self.deterministic:
+            torch.use_deterministic_algorithms(self.deterministic)
 
     @cached_property
     def device(self) -> torch.device:
@@ -132,10 +160,10 @@ class Runtime:
 
         return torch.get_num_threads()
 
-    def hushed(self) -> Runtime:
-        """Make a runtime of the same machine for a part of a larger job; it passes on warnings only."""
+    def hushed(self, *, steps: bool = False) -> Runtime:
+        """Make a runtime of the same machine for a part of a larger job; it passes on warnings, and `steps`."""
         part = copy.copy(self)
-        part._listener = _Hushed(self._listener)
+        part._listener = _Hushed(self._listener, steps)
         return part
 
     def part(self, offset: int, own: int, whole: int, **fields: Any) -> Runtime:
@@ -146,6 +174,16 @@ class Runtime:
         part = copy.copy(self)
         part._listener = _Part(self._listener, offset, own, whole, fields)
         return part
+
+    @contextlib.contextmanager
+    def followed(self) -> Iterator[Paces]:
+        """How far the work is that is done meanwhile, here and in the parts that are made of this runtime."""
+        before, paces = self._listener, Paces()
+        self._listener = _Followed(before, paces)
+        try:
+            yield paces
+        finally:
+            self._listener = before
 
     def note(self, text: str, *, once: bool = False) -> None:
         """Something the user should know; `once`: though it is true of many files."""
@@ -172,7 +210,7 @@ class Runtime:
 
     def stopping(self) -> bool:
         """Whether a signal asked the job to save and end, here or at another rank; asked at the end of every step."""
-        return self.group.stopping(self._stop)
+        return self.group.stopping(self._signal.stop)
 
     @contextlib.contextmanager
     def catching_signals(self) -> Iterator[None]:
@@ -189,12 +227,12 @@ class Runtime:
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         # A terminal's Ctrl-C reaches a rank twice, from the terminal and from its launcher.
-        echo = self.group.world > 1 and time.monotonic() - self._asked < ECHO
-        if self._stop and number == signal.SIGINT and not echo:
+        echo = self.group.world > 1 and time.monotonic() - self._signal.at < ECHO
+        if self._signal.stop and number == signal.SIGINT and not echo:
             raise KeyboardInterrupt
-        if not self._stop:
-            self._asked = time.monotonic()
-        self._stop = True
+        if not self._signal.stop:
+            self._signal.at = time.monotonic()
+        self._signal.stop = True
 
 
 def start(settings: Settings, *, listener: Listener, command: str, dry_run: bool = False) -> Runtime:

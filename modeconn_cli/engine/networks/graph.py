@@ -20,7 +20,6 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, fx, nn
-from torch.export import Dim
 
 from modeconn_cli.engine.errors import InputError
 from modeconn_cli.engine.networks import flat, weights
@@ -106,7 +105,7 @@ def trace(model: nn.Module, input_shape: tuple[int, ...]) -> Graph:
     with _silence(), _symbolic_len(model):
         try:
             program = torch.export.export(
-                hollow, (example,), strict=False, dynamic_shapes=({0: Dim("batch")},)
+                hollow, (example,), strict=False, dynamic_shapes=({0: torch.export.Dim("batch")},)
             )
         except Exception as error:  # of the user's own forward, or export's of any kind
             _check_runs(model, input_shape)

@@ -15,7 +15,35 @@ from modeconn_cli.engine import exact
 from modeconn_cli.engine.errors import InputError
 from modeconn_cli.engine.results import files
 
+# What NumPy and zipfile say -> what is wrong with the file. Their own words advise to trust it, which is never done.
+REASONS = {
+    "max_header_size": "its header is too long for an array",
+    "allow_pickle": "it holds Python objects, which are never loaded",
+    "Object arrays": "it holds Python objects, which are never loaded",
+    "magic string is not correct": "it does not begin as one",
+    "EOF": "it ends too early",
+    "No data left": "it ends too early",
+    "not a zip file": "it is no zip archive, or ends too early",
+    "Header does not contain the correct keys": "its header is not that of an array",
+    "Cannot parse header": "its header is not that of an array",
+}
 MAX_HEADER = 10_000  # bytes; a longer one is no array of ours or of the original scripts
+
+
+class _Arrays(NpzFile):
+    """An archive whose members are arrays: NumPy gives the bytes of any other."""
+
+    def __getitem__(self, key: str) -> np.ndarray:
+        value = super().__getitem__(key)
+        if not isinstance(value, np.ndarray):
+            raise ValueError(f"'{key}' in it is no array")
+        return value
+
+
+def reason(error: Exception) -> str:
+    """What is wrong with a file that NumPy refuses, on one line."""
+    text = " ".join(str(error).split())
+    return next((ours for said, ours in REASONS.items() if said in text), text)
 
 
 def stream(paths: Iterable[Path], length: int) -> Iterator[np.ndarray]:
@@ -44,9 +72,10 @@ def read(path: Path, length: int | None = None, kinds: str = "f") -> np.ndarray:
     try:
         with path.open("rb") as stream:
             version = np.lib.format.read_magic(stream)
-            reader = {1: np.lib.format.read_array_header_1_0, 2: np.lib.format.read_array_header_2_0}[
-                version[0]
-            ]
+            readers = {1: np.lib.format.read_array_header_1_0, 2: np.lib.format.read_array_header_2_0}
+            reader = readers.get(version[0])
+            if reader is None:
+                raise ValueError(f"its version is {version[0]}, expected 1 or 2")
             shape, _, dtype = reader(stream, max_header_size=MAX_HEADER)
             begin = stream.tell()
         if dtype.hasobject:
@@ -65,8 +94,10 @@ def read(path: Path, length: int | None = None, kinds: str = "f") -> np.ndarray:
         )
     except InputError:
         raise
-    except (OSError, ValueError, KeyError, EOFError) as error:
-        raise InputError(f"'{path}' is not a readable .npy array: {error}") from error
+    except FileNotFoundError as error:
+        raise InputError(f"'{path}' does not exist") from error
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(f"'{path}' is not a readable .npy array: {reason(error)}") from error
     if values.ndim == 2 and 1 in values.shape:
         values = values.reshape(-1)
     if values.ndim != 1 or values.dtype.kind not in kinds:
@@ -86,12 +117,11 @@ def npz(path: Path) -> Iterator[NpzFile]:
     """
     with files.reading(path), path.open("rb") as stream:  # as np.load leaves a broken file open
         try:
-            with NpzFile(stream, allow_pickle=False) as archive:
+            with _Arrays(stream, allow_pickle=False) as archive:
                 yield archive
         # What zipfile, zlib and numpy raise on cut, altered, encrypted or oversized members and on pickles.
         except (ValueError, EOFError, zipfile.BadZipFile, zlib.error, RuntimeError, MemoryError) as error:
-            reason = " ".join(str(error).split())
-            raise InputError(f"'{path}' is not a readable .npz file: {reason}") from error
+            raise InputError(f"'{path}' is not a readable .npz file: {reason(error)}") from error
 
 
 def read_npz(path: Path) -> dict[str, np.ndarray]:

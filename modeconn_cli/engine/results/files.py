@@ -311,6 +311,8 @@ def reading(path: Path) -> Iterator[None]:
 
     try:
         yield
+    except FileNotFoundError as error:
+        raise InputError(f"'{path}' does not exist") from error
     except OSError as error:
         raise InputError(f"cannot read '{path}': {error.strerror}") from error
 

@@ -118,7 +118,7 @@ def opened(
         def open_() -> dict[str, Any]:
             nonlocal job
             _prepare(folder, private, owned)
-            stack.callback(Lock(private, runtime).release)
+            stack.callback(Lock(private, runtime, stack.enter_context(runtime.followed())).release)
             record = records.provenance(settings, command, inputs)
             job = Job(folder, private, record, listing=listing)
             if getattr(settings, "resume", True) and (private / names.RECORD_FILE).exists():

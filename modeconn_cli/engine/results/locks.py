@@ -15,6 +15,7 @@ from pathlib import Path
 
 from modeconn_cli.engine import names
 from modeconn_cli.engine.errors import OutputError
+from modeconn_cli.engine.machine.pace import Paces
 from modeconn_cli.engine.machine.runtime import Runtime
 from modeconn_cli.engine.results import files, records
 
@@ -77,11 +78,11 @@ def silent_for(private: Path) -> float | None:
 class Lock:
     """A folder's lock, kept alive by a thread. Raises OutputError where another process holds it.
 
-    One whose owner is dead is taken over with a note.
+    One whose owner is dead is taken over with a note. With each sign of life goes how far the job is.
     """
 
-    def __init__(self, private: Path, runtime: Runtime) -> None:
-        self._path, self._owner = private / names.LOCK_FILE, Owner.here()
+    def __init__(self, private: Path, runtime: Runtime, paces: Paces) -> None:
+        self._path, self._owner, self._paces = private / names.LOCK_FILE, Owner.here(), paces
         with _alone(private):
             if self._path.exists():
                 other = Owner.of(self._path)
@@ -96,17 +97,34 @@ class Lock:
             said = {name: value for name, value in vars(self._owner).items() if value is not None}
             files.write_json(self._path, said)
         self._released = threading.Event()
-        threading.Thread(target=self._pulse, daemon=True).start()
+        self._thread = threading.Thread(target=self._pulse, daemon=True)
+        self._thread.start()
 
     def _pulse(self) -> None:
         while not self._released.wait(PULSE):
             with contextlib.suppress(OSError):
                 os.utime(self._path)
+            with contextlib.suppress(OutputError):
+                self._say_progress()
+
+    def _say_progress(self) -> None:
+        latest = self._paces.latest()
+        if latest is not None:
+            unit, pace = latest
+            said = {"unit": unit, "done": pace.done, "total": pace.total, "per_second": pace.rate()}
+            progress = {"schema": "mcx.progress/1", "time": records.now(), **said}
+            files.write_json(self._path.with_name(names.PROGRESS_FILE), progress)
 
     def release(self) -> None:
         """Give the lock up, unless another process has taken it over meanwhile."""
         self._released.set()
+        self._thread.join()
         if Owner.of(self._path) == self._owner:
+            with contextlib.suppress(OutputError):
+                if self._path.with_name(names.MANIFEST_FILE).exists():
+                    self._path.with_name(names.PROGRESS_FILE).unlink(missing_ok=True)
+                else:
+                    self._say_progress()
             self._path.unlink(missing_ok=True)
 
 

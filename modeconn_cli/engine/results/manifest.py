@@ -34,7 +34,10 @@ def read(private: Path) -> list[Entry] | None:
     if not path.exists():
         return None
     listed = records.read_object(path, ANEW).get("files", [])
-    return [Entry(entry["file"], entry["size"], entry["sha256"]) for entry in listed]
+    try:
+        return [Entry(entry["file"], entry["size"], entry["sha256"]) for entry in listed]
+    except (LookupError, TypeError) as error:
+        raise InputError(f"'{path}' is no list of a job's files", ANEW) from error
 
 
 def lost(folder: Path, private: Path) -> list[Path]:

@@ -18,7 +18,7 @@ import pandas as pd
 
 from modeconn_cli.engine import names
 from modeconn_cli.engine.errors import InputError
-from modeconn_cli.engine.results import columns, files, manifest, records
+from modeconn_cli.engine.results import arrays, columns, files, manifest, records
 from modeconn_cli.engine.results.columns import ID
 from modeconn_cli.engine.results.memo_scores import MEMO
 
@@ -82,7 +82,7 @@ def _npz_pieces(path: Path, piece: int) -> Iterator[pd.DataFrame]:
                 read = {name: streams[name].read(size * kinds[name].itemsize) for name in wanted}
                 yield pd.DataFrame({name: np.frombuffer(read[name], kinds[name]) for name in wanted})
         except (ValueError, EOFError, zipfile.BadZipFile) as error:
-            raise InputError(f"'{path}' is not a tracking in .npz: {error}") from error
+            raise InputError(f"'{path}' is not a tracking in .npz: {arrays.reason(error)}") from error
 
 
 def _csv_pieces(path: Path, piece: int) -> Iterator[pd.DataFrame]:

@@ -36,6 +36,7 @@ class AnimateSettings(FigureSettings, OverwriteSettings):
         None,
         "the animation to write (.gif)",
         change="free",
+        absent=True,
         missing=("no file for the result", "pass --output FILE.gif"),
     )
     fps: float = setting(10, "frames per second; a GIF holds multiples of 10 ms per frame", above=0)

@@ -7,10 +7,11 @@ import inspect
 import math
 import types
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
+from modeconn_cli.engine import names
 from modeconn_cli.engine.errors import SettingsError
 
 # What may change between two runs into the same folder: nothing, only towards more work, anything.
@@ -54,6 +55,7 @@ class Spec:
     everywhere: bool = False  # scripts hand it to every command: where nothing reads it, it is not refused
     machine: bool = False  # files list it whatever they are about: only a flag or a variable counts as given
     canonical: Callable[[str], str] | None = None  # gives the one spelling of names that have several
+    absent: bool = False  # a path that need not be there
     recorded: bool = True  # a part of what a result was made with
     rare: bool = False  # --help-all shows it, --help does not
     panel: Panel | None = None  # of the help; else that of the class which declares the setting first
@@ -157,10 +159,10 @@ class Settings:
 
         Raises SettingsError for more words, or fewer, than there are places for.
         """
-        for names in cls.places:
-            if len(names) == len(words):
-                return dict(zip(names, words, strict=True))
-        counts = " or ".join(str(len(names)) for names in cls.places)
+        for places in cls.places:
+            if len(places) == len(words):
+                return dict(zip(places, words, strict=True))
+        counts = " or ".join(str(len(places)) for places in cls.places)
         files = "file" if counts == "1" else "files"
         raise SettingsError(f"takes {counts} {files} without a flag, got {len(words)}: {', '.join(words)}")
 
@@ -202,6 +204,15 @@ class Settings:
                 elif not enough and not value:
                     out[spec.name] = f"without {typed[needed]}"
         return out
+
+    def inputs(self) -> Iterator[Path]:
+        """The files and folders that have to be there for a command to read them, as far as words alone tell."""
+        idle = self.idle()
+        for spec in specs(type(self)):
+            value = getattr(self, spec.name)
+            if spec.kind is Path and not spec.absent and spec.name not in idle and value is not None:
+                words = value if spec.many else (value,)
+                yield from map(names.file_of, words)
 
     def was_given(self, name: str) -> bool:
         """Whether a flag or a variable has given a setting, or a file or Python another value than its default."""

@@ -28,7 +28,11 @@ class ConvertSettings(ModelSettings, OverwriteSettings):
         missing=("no layout", "pass --layout mcx, garipov, lmc or bare"),
     )
     output: Path = setting(
-        None, "file to write", change="free", missing=("no file to write", "pass --output FILE.pt")
+        None,
+        "file to write",
+        change="free",
+        absent=True,
+        missing=("no file to write", "pass --output FILE.pt"),
     )
     allow_nonfinite: bool = setting(False, "accept NaN and infinity in the weights", rare=True)
 

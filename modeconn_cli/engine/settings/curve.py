@@ -183,6 +183,7 @@ class CurveExtractSettings(PathSettings, OverwriteSettings):
         None,
         "file of the network",
         change="free",
+        absent=True,
         missing=("no file for the network", "pass --output FILE.pt"),
     )
 

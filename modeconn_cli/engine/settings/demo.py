@@ -14,7 +14,7 @@ class DemoSettings(FigureSettings):
     """The whole story on the built-in digits."""
 
     output_dir: Path = setting(
-        Path("results/demo"), "folder of the results", flags=("--save-dir",), change="free"
+        Path("results/demo"), "folder of the results", flags=("--save-dir",), change="free", absent=True
     )
     device: str = setting("auto", "auto, cpu, cuda or cuda:N", change="free")
     # Batches of 8 x 8 images are too small to share: on a busy machine two threads wait for each other.

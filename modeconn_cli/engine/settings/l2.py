@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -47,9 +48,9 @@ class L2Settings(
     metric: tuple[Metric, ...] = setting(
         ("l2",), "l2, cosine, fisher (on training samples), functional (on test samples), comma-listed"
     )
-    output: Path | None = setting(None, "write the result as JSON", change="free")
+    output: Path | None = setting(None, "write the result as JSON", change="free", absent=True)
     output_dir: Path | None = setting(
-        None, "of several: a JSON file per pair, a summary, figures", change="free"
+        None, "of several: a JSON file per pair, a summary, figures", change="free", absent=True
     )
     pairs: Literal["first", "all"] = setting("first", "of several: which pairs, the first with each or all")
     show_top_k: int = setting(10, "number of layers listed", low=1)
@@ -88,6 +89,11 @@ class L2Settings(
         return self.checkpoints or tuple(
             path for path in (self.checkpoint1, self.checkpoint2) if path is not None
         )
+
+    def inputs(self) -> Iterator[Path]:
+        # Of several each is measured that is there; a pattern means what fits it.
+        if len(self.words) <= 2 and self.output_dir is None:
+            yield from (names.file_of(path) for path in self.sources if not set("*?") & set(str(path)))
 
     @property
     def sources(self) -> tuple[Path, ...]:

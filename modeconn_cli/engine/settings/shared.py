@@ -82,7 +82,7 @@ class DataSettings(Settings):
         shown=_FROM_FILE,
         canonical=canonical_dataset,
     )
-    data_path: Path | None = setting(None, "folder of the data", change="free", machine=True)
+    data_path: Path | None = setting(None, "folder of the data", change="free", machine=True, absent=True)
     data_arg: tuple[str, ...] = setting(
         (),
         "argument of the data set, key=value, comma-listed; of a folder of images channels=1 or 3",
@@ -243,7 +243,12 @@ class OptionalFolderSettings(OverwriteSettings):
     panel: ClassVar[Panel] = "Output"
 
     output_dir: Path | None = setting(
-        None, "folder of the results", flags=("--save-dir",), keys=("output_root",), change="free"
+        None,
+        "folder of the results",
+        flags=("--save-dir",),
+        keys=("output_root",),
+        change="free",
+        absent=True,
     )
     overwrite: bool = like(OverwriteSettings, "overwrite", needs=("output_dir",))
     resume: bool = setting(

@@ -13,5 +13,8 @@ class StatusSettings(Settings):
     """How far the jobs of a folder are."""
 
     folder: Path = setting(
-        None, "the --output-dir of any command", positional=True, missing=("no folder", "mcx status DIR")
+        None,
+        "the --output-dir of any command, or a folder of such",
+        positional=True,
+        missing=("no folder", "mcx status DIR"),
     )

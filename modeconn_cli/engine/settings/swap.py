@@ -30,6 +30,7 @@ class SwapSettings(ModelSettings, MeasuredDataSettings, ComputeSettings, Overwri
         None,
         "file of the swapped network",
         change="free",
+        absent=True,
         missing=("no file for the swapped network", "pass --output FILE"),
     )
     layer_depth: Literal["early", "mid", "late"] = setting(

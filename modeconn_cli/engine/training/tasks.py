@@ -17,7 +17,7 @@ from torch import Tensor
 from modeconn_cli.engine import keyed
 from modeconn_cli.engine.datasets import Samples
 from modeconn_cli.engine.datasets.samples import spans
-from modeconn_cli.engine.errors import InputError, SettingsError
+from modeconn_cli.engine.errors import InputError, SettingsError, must_exist
 from modeconn_cli.engine.results import arrays
 from modeconn_cli.engine.settings.train import TaskSettings
 
@@ -91,8 +91,7 @@ def read_order(path: Path, num_classes: int | None = None) -> Tensor:
 
     Raises InputError for what is no permutation of them, or of as many as there are in the file.
     """
-    if not path.exists():
-        raise InputError(f"'{path}' does not exist")
+    must_exist(path)
     order = np.array(arrays.read(path, kinds="iu"), dtype=np.int64)
     num_classes = len(order) if num_classes is None else num_classes
     missing = sorted(set(range(num_classes)) - set(order.tolist()))

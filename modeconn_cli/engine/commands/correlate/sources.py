@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from modeconn_cli.engine.commands.correlate import splits
-from modeconn_cli.engine.errors import InputError
+from modeconn_cli.engine.errors import InputError, must_exist
 from modeconn_cli.engine.results import arrays, columns, manifest, memo_scores, tracking_file
 from modeconn_cli.engine.results.memo_scores import MEMO
 
@@ -44,8 +44,7 @@ class Source:
 
 def existing(path: Path) -> Path:
     """The path itself. Raises InputError where nothing is there."""
-    if not path.exists():
-        raise InputError(f"'{path}' does not exist")
+    must_exist(path)
     return path
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from modeconn_cli.engine.datasets import name_of
-from modeconn_cli.engine.errors import InputError, SettingsError, did_you_mean
+from modeconn_cli.engine.errors import InputError, SettingsError, did_you_mean, must_exist
 from modeconn_cli.engine.samples.scores import SCORES
 
 Scheme = Literal["long", "short"]
@@ -101,8 +101,7 @@ def find(
     Short names say neither run nor noise: there these are the user's word for the results.
     Raises InputError for a folder without any, SettingsError where several runs or both schemes fit.
     """
-    if not folder.is_dir():
-        raise InputError(f"'{folder}' is not a folder", "pass the --output-dir of mcx csl score")
+    must_exist(folder, "pass the --output-dir of mcx csl score", folder=True)
     runs: dict[RunName, dict[str, dict[int, Path]]] = {}
     for path in sorted(folder.iterdir()):
         said = parse(path.name)

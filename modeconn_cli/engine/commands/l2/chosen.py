@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from modeconn_cli.engine import names
-from modeconn_cli.engine.errors import SettingsError
+from modeconn_cli.engine.errors import SettingsError, must_exist
 from modeconn_cli.engine.machine.runtime import Runtime
 from modeconn_cli.engine.networks.checkpoints import epochs
 from modeconn_cli.engine.settings.l2 import L2Settings, label_and_path
@@ -51,6 +51,8 @@ def choose(settings: L2Settings, runtime: Runtime) -> Chosen:
     alone = settings.output_dir is None and len(words) == 2 and not several
     if settings.output is not None and not alone:
         raise SettingsError("--output is for one pair", "use --output-dir for several")
+    if len(words) == 1 and not several:  # the flags of folders are not to blame
+        must_exist(names.file_of(label_and_path(words[0])[1]))
     folders = [os.path.isdir(names.file_of(word)) for word in words]
     if not any(folders):
         settings.refuse("without a folder", "pattern")

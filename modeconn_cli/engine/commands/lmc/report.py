@@ -14,7 +14,7 @@ from typing import ClassVar
 
 from modeconn_cli.engine.commands.lmc import figures, pairs
 from modeconn_cli.engine.commands.lmc.pairs import Pair, PairResult
-from modeconn_cli.engine.errors import InputError
+from modeconn_cli.engine.errors import InputError, must_exist
 from modeconn_cli.engine.machine.runtime import Runtime
 from modeconn_cli.engine.results import files, jobs
 from modeconn_cli.engine.results.figures import about, said_beside
@@ -114,8 +114,7 @@ def _pairs_in(folder: Path, runtime: Runtime) -> list[Pair]:
     Raises InputError where there are none.
     """
     hint = "pass the --output-dir of mcx lmc run"
-    if not folder.is_dir():
-        raise InputError(f"'{folder}' is not a folder", hint)
+    must_exist(folder, hint, folder=True)
     paths: list[Path] = []
     for place in (folder / "processed", folder):
         paths = paths or sorted(path for path in place.glob("*.json") if pairs.looks_like_one(path))

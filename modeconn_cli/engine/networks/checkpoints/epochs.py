@@ -10,7 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from modeconn_cli.engine import names
-from modeconn_cli.engine.errors import InputError, SettingsError
+from modeconn_cli.engine.errors import InputError, SettingsError, must_exist
 from modeconn_cli.engine.machine.runtime import Runtime
 from modeconn_cli.engine.networks.checkpoints import integrity, trainers
 from modeconn_cli.engine.settings.base import specs
@@ -82,8 +82,7 @@ def in_range(
 
 def _in_folder(folder: Path, settings: RunFolderSettings, runtime: Runtime) -> dict[int, Path]:
     """epoch -> checkpoint of a folder, of one run where the names say several."""
-    if not folder.is_dir():
-        raise InputError(f"'{folder}' is not a folder", "pass the folder that holds checkpoint-<epoch>.pt")
+    must_exist(folder, "pass the folder that holds checkpoint-<epoch>.pt", folder=True)
     integrity.check_gathered(folder)
     if settings.pattern is not None:
         epochs = trainers.matching(folder, settings.pattern)

@@ -19,7 +19,7 @@ from typing import IO, Any
 import torch
 
 from modeconn_cli.engine import names
-from modeconn_cli.engine.errors import InputError
+from modeconn_cli.engine.errors import InputError, must_exist
 from modeconn_cli.engine.networks.checkpoints import pickles, safe
 
 # Beginnings of files that are often found in a checkpoint's place.
@@ -85,7 +85,8 @@ def load(path: Path, *, mapped: bool = False) -> Any:
         try:
             return pickles.plain(_unpickled(str(_name(stream, path)) if mapped else stream, classes), size)
         except UNREADABLE as error:
-            reason = str(error).split("WeightsUnpickler error: ")[-1].strip().split("\n")[0][:200]
+            reason = str(error).split("WeightsUnpickler error: ")[-1].strip().split("\n")[0]
+            reason = reason.split(" Please use")[0][:200]  # torch's advice is to trust the file
             raise InputError(
                 f"'{path}' cannot be read as a checkpoint: {reason or type(error).__name__}", resave(path)
             ) from error
@@ -158,10 +159,9 @@ def opened(path: Path) -> IO[bytes]:
     """The file, open for reading. Raises InputError where there is none."""
     with contextlib.suppress(OSError):
         check_gathered(path)
+    must_exist(path)
     try:
         return path.open("rb")
-    except FileNotFoundError:
-        raise InputError(f"'{path}' does not exist") from None
     except IsADirectoryError:
         raise InputError(f"'{path}' is a directory, not a checkpoint") from None
     except OSError as error:

@@ -25,12 +25,13 @@ class Parts:
         self, root: Path, runtime: Runtime, count: int, machine: dict[str, Any], look: dict[str, Any]
     ) -> None:
         self.root, self.machine, self.look = root, machine, look
-        self._runtime, self._quiet = runtime, runtime.hushed()
+        self._runtime = runtime
         self._done, self._count = 0, count
 
     def do(self, text: str, command: Command[S, R], settings: S) -> R:
         """Run one command; `text` says what it has done."""
-        result = command(settings, self._quiet)
+        part = self._runtime.part(self._done, 1, self._count)
+        result = command(settings, part.hushed(steps=True))
         self._done += 1
         self._runtime.progress(self._done, self._count, unit="part", finished=text)
         assert result is not None
