@@ -260,4 +260,10 @@ def _torchvision(name: str) -> Network:
     )
 
 
+# Those that take longest, each beside a quick one of its kind.
+WIDE |= {
+    name: QUICK.pop(name)
+    for name in ("levit", "levit with convolutions", "tinyvit", "efficientvit of msra", "mnasnet", "mobilevit",
+                 "shufflenet", "regnet", "mobilenet v3")
+}  # fmt: skip
 WIDE |= {f"torchvision's {name}": _torchvision(name) for name in TORCHVISION}
