@@ -10,9 +10,7 @@ import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import yaml
+from typing import TYPE_CHECKING, Any
 
 from modeconn_cli.cli.commands import COMMANDS
 from modeconn_cli.cli.complete import settings_of
@@ -29,6 +27,9 @@ from modeconn_cli.engine.settings.shared import (
     DistributedSettings,
     ModelSettings,
 )
+
+if TYPE_CHECKING:
+    import yaml  # imported where a file is read: most command lines have none
 
 PRESETS = Path(settings_package.__file__).parent / "presets"
 LARGEST = 100_000  # bytes; a configuration is a page of text
@@ -215,6 +216,8 @@ def read(path: Path, known: Mapping[str, str], command: str) -> tuple[dict[str, 
     `known` maps each accepted key to its setting. Values stay text, so that they meet the parser of the
     flag they stand for. Raises SettingsError with the line for anything but a flat mapping of known keys.
     """
+    import yaml
+
     root = _compose(path)
     if root is None:
         return {}, []
@@ -251,6 +254,8 @@ def read(path: Path, known: Mapping[str, str], command: str) -> tuple[dict[str, 
 
 
 def _compose(path: Path) -> yaml.Node | None:
+    import yaml
+
     text = _text(path)
     depth = 0
     try:
@@ -285,12 +290,16 @@ def _text(path: Path) -> str:
 
 def _scalar(node: yaml.Node, where: str) -> str:
     """The text of a single value; empty for null, which quotes make a word like any other."""
+    import yaml
+
     if not isinstance(node, yaml.ScalarNode):
         raise SettingsError(f"{where}: expected a single value")
     return "" if node.style is None and node.value in NULL else str(node.value)
 
 
 def _value(node: yaml.Node, where: str) -> Value:
+    import yaml
+
     if isinstance(node, yaml.SequenceNode):
         return [_scalar(item, where) for item in node.value]
     return _scalar(node, where)
