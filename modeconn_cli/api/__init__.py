@@ -2,7 +2,7 @@
 
 Every function takes the settings of its command by their names (`batch_size=64` for `--batch-size 64`), does what the
 command does with the same files, and gives an `Answer`. The functions of the documents stand beside them under their
-own names. Importing this package imports neither torch nor the engine.
+own names. Importing this package imports no torch.
 
 >>> import tempfile
 >>> from pathlib import Path

@@ -1,7 +1,7 @@
 """Per-sample scores and distances as Python functions, under the names and keywords of the documents.
 
 Scores are NumPy arrays, one value per sample in the order of the loader; distances are NumPy scalars. Importing this
-package imports neither torch nor the engine.
+package imports no torch.
 """
 
 from __future__ import annotations

@@ -160,7 +160,7 @@ def test_unreadable_images_are_named_and_counted(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda root: None, "not a folder of images"),
+        (lambda root: None, "does not exist"),
         (lambda root: (root / "train").mkdir(parents=True), "has no class folders"),
         (lambda root: write_images(root / "train", ["a"], 1), "neither val nor test"),
         (

@@ -10,9 +10,8 @@ from typing import Any
 
 import pytest
 
-from modeconn_cli.engine.commands.l2 import network
 from modeconn_cli.engine.machine import runtime
-from modeconn_cli.engine.networks import sums
+from modeconn_cli.engine.networks import checkpoints, sums
 from modeconn_cli.engine.results import files, fingerprints
 
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
@@ -74,7 +73,7 @@ def test_ctrl_c_before_anything_is_imported_is_quiet(fresh) -> None:
 @SIGNALS
 @pytest.mark.parametrize(
     ("module", "name"),
-    [(network, "read"), (fingerprints, "sha256"), (sums, "among"), (files, "atomic_write")],
+    [(checkpoints, "read"), (fingerprints, "sha256"), (sums, "among"), (files, "atomic_write")],
 )
 def test_a_signal_while_it_reads_computes_or_writes_keeps_every_file(
     forked, pair, monkeypatch: pytest.MonkeyPatch, module: Any, name: str, number: int

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import json
 import os
 import shlex
 from collections.abc import Iterator
@@ -158,12 +157,14 @@ def _progress(folder: Path, private: Path, record: dict[str, Any]) -> Progress |
     if not isinstance(total, int):
         return None
     try:
-        rows = [json.loads(line) for line in files.read_lines(folder / names.METRICS)]
+        rows = [
+            files.parsed(line, folder / names.METRICS) for line in files.read_lines(folder / names.METRICS)
+        ]
         if not rows:
             return Progress("epoch", 0, total, None)
         seconds = rows[-1].get("seconds")
         return Progress("epoch", rows[-1]["epoch"], total, 1 / seconds if seconds else None)
-    except (OSError, ValueError, LookupError, AttributeError):
+    except (InputError, LookupError, AttributeError):
         return None
 
 

@@ -141,7 +141,7 @@ def _remark(data: LayerDistances, shown: list[int], runtime: Runtime) -> None:
 def _stored(path: Path) -> Any:
     """The provenance in a GIF's comment, a PNG's text or another figure; None in a file of any other origin."""
     if path.suffix.casefold() in (".pdf", ".svg"):
-        return json.loads(heatmap.comment_in(path.read_bytes()) or "null")
+        return files.parsed(heatmap.comment_in(path.read_bytes()) or "null", path)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
