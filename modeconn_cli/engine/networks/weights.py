@@ -20,16 +20,14 @@ T = TypeVar("T")
 
 # Parts of names that wrappers add: DataParallel and averaged models, torch.compile, Opacus, activation checkpointing,
 # FSDP, Fabric; and what people, and Lightning, call the network in a module of their own.
-OF_WRAPPERS = (
-    *(
-        "_orig_mod",
-        "_module",
-        "_checkpoint_wrapped_module",
-        "_fsdp_wrapped_module",
-        "_fpw_module",
-        "_forward_module",
-    ),
-)  # which nobody calls a module of his own
+OF_WRAPPERS = (  # which nobody calls a module of his own
+    "_orig_mod",
+    "_module",
+    "_checkpoint_wrapped_module",
+    "_fsdp_wrapped_module",
+    "_fpw_module",
+    "_forward_module",
+)
 OF_TORCH = ("module", *OF_WRAPPERS)
 WRAPPERS = (*OF_TORCH, "model", "net")
 
