@@ -20,7 +20,12 @@ TESTS = {
     "a network": ("tests/engine/test_models.py", "tests/engine/test_symmetry.py"),
     "a distance": ("tests/engine/test_distances.py",),
     "a score of samples": ("tests/cli/test_csl.py",),
-    "a command": ("tests/cli/test_info.py", "tests/cli/test_completion.py", "tests/test_layers.py"),
+    "a command": (
+        "tests/cli/test_info.py",
+        "tests/cli/test_completion.py",
+        "tests/cli/test_help.py",
+        "tests/test_layers.py",
+    ),
     "a foreign checkpoint": ("tests/engine/test_checkpoints.py",),
 }
 
