@@ -263,7 +263,9 @@ def _torchvision(name: str) -> Network:
 # Those that take longest, each beside a quick one of its kind.
 WIDE |= {
     name: QUICK.pop(name)
-    for name in ("levit", "levit with convolutions", "tinyvit", "efficientvit of msra", "mnasnet", "mobilevit",
-                 "shufflenet", "regnet", "mobilenet v3")
+    for name in ("levit", "levit with convolutions", "tinyvit", "efficientvit of msra", "efficientvit of mit",
+                 "mnasnet", "mobilevit", "shufflenet", "regnet", "mobilenet v3", "mobilenet v2", "maxvit", "swin",
+                 "swin v2", "swin v2 of torchvision", "res2net", "resnet v2", "channel attention", "cait", "davit",
+                 "transformer in transformer", "metaformer", "standardised weights", "convnext v2")
 }  # fmt: skip
 WIDE |= {f"torchvision's {name}": _torchvision(name) for name in TORCHVISION}

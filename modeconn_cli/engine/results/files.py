@@ -317,7 +317,13 @@ def reading(path: Path) -> Iterator[None]:
         raise InputError(f"cannot read '{path}': {error.strerror}") from error
 
 
-_SIGNALS = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP, "usr2": signal.SIGUSR2}
+_SIGNALS = {
+    "kill": signal.SIGKILL,
+    "stop": signal.SIGSTOP,
+    "usr2": signal.SIGUSR2,
+    "int": signal.SIGINT,
+    "term": signal.SIGTERM,
+}
 _counts: dict[str, int] = {}
 
 
