@@ -99,6 +99,8 @@ class _Plain(str):
 def _documented(name: str) -> str:
     """A function or class of the API with its signature and docstring, which are plain text."""
     each = getattr(api, name)
+    if not (inspect.isclass(each) or inspect.isfunction(each)):  # a type of others
+        return f"## {name}\n\n```python\n{name} = {each}\n```\n"
     what = "class" if inspect.isclass(each) else "def"
     parts = [f"## {name}", f"```python\n{what} {name}{_signature(each)}\n```", inspect.getdoc(each) or ""]
     for method, function in vars(each).items() if what == "class" else ():

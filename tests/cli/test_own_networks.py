@@ -65,9 +65,9 @@ def plain(kind: str, shape: tuple[int, ...]) -> tuple[list[str], Callable[[], nn
     if kind == "own of one size":
         return ["--model", "own_networks:Flat"], lambda: own.Flat(shape, CLASSES)
     if kind == "torchvision":
-        from torchvision.models import shufflenet_v2_x0_5
+        from torchvision.models import squeezenet1_1
 
-        return ["--model", "torchvision:shufflenet_v2_x0_5"], lambda: shufflenet_v2_x0_5(num_classes=CLASSES)
+        return ["--model", "torchvision:squeezenet1_1"], lambda: squeezenet1_1(num_classes=CLASSES)
     if kind == "timm":
         timm = pytest.importorskip("timm")
         made = lambda: timm.create_model("test_resnet", num_classes=CLASSES, in_chans=shape[0])  # noqa: E731
