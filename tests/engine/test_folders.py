@@ -297,3 +297,15 @@ def test_without_test_images_some_of_every_class_are_held_out(tmp_path: Path) ->
         datasets.load(
             DataSettings(dataset=str(tmp_path), explicit=frozenset({"use_test"})), torch.device("cpu")
         )
+
+
+def test_arrays_that_lie_class_by_class_in_any_order_are_cut_across_all_classes(tmp_path: Path) -> None:
+    labels = np.repeat([2, 0, 1], 10)
+    images = np.zeros((30, 4, 4), np.uint8)
+    held = {}
+    for name, order in (("blocks", np.arange(30)), ("mixed", np.random.default_rng(0).permutation(30))):
+        np.savez(tmp_path / f"{name}.npz", images=images, labels=labels[order])
+        settings = DataSettings(dataset=str(tmp_path / f"{name}.npz"), val_size=6)
+        held[name] = datasets.load(settings, torch.device("cpu"), held_out=False).val
+    assert held["blocks"].labels.tolist() == [2, 2, 0, 0, 1, 1]
+    assert held["mixed"].ids.tolist() == [24, 25, 26, 27, 28, 29]

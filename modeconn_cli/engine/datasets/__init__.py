@@ -202,7 +202,7 @@ def _of_another_range(settings: DataSettings, source: Source, transform: transfo
 def _validation(settings: DataSettings, labels: Tensor) -> tuple[int | None, Tensor]:
     """How many training images are held back (None where that is said per class), and which, bool [N].
 
-    They are the first of each class, or the last of all, of images that are sorted by class evenly spaced ones: the
+    They are the first of each class, or the last of all, of images that lie class by class evenly spaced ones: the
     last would be of a single class. Raises SettingsError where that leaves nothing of a class.
     """
     # Without the test images the figures are measured on a tenth of the training images, as in Garipov's code.
@@ -214,8 +214,8 @@ def _validation(settings: DataSettings, labels: Tensor) -> tuple[int | None, Ten
         raise SettingsError("--val-size and --val-per-class both choose validation images", "use one of them")
     held = torch.zeros(len(labels), dtype=torch.bool)
     if per_class is None:
-        steps = torch.diff(labels)
-        if size and bool((steps >= 0).all()) and bool((steps > 0).any()):
+        blocks, classes = int((torch.diff(labels) != 0).sum()) + 1, len(torch.unique(labels))
+        if size and blocks == classes > 1:
             held[torch.linspace(0, len(labels), 2 * size + 1, dtype=torch.float64)[1::2].long()] = True
         else:
             held[len(labels) - size :] = True
