@@ -12,6 +12,7 @@ from modeconn_cli.cli import pages
 from modeconn_cli.cli.commands import COMMANDS
 from modeconn_cli.cli.complete import settings_of
 from modeconn_cli.cli.words import parse
+from modeconn_cli.engine import names
 from modeconn_cli.engine.errors import McxError, SettingsError, did_you_mean
 from modeconn_cli.engine.settings.base import Settings, Spec, specs
 
@@ -103,7 +104,7 @@ class _Heard:
         self.answer = Answer(
             self.command,
             result,
-            tuple(path for path in written if ".mcx" not in path.parts and path.exists()),
+            tuple(path for path in written if names.JOB_FOLDER not in path.parts and path.exists()),
             tuple(self.notes),
             tuple(self.warnings),
             tuple(render(result)),
