@@ -110,6 +110,12 @@ def blamed(error: Exception) -> str:
     return f"{where}: {type(error).__name__}: {reason}"
 
 
+def source_of(path: str) -> Path | None:
+    """The source file of the module that `pkg.mod:factory` names, once imported; None where it has none."""
+    file = getattr(sys.modules.get(path.partition(":")[0]), "__file__", None)
+    return None if file is None else Path(file)
+
+
 def _is_own(file: str) -> bool:
     """Whether a source file is the user's: neither installed nor ours."""
     return "site-packages" not in file and not file.startswith((_OURS, "<"))

@@ -17,7 +17,7 @@ import pytest
 from modeconn_cli.cli import config
 from modeconn_cli.engine import names
 from modeconn_cli.engine.errors import InputError, McxError, OutputError, Stopped
-from modeconn_cli.engine.machine.runtime import Runtime, Silent
+from modeconn_cli.engine.machine.runtime import Opened, Runtime, Silent
 from modeconn_cli.engine.results import files, jobs, locks, records
 from modeconn_cli.engine.settings.base import setting, specs
 from modeconn_cli.engine.settings.shared import FolderSettings
@@ -50,7 +50,7 @@ def opened(folder: Path, inputs: Sequence[Path] = (), **words: Any) -> Iterator[
     heard = Heard()
     runtime = Runtime(device=None, listener=heard)
     with jobs.opened(
-        wanted(folder, **words), folder, "some job", runtime, inputs=inputs, owned=["*.txt"]
+        wanted(folder, **words), folder, "some job", runtime, further=inputs, owned=["*.txt"]
     ) as job:
         yield job, heard.notes
 
@@ -349,7 +349,7 @@ def made(tmp_path: Path) -> records.Provenance:
     """Of a result that `wanted` asks for, made of one file."""
     source = tmp_path / "source"
     source.write_text("content")
-    return records.provenance(wanted(tmp_path), "l2", [source])
+    return records.provenance(wanted(tmp_path), "l2", Opened(), [source])
 
 
 def due(path: Path, made: records.Provenance, *, record: Path | None = None, **words: Any) -> bool:

@@ -64,7 +64,7 @@ def run(settings: ConvertSettings, runtime: Runtime) -> ConvertResult | None:
     files.check_writable(settings.output.parent)
     source = _read(settings, runtime)
     settings = subject.completed(settings, source.about, settings.checkpoint)
-    made = provenance(settings, "convert", [settings.checkpoint])
+    made = provenance(settings, "convert", runtime.opened)
     content, left_out = _content(source, settings, made)
     if runtime.dry_run:
         runtime.plan(

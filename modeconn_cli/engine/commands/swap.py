@@ -108,11 +108,11 @@ def run(settings: SwapSettings, runtime: Runtime) -> SwapResult | None:
     original = subject.read(source, settings, runtime, allow_nonfinite=settings.allow_nonfinite)
     original = recognised(original, settings, runtime)
     settings = subject.completed(settings, original.about, source)
-    provenance = records.provenance(settings, "swap", [source])
     metadata, beside = names.swap_metadata(output), names.swap_distances(output)
     how: dict[str, Any] = {"record": metadata, "beside": [beside], "unread": settings.unflipped}
-    write = jobs.file_output(output, provenance, settings, **how)
     opened = _opened(settings, original, runtime)
+    provenance = records.provenance(settings, "swap", runtime.opened)
+    write = jobs.file_output(output, provenance, settings, **how)
     arch, model, data = opened.arch, opened.model.cpu(), opened.loaded
     (original,) = opened.checkpoints
     found = symmetry.find(graph.trace(model, arch.input_shape))

@@ -158,10 +158,9 @@ class _Training:
     def run(self) -> Network:
         """Train the network unless that is done, and read the run back."""
         settings, folder, data, tasks = self.settings, self.folder, self.data, self.tasks
-        inputs = [path for path in (settings.class_order, settings.memo_scores) if path is not None]
         with (
             self.runtime.catching_signals(),
-            jobs.opened(settings, folder, "train", self.runtime, owned=OWNED, inputs=inputs) as job,
+            jobs.opened(settings, folder, "train", self.runtime, owned=OWNED) as job,
         ):
             if not job.complete:
                 begun = []

@@ -75,8 +75,8 @@ class Data:
         """What tells these samples from others."""
         return {
             "data set": self.name,
-            "set of training samples": self.fit.fingerprint(),
-            "set of held-out samples": self.held_out.fingerprint() if len(self.held_out) else "",
+            "set of training samples": self.fit.fingerprint,
+            "set of held-out samples": self.held_out.fingerprint if len(self.held_out) else "",
         }
 
     def describe(self) -> dict[str, Any]:

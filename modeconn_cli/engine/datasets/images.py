@@ -58,6 +58,10 @@ class ImageFiles:
     def shape(self) -> tuple[int, int, int, int]:
         return (len(self.paths), self.channels, *self.size)
 
+    def listing(self) -> list[str]:
+        """The place of every file in its folder of classes, and its size in bytes."""
+        return [f"{'/'.join(path.parts[-2:])} {path.stat().st_size}" for path in self.paths]
+
     @property
     def begins_grey(self) -> bool:
         """Whether the first image is grey: all of them may be."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -48,15 +49,16 @@ class Samples:
         images = self.images.to(device) if isinstance(self.images, Tensor) else self.images
         return replace(self, images=images, labels=self.labels.to(device), ids=self.ids.to(device))
 
+    @cached_property
     def fingerprint(self) -> str:
-        """What tells these samples from others: a hash of ids, labels and images, of image files by their names."""
+        """What tells these samples from others: a hash of ids, labels and images; of image files by their places in the
+        folder and their sizes.
+        """
         found = hashlib.sha256(repr(self.transform).encode())
         for tensor in (self.ids, self.labels, *([self.images] if isinstance(self.images, Tensor) else [])):
             found.update(tensor.cpu().contiguous().numpy().tobytes())
         if not isinstance(self.images, Tensor):
-            found.update(
-                "\0".join(path.name for path in self.images.paths).encode("utf-8", "surrogateescape")
-            )
+            found.update("\0".join(self.images.listing()).encode("utf-8", "surrogateescape"))
         return found.hexdigest()
 
     def take(self, rows: Tensor) -> Samples:

@@ -7,9 +7,10 @@ import copy
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -96,6 +97,25 @@ class _Followed:
         self._to.progress(done, total, fields, unit)
 
 
+class Opened:
+    """What a command has opened, for the record of whatever it makes; the parts of a job share it.
+
+    `code` are the source files of the user's own network and data, by the words that name them.
+    """
+
+    def __init__(self) -> None:
+        self.code: dict[str, Path | None] = {}
+        self._data: Callable[[], Mapping[str, str]] = dict
+
+    def take_data(self, identity: Callable[[], Mapping[str, str]]) -> None:
+        """Data have been read; `identity` tells them from others (name -> what differs), asked for when needed."""
+        self._data = identity
+
+    def data(self) -> dict[str, str]:
+        """What tells the data from others; empty where none were read."""
+        return dict(self._data())
+
+
 @dataclass
 class _Signal:
     """Whether a signal has asked to stop, and when; the parts of a job share it."""
@@ -130,6 +150,7 @@ class Runtime:
         self._listener: Listener = (listener if self.group.leader else None) or Silent()
         self._said: set[str] = set()
         self._signal = _Signal()
+        self.opened = Opened()
         self.deterministic = deterministic
         if device is not None:
             self._prepare_torch(device, threads)
@@ -164,6 +185,12 @@ class Runtime:
         """Make a runtime of the same machine for a part of a larger job; it passes on warnings, and `steps`."""
         part = copy.copy(self)
         part._listener = _Hushed(self._listener, steps)
+        return part
+
+    def for_command(self) -> Runtime:
+        """Make a runtime of the same machine for a command that is a part of a story: it has opened nothing yet."""
+        part = copy.copy(self)
+        part.opened = Opened()
         return part
 
     def part(self, offset: int, own: int, whole: int, **fields: Any) -> Runtime:

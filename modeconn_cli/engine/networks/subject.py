@@ -19,7 +19,7 @@ from modeconn_cli.engine import datasets, names
 from modeconn_cli.engine.datasets import Data
 from modeconn_cli.engine.datasets.remembered import of_same_data
 from modeconn_cli.engine.errors import InputError, McxError, SettingsError
-from modeconn_cli.engine.factories import words_of
+from modeconn_cli.engine.factories import source_of, words_of
 from modeconn_cli.engine.machine.runtime import Runtime
 from modeconn_cli.engine.networks import checkpoints, models, weights
 from modeconn_cli.engine.networks.checkpoints import About, Checkpoint, epochs
@@ -214,7 +214,10 @@ def open_described(
         runtime.warn(f"'{path}' says it holds {about.model}: read as {arch.model}, as --model says")
     if data is not None and needed != "the data's shape":
         _check_fits(arch, data, about, state, runtime)
-    return Subject(models.build(arch, note=runtime.note).to(runtime.device), arch, about, (), data)
+    model = models.build(arch, note=runtime.note)
+    if is_import_path(arch.model):
+        runtime.opened.code[arch.model] = source_of(arch.model)
+    return Subject(model.to(runtime.device), arch, about, (), data)
 
 
 def _architecture(
@@ -255,7 +258,9 @@ def _in_one_channel(
         return data, arch
     runtime.note(f"images of '{data.name}' are read as grey, in the one channel that the network takes")
     again = settings.with_brought(ONE_CHANNEL)
-    return datasets.load(again, runtime.device, held_out=len(data.held_out) > 0), arch_of_one
+    data = datasets.load(again, runtime.device, held_out=len(data.held_out) > 0)
+    runtime.opened.take_data(data.identity)
+    return data, arch_of_one
 
 
 def _takes(arch: Architecture, state: Mapping[str, Tensor] | None) -> bool:
@@ -286,6 +291,8 @@ def load_data(about: About, settings: NetworkSettings, runtime: Runtime, needed:
             f"pass --dataset {factory} if you trust it",
         )
     data = datasets.load(settings, runtime.device, held_out=needed != "data without held-out images")
+    if needed != "the data's shape":  # on whose images no result depends
+        runtime.opened.take_data(data.identity)
     for doubt in data.doubts:
         runtime.warn(doubt)
     for remark in data.remarks:

@@ -24,7 +24,6 @@ from modeconn_cli.engine.paths.barriers import Barriers, all_barriers
 from modeconn_cli.engine.paths.opened import OpenedPath
 from modeconn_cli.engine.paths.statistics import StatisticsUsed
 from modeconn_cli.engine.results import files
-from modeconn_cli.engine.results.fingerprints import sha256
 
 SERIES = ("tr_loss", "tr_nll", "tr_err", "te_loss", "te_nll", "te_err")
 LOG = "positions-{}.jsonl"  # finished positions of a rank, so that a killed evaluation goes on where it was
@@ -144,7 +143,6 @@ def evaluate_path(
     """
     group = runtime.group if pair is None else Group()
     data, batch_size = opened.subject.data, opened.policy.batch_size
-    group.agree(lambda: {**_contents(opened.files), **data.identity()})
     network, mine = opened.network(), group.share(ts)
     if network.carrier.note:
         runtime.note(network.carrier.note, once=True)
@@ -176,11 +174,6 @@ def _stopped(done: int, total: int, pair: Mapping[str, int] | None) -> Stopped:
     if pair is not None:
         where = "on the line " + ", ".join(f"{name} = {value}" for name, value in pair.items())
     return Stopped(f"stopped {where}", CONTINUE)
-
-
-def _contents(paths: Sequence[Path]) -> dict[str, str]:
-    """What tells a path from others: its files by their content."""
-    return {f"file {k}": sha256(path) for k, path in enumerate(paths)}
 
 
 def _of_rank(log: Path, rank: int | str) -> Path:

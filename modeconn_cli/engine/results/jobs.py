@@ -22,9 +22,10 @@ from modeconn_cli.engine.results.locks import Lock
 from modeconn_cli.engine.results.manifest import ANEW
 from modeconn_cli.engine.results.records import Provenance
 from modeconn_cli.engine.settings.base import Settings, Spec, plain, specs
-from modeconn_cli.engine.settings.shared import FIGURE_FORMATS, FIGURES
+from modeconn_cli.engine.settings.shared import FIGURE_FORMATS, FIGURES, MeasuredDataSettings
 
 LISTING = "inputs.txt"
+NAME = "data set"  # the entry of a provenance's data that is no hash
 
 
 @dataclass
@@ -90,7 +91,7 @@ def opened(
     command: str,
     runtime: Runtime,
     *,
-    inputs: Iterable[Path] = (),
+    further: Iterable[Path] = (),
     owned: Iterable[str] = (),
     mends: bool = False,
     key: str = "",
@@ -100,13 +101,15 @@ def opened(
     """Open a job folder for one run and leave it locked, recorded and with a true status.
 
     `owned` are the glob patterns of the job's own files in the folder: `--overwrite` removes them, and
-    finding them without a record means that someone else's results lie there. A job that `mends` makes files again
+    finding them without a record means that someone else's results lie there. `further` are files that it reads beside
+    those that settings name. A job that `mends` makes files again
     that are missing from a finished run. Jobs with different `key`s of one command share a folder. `listing` says
     what the result is made of: a finished job is done again where it has changed. `unread` are settings that have no
     effect on these inputs. Raises OutputError for foreign results, for a folder that cannot be written and for a
-    live lock; InputError where settings or inputs changed.
+    live lock; InputError where settings or inputs changed, or where ranks see different files or data.
     """
     private = private_folder(folder, command, key)
+    agree(settings, runtime, further)
     if not runtime.group.leader:
         _compare_ranks(runtime.group.lead(settings.lasting), settings)
         # Results are the leader's to write: for all others they are complete.
@@ -119,7 +122,7 @@ def opened(
             nonlocal job
             _prepare(folder, private, owned)
             stack.callback(Lock(private, runtime, stack.enter_context(runtime.followed())).release)
-            record = records.provenance(settings, command, inputs)
+            record = records.provenance(settings, command, runtime.opened, further)
             job = Job(folder, private, record, listing=listing)
             if getattr(settings, "resume", True) and (private / names.RECORD_FILE).exists():
                 _continue(job, record, settings, runtime, mends, unread)
@@ -136,6 +139,16 @@ def opened(
         else:
             with _telling(job):
                 yield job
+
+
+def agree(settings: Settings, runtime: Runtime, further: Iterable[Path] = ()) -> None:
+    """Raises InputError where ranks see different files or data, before anything is computed."""
+
+    def seen() -> dict[str, str]:
+        read = (*settings.files_read(), *further)
+        return {**{f"file {k}": sha256(path) for k, path in enumerate(read)}, **runtime.opened.data()}
+
+    runtime.group.agree(seen)
 
 
 def _prepare(folder: Path, private: Path, owned: Iterable[str]) -> None:
@@ -212,6 +225,8 @@ def _continue(
         now = record.settings.get(name)
         if name in record.settings and then[name] != now:
             runtime.note(f"{name} was {then[name] or 'unset'}, now {now or 'unset'}: last bits may differ")
+    if changed := code_changed(old, record):
+        runtime.note(changed)
     job.resumed = True
     job.complete = (job.private / names.MANIFEST_FILE).exists()
     redrawn = job.complete and drawn_otherwise(then, settings)
@@ -275,17 +290,39 @@ def difference(
     checkpoint has brought where the old record left it unsaid.
     """
     then, idle = {**_defaults(settings), **records.settings_of(old)}, {*settings.idle(), *unread}
+    if new.data and old.get("data") == new.data:
+        idle |= {
+            spec.name for spec in specs(MeasuredDataSettings)
+        }  # the same samples, whatever they are called
     for spec in specs(type(settings)):
         before, now = then[spec.name], new.settings.get(spec.name)
         if spec.name in settings.brought and before in (None, []):
             continue
         if spec.change == "same" and spec.name not in idle and not _alike(spec, before, now):
             return f"'{spec.name}' was {before}, now {now}"
+    if changed_data := _data_changed(old, new):
+        return changed_data
     hashes = [entry["sha256"] for entry in old.get("inputs", [])]
     if len(hashes) != len(new.inputs):
         return f"the job began with {len(hashes)} input files, now {len(new.inputs)}"
     changed = (each for each, hash_ in zip(new.inputs, hashes, strict=True) if each.content.sha256 != hash_)
     return next((f"'{each.path}' is not the file the job began with" for each in changed), "")
+
+
+def _data_changed(old: Mapping[str, Any], new: Provenance) -> str:
+    """Which part of the data is not what it was; empty where none is, and where a record does not say."""
+    then = old.get("data") or {}
+    for part, now in new.data.items():
+        if part != NAME and then.get(part, now) != now:
+            return f"the {part} in '{new.data[NAME]}' is not what it was: {then[part][:12]}…, now {now[:12]}…"
+    return ""
+
+
+def code_changed(old: Mapping[str, Any], new: Provenance) -> str:
+    """Which source file of the user's own network has changed: its content may or may not matter to a result."""
+    then = old.get("code") or {}
+    changed = [name for name, now in new.code.items() if then.get(name, now) != now]
+    return f"the source file of {' and '.join(changed)} has changed since then" if changed else ""
 
 
 def _defaults(settings: Settings) -> dict[str, Any]:
@@ -294,10 +331,14 @@ def _defaults(settings: Settings) -> dict[str, Any]:
 
 
 def _alike(spec: Spec, before: Any, after: Any) -> bool:
-    """Whether a setting is what it was; a path or a name may be spelled in another way."""
+    """Whether a setting is what it was; a name may be spelled in another way, and a file may lie elsewhere: its content
+    is compared.
+    """
     if spec.canonical is not None and before:
         return bool(spec.canonical(before) == after)
     if spec.kind is Path and not spec.many and before and after:
+        if not (spec.absent or spec.adds_up) and names.file_of(Path(after).expanduser()).is_file():
+            return True
         first, second = (os.path.abspath(os.path.expanduser(str(path))) for path in (before, after))
         return first == second
     return bool(before == after)
@@ -330,17 +371,21 @@ def file_output(
     present = [file for file in (path, *companions) if files.occupied(file)]
     if getattr(settings, "overwrite", False) or not present:
         return True
-    if _made_alike(stored(record or path), made, settings, unread):
+    otherwise = _otherwise(stored(record or path), made, settings, unread)
+    if otherwise == "":
         if path not in present:
             return True  # a kill came before the last file
         if record is None or records.peek_object(record).get("checkpoint_sha256") == sha256(path):
             return False
-    raise OutputError(f"'{present[0]}' exists", "use --overwrite to replace it")
+    made_of = f", made otherwise: {otherwise}" if otherwise else ""
+    raise OutputError(f"'{present[0]}' exists{made_of}", "use --overwrite to replace it")
 
 
-def _made_alike(old: Any, new: Provenance, settings: Settings, unread: Collection[str]) -> bool:
-    """Whether a provenance, whoever wrote it, says that the same command made the same result."""
+def _otherwise(old: Any, new: Provenance, settings: Settings, unread: Collection[str]) -> str | None:
+    """What the same command does otherwise than it did by a provenance, whoever wrote that: empty where nothing is;
+    None where another command made the file.
+    """
     try:
-        return old["command"] == new.command and not difference(old, new, settings, unread)
+        return difference(old, new, settings, unread) if old["command"] == new.command else None
     except (KeyError, TypeError, AttributeError):  # of another kind
-        return False
+        return None

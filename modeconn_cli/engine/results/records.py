@@ -21,9 +21,10 @@ import yaml
 
 from modeconn_cli.engine import names
 from modeconn_cli.engine.errors import InputError
+from modeconn_cli.engine.machine.runtime import Opened
 from modeconn_cli.engine.registry import CHECKPOINT_SCHEMA, todays_name
 from modeconn_cli.engine.results import files
-from modeconn_cli.engine.results.fingerprints import Fingerprint, identify
+from modeconn_cli.engine.results.fingerprints import Fingerprint, identify, sha256
 from modeconn_cli.engine.settings.base import Settings, tilde
 
 PACKAGES = ("torch", "torchvision", "numpy")
@@ -100,7 +101,8 @@ class InputFile:
 class Provenance:
     """Who made a file, from what, with what: command, settings, versions, inputs, commit.
 
-    `standing` are the settings that a project's file or variable gave, with where that is said.
+    `standing` are the settings that a project's file or variable gave, with where that is said. `data` tells the data
+    from others (name -> hash), `code` the source files of the user's own network (its words -> hash).
     `time` and `host` are the only entries that differ between two runs of one command on one machine's data.
     """
 
@@ -112,11 +114,18 @@ class Provenance:
     host: str
     time: str
     standing: dict[str, str]
+    data: dict[str, str]
+    code: dict[str, str]
 
 
-def provenance(settings: Settings, command: str, inputs: Iterable[Path]) -> Provenance:
-    """The provenance of a result that is made now."""
-    sources = [InputFile.of(path) for path in inputs]
+def provenance(settings: Settings, command: str, opened: Opened, further: Iterable[Path] = ()) -> Provenance:
+    """The provenance of a result that is made now: of the files that its settings name, `further` ones, and of the data
+    and the code that the command has opened.
+
+    No command has to say what it reads, so that none can forget it.
+    """
+    sources = [InputFile.of(path) for path in (*settings.files_read(), *further)]
+    code = {name: sha256(path) for name, path in opened.code.items() if path is not None}
     return Provenance(
         f"mcx {command}",
         settings.recorded(),
@@ -126,6 +135,8 @@ def provenance(settings: Settings, command: str, inputs: Iterable[Path]) -> Prov
         socket.gethostname(),
         now(),
         dict(settings.standing),
+        opened.data(),
+        code,
     )
 
 

@@ -61,8 +61,6 @@ class ScoredRun:
         return {
             "schema": CHECKPOINT_SCHEMA,
             "network": network,
-            "data set": self.data.name,
-            "set of samples": self.samples.fingerprint(),
         }
 
     def take_up(self, epoch: int) -> None:

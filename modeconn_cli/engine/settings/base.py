@@ -56,6 +56,7 @@ class Spec:
     machine: bool = False  # files list it whatever they are about: only a flag or a variable counts as given
     canonical: Callable[[str], str] | None = None  # gives the one spelling of names that have several
     absent: bool = False  # a path that need not be there
+    adds_up: bool = False  # a file that is one of several, given one after the other, that make up a result
     recorded: bool = True  # a part of what a result was made with
     rare: bool = False  # --help-all shows it, --help does not
     panel: Panel | None = None  # of the help; else that of the class which declares the setting first
@@ -207,12 +208,25 @@ class Settings:
 
     def inputs(self) -> Iterator[Path]:
         """The files and folders that have to be there for a command to read them, as far as words alone tell."""
+        for spec in self._read():
+            yield from map(names.file_of, self._paths(spec))
+
+    def files_read(self) -> Iterator[Path]:
+        """The files that a result is made from, in the order of the settings that name them; what is in a folder,
+        and files that add up to a result one after the other, the command itself keeps account of.
+        """
+        for spec in self._read():
+            if not spec.adds_up:
+                yield from (path for path in self._paths(spec) if names.file_of(path).is_file())
+
+    def _read(self) -> list[Spec]:
+        """The settings that name what is read."""
         idle = self.idle()
-        for spec in specs(type(self)):
-            value = getattr(self, spec.name)
-            if spec.kind is Path and not spec.absent and spec.name not in idle and value is not None:
-                words = value if spec.many else (value,)
-                yield from map(names.file_of, words)
+        return [s for s in specs(type(self)) if s.kind is Path and not s.absent and s.name not in idle]
+
+    def _paths(self, spec: Spec) -> tuple[Path, ...]:
+        value = getattr(self, spec.name)
+        return () if value is None else value if spec.many else (value,)
 
     def was_given(self, name: str) -> bool:
         """Whether a flag or a variable has given a setting, or a file or Python another value than its default."""

@@ -88,6 +88,7 @@ class ScoringSettings(
         None,
         "one checkpoint instead of a folder of them; scoring one after the other into one folder adds up",
         change="free",
+        adds_up=True,
     )
     checkpoint_dir: Path | None = setting(
         None, "folder of the run's checkpoints: checkpoint-<e>.pt, and as other trainers name them"

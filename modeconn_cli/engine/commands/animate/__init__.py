@@ -67,7 +67,7 @@ def run(settings: AnimateSettings, runtime: Runtime) -> AnimateResult | None:
         runtime.plan([f"draw {size} from {source}", *(f"write {path}" for path in outputs)])
         return None
     _remark(data, shown, runtime)
-    provenance = records.provenance(settings, "animate", [source])
+    provenance = records.provenance(settings, "animate", runtime.opened)
     due = [path for path in outputs if jobs.file_output(path, provenance, settings, stored=_stored)]
     if still is not None and still not in due and _drawn_otherwise(still, settings):
         due.append(still)

@@ -93,12 +93,8 @@ def run(settings: CurveAnalyzeSettings, runtime: Runtime) -> CurveAnalyzeResult 
         ]
     ):
         return None
-    read = (settings.curve_checkpoint, settings.original_checkpoint, settings.swap_metadata)
-    inputs = [path for path in read if path is not None]
     owned = (names.LAYER_DISTANCES, names.ANALYSIS_SUMMARY)
-    with jobs.opened(
-        settings, folder, "curve analyze", runtime, inputs=inputs, owned=owned, unread=unread
-    ) as job:
+    with jobs.opened(settings, folder, "curve analyze", runtime, owned=owned, unread=unread) as job:
         ts = np.linspace(0, 1, settings.num_points)
         found = layer_distances(curve.kind, curve.points, ts, swap.state)
         middle = layer_distances(curve.kind, curve.points, np.array([0.0, 0.5, 1.0]))

@@ -63,9 +63,7 @@ def run(settings: CurveEvalSettings, runtime: Runtime) -> CurveEvalResult | None
     owned = (*made[:2], *in_every_format(names.CURVE_FIGURE))
     with (
         runtime.catching_signals(),  # until the job has said how it ended
-        jobs.opened(
-            settings, folder, "curve eval", runtime, inputs=opened.files, owned=owned, unread=unread
-        ) as job,
+        jobs.opened(settings, folder, "curve eval", runtime, owned=owned, unread=unread) as job,
     ):
         ts = np.linspace(0, 1, settings.num_points).tolist()
         found = evaluate.evaluate_path(opened, ts, runtime, job.private / evaluate.LOG)

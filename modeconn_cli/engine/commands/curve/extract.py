@@ -36,16 +36,16 @@ def run(settings: CurveExtractSettings, runtime: Runtime) -> CurveExtractResult 
     """Write w(t) with the batch norm statistics that `--bn` asks for."""
     opened = open_path(settings, runtime, "no data")
     settings = opened.completed(settings)
-    made = provenance(settings, "curve extract", opened.files)
     files.refuse_inputs([settings.output], opened.files)
+    found = opened.subject
+    if opened.has_batch_norm and settings.bn == "recompute" and not runtime.dry_run:
+        found = replace(found, loaded=load_data(found.about, settings, runtime, "data"))
+    made = provenance(settings, "curve extract", runtime.opened)
     unread = opened.unread(settings)
     due = jobs.file_output(settings.output, made, settings, stored=_stored, unread=unread)
     if runtime.dry_run:
         runtime.plan([f"write the network at t = {settings.t:g} to {settings.output}"])
         return None
-    found = opened.subject
-    if opened.has_batch_norm and settings.bn == "recompute":
-        found = replace(found, loaded=load_data(found.about, settings, runtime, "data"))
     network = replace(opened, subject=found).network()
     network.move_to(settings.t)
     state = weights.snapshot(network.model)

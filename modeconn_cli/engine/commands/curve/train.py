@@ -74,11 +74,10 @@ def run(settings: CurveTrainSettings, runtime: Runtime) -> CurveTrainResult | No
     ):
         return None
     ends = [end.path for end in found.checkpoints]
-    inputs = [*ends, *([settings.init_curve] if settings.init_curve is not None else [])]
     owned = (*OWNED, names.ENDPOINT_DISTANCE)
     with (
         runtime.catching_signals(),  # until the job has said how it ended
-        jobs.opened(settings, folder, "curve train", runtime, inputs=inputs, owned=owned) as job,
+        jobs.opened(settings, folder, "curve train", runtime, owned=owned) as job,
     ):
         if not job.complete:
             files.write_text(

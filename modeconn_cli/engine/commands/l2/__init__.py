@@ -39,7 +39,7 @@ def run(settings: L2Settings, runtime: Runtime) -> L2Result | L2ManyResult | Non
     outputs = _outputs(chosen, settings)
     networks = _read(chosen, settings, runtime)
     completed = functions.completed(networks, settings, runtime)
-    due = _due(outputs, chosen, completed)
+    due = _due(outputs, chosen, completed, runtime)  # before anything is measured
     beside = [] if chosen.epochs is None else trajectory.pairs(list(chosen.paths))
     found = measure(networks, chosen.pairs, beside, settings, completed, runtime)
     results = {
@@ -53,6 +53,9 @@ def run(settings: L2Settings, runtime: Runtime) -> L2Result | L2ManyResult | Non
     else:
         shown = summary.several(chosen, networks, found, settings, runtime)
     if outputs:
+        due |= {
+            each: outputs[each] for each in set(results) - set(due) if _is_due(results[each], outputs[each])
+        }
         _write(due, networks, results, shown, settings)
         if results and not due:
             runtime.note(f"already complete: {settings.output or settings.output_dir}")
@@ -132,7 +135,7 @@ def _model(path: Path, settings: L2Settings, runtime: Runtime) -> nn.Module | No
 
 
 def _due(
-    outputs: Mapping[Pair, Path], chosen: Chosen, completed: Mapping[str, L2Settings]
+    outputs: Mapping[Pair, Path], chosen: Chosen, completed: Mapping[str, L2Settings], runtime: Runtime
 ) -> dict[Pair, Path]:
     """The files that are still to be written, of networks that could be read.
 
@@ -144,10 +147,19 @@ def _due(
             continue
         settings = completed[each[0]]
         with contextlib.suppress(InputError):  # of its swaps, which measuring will say
-            made = pair.provenance(settings, *(chosen.paths[label] for label in each))
+            first, second = (chosen.paths[label] for label in each)
+            made = pair.provenance(settings, first, second, runtime.opened)
             if jobs.file_output(path, made, settings, unread=settings.unflipped):
                 out[each] = path
     return out
+
+
+def _is_due(result: L2Result, path: Path) -> bool:
+    """Raises OutputError for a file of the same pair on other data, which are known once it is measured."""
+    settings = result.settings
+    return settings.needs_data and jobs.file_output(
+        path, result.provenance, settings, unread=settings.unflipped
+    )
 
 
 def _write(

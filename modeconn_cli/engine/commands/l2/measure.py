@@ -14,7 +14,7 @@ from modeconn_cli.engine.commands.l2.pair import L2Result
 from modeconn_cli.engine.commands.l2.permuted import Permutations, Permuted
 from modeconn_cli.engine.commands.l2.weight_space import LeftOut, Networks
 from modeconn_cli.engine.errors import InputError
-from modeconn_cli.engine.machine.runtime import Runtime
+from modeconn_cli.engine.machine.runtime import Opened, Runtime
 from modeconn_cli.engine.networks import distances, sums
 from modeconn_cli.engine.networks.distances import Distance, FunctionalDistance
 from modeconn_cli.engine.settings.l2 import L2Settings
@@ -58,10 +58,13 @@ def measure(
     problems: dict[Pair, InputError] = {}
     answers: dict[Pair, FunctionalDistance] = {}
     errors: dict[Pair, float] = {}
+    opened: dict[Pair, Opened] = {}
     data: dict[str, Mapping[str, Any]] = {}
     for labels in weight_space.alike(usable) if settings.needs_data else ():
-        functions = Functions(completed[labels[0]], {label: usable[label] for label in labels}, runtime)
+        of_group = runtime.for_command()  # networks of several kinds may have several data sets
+        functions = Functions(completed[labels[0]], {label: usable[label] for label in labels}, of_group)
         group = [pair for pair in own if set(pair) <= set(labels)]
+        opened |= dict.fromkeys(group, of_group.opened)
         if "fisher" in settings.metric:
             for pair, weighted in functions.fisher(group).items():
                 found[pair] = sums.with_fisher(found[pair], weighted.by_tensor)
@@ -82,6 +85,7 @@ def measure(
         pair: L2Result(
             settings=completed[pair[0]],
             networks=(usable[pair[0]], usable[pair[1]]),
+            opened=opened.get(pair, runtime.opened),
             data=data,
             distance=distance[pair],
             functional=answers.get(pair),

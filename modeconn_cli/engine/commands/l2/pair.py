@@ -14,7 +14,7 @@ from modeconn_cli.engine.commands.l2.network import Network
 from modeconn_cli.engine.commands.l2.permuted import Permuted
 from modeconn_cli.engine.commands.l2.weight_space import LeftOut
 from modeconn_cli.engine.errors import InputError
-from modeconn_cli.engine.machine.runtime import Runtime
+from modeconn_cli.engine.machine.runtime import Opened, Runtime
 from modeconn_cli.engine.networks.distances import Distance, FunctionalDistance
 from modeconn_cli.engine.results import records
 from modeconn_cli.engine.results.records import Provenance, Record
@@ -28,13 +28,15 @@ DOCUMENTED = 10  # layers under the documented key, whatever --show-top-k says
 class L2Result(Record):
     """One pair. What was not asked for is None, and so is what could not be measured, for which `problem` says why.
 
-    `data` says by metric on which samples it was measured, `left_out` what --common did not compare.
+    `data` says by metric on which samples it was measured, which are `opened`; `left_out` what --common
+    did not compare.
     """
 
     schema: ClassVar[str] = "mcx.l2/1"
 
     settings: L2Settings
     networks: tuple[Network, Network]
+    opened: Opened
     data: Mapping[str, Mapping[str, Any]]
     distance: Distance
     functional: FunctionalDistance | None = None
@@ -46,7 +48,7 @@ class L2Result(Record):
     def provenance(self) -> Provenance:
         """The provenance of the pair, which is only made for what is written, as it hashes the files."""
         first, second = (network.path for network in self.networks)
-        return provenance(self.settings, first, second)
+        return provenance(self.settings, first, second, self.opened)
 
     def fields(self) -> dict[str, Any]:
         d, asked = self.distance, self.settings
@@ -86,7 +88,7 @@ class L2Result(Record):
         }
 
 
-def provenance(settings: L2Settings, first: Path, second: Path) -> Provenance:
+def provenance(settings: L2Settings, first: Path, second: Path, opened: Opened) -> Provenance:
     """The provenance of a pair, which is the same whether it was measured alone or among others.
 
     The metadata of swaps that are undone are among its inputs.
@@ -95,11 +97,9 @@ def provenance(settings: L2Settings, first: Path, second: Path) -> Provenance:
         settings, checkpoints=(), checkpoint1=first, checkpoint2=second, pairs="first", output=None,
         output_dir=None, start_epoch=None, end_epoch=None, epoch_step=1,
     )  # fmt: skip
-    inputs = [first, second]
-    if settings.modulo_permutation:
-        ways = [permuted.lineage(path) for path in inputs]
-        inputs += [made.metadata for way in ways for made in way if made.metadata is not None]
-    return records.provenance(alone, "l2", inputs)
+    ways = [permuted.lineage(path) for path in (first, second)] if settings.modulo_permutation else []
+    swaps = [made.metadata for way in ways for made in way if made.metadata is not None]
+    return records.provenance(alone, "l2", opened, swaps)
 
 
 def check_alone(result: L2Result | InputError, runtime: Runtime) -> L2Result:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -73,11 +74,9 @@ def run(settings: LmcInterpolateSettings, runtime: Runtime) -> LmcInterpolateRes
     owned, drawn = (ARRAYS, SUMMARY, *in_every_format(FIGURE)), settings.named(FIGURE)
     with (
         runtime.catching_signals(),  # until the job has said how it ended
-        contextlib.nullcontext()
+        _without_files(settings, runtime)
         if folder is None
-        else jobs.opened(
-            settings, folder, "lmc interpolate", runtime, inputs=opened.files, owned=owned, unread=unread
-        ) as job,
+        else jobs.opened(settings, folder, "lmc interpolate", runtime, owned=owned, unread=unread) as job,
     ):
         found = evaluate_path(opened, ts, runtime, None if job is None else job.private / LOG)
         arrays, line = found.arrays(opened.weight_decay), Line.measured(found.measurements)
@@ -103,6 +102,13 @@ def run(settings: LmcInterpolateSettings, runtime: Runtime) -> LmcInterpolateRes
     return result
 
 
+@contextlib.contextmanager
+def _without_files(settings: LmcInterpolateSettings, runtime: Runtime) -> Iterator[None]:
+    """No job, whose ranks have to agree all the same."""
+    jobs.agree(settings, runtime)
+    yield
+
+
 def _axis_label(ends: tuple[Path, ...]) -> str:
     """Which file lies at which end, with its folder where the names are the same."""
     first, second = (path.stem for path in ends)
@@ -123,5 +129,4 @@ def _permuted(opened: OpenedPath, permutation: Path) -> OpenedPath:
         opened,
         path=replace(path, points=points),
         buffers=(first, {name: moved[name] for name in last}),
-        files=(*opened.files, permutation),
     )

@@ -71,7 +71,7 @@ def run(settings: LmcReportSettings, runtime: Runtime) -> LmcReportResult | None
     if folder is not None:
         inputs = list(dict.fromkeys(Path(pair.file) for each in series for pair in each.pairs))
         owned = [TABLE, *(name for each in (GRID, ACROSS) for name in in_every_format(each))]
-        with jobs.opened(settings, folder, "lmc report", runtime, inputs=inputs, owned=owned) as job:
+        with jobs.opened(settings, folder, "lmc report", runtime, further=inputs, owned=owned) as job:
             if not job.complete:
                 _write(series, settings, folder)
                 job.finish(written)

@@ -83,7 +83,6 @@ def run(settings: LmcRunSettings, runtime: Runtime) -> LmcRunResult | None:
         runtime.catching_signals(),  # until the job has said how it ended
         jobs.opened(settings, root, "lmc run", runtime, owned=OWNED, mends=True) as job,
     ):
-        group.agree(data.identity)
         # The other ranks wait for the leader.
         trained = group.lead(lambda: [Branches(each, found, runtime).train(job) for each in plans])
         lines = [_Lines(each, found, job, runtime) for each in plans]

@@ -30,7 +30,7 @@ class Parts:
 
     def do(self, text: str, command: Command[S, R], settings: S) -> R:
         """Run one command; `text` says what it has done."""
-        part = self._runtime.part(self._done, 1, self._count)
+        part = self._runtime.for_command().part(self._done, 1, self._count)
         result = command(settings, part.hushed(steps=True))
         self._done += 1
         self._runtime.progress(self._done, self._count, unit="part", finished=text)
