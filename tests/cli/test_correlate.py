@@ -329,12 +329,13 @@ def test_a_finished_job_is_not_done_again_and_changed_inputs_are(
     path = tmp_path / "csl/csl_d_run1_noise_0.npy"
     np.save(path, np.load(path) * 2)
     os.utime(path, ns=(0, 0))
-    frame = pd.read_csv(tmp_path / "tracking.csv")
-    frame.drop(columns="task_num").to_csv(tmp_path / "tracking.csv", index=False)
     assert mcx(*words(tmp_path)).code == 0
     found = pd.read_csv(tmp_path / "out/per_sample.csv")["csl"].to_numpy(np.float32)
     assert np.array_equal(found, merged_csl(tmp_path), equal_nan=True)
-    assert not (tmp_path / "out/by_task.csv").exists(), "a file of the former inputs"
+    frame = pd.read_csv(tmp_path / "tracking.csv")
+    frame.drop(columns="task_num").to_csv(tmp_path / "tracking.csv", index=False)
+    done = mcx(*words(tmp_path))
+    assert (done.code, "tracking.csv' is not the file the job began with" in done.err) == (3, True)
 
 
 def merged_csl(folder: Path) -> np.ndarray:

@@ -713,9 +713,9 @@ def test_no_pictures_are_made_by_code_that_a_folder_of_arrays_names(
     folder = copy_of("short", tmp_path / "in")
     for path in folder.glob("*cifar100*"):
         path.rename(folder / path.name.replace("cifar100", "drawn_data:data"))
-    _, err = aggregated(mcx, folder, tmp_path / "out")
+    _, err = aggregated(mcx, folder, tmp_path / "out", "--assume-index")
     assert ("--dataset pkg.mod:factory" in err, Path("ran").exists()) == (True, False)
-    _, err = aggregated(mcx, folder, tmp_path / "out", "--dataset", "drawn_data:data")
+    _, err = aggregated(mcx, folder, tmp_path / "out", "--assume-index", "--dataset", "drawn_data:data")
     assert Path("ran").exists()
 
 
@@ -768,7 +768,7 @@ def test_names_of_other_code_bases_say_run_and_noise(
 
 def test_shuffled_ids_are_stored_in_their_order(mcx: Callable, tmp_path: Path) -> None:
     folder = copy_of("short", tmp_path / "in")
-    plain, _ = aggregated(mcx, folder, tmp_path / "plain")
+    plain, _ = aggregated(mcx, folder, tmp_path / "plain", "--assume-index")
     order = np.random.default_rng(0).permutation(40)
     for path in list(folder.glob("*.npy")):
         np.save(path, np.load(path)[order])
@@ -841,7 +841,9 @@ def test_a_sample_that_is_never_learnt_comes_last(mcx: Callable, tmp_path: Path)
     (folder / "label_noise_cifar100_run1_noise_0.csv").write_text(
         "\n".join(["sample_id,clean,trained", *rows])
     )
-    found, _ = aggregated(mcx, folder, tmp_path / "out")
+    unnamed, err = aggregated(mcx, folder, tmp_path / "unnamed")
+    assert (unnamed["auroc"], "is not read, as it names samples by their ids" in err) == ({}, True)
+    found, _ = aggregated(mcx, folder, tmp_path / "out", "--assume-index")
     assert found["auroc"]["lt_first_epoch"] == 1.0
     assert plain["auroc"] == {}
 
@@ -881,3 +883,94 @@ def test_a_job_that_is_begun_anew_replaces_its_old_ids(mcx: Callable, run: Path,
     done = mcx(*words, tmp_path / "out", *anew)
     assert done.code == 0, done.err
     assert np.load(tmp_path / "out/sample_ids.npy").tolist() != before.tolist()
+
+
+# Whose ids ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def scored_noisy(mcx, noisy: Path, tmp_path: Path, undrawn: None) -> Path:
+    folder = tmp_path / "scored"
+    assert mcx("csl", "score", "--checkpoint-dir", noisy, "--output-dir", folder).code == 0
+    return folder
+
+
+def _without(path: Path) -> None:
+    path.unlink()
+
+
+def _shortened(path: Path) -> None:
+    np.save(path, np.load(path)[:-1])
+
+
+def _exchanged(path: Path) -> None:
+    ids = np.load(path)
+    ids[[3, 4]] = ids[[4, 3]]
+    np.save(path, ids)
+
+
+@pytest.mark.parametrize("damage", [_without, _shortened, _exchanged])
+@pytest.mark.parametrize("name", ["sample_ids.npy", "label_noise_*.csv"])
+def test_ids_and_labels_that_the_scoring_wrote_are_part_of_it(
+    mcx, scored_noisy: Path, tmp_path: Path, damage, name
+) -> None:
+    (path,) = scored_noisy.glob(name)
+    if path.suffix == ".csv":
+        path.write_text(path.read_text().replace("1", "2")) if damage is not _without else path.unlink()
+    else:
+        damage(path)
+    for more in ([], ["--assume-index"]):
+        done = mcx("csl", "aggregate", "--input-dir", scored_noisy, "--output-dir", tmp_path / "csl", *more)
+        assert (done.code, f"'{path}' is" in done.err) == (3, True)
+        assert not list((tmp_path / "csl").glob("*.npy"))
+
+
+def test_an_array_that_the_scoring_wrote_and_that_is_gone_is_said(
+    mcx, scored_noisy: Path, tmp_path: Path
+) -> None:
+    last = max(scored_noisy.glob("loss_digits_*epoch_1_*"))
+    last.unlink()
+    words = ["csl", "aggregate", "--input-dir", scored_noisy, "--output-dir", tmp_path / "csl"]
+    done = mcx(*words)
+    assert (done.code, f"'{last}' is missing" in done.err) == (3, True)
+    assert mcx(*words, "--end-epoch", "0").code == 0
+    assert mcx(*words, "--allow-missing", "--no-resume", "--overwrite").code == 0
+
+
+def test_without_ids_no_sample_is_named(mcx, tmp_path: Path, undrawn: None) -> None:
+    folder, out = tmp_path / "foreign", tmp_path / "csl"
+    folder.mkdir()
+    for epoch in range(3):
+        np.save(folder / f"loss_mnist_epoch_{epoch}.npy", np.arange(6, dtype=np.float32) + epoch)
+    words = ["csl", "aggregate", "--input-dir", folder, "--output-dir", out]
+    done = mcx(*words)
+    assert (done.code, "no sample is named" in done.err) == (0, True)
+    assert np.load(out / "csl_mnist_run1_noise_0.npy").tolist() == [3.0 + 3 * k for k in range(6)]
+    assert not (out / "sample_ids.npy").exists()
+    assert not (out / "csl_mnist_run1_noise_0_samples.png").exists()
+    metrics = json.loads((out / "metrics_mnist_run1_noise_0.json").read_text())
+    assert (metrics["hardest"], metrics["easiest"]) == ([], [])
+    joined = ["correlate", "--csl", out, "--output-dir", tmp_path / "found"]
+    assert mcx(*joined).code == 3
+    assert mcx(*joined, "--assume-index").code == 0
+    done = mcx(*words, "--assume-index", "--no-resume", "--overwrite")
+    assert (done.code, "position stands for the sample id" in done.err) == (0, True)
+    assert np.load(out / "sample_ids.npy").tolist() == list(range(6))
+    assert json.loads((out / "metrics_mnist_run1_noise_0.json").read_text())["hardest"][0]["sample_id"] == 5
+
+
+def test_pictures_are_those_of_the_samples_that_were_scored(mcx, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    random = np.random.default_rng(0)
+    arrays = {"images": random.integers(0, 256, (40, 1, 8, 8), dtype=np.uint8), "labels": np.arange(40) % 2}
+    np.savez("data.npz", **arrays)
+    words = ["train", "--model", "mlp", "--model-arg", "width=4", "--dataset", "data.npz", "--epochs", "1"]
+    assert mcx(*words, "--save-freq", "1", "--output-dir", "run").code == 0
+    assert mcx("csl", "score", "--checkpoint-dir", "run/seed0", "--output-dir", "losses").code == 0
+    aggregate = ["csl", "aggregate", "--input-dir", "losses", "--output-dir"]
+    done = mcx(*aggregate, "csl")
+    assert (done.code, "no pictures" in done.err) == (0, False)
+    arrays["images"][0] ^= 1
+    np.savez("data.npz", **arrays)
+    done = mcx(*aggregate, "again")
+    assert (done.code, "does not hold the samples that were scored" in done.err) == (0, True)

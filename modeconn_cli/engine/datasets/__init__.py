@@ -32,6 +32,8 @@ from modeconn_cli.engine.settings.shared import DataSettings, MeasuredDataSettin
 
 __all__ = ["Batch", "Data", "Remembered", "Samples", "is_folder", "load", "name_of", "refuse_unread"]
 
+TRAINING = "set of training samples"
+
 
 @dataclass(frozen=True)
 class Data:
@@ -75,7 +77,7 @@ class Data:
         """What tells these samples from others."""
         return {
             "data set": self.name,
-            "set of training samples": self.fit.fingerprint,
+            TRAINING: self.fit.fingerprint,
             "set of held-out samples": self.held_out.fingerprint if len(self.held_out) else "",
         }
 

@@ -47,7 +47,7 @@ def lost(folder: Path, private: Path) -> list[Path]:
 
 
 def check(paths: Iterable[Path], commands: tuple[str, ...]) -> None:
-    """Raise InputError for results that their job has not finished, or that are not as the job left them.
+    """Raise InputError for results that their job has not finished, or that are not there or not as the job left them.
 
     `commands` are the beginnings of the names of the jobs that make such files; a file beside none of them is taken
     as it is found.
@@ -59,6 +59,11 @@ def check(paths: Iterable[Path], commands: tuple[str, ...]) -> None:
                 jobs[folder] = _jobs(folder, commands)
             if _vouched(path, folder, jobs[folder]):
                 break
+
+
+def made_beside(path: Path, commands: tuple[str, ...]) -> set[Path]:
+    """What finished jobs by one of these names have made in the folder of a file."""
+    return {file for _, made in _jobs(path.parent, commands) for file in made or ()}
 
 
 def _jobs(folder: Path, commands: tuple[str, ...]) -> list[tuple[str, dict[Path, Entry] | None]]:
@@ -77,6 +82,8 @@ def _vouched(path: Path, folder: Path, jobs: list[tuple[str, dict[Path, Entry] |
     """Whether one of the jobs has made a file, and it is as the job left it."""
     for name, made in jobs:
         if made is not None and path in made:
+            if not path.exists():
+                raise InputError(f"'{path}' is missing, which '{name}' had made", "make it again")
             if sha256(path) != made[path].sha256:
                 raise InputError(
                     f"'{path}' is not as '{name}' left it: it was changed or damaged", "make it again"

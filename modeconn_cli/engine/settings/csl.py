@@ -78,4 +78,8 @@ class CslAggregateSettings(FigureSettings, FolderSettings, EpochSettings, NameSe
     class_order: Path | None = setting(
         None, "classes in the order they were learnt, .npy: NaN before a class was seen is no fault"
     )
+    assume_index: bool = setting(
+        False,
+        "arrays without ids hold sample 0, 1, 2 …, as the original scripts' do; without it no sample is named",
+    )
     num_samples: int = setting(10, "hardest and easiest samples that are drawn", low=1, change="free")

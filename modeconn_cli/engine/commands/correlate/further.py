@@ -15,7 +15,7 @@ from modeconn_cli.engine.commands.correlate import sources
 from modeconn_cli.engine.commands.correlate.sources import Source
 from modeconn_cli.engine.errors import InputError
 from modeconn_cli.engine.machine.runtime import Runtime
-from modeconn_cli.engine.results import arrays, columns
+from modeconn_cli.engine.results import arrays, columns, manifest
 
 _GROUPS = {"label", "labels", "class_id", "task_num"}  # columns that measure nothing
 _FLIPPED = "flipped"  # of the project's own label_noise_*.csv, whose other columns are labels
@@ -77,6 +77,7 @@ def flags(path: Path, taken: Collection[str], assume: bool) -> Source:
     """Columns of 0 and 1 that the metrics are held against."""
     ids_file: tuple[Path, ...] = ()
     assumed = False
+    manifest.check([path], (*sources.JOBS, "train"))
     if sources.existing(path).suffix.lower() == ".npy":
         marks = _truth(pd.Series(np.asarray(arrays.read(path, kinds="biuf"))))
         if marks is None:

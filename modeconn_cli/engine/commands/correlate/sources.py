@@ -57,6 +57,8 @@ def ids_of(path: Path, count: int, assume: bool) -> tuple[np.ndarray, tuple[Path
     beside = path.with_name(f"sample_ids_epoch_{found[1]}.npy" if found else IDS)
     if not beside.exists() and _EPOCH_FOLDER.fullmatch(path.parent.name):
         beside = path.parent.parent / IDS  # mcx curvature keeps one file of ids for all its epochs
+    if path.exists():
+        manifest.check([beside], JOBS)
     if beside.exists():
         ids = arrays.read_ids(beside)
         if len(ids) != count:

@@ -11,7 +11,7 @@ import numpy as np
 
 from modeconn_cli.engine import datasets, names
 from modeconn_cli.engine.commands.csl import figures, inputs
-from modeconn_cli.engine.commands.csl.inputs import RunArrays
+from modeconn_cli.engine.commands.csl.inputs import Drawn, RunArrays
 from modeconn_cli.engine.commands.csl.naming import IDS
 from modeconn_cli.engine.errors import OutputError
 from modeconn_cli.engine.machine.runtime import Runtime
@@ -20,7 +20,7 @@ from modeconn_cli.engine.results.figures import about, said_beside
 from modeconn_cli.engine.results.records import Record
 from modeconn_cli.engine.samples.losses import LearningTime, cumulative_loss, learning_time
 from modeconn_cli.engine.settings.csl import CslAggregateSettings
-from modeconn_cli.engine.settings.shared import DataSettings, in_every_format
+from modeconn_cli.engine.settings.shared import in_every_format
 from modeconn_cli.engine.statistics import auroc
 from modeconn_cli.engine.training.tasks import read_order
 
@@ -97,7 +97,7 @@ def run(settings: CslAggregateSettings, runtime: Runtime) -> CslAggregateResult 
     """Stream the arrays; write metrics, ids and figures."""
     found = inputs.find(settings, runtime)
     data = inputs.data_of(found, settings)
-    datasets.refuse_unread(data.dataset or found.run.dataset, settings)
+    datasets.refuse_unread(data.settings.dataset or found.run.dataset, settings)
     folder, name = settings.output_dir, found.named
     if runtime.plan(
         [
@@ -107,16 +107,24 @@ def run(settings: CslAggregateSettings, runtime: Runtime) -> CslAggregateResult 
     ):
         return None
     documented = [name.aggregated("csl", f"_{each}.png") for each in figures.NAMES]
-    drawn = [folder / settings.named(each) for each in documented]
+    shown = (
+        documented if found.named_ids else documented[:-1]
+    )  # of samples that nobody can name there are none
+    drawn = [folder / settings.named(each) for each in shown]
     owned = [  # the ids are shared by all runs in a folder
         *(name.aggregated(array) for array in ARRAYS),
         *(each for figure in documented for each in in_every_format(figure)),
         name.aggregated("metrics", ".json"),
     ]
-    how: dict[str, Any] = {"owned": owned, "mends": True, "key": name.key, "listing": found.listing(data)}
+    how: dict[str, Any] = {
+        "owned": owned,
+        "mends": True,
+        "key": name.key,
+        "listing": found.listing(data.settings),
+    }
+    noise = found.label_noise(runtime)
     with jobs.opened(settings, folder, "csl aggregate", runtime, **how) as job:
         metrics = _measured(found, settings, runtime)
-        noise = found.label_noise()
         result = _result(settings, folder, found, metrics, noise, drawn)
         if any(not (folder / name.aggregated(array)).exists() for array in metrics.values):
             job.reopen()  # an earlier version has finished it without them
@@ -206,7 +214,7 @@ def _result(
 ) -> CslAggregateResult:
     run, values, csl, learnt = found.named, metrics.values, metrics.values["csl"], metrics.learnt
     order, ids, finite = metrics.ranked(), found.ids.tolist(), csl[np.isfinite(csl)]
-    number = min(settings.num_samples, len(order))
+    number = min(settings.num_samples, len(order)) if found.named_ids else 0
     flips = np.array([noise[i][0] != noise[i][1] for i in ids]) if noise else None
     scored = [name for name in values if name != "epochs_seen"] if noise else []
     aurocs = {name: auroc(metrics.score(name), flips) for name in scored if flips is not None}
@@ -269,9 +277,10 @@ def _write(
 ) -> None:
     path, order = folder / IDS, np.argsort(found.ids)
     ids = found.ids[order]
-    if path.exists() and not anew and not np.array_equal(arrays.read_ids(path), ids):
+    if path.exists() and not anew and not (found.named_ids and np.array_equal(arrays.read_ids(path), ids)):
         raise OutputError(f"'{path}' names other samples, or in another order", "use another --output-dir")
-    files.write_array(path, ids)
+    if found.named_ids:
+        files.write_array(path, ids)
     for name, array in values.items():
         kind = np.int32 if name == "epochs_seen" else np.float32
         files.write_array(folder / found.named.aggregated(name), array[order].astype(kind))
@@ -280,7 +289,7 @@ def _write(
 
 def _draw(
     settings: CslAggregateSettings,
-    data: DataSettings,
+    data: Drawn,
     found: RunArrays,
     metrics: _Metrics,
     noise: Mapping[int, tuple[int, int]],
@@ -297,22 +306,17 @@ def _draw(
     curves = {
         name: np.stack([losses[places] for losses in found.values(shown)]) for name, places in chosen.items()
     }
-    ids = np.concatenate([found.ids[places] for places in chosen.values()])
-    images = figures.images_of(data, found.summary.get("split", "all-train"), ids, runtime)
     said = said_beside(found.losses) or found.run.dataset
     title = about(None, said, [found.epochs[0], found.epochs[-1], None])
-    pictures = (
+    ends = f"Hardest and easiest samples of {title}"
+    pictures = [
         figures.histograms(metrics.values, f"Samples of {title}", settings),
-        figures.curves(found.epochs, curves, label, f"Hardest and easiest samples of {title}", settings),
-        figures.gallery(
-            found.ids,
-            chosen,
-            metrics.shown,
-            images,
-            noise,
-            f"Hardest and easiest samples of {title}",
-            settings,
-        ),
-    )
+        figures.curves(found.epochs, curves, label, ends, settings),
+    ]
+    if found.named_ids:
+        ids = np.concatenate([found.ids[places] for places in chosen.values()])
+        split = found.summary.get("split", "all-train")
+        images = figures.images_of(data.settings, data.scored, split, ids, runtime)
+        pictures.append(figures.gallery(found.ids, chosen, metrics.shown, images, noise, ends, settings))
     for path, picture in zip(drawn, pictures, strict=True):
         files.atomic_write(path, picture)

@@ -23,14 +23,14 @@ from modeconn_cli.engine.results.figures import (
     page,
     whole_numbers,
 )
-from modeconn_cli.engine.settings.shared import DataSettings, FigureSettings, SplitName
+from modeconn_cli.engine.settings.shared import FigureSettings, MeasuredDataSettings, SplitName
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 BINS = 50
 ACROSS = 5  # pictures beside each other
-NAMES = ("histograms", "curves", "samples")
+NAMES = ("histograms", "curves", "samples")  # which are last, and left out where nobody names them
 TITLES = {
     "csl": "cumulative sample loss (nats)",
     "csl_ce": "the same without weight decay (nats)",
@@ -159,9 +159,11 @@ def draw_sample(
 
 
 def images_of(
-    settings: DataSettings, split: SplitName, ids: np.ndarray, runtime: Runtime
+    settings: MeasuredDataSettings, scored: str | None, split: SplitName, ids: np.ndarray, runtime: Runtime
 ) -> dict[int, Picture]:
-    """The pictures of some samples of a split where the data set can be loaded; a note where it cannot."""
+    """The pictures of some samples of a split where the data set can be loaded; a note where it cannot, and a warning
+    where they are not the samples that were `scored` (a fingerprint).
+    """
     if settings.dataset is None:
         runtime.note(
             "no pictures of the samples: they are made by code, which --dataset pkg.mod:factory runs"
@@ -171,6 +173,9 @@ def images_of(
         data = datasets.load(settings, torch.device("cpu"), held_out=False)
     except McxError as error:
         runtime.note(f"no pictures of the samples: {error.message} (--dataset with the path of the data set)")
+        return {}
+    if scored is not None and data.fit.fingerprint != scored:
+        runtime.warn(f"no pictures of the samples: '{data.name}' does not hold the samples that were scored")
         return {}
     samples = data.split("test" if split == "test" else "all-train")
     rows = torch.isin(samples.ids, torch.from_numpy(ids.astype(np.int64))).nonzero()[:, 0]

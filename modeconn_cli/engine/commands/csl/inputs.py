@@ -12,7 +12,7 @@ import numpy as np
 from modeconn_cli.engine import names
 from modeconn_cli.engine.commands.csl import naming
 from modeconn_cli.engine.commands.csl.naming import EPOCH_IDS, IDS, Found, RunName
-from modeconn_cli.engine.datasets import name_of
+from modeconn_cli.engine.datasets import TRAINING, name_of
 from modeconn_cli.engine.datasets.remembered import KINDS
 from modeconn_cli.engine.errors import InputError, SettingsError
 from modeconn_cli.engine.machine.runtime import Runtime
@@ -20,14 +20,17 @@ from modeconn_cli.engine.networks.checkpoints.epochs import between
 from modeconn_cli.engine.registry import is_import_path
 from modeconn_cli.engine.results import arrays, jobs, manifest, records
 from modeconn_cli.engine.settings.csl import CslAggregateSettings
-from modeconn_cli.engine.settings.shared import DataSettings
+from modeconn_cli.engine.settings.shared import MeasuredDataSettings
 from modeconn_cli.engine.training.tracking import ABOUT
+
+JOBS = ("csl-score", "train")  # that make such arrays
 
 
 @dataclass(frozen=True)
 class RunArrays:
     """The arrays of a run for the kept epochs; `grads` None: no gradient norms at all.
 
+    `ids` int64 [N] are places in the arrays where no file names the samples; `named_ids`: they may be taken for ids.
     `own_ids` are the files that name an array's own samples, where every epoch has one; the others are NaN there.
     `named` is what its results are called after, `summary` what the scoring says of itself, where it has left one.
     """
@@ -41,6 +44,7 @@ class RunArrays:
     grads: list[Path] | None
     ce: list[Path] | None
     ids: np.ndarray
+    named_ids: bool
     stand_ins: list[int]  # epochs whose losses stand for missing gradient norms
     summary: Mapping[str, Any]
     own_ids: Mapping[Path, Path]
@@ -66,7 +70,7 @@ class RunArrays:
             whole[np.searchsorted(self.ids, ids)] = arrays.read(path, len(ids))
             yield whole
 
-    def listing(self, data: DataSettings) -> str:
+    def listing(self, data: MeasuredDataSettings) -> str:
         """What the results are made of, the images of `data` among them; the folder may have been moved."""
         made_of = jobs.listing({path.name: path for path in (*self.files, *self.own_ids.values())})
         return f"{made_of}images of {data.dataset} {data.data_path or ''}\n"
@@ -76,13 +80,17 @@ class RunArrays:
         said = records.peek_object(self.folder / ABOUT).get("losses")
         return said if isinstance(said, str) else "of evaluation"
 
-    def label_noise(self) -> dict[int, tuple[int, int]]:
+    def label_noise(self, runtime: Runtime) -> dict[int, tuple[int, int]]:
         """id -> clean and trained label, where the run says so; empty otherwise.
 
         Raises InputError for a table that cannot be read or does not name all samples.
         """
         path = self.folder / self.run.aggregated(naming.LABEL_NOISE, ".csv")
+        manifest.check([path], JOBS)
         if not path.exists():
+            return {}
+        if not self.named_ids:
+            runtime.note(f"'{path}' is not read, as it names samples by their ids")
             return {}
         if len(path.read_text("utf-8").splitlines()) < 2:
             raise InputError(f"'{path}' names no samples")
@@ -110,6 +118,8 @@ def find(settings: CslAggregateSettings, runtime: Runtime) -> RunArrays:
         scheme=settings.scheme,
     )
     losses, ce = found.files["loss"], found.files["loss_ce"]
+    if not settings.allow_missing:
+        _check_made(found, settings)
     epochs, missing = between(
         losses, settings.start_epoch, settings.end_epoch, settings.epoch_step, "losses",
         lenient=settings.allow_missing,
@@ -118,11 +128,21 @@ def find(settings: CslAggregateSettings, runtime: Runtime) -> RunArrays:
         runtime.warn(f"{len(missing)} epochs of the range are missing and left out: {missing[:10]}")
     _check_holes(found, epochs, settings)
     by_epoch = _ids_by_epoch(folder, epochs)
+    known: np.ndarray | None
     if by_epoch:
-        ids = np.unique(np.concatenate([arrays.read_ids(path) for path in by_epoch.values()]))
+        known = np.unique(np.concatenate([arrays.read_ids(path) for path in by_epoch.values()]))
         runtime.note(f"the samples of every epoch are those that its {EPOCH_IDS.format('<e>')} names")
     else:
-        ids = _ids(folder, losses[epochs[0]])
+        known = _ids(folder, losses[epochs[0]])
+    named_ids = known is not None or settings.assume_index
+    ids = np.arange(len(arrays.read(losses[epochs[0]]))) if known is None else known
+    if known is None:
+        runtime.note(
+            f"position stands for the sample id: there is no '{IDS}' (--assume-index)"
+            if named_ids
+            else f"there is no '{IDS}': no ids are written and no sample is named (--assume-index, if the arrays "
+            "hold sample 0, 1, 2 … in this order)"
+        )
     grads, stand_ins = _gradients(found, epochs, settings, runtime)
     summary = folder / found.run.aggregated(naming.SUMMARY, ".json")
     run = RunArrays(
@@ -135,6 +155,7 @@ def find(settings: CslAggregateSettings, runtime: Runtime) -> RunArrays:
         grads=grads,
         ce=[ce[epoch] for epoch in epochs] if all(epoch in ce for epoch in epochs) else None,
         ids=ids,
+        named_ids=named_ids,
         stand_ins=stand_ins,
         summary=records.read_object(summary) if summary.exists() else {},
         own_ids={
@@ -147,11 +168,19 @@ def find(settings: CslAggregateSettings, runtime: Runtime) -> RunArrays:
     for path in run.files:
         own = run.own_ids.get(path)
         arrays.read(path, run.count if own is None else len(arrays.read_ids(own)))
-    manifest.check(run.files, ("csl-score", "train"))
+    manifest.check(run.files, JOBS)
     return run
 
 
-def data_of(found: RunArrays, settings: CslAggregateSettings) -> DataSettings:
+@dataclass(frozen=True)
+class Drawn:
+    """The data whose images are drawn; `scored` is the fingerprint of the samples that were scored, where known."""
+
+    settings: MeasuredDataSettings
+    scored: str | None
+
+
+def data_of(found: RunArrays, settings: CslAggregateSettings) -> Drawn:
     """The data whose images are drawn: those that --dataset says, else those that the arrays were made from.
 
     The job that has made the arrays remembers them, and what changes an image; a name alone says no more than the file
@@ -162,18 +191,23 @@ def data_of(found: RunArrays, settings: CslAggregateSettings) -> DataSettings:
         jobs.private_folder(found.folder, "csl score", found.run.key),
         jobs.private_folder(found.folder.parent, "train"),
     )
-    records_ = [records.settings_of(records.peek_object(job / names.RECORD_FILE)) for job in made_by]
-    said: dict[str, Any] = next((each for each in records_ if isinstance(each.get("dataset"), str)), {})
+    documents = [records.peek_object(job / names.RECORD_FILE) for job in made_by]
+    said: dict[str, Any] = next(
+        (each for each in map(records.settings_of, documents) if isinstance(each.get("dataset"), str)), {}
+    )
+    of_scoring = documents[0].get("data")
+    scored = of_scoring.get(TRAINING) if isinstance(of_scoring, dict) else None
     place = Path(said["data_path"]).expanduser() if isinstance(said.get("data_path"), str) else None
     if said and name_of(said["dataset"], place) != name:
-        said, place = {}, None
+        said, place, scored = {}, None, None
     dataset = settings.dataset
     if dataset is None or (dataset == name and not is_import_path(name)):
         dataset = said.get("dataset", name)
         dataset = None if is_import_path(dataset) else dataset
-    kept = [key for key in ("data_arg", "image_size") if isinstance(said.get(key), KINDS[key])]
-    data = DataSettings(dataset=dataset, data_path=settings.data_path or place)
-    return data.with_brought({key: tuple(said[key]) if KINDS[key] is list else said[key] for key in kept})
+    kept = [key for key, kind in KINDS.items() if key != "dataset" and isinstance(said.get(key), kind)]
+    brought = {key: tuple(said[key]) if KINDS[key] is list else said[key] for key in kept}
+    data = MeasuredDataSettings(dataset=dataset, data_path=settings.data_path or place)
+    return Drawn(data.with_brought(brought | {"labels": said.get("labels", data.labels)}), scored)
 
 
 def _ids_by_epoch(folder: Path, epochs: list[int]) -> dict[int, Path]:
@@ -183,16 +217,37 @@ def _ids_by_epoch(folder: Path, epochs: list[int]) -> dict[int, Path]:
     return found if alone and all(path.exists() for path in found.values()) else {}
 
 
-def _ids(folder: Path, losses: Path) -> np.ndarray:
-    """The ids of the samples, int64 [N]; their places where no file says."""
+def _ids(folder: Path, losses: Path) -> np.ndarray | None:
+    """The ids of the samples, int64 [N]; None where no file says.
+
+    Raises InputError where a job of our own had said it, and the file is not what it was.
+    """
     count = len(arrays.read(losses))
     if count == 0:
         raise InputError(f"'{losses}' holds no samples")
     path = folder / IDS
-    ids = arrays.read_ids(path) if path.exists() else np.arange(count)
+    manifest.check([path], JOBS)
+    if not path.exists():
+        return None
+    ids = arrays.read_ids(path)
     if len(ids) != count:
         raise InputError(f"'{path}' names {len(ids):,} samples, '{losses}' holds {count:,}")
     return ids
+
+
+def _check_made(found: Found, settings: CslAggregateSettings) -> None:
+    """Raises InputError for arrays of asked epochs that our own scoring has made and that are gone."""
+    first, last = settings.start_epoch or 0, settings.end_epoch
+    any_loss = next(iter(found.files["loss"].values()))
+    for path in sorted(manifest.made_beside(any_loss, JOBS)):
+        said = naming.parse(path.name)
+        if said is None or said[0] != found.run or said[1] not in naming.KINDS or path.exists():
+            continue
+        if first <= said[2] and (last is None or said[2] <= last):
+            raise InputError(
+                f"'{path}' is missing, which mcx csl score had made",
+                "score it again, or pass --allow-missing",
+            )
 
 
 def _check_holes(found: Found, epochs: list[int], settings: CslAggregateSettings) -> None:
