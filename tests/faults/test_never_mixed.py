@@ -292,3 +292,39 @@ def test_the_same_data_in_another_place_and_the_same_network_in_another_file_go_
     said = capsys.readouterr().err
     assert "already complete: out" in said
     assert "the source file of mixnet:net has changed since then" in said
+
+
+def test_a_training_goes_on_from_its_own_states_alone(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = [*TRAIN, "--output-dir", "out"]
+    with monkeypatch.context() as patch:
+        patch.setenv("MCX_TESTING", "1")
+        patch.setenv("MCX_FAILPOINT", "files.before_rename:6=eio")
+        files._counts.clear()
+        assert app.main(words) == 5
+    newest = max(Path("out/seed0").glob("checkpoint-*.pt"))
+    own = newest.read_bytes()
+    other_weights(newest)
+    capsys.readouterr()
+    assert app.main(words) == 3
+    assert f"'{newest}' is not the file that this job has written" in capsys.readouterr().err
+    newest.write_bytes(own)
+    assert app.main(words) == 0
+    assert Path("out/seed0/checkpoint-2.pt").read_bytes() == (here / B.replace("seed1", "seed0")).read_bytes()
+
+
+def test_a_line_between_branches_is_measured_on_the_branches_that_were_trained(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [*CASES["lmc run"].words, "--output-dir", "out"]
+    assert app.main(words) == 0
+    branch = next(Path("out/checkpoints").glob("*k1*/checkpoint-1.pt"))
+    own = branch.read_bytes()
+    other_weights(branch)
+    finer = [word if word != "3" else "5" for word in words]
+    capsys.readouterr()
+    assert app.main(finer) == 3
+    assert f"'{branch}' is not the file that this job has written" in capsys.readouterr().err
+    branch.write_bytes(own)
+    assert app.main(finer) == 0

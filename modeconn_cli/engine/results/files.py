@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import errno
+import hashlib
 import io
 import itertools
 import json
@@ -33,8 +34,30 @@ _HOST = f"{zlib.crc32(socket.gethostname().encode()):08x}"  # whose process numb
 _TEMPORARY = re.compile(rf"^\.mcx-(\d+)-{_HOST}[0-9a-f]+\.tmp$")
 
 
-def atomic_write(path: Path, write: Callable[[IO[bytes]], None] | bytes) -> None:
-    """Publish a file. Raises OutputError where the disk refuses; the file that was there stays."""
+class _Hashing:
+    """A stream that hashes what is written into it."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream, self._hash = stream, hashlib.sha256()
+
+    def write(self, data: Any) -> int:
+        self._hash.update(data)
+        return self._stream.write(data)
+
+    def flush(self) -> None:
+        self._stream.flush()
+
+    def hexdigest(self) -> str:
+        return self._hash.hexdigest()
+
+
+def atomic_write(
+    path: Path, write: Callable[[Any], None] | bytes, hashed: Callable[[str], None] | None = None
+) -> None:
+    """Publish a file. Raises OutputError where the disk refuses; the file that was there stays.
+
+    `hashed` is told the sha256 of what `write` gives, one byte after the other, before the file has its name.
+    """
     temporary = _temporary(path.parent)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -44,13 +67,17 @@ def atomic_write(path: Path, write: Callable[[IO[bytes]], None] | bytes) -> None
     try:
         with os.fdopen(handle, "wb") as stream:
             failpoint("files.before_write")
+            hashing = _Hashing(stream)
+            into = stream if hashed is None else hashing
             if isinstance(write, bytes):
-                stream.write(write)
+                into.write(write)
             else:
-                write(stream)
+                write(into)
             stream.flush()
             failpoint("files.before_sync")
             os.fsync(stream.fileno())
+        if hashed is not None:
+            hashed(hashing.hexdigest())
         failpoint("files.before_rename")
         os.replace(temporary, path)
     except OSError as error:
@@ -125,15 +152,18 @@ def write_json(path: Path, document: Mapping[str, Any]) -> None:
     write_text(path, json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def write_tensors(path: Path, content: Mapping[str, Any]) -> None:
+def write_tensors(
+    path: Path, content: Mapping[str, Any], hashed: Callable[[str], None] | None = None
+) -> None:
     """A `.pt` file of tensors and plain values, loadable with `weights_only=True`.
 
-    Tensors are copied to the CPU and cut loose from larger storages: a view writes its own bytes only.
+    Tensors are copied to the CPU and cut loose from larger storages: a view writes its own bytes only. `hashed` as in
+    `atomic_write`.
     """
     import torch  # two seconds, which commands that only draw or count do not spend
 
     portable = _portable(content)
-    atomic_write(path, lambda stream: torch.save(portable, stream))  # noqa: TID251
+    atomic_write(path, lambda stream: torch.save(portable, stream), hashed)  # noqa: TID251
 
 
 def tensor_bytes(content: Mapping[str, Any]) -> bytes:

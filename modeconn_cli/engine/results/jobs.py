@@ -10,6 +10,7 @@ import contextlib
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from modeconn_cli.engine.errors import Elsewhere, InputError, McxError, OutputEr
 from modeconn_cli.engine.machine.runtime import Runtime
 from modeconn_cli.engine.results import files, manifest, records
 from modeconn_cli.engine.results.fingerprints import sha256
+from modeconn_cli.engine.results.kept import Kept
 from modeconn_cli.engine.results.locks import Lock
 from modeconn_cli.engine.results.manifest import ANEW
 from modeconn_cli.engine.results.records import Provenance
@@ -43,6 +45,11 @@ class Job:
     resumed: bool = False
     listing: str | None = None
     redrawn: Settings | None = None
+
+    @cached_property
+    def kept(self) -> Kept:
+        """The states that the job goes on from."""
+        return Kept(self.folder, self.private)
 
     def finish(self, made: Iterable[Path], **facts: Any) -> None:
         """Write the manifest: the job is done and these are its files."""

@@ -16,8 +16,8 @@ from modeconn_cli.engine.errors import CONTINUE, InputError, Stopped
 from modeconn_cli.engine.machine.runtime import Runtime
 from modeconn_cli.engine.networks import checkpoints
 from modeconn_cli.engine.networks.checkpoints import About
-from modeconn_cli.engine.results import files
 from modeconn_cli.engine.results.jobs import Job
+from modeconn_cli.engine.results.kept import Kept
 from modeconn_cli.engine.results.manifest import ANEW
 from modeconn_cli.engine.training import task_results
 from modeconn_cli.engine.training.best import Best, Rows
@@ -112,7 +112,7 @@ class _Run:
         watchers: Sequence[Watcher],
     ) -> None:  # fmt: skip
         self.problem, self.optimizer, self.keeping = problem, optimizer, keeping
-        self.runtime, self.watchers = runtime, watchers
+        self.runtime, self.watchers, self.kept = runtime, watchers, job.kept
         self.log = MetricsLog(keeping.folder)
         self.best = Best(keeping.folder, job.private, keeping.tasks, keeping.about)
         content = self._begun(job)
@@ -127,8 +127,9 @@ class _Run:
     def _begun(self, job: Job) -> Mapping[str, Any]:
         """The state that the run goes on from; empty at the very beginning."""
         folder, start = self.keeping.folder, self.keeping.start
-        content = _newest(folder, self.runtime, self.best, self.log.rows) if job.resumed else None
+        content = _newest(folder, self.runtime, self.best, self.log.rows, job.kept) if job.resumed else None
         if content is None and start is not None:
+            job.kept.check(start)
             content = checkpoints.integrity.load(start)
         elif content is None and job.resumed and self.log.rows:
             raise InputError(f"no checkpoint is left of the {len(self.log.rows)} epochs in '{folder}'", ANEW)
@@ -170,13 +171,13 @@ class _Run:
     def _publish(self, epoch: int, about: About | None = None) -> None:
         """A checkpoint of an epoch; where a task ends it says so."""
         content = self._content(epoch, about or self.keeping.about)
-        files.write_tensors(self.keeping.folder / names.checkpoint(epoch), content)
+        self.kept.write(self.keeping.folder / names.checkpoint(epoch), content)
 
     def save(self, at: StepPosition, *, watched: bool = False) -> None:
         """The state to go on from; within an epoch with its sums and with what was `watched` in it."""
         known = {name: value for each in self.watchers if watched for name, value in each.state().items()}
         inside = {"position": asdict(at) if watched else None, "watched": known}
-        files.write_tensors(
+        self.kept.write(
             self.keeping.folder / names.LAST, self._content(at.epoch, self.keeping.about) | inside
         )
 
@@ -195,10 +196,11 @@ def _stopped(at: StepPosition) -> Stopped:
     return Stopped(f"stopped at epoch {at.epoch}" + (f", batch {at.batch}" if at.batch else ""), CONTINUE)
 
 
-def _newest(folder: Path, runtime: Runtime, best: Best, rows: Rows) -> Mapping[str, Any] | None:
+def _newest(folder: Path, runtime: Runtime, best: Best, rows: Rows, kept: Kept) -> Mapping[str, Any] | None:
     """The newest state in the folder that can be gone on from; None where there is none at all.
 
-    Damaged ones are set aside as long as there is another. Raises InputError where there is not.
+    Damaged ones are set aside as long as there is another. Raises InputError where there is not, and for a whole one
+    that the job has not written.
     """
     damaged: dict[Path, InputError] = {}
     left: list[Path] = []
@@ -226,6 +228,7 @@ def _newest(folder: Path, runtime: Runtime, best: Best, rows: Rows) -> Mapping[s
             continue
         lost = best.lacks([row for row in rows if row.epoch <= content["epoch"]])
         if lost is None:
+            kept.check(path)
             chosen = content
             break
         left.append(path)

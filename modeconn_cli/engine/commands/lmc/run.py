@@ -177,6 +177,8 @@ class _Lines:
 
     def _open(self, ends: list[Path]) -> OpenedPath:
         """The straight line between two checkpoints of the experiment."""
+        for path in ends:
+            self._job.kept.check(path)
         read = tuple(subject.read_own(path) for path in ends)
         for each in reversed(read):
             weights.load_into(self._subject.model, each.whole, str(each.path))
