@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import stat
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -72,14 +73,19 @@ class Elsewhere(McxError):
 def must_exist(path: Path, hint: str = "", *, folder: bool = False) -> None:
     """Raise InputError where nothing is there, and with `hint` where what is there is no `folder` but has to be.
 
-    What else may be wrong with a file is for its reader to say.
+    So does what is neither a file nor a folder: a pipe would wait for ever, a device never ends. What else may be wrong
+    with a file is for its reader to say.
     """
     try:
-        path.stat()
+        mode = path.stat().st_mode
     except FileNotFoundError:
         raise InputError(f"'{path}' does not exist") from None
     except OSError as error:
         raise InputError(f"cannot read '{path}': {error.strerror}") from error
+    except ValueError as error:  # of names that no file can have
+        raise InputError(f"cannot read '{one_line(str(path))}': {error}") from error
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise InputError(f"'{path}' is a pipe, a device or a socket, not a file", "write it to a file first")
     if folder and not path.is_dir():
         raise InputError(f"'{path}' is not a folder", hint)
 

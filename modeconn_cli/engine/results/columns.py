@@ -12,8 +12,9 @@ import numpy as np
 import pandas as pd
 
 from modeconn_cli.engine import exact
-from modeconn_cli.engine.errors import InputError
-from modeconn_cli.engine.results import arrays, files
+from modeconn_cli.engine.errors import InputError, must_exist
+from modeconn_cli.engine.results import arrays
+from modeconn_cli.engine.results.parsing import parsing
 
 ID = "sample_id"
 LARGEST = 2.0**53  # whole numbers below are exact in float64
@@ -61,13 +62,11 @@ def read_pieces(path: Path, rows: int, **options: Any) -> Iterator[pd.DataFrame]
 @contextlib.contextmanager
 def reading(path: Path) -> Iterator[None]:
     """Turn what pandas and the operating system say about a broken table into an InputError with the path."""
-    try:
-        with files.reading(path), warnings.catch_warnings():
-            # Rows that are longer than the header would lose their last cells with no more than a warning.
-            warnings.simplefilter("error", pd.errors.ParserWarning)
-            yield
-    except (ValueError, pd.errors.ParserWarning) as error:
-        raise InputError(f"'{path}' is not a readable table: {' '.join(str(error).split())}") from error
+    must_exist(path)
+    with parsing(path, "table"):
+        # Rows that are longer than the header would lose their last cells with no more than a warning.
+        warnings.simplefilter("error", pd.errors.ParserWarning)
+        yield
 
 
 def read_array(path: Path) -> np.ndarray:
