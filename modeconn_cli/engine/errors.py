@@ -8,6 +8,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+LONGEST = 2000  # characters of a message: files name their parts as they like
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} … {text[-LONGEST // 4 :]}"
+
 
 class McxError(Exception):
     """An error shown as one line, with a hint about what to do.
@@ -18,9 +24,8 @@ class McxError(Exception):
     exit_code = 1
 
     def __init__(self, message: str, hint: str = "", result: Any = None) -> None:
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
+        self.message, self.hint = _shortened(message), _shortened(hint)
+        super().__init__(self.message)
         self.result = result
 
 

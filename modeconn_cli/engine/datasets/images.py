@@ -45,6 +45,8 @@ MOST_PIXELS = 178_956_970  # of an image; where Pillow suspects a bomb, which ta
 # Pillow knows further formats, of which PostScript starts another program. The format may be another one than the
 # file's name says.
 FORMATS = ("JPEG", "PNG", "BMP", "DIB", "GIF", "WEBP", "TIFF", "PPM")
+# Pixels that a file of any size may claim, and those of each of its bytes past that: a blank PNG has 350.
+LARGE, MOST_COMPRESSED = 1 << 24, 1000
 NO_IMAGE = "no image "
 DEEP = ("I", "F")  # Pillow's modes of more than 8 bits begin with these
 _LOST_BITS = re.compile(r";16[BLN]$")  # of Pillow's raw modes, which it reads by their upper halves
@@ -229,8 +231,12 @@ def _opened(path: Path) -> Iterator[Image.Image]:
     with opened(path) as stream:
         with parsing(path, "image"):
             file = Image.open(stream, formats=FORMATS)
-        if not file.width * file.height:
-            raise InputError(f"'{path}' is {NO_IMAGE}of {file.width} x {file.height} pixels")
+        pixels, size = file.width * file.height, stream.seek(0, 2)
+        stream.seek(0)
+        if not pixels or pixels > max(LARGE, MOST_COMPRESSED * size):
+            raise InputError(
+                f"'{path}' is {NO_IMAGE}of {file.width} x {file.height} pixels in {size:,} bytes"
+            )
         yield file
 
 

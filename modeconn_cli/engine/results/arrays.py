@@ -21,6 +21,7 @@ PIECE = 1 << 20  # bytes of an archive's member that are read at a time
 # A member that is compressed better than so and larger than that is a bomb: images compress by 3 to 50.
 MOST_COMPRESSED, LARGEST_COMPRESSED = 200, 100_000_000
 KINDS = "biufcSUMmV"  # of NumPy's types, all but Python objects
+DESCRIPTOR = 24  # bytes that may follow a member's own
 _BEGINS = b"\x93NUMPY"
 
 
@@ -79,24 +80,34 @@ class Archive(Mapping[str, np.ndarray]):
             begin = stream.read(len(_BEGINS))
             if begin == _BEGINS:
                 raise ValueError("it is a single array, a .npy file")
-            self._size = stream.seek(0, 2)
             self._zip = zipfile.ZipFile(stream)
             self._check(stream)
         self._members = {each.filename.removesuffix(".npy"): each for each in self._zip.infolist()}
 
     def _check(self, stream: IO[bytes]) -> None:
-        """Raise ValueError where the directory does not list what the file holds: a name lost would be a default."""
-        members = self._zip.infolist()
-        stream.seek(-22 - len(self._zip.comment), 2)
-        end = stream.read(12)
-        said = int.from_bytes(end[10:12], "little")
-        if len(members) & 0xFFFF != said and said != 0xFFFF:
-            raise ValueError(f"its directory lists {len(members)} members of {said}")
+        """Raise ValueError where the directory is not that of all that the file holds.
+
+        An array that it has lost, or calls otherwise, would be one that the file does not have: positions stand for
+        ids then, and no permutation for one.
+        """
+        members = sorted(self._zip.infolist(), key=lambda each: each.header_offset)
         names = [each.filename.removesuffix(".npy") for each in members]
         if len(set(names)) < len(names):
             raise ValueError("it holds two arrays of one name")
-        if sum(each.compress_size for each in members) > self._size:
-            raise ValueError("its members claim more bytes than it has")
+        end = 0
+        for member in members:
+            begin = member.header_offset
+            if not 0 <= begin - end <= DESCRIPTOR:
+                break
+            stream.seek(begin)
+            head = stream.read(30)
+            name, extra = (int.from_bytes(head[k : k + 2], "little") for k in (26, 28))
+            called = stream.read(name).decode("utf-8" if member.flag_bits & 0x800 else "cp437")
+            if called != member.orig_filename:
+                raise ValueError(f"its array '{called}' is '{member.orig_filename}' in its directory")
+            end = begin + 30 + name + extra + member.compress_size
+        if not 0 <= self._zip.start_dir - end <= DESCRIPTOR:
+            raise ValueError("its directory does not list what it holds")
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._members)

@@ -16,7 +16,6 @@ from modeconn_cli.engine.settings.shared import (
     OverwriteSettings,
 )
 
-
 LARGEST_SEED = 2**32 - 1  # of the generator that the original script draws pairs with
 
 

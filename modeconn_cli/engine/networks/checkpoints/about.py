@@ -78,6 +78,8 @@ def _plausible(name: str, value: object) -> bool:
     kind = _KINDS[name]
     if kind in (int, float):
         return _is_number(value, kind) and 0 <= value < _LARGEST  # type: ignore[operator]
+    if kind is list:
+        return isinstance(value, list) and all(isinstance(each, str) for each in value)
     return isinstance(value, kind) and _is_plain(value)
 
 
