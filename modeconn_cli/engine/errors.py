@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,28 @@ class Elsewhere(McxError):
     def __init__(self, exit_code: int, cause: str = "") -> None:
         super().__init__("")
         self.exit_code, self.cause = exit_code, cause
+
+
+_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
+
+
+@contextlib.contextmanager
+def within_memory(batch_size: int | None = None) -> Iterator[None]:
+    """Memory that runs out, the device's or the machine's, becomes an InputError that says what takes less of it.
+
+    Torch has a class of its own for a GPU's, and none for the CPU's. What was saved before is there.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        said = next(iter(str(error).strip().splitlines()), "")
+        if not isinstance(error, MemoryError) and not any(each in said for each in _OUT_OF_MEMORY):
+            raise
+        smaller = f", such as {batch_size // 2}" if batch_size and batch_size > 1 else ""
+        raise InputError(
+            f"memory has run out: {said or 'the system gives no more'}",
+            f"pass a smaller --batch-size{smaller}, or a smaller network; what was finished is kept",
+        ) from error
 
 
 def must_exist(path: Path, hint: str = "", *, folder: bool = False) -> None:

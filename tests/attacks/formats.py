@@ -109,7 +109,11 @@ def _network() -> dict[str, Any]:
 def _curve() -> dict[str, Any]:
     points = [{name: tensor + k for name, tensor in WEIGHTS.items()} for k in range(3)]
     about = About(model="mlp", num_classes=3, input_shape=(1, 2, 2))
-    return checkpoints.content(3, {"control_points": points, "buffers": {}, "extra_state": {}, "curve": "bezier", "num_bends": 3}, about)  # fmt: skip
+    return checkpoints.content(
+        3,
+        {"control_points": points, "buffers": {}, "extra_state": {}, "curve": "bezier", "num_bends": 3},
+        about,
+    )
 
 
 def _data() -> dict[str, Any]:
@@ -222,9 +226,32 @@ def _distances(path: Path) -> Any:
 # How structures are changed ---------------------------------------------------------------------------------
 
 HOSTILE: tuple[Any, ...] = (
-    None, True, -1, 0, 5, 2**31, 2**63, 10**400, 1e308, float("inf"), float("nan"), 0.5, "", "5", "x" * 300, "\ud800",
-    "\x00", "../a", [], {}, [[]], [None], {"a": {}}, [1, 2, 3], "mirror",
-)  # fmt: skip
+    None,
+    True,
+    -1,
+    0,
+    5,
+    2**31,
+    2**63,
+    10**400,
+    1e308,
+    float("inf"),
+    float("nan"),
+    0.5,
+    "",
+    "5",
+    "x" * 300,
+    "\ud800",
+    "\x00",
+    "../a",
+    [],
+    {},
+    [[]],
+    [None],
+    {"a": {}},
+    [1, 2, 3],
+    "mirror",
+)
 
 
 def _replaced(value: Any, rng: random.Random) -> Any:
@@ -275,9 +302,17 @@ def _of_yaml(whole: bytes, rng: random.Random) -> bytes:
 
 def _tensor(rng: random.Random) -> Any:
     return rng.choice(
-        (torch.zeros(0), torch.tensor(float("nan")), torch.ones(2, dtype=torch.bool), torch.ones(1).expand(10**5, 10**5),
-         torch.ones(2, 2).to_sparse(), torch.ones(2, dtype=torch.complex64), torch.empty(2, device="meta"), torch.ones(3))
-    )  # fmt: skip
+        (
+            torch.zeros(0),
+            torch.tensor(float("nan")),
+            torch.ones(2, dtype=torch.bool),
+            torch.ones(1).expand(10**5, 10**5),
+            torch.ones(2, 2).to_sparse(),
+            torch.ones(2, dtype=torch.complex64),
+            torch.empty(2, device="meta"),
+            torch.ones(3),
+        )
+    )
 
 
 def _content(make: Callable[[], dict[str, Any]], legacy: bool) -> Structure:
@@ -299,8 +334,8 @@ def _content(make: Callable[[], dict[str, Any]], legacy: bool) -> Structure:
                 break
         try:
             return _saved(content, legacy=legacy)
-        except Exception:  # torch refuses some of them itself
-            return _saved({}, legacy=legacy)
+        except (RuntimeError, ValueError, TypeError, OverflowError, NotImplementedError, AttributeError):
+            return _saved({}, legacy=legacy)  # torch refuses some of them itself
 
     return structure
 
@@ -341,15 +376,31 @@ HEADERS = (
     "{'descr': '<f2', 'fortran_order': False, 'shape': (6, 1), }",
 )
 VALUES: tuple[Any, ...] = (
-    np.array([0.5, 1, 2, 3, 4, 5]), np.array([2**63] * 6, np.uint64), np.array([np.nan] * 6), np.arange(6) - 3,
-    np.array(["a"] * 6), np.array([b"train"] * 6), np.eye(6), np.eye(6) / 2, np.zeros((6, 0)), np.float32(3), np.zeros(0),
-    np.array([{}] * 6, dtype=object), np.arange(6).astype("M8[s]"), np.zeros(6, "c8"), np.zeros((6, 1, 0, 0), np.uint8),
-    np.zeros((6, 3), bool), np.zeros(6, [("a", "f4")]), np.zeros((1,) * 30), np.array(["\U0010ffff"] * 6), np.longdouble(2) ** 70,
-)  # fmt: skip
+    np.array([0.5, 1, 2, 3, 4, 5]),
+    np.array([2**63] * 6, np.uint64),
+    np.array([np.nan] * 6),
+    np.arange(6) - 3,
+    np.array(["a"] * 6),
+    np.array([b"train"] * 6),
+    np.eye(6),
+    np.eye(6) / 2,
+    np.zeros((6, 0)),
+    np.float32(3),
+    np.zeros(0),
+    np.array([{}] * 6, dtype=object),
+    np.arange(6).astype("M8[s]"),
+    np.zeros(6, "c8"),
+    np.zeros((6, 1, 0, 0), np.uint8),
+    np.zeros((6, 3), bool),
+    np.zeros(6, [("a", "f4")]),
+    np.zeros((1,) * 30),
+    np.array(["\U0010ffff"] * 6),
+    np.longdouble(2) ** 70,
+)
 
 
 def _header(text: str, body: bytes) -> bytes:
-    head = text.encode().ljust(118) + b"\n"
+    head = text.encode().ljust(117) + b"\n"
     return b"\x93NUMPY\x01\x00" + struct.pack("<H", min(len(head), 65535)) + head + body
 
 
@@ -393,8 +444,15 @@ def _of_legacy(whole: bytes, rng: random.Random) -> bytes:
     """Pickles of other content, among them ones that call."""
     from attacks import pickles
 
-    opcodes = rng.choice((pickles.called("posix.system", pickles.value("true")), pickles.called("builtins.eval", pickles.value("1")),
-                          pickles.tensor_of(10**12, (10**12,), (1,), legacy=True), pickles.value([[]] * 9), pickle.dumps({}, 4)[2:-1]))  # fmt: skip
+    opcodes = rng.choice(
+        (
+            pickles.called("posix.system", pickles.value("true")),
+            pickles.called("builtins.eval", pickles.value("1")),
+            pickles.tensor_of(10**12, (10**12,), (1,), legacy=True),
+            pickles.value([[]] * 9),
+            pickle.dumps({}, 4)[2:-1],
+        )
+    )
     parts = [
         pickle.dumps(part, protocol=2) for part in (pickles.MAGIC, pickles.VERSION, {"little_endian": True})
     ]
@@ -402,38 +460,141 @@ def _of_legacy(whole: bytes, rng: random.Random) -> bytes:
 
 
 _SWAP = {"layer_name": "0", "neuron_pairs": [[0, 1], [2, 5]], "mode": "pairs", "seed": 3}
-_ANIMATED = {"layer_names": np.array(["a", "b"]), "layer_types": np.array(["conv", "fc"]), "t_values": np.linspace(0, 1, 5),
-             "raw_distances": RNG.random((5, 2)), "swapped_layer_name": np.array("a")}  # fmt: skip
-_CONFIG = b"curve: bezier\nepochs: 5\nlr: 0.1\nbatch_size: 64\nseed: 3\nendpoint0: a.pt\nendpoint1: b.pt\noutput_dir: out\n"
+_ANIMATED = {
+    "layer_names": np.array(["a", "b"]),
+    "layer_types": np.array(["conv", "fc"]),
+    "t_values": np.linspace(0, 1, 5),
+    "raw_distances": RNG.random((5, 2)),
+    "swapped_layer_name": np.array("a"),
+}
+_CONFIG = (
+    b"curve: bezier\nepochs: 5\nlr: 0.1\nbatch_size: 64\nendpoint0: a.pt\nendpoint1: b.pt\noutput_dir: o"
+)
 _MANIFEST = {"schema": "mcx.manifest/1", "files": [{"file": "a.npy", "size": 3, "sha256": "0" * 64}]}
 _PAIR = {"schema": "mcx.lmc_pair/1", "dataset": "digits", "k1": 1, "k2": 2, "distance": 3.0, **_LINE}
 
 FORMATS: tuple[Format, ...] = (
-    Format("pt", _bytes("checkpoint-3.pt", lambda: _saved(_network())), _checkpoint, True, structure=_content(_network, False)),
-    Format("pt members", _bytes("a.pt", lambda: _saved(_network())), _checkpoint, True, structure=_zip_members),
-    Format("pt of the old form", _bytes("a.pt", lambda: _saved(_network(), legacy=True)), _checkpoint, structure=_content(_network, True)),
-    Format("pt by hand", _bytes("a.pt", lambda: _saved(_network(), legacy=True)), _checkpoint, structure=_of_legacy),
-    Format("safetensors", _bytes("a.safetensors", lambda: save_safetensors(WEIGHTS)), _checkpoint, structure=_of_safetensors),
+    Format(
+        "pt",
+        _bytes("checkpoint-3.pt", lambda: _saved(_network())),
+        _checkpoint,
+        True,
+        structure=_content(_network, False),
+    ),
+    Format(
+        "pt members", _bytes("a.pt", lambda: _saved(_network())), _checkpoint, True, structure=_zip_members
+    ),
+    Format(
+        "pt of the old form",
+        _bytes("a.pt", lambda: _saved(_network(), legacy=True)),
+        _checkpoint,
+        structure=_content(_network, True),
+    ),
+    Format(
+        "pt by hand",
+        _bytes("a.pt", lambda: _saved(_network(), legacy=True)),
+        _checkpoint,
+        structure=_of_legacy,
+    ),
+    Format(
+        "safetensors",
+        _bytes("a.safetensors", lambda: save_safetensors(WEIGHTS)),
+        _checkpoint,
+        structure=_of_safetensors,
+    ),
     Format("shards", _index, _checkpoint, text=True, structure=_of_json),
-    Format("curve", _bytes("a.pt", lambda: _saved(_curve())), _open_curve, True, structure=_content(_curve, False)),
+    Format(
+        "curve",
+        _bytes("a.pt", lambda: _saved(_curve())),
+        _open_curve,
+        True,
+        structure=_content(_curve, False),
+    ),
     Format("npz", _bytes("a.npz", lambda: _npz(**_data())), _samples, True, structure=_of_npz),
-    Format("npz compressed", _bytes("a.npz", lambda: _npz(True, **_data())), _samples, True, structure=_of_npz),
-    Format("npy", _bytes("a.npy", lambda: _npy(RNG.random(9).astype(np.float32))), lambda p: np.array(arrays.read(p)), structure=_of_npy),
+    Format(
+        "npz compressed", _bytes("a.npz", lambda: _npz(True, **_data())), _samples, True, structure=_of_npz
+    ),
+    Format(
+        "npy",
+        _bytes("a.npy", lambda: _npy(RNG.random(9).astype(np.float32))),
+        lambda p: np.array(arrays.read(p)),
+        structure=_of_npy,
+    ),
     Format("ids", _bytes("ids.npy", lambda: _npy(np.arange(9))), arrays.read_ids, structure=_of_npy),
-    Format("record", _bytes("a.json", lambda: _json({"schema": "mcx.l2/1", "distance": 0.5, "layers": [1, 2]})), records.read_object, text=True, structure=_of_json),
-    Format("manifest", _bytes(".mcx/manifest.json", lambda: _json(_MANIFEST)), lambda p: manifest.read(p.parent), text=True, structure=_of_json),
-    Format("pair", _bytes("a.json", lambda: _json(_PAIR)), lambda p: pairs.read(p).result, text=True, structure=_of_json),
+    Format(
+        "record",
+        _bytes("a.json", lambda: _json({"schema": "mcx.l2/1", "distance": 0.5, "layers": [1, 2]})),
+        records.read_object,
+        text=True,
+        structure=_of_json,
+    ),
+    Format(
+        "manifest",
+        _bytes(".mcx/manifest.json", lambda: _json(_MANIFEST)),
+        lambda p: manifest.read(p.parent),
+        text=True,
+        structure=_of_json,
+    ),
+    Format(
+        "pair",
+        _bytes("a.json", lambda: _json(_PAIR)),
+        lambda p: pairs.read(p).result,
+        text=True,
+        structure=_of_json,
+    ),
     Format("swap metadata", _bytes("a.json", lambda: _json(_SWAP)), _orders, text=True, structure=_of_json),
-    Format("permutation", _bytes("a.npz", lambda: _npz(**{"0": np.arange(6)[::-1]})), _orders, True, structure=_of_npz),
+    Format(
+        "permutation",
+        _bytes("a.npz", lambda: _npz(**{"0": np.arange(6)[::-1]})),
+        _orders,
+        True,
+        structure=_of_npz,
+    ),
     Format("tracking csv", _bytes("a.csv", lambda: _csv(_tracking())), _table, text=True),
     Format("tracking npz", _bytes("a.npz", lambda: _npz(**_tracking())), _table, True, structure=_of_npz),
-    Format("flags", _bytes("a.csv", lambda: _csv({"sample_id": range(9), "flag": [0, 1, 0] * 3})), _flags, text=True),
-    Format("class names json", _bytes("a.json", lambda: _json({"0": "cat", "1": "dog"})), class_names.read, text=True, structure=_of_json),
-    Format("class names yaml", _bytes("a.yaml", lambda: b"0: cat\n1: dog\n"), class_names.read, text=True, structure=_of_yaml),
-    Format("class names csv", _bytes("a.csv", lambda: b"class_id,class_name\n0,cat\n1,dog\n"), class_names.read, text=True),
-    Format("memo csv", _bytes("a.csv", lambda: _csv({"sample_id": range(9), "memo_score": np.arange(9) / 9})), _memo, text=True),
-    Format("memo npz", _bytes("a.npz", lambda: _npz(tr_idx=np.arange(9), tr_mem=np.arange(9) / 9)), _memo, True, structure=_of_npz),
+    Format(
+        "flags",
+        _bytes("a.csv", lambda: _csv({"sample_id": range(9), "flag": [0, 1, 0] * 3})),
+        _flags,
+        text=True,
+    ),
+    Format(
+        "class names json",
+        _bytes("a.json", lambda: _json({"0": "cat", "1": "dog"})),
+        class_names.read,
+        text=True,
+        structure=_of_json,
+    ),
+    Format(
+        "class names yaml",
+        _bytes("a.yaml", lambda: b"0: cat\n1: dog\n"),
+        class_names.read,
+        text=True,
+        structure=_of_yaml,
+    ),
+    Format(
+        "class names csv",
+        _bytes("a.csv", lambda: b"class_id,class_name\n0,cat\n1,dog\n"),
+        class_names.read,
+        text=True,
+    ),
+    Format(
+        "memo csv",
+        _bytes("a.csv", lambda: _csv({"sample_id": range(9), "memo_score": np.arange(9) / 9})),
+        _memo,
+        text=True,
+    ),
+    Format(
+        "memo npz",
+        _bytes("a.npz", lambda: _npz(tr_idx=np.arange(9), tr_mem=np.arange(9) / 9)),
+        _memo,
+        True,
+        structure=_of_npz,
+    ),
     Format("distances", _bytes("a.npz", lambda: _npz(**_ANIMATED)), _distances, True, structure=_of_npz),
     Format("config", _bytes("a.yaml", lambda: _CONFIG), _configured, text=True, structure=_of_yaml),
-    *(Format(kind, _bytes(f"a.{kind}", lambda kind=kind: _image(kind)), _picture) for kind in ("png", "jpeg", "bmp", "gif", "tiff", "webp", "ppm")),
-)  # fmt: skip
+    *(
+        Format(kind, _bytes(f"a.{kind}", lambda kind=kind: _image(kind)), _picture)
+        for kind in ("png", "jpeg", "bmp", "gif", "tiff", "webp", "ppm")
+    ),
+)

@@ -174,7 +174,7 @@ def outcome(each: Format, path: Path, data: bytes, expected: Any, checked: bool)
         return f"takes more than {SECONDS:g} s"
     except Ran as event:
         return f"starts something: {event}"
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - what no reader may raise
         frame = traceback.extract_tb(error.__traceback__)[-1]
         ours = [f for f in traceback.extract_tb(error.__traceback__) if "modeconn_cli" in f.filename][-1:]
         where = " < ".join(f"{Path(f.filename).name}:{f.lineno}" for f in (frame, *ours))
@@ -232,7 +232,7 @@ def _in_a_process(each: Format, numbers: range) -> tuple[dict[str, int], list[st
             with os.fdopen(writer, "w") as stream:
                 json.dump([counts, list(map(str, findings))], stream)
             code = 0
-        except BaseException:
+        except BaseException:  # noqa: BLE001 - the process ends here
             traceback.print_exc()
         finally:
             os._exit(code)
@@ -267,7 +267,8 @@ def main(words: list[str]) -> int:
             example = next(each for each in findings if each.endswith(kind))
             print(f"    {times} x {example}", flush=True)
     print(
-        f"{share * len(chosen):,} changed files: {total['refused']:,} refused, {total['read']:,} read, {len(every)} found"
+        f"{share * len(chosen):,} changed files: {total['refused']:,} refused, {total['read']:,} read, "
+        f"{len(every)} found"
     )
     return 1 if every else 0
 
