@@ -249,9 +249,9 @@ def _in_a_process(each: Format, numbers: range) -> tuple[dict[str, int], list[st
 
 
 def main(words: list[str]) -> int:
-    """`N [FORMAT [FIRST]]`: N examples over all formats, or of one from a number on."""
+    """`N [FORMAT or all [FIRST]]`: N examples over all formats or of one, from the number FIRST on."""
     count = int(words[0]) if words else 2000
-    chosen = [each for each in FORMATS if not words[1:] or each.name == words[1]]
+    chosen = [each for each in FORMATS if not words[1:] or words[1] in (each.name, "all")]
     first, share = int(words[2]) if words[2:] else 0, -(-count // len(chosen))
     torch.set_num_threads(1)
     total, every = Counter[str](), []
