@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := test
-.PHONY: install demo docs test lint types unit slow truth coverage coverage-table bench format clean
+.PHONY: install demo docs test lint types unit slow truth coverage coverage-table bench fuzz format clean
 
 install: $(STAMP)
 
@@ -52,6 +52,11 @@ coverage: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python -m bench
+
+# Changed files of every format, N in all: what no reader may do with one is listed, and known by format and number.
+N ?= 2000
+fuzz: $(STAMP)
+	PYTHONPATH=tests $(BIN)/python -m attacks.fuzz $(N)
 
 format: $(STAMP)
 	$(BIN)/ruff format .

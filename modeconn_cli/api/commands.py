@@ -13,7 +13,7 @@ from modeconn_cli.cli.commands import COMMANDS
 from modeconn_cli.cli.complete import settings_of
 from modeconn_cli.cli.words import parse
 from modeconn_cli.engine import names
-from modeconn_cli.engine.errors import McxError, SettingsError, did_you_mean
+from modeconn_cli.engine.errors import McxError, SettingsError, did_you_mean, within_memory
 from modeconn_cli.engine.settings.base import Settings, Spec, specs
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ class _Heard:
         from modeconn_cli.engine.machine import runtime
         from modeconn_cli.engine.results import files
 
-        with files.watched() as written:
+        with files.watched() as written, within_memory(getattr(settings, "batch_size", None)):
             result = engine(settings, runtime.start(settings, listener=self, command=self.command))
         self.answer = Answer(
             self.command,

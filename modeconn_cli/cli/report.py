@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TextIO, TypeVar
 
 from modeconn_cli.cli import tables, written
 from modeconn_cli.cli.progress import Watch
-from modeconn_cli.engine.errors import Elsewhere, McxError, OutputError, Stopped, one_line
+from modeconn_cli.engine.errors import Elsewhere, McxError, OutputError, Stopped, one_line, within_memory
 
 if TYPE_CHECKING:
     from modeconn_cli.engine.machine.ranks import Group
@@ -168,7 +168,8 @@ class Report:
         runtime = self.runtime(settings)
         group = runtime.group
         try:
-            result = engine(settings, runtime)
+            with within_memory(getattr(settings, "batch_size", None)):
+                result = engine(settings, runtime)
             everywhere = _of_all_ranks(group, found)
         except McxError as error:
             if isinstance(error, Elsewhere) or not group.failed(error):

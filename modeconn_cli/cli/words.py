@@ -10,6 +10,7 @@ from modeconn_cli.engine.errors import SettingsError, did_you_mean
 from modeconn_cli.engine.registry import fold
 from modeconn_cli.engine.settings.base import Spec
 
+SHOWN = 40  # characters of a number that is none
 TRUE, FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 
 
@@ -51,7 +52,8 @@ def _one(spec: Spec, text: str) -> Any:
             return spec.kind(text)
         except ValueError:
             what = "a whole number" if spec.kind is int else "a number"
-            raise SettingsError(f"'{text}' is not {what}") from None
+            shown = text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
+            raise SettingsError(f"'{shown}' is not {what}") from None
     return _path(text) if spec.kind is Path else spec.kind(text)
 
 

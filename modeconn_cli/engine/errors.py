@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
-from collections.abc import Iterable
+import stat
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
+
+LONGEST = 2000  # characters of a message: files name their parts as they like
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} … {text[-LONGEST // 4 :]}"
 
 
 class McxError(Exception):
@@ -17,9 +25,8 @@ class McxError(Exception):
     exit_code = 1
 
     def __init__(self, message: str, hint: str = "", result: Any = None) -> None:
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
+        self.message, self.hint = _shortened(message), _shortened(hint)
+        super().__init__(self.message)
         self.result = result
 
 
@@ -69,17 +76,44 @@ class Elsewhere(McxError):
         self.exit_code, self.cause = exit_code, cause
 
 
+_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
+
+
+@contextlib.contextmanager
+def within_memory(batch_size: int | None = None) -> Iterator[None]:
+    """Memory that runs out, the device's or the machine's, becomes an InputError that says what takes less of it.
+
+    Torch has a class of its own for a GPU's, and none for the CPU's. What was saved before is there.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        said = next(iter(str(error).strip().splitlines()), "")
+        if not isinstance(error, MemoryError) and not any(each in said for each in _OUT_OF_MEMORY):
+            raise
+        smaller = f", such as {batch_size // 2}" if batch_size and batch_size > 1 else ""
+        raise InputError(
+            f"memory has run out: {said or 'the system gives no more'}",
+            f"pass a smaller --batch-size{smaller}, or a smaller network; what was finished is kept",
+        ) from error
+
+
 def must_exist(path: Path, hint: str = "", *, folder: bool = False) -> None:
     """Raise InputError where nothing is there, and with `hint` where what is there is no `folder` but has to be.
 
-    What else may be wrong with a file is for its reader to say.
+    So does what is neither a file nor a folder: a pipe would wait for ever, a device never ends. What else may be wrong
+    with a file is for its reader to say.
     """
     try:
-        path.stat()
+        mode = path.stat().st_mode
     except FileNotFoundError:
         raise InputError(f"'{path}' does not exist") from None
     except OSError as error:
         raise InputError(f"cannot read '{path}': {error.strerror}") from error
+    except ValueError as error:  # of names that no file can have
+        raise InputError(f"cannot read '{one_line(str(path))}': {error}") from error
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise InputError(f"'{path}' is a pipe, a device or a socket, not a file", "write it to a file first")
     if folder and not path.is_dir():
         raise InputError(f"'{path}' is not a folder", hint)
 

@@ -21,6 +21,7 @@ from modeconn_cli.engine.datasets.samples import Samples
 from modeconn_cli.engine.datasets.source import AS_THEY_ARE, Source
 from modeconn_cli.engine.errors import InputError, SettingsError, must_exist
 from modeconn_cli.engine.results import files
+from modeconn_cli.engine.results.parsing import opened, parsing
 
 ENDINGS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
 SQUARE = 224  # pixels of images whose files differ in size, as networks for ImageNet take them
@@ -180,11 +181,15 @@ def _annotated(folder: Path, classes: list[str]) -> list[tuple[Path, int]]:
     annotations = folder / ANNOTATIONS
     labels = {name: label for label, name in enumerate(classes)}
     out = []
-    for number, line in enumerate(annotations.read_text("utf-8").splitlines(), start=1):
+    with opened(annotations) as stream, parsing(annotations, "text file"):
+        lines = stream.read().decode("utf-8").splitlines()
+    for number, line in enumerate(lines, start=1):
         name, _, rest = line.partition("\t")
         label = labels.get(rest.split("\t")[0])
         if label is None:
             raise InputError(f"'{annotations}' line {number} names no class of the training images")
+        if name != os.path.basename(name) or not name.isprintable():
+            raise InputError(f"'{annotations}' line {number} names no file in '{INSIDE}'")
         out.append((folder / INSIDE / name, label))
     missing = [path for path, _ in out if not path.exists()]
     if missing:

@@ -8,9 +8,10 @@ Every random crop is keyed by (seed, epoch, sample id): the number of workers an
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,8 +22,9 @@ from torch import Tensor
 
 from modeconn_cli.engine import keyed
 from modeconn_cli.engine.datasets.transforms import Transform
-from modeconn_cli.engine.errors import InputError
+from modeconn_cli.engine.errors import CONTINUE, InputError
 from modeconn_cli.engine.machine.devices import cores
+from modeconn_cli.engine.results.parsing import opened, parsing
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -36,6 +38,16 @@ GREY = ("1", "L", "LA", "La")
 COLOUR = "in colour"
 OTHER_SIZE = "of another size: "
 LOOKED_AT = 64  # files whose headers say whether all images are of one size
+# Pillow knows further formats, of which some start another program (PostScript) or fetch files that they name. That of
+# a photo may be another one than its name says.
+FORMATS = ("JPEG", "PNG", "BMP", "DIB", "GIF", "WEBP", "TIFF", "PPM")
+MOST_PIXELS = 178_956_970  # of an image; where Pillow suspects a bomb, which takes all memory
+# Pillow knows further formats, of which PostScript starts another program. The format may be another one than the
+# file's name says.
+FORMATS = ("JPEG", "PNG", "BMP", "DIB", "GIF", "WEBP", "TIFF", "PPM")
+# Pixels that a file of any size may claim, and those of each of its bytes past that: a blank PNG has 350.
+LARGE, MOST_COMPRESSED = 1 << 24, 1000
+NO_IMAGE = "no image "
 DEEP = ("I", "F")  # Pillow's modes of more than 8 bits begin with these
 _LOST_BITS = re.compile(r";16[BLN]$")  # of Pillow's raw modes, which it reads by their upper halves
 
@@ -90,7 +102,7 @@ class ImageFiles:
             num_workers=min(self.workers, len(rows)),
             collate_fn=_collate,
         )
-        for images in loader:
+        for images in _living(loader):
             if isinstance(images, _Refused):
                 raise self._unreadable(images)
             yield images
@@ -110,7 +122,9 @@ class ImageFiles:
         bad = [found for found in every if isinstance(found, _Refused)] or [first]
         shown = ", ".join(map(str, bad[:NAMED])) + (", …" if len(bad) > NAMED else "")
         what, hint = "cannot be read", "fetch them again"
-        if first.reason:
+        if first.reason.startswith(NO_IMAGE):
+            hint = "take them out of the folder"
+        elif first.reason:
             hint = "save them with 8 bits per channel, or as floats in an .npz file"
         if first.reason.startswith(OTHER_SIZE):
             hint = "pass --image-size N to resize all of them to N x N"
@@ -188,26 +202,58 @@ def _collate(images: Sequence[np.ndarray | _Refused]) -> Tensor | _Refused:
 
 def _decoded(path: Path, channels: int) -> Image.Image | _Refused:
     """The image of a file: 8 bits per channel, or one channel of floats, from 0 to WHITE."""
-    from PIL import Image, UnidentifiedImageError
-
     try:
-        with Image.open(path) as file:
-            if file.mode.startswith(DEEP):
+        with _opened(path) as file:
+            deep = file.mode.startswith(DEEP)
+            if not deep and _loses_bits(file, path):
+                return _Refused(path, "more than 8 bits per channel in colour")
+            with parsing(path, "image"):
+                file.load()
+            if deep:
                 return _deep(file, path)
-            reason = "more than 8 bits per channel in colour" if _loses_bits(file) else ""
-            if reason:
-                return _Refused(path, reason)
-            return file.convert("RGB") if channels == 3 else _grey(file, path)
-    except (OSError, UnidentifiedImageError, ValueError, SyntaxError):
-        return _Refused(path)
+            return _converted(file, "RGB", path) if channels == 3 else _grey(file, path)
+    except InputError as error:
+        return _Refused(path, _why(error))
+
+
+def _why(error: InputError) -> str:
+    """What is wrong with a file that is no image, empty where it is damaged or of another format."""
+    from PIL import Image
+
+    bomb = isinstance(error.__cause__, Image.DecompressionBombError)
+    said = f"{NO_IMAGE}of more pixels than memory holds" if bomb else error.message.rpartition("' is ")[2]
+    return said if said.startswith(NO_IMAGE) else ""
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """A file with the header of an image, whose pixels have not been looked at. Raises InputError for any other."""
+    from PIL import Image
+
+    if not path.is_file():
+        raise InputError(f"'{path}' is {NO_IMAGE}in a file, but a folder, a pipe or a device")
+    with opened(path) as stream:
+        with parsing(path, "image"):
+            file = Image.open(stream, formats=FORMATS)
+        pixels, size = file.width * file.height, stream.seek(0, 2)
+        stream.seek(0)
+        if not pixels or pixels > max(LARGE, MOST_COMPRESSED * size):
+            raise InputError(
+                f"'{path}' is {NO_IMAGE}of {file.width} x {file.height} pixels in {size:,} bytes"
+            )
+        yield file
+
+
+def _converted(file: Image.Image, mode: str, path: Path) -> Image.Image:
+    with parsing(path, "image"):
+        return file.convert(mode)
 
 
 def _grey(file: Any, path: Path) -> Image.Image | _Refused:
     """The one channel of a grey image, also of one that is stored in three; refused where they differ."""
     if file.mode in GREY:
-        grey: Image.Image = file.convert("L")
-        return grey
-    red, green, blue = file.convert("RGB").split()
+        return _converted(file, "L", path)
+    red, green, blue = _converted(file, "RGB", path).split()
     alike = red.tobytes() == green.tobytes() == blue.tobytes()
     return red if alike else _Refused(path, COLOUR)
 
@@ -216,9 +262,9 @@ def _deep(file: Any, path: Path) -> Image.Image | _Refused:
     """An image of one channel with more than 8 bits; refused where what is white in it is not known."""
     from PIL import Image
 
-    white = _white(file)
+    white = _white(file, path)
     values = np.asarray(file).astype(np.float64)
-    if _tag(file, "PhotometricInterpretation") == 0:
+    if _tag(file, "PhotometricInterpretation", path) == 0:
         return _Refused(path, "zero is white")
     if white is None:
         return _Refused(path, "whole numbers of which none is known to be white")
@@ -227,18 +273,18 @@ def _deep(file: Any, path: Path) -> Image.Image | _Refused:
     return Image.fromarray((values * (WHITE / white)).astype(np.float32))
 
 
-def _white(file: Any) -> float | None:
+def _white(file: Any, path: Path) -> float | None:
     """The value of white, by the file's format; None where that says nothing of it."""
     if file.mode == "F":
         return 1.0
     if file.mode.startswith("I;16"):
-        return 4095.0 if _tag(file, "BitsPerSample") == (12,) else 65535.0
+        return 4095.0 if _tag(file, "BitsPerSample", path) == (12,) else 65535.0
     return 65535.0 if file.format in ("PNG", "PPM") else None
 
 
-def _loses_bits(file: Any) -> bool:
+def _loses_bits(file: Any, path: Path) -> bool:
     """Whether Pillow would read the upper half of 16 bits per channel, without a word."""
-    depth, how = _tag(file, "BitsPerSample") or (8,), [tile[3] for tile in getattr(file, "tile", ())]
+    depth, how = _tag(file, "BitsPerSample", path) or (8,), [tile[3] for tile in getattr(file, "tile", ())]
     words = [each if isinstance(each, tuple) else (each,) for each in how]
     return (
         max(depth) > 8
@@ -247,26 +293,42 @@ def _loses_bits(file: Any) -> bool:
     )
 
 
-def _tag(file: Any, name: str) -> Any:
+def _tag(file: Any, name: str, path: Path) -> Any:
     """What a TIFF file says, None of other formats."""
     from PIL import ExifTags
 
-    return file.tag_v2.get(ExifTags.Base[name]) if file.format == "TIFF" else None
+    if file.format != "TIFF":
+        return None
+    with parsing(path, "image"):
+        return file.tag_v2.get(ExifTags.Base[name])
 
 
 def common_size(paths: Sequence[Path]) -> tuple[int, int] | None:
     """Height and width of the images, None where they differ; of many files some are looked at, across all of them."""
-    from PIL import Image, UnidentifiedImageError
-
     step = max(1, len(paths) // LOOKED_AT)
     found = set()
     for path in paths[::step]:
-        try:
-            with Image.open(path) as file:
-                found.add((file.height, file.width))
-        except (OSError, UnidentifiedImageError, ValueError, SyntaxError):
-            continue  # it is named when it is read
+        with contextlib.suppress(InputError), _opened(path) as file:  # which is named when it is read
+            found.add((file.height, file.width))
     return found.pop() if len(found) == 1 else None
+
+
+def _living(loader: Iterable[Any]) -> Iterator[Any]:
+    """The batches of a loader. Raises InputError where the system has ended one of its processes."""
+    batches = iter(loader)
+    while True:
+        try:
+            batch = next(batches, None)
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            raise InputError(
+                "a process that reads images was ended by the system, as when memory runs out",
+                f"pass fewer --workers (0: none) or a smaller --batch-size; {CONTINUE}",
+            ) from error
+        if batch is None:
+            return
+        yield batch
 
 
 def default_workers() -> int:

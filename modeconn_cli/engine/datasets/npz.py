@@ -25,6 +25,7 @@ def read(path: Path) -> Source:
     """
     if not path.exists():
         raise InputError(f"'{path}' does not exist", "pass --data-path or the whole path")
+    # As it is read, every array is compared with its checksum.
     return _read(path, read_npz(path))
 
 
@@ -54,14 +55,16 @@ def _part(path: Path, file: Mapping[str, Any], pair: tuple[str, ...], split: str
 def _by_column(path: Path, file: Mapping[str, Any]) -> Source:
     images, labels = (_array(path, file, name) for name in WHOLE)
     images, count = _channels_first(images, path), len(images)
-    ids = file["sample_ids"] if "sample_ids" in file else np.arange(count)
-    split = file["split"] if "split" in file else np.full(count, "train")
+    ids = _array(path, file, "sample_ids") if "sample_ids" in file else np.arange(count)
+    split = _array(path, file, "split") if "split" in file else np.full(count, "train")
     if not len(labels) == len(ids) == len(split) == count:
         raise InputError(f"'{path}': images, labels, sample_ids and split differ in length")
-    unknown = set(np.unique(split)) - {"train", "test"}
-    if unknown or split.ndim != 1:
-        shown = f"'{min(unknown)}'" if unknown else f"the shape {split.shape}"
-        raise InputError(f"'{path}': split holds {shown}, expected train and test")
+    if split.ndim != 1 or split.dtype.kind != "U":
+        shown = f"the shape {split.shape}" if split.ndim != 1 else str(split.dtype)
+        raise InputError(f"'{path}': split holds {shown}, expected train and test as text [N]")
+    unknown = set(np.unique(split).tolist()) - {"train", "test"}
+    if unknown:
+        raise InputError(f"'{path}': split holds '{min(unknown)}', expected train and test")
     train, test = (
         Given(f"'{path}' ({name})", images[split == name], labels[split == name], ids[split == name])
         for name in ("train", "test")

@@ -101,6 +101,8 @@ def checked(where: str, images: np.ndarray, labels: Any, ids: Any, num_classes: 
     numbers, ids = exact.labels(labels, where).numbers, exact.ids(ids, where)
     if not len(images) == len(numbers) == len(ids):
         raise InputError(f"{where}: {len(images)} images, {len(numbers)} labels and {len(ids)} ids")
+    if images.ndim != 4 or (len(images) and not images.size):
+        raise InputError(f"{where}: images have the shape {images.shape}, expected [N, C, H, W] without a 0")
     if len(numbers) and numbers.max() >= num_classes:
         raise InputError(f"{where}: label {numbers.max()} is outside 0 … {num_classes - 1}")
     order = np.argsort(ids, kind="stable")

@@ -3,47 +3,158 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import zipfile
-import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import numpy as np
-from numpy.lib.npyio import NpzFile
 
 from modeconn_cli.engine import exact
 from modeconn_cli.engine.errors import InputError
-from modeconn_cli.engine.results import files
+from modeconn_cli.engine.results.parsing import opened, parsing, reason
 
-# What NumPy and zipfile say -> what is wrong with the file. Their own words advise to trust it, which is never done.
-REASONS = {
-    "max_header_size": "its header is too long for an array",
-    "allow_pickle": "it holds Python objects, which are never loaded",
-    "Object arrays": "it holds Python objects, which are never loaded",
-    "magic string is not correct": "it does not begin as one",
-    "EOF": "it ends too early",
-    "No data left": "it ends too early",
-    "not a zip file": "it is no zip archive, or ends too early",
-    "Header does not contain the correct keys": "its header is not that of an array",
-    "Cannot parse header": "its header is not that of an array",
-}
 MAX_HEADER = 10_000  # bytes; a longer one is no array of ours or of the original scripts
+PIECE = 1 << 20  # bytes of an archive's member that are read at a time
+# A member that is compressed better than so and larger than that is a bomb: images compress by 3 to 50.
+MOST_COMPRESSED, LARGEST_COMPRESSED = 200, 100_000_000
+KINDS = "biufcSUMmV"  # of NumPy's types, all but Python objects
+DESCRIPTOR = 24  # bytes that may follow a member's own
+_BEGINS = b"\x93NUMPY"
 
 
-class _Arrays(NpzFile):
-    """An archive whose members are arrays: NumPy gives the bytes of any other."""
+@dataclass(frozen=True)
+class _Header:
+    """What an array says of itself. `length` is that of the header, `size` that of the values, in bytes."""
 
-    def __getitem__(self, key: str) -> np.ndarray:
-        value = super().__getitem__(key)
-        if not isinstance(value, np.ndarray):
-            raise ValueError(f"'{key}' in it is no array")
-        return value
+    shape: tuple[int, ...]
+    fortran: bool
+    dtype: np.dtype
+    length: int
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    @classmethod
+    def of(cls, stream: IO[bytes]) -> _Header:
+        """The header at the beginning of a stream. Raises ValueError, or whatever NumPy raises, for what is none."""
+        version = np.lib.format.read_magic(stream)
+        readers = {1: np.lib.format.read_array_header_1_0, 2: np.lib.format.read_array_header_2_0}
+        reader = readers.get(version[0])
+        if reader is None:
+            raise ValueError(f"its version is {version[0]}, expected 1 or 2")
+        shape, fortran, dtype = reader(stream, max_header_size=MAX_HEADER)
+        if dtype.hasobject:
+            raise ValueError("Object arrays")
+        if dtype.kind not in KINDS or any(type(axis) is not int or axis < 0 for axis in shape):
+            raise ValueError("its header is not that of an array")
+        return cls(shape, fortran, dtype, stream.tell())
+
+    def array(self, values: np.ndarray) -> np.ndarray:
+        """The array whose bytes are uint8 [size]. Raises ValueError for text that is none."""
+        found: np.ndarray = np.empty(self.shape, self.dtype)
+        if self.size:
+            found = np.ndarray(self.shape, self.dtype, values, order="F" if self.fortran else "C")
+        check_text(found)
+        return found
 
 
-def reason(error: Exception) -> str:
-    """What is wrong with a file that NumPy refuses, on one line."""
-    text = " ".join(str(error).split())
-    return next((ours for said, ours in REASONS.items() if said in text), text)
+def check_text(values: np.ndarray) -> None:
+    """Raise ValueError for numbers that are no letters among those of a text: Python cannot show them."""
+    if values.dtype.kind == "U" and values.size and values.dtype.itemsize:
+        letters = np.ascontiguousarray(values).view(np.dtype("u4").newbyteorder(values.dtype.byteorder))
+        if letters.max() > 0x10FFFF:
+            raise ValueError("its text holds numbers that are no letters")
+
+
+class Archive(Mapping[str, np.ndarray]):
+    """The arrays of an open .npz file by name, each read, and compared with its checksum, as it is asked for."""
+
+    def __init__(self, stream: IO[bytes], path: Path) -> None:
+        """Raises InputError for what is no archive of whole members."""
+        self.path = path
+        with parsing(path, ".npz file"):
+            begin = stream.read(len(_BEGINS))
+            if begin == _BEGINS:
+                raise ValueError("it is a single array, a .npy file")
+            self._zip = zipfile.ZipFile(stream)
+            self._check(stream)
+        self._members = {each.filename.removesuffix(".npy"): each for each in self._zip.infolist()}
+
+    def _check(self, stream: IO[bytes]) -> None:
+        """Raise ValueError where the directory is not that of all that the file holds.
+
+        An array that it has lost, or calls otherwise, would be one that the file does not have: positions stand for
+        ids then, and no permutation for one.
+        """
+        members = sorted(self._zip.infolist(), key=lambda each: each.header_offset)
+        names = [each.filename.removesuffix(".npy") for each in members]
+        if len(set(names)) < len(names):
+            raise ValueError("it holds two arrays of one name")
+        end = 0
+        for member in members:
+            begin = member.header_offset
+            if not 0 <= begin - end <= DESCRIPTOR:
+                break
+            stream.seek(begin)
+            head = stream.read(30)
+            name, extra = (int.from_bytes(head[k : k + 2], "little") for k in (26, 28))
+            called = stream.read(name).decode("utf-8" if member.flag_bits & 0x800 else "cp437")
+            if called != member.orig_filename:
+                raise ValueError(f"its array '{called}' is '{member.orig_filename}' in its directory")
+            end = begin + 30 + name + extra + member.compress_size
+        if not 0 <= self._zip.start_dir - end <= DESCRIPTOR:
+            raise ValueError("its directory does not list what it holds")
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._members)
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._members  # without reading it
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        """The whole array. Raises KeyError for a name that is not there, InputError for an array that is damaged."""
+        member = self._members[name]
+        with parsing(self.path, ".npz file"), self.member(name) as (header, stream):
+            values = np.empty(header.size, np.uint8)
+            for begin in range(0, header.size, PIECE):
+                piece = stream.read(min(PIECE, header.size - begin))
+                values[begin : begin + len(piece)] = np.frombuffer(piece, np.uint8)
+            if stream.tell() != member.file_size:
+                raise ValueError(f"'{name}' in it ends too early")
+            return header.array(values)
+
+    @contextlib.contextmanager
+    def member(self, name: str) -> Iterator[tuple[_Header, IO[bytes]]]:
+        """The header of an array, which fits the length of its values, and the stream that stands before them.
+
+        Who reads them to their end has compared them with their checksum. Raises what NumPy and zipfile raise.
+        """
+        member = self._members[name]
+        if not member.filename.endswith(".npy"):
+            raise ValueError(f"'{name}' in it is no array")
+        if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise ValueError(f"'{name}' in it is compressed otherwise than NumPy does")
+        if member.file_size > max(LARGEST_COMPRESSED, MOST_COMPRESSED * member.compress_size):
+            raise ValueError(f"'{name}' in it claims {member.file_size:,} bytes of {member.compress_size:,}")
+        if member.compress_type == zipfile.ZIP_STORED and member.file_size != member.compress_size:
+            raise ValueError(f"'{name}' in it claims two lengths")
+        with self._zip.open(member) as stream:
+            try:
+                header = _Header.of(stream)
+            except ValueError as error:
+                raise ValueError(f"'{name}' in it is no array: {reason(error)}") from error
+            if header.length + header.size != member.file_size:
+                raise ValueError(
+                    f"'{name}' in it has {member.file_size - header.length:,} bytes, its header says {header.size:,}"
+                )
+            yield header, stream
 
 
 def stream(paths: Iterable[Path], length: int) -> Iterator[np.ndarray]:
@@ -69,35 +180,19 @@ def read(path: Path, length: int | None = None, kinds: str = "f") -> np.ndarray:
     `kinds` are the accepted NumPy kinds. Raises InputError for anything else: pickles, matrices, truncated files,
     trailing bytes, other lengths.
     """
-    try:
-        with path.open("rb") as stream:
-            version = np.lib.format.read_magic(stream)
-            readers = {1: np.lib.format.read_array_header_1_0, 2: np.lib.format.read_array_header_2_0}
-            reader = readers.get(version[0])
-            if reader is None:
-                raise ValueError(f"its version is {version[0]}, expected 1 or 2")
-            shape, _, dtype = reader(stream, max_header_size=MAX_HEADER)
-            begin = stream.tell()
-        if dtype.hasobject:
+    with opened(path) as stream, parsing(path, ".npy array", "save it as float32 [N]"):
+        header = _Header.of(stream)
+        size = stream.seek(0, 2) - header.length
+        if size != header.size:
             raise InputError(
-                f"'{path}' holds Python objects, which are never loaded", "save it as float32 [N]"
-            )
-        size = int(np.prod(shape, dtype=np.float64)) * dtype.itemsize
-        if path.stat().st_size != begin + size:
-            raise InputError(
-                f"'{path}' has {path.stat().st_size - begin:,} bytes of data, its header says {size:,}: it is damaged"
+                f"'{path}' has {size:,} bytes of data, its header says {header.size:,}: it is damaged"
             )
         values: np.ndarray = (
-            np.memmap(path, dtype=dtype, mode="r", offset=begin, shape=shape)
+            np.memmap(path, dtype=header.dtype, mode="r", offset=header.length, shape=header.shape)
             if size
-            else np.empty(shape, dtype)
+            else np.empty(header.shape, header.dtype)
         )
-    except InputError:
-        raise
-    except FileNotFoundError as error:
-        raise InputError(f"'{path}' does not exist") from error
-    except (OSError, ValueError, EOFError) as error:
-        raise InputError(f"'{path}' is not a readable .npy array: {reason(error)}") from error
+        check_text(values)
     if values.ndim == 2 and 1 in values.shape:
         values = values.reshape(-1)
     if values.ndim != 1 or values.dtype.kind not in kinds:
@@ -110,24 +205,19 @@ def read(path: Path, length: int | None = None, kinds: str = "f") -> np.ndarray:
 
 
 @contextlib.contextmanager
-def npz(path: Path) -> Iterator[NpzFile]:
+def npz(path: Path) -> Iterator[Archive]:
     """An .npz file, whose arrays are read as they are asked for; pickles are never loaded.
 
-    Raises InputError for a file that cannot be opened, and for what turns out to be broken while it is open.
+    Raises InputError for a file that cannot be opened, as the archive does for an array that is broken.
     """
-    with files.reading(path), path.open("rb") as stream:  # as np.load leaves a broken file open
-        try:
-            with _Arrays(stream, allow_pickle=False) as archive:
-                yield archive
-        # What zipfile, zlib and numpy raise on cut, altered, encrypted or oversized members and on pickles.
-        except (ValueError, EOFError, zipfile.BadZipFile, zlib.error, RuntimeError, MemoryError) as error:
-            raise InputError(f"'{path}' is not a readable .npz file: {reason(error)}") from error
+    with opened(path) as stream:
+        yield Archive(stream, path)
 
 
 def read_npz(path: Path) -> dict[str, np.ndarray]:
     """Every array of an .npz file. Raises InputError for one that cannot be read."""
     with npz(path) as archive:
-        return {name: archive[name] for name in archive.files}
+        return dict(archive)
 
 
 def read_ids(path: Path) -> np.ndarray:

@@ -12,8 +12,9 @@ import numpy as np
 import pandas as pd
 
 from modeconn_cli.engine import exact
-from modeconn_cli.engine.errors import InputError
-from modeconn_cli.engine.results import arrays, files
+from modeconn_cli.engine.errors import InputError, must_exist
+from modeconn_cli.engine.results import arrays
+from modeconn_cli.engine.results.parsing import parsing
 
 ID = "sample_id"
 LARGEST = 2.0**53  # whole numbers below are exact in float64
@@ -61,13 +62,11 @@ def read_pieces(path: Path, rows: int, **options: Any) -> Iterator[pd.DataFrame]
 @contextlib.contextmanager
 def reading(path: Path) -> Iterator[None]:
     """Turn what pandas and the operating system say about a broken table into an InputError with the path."""
-    try:
-        with files.reading(path), warnings.catch_warnings():
-            # Rows that are longer than the header would lose their last cells with no more than a warning.
-            warnings.simplefilter("error", pd.errors.ParserWarning)
-            yield
-    except (ValueError, pd.errors.ParserWarning) as error:
-        raise InputError(f"'{path}' is not a readable table: {' '.join(str(error).split())}") from error
+    must_exist(path)
+    with parsing(path, "table"):
+        # Rows that are longer than the header would lose their last cells with no more than a warning.
+        warnings.simplefilter("error", pd.errors.ParserWarning)
+        yield
 
 
 def read_array(path: Path) -> np.ndarray:
@@ -79,26 +78,27 @@ def read_array(path: Path) -> np.ndarray:
 
 def sample_ids(values: Any, path: Path, *, repeats: bool = False, what: str = "sample ids") -> np.ndarray:
     """Sample ids of a table as int64 [N], by `exact.ids`: 7, 7.0 and "7" are the same."""
-    column = pd.Series(values)
+    column = pd.Series(values, dtype=object if isinstance(values, list) else None)
     cells = column.to_numpy() if column.dtype.kind in "iuf" else column.to_numpy(object, na_value=np.nan)
     return exact.ids(cells, f"'{path}'", repeats=repeats, what=what, spelled=True)
 
 
-def _floats(column: Any) -> np.ndarray:
+def _floats(column: Any, path: Path) -> np.ndarray:
     """float64 [N], NaN for what is no number; True and False are none."""
     if column.dtype.kind == "b":
         return np.full(len(column), np.nan)
     if column.dtype.kind == "f":
         return np.asarray(column, dtype=np.float64)
     plain = column.where(~column.map(lambda cell: isinstance(cell, bool)).astype(bool), None)
-    return np.asarray(pd.to_numeric(plain, errors="coerce"), dtype=np.float64)
+    with parsing(path, "table"):  # whole numbers that no float can be, for one
+        return np.asarray(pd.to_numeric(plain, errors="coerce"), dtype=np.float64)
 
 
 def measurements(column: Any, path: Path) -> np.ndarray:
     """A column as float64 [N], NaN where it is empty. Raises InputError for text."""
     if column.dtype.kind in "iuf":
         return np.asarray(column, dtype=np.float64)
-    numbers = _floats(column)
+    numbers = _floats(column, path)
     wrong = np.isnan(numbers) & column.notna().to_numpy()
     if wrong.any():
         raise InputError(

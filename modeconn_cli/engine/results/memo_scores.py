@@ -43,7 +43,7 @@ def _read_csv(path: Path) -> pd.Series:
 
 def _read_npz(path: Path, assume: bool) -> tuple[pd.Series, bool]:
     with npz(path) as archive:
-        there = list(archive.files)
+        there = list(archive)
         score = _one_of(_NPZ_SCORES, there, "scores", path)
         named = [name for name in _NPZ_IDS if name in there]
         if not named and not assume:

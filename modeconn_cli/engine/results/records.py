@@ -7,6 +7,7 @@ import dataclasses
 import datetime
 import math
 import platform
+import re
 import socket
 import subprocess
 import sys
@@ -25,9 +26,14 @@ from modeconn_cli.engine.machine.runtime import Opened
 from modeconn_cli.engine.registry import CHECKPOINT_SCHEMA, todays_name
 from modeconn_cli.engine.results import files
 from modeconn_cli.engine.results.fingerprints import Fingerprint, identify, sha256
+from modeconn_cli.engine.results.parsing import opened
 from modeconn_cli.engine.settings.base import Settings, tilde
 
 PACKAGES = ("torch", "torchvision", "numpy")
+
+# The versions of records that this one knows; of all others it is the first.
+KNOWN_SCHEMAS = {"mcx.checkpoint": int(CHECKPOINT_SCHEMA.rpartition("/")[2]), "mcx.status_of_folder": 2}
+_SCHEMA = re.compile(r"(mcx\.[a-z0-9_]+)/([0-9]{1,9})")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -201,19 +207,61 @@ def git_commit() -> str | None:
 
 
 def read_object(path: Path, hint: str = "") -> dict[str, Any]:
-    """The JSON object in a file. Raises InputError with `hint` where there is none."""
-    try:
-        text = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"'{path}' cannot be read: {error.strerror}", hint) from error
-    found = files.parsed(text, path, hint)
-    if not isinstance(found, dict):
-        raise InputError(f"'{path}' cannot be read: it holds no JSON object", hint)
+    """The JSON object in a file.
+
+    Raises InputError with `hint` where there is none or one of its numbers is beyond every float, and for a record that
+    a newer version has written.
+    """
+    found = _object_in(path, hint)
+    _check_schema(found, path)
     return found
 
 
 def peek_object(path: Path) -> dict[str, Any]:
-    """The JSON object in a file that may be anyone's; empty where there is none."""
+    """The JSON object in a file that may be anyone's; empty where there is none.
+
+    Raises InputError for a record that a newer version has written: nobody but its reader knows what it says.
+    """
+    found: dict[str, Any] = {}
     with contextlib.suppress(InputError):
-        return read_object(path)
-    return {}
+        found = _object_in(path, "")
+    _check_schema(found, path)
+    return found
+
+
+def _object_in(path: Path, hint: str) -> dict[str, Any]:
+    try:
+        with opened(path) as stream:
+            text = stream.read()
+    except OSError as error:
+        raise InputError(f"'{path}' cannot be read: {error.strerror}", hint) from error
+    except InputError as error:
+        raise InputError(error.message, hint or error.hint) from error
+    found = files.parsed(text, path, hint)
+    if not isinstance(found, dict):
+        raise InputError(f"'{path}' cannot be read: it holds no JSON object", hint)
+    if (place := _beyond_floats(found)) is not None:
+        raise InputError(f"'{path}' cannot be read: its '{place}' holds a number beyond every float", hint)
+    return found
+
+
+def _beyond_floats(document: Mapping[str, Any]) -> str | None:
+    """The entry of an object that holds a number as large as 1e999, None where none does."""
+    row: list[tuple[str, Any]] = list(document.items())
+    for (
+        place,
+        value,
+    ) in row:  # which grows meanwhile: Python's own stack is shorter than the nesting of a file
+        if isinstance(value, dict | list):
+            row += [(place, item) for item in (value.values() if isinstance(value, dict) else value)]
+        elif isinstance(value, int | float) and abs(value) > sys.float_info.max:
+            return place
+    return None
+
+
+def _check_schema(document: Mapping[str, Any], path: Path) -> None:
+    """Raise InputError for a record of ours in a form that only newer versions know."""
+    schema = document.get("schema")
+    found = _SCHEMA.fullmatch(schema) if isinstance(schema, str) else None
+    if found and int(found[2]) > KNOWN_SCHEMAS.get(found[1], 1):
+        raise InputError(f"'{path}' was written by a newer mcx ('{schema}')", "update mcx")

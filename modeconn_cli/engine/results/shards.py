@@ -6,6 +6,7 @@ from pathlib import Path
 
 from modeconn_cli.engine.errors import InputError
 from modeconn_cli.engine.results import files
+from modeconn_cli.engine.results.parsing import opened
 
 LARGEST_INDEX = 100_000_000  # bytes
 
@@ -16,14 +17,19 @@ def is_index(path: Path) -> bool:
 
 def tensors(path: Path) -> dict[str, str]:
     """The tensors that an index names -> the file of each."""
-    try:
-        with path.open("rb") as stream:
-            found = dict(files.parsed(stream.read(LARGEST_INDEX), path)["weight_map"].items())
-        if not all(isinstance(name, str) for name in found.values()):
-            raise ValueError("the name of a file is not text")
-        return found
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"'{path}' is not an index of files with weights ({error})") from error
+    with opened(path) as stream:
+        found = files.parsed(stream.read(LARGEST_INDEX), path)
+    tensors = found.get("weight_map") if isinstance(found, dict) else None
+    if not isinstance(tensors, dict) or not all(map(_is_name, tensors.values())):
+        raise InputError(
+            f"'{path}' is not an index of files with weights", 'expected {"weight_map": {tensor: file}}'
+        )
+    return tensors
+
+
+def _is_name(name: object) -> bool:
+    """Whether it is text that a file may be called."""
+    return isinstance(name, str) and name.isprintable() and name not in ("", ".", "..")
 
 
 def shards(path: Path) -> list[Path]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import csv
 import os
-import zipfile
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -21,6 +20,7 @@ from modeconn_cli.engine.errors import InputError
 from modeconn_cli.engine.results import arrays, columns, files, manifest, records
 from modeconn_cli.engine.results.columns import ID
 from modeconn_cli.engine.results.memo_scores import MEMO
+from modeconn_cli.engine.results.parsing import parsing
 
 PIECE = 1_000_000  # rows read at a time
 LABEL, LIST_END = "true_label", "end of true_label"
@@ -56,39 +56,36 @@ def every(path: Path) -> int:
     """Epochs from one that was tracked to the next, as the training beside the file says; 1 where there is none."""
     record = records.peek_object(path.parent / names.JOB_FOLDER / "train" / names.RECORD_FILE)
     found = (record.get("settings") or {}).get("track_every", 1)
-    return found if isinstance(found, int) else 1
+    return found if type(found) is int and found > 0 else 1
 
 
 def _npz_pieces(path: Path, piece: int) -> Iterator[pd.DataFrame]:
     """The columns of the .npz form, some rows of all of them at a time."""
-    with columns.reading(path), ExitStack() as stack:
-        try:
-            archive = stack.enter_context(zipfile.ZipFile(path))
-            wanted = [name for name in WANTED if f"{name}.npy" in archive.namelist()]
-            columns.id_column(wanted, path)
-            streams, lengths, kinds = {}, set(), {}
-            for name in wanted:
-                streams[name] = stack.enter_context(archive.open(f"{name}.npy"))
-                version = np.lib.format.read_magic(streams[name])
-                if version != (1, 0):
-                    raise ValueError(f"'{name}' has the version {version}")
-                shape, _, kinds[name] = np.lib.format.read_array_header_1_0(streams[name])
-                lengths.add(shape)
-            if len(lengths) != 1 or any(kind.kind not in "if" for kind in kinds.values()):
-                raise ValueError("its columns are not numbers of one length")
-            (count,) = lengths.pop()
-            for begin in range(0, count, piece):
-                size = min(piece, count - begin)
-                read = {name: streams[name].read(size * kinds[name].itemsize) for name in wanted}
-                yield pd.DataFrame({name: np.frombuffer(read[name], kinds[name]) for name in wanted})
-        except (ValueError, EOFError, zipfile.BadZipFile) as error:
-            raise InputError(f"'{path}' is not a tracking in .npz: {arrays.reason(error)}") from error
+    with ExitStack() as stack:
+        archive = stack.enter_context(arrays.npz(path))
+        wanted = [name for name in WANTED if name in archive]
+        columns.id_column(wanted, path)
+        with parsing(path, "tracking in .npz"):
+            members = {name: stack.enter_context(archive.member(name)) for name in wanted}
+        shapes = {header.shape for header, _ in members.values()}
+        if len(shapes) != 1 or any(header.dtype.kind not in "if" for header, _ in members.values()):
+            raise InputError(f"'{path}' is not a tracking in .npz: its columns are not numbers of one length")
+        (shape,) = shapes
+        if len(shape) != 1:
+            raise InputError(f"'{path}' is not a tracking in .npz: its columns have the shape {shape}")
+        for begin in range(0, shape[0], piece):
+            size, read = min(piece, shape[0] - begin), {}
+            with parsing(path, "tracking in .npz"):
+                for name, (header, stream) in members.items():
+                    data = stream.read(size * header.dtype.itemsize)
+                    read[name] = np.frombuffer(data, header.dtype, size)
+            yield pd.DataFrame(read)
 
 
 def _csv_pieces(path: Path, piece: int) -> Iterator[pd.DataFrame]:
     options = _layout(path)
     with files.reading(path), path.open("rb") as stream:
-        stream.seek(-1, os.SEEK_END)
+        stream.seek(-min(1, stream.seek(0, os.SEEK_END)), os.SEEK_END)
         if stream.read(1) not in (b"\n", b"\r"):
             raise InputError(
                 f"'{path}' ends within a line",

@@ -17,6 +17,8 @@ from modeconn_cli.engine.errors import SettingsError
 # What may change between two runs into the same folder: nothing, only towards more work, anything.
 Change = Literal["same", "grow", "free"]
 
+LARGEST = 2**63 - 1  # of whole numbers: torch and NumPy know no larger ones
+
 # The parts of a command's help, in their order.
 Panel = Literal[
     "Required",
@@ -98,6 +100,8 @@ class Spec:
         return f"names {twice[0]} twice" if twice else ""
 
     def _out_of_bounds(self, number: float) -> str:
+        if isinstance(number, int) and abs(number) > LARGEST:
+            return "must fit into 64 bits"
         if not math.isfinite(number):
             return f"must be finite, got {number}"
         if self.low is not None and number < self.low:

@@ -26,6 +26,9 @@ _NOISY = "init_method", "perturbed", "sphere"
 _TWO = "a curve needs two endpoints", "pass --endpoint0 FILE --endpoint1 FILE"
 
 
+MOST_POSITIONS = 10_000_001  # of a path
+
+
 @dataclass(frozen=True, kw_only=True)
 class CurveTrainSettings(ModelSettings, DataSettings, OptimizationSettings, ComputeSettings, FolderSettings):
     """Train a curve of low loss between two networks."""
@@ -140,7 +143,7 @@ class CurveEvalSettings(
 ):
     """Evaluate a curve at equally spaced positions."""
 
-    num_points: int = setting(61, "positions t from 0 to 1", low=2)
+    num_points: int = setting(61, "positions t from 0 to 1", low=2, high=MOST_POSITIONS)
     wd: float | None = setting(None, "weight decay in the loss", low=0, shown="the curve's own, else 0")
 
     def check(self) -> None:
@@ -159,7 +162,7 @@ class CurveAnalyzeSettings(ModelSettings, FolderSettings):
     )
     original_checkpoint: Path | None = setting(None, "the network the curve should begin at, to compare")
     swap_metadata: Path | None = setting(None, "the <stem>_metadata.json that mcx swap wrote")
-    num_points: int = setting(61, "positions t from 0 to 1", low=2)
+    num_points: int = setting(61, "positions t from 0 to 1", low=2, high=MOST_POSITIONS)
     allow_nonfinite: bool = setting(False, "accept NaN and infinity in the weights", rare=True)
 
     @property

@@ -8,7 +8,7 @@ from typing import Literal
 
 from modeconn_cli.engine.errors import SettingsError
 from modeconn_cli.engine.settings.base import Settings, like, setting
-from modeconn_cli.engine.settings.curve import PathSettings
+from modeconn_cli.engine.settings.curve import MOST_POSITIONS, PathSettings
 from modeconn_cli.engine.settings.shared import (
     BatchNorm,
     ComputeSettings,
@@ -32,6 +32,7 @@ class AlphaSettings(Settings):
         25,
         "positions from 0 to 1; odd, so that the middle is one of them (a file keeps all it was measured at)",
         low=3,
+        high=MOST_POSITIONS,
         change="grow",
     )
 

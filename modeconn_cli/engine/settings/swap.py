@@ -16,6 +16,8 @@ from modeconn_cli.engine.settings.shared import (
     OverwriteSettings,
 )
 
+LARGEST_SEED = 2**32 - 1  # of the generator that the original script draws pairs with
+
 
 @dataclass(frozen=True, kw_only=True)
 class SwapSettings(ModelSettings, MeasuredDataSettings, ComputeSettings, OverwriteSettings):
@@ -43,7 +45,7 @@ class SwapSettings(ModelSettings, MeasuredDataSettings, ComputeSettings, Overwri
     pairs: tuple[str, ...] = setting((), "the pairs: 228:6,3:9", shown="drawn by seed")
     mirror: bool = setting(False, "reverse the units of every hidden layer")
     random: bool = setting(False, "permute the units of every hidden layer at random")
-    seed: int = like(ComputeSettings, "seed", default=42, help="seed of the pairs")
+    seed: int = like(ComputeSettings, "seed", default=42, help="seed of the pairs", high=LARGEST_SEED)
     batch_size: int = like(ComputeSettings, "batch_size", rare=True)
     verify: bool | None = setting(
         None,

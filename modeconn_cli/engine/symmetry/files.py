@@ -2,18 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
 from modeconn_cli.engine import exact
 from modeconn_cli.engine.errors import InputError, SettingsError
 from modeconn_cli.engine.results import arrays, records
+from modeconn_cli.engine.settings.swap import LARGEST_SEED
 from modeconn_cli.engine.symmetry import Group, Symmetry, group_of
-from modeconn_cli.engine.symmetry.choose import order_of_pairs, orders_of_all, place_in_blocks
+from modeconn_cli.engine.symmetry.choose import Mode, order_of_pairs, orders_of_all, place_in_blocks
 
 Orders = dict[Group, list[int]]
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and 0 <= value <= LARGEST_SEED
+
+
+def _are_pairs(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(each, list) and len(each) == 2 for each in value)
+
+
+# What a swap's metadata says, and whether a value can be that.
+_ENTRIES: dict[str, Callable[[Any], bool]] = {
+    "layer_name": lambda value: value is None or isinstance(value, str),
+    "block_idx": _is_count,
+    "layer_idx": _is_count,
+    "neuron_pairs": _are_pairs,
+    "mode": lambda value: value in get_args(Mode),
+    "seed": _is_count,
+}
 
 
 def read_metadata(path: Path) -> dict[str, Any]:
@@ -23,6 +44,11 @@ def read_metadata(path: Path) -> dict[str, Any]:
     missing = [key for key in ("layer_name", "neuron_pairs") if key not in document]
     if missing and not (by_blocks and missing == ["layer_name"]):
         raise InputError(f"'{path}' lacks {', '.join(missing)}: it is not the metadata of mcx swap")
+    for key, fits in _ENTRIES.items():
+        if key in document and not fits(document[key]):
+            raise InputError(
+                f"'{path}' is not the metadata of mcx swap: its '{key}' is {str(document[key])[:40]}"
+            )
     return document
 
 

@@ -98,11 +98,11 @@ def _load(path: Path, metric: str) -> dict[str, NDArray[Any]]:
     """The arrays that a picture of `metric` needs, and those on the swap where the file has them."""
     required = ("layer_names", "layer_types", "t_values", metric)
     with npz(path) as file:
-        arrays = {name: file[name] for name in (*required, *SWAP) if name in file.files}
+        arrays = {name: file[name] for name in (*required, *SWAP) if name in file}
     missing = next((name for name in required if name not in arrays), None)
     if missing is not None:
-        metrics = [name for name in METRICS if name in file.files] if missing == metric else []
-        found = ", ".join(metrics or sorted(file.files)[:12]) or "none"
+        metrics = [name for name in METRICS if name in file] if missing == metric else []
+        found = ", ".join(metrics or sorted(file)[:12]) or "none"
         raise InputError(
             f"'{path}' has no array '{missing}'", f"its {'metrics' if metrics else 'arrays'}: {found}"
         )

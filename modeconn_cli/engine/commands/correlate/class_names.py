@@ -12,6 +12,8 @@ from modeconn_cli.engine.commands.correlate.sources import existing
 from modeconn_cli.engine.errors import InputError
 from modeconn_cli.engine.results import columns, files
 
+DEEPEST = 2  # collections within each other
+
 
 def read(path: Path) -> dict[int, str]:
     """class id -> name. Raises InputError for what is no such table."""
@@ -35,13 +37,20 @@ def _rows(text: str, path: Path) -> list[tuple[str, str]]:
     return [(row["class_id"], row["class_name"] or "") for row in rows]
 
 
+def _of_yaml(text: str) -> object:
+    """The value of a YAML text. Raises ValueError for nesting, which PyYAML takes minutes to find too deep."""
+    depth = 0
+    for event in yaml.parse(text, Loader=yaml.BaseLoader):
+        depth += isinstance(event, yaml.CollectionStartEvent)
+        depth -= isinstance(event, yaml.CollectionEndEvent)
+        if depth > DEEPEST:
+            raise ValueError("it is nested, expected a class id and a name per line")
+    return yaml.load(text, Loader=yaml.BaseLoader)
+
+
 def _entries(text: str, path: Path) -> list[tuple[str, str]]:
     # BaseLoader keeps names such as `no` and `1e3` as they are written.
-    content = (
-        files.parsed(text, path)
-        if path.suffix.lower() == ".json"
-        else yaml.load(text, Loader=yaml.BaseLoader)
-    )
+    content = files.parsed(text, path) if path.suffix.lower() == ".json" else _of_yaml(text)
     if not isinstance(content, Mapping) or any(isinstance(name, list | dict) for name in content.values()):
         raise InputError(
             f"'{path}' is not an object of class ids and names", 'write {"0": "cat", "1": "dog"}'

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -58,6 +59,7 @@ def run(settings: CurveTrainSettings, runtime: Runtime) -> CurveTrainResult | No
     settings = subject.completed(settings, found.about, settings.endpoint0)  # the record says what they were
     check_watched(found.data, watched=settings.patience is not None)
     first, last = (weights.parameters_of(found.model, end.state) for end in found.checkpoints)
+    _check_precision(first, last, found.checkpoints)
     distance = distances.l2(first, last)
     if distance.total_l2 == 0:
         if settings.constraint != "none":
@@ -88,6 +90,17 @@ def run(settings: CurveTrainSettings, runtime: Runtime) -> CurveTrainResult | No
             outcome = _fit(settings, folder, found, path, job, runtime)
             job.finish([outcome, folder / names.METRICS, folder / names.ENDPOINT_DISTANCE])
         return _finished(settings, folder, ends, distance, job)
+
+
+def _check_precision(first: Weights, last: Weights, ends: Sequence[Checkpoint]) -> None:
+    """Raise InputError for endpoints of two precisions: no point between them would be one of either."""
+    differ = [name for name in first if first[name].dtype != last[name].dtype]
+    if differ:
+        said = " and ".join(
+            f"{str(each[differ[0]].dtype).removeprefix('torch.')} in '{end.path}'"
+            for each, end in zip((first, last), ends, strict=True)
+        )
+        raise InputError(f"the endpoints are of two precisions: '{differ[0]}' is {said}", "save both in one")
 
 
 def checkpoints_folder(settings: CurveTrainSettings) -> Path:

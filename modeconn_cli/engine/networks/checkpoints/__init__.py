@@ -36,6 +36,7 @@ __all__ = ["STATE", "About", "Checkpoint", "check_finite", "content", "finite", 
 
 STATE = "model_state"  # the entry of the files we write that holds a network's weights
 OPTIMIZER_KEYS = ("optimizer_state", "optimizer_state_dict", "optim_state", "optimizer", "optimizer_states")
+MOST_EPOCHS = 1 << 31
 LIGHTNING = "pytorch-lightning_version"  # its files have further wrappers
 
 
@@ -259,8 +260,13 @@ def _shards(path: Path, mapped: bool) -> dict[str, Tensor]:
 
 
 def _epoch(content: Mapping[str, Any], path: Path) -> int | None:
+    """The epoch that a file says, else its name. Raises InputError for a file of ours that says what is none."""
     epoch = content.get("epoch")
-    return epoch if isinstance(epoch, int) else names.epoch_of(path)
+    if type(epoch) is int and 0 <= epoch < MOST_EPOCHS:
+        return epoch
+    if epoch is not None and isinstance(content.get("mcx"), Mapping):
+        raise InputError(f"'{path}': what it says about itself is damaged ('epoch' is {str(epoch)[:40]})")
+    return names.epoch_of(path)
 
 
 def _check_tensors(state: Mapping[str, Tensor], path: Path, buffers: Collection[str] | None) -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import UnionType
 from typing import Any
 
 from modeconn_cli.engine.datasets import remembered
@@ -13,14 +13,15 @@ from modeconn_cli.engine.datasets.remembered import Remembered
 from modeconn_cli.engine.errors import InputError
 from modeconn_cli.engine.registry import CHECKPOINT_SCHEMA, FIRST_SCHEMA, FORMER_NAMES, todays_name
 from modeconn_cli.engine.results import records
+from modeconn_cli.engine.settings.base import Spec, specs
+from modeconn_cli.engine.settings.shared import ComputeSettings, DataSettings, NetworkSettings
 
-_KINDS: dict[str, type | UnionType] = {
-    "model": str,
-    "num_classes": int,
-    "input_shape": list,
+_LONGEST = 40  # characters of a value that is refused
+_LARGEST = 1 << 31  # of epochs and tasks, which are counted
+# What is no setting of its own, with what it has to be.
+_KINDS: dict[str, type] = {
     "model_args": dict,
-    "seed": int,
-    "wd": int | float,
+    "wd": float,
     "buffers": list,
     "settings": dict,
     "tasks": dict,
@@ -30,7 +31,56 @@ _KINDS: dict[str, type | UnionType] = {
     "path": dict,
     "provenance": dict,
 }
-_KNOWN = {"schema", *_KINDS, *remembered.KINDS}
+# What is a setting is within the setting's own bounds.
+_SPECS: dict[str, Spec] = {
+    spec.name: spec
+    for owner, names in (
+        (NetworkSettings, ("model", "num_classes", "input_shape")),
+        (ComputeSettings, ("seed",)),
+        (DataSettings, tuple(remembered.KINDS)),
+    )
+    for spec in specs(owner)
+    if spec.name in names
+}
+_KNOWN = {"schema", *_KINDS, *_SPECS}
+
+
+def _is_number(value: object, kind: type) -> bool:
+    """Whether it is a plain number of a kind, and finite: True and False are none."""
+    fits = type(value) is int or (kind is float and type(value) is float)
+    return fits and abs(value) <= sys.float_info.max  # type: ignore[arg-type]
+
+
+def _is_plain(value: object, depth: int = 20) -> bool:
+    """Whether it is made of what files of ours hold: texts, numbers, lists and entries under texts."""
+    if isinstance(value, dict):
+        return depth > 0 and all(isinstance(k, str) and _is_plain(v, depth - 1) for k, v in value.items())
+    if type(value) in (list, tuple):
+        return depth > 0 and all(_is_plain(each, depth - 1) for each in value)  # type: ignore[attr-defined]
+    return value is None or type(value) in (str, bool, int, float)
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
+
+
+def _plausible(name: str, value: object) -> bool:
+    """Whether an entry can have been written by mcx."""
+    if name in _SPECS:
+        spec = _SPECS[name]
+        if spec.many and not isinstance(value, list):
+            return False
+        every = value if isinstance(value, list) and spec.many else [value]
+        if spec.kind in (int, float):
+            return all(_is_number(each, spec.kind) for each in every) and not spec.problem(value)
+        return all(isinstance(each, str) for each in every) and not spec.problem(value)
+    kind = _KINDS[name]
+    if kind in (int, float):
+        return _is_number(value, kind) and 0 <= value < _LARGEST  # type: ignore[operator]
+    if kind is list:
+        return isinstance(value, list) and all(isinstance(each, str) for each in value)
+    return isinstance(value, kind) and _is_plain(value)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,14 +134,17 @@ class About:
             return cls()
         schema = entry.get("schema", FIRST_SCHEMA)
         if not isinstance(schema, str) or schema not in FORMER_NAMES:
-            raise InputError(f"'{path}' was written by another version of mcx ('{schema}')", "update mcx")
+            raise InputError(f"'{path}' was written by a newer mcx ({_shown(schema)})", "update mcx")
         found: dict[str, Any] = {}
-        for name, kind in {**_KINDS, **remembered.KINDS}.items():
+        for name in (*_SPECS, *_KINDS):
             value = entry.get(name)
-            if not isinstance(value, kind | None):
-                raise InputError(f"'{path}': what it says about itself is damaged ('{name}')")
-            if value is not None:
-                found[name] = tuple(value) if isinstance(value, list) else value
+            if value is None:
+                continue
+            if not _plausible(name, value):
+                raise InputError(
+                    f"'{path}': what it says about itself is damaged ('{name}' is {_shown(value)})"
+                )
+            found[name] = tuple(value) if isinstance(value, list) else value
         if "model" in found:
             found["model"] = todays_name(found["model"], schema)
         if "settings" in found:
