@@ -127,10 +127,16 @@ EVERY = [(phase, how) for phase in PHASES for how in ("TERM", "INT", "INT group"
     [*QUICK, *(pytest.param(*each, marks=pytest.mark.slow) for each in EVERY if each not in QUICK)],
 )
 def test_m1_no_process_is_left_after_its_launcher(
-    mcx: Callable, staying: Staying, networks: Path, tmp_path: Path, phase: str, how: str
+    mcx: Callable,
+    staying: Staying,
+    networks: Path,
+    tmp_path: Path,
+    record_property: Callable[[str, float], None],
+    phase: str,
+    how: str,
 ) -> None:
     launcher, seconds = staying(phase, how)
-    print(f"FIGURE {phase} {how}: {seconds:.2f} s")
+    record_property("seconds", seconds)
     assert session(launcher.pid) == []
     out, err = launcher.communicate()
     assert "Traceback" not in err

@@ -57,9 +57,8 @@ class Owner:
         said = records.peek_object(path)
         known = {field.name: said[field.name] for field in dataclasses.fields(cls) if field.name in said}
         pid = known.get("pid")
-        if not {"host", "started"} <= set(known) or not isinstance(pid, int) or not 0 < pid < 1 << 31:
-            return None
-        return cls(**known)
+        possible = type(pid) is int and 0 < pid < 1 << 31
+        return cls(**known) if possible and {"host", "started"} <= set(known) else None
 
     def seen(self) -> bool | None:
         """Whether this machine sees its process at work; None where it cannot tell."""

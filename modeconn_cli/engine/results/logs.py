@@ -47,7 +47,8 @@ def record(kind: type[R], value: Any) -> R:
     """
     if not isinstance(value, Mapping):
         raise ValueError("it is no object")
-    hints: dict[str, Any] = _hints(kind)
+    whatever: Any = kind  # a type can be hashed, which a type variable does not tell
+    hints = _hints(whatever)
     for name, item in value.items():
         if name not in hints:
             raise ValueError(f"'{str(name)[:80]}' is none of its entries")
@@ -61,7 +62,7 @@ def record(kind: type[R], value: Any) -> R:
 
 
 @cache
-def _hints(kind: Any) -> dict[str, Any]:
+def _hints(kind: type[Any]) -> dict[str, Any]:
     known = get_type_hints(kind)
     return {field.name: known[field.name] for field in dataclasses.fields(kind)}
 
