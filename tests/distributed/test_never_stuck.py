@@ -148,3 +148,97 @@ def test_m1_no_process_is_left_after_its_launcher(
     assert mcx(*words(networks, tmp_path / "out")).code == 0
     assert mcx(*words(networks, tmp_path / "whole")).code == 0
     assert results(tmp_path / "out") == results(tmp_path / "whole")
+
+
+# The launcher alone -----------------------------------------------------------------------------------------
+
+# Two ranks that say where they are and then do `what`; with `alone` the system says nothing of the launcher's end.
+LAUNCHER = """
+import os, signal, sys, time
+from modeconn_cli.engine.machine import launch
+what, alone = sys.argv[1:]
+if alone == "alone":
+    launch._killed_by_the_system = lambda: False
+def body():
+    if what == "deaf":
+        for number in launch.STOP_SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
+    print("here", flush=True)
+    if what == "frozen":
+        os.kill(os.getpid(), signal.SIGSTOP)
+    if what == "bug" and os.environ["RANK"] == "1":
+        raise LookupError("a bug")
+    if what == "done" and os.environ["RANK"] == "0":
+        return 0
+    time.sleep(60)
+    return 0
+ended = launch.launch(2, body)
+print(ended.code, *(error.message for error in ended.errors), flush=True)
+"""
+
+
+@pytest.fixture
+def launched() -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """A launcher and its two ranks, which have begun."""
+    started: list[subprocess.Popen[str]] = []
+
+    def run(what: str, alone: str = "") -> subprocess.Popen[str]:
+        words = [sys.executable, "-c", LAUNCHER, what, alone]
+        streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        started.append(subprocess.Popen(words, text=True, start_new_session=True, **streams))
+        assert [started[-1].stdout.readline() for _ in range(2)] == ["here\n"] * 2  # type: ignore[union-attr]
+        time.sleep(0.2)
+        return started[-1]
+
+    yield run
+    for process in started:
+        for pid in session(process.pid):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        process.communicate()
+
+
+def gone(process: subprocess.Popen[str]) -> bool:
+    """Whether the launcher and all its processes end in time."""
+    end = time.monotonic() + AT_MOST
+    while (process.poll() is None or session(process.pid)) and time.monotonic() < end:
+        time.sleep(0.02)
+    return process.poll() is not None and not session(process.pid)
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize(("what", "alone"), [("frozen", ""), ("deaf", ""), ("sleeping", "alone")])
+def test_m1_ranks_that_hear_no_signal_end_with_a_killed_launcher(
+    launched: Callable[..., subprocess.Popen[str]], what: str, alone: str
+) -> None:
+    process = launched(what, alone)
+    process.kill()
+    assert gone(process)
+
+
+@pytest.mark.distributed
+def test_m1_ranks_that_hear_no_signal_are_killed_in_time(
+    launched: Callable[..., subprocess.Popen[str]],
+) -> None:
+    process = launched("deaf")
+    process.terminate()
+    assert gone(process)
+    assert process.communicate()[0] == "75 stopped stopped\n"
+
+
+@pytest.mark.distributed
+def test_a_bug_in_a_rank_keeps_its_traceback_and_ends_the_others(
+    launched: Callable[..., subprocess.Popen[str]],
+) -> None:
+    process = launched("bug")
+    assert gone(process)
+    out, err = process.communicate()
+    assert (out, err.count("LookupError: a bug"), err.count("Traceback")) == ("1\n", 1, 1)
+
+
+@pytest.mark.distributed
+def test_what_the_leader_has_finished_is_finished(launched: Callable[..., subprocess.Popen[str]]) -> None:
+    process = launched("done")
+    process.terminate()
+    assert gone(process)
+    assert process.communicate()[0] == "0\n"
