@@ -18,8 +18,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import timedelta
-from tempfile import TemporaryFile
-from typing import IO
 
 from modeconn_cli.engine.errors import CONTINUE, McxError, Stopped
 from modeconn_cli.engine.machine.devices import cores
@@ -27,9 +25,13 @@ from modeconn_cli.engine.machine.runtime import STOP_SIGNALS
 
 # Seconds that ranks have for saving and ending after a signal, or after another has failed. A unit of work that is cut
 # off is lost either way, and a file that is being written stays as it was.
-ENDING = 8.0
+ENDING = 6.0
 LOOK = 0.05  # seconds between two looks at the ranks
 ORPHANED = 1.0  # seconds between two looks for the launcher, where the system says nothing of its end
+PIPE, WORDS = (
+    65_536,
+    2_500,
+)  # bytes that a pipe takes at once; letters of a message, each of twelve bytes at most
 _PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 
@@ -89,17 +91,18 @@ def launch(processes: int, body: Callable[[], McxError | int]) -> Ended:
         finally:
             for rank in ranks:
                 rank.kill()
+                os.close(rank.words)
 
 
 @dataclass
 class _Rank:
-    """A process that was started; its `words` go into a file without a name, so that none is left behind.
+    """A process that was started; its words come through a pipe, of which `words` is our end.
 
     `code` is its exit status once it has ended, negative for a signal; `given_up`: it was killed for taking too long.
     """
 
     pid: int
-    words: IO[bytes]
+    words: int
     code: int | None = None
     given_up: bool = False
 
@@ -125,9 +128,9 @@ class _Rank:
 
     def word(self) -> Word:
         """What it has left, else what its exit status says."""
-        self.words.seek(0)
-        with suppress(ValueError, TypeError):  # nothing, or the half of a word
-            return Word(**json.loads(self.words.read()))
+        os.set_blocking(self.words, False)  # what the rank has started may live and hold the other end
+        with suppress(BlockingIOError, ValueError):  # nothing
+            return Word(**json.loads(os.read(self.words, PIPE)))
         if self.given_up:
             return Word(Stopped.exit_code, "stopped", CONTINUE)
         assert self.code is not None
@@ -138,23 +141,24 @@ def _start(
     environment: dict[str, str], body: Callable[[], McxError | int], before: dict[signal.Signals, object]
 ) -> _Rank:
     """Fork a rank; `before` are the handlers of signals that it begins with."""
-    words, launcher = TemporaryFile(), os.getpid()  # noqa: SIM115 - read when the process has ended
+    (words, own), launcher = os.pipe(), os.getpid()
     # A signal that comes now waits until the rank has handlers of its own.
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     try:
         pid = os.fork()
         if pid:
+            os.close(own)
             return _Rank(pid, words)
         code = 1
         try:
             _end_with(launcher)
+            _let_children_end()
             for number, handler in before.items():
                 signal.signal(number, handler)  # type: ignore[arg-type] # what signal.signal has returned
             os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # the terminal answers one process
             os.environ.update(environment)
             word = _word_of(body)
-            words.write(json.dumps(asdict(word)).encode())
-            words.flush()
+            os.write(own, json.dumps(asdict(word)).encode())
             code = word.code
         finally:
             os._exit(code)  # Python's own end would wait for threads, and for what the launcher has opened
@@ -174,7 +178,9 @@ def _word_of(body: Callable[[], McxError | int]) -> Word:
     except BaseException:  # noqa: BLE001 - a bug, which Python would show as well
         traceback.print_exc()
         end = 1
-    return Word(end) if isinstance(end, int) else Word(end.exit_code, end.message, end.hint)
+    if isinstance(end, int):
+        return Word(end)
+    return Word(end.exit_code, end.message[:WORDS], end.hint[:WORDS])
 
 
 def _end_with(launcher: int) -> None:
@@ -183,6 +189,16 @@ def _end_with(launcher: int) -> None:
         threading.Thread(target=_look_for, args=(launcher,), daemon=True).start()
     if os.getppid() != launcher:  # gone before the system was asked
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _let_children_end() -> None:
+    """Let what this process forks, such as loaders of images, end with it, and not when it next looks around."""
+    parent = [0]
+
+    def before() -> None:
+        parent[0] = os.getpid()
+
+    os.register_at_fork(before=before, after_in_child=lambda: _end_with(parent[0]))
 
 
 def _killed_by_the_system() -> bool:
