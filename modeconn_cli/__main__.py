@@ -58,8 +58,9 @@ def _end(number: int, frame: FrameType | None) -> None:
     """A signal while there is nothing to save. A job that can save replaces this handler."""
     signal.signal(number, signal.SIG_DFL)  # a second one ends at once
     while frame is not None:
-        if frame.f_code.co_filename.startswith("<frozen importlib"):
-            # C extensions swallow an exception in the middle of their imports and run on, half imported.
+        if frame.f_code.co_filename.startswith("<frozen importlib") or frame.f_code.co_name == "__del__":
+            # C extensions swallow an exception in the middle of their imports and run on, half imported; Python itself
+            # does where an object is given up, as loaders of images are.
             os._exit(128 + number)
         frame = frame.f_back
     if number == signal.SIGINT:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -26,6 +27,7 @@ def run(settings: Any, report: Report, function: Callable[..., None]) -> None:
     def body() -> McxError | int:
         try:
             function(settings, report)
+            sys.stdout.flush()
         except McxError as error:
             return error
         except PipeClosed:

@@ -144,6 +144,7 @@ def test_a_lock_is_taken_over_only_from_the_dead(forked, here: Path, evaluated) 
     done = forked(words)
     assert done.code == 0
     assert f"taking over the lock of pid {owner['pid']}, which has ended\n" in done.err
+    del owner["begun"]  # of the process that was killed
     lock.write_text(json.dumps({**owner, "pid": os.getppid()}))
     done = forked(words)
     assert (done.code, done.out) == (5, "")

@@ -64,6 +64,28 @@ def test_sigterm_during_an_import_ends_at_once(fresh, tmp_path: Path, module: st
     assert (done.code, done.out, done.err) == (143, "", "")
 
 
+GIVEN_UP = """
+import os, sys
+from modeconn_cli.__main__ import entry
+from modeconn_cli import __main__ as program
+class Loader:
+    def __del__(self):
+        os.kill(os.getpid(), {number})
+def run():
+    Loader()
+    print("ran on")
+program._run = run
+entry()
+"""
+
+
+@SIGNALS
+def test_a_signal_while_an_object_is_given_up_ends_at_once(fresh, number: int) -> None:
+    """Python swallows the exceptions of `__del__`: the signal was lost."""
+    done = fresh("-c", GIVEN_UP.format(number=int(number)))
+    assert (done.code, done.out, done.err) == (CODES[number], "", "")
+
+
 def test_ctrl_c_before_anything_is_imported_is_quiet(fresh) -> None:
     code = "from modeconn_cli import __main__ as m; import os; m._open_streams = lambda: os.kill(os.getpid(), 2); "
     done = fresh("-c", code + "m.entry()")

@@ -164,7 +164,7 @@ def _progress(folder: Path, private: Path, record: dict[str, Any]) -> Progress |
             return Progress("epoch", 0, total, None)
         seconds = rows[-1].get("seconds")
         return Progress("epoch", rows[-1]["epoch"], total, 1 / seconds if seconds else None)
-    except (InputError, LookupError, AttributeError):
+    except (InputError, LookupError, AttributeError, TypeError):  # not as a training writes it
         return None
 
 

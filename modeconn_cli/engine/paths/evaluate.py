@@ -23,7 +23,7 @@ from modeconn_cli.engine.machine.runtime import Runtime
 from modeconn_cli.engine.paths.barriers import Barriers, all_barriers
 from modeconn_cli.engine.paths.opened import OpenedPath
 from modeconn_cli.engine.paths.statistics import StatisticsUsed
-from modeconn_cli.engine.results import files
+from modeconn_cli.engine.results import files, logs
 
 SERIES = ("tr_loss", "tr_nll", "tr_err", "te_loss", "te_nll", "te_err")
 LOG = "positions-{}.jsonl"  # finished positions of a rank, so that a killed evaluation goes on where it was
@@ -146,7 +146,7 @@ def evaluate_path(
     network, mine = opened.network(), group.share(ts)
     if network.carrier.note:
         runtime.note(network.carrier.note, once=True)
-    known, found = _kept(log), list[Measurement]()
+    known, found = _kept(log, runtime), list[Measurement]()
     for t in mine:
         if t not in known:
             if runtime.stopping():
@@ -180,8 +180,14 @@ def _of_rank(log: Path, rank: int | str) -> Path:
     return log.with_name(log.name.format(rank))
 
 
-def _kept(log: Path | None) -> dict[float, Measurement]:
-    """The measurements that this and other ranks have finished, by position."""
-    logs = [] if log is None else sorted(log.parent.glob(_of_rank(log, "*").name))
-    kept = [Measurement(**files.parsed(line, each)) for each in logs for line in files.read_lines(each)]
-    return {each.t: each for each in kept}
+def _kept(log: Path | None, runtime: Runtime) -> dict[float, Measurement]:
+    """The measurements that this and other ranks have finished, by position; a damaged one is left out and said."""
+    found = [] if log is None else sorted(log.parent.glob(_of_rank(log, "*").name))
+    kept = dict[float, Measurement]()
+    for path in found:
+        for line in logs.read(path, Measurement):
+            if line.record is None:
+                runtime.note(f"'{path}' {line.damage}: measured again")
+            else:
+                kept[line.record.t] = line.record
+    return kept

@@ -219,11 +219,25 @@ def write_array(path: Path, array: Any) -> None:
 
 
 def append_line(path: Path, line: str) -> None:
-    """Add one line to a log with a single write."""
+    """Add one line to a log, or nothing: a part of it that was written is taken back.
+
+    A last line that a kill has cut off is cut away before. The line is on the disk afterwards.
+    """
     try:
-        handle = os.open(path, os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o666)
+        handle = os.open(path, os.O_CREAT | os.O_RDWR, 0o666)
         try:
-            os.write(handle, (line + "\n").encode("utf-8"))
+            end = _end_of_lines(handle)
+            os.ftruncate(handle, end)
+            os.lseek(handle, end, os.SEEK_SET)
+            try:
+                rest = (line + "\n").encode("utf-8")
+                while rest:  # a write may take a part only
+                    rest = rest[os.write(handle, rest) :]
+                os.fsync(handle)
+            except BaseException:
+                with contextlib.suppress(OSError):  # the next line does it then
+                    os.ftruncate(handle, end)
+                raise
         finally:
             os.close(handle)
         published(path)
@@ -231,12 +245,26 @@ def append_line(path: Path, line: str) -> None:
         raise refused(path, error) from error
 
 
-def read_lines(path: Path) -> list[str]:
-    """The complete lines of a log; a last line that a kill cut off is dropped."""
-    if not path.exists():
-        return []
-    text = path.read_text("utf-8")
-    return text[: text.rfind("\n") + 1].splitlines()
+def _end_of_lines(handle: int) -> int:
+    """How many bytes of a log are whole lines."""
+    end = os.fstat(handle).st_size
+    while end:
+        begin = max(0, end - 4096)
+        found = os.pread(handle, end - begin, begin).rfind(b"\n")
+        if found >= 0:
+            return begin + found + 1
+        end = begin
+    return 0
+
+
+def read_lines(path: Path) -> list[bytes]:
+    """The complete lines of a log, none where it is not there; a last line that a kill cut off is dropped.
+
+    Raises InputError where the system does not let it be read.
+    """
+    with reading(path):
+        content = path.read_bytes() if path.exists() else b""
+    return content.split(b"\n")[:-1]
 
 
 def parsed(text: str | bytes, path: Path, hint: str = "") -> Any:

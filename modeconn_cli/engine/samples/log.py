@@ -6,11 +6,11 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Generic, Self, TypeVar
+from typing import Generic, TypeVar
 
 from modeconn_cli.engine import names
 from modeconn_cli.engine.errors import InputError
-from modeconn_cli.engine.results import files, jobs
+from modeconn_cli.engine.results import files, jobs, logs
 from modeconn_cli.engine.results.fingerprints import sha256
 
 ELSEWHERE = "use another --output-dir, or --no-resume --overwrite to start anew"
@@ -43,11 +43,6 @@ class ScoredEpoch:
             sizes=[],
         )
 
-    @classmethod
-    def read(cls, text: str, path: Path) -> Self:
-        """The epoch of a line that `text` gave, of the file at `path`."""
-        return cls(**files.parsed(text, path))
-
     def text(self) -> str:
         """One line of JSON: the epoch, what the command says of it, then the checkpoint and the files."""
         shared = [field.name for field in fields(ScoredEpoch)]
@@ -60,12 +55,16 @@ Row = TypeVar("Row", bound=ScoredEpoch)
 
 
 class EpochLog(Generic[Row]):
-    """The epochs of a job that are finished, a line each in its private folder; `rows` are `kind`s by epoch."""
+    """The epochs of a job that are finished, a line each in its private folder; `rows` are `kind`s by epoch.
+
+    An epoch whose line is lost or damaged is not finished; `damage` says which lines are.
+    """
 
     def __init__(self, job: jobs.Job, kind: type[Row]) -> None:
         self.path = job.private / "scored.jsonl"
-        found = [kind.read(line, self.path) for line in files.read_lines(self.path)]
-        self.rows = {row.epoch: row for row in found}
+        lines = logs.read(self.path, kind)
+        self.rows = {line.record.epoch: line.record for line in lines if line.record is not None}
+        self.damage = [line.damage for line in lines if line.record is None]
 
     def kept(self, epoch: int, checkpoint: Path, made: Iterable[Path]) -> bool:
         """Whether an epoch and its files are finished. Raises InputError where its checkpoint is another one now."""

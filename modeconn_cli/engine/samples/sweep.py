@@ -20,7 +20,7 @@ from torch import Tensor
 from modeconn_cli.engine.errors import CONTINUE, InputError, Stopped
 from modeconn_cli.engine.machine.ranks import check_same
 from modeconn_cli.engine.machine.runtime import Runtime
-from modeconn_cli.engine.results import arrays, files, jobs, records
+from modeconn_cli.engine.results import arrays, files, jobs, logs, records
 from modeconn_cli.engine.samples.log import ELSEWHERE, EpochLog, Row, ScoredEpoch
 from modeconn_cli.engine.samples.measure import Measure
 from modeconn_cli.engine.samples.scored_run import todays_identity
@@ -55,6 +55,7 @@ class Sweep(Generic[Row]):
         Those of earlier runs are read back. Several ranks share the units of all epochs, and the leader puts the
         epochs together at the end.
         """
+        self._say_damage(every=every)
         left, alone, begun = self._left(), self._group.world == 1, time.perf_counter()
         for number, epoch in enumerate(left):
             checkpoint = self._score(epoch, number, len(left))
@@ -70,7 +71,18 @@ class Sweep(Generic[Row]):
             self.rate = self.scored * self._count / (time.perf_counter() - begun)
         listed = self._log.rows if every else self._run.checkpoints
         lines = self._group.lead(lambda: [self._log.rows[epoch].text() for epoch in sorted(listed)])
-        return [self._measure.row.read(line, self._log.path) for line in lines]
+        return [logs.record(self._measure.row, files.parsed(line, self._log.path)) for line in lines]
+
+    def _say_damage(self, *, every: bool) -> None:
+        """Raises InputError where `every` epoch that was scored is to be listed and the log does not tell which."""
+        for line in self._log.damage if self._group.leader else ():
+            damage = f"'{self._log.path}' {line}"
+            if every:
+                raise InputError(
+                    damage,
+                    "remove that line and run the command again for the checkpoint of each epoch that is lost",
+                )
+            self._runtime.note(f"{damage}: its epoch is scored again")
 
     def _left(self) -> list[int]:
         """The epochs that are not finished; every rank must see the same run as the leader."""
@@ -145,6 +157,8 @@ class Sweep(Generic[Row]):
 
     def _finish_all(self, epochs: list[int]) -> None:
         for epoch in epochs:
+            if self._runtime.stopping():
+                raise Stopped(f"stopped after {self.scored} epochs", CONTINUE)
             self._finish(self._begun(epoch), len(epochs))
 
     def _kept(self, checkpoint: ScoredEpoch, unit: Unit) -> Values | None:

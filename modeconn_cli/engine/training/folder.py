@@ -20,7 +20,7 @@ from modeconn_cli.engine.results.jobs import Job
 from modeconn_cli.engine.results.kept import Kept
 from modeconn_cli.engine.results.manifest import ANEW
 from modeconn_cli.engine.training import task_results
-from modeconn_cli.engine.training.best import Best, Rows
+from modeconn_cli.engine.training.best import Best
 from modeconn_cli.engine.training.loop import Problem, Recipe, StepPosition, Watcher, fit, make_optimizer
 from modeconn_cli.engine.training.metrics import LoggedEpoch, MetricsLog, Patience
 from modeconn_cli.engine.training.tasks import Tasks
@@ -113,12 +113,13 @@ class _Run:
     ) -> None:  # fmt: skip
         self.problem, self.optimizer, self.keeping = problem, optimizer, keeping
         self.runtime, self.watchers, self.kept = runtime, watchers, job.kept
-        self.log = MetricsLog(keeping.folder)
+        begun = 0 if keeping.start is None else names.epoch_of(keeping.start) or 0
+        self.log = MetricsLog(keeping.folder, begun)
         self.best = Best(keeping.folder, job.private, keeping.tasks, keeping.about)
         content = self._begun(job)
         self.position = _position(content)
         self.best.mend(self.position.epoch)
-        self.log.cut(self.position.epoch, 0 if keeping.start is None else names.epoch_of(keeping.start) or 0)
+        self.log.cut(self.position.epoch)
         self.patience = Patience(keeping.patience, keeping.min_delta, self.log.rows)
         for watcher in watchers:
             watcher.begin(self.position.epoch, self.position.batch, content.get("watched", {}))
@@ -127,7 +128,7 @@ class _Run:
     def _begun(self, job: Job) -> Mapping[str, Any]:
         """The state that the run goes on from; empty at the very beginning."""
         folder, start = self.keeping.folder, self.keeping.start
-        content = _newest(folder, self.runtime, self.best, self.log.rows, job.kept) if job.resumed else None
+        content = _newest(folder, self.runtime, self.best, self.log, job.kept) if job.resumed else None
         if content is None and start is not None:
             job.kept.check(start)
             content = checkpoints.integrity.load(start)
@@ -196,11 +197,13 @@ def _stopped(at: StepPosition) -> Stopped:
     return Stopped(f"stopped at epoch {at.epoch}" + (f", batch {at.batch}" if at.batch else ""), CONTINUE)
 
 
-def _newest(folder: Path, runtime: Runtime, best: Best, rows: Rows, kept: Kept) -> Mapping[str, Any] | None:
+def _newest(
+    folder: Path, runtime: Runtime, best: Best, log: MetricsLog, kept: Kept
+) -> Mapping[str, Any] | None:
     """The newest state in the folder that can be gone on from; None where there is none at all.
 
-    Damaged ones are set aside as long as there is another. Raises InputError where there is not, and for a whole one
-    that the job has not written.
+    Damaged ones are set aside as long as there is another. Raises InputError where there is not, for a whole one that
+    the job has not written, and where the log lacks epochs of the newest.
     """
     damaged: dict[Path, InputError] = {}
     left: list[Path] = []
@@ -226,7 +229,8 @@ def _newest(folder: Path, runtime: Runtime, best: Best, rows: Rows, kept: Kept) 
         content = state(path)
         if content is None:
             continue
-        lost = best.lacks([row for row in rows if row.epoch <= content["epoch"]])
+        log.check(content["epoch"])
+        lost = best.lacks([row for row in log.rows if row.epoch <= content["epoch"]])
         if lost is None:
             kept.check(path)
             chosen = content

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from modeconn_cli.engine import names
 from modeconn_cli.engine.errors import InputError
-from modeconn_cli.engine.results import files
+from modeconn_cli.engine.results import files, logs
 from modeconn_cli.engine.results.manifest import ANEW
 
 
@@ -38,49 +38,64 @@ class LoggedEpoch:
     seconds: float | None = None
     weights_of_epoch: int | None = None
 
-    def __post_init__(self) -> None:
-        if not isinstance(self.epoch, int):
-            raise ValueError("an epoch is no whole number")
-
     def known(self) -> dict[str, float]:
         """What is in the line."""
         return {name: value for name, value in vars(self).items() if value is not None}
 
 
 class MetricsLog:
-    """The log of the run in a folder; `rows` are in the order of epochs. Raises InputError for what is none."""
+    """The log of the run in a folder; `rows` are in the order of epochs, none missing.
 
-    def __init__(self, folder: Path) -> None:
-        self._path = folder / names.METRICS
-        try:
-            self._lines = files.read_lines(self._path)
-            self.rows = [LoggedEpoch(**files.parsed(line, self._path, ANEW)) for line in self._lines]
-        except (InputError, ValueError, TypeError) as error:
-            raise InputError(f"'{self._path}' is not the log of a training: {error}", ANEW) from error
+    `begun` is the epoch that a run which is gone on with began after: what stands behind a damaged or a missing line is
+    left out, to be trained again. None for a run that is only read. Raises InputError where that is damaged.
+    """
+
+    def __init__(self, folder: Path, begun: int | None = None) -> None:
+        self._path, self._begun = folder / names.METRICS, begun or 0
+        self._lines: list[bytes] = []
+        self.rows: list[LoggedEpoch] = []
+        self._damage = ""
+        for line in logs.read(self._path, LoggedEpoch):
+            row, damage = line.record, line.damage
+            if row is not None and (self.rows or begun is not None) and row.epoch != self.epoch + 1:
+                damage = f"line {line.number} is of epoch {row.epoch}, not {self.epoch + 1}"
+            if row is None or damage:
+                self._damage = f"'{self._path}' is not the log of a training: {damage}"
+                break
+            self._lines.append(line.text)
+            self.rows.append(row)
+        if self._damage and begun is None:
+            raise InputError(self._damage, ANEW)
 
     @property
     def epoch(self) -> int:
-        """The last one; 0 before the first."""
-        return self.rows[-1].epoch if self.rows else 0
+        """The last one; before the first that after which the run began."""
+        return self.rows[-1].epoch if self.rows else self._begun
+
+    def check(self, epoch: int) -> None:
+        """Raises InputError where lines of epochs up to this one, of a checkpoint, are damaged or lost."""
+        if self.epoch < epoch:
+            what = self._damage or f"'{self._path}' ends with epoch {self.epoch}"
+            raise InputError(
+                f"{what}; the checkpoint is at epoch {epoch}",
+                f"remove the checkpoints after epoch {self.epoch} to train on from there, or {ANEW}",
+            )
 
     def add(self, row: LoggedEpoch) -> None:
         self.rows.append(row)
         files.append_line(self._path, json.dumps(row.known()))
 
-    def cut(self, epoch: int, begun: int) -> None:
-        """Drop the lines of epochs after this one, which will be trained again, and one that a kill cut off.
+    def cut(self, epoch: int) -> None:
+        """Drop the lines of epochs after this one, which will be trained again, and all that is damaged.
 
-        Begins a log that is missing. Raises InputError where lines of epochs after `begun` are.
+        Begins a log that is missing. Raises InputError where lines before are lost.
         """
-        kept = [k for k, row in enumerate(self.rows) if row.epoch <= epoch]
-        if len(kept) < epoch - begun:
-            raise InputError(
-                f"'{self._path}' has {len(kept)} lines, the checkpoint is at epoch {epoch}", ANEW
-            )
-        self.rows = [self.rows[k] for k in kept]
-        text = "".join(f"{self._lines[k]}\n" for k in kept)
-        if not self._path.exists() or self._path.read_bytes() != text.encode():
-            files.write_text(self._path, text)
+        self.check(epoch)
+        kept = sum(row.epoch <= epoch for row in self.rows)
+        self.rows, self._damage = self.rows[:kept], ""
+        content = b"".join(line + b"\n" for line in self._lines[:kept])
+        if not self._path.exists() or self._path.read_bytes() != content:
+            files.atomic_write(self._path, content)
 
 
 class Patience:

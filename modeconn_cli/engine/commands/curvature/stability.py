@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass, fields
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -66,11 +66,6 @@ class EpochStability(ScoredEpoch):
     """The checkpoint, under every value that is swept."""
 
     rows: list[StabilityRow]
-
-    @classmethod
-    def read(cls, text: str, path: Path) -> Self:
-        line = files.parsed(text, path)
-        return cls(**{**line, "rows": [StabilityRow(**row) for row in line["rows"]]})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,6 +27,7 @@ from modeconn_cli.engine.settings.base import tilde
 from modeconn_cli.engine.settings.curve import CurveTrainSettings
 from modeconn_cli.engine.training import evaluate, recipe_of, recompute_statistics
 from modeconn_cli.engine.training.folder import OWNED, Keeping, train
+from modeconn_cli.engine.training.metrics import MetricsLog
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -227,17 +228,15 @@ def _finished(
     settings: CurveTrainSettings, folder: Path, ends: list[Path], distance: Distance, job: jobs.Job
 ) -> CurveTrainResult:
     """Read a finished run back."""
-    lines = files.read_lines(folder / names.METRICS)
-    metrics = files.parsed(lines[-1], folder / names.METRICS) if lines else {}
-    epoch = metrics.get("epoch", 0)
+    log = MetricsLog(folder)
     return CurveTrainResult(
         endpoint0=tilde(ends[0]),
         endpoint1=tilde(ends[1]),
         curve=settings.curve,
         num_bends=settings.num_bends,
         distance=distance,
-        checkpoint=tilde(folder / names.checkpoint(epoch)),
-        epoch=epoch,
-        metrics=metrics,
+        checkpoint=tilde(folder / names.checkpoint(log.epoch)),
+        epoch=log.epoch,
+        metrics=log.rows[-1].known() if log.rows else {},
         provenance=job.record,
     )
