@@ -12,6 +12,7 @@ import torch
 
 from modeconn_cli.cli import app
 from modeconn_cli.engine.errors import did_you_mean, one_line
+from modeconn_cli.engine.results import failpoints
 
 
 def network(path: Path, seed: int = 0, **extra: Any) -> Path:
@@ -300,9 +301,8 @@ def test_an_output_that_cannot_be_written_is_known_before_the_inputs_are_read(
 def test_a_disk_that_is_full_is_said_and_leaves_nothing(mcx, pair, monkeypatch, tmp_path: Path) -> None:
     monkeypatch.setenv("MCX_TESTING", "1")
     monkeypatch.setenv("MCX_FAILPOINT", "files.before_sync=enospc")
-    from modeconn_cli.engine.results import files
 
-    files._counts.clear()
+    failpoints._counts.clear()
     before = contents(tmp_path)
     done = mcx("l2", *pair, "--output", tmp_path / "x.json")
     assert (done.code, done.out, contents(tmp_path)) == (5, "", before)

@@ -16,16 +16,16 @@ import pytest
 import torch
 
 from modeconn_cli.engine.errors import InputError, OutputError
-from modeconn_cli.engine.results import files, records, shards
+from modeconn_cli.engine.results import failpoints, files, logs, records, shards
 
 
 @pytest.fixture
 def failing(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
     """Failpoints work; each test counts from one."""
     monkeypatch.setenv("MCX_TESTING", "1")
-    files._counts.clear()
+    failpoints._counts.clear()
     yield monkeypatch
-    files._counts.clear()
+    failpoints._counts.clear()
 
 
 def names_in(folder: Path) -> list[str]:
@@ -205,12 +205,12 @@ def test_arrays_that_need_a_pickle_are_not_written(tmp_path: Path) -> None:
 
 def test_a_log_loses_only_the_line_that_a_kill_cut_off(tmp_path: Path) -> None:
     log = tmp_path / "metrics.jsonl"
-    assert files.read_lines(log) == []
+    assert logs.read_lines(log) == []
     for line in ("one", "two"):
-        files.append_line(log, line)
+        logs.append_line(log, line)
     with log.open("a") as stream:
         stream.write("thr")
-    assert files.read_lines(log) == ["one", "two"]
+    assert logs.read_lines(log) == ["one", "two"]
 
 
 def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from modeconn_cli import __main__ as program
-from modeconn_cli.engine.results import files
+from modeconn_cli.engine.results import failpoints
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def _child(
     code = 99
     try:
         os.environ.update(environment)
-        files._counts.clear()
+        failpoints._counts.clear()
         for number, target in enumerate(targets, start=1):
             os.dup2(target, number)
         sys.stdout, sys.stderr = (os.fdopen(number, "w", closefd=False) for number in (1, 2))

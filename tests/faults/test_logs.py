@@ -17,7 +17,7 @@ from modeconn_cli.engine import names
 from modeconn_cli.engine.errors import InputError, OutputError
 from modeconn_cli.engine.machine.runtime import Runtime
 from modeconn_cli.engine.paths import evaluate
-from modeconn_cli.engine.results import files, logs
+from modeconn_cli.engine.results import logs
 from modeconn_cli.engine.training.metrics import LoggedEpoch, MetricsLog
 
 LINES = [json.dumps({"epoch": k, "train_loss": k / 7, "seconds": 0.25}) for k in (1, 2, 3)]
@@ -31,7 +31,7 @@ def test_a_line_after_one_that_was_cut_off_stands_alone(tmp_path: Path) -> None:
     path = tmp_path / "log"
     for end in range(len(WHOLE) + 1):
         path.write_bytes(WHOLE[:end])
-        files.append_line(path, "next")
+        logs.append_line(path, "next")
         whole = WHOLE[: WHOLE.rfind(b"\n", 0, end) + 1]
         assert path.read_bytes() == whole + b"next\n", end
 
@@ -40,7 +40,7 @@ def test_a_last_line_of_any_length_is_cut_away(tmp_path: Path) -> None:
     path = tmp_path / "log"
     for length in (4094, 4095, 4096, 4097, 10_000):
         path.write_bytes(b"first\n" + b"x" * length)
-        files.append_line(path, "next")
+        logs.append_line(path, "next")
         assert path.read_bytes() == b"first\nnext\n"
 
 
@@ -62,10 +62,10 @@ def test_a_line_for_which_there_is_no_space_leaves_nothing(
 
     monkeypatch.setattr(os, "write", full)
     with pytest.raises(OutputError, match="no space left writing"):
-        files.append_line(path, "a long line")
+        logs.append_line(path, "a long line")
     assert path.read_bytes() == WHOLE
     monkeypatch.setattr(os, "write", lambda handle, data: write(handle, data[:2]))
-    files.append_line(path, "a long line")
+    logs.append_line(path, "a long line")
     assert path.read_bytes() == WHOLE + b"a long line\n", "short writes are gone on with"
 
 
@@ -88,7 +88,7 @@ class Kind:
 
 def test_a_record_comes_back_with_what_it_holds(tmp_path: Path) -> None:
     made = Kind(3, 0.1, [Part("a", None), Part("b", 2.0)], {"x": None})
-    files.append_line(tmp_path / "log", json.dumps(made, default=vars))
+    logs.append_line(tmp_path / "log", json.dumps(made, default=vars))
     assert [line.record for line in logs.read(tmp_path / "log", Kind)] == [made]
 
 

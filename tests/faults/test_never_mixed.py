@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from modeconn_cli.cli import app
-from modeconn_cli.engine.results import files
+from modeconn_cli.engine.results import failpoints, files
 
 NET = """
 from torch import nn
@@ -265,7 +265,7 @@ def test_nothing_is_made_of_two_versions_of_an_input(
     with monkeypatch.context() as patch:
         patch.setenv("MCX_TESTING", "1")
         patch.setenv("MCX_FAILPOINT", f"files.before_rename:{renamed}=eio")
-        files._counts.clear()
+        failpoints._counts.clear()
         assert case.run() == 5
     _refused(case, capsys, 3)
     assert case.run() == 0
@@ -301,7 +301,7 @@ def test_a_training_goes_on_from_its_own_states_alone(
     with monkeypatch.context() as patch:
         patch.setenv("MCX_TESTING", "1")
         patch.setenv("MCX_FAILPOINT", "files.before_rename:6=eio")
-        files._counts.clear()
+        failpoints._counts.clear()
         assert app.main(words) == 5
     newest = max(Path("out/seed0").glob("checkpoint-*.pt"))
     own = newest.read_bytes()

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal
 from modeconn_cli.engine import names
 from modeconn_cli.engine.errors import InputError, McxError, Stopped, must_exist
 from modeconn_cli.engine.machine.runtime import Runtime
-from modeconn_cli.engine.results import files, locks, manifest, records
+from modeconn_cli.engine.results import files, locks, logs, manifest, records
 from modeconn_cli.engine.results.records import Record
 from modeconn_cli.engine.settings.status import StatusSettings
 
@@ -158,7 +158,7 @@ def _progress(folder: Path, private: Path, record: dict[str, Any]) -> Progress |
         return None
     try:
         rows = [
-            files.parsed(line, folder / names.METRICS) for line in files.read_lines(folder / names.METRICS)
+            files.parsed(line, folder / names.METRICS) for line in logs.read_lines(folder / names.METRICS)
         ]
         if not rows:
             return Progress("epoch", 0, total, None)

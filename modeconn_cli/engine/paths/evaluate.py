@@ -23,7 +23,8 @@ from modeconn_cli.engine.machine.runtime import Runtime
 from modeconn_cli.engine.paths.barriers import Barriers, all_barriers
 from modeconn_cli.engine.paths.opened import OpenedPath
 from modeconn_cli.engine.paths.statistics import StatisticsUsed
-from modeconn_cli.engine.results import files, logs
+from modeconn_cli.engine.results import logs
+from modeconn_cli.engine.results.failpoints import failpoint
 
 SERIES = ("tr_loss", "tr_nll", "tr_err", "te_loss", "te_nll", "te_err")
 LOG = "positions-{}.jsonl"  # finished positions of a rank, so that a killed evaluation goes on where it was
@@ -154,9 +155,9 @@ def evaluate_path(
             network.move_to(t)
             known[t] = measure(network.model, data, batch_size, t)
             if log is not None:
-                files.append_line(_of_rank(log, group.rank), json.dumps(asdict(known[t])))
+                logs.append_line(_of_rank(log, group.rank), json.dumps(asdict(known[t])))
         found.append(known[t])
-        files.failpoint(f"evaluate.after_position.rank{group.rank}")
+        failpoint(f"evaluate.after_position.rank{group.rank}")
         place: dict[str, Any] = {"t": t} if pair is None else {**pair, "alpha": t}
         runtime.progress(len(found), len(mine), **place, te_nll=known[t].te_nll)
     gathered = group.gather(([asdict(each) for each in found], network.passes))

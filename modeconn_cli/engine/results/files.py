@@ -16,7 +16,6 @@ import json
 import os
 import re
 import secrets
-import signal
 import socket
 import sys
 import zlib
@@ -28,27 +27,47 @@ import numpy as np
 
 from modeconn_cli.engine import names
 from modeconn_cli.engine.errors import InputError, OutputError
+from modeconn_cli.engine.results import failpoints
+from modeconn_cli.engine.results.failpoints import failpoint
 
 _FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 _HOST = f"{zlib.crc32(socket.gethostname().encode()):08x}"  # whose process numbers a name speaks of
 _TEMPORARY = re.compile(rf"^\.mcx-(\d+)-{_HOST}[0-9a-f]+\.tmp$")
 
 
-class _Hashing:
-    """A stream that hashes what is written into it."""
+class _Stream:
+    """A file while it is written: the sha256 of what it was given, and the system's refusal, which torch hides."""
 
-    def __init__(self, stream: IO[bytes]) -> None:
-        self._stream, self._hash = stream, hashlib.sha256()
+    def __init__(self, stream: IO[bytes], *, hashed: bool) -> None:
+        self._stream, self._hash = stream, hashlib.sha256() if hashed else None
+        self._begun = False
+        self.refusal: OSError | None = None
 
     def write(self, data: Any) -> int:
-        self._hash.update(data)
-        return self._stream.write(data)
+        try:
+            if not self._begun:
+                self._begun = True
+                self._fail(failpoint("files.write"), data)
+            if self._hash is not None:
+                self._hash.update(data)
+            return self._stream.write(data)
+        except OSError as error:
+            self.refusal = error
+            raise
+
+    def _fail(self, how: str, data: Any) -> None:
+        if how:
+            self._stream.write(memoryview(data)[: len(data) // 2])
+            self._stream.flush()
+            if how == "torn":
+                failpoints.power_fails()
+            raise failpoints.no_space()
 
     def flush(self) -> None:
         self._stream.flush()
 
-    def hexdigest(self) -> str:
-        return self._hash.hexdigest()
+    def sha256(self) -> str:
+        return "" if self._hash is None else self._hash.hexdigest()
 
 
 def atomic_write(
@@ -59,6 +78,8 @@ def atomic_write(
     `hashed` is told the sha256 of what `write` gives, one byte after the other, before the file has its name.
     """
     temporary = _temporary(path.parent)
+    _check_guarded(path)
+    into = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
@@ -67,27 +88,53 @@ def atomic_write(
     try:
         with os.fdopen(handle, "wb") as stream:
             failpoint("files.before_write")
-            hashing = _Hashing(stream)
-            into = stream if hashed is None else hashing
+            into = _Stream(stream, hashed=hashed is not None)
             if isinstance(write, bytes):
                 into.write(write)
             else:
                 write(into)
-            stream.flush()
+            into.flush()
             failpoint("files.before_sync")
             os.fsync(stream.fileno())
         if hashed is not None:
-            hashed(hashing.hexdigest())
+            hashed(into.sha256())
         failpoint("files.before_rename")
+        before = path.read_bytes() if failpoints.armed() and path.exists() else None
         os.replace(temporary, path)
     except OSError as error:
         raise refused(path, error) from error
+    except Exception as error:
+        if into is None or into.refusal is None:
+            raise
+        raise refused(path, into.refusal) from error  # of torch's writer, which says something else
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
+    if failpoint("files.before_folder_sync") == "lost":
+        path.unlink() if before is None else path.write_bytes(before)
+        failpoints.power_fails()
     _sync_folder(path.parent)
     published(path)
     failpoint("files.after_rename")
+
+
+_guarded: list[Path] = []
+
+
+@contextlib.contextmanager
+def guarded(folder: Path) -> Iterator[None]:
+    """While a job works in a folder it has to be there: who removes it ends the job, which would leave holes."""
+    _guarded.append(folder)
+    try:
+        yield
+    finally:
+        _guarded.remove(folder)
+
+
+def _check_guarded(path: Path) -> None:
+    gone = next((each for each in _guarded if each in path.parents and not each.exists()), None)
+    if gone is not None:
+        raise OutputError(f"'{gone}' was removed while the job was running", "run the same command again")
 
 
 _watching: list[dict[Path, None]] = []
@@ -218,55 +265,6 @@ def write_array(path: Path, array: Any) -> None:
     atomic_write(path, lambda stream: np.lib.format.write_array(stream, plain, allow_pickle=False))
 
 
-def append_line(path: Path, line: str) -> None:
-    """Add one line to a log, or nothing: a part of it that was written is taken back.
-
-    A last line that a kill has cut off is cut away before. The line is on the disk afterwards.
-    """
-    try:
-        handle = os.open(path, os.O_CREAT | os.O_RDWR, 0o666)
-        try:
-            end = _end_of_lines(handle)
-            os.ftruncate(handle, end)
-            os.lseek(handle, end, os.SEEK_SET)
-            try:
-                rest = (line + "\n").encode("utf-8")
-                while rest:  # a write may take a part only
-                    rest = rest[os.write(handle, rest) :]
-                os.fsync(handle)
-            except BaseException:
-                with contextlib.suppress(OSError):  # the next line does it then
-                    os.ftruncate(handle, end)
-                raise
-        finally:
-            os.close(handle)
-        published(path)
-    except OSError as error:
-        raise refused(path, error) from error
-
-
-def _end_of_lines(handle: int) -> int:
-    """How many bytes of a log are whole lines."""
-    end = os.fstat(handle).st_size
-    while end:
-        begin = max(0, end - 4096)
-        found = os.pread(handle, end - begin, begin).rfind(b"\n")
-        if found >= 0:
-            return begin + found + 1
-        end = begin
-    return 0
-
-
-def read_lines(path: Path) -> list[bytes]:
-    """The complete lines of a log, none where it is not there; a last line that a kill cut off is dropped.
-
-    Raises InputError where the system does not let it be read.
-    """
-    with reading(path):
-        content = path.read_bytes() if path.exists() else b""
-    return content.split(b"\n")[:-1]
-
-
 def parsed(text: str | bytes, path: Path, hint: str = "") -> Any:
     """The JSON value that a text of the file at `path` is: the one reader of JSON from files.
 
@@ -373,35 +371,3 @@ def reading(path: Path) -> Iterator[None]:
         raise InputError(f"'{path}' does not exist") from error
     except OSError as error:
         raise InputError(f"cannot read '{path}': {error.strerror}") from error
-
-
-_SIGNALS = {
-    "kill": signal.SIGKILL,
-    "stop": signal.SIGSTOP,
-    "usr2": signal.SIGUSR2,
-    "int": signal.SIGINT,
-    "term": signal.SIGTERM,
-}
-_counts: dict[str, int] = {}
-
-
-def failpoint(name: str) -> None:
-    """A place where a test makes the program fail: `MCX_FAILPOINT=files.before_rename:3=kill`.
-
-    Inert unless MCX_TESTING=1.
-    """
-    wanted = os.environ.get("MCX_FAILPOINT")
-    if not wanted or os.environ.get("MCX_TESTING") != "1":
-        return
-    place, _, action = wanted.partition("=")
-    place, _, turn = place.partition(":")
-    if place != name:
-        return
-    _counts[name] = _counts.get(name, 0) + 1
-    if _counts[name] != int(turn or 1):
-        return
-    if action in _SIGNALS:
-        os.kill(os.getpid(), _SIGNALS[action])
-    elif action in ("enospc", "eio"):
-        code = errno.ENOSPC if action == "enospc" else errno.EIO
-        raise OSError(code, os.strerror(code))

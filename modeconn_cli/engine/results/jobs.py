@@ -53,6 +53,10 @@ class Job:
 
     def finish(self, made: Iterable[Path], **facts: Any) -> None:
         """Write the manifest: the job is done and these are its files."""
+        if not (self.private / names.RECORD_FILE).exists():
+            raise OutputError(
+                f"'{self.private}' was removed while the job was running", "run the same command again"
+            )
         document = {
             "schema": "mcx.manifest/1",
             "files": [manifest.Entry.of(path, self.folder) for path in made],
@@ -140,6 +144,7 @@ def opened(
 
         runtime.group.lead(open_)
         assert job is not None
+        stack.enter_context(files.guarded(folder))
         if job.complete:
             runtime.note(f"already complete: {folder}")
             yield job
@@ -176,15 +181,21 @@ def _telling(job: Job) -> Iterator[None]:
         yield
     except McxError as error:
         if error.exit_code == Stopped.exit_code:  # here or at another rank
-            _status(job.private, "preempted")
+            _status_if_possible(job.private, "preempted")
         else:
             why = error.cause if isinstance(error, Elsewhere) else error.message
-            _status(job.private, "failed", error=why)
+            _status_if_possible(job.private, "failed", error=why)
         raise
     except (KeyboardInterrupt, SystemExit):
-        _status(job.private, "interrupted")
+        _status_if_possible(job.private, "interrupted")
         raise
     _status(job.private, "complete" if job.complete else "running")
+
+
+def _status_if_possible(private: Path, state: str, **more: str) -> None:
+    """What has ended the job may keep its status from being written, and is what is told."""
+    with contextlib.suppress(OutputError):
+        _status(private, state, **more)
 
 
 def _status(private: Path, state: str, **more: str) -> None:

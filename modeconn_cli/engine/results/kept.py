@@ -53,7 +53,7 @@ class Kept:
     def _add(self, path: Path, digest: str) -> None:
         state = State(self._name(path), digest)
         self._written.setdefault(state.file, set()).add(state.sha256)
-        files.append_line(self._log, json.dumps(asdict(state)))
+        logs.append_line(self._log, json.dumps(asdict(state)))
 
     @cached_property
     def _written(self) -> dict[str, set[str]]:

@@ -1,8 +1,10 @@
-"""Logs of jobs: a record per line, as JSON. The one reader of them; `files.append_line` writes them."""
+"""Logs of jobs: a record per line, as JSON. Their one writer, and their one reader."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import os
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -10,7 +12,8 @@ from types import NoneType, UnionType
 from typing import Any, Generic, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from modeconn_cli.engine.errors import InputError
-from modeconn_cli.engine.results import files
+from modeconn_cli.engine.results import failpoints, files
+from modeconn_cli.engine.results.failpoints import failpoint
 
 R = TypeVar("R")
 
@@ -31,7 +34,7 @@ def read(path: Path, kind: type[R]) -> list[Line[R]]:
     Raises InputError for a file that the system does not let us read.
     """
     lines = []
-    for number, text in enumerate(files.read_lines(path), start=1):
+    for number, text in enumerate(read_lines(path), start=1):
         try:
             lines.append(Line(number, text, record(kind, files.parsed(text, path))))
         except (InputError, ValueError) as error:
@@ -90,3 +93,62 @@ def _built(value: Any, hint: Any) -> Any:
     if get_origin(hint) is list:
         return [_built(each, get_args(hint)[0]) for each in value]
     return value
+
+
+def append_line(path: Path, line: str) -> None:
+    """Add one line to a log, or nothing: a part of it that was written is taken back.
+
+    A last line that a kill has cut off is cut away before. The line is on the disk afterwards.
+    """
+    try:
+        handle = os.open(path, os.O_CREAT | os.O_RDWR, 0o666)
+        try:
+            end = _end_of_lines(handle)
+            os.ftruncate(handle, end)
+            os.lseek(handle, end, os.SEEK_SET)
+            try:
+                rest = (line + "\n").encode("utf-8")
+                _fail(failpoint("logs.before_write"), handle, rest)
+                while rest:  # a write may take a part only
+                    rest = rest[os.write(handle, rest) :]
+                os.fsync(handle)
+            except BaseException:
+                with contextlib.suppress(OSError):  # the next line does it then
+                    os.ftruncate(handle, end)
+                raise
+        finally:
+            os.close(handle)
+        files.published(path)
+        failpoint("logs.after_write")
+    except OSError as error:
+        raise files.refused(path, error) from error
+
+
+def _fail(how: str, handle: int, line: bytes) -> None:
+    if how:
+        os.write(handle, line[: len(line) // 2])
+        if how == "torn":
+            failpoints.power_fails()
+        raise failpoints.no_space()
+
+
+def _end_of_lines(handle: int) -> int:
+    """How many bytes of a log are whole lines."""
+    end = os.fstat(handle).st_size
+    while end:
+        begin = max(0, end - 4096)
+        found = os.pread(handle, end - begin, begin).rfind(b"\n")
+        if found >= 0:
+            return begin + found + 1
+        end = begin
+    return 0
+
+
+def read_lines(path: Path) -> list[bytes]:
+    """The complete lines of a log, none where it is not there; a last line that a kill cut off is dropped.
+
+    Raises InputError where the system does not let it be read.
+    """
+    with files.reading(path):
+        content = path.read_bytes() if path.exists() else b""
+    return content.split(b"\n")[:-1]

@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 
 from modeconn_cli.engine import names
 from modeconn_cli.engine.errors import InputError
-from modeconn_cli.engine.results import files, jobs, logs
+from modeconn_cli.engine.results import jobs, logs
 from modeconn_cli.engine.results.fingerprints import sha256
 
 ELSEWHERE = "use another --output-dir, or --no-resume --overwrite to start anew"
@@ -82,7 +82,7 @@ class EpochLog(Generic[Row]):
     def add(self, row: Row, made: Iterable[Path]) -> None:
         """After the files of an epoch are there."""
         self.rows[row.epoch] = row = replace(row, sizes=_sizes(made))
-        files.append_line(self.path, row.text())
+        logs.append_line(self.path, row.text())
 
 
 def _sizes(made: Iterable[Path]) -> list[int]:

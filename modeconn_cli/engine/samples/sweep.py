@@ -21,6 +21,7 @@ from modeconn_cli.engine.errors import CONTINUE, InputError, Stopped
 from modeconn_cli.engine.machine.ranks import check_same
 from modeconn_cli.engine.machine.runtime import Runtime
 from modeconn_cli.engine.results import arrays, files, jobs, logs, records
+from modeconn_cli.engine.results.failpoints import failpoint
 from modeconn_cli.engine.samples.log import ELSEWHERE, EpochLog, Row, ScoredEpoch
 from modeconn_cli.engine.samples.measure import Measure
 from modeconn_cli.engine.samples.scored_run import todays_identity
@@ -121,8 +122,8 @@ class Sweep(Generic[Row]):
             self._take_up(epoch)
         for unit, values in self._scored(lacking, number, count):
             files.write_arrays(self._place(checkpoint, unit), values)
-            files.failpoint("scoring.after_part")
-            files.failpoint(f"scoring.after_part.rank{group.rank}")
+            failpoint("scoring.after_part")
+            failpoint(f"scoring.after_part.rank{group.rank}")
             group.beat()
         return checkpoint
 

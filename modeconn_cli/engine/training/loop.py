@@ -17,7 +17,7 @@ from modeconn_cli.engine.errors import InputError
 from modeconn_cli.engine.machine.runtime import Runtime
 from modeconn_cli.engine.networks import forward, one_sample
 from modeconn_cli.engine.networks.cross_entropy import cross_entropy
-from modeconn_cli.engine.results import files
+from modeconn_cli.engine.results.failpoints import failpoint
 from modeconn_cli.engine.settings.train import OptimizerSettings
 from modeconn_cli.engine.training.evaluation import among
 from modeconn_cli.engine.training.schedule import SCHEDULES
@@ -228,7 +228,7 @@ def _epoch(
         if at.batch % every == 0 or at.batch == per_epoch:
             _check_finite(sums, number, lr)
             runtime.progress(number + 1, every_step, epoch=at.epoch + 1)
-        files.failpoint("train.after_step")
+        failpoint("train.after_step")
         if runtime.stopping() and at.batch < per_epoch:
             break
     at.loss_sum, at.extra_sum, hits = sums.tolist()

@@ -83,7 +83,7 @@ class MetricsLog:
 
     def add(self, row: LoggedEpoch) -> None:
         self.rows.append(row)
-        files.append_line(self._path, json.dumps(row.known()))
+        logs.append_line(self._path, json.dumps(row.known()))
 
     def cut(self, epoch: int) -> None:
         """Drop the lines of epochs after this one, which will be trained again, and all that is damaged.
