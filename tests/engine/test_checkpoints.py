@@ -278,7 +278,7 @@ def test_what_mcx_wrote_about_a_network_must_have_the_right_types(tmp_path: Path
         {"model": 5}, {"num_classes": "ten"}, {"input_shape": 8}, {"model_args": [1]}, {"wd": "1"}, {"val_size": [2]},
     ):  # fmt: skip
         error = refusal(lambda wrong=wrong: read(tmp_path, {"model_state": STATE, "mcx": {**about, **wrong}}))
-        assert f"what it says about itself is damaged ('{next(iter(wrong))}')" in error.message
+        assert f"what it says about itself is damaged ('{next(iter(wrong))}' is " in error.message
 
 
 # Numbers --------------------------------------------------------------------------------------------------

@@ -22,6 +22,11 @@ def _is_count(value: object) -> bool:
     return type(value) is int and 0 <= value <= LARGEST_SEED
 
 
+def _is_place(value: object) -> bool:
+    """−1 is no place: of every layer, or of one whose name has no numbers."""
+    return value == -1 or _is_count(value)
+
+
 def _are_pairs(value: object) -> bool:
     return isinstance(value, list) and all(isinstance(each, list) and len(each) == 2 for each in value)
 
@@ -29,8 +34,8 @@ def _are_pairs(value: object) -> bool:
 # What a swap's metadata says, and whether a value can be that.
 _ENTRIES: dict[str, Callable[[Any], bool]] = {
     "layer_name": lambda value: value is None or isinstance(value, str),
-    "block_idx": _is_count,
-    "layer_idx": _is_count,
+    "block_idx": _is_place,
+    "layer_idx": _is_place,
     "neuron_pairs": _are_pairs,
     "mode": lambda value: value in get_args(Mode),
     "seed": _is_count,
