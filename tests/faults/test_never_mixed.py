@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -218,6 +219,7 @@ def here(study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "study"
     shutil.copytree(study, folder)
     monkeypatch.chdir(folder)
+    monkeypatch.delitem(sys.modules, "mixnet", raising=False)
     return folder
 
 

@@ -110,9 +110,10 @@ def run(settings: SwapSettings, runtime: Runtime) -> SwapResult | None:
     settings = subject.completed(settings, original.about, source)
     metadata, beside = names.swap_metadata(output), names.swap_distances(output)
     how: dict[str, Any] = {"record": metadata, "beside": [beside], "unread": settings.unflipped}
+    write = jobs.file_output(output, records.provenance(settings, "swap", runtime.opened), settings, **how)
     opened = _opened(settings, original, runtime)
     provenance = records.provenance(settings, "swap", runtime.opened)
-    write = jobs.file_output(output, provenance, settings, **how)
+    write = write or jobs.file_output(output, provenance, settings, **how)  # the same on other data
     arch, model, data = opened.arch, opened.model.cpu(), opened.loaded
     (original,) = opened.checkpoints
     found = symmetry.find(graph.trace(model, arch.input_shape))

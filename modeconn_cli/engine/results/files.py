@@ -13,6 +13,7 @@ import hashlib
 import io
 import itertools
 import json
+import math
 import os
 import re
 import secrets
@@ -269,18 +270,32 @@ def parsed(text: str | bytes, path: Path, hint: str = "") -> Any:
     """The JSON value that a text of the file at `path` is: the one reader of JSON from files.
 
     Raises InputError with `hint` for what is none, and for entries that occur twice in an object, nesting that is too
-    deep and numbers of thousands of digits.
+    deep and numbers beyond every float.
     """
     try:
         return json.loads(
-            text.decode("utf-8") if isinstance(text, bytes) else text, object_pairs_hook=_object
+            text.decode("utf-8") if isinstance(text, bytes) else text,
+            object_pairs_hook=_object,
+            parse_float=_float,
+            parse_int=_int,
         )
     except RecursionError:
         reason: object = "it is nested too deeply"
     except ValueError as error:
-        digits = "integer string conversion" in str(error)
-        reason = "it holds a number of thousands of digits" if digits else error
+        reason = error
     raise InputError(f"'{path}' cannot be read: {reason}", hint)
+
+
+def _float(digits: str) -> float:
+    number = float(digits)
+    if math.isinf(number):
+        raise ValueError("it holds a number beyond every float")
+    return number
+
+
+def _int(digits: str) -> int:
+    _float(digits)
+    return int(digits)
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -15,7 +15,15 @@ from pathlib import Path
 from typing import Any
 
 from modeconn_cli.engine import names
-from modeconn_cli.engine.errors import Elsewhere, InputError, McxError, OutputError, SettingsError, Stopped
+from modeconn_cli.engine.errors import (
+    Elsewhere,
+    InputError,
+    McxError,
+    OutputError,
+    SettingsError,
+    Stopped,
+    within_memory,
+)
 from modeconn_cli.engine.machine.runtime import Runtime
 from modeconn_cli.engine.results import files, manifest, records
 from modeconn_cli.engine.results.fingerprints import sha256
@@ -149,7 +157,7 @@ def opened(
             runtime.note(f"already complete: {folder}")
             yield job
         else:
-            with _telling(job):
+            with _telling(job, settings):
                 yield job
 
 
@@ -174,11 +182,12 @@ def _prepare(folder: Path, private: Path, owned: Iterable[str]) -> None:
 
 
 @contextlib.contextmanager
-def _telling(job: Job) -> Iterator[None]:
+def _telling(job: Job, settings: Settings) -> Iterator[None]:
     """The job's status says how far it is, and how it ended."""
     _status(job.private, "running")
     try:
-        yield
+        with within_memory(getattr(settings, "batch_size", None)):
+            yield
     except McxError as error:
         if error.exit_code == Stopped.exit_code:  # here or at another rank
             _status_if_possible(job.private, "preempted")

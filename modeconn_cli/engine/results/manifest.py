@@ -8,9 +8,10 @@ from pathlib import Path
 
 from modeconn_cli.engine import names
 from modeconn_cli.engine.errors import InputError
-from modeconn_cli.engine.results import records
+from modeconn_cli.engine.results import logs, records
 from modeconn_cli.engine.results.fingerprints import sha256
 
+ENTRY = ("file", "size", "sha256")
 ANEW = "use --no-resume --overwrite"
 
 
@@ -35,8 +36,8 @@ def read(private: Path) -> list[Entry] | None:
         return None
     listed = records.read_object(path, ANEW).get("files", [])
     try:
-        return [Entry(entry["file"], entry["size"], entry["sha256"]) for entry in listed]
-    except (LookupError, TypeError) as error:
+        return [logs.record(Entry, {name: entry[name] for name in ENTRY}) for entry in listed]
+    except (LookupError, TypeError, ValueError) as error:
         raise InputError(f"'{path}' is no list of a job's files", ANEW) from error
 
 

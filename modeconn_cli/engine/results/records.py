@@ -240,23 +240,7 @@ def _object_in(path: Path, hint: str) -> dict[str, Any]:
     found = files.parsed(text, path, hint)
     if not isinstance(found, dict):
         raise InputError(f"'{path}' cannot be read: it holds no JSON object", hint)
-    if (place := _beyond_floats(found)) is not None:
-        raise InputError(f"'{path}' cannot be read: its '{place}' holds a number beyond every float", hint)
     return found
-
-
-def _beyond_floats(document: Mapping[str, Any]) -> str | None:
-    """The entry of an object that holds a number as large as 1e999, None where none does."""
-    row: list[tuple[str, Any]] = list(document.items())
-    for (
-        place,
-        value,
-    ) in row:  # which grows meanwhile: Python's own stack is shorter than the nesting of a file
-        if isinstance(value, dict | list):
-            row += [(place, item) for item in (value.values() if isinstance(value, dict) else value)]
-        elif isinstance(value, int | float) and abs(value) > sys.float_info.max:
-            return place
-    return None
 
 
 def _check_schema(document: Mapping[str, Any], path: Path) -> None:
