@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -38,10 +38,6 @@ GREY = ("1", "L", "LA", "La")
 COLOUR = "in colour"
 OTHER_SIZE = "of another size: "
 LOOKED_AT = 64  # files whose headers say whether all images are of one size
-# Pillow knows further formats, of which some start another program (PostScript) or fetch files that they name. That of
-# a photo may be another one than its name says.
-FORMATS = ("JPEG", "PNG", "BMP", "DIB", "GIF", "WEBP", "TIFF", "PPM")
-MOST_PIXELS = 178_956_970  # of an image; where Pillow suspects a bomb, which takes all memory
 # Pillow knows further formats, of which PostScript starts another program. The format may be another one than the
 # file's name says.
 FORMATS = ("JPEG", "PNG", "BMP", "DIB", "GIF", "WEBP", "TIFF", "PPM")
@@ -233,15 +229,34 @@ def _opened(path: Path) -> Iterator[Image.Image]:
     if not path.is_file():
         raise InputError(f"'{path}' is {NO_IMAGE}in a file, but a folder, a pipe or a device")
     with opened(path) as stream:
+        if (claimed := _webp_size(stream.read(30))) is not None:  # Pillow takes memory for all of it at once
+            _check_size(path, claimed, stream)
+        stream.seek(0)
         with parsing(path, "image"):
             file = Image.open(stream, formats=FORMATS)
-        pixels, size = file.width * file.height, stream.seek(0, 2)
+        _check_size(path, file.size, stream)
         stream.seek(0)
-        if not pixels or pixels > max(LARGE, MOST_COMPRESSED * size):
-            raise InputError(
-                f"'{path}' is {NO_IMAGE}of {file.width} x {file.height} pixels in {size:,} bytes"
-            )
         yield file
+
+
+def _check_size(path: Path, claimed: tuple[int, int], stream: IO[bytes]) -> None:
+    """Raises InputError for an image that has no pixels, or more than its bytes can hold."""
+    (width, height), size = claimed, stream.seek(0, 2)
+    if not width * height or width * height > max(LARGE, MOST_COMPRESSED * size):
+        raise InputError(f"'{path}' is {NO_IMAGE}of {width} x {height} pixels in {size:,} bytes")
+
+
+def _webp_size(head: bytes) -> tuple[int, int] | None:
+    """Width and height in the head of a WebP file; None for any other."""
+    if head[:4] != b"RIFF" or head[8:12] != b"WEBP" or len(head) < 30:
+        return None
+    number = int.from_bytes
+    if head[12:16] == b"VP8 ":
+        return number(head[26:28], "little") & 0x3FFF, number(head[28:30], "little") & 0x3FFF
+    if head[12:16] == b"VP8L":
+        bits = number(head[21:25], "little")
+        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    return number(head[24:27], "little") + 1, number(head[27:30], "little") + 1  # VP8X
 
 
 def _converted(file: Image.Image, mode: str, path: Path) -> Image.Image:
