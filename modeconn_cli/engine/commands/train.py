@@ -24,7 +24,7 @@ from modeconn_cli.engine.results import files, jobs, memo_scores
 from modeconn_cli.engine.results.figures import about
 from modeconn_cli.engine.results.records import Record
 from modeconn_cli.engine.settings.train import TrainSettings
-from modeconn_cli.engine.training import NetworkProblem, evaluation, recipe_of, task_results
+from modeconn_cli.engine.training import NetworkProblem, evaluation, recipe_of, space, task_results
 from modeconn_cli.engine.training.evaluation import Score
 from modeconn_cli.engine.training.folder import OWNED, Keeping, Trained, train
 from modeconn_cli.engine.training.loop import Watcher
@@ -90,6 +90,12 @@ def run(settings: TrainSettings, runtime: Runtime) -> TrainResult | None:
             f"{len(seeds)} x {epochs} epochs of {most}{steps} steps on {runtime.device}, {runtime.threads} threads",
             *_said(any_plan),
             f"results in {settings.output_dir}, a checkpoint every {settings.save_freq or epochs} epochs",
+            space.said(
+                len(seeds) * space.kept_epochs(epochs, settings.save_freq),
+                space.checkpoint_bytes(model, settings),
+                settings.output_dir,
+                runtime,
+            ),
         ]
     ):
         return None

@@ -25,7 +25,7 @@ from modeconn_cli.engine.results import files, jobs
 from modeconn_cli.engine.results.records import Provenance, Record
 from modeconn_cli.engine.settings.base import tilde
 from modeconn_cli.engine.settings.curve import CurveTrainSettings
-from modeconn_cli.engine.training import evaluate, recipe_of, recompute_statistics
+from modeconn_cli.engine.training import evaluate, recipe_of, recompute_statistics, space
 from modeconn_cli.engine.training.folder import OWNED, Keeping, train
 from modeconn_cli.engine.training.metrics import MetricsLog
 
@@ -73,6 +73,17 @@ def run(settings: CurveTrainSettings, runtime: Runtime) -> CurveTrainResult | No
             f"{settings.epochs} epochs on {runtime.device} with {runtime.threads} threads",
             f"endpoints at L2 distance {distance.total_l2:.6f} (normalized {distance.normalized_total_l2:.6f}); "
             f"results in {folder}",
+            space.said(
+                space.kept_epochs(settings.epochs, settings.save_freq),
+                space.checkpoint_bytes(
+                    found.model,
+                    settings,
+                    points=settings.num_bends,
+                    trained=settings.num_bends - settings.fix_start - settings.fix_end,
+                ),
+                folder,
+                runtime,
+            ),
         ]
     ):
         return None

@@ -14,7 +14,7 @@ from modeconn_cli.engine.datasets import Data
 from modeconn_cli.engine.errors import SettingsError
 from modeconn_cli.engine.machine.runtime import Runtime
 from modeconn_cli.engine.settings.lmc import LmcRunSettings
-from modeconn_cli.engine.training import Recipe, batch_norms, rates
+from modeconn_cli.engine.training import Recipe, batch_norms, rates, space
 from modeconn_cli.engine.training.folder import stopped_early
 
 
@@ -154,4 +154,6 @@ def lines(every: list[Plan], model: nn.Module, data: Data, recipe: Recipe, runti
         rate = rates.measure(model, data.fit, recipe)
         seconds = epochs * len(data.fit) * rate.train + positions * (images + statistics) * rate.evaluate
         done += f", about {rates.duration(seconds)} on this machine"
-    return [*out, done, f"results in {todo.root}"]
+    kept = todo.max_epochs + 1 + count * len(todo.k1) * max(todo.k2)
+    files = space.said(kept, space.checkpoint_bytes(model, todo.settings), todo.root, runtime)
+    return [*out, done, f"results in {todo.root}", files]

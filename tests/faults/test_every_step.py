@@ -1,0 +1,29 @@
+"""Commands that fail at any step of what they write lose nothing: some steps here, all of them by `make faults`."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from faults.commands import CASES
+
+PROGRAM = Path(__file__).with_name("every_step.py")
+
+
+def run(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, str(PROGRAM), *words], capture_output=True, text=True, check=False)
+
+
+def test_some_steps() -> None:
+    done = run("--commands", "convert,curve analyze", "--actions", "kill,lost,short", "--every", "11")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", CASES)
+def test_more_steps_of_every_command(command: str) -> None:
+    done = run("--commands", command, "--actions", "kill,torn,enospc", "--every", "17")
+    assert done.returncode == 0, done.stdout + done.stderr

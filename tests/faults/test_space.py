@@ -1,0 +1,104 @@
+"""A disk that is full or goes away while a job writes: exit 5, what is there is whole, the same command goes on."""
+
+from __future__ import annotations
+
+import json
+import resource
+import shutil
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from faults.commands import CASES, TRAIN, make_study
+from modeconn_cli.cli import app
+from modeconn_cli.engine.results import failpoints, files
+from modeconn_cli.engine.settings.train import TrainSettings
+from modeconn_cli.engine.training import space
+
+
+@pytest.fixture
+def here(made_once, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "study"
+    shutil.copytree(made_once("mixed", make_study), folder)
+    monkeypatch.chdir(folder)
+    return folder
+
+
+@pytest.fixture
+def small_files() -> Iterator[None]:
+    """No file may be larger than 4 kB, which a checkpoint is."""
+    before, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4000, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    signal.signal(signal.SIGXFSZ, handler)
+
+
+def test_a_checkpoint_that_finds_no_space_is_said_and_the_training_goes_on_later(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, request
+) -> None:
+    words = [*TRAIN, "--output-dir", "out"]
+    with monkeypatch.context() as patch:
+        patch.setenv("MCX_TESTING", "1")
+        patch.setenv("MCX_FAILPOINT", "files.write:6=short")
+        failpoints._counts.clear()
+        assert app.main(words) == 5
+    assert "no space left writing 'out/seed0/" in capsys.readouterr().err
+    request.getfixturevalue("small_files")
+    assert app.main(words) == 5
+    said = capsys.readouterr().err
+    assert "no space left writing 'out/seed0/checkpoint-" in said
+    assert "Traceback" not in said
+    assert json.loads(Path("out/seed0/.mcx/train/status.json").read_text())["state"] == "failed"
+    assert not list(here.rglob(".mcx-*.tmp"))
+    resource.setrlimit(
+        resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.getrlimit(resource.RLIMIT_FSIZE)[1])
+    )
+    assert app.main(words) == 0
+    assert Path("out/seed0/checkpoint-2.pt").read_bytes() == Path("runs/seed0/checkpoint-2.pt").read_bytes()
+
+
+@pytest.mark.parametrize("command", ["train", "csl score"])
+def test_a_folder_that_is_removed_ends_the_job(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    case, seen = CASES[command], list[Path]()
+
+    def published(path: Path) -> None:
+        seen.append(path)
+        if len(seen) == 8:
+            shutil.rmtree("out")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "published", published)
+        assert case.run() == 5
+    said = capsys.readouterr().err
+    assert "was removed while the job was running" in said
+    assert "Traceback" not in said
+    assert not list(Path().glob("out/**/*.np[yz]"))
+    assert case.run() == 0
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_the_size_of_checkpoints_is_known_before_they_are_written(here: Path, optimizer: str, capsys) -> None:
+    words = [*TRAIN[:-1], "--optimizer", optimizer, "--seeds", "0,1", "--output-dir", "out"]
+    assert app.main(words) == 0
+    said = capsys.readouterr().err
+    assert "checkpoints: 6 x " in said
+    assert len(list(Path("out").glob("seed*/checkpoint-*.pt"))) == 6
+    net = torch.nn.Sequential(torch.nn.Linear(300, 300), torch.nn.BatchNorm1d(300))
+    settings = TrainSettings(output_dir=here, optimizer=optimizer, model="mlp", dataset="digits")
+    expected = space.checkpoint_bytes(net, settings)
+    kind = (
+        torch.optim.SGD(net.parameters(), 0.1, momentum=0.9)
+        if optimizer == "sgd"
+        else torch.optim.Adam(net.parameters())
+    )
+    net(torch.randn(4, 300)).sum().backward()
+    kind.step()
+    with Path("net.pt").open("wb") as stream:
+        torch.save({"model_state": net.state_dict(), "optimizer_state": kind.state_dict()}, stream)
+    assert expected <= Path("net.pt").stat().st_size <= expected + 8000
