@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := test
-.PHONY: install demo docs test lint types unit slow truth coverage coverage-table bench fuzz format clean
+.PHONY: install demo docs test lint types unit slow truth coverage coverage-table bench faults fuzz format clean
 
 install: $(STAMP)
 
@@ -57,6 +57,10 @@ bench: $(STAMP)
 N ?= 2000
 fuzz: $(STAMP)
 	PYTHONPATH=tests $(BIN)/python -m attacks.fuzz $(N)
+
+faults: $(STAMP)
+	$(BIN)/pytest -n auto --dist worksteal tests/faults tests/attacks tests/distributed -m "not gpu"
+	$(BIN)/python tests/faults/every_step.py --every $(or $(EVERY),4)
 
 format: $(STAMP)
 	$(BIN)/ruff format .
