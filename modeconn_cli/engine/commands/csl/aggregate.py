@@ -18,6 +18,7 @@ from modeconn_cli.engine.machine.runtime import Runtime
 from modeconn_cli.engine.results import arrays, files, jobs
 from modeconn_cli.engine.results.figures import about, said_beside
 from modeconn_cli.engine.results.records import Record
+from modeconn_cli.engine.samples import listing
 from modeconn_cli.engine.samples.losses import LearningTime, cumulative_loss, learning_time
 from modeconn_cli.engine.settings.csl import CslAggregateSettings
 from modeconn_cli.engine.settings.shared import in_every_format
@@ -115,6 +116,7 @@ def run(settings: CslAggregateSettings, runtime: Runtime) -> CslAggregateResult 
         *(name.aggregated(array) for array in ARRAYS),
         *(each for figure in documented for each in in_every_format(figure)),
         name.aggregated("metrics", ".json"),
+        name.aggregated(listing.STEM, ".csv"),
     ]
     how: dict[str, Any] = {
         "owned": owned,
@@ -276,6 +278,11 @@ def _write(
     anew: bool,
 ) -> None:
     path, order = folder / IDS, np.argsort(found.ids)
+    listed = found.run.aggregated(listing.STEM, ".csv")
+    if (found.folder / listed).exists() and folder.resolve() != found.folder.resolve():
+        files.write_text(
+            folder / found.named.aggregated(listing.STEM, ".csv"), (found.folder / listed).read_text("utf-8")
+        )
     ids = found.ids[order]
     if path.exists() and not anew and not (found.named_ids and np.array_equal(arrays.read_ids(path), ids)):
         raise OutputError(f"'{path}' names other samples, or in another order", "use another --output-dir")

@@ -25,6 +25,7 @@ from modeconn_cli.engine.results.records import Record
 from modeconn_cli.engine.samples import (
     Measure,
     ScoredEpoch,
+    listing,
     score,
     scores,
     write_summary,
@@ -122,9 +123,15 @@ class _Losses(Measure[CslScoreSettings, EpochScore, CslScoreResult]):
         super().__init__(settings, run, folder, runtime)
         self.named = named = _named(settings, run)
         self.key = named.key
+        self.listed = named.aggregated(listing.STEM, ".csv")  # runs in one folder may have other labels
         self.summary = folder / named.aggregated(SUMMARY, ".json")
         self.label_noise = folder / named.aggregated(LABEL_NOISE, ".csv")
-        self.owned = [*named.patterns(), self.summary.name, self.label_noise.name]  # all runs share the ids
+        self.owned = [
+            *named.patterns(),
+            self.summary.name,
+            self.label_noise.name,
+            self.listed,
+        ]  # all runs share the ids
         self.further = [each.name for each in scores.SCORES if each.name != "loss"]
         self.columns = ("loss", *self.further, *(() if settings.grad == "none" else ("loss_grad",)))
         self.decay = Decay.of(settings, run)
