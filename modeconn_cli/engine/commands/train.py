@@ -20,7 +20,7 @@ from modeconn_cli.engine.networks import models, weights
 from modeconn_cli.engine.networks.forward import forward
 from modeconn_cli.engine.networks.subject import Subject, open_untrained, read_own
 from modeconn_cli.engine.registry import is_import_path
-from modeconn_cli.engine.results import files, jobs, memo_scores
+from modeconn_cli.engine.results import files, jobs, memo_scores, records
 from modeconn_cli.engine.results.figures import about
 from modeconn_cli.engine.results.records import Record
 from modeconn_cli.engine.settings.train import TrainSettings
@@ -96,7 +96,7 @@ def run(settings: TrainSettings, runtime: Runtime) -> TrainResult | None:
     networks = [
         _Training(
             replace(settings, seed=seed, seeds=()),
-            settings.output_dir / f"seed{seed}",
+            settings,
             found,
             plans[seed],
             runtime.part(k, 1, len(seeds), seed=seed) if len(seeds) > 1 else runtime,
@@ -146,9 +146,15 @@ class _Training:
     """The network of one seed, in its folder."""
 
     def __init__(
-        self, settings: TrainSettings, folder: Path, found: Subject, tasks: Tasks | None, runtime: Runtime
+        self,
+        settings: TrainSettings,
+        whole: TrainSettings,
+        found: Subject,
+        tasks: Tasks | None,
+        runtime: Runtime,
     ) -> None:
-        self.settings, self.folder, self.tasks, self.runtime = settings, folder, tasks, runtime
+        self.settings, self.whole, self.tasks, self.runtime = settings, whole, tasks, runtime
+        self.folder = settings.output_dir / f"seed{settings.seed}"
         self.model = models.build(found.arch, settings.seed).to(runtime.device)
         self.subject, self.data = replace(found, model=self.model), found.data
         self.curriculum = Curriculum(found.data.fit, tasks)
@@ -162,6 +168,10 @@ class _Training:
             self.runtime.catching_signals(),
             jobs.opened(settings, folder, "train", self.runtime, owned=OWNED) as job,
         ):
+            if len(self.whole.seeds) > 1:
+                idle = self.whole.idle()
+                asked = {name: value for name, value in self.whole.recorded().items() if name not in idle}
+                files.write_text(job.private / names.WHOLE_FILE, records.settings_text(asked))
             if not job.complete:
                 begun = []
                 if tasks is not None:
