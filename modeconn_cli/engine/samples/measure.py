@@ -12,8 +12,8 @@ from torch import Tensor
 
 from modeconn_cli.engine.datasets import Batch
 from modeconn_cli.engine.machine.runtime import Runtime
+from modeconn_cli.engine.results import listing
 from modeconn_cli.engine.results.records import Record
-from modeconn_cli.engine.samples import listing
 from modeconn_cli.engine.samples.log import Row, ScoredEpoch
 from modeconn_cli.engine.samples.scored_run import ScoredRun
 from modeconn_cli.engine.settings.scoring import ScoringSettings

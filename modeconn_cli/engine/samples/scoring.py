@@ -5,25 +5,25 @@ This is the whole of `csl score`, `curvature` and `dormant` but for the measure 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from modeconn_cli.engine.datasets import Samples
+from modeconn_cli.engine.datasets import Data, Samples
 from modeconn_cli.engine.errors import OutputError
 from modeconn_cli.engine.machine.runtime import Runtime
 from modeconn_cli.engine.networks import subject
-from modeconn_cli.engine.results import arrays, files, jobs
+from modeconn_cli.engine.results import arrays, files, jobs, listing
 from modeconn_cli.engine.results.records import Record
-from modeconn_cli.engine.samples import listing
 from modeconn_cli.engine.samples.log import Row
 from modeconn_cli.engine.samples.measure import Measure, Result, Settings
 from modeconn_cli.engine.samples.scored_run import ScoredRun, open_run
 from modeconn_cli.engine.samples.sweep import Sweep
 from modeconn_cli.engine.settings.scoring import ScoringSettings
+from modeconn_cli.engine.settings.shared import SplitName
 
 # What a result says of the run that made it; a summary says the same whoever made it, in one go or in several.
 OF_THE_RUN = ("scored", "samples_per_second", "output_dir", "figure")
@@ -89,7 +89,34 @@ def _listing(run: ScoredRun, settings: ScoringSettings, runtime: Runtime) -> str
             f"{held:,} of the {len(run.samples):,} samples were held out of training: `val` in the table of samples "
             "(--split fit: without them)"
         )
-    return listing.table(data, run.samples, split, split_known=known)
+    return _table(data, run.samples, split, split_known=known)
+
+
+def _table(data: Data, samples: Samples, split: SplitName, *, split_known: bool) -> str:
+    """CSV, a line per sample in the order of the ids; what is not known is an empty cell.
+
+    The label is the one that was scored, the file its place below the data set's folder, the split `fit`, `val` or
+    `test`; `split_known`: whether a run says which of the training file's samples it was trained on.
+    """
+    of_files, names = data.files_of(samples), data.class_names
+    held = set(data.val.ids.tolist())
+
+    def part(sample: int) -> str:
+        if split == "test":
+            return "test"
+        return ("val" if sample in held else "fit") if split_known else ""
+
+    def rows() -> Iterator[tuple[int, int, str, str, str]]:
+        for k, (sample, label) in enumerate(zip(samples.ids.tolist(), samples.labels.tolist(), strict=True)):
+            yield (
+                sample,
+                label,
+                names[label] if names else "",
+                of_files[k] if of_files else "",
+                part(sample),
+            )
+
+    return files.csv_text(listing.COLUMNS, rows())
 
 
 def _write_ids(path: Path, samples: Samples, *, anew: bool) -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from modeconn_cli.engine.commands.correlate.join import CLASS, Joined
 from modeconn_cli.engine.commands.correlate.sources import EPOCH_FOLDER, Source
-from modeconn_cli.engine.samples import listing
-from modeconn_cli.engine.samples.listing import Listing
+from modeconn_cli.engine.results import listing
+from modeconn_cli.engine.results.listing import Listing
 
 _SCORED = {"csl": "csl_", "lt": "lt_", "curvature": "", "dormant": ""}  # source -> how its files' names begin
 

@@ -16,7 +16,7 @@ from modeconn_cli.engine.commands.correlate.sources import Source
 from modeconn_cli.engine.errors import InputError
 from modeconn_cli.engine.machine.runtime import Runtime
 from modeconn_cli.engine.results import arrays, columns, manifest
-from modeconn_cli.engine.samples.listing import FILE, Listing
+from modeconn_cli.engine.results.listing import FILE, Listing
 
 _GROUPS = {"label", "labels", "class_id", "task_num"}  # columns that measure nothing
 _FLIPPED = "flipped"  # of the project's own label_noise_*.csv, whose other columns are labels

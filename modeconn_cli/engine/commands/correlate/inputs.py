@@ -10,8 +10,8 @@ from modeconn_cli.engine.commands.correlate.sources import PER_EPOCH, Source
 from modeconn_cli.engine.errors import InputError, SettingsError
 from modeconn_cli.engine.machine.runtime import Runtime
 from modeconn_cli.engine.results import tracking_file
+from modeconn_cli.engine.results.listing import Listing
 from modeconn_cli.engine.results.memo_scores import MEMO
-from modeconn_cli.engine.samples.listing import Listing
 from modeconn_cli.engine.settings.correlate import CorrelateSettings
 
 # Of mcx csl aggregate too, whose names begin as that of the learning time does.

@@ -11,7 +11,7 @@ import pandas as pd
 
 from modeconn_cli.engine.commands.correlate.join import CATEGORY, METRICS, SPLIT, Joined
 from modeconn_cli.engine.results import files
-from modeconn_cli.engine.samples.listing import FILE
+from modeconn_cli.engine.results.listing import FILE
 
 ROWS = 4096  # written at a time
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")

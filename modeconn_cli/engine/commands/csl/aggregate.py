@@ -15,10 +15,9 @@ from modeconn_cli.engine.commands.csl.inputs import Drawn, RunArrays
 from modeconn_cli.engine.commands.csl.naming import IDS
 from modeconn_cli.engine.errors import OutputError
 from modeconn_cli.engine.machine.runtime import Runtime
-from modeconn_cli.engine.results import arrays, files, jobs
+from modeconn_cli.engine.results import arrays, files, jobs, listing
 from modeconn_cli.engine.results.figures import about, said_beside
 from modeconn_cli.engine.results.records import Record
-from modeconn_cli.engine.samples import listing
 from modeconn_cli.engine.samples.losses import LearningTime, cumulative_loss, learning_time
 from modeconn_cli.engine.settings.csl import CslAggregateSettings
 from modeconn_cli.engine.settings.shared import in_every_format

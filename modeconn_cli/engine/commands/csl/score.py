@@ -20,12 +20,11 @@ from modeconn_cli.engine.commands.csl.naming import IDS, LABEL_NOISE, SUMMARY, R
 from modeconn_cli.engine.datasets import Batch
 from modeconn_cli.engine.machine.runtime import Runtime
 from modeconn_cli.engine.networks import weights
-from modeconn_cli.engine.results import files
+from modeconn_cli.engine.results import files, listing
 from modeconn_cli.engine.results.records import Record
 from modeconn_cli.engine.samples import (
     Measure,
     ScoredEpoch,
-    listing,
     score,
     scores,
     write_summary,

@@ -2,49 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
-from modeconn_cli.engine.datasets import Data, Samples
 from modeconn_cli.engine.errors import InputError
-from modeconn_cli.engine.results import columns, files
+from modeconn_cli.engine.results import columns
 from modeconn_cli.engine.results.columns import ID
-from modeconn_cli.engine.settings.shared import SplitName
 
 STEM = "samples"
 NAME = f"{STEM}.csv"
 LABEL, CLASS_NAME, FILE, SPLIT = "label", "class_name", "file", "split"
 COLUMNS = (ID, LABEL, CLASS_NAME, FILE, SPLIT)
-
-
-def table(data: Data, samples: Samples, split: SplitName, *, split_known: bool) -> str:
-    """CSV, a line per sample in the order of the ids; what is not known is an empty cell.
-
-    The label is the one that was scored, the file its place below the data set's folder, the split `fit`, `val` or
-    `test`; `split_known`: whether a run says which of the training file's samples it was trained on.
-    """
-    of_files, names = data.files_of(samples), data.class_names
-    held = set(data.val.ids.tolist())
-
-    def part(sample: int) -> str:
-        if split == "test":
-            return "test"
-        return ("val" if sample in held else "fit") if split_known else ""
-
-    def rows() -> Iterator[tuple[int, int, str, str, str]]:
-        for k, (sample, label) in enumerate(zip(samples.ids.tolist(), samples.labels.tolist(), strict=True)):
-            yield (
-                sample,
-                label,
-                names[label] if names else "",
-                of_files[k] if of_files else "",
-                part(sample),
-            )
-
-    return files.csv_text(COLUMNS, rows())
 
 
 @dataclass(frozen=True)
