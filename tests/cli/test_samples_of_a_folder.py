@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import multiprocessing
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -173,3 +174,85 @@ def test_a_signal_to_the_process_group_leaves_the_readers_to_the_one_that_saves(
                 os.kill(reader.pid, number)
         seen.append(batch.images)
     assert torch.equal(torch.cat(seen), torch.cat([batch.images for batch in alone.fit.batches(2)]))
+
+
+def test_all_images_of_a_folder_are_trained_on_where_nothing_is_measured(
+    mcx: Callable, folder: Path, tmp_path: Path
+) -> None:
+    words = (
+        "train",
+        "--dataset",
+        folder,
+        "--model",
+        "mlp",
+        "--workers",
+        "0",
+        "--epochs",
+        "1",
+        "--val-size",
+        "0",
+    )
+    refused = mcx(*words, "--output-dir", tmp_path / "a")
+    assert refused.code == 2
+    assert "mcx train --val-size 0 --eval-every 0 trains on all of them" in refused.err
+    done = mcx(*words, "--eval-every", "0", "--output-dir", tmp_path / "b", "--label-noise", "0.5")
+    assert done.code == 0, done.err
+    assert "on shapes: 12 images" in done.err
+    flipped = sum(row["flipped"] == "1" for row in rows(tmp_path / "b/seed0/label_noise.csv"))
+    assert f"label noise 0.5, a probability per label: flipped are {flipped} of 12 in fit" in done.err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--dataset", "shapez", "--model", "mlp"), "did you mean 'shapes'?"),
+        (
+            ("--dataset", "./shapes", "--model", "toynet"),
+            "pass --model toynet:FACTORY for a network in toynet.py",
+        ),
+        (
+            ("--dataset", "./shapes", "--model", "TinyNet"),
+            "pass --model toynet:TinyNet for the one in toynet.py",
+        ),
+        (("--dataset", "./shapes", "--model", "toynet.py:TinyNet"), "drop the ending: toynet:TinyNet"),
+        (("--dataset", "./shapes"), "or pkg.mod:factory"),
+        (
+            ("--dataset", "./shapes", "--model", "toynet:TinyNet"),
+            "the network takes 5 channels, the images have 3",
+        ),
+        (("--dataset", "digits", "--model", "mlp", "--label-noise", "5%"), "hint: write 0.05"),
+    ],
+)
+def test_words_that_nearly_fit_are_led_to_what_lies_there(
+    mcx: Callable,
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    words: tuple[str, ...],
+    said: str,
+) -> None:
+    (tmp_path / "shapes").symlink_to(folder)
+    (tmp_path / "toynet.py").write_text(
+        "from torch import nn\n\n\nclass TinyNet(nn.Sequential):\n    def __init__(self):\n"
+        "        super().__init__(nn.Conv2d(5, 2, 3), nn.Flatten(), nn.Linear(72, 2))\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    sys.modules.pop("toynet", None)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    done = mcx(
+        "train",
+        *words,
+        "--epochs",
+        "1",
+        "--output-dir",
+        "out",
+        *(() if "digits" in words else ("--workers", "0")),
+    )
+    assert done.code in (2, 3)
+    assert said in done.err
+
+
+def test_a_run_that_is_not_there_is_said_whatever_flags_follow(mcx: Callable, tmp_path: Path) -> None:
+    done = mcx("csl", "score", tmp_path / "runn/seed9", "--epoch-step", "2", "--output-dir", tmp_path / "out")
+    assert done.code == 3
+    assert f"'{tmp_path}/runn/seed9' does not exist" in done.err

@@ -68,7 +68,9 @@ def run(settings: TrainSettings, runtime: Runtime) -> TrainResult | None:
     """Train one network per seed; finished ones are kept as they are."""
     if settings.label_noise and settings.label_seed is None:
         settings = replace(settings, label_seed=settings.seed)  # one data set for all --seeds
-    found = open_untrained(settings, runtime, watched=settings.patience is not None)
+    # Whoever holds nothing out, and wants nothing measured, trains on all images.
+    measured = settings.val_size != 0 or settings.eval_every != 0 or settings.classes_per_task is not None
+    found = open_untrained(settings, runtime, watched=settings.patience is not None, measured=measured)
     data, arch, model = found.data, found.arch, found.model
     seeds = settings.seeds or (settings.seed,)
     plans = {seed: tasks_of(settings, data.num_classes, seed) for seed in seeds}
@@ -89,7 +91,8 @@ def run(settings: TrainSettings, runtime: Runtime) -> TrainResult | None:
             f"train {arch.model} ({size:,} parameters) on {data.name}: {len(data.fit):,} images, "
             f"{len(seeds)} x {epochs} epochs of {most}{steps} steps on {runtime.device}, {runtime.threads} threads",
             *_said(any_plan),
-            f"results in {settings.output_dir}, a checkpoint every {settings.save_freq or epochs} epochs",
+            *_flipped(data),
+            f"results in {settings.output_dir}, a checkpoint every {_every(settings.save_freq or epochs)}",
         ]
     ):
         return None
@@ -116,6 +119,24 @@ def _said(tasks: Tasks | None) -> list[str]:
     return [f"{tasks.count} tasks of {tasks.per_task} classes and {tasks.epochs} epochs each{fewer}"]
 
 
+def _every(epochs: int) -> str:
+    return "epoch" if epochs == 1 else f"{epochs} epochs"
+
+
+def _flipped(data: Data) -> list[str]:
+    """How many labels the noise has flipped, which is a probability per label, and where."""
+    if data.flips is None:
+        return []
+    marked = data.flips.ids[data.flips.flipped]
+    parts = {"fit": data.fit, "val": data.val}
+    counts = [
+        f"{int(torch.isin(samples.ids.cpu(), marked.cpu()).sum()):,} of {len(samples):,} in {name}"
+        for name, samples in parts.items()
+        if len(samples)
+    ]
+    return [f"label noise {data.flips.share:g}, a probability per label: flipped are {', '.join(counts)}"]
+
+
 def _probe(model: nn.Module, arch: models.Architecture) -> None:
     """One forward of two blank images: a network that cannot take the data is named before the work begins."""
     try:
@@ -126,7 +147,7 @@ def _probe(model: nn.Module, arch: models.Architecture) -> None:
             raise
         raise SettingsError(
             f"{arch.model} cannot take images of {arch.input_shape}: {error.message.split(': ', 1)[1]}",
-            "pass --image-size N",
+            error.hint if "channel" in error.hint.partition(":")[0] else "pass --image-size N",
         ) from error
     classes = arch.num_classes or 1  # a head with more of them than the data have is ordinary
     if (

@@ -170,7 +170,10 @@ def load(settings: DataSettings, device: torch.device, *, held_out: bool = True)
     if held_out and len(data.held_out) == 0:
         raise SettingsError(
             f"data set '{source.name}' has no {'test' if use_test else 'validation'} images",
-            "pass --no-use-test to hold a tenth of its images out, or --val-size N",
+            "leave out --val-size to hold a tenth of its images out, or pass --val-size N; mcx train --val-size 0 "
+            "--eval-every 0 trains on all of them and measures none"
+            if settings.val_size == 0
+            else "pass --no-use-test to hold a tenth of its images out, or --val-size N",
         )
     return data
 

@@ -172,12 +172,15 @@ def check_said(read: Checkpoint, arch: Architecture, settings: NetworkSettings) 
         )
 
 
-def open_untrained(settings: NetworkSettings, runtime: Runtime, *, watched: bool) -> Subject:
-    """The subject of a training: a network with fresh weights, and its data.
+def open_untrained(
+    settings: NetworkSettings, runtime: Runtime, *, watched: bool, measured: bool = True
+) -> Subject:
+    """The subject of a training: a network with fresh weights, and its data; `measured`: on images that are held out.
 
     Raises SettingsError where early stopping watches (`watched`) validation images and there are none.
     """
-    found = open_described(About(), None, settings, runtime)
+    needed: Needed = "data" if measured else "data without held-out images"
+    found = open_described(About(), None, settings, runtime, needed)
     check_watched(found.data, watched=watched)
     return found
 

@@ -174,9 +174,15 @@ def _measured(found: RunArrays, settings: CslAggregateSettings, runtime: Runtime
     values |= {"lt": plain.lt, "lt_first_epoch": plain.first, "lt_stays": plain.stays}
     at_once = float((plain.first[np.isfinite(plain.lt)] == found.epochs[0]).mean()) if plain.finite else 0.0
     if at_once > AT_ONCE and len(found.epochs) > 1:
+        told = len(np.unique(plain.stays)) > 1  # NaN, never, counts as one value
         runtime.warn(
             f"lt_first_epoch is {found.epochs[0]} for {100 * at_once:.0f} % of the samples, as their gradients are "
-            "small before they grow: lt_stays, the first epoch from which on they stay below tau, tells samples apart"
+            "small before they grow: "
+            + (
+                "lt_stays, the first epoch from which on they stay below tau, tells samples apart"
+                if told
+                else "neither it nor lt_stays, which is the same for all, tells samples apart at these epochs"
+            )
         )
     if found.summary.get("grad") == "input":  # the norms are the paper's, which squares them
         square = learnt(True)
