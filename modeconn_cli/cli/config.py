@@ -31,6 +31,7 @@ from modeconn_cli.engine.settings.shared import (
 if TYPE_CHECKING:
     import yaml  # imported where a file is read: most command lines have none
 
+EVERY = "every command"  # that a project file stands for
 PRESETS = Path(settings_package.__file__).parent / "presets"
 LARGEST = 100_000  # bytes; a configuration is a page of text
 DEEPEST = 20  # lists within lists
@@ -50,6 +51,7 @@ SAVE_INTERMEDIATE = "save_intermediate"
 VARIABLES = {"model": "MCX_MODEL", "dataset": "MCX_DATASET"}
 OTHERS = ("MCX_DEBUG", "MCX_TESTING", "MCX_FAILPOINT")  # which are no settings
 
+EVERY = "every command"
 FLAG, ENVIRONMENT = "flag", "environment"  # the origins that count as given
 NULL = ("", "~", "null", "Null", "NULL")
 
@@ -117,9 +119,7 @@ def standing(cls: type[Settings], known: Collection[str]) -> tuple[dict[str, Any
     mine -= {*(DATA if "dataset" in known else ()), *(NETWORK if "model" in known else ())}
     file, notes = _project_file()
     in_file = (
-        read(file, {key: s.name for s in shared.values() for key in s.yaml_keys}, "every command")[0]
-        if file
-        else {}
+        read(file, {key: s.name for s in shared.values() for key in s.yaml_keys}, EVERY)[0] if file else {}
     )
     texts: dict[str, tuple[str, Value]] = {name: (str(file), text) for name, text in in_file.items()}
     texts |= {
@@ -245,6 +245,11 @@ def read(path: Path, known: Mapping[str, str], command: str) -> tuple[dict[str, 
         else:
             hint = did_you_mean(name, known)
             note = f" ({hint})" if hint.startswith("did you mean") else ""
+            if command == EVERY:
+                raise SettingsError(
+                    f"{where}: '{key}' is no setting that stands for every command{note}",
+                    f"it may say {', '.join(sorted(set(known.values())))}; others belong into a --config file",
+                )
             raise SettingsError(f"{where}: unknown key '{key}' for '{command}'{note}", "" if note else hint)
     if not switches[SAVE_INTERMEDIATE]:
         values["save_freq"] = "0"

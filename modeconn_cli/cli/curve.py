@@ -8,7 +8,7 @@ import typer
 
 from modeconn_cli.cli.options import takes
 from modeconn_cli.cli.report import Report
-from modeconn_cli.cli.tables import Block, Lines, Table, number, percent
+from modeconn_cli.cli.tables import Block, Lines, Table, barriers_block, number, percent
 from modeconn_cli.engine.settings.curve import (
     CurveAnalyzeSettings,
     CurveEvalSettings,
@@ -135,18 +135,10 @@ def eval_table(result: CurveEvalResult) -> list[Block]:
         for name, values in result.statistics.items()
     )
     keys = tuple(vars(next(iter(result.statistics.values()))))
-    series = tuple(next(iter(result.barriers.values())))
-    barriers = tuple(
-        (definition, *(number(values[name], 4) for name in series))
-        for definition, values in result.barriers.items()
-    )
+    decay = " (loss is nll plus the weight decay)" if result.wd else ""
     return [
         Table(f"Along the {result.curve} ({result.num_points} positions)", ("series", *keys), rows),
-        Table(
-            "Barriers",
-            ("definition", *(name.replace("test", result.held_out).replace("_", " ") for name in series)),
-            barriers,
-        ),
+        *barriers_block(result.barriers, result.held_out, result.num_points, decay),
         Lines(
             (
                 f"Length: {result.length:.2f} (endpoints: {result.endpoint_distance:.2f})",
@@ -160,7 +152,7 @@ def eval_table(result: CurveEvalResult) -> list[Block]:
 def analyze_table(result: CurveAnalyzeResult) -> list[Block]:
     rows = tuple(
         (
-            layer.name + (" *" if layer.name == result.swapped_layer else ""),
+            layer.name + (" *" if layer.name in result.swapped_layers else ""),
             layer.type,
             f"{layer.n_params:,}",
             number(layer.normalized_l2_middle),
@@ -177,11 +169,23 @@ def analyze_table(result: CurveAnalyzeResult) -> list[Block]:
     lines = [
         f"Participation ratio at t = 0.5: {result.participation_ratio:.2f} of {len(result.layers)} layers"
     ]
-    if result.swapped_layer:
+    if result.swapped_layer and len(result.swapped_layers) < 2:
         lines += [
             f"Share of the squared distance at t = 0.5: swapped layer {percent(result.share_swapped)}, "
             f"its neighbours {percent(result.share_neighbours)}, elsewhere {percent(result.share_elsewhere)}",
             "* swapped layer",
+        ]
+    elif result.swapped_layer:
+        shares = result.share_swapped, result.share_neighbours, result.share_swapped_layers
+        first, beside, together = (share or 0.0 for share in shares)
+        known = result.share_swapped_layers is not None
+        around = percent(max(first + beside - together, 0.0) if known else None)
+        lines += [
+            f"Share of the squared distance at t = 0.5: the {len(result.swapped_layers)} swapped layers "
+            f"{percent(result.share_swapped_layers)} ({result.swapped_layer} alone {percent(result.share_swapped)}), "
+            f"their neighbours {around}, elsewhere {percent(result.share_elsewhere)}",
+            f"* swapped layers: the outputs of {result.swapped_layer} and of these are added, so that their units move "
+            "together",
         ]
     return [*parts, Lines(tuple(lines))]
 

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 
+STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
+
 
 @app.command("info")
 @takes(InfoSettings, "info")
@@ -53,9 +55,12 @@ def table(result: InfoResult) -> list[Block]:
         "sha256": result.sha256 or "not read",
     }
     parts: list[Block] = [Table(result.checkpoint, ("entry", "value"), tuple(facts.items()), text_columns=2)]
-    shown = result.tensors[: result.show_keys]
+    # Statistics of batch norm come after what is learnt.
+    ordered = sorted(result.tensors, key=lambda each: each.name.rpartition(".")[2] in STATISTICS)
+    shown = ordered[: result.show_keys]
     if shown:
         rows = tuple((t.name, "x".join(map(str, t.shape)) or "scalar", t.dtype) for t in shown)
-        title = f"Tensors ({len(shown)} of {result.num_tensors})"
+        more = "; --show-keys N: more" if len(shown) < result.num_tensors else ""
+        title = f"Tensors ({len(shown)} of {result.num_tensors}{more})"
         parts.append(Table(title, ("name", "shape", "type"), rows, text_columns=3))
     return parts

@@ -9,7 +9,7 @@ import typer
 
 from modeconn_cli.cli.options import takes
 from modeconn_cli.cli.report import Report
-from modeconn_cli.cli.tables import Block, Lines, Table, number, with_error
+from modeconn_cli.cli.tables import Block, Lines, Table, barriers_block, number, significant, with_error
 from modeconn_cli.engine.settings.lmc import LmcInterpolateSettings, LmcReportSettings, LmcRunSettings
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def report_(settings: LmcReportSettings, report: Report) -> None:
 
 def run_table(result: LmcRunResult) -> list[Block]:
     columns = (
-        "k1", "k2", "epoch", "L2 distance", "train loss max_gap", "test loss max_gap", "test loss midpoint",
+        "k1", "k2", "epoch", "L2 distance", "train nll max_gap", "test nll max_gap", "test nll midpoint",
         "train error sup_minus_mean", "test error sup_minus_mean",
     )  # fmt: skip
     rows = tuple(
@@ -115,7 +115,7 @@ def run_table(result: LmcRunResult) -> list[Block]:
 
 def _figure(value: float | Spread | None, digits: int) -> str:
     """A figure of one seed, or mean and standard deviation of several."""
-    shown = partial(number, digits=digits)
+    shown = partial(significant, digits=digits)
     return (
         shown(value) if value is None or isinstance(value, float) else with_error(value.mean, value.sd, shown)
     )
@@ -168,9 +168,9 @@ def _span(values: list[int]) -> str:
 
 
 NAMES = {
-    "loss_train": "train loss",
+    "loss_train": "train nll",
     "error_train": "train error (%)",
-    "loss_test": "{} loss",
+    "loss_test": "{} nll",
     "error_test": "{} error (%)",
 }
 
@@ -181,7 +181,6 @@ def interpolate_table(result: LmcInterpolateResult) -> list[Block]:
         (
             NAMES[name].format(result.held_out),
             *(number(value, 4) for value in vars(values).values()),
-            *(number(result.barriers[definition][name], 4) for definition in result.barriers),
         )
         for name, values in result.statistics.items()
     )
@@ -189,8 +188,7 @@ def interpolate_table(result: LmcInterpolateResult) -> list[Block]:
     if result.distance_unpermuted is not None:
         lines[0] += f" (before the permutation: {number(result.distance_unpermuted)})"
     return [
-        Table(
-            f"On the line ({len(result.line.alphas)} positions)", ("series", *keys, *result.barriers), rows
-        ),
+        Table(f"On the line ({len(result.line.alphas)} positions)", ("series", *keys), rows),
+        *barriers_block(result.barriers, result.held_out, len(result.line.alphas)),
         Lines(tuple(lines)),
     ]

@@ -50,12 +50,11 @@ def table(result: StatusResult) -> list[Block]:
 
 
 def _row(job: JobStatus) -> tuple[str, ...]:
-    files = f"{job.files} files" if job.state == "complete" else "n/a"
     return (
         job.folder,
         job.job,
         job.state,
-        files if job.progress is None else _done(job.progress),
+        "n/a" if job.progress is None else _done(job.progress),
         "n/a" if job.progress is None else _rate(job.progress),
         _local(job.last_sign),
     )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
 
@@ -37,6 +38,7 @@ class Lines:
 Block = Table | Lines
 T = TypeVar("T")
 EPOCHS = 12  # in a table; the others are in the files
+MOST_DECIMALS = 8
 
 
 def ends(rows: Sequence[T], most: int, what: str) -> tuple[list[T], list[str]]:
@@ -49,6 +51,14 @@ def ends(rows: Sequence[T], most: int, what: str) -> tuple[list[T], list[str]]:
 def number(value: float | None, digits: int = 6) -> str:
     """A number with a fixed count of decimals, `n/a` where there is none."""
     return "n/a" if value is None or value != value else f"{value:.{digits}f}"
+
+
+def significant(value: float | None, digits: int = 4) -> str:
+    """A number with so many decimals, and more of them where fewer than three figures would be left."""
+    if value is None or value != value or value == 0 or abs(value) == math.inf:
+        return number(value, digits)
+    needed = 2 - math.floor(math.log10(abs(value)))
+    return f"{value:.2e}" if needed > MOST_DECIMALS else number(value, max(digits, needed))
 
 
 def epoch_words(epoch: int | None, weights_of: int | None) -> str:
@@ -222,6 +232,25 @@ def _stacked(part: Table, chosen: Sequence[int]) -> Lines:
         lines.append(", ".join(f"{name} {cell}" for name, cell in head) + ":")
         lines += [f"  {name + ':':{longest}} {row[i]}" for name, i in zip(names, chosen, strict=True)]
     return Lines(tuple(lines))
+
+
+def barriers_block(
+    barriers: Mapping[str, Mapping[str, float | None]], held_out: str, positions: int, further: str = ""
+) -> list[Block]:
+    """The barriers of a path by definition and series; losses of barriers are without weight decay."""
+    heads = {
+        "loss_train": "train nll",
+        "error_train": "train error",
+        "loss_test": f"{held_out} nll",
+        "error_test": f"{held_out} error",
+    }
+    series = tuple(next(iter(barriers.values())))
+    rows = tuple(
+        (definition, *(significant(values[name]) for name in series))
+        for definition, values in barriers.items()
+    )
+    said = f"Barriers: errors in points, nll in nats{further}; the largest of {positions} positions"
+    return [Table("Barriers", ("definition", *(heads[name] for name in series)), rows), Lines((said,))]
 
 
 def distance_block(distance: Distance) -> Lines:

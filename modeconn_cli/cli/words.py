@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -53,8 +54,14 @@ def _one(spec: Spec, text: str) -> Any:
         except ValueError:
             what = "a whole number" if spec.kind is int else "a number"
             shown = text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
-            raise SettingsError(f"'{shown}' is not {what}") from None
+            raise SettingsError(f"'{shown}' is not {what}", _share(text)) from None
     return _path(text) if spec.kind is Path else spec.kind(text)
+
+
+def _share(text: str) -> str:
+    """The number that a percentage is, as a hint."""
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*%\s*", text)
+    return f"write {float(found[1]) / 100:g}" if found else ""
 
 
 def _path(text: str) -> Path:

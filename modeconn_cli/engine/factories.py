@@ -124,6 +124,9 @@ def _is_own(file: str) -> bool:
 def imported(path: str) -> Callable[..., Any]:
     """The callable that `pkg.mod:factory` names; the working directory is searched too."""
     module_name, _, name = path.partition(":")
+    if module_name.endswith(".py"):
+        dotted = ".".join(Path(module_name).with_suffix("").parts)
+        raise SettingsError(f"'{module_name}' is a file, not a module", f"drop the ending: {dotted}:{name}")
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.insert(0, here)

@@ -9,6 +9,7 @@ from pathlib import Path
 JOB_FOLDER = ".mcx"
 PROJECT_FILE = "mcx.yaml"
 SETTINGS_FILE = "config.resolved.yaml"
+WHOLE_FILE = "config.whole.yaml"  # of the command whose part a job is
 RECORD_FILE = "record.json"
 LOCK_FILE = "run.lock"
 STATUS_FILE = "status.json"

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import ast
+import difflib
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from modeconn_cli.engine.errors import SettingsError, did_you_mean
+
+MOST_FILES = 50  # of the working directory that are looked through for the name of a network
 
 
 @dataclass(frozen=True)
@@ -95,7 +99,23 @@ def find_model(name: str) -> tuple[str, Entry]:
             numbers = [int(group) for group in found.groups()]
             args = dict(zip(parameters, numbers, strict=True))
             return spelling.format(*numbers), Entry(where, args=args)
-    raise SettingsError(f"unknown model '{name}'", did_you_mean(name, MODELS))
+    raise SettingsError(f"unknown model '{name}'", _own_network(name) or did_you_mean(name, MODELS))
+
+
+def _own_network(name: str) -> str:
+    """How a network of the user's own is named, where a file of the working directory has the name or defines it."""
+    for path in sorted(Path().glob("*.py"))[:MOST_FILES]:
+        try:
+            tree = ast.parse(path.read_bytes())
+        except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
+            continue
+        made = [each.name for each in tree.body if isinstance(each, ast.ClassDef | ast.FunctionDef)]
+        if name in made:
+            return f"pass --model {path.stem}:{name} for the one in {path}"
+        if name in (path.stem, path.name):
+            which = f"one of {', '.join(made[:8])}" if made else "a function that makes the network"
+            return f"pass --model {path.stem}:FACTORY for a network in {path}, FACTORY being {which}"
+    return ""
 
 
 def todays_name(model: str, schema: str | None) -> str:
@@ -122,7 +142,17 @@ def check_dataset(name: str) -> None:
     """Raise SettingsError, with the closest name, for what is neither registered nor the path of a folder or file."""
     elsewhere = is_import_path(name) or name.endswith(".npz") or "/" in name or Path(name).is_dir()
     if not elsewhere and canonical_dataset(name) not in (*DATASETS, *FOLDERS):
-        raise SettingsError(f"unknown data set '{name}'", did_you_mean(name, (*DATASETS, *FOLDERS)))
+        raise SettingsError(
+            f"unknown data set '{name}'", _own_data(name) or did_you_mean(name, (*DATASETS, *FOLDERS))
+        )
+
+
+def _own_data(name: str) -> str:
+    """The folder or .npz file of the working directory that may be meant."""
+    there = [path for path in sorted(Path().iterdir()) if path.is_dir() or path.suffix == ".npz"]
+    near = difflib.get_close_matches(name, [path.name for path in there], n=1, cutoff=0.7)
+    near = near or [path.name for path in there if path.stem == name]
+    return f"did you mean '{near[0]}'?" if near else ""
 
 
 def is_import_path(name: str) -> bool:

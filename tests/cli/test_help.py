@@ -138,3 +138,15 @@ def test_the_examples_of_every_command_run_as_printed(
                 continue
             done = mcx(*shlex.split(line)[1:])
             assert done.code == 0, (line, done.err)
+
+
+@pytest.mark.parametrize("name", TOPICS)
+def test_code_in_a_topic_is_shown_as_it_is_to_be_copied(
+    mcx, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    columns(monkeypatch, 80)
+    blocks = re.findall(r"^```\w*\n(.*?)^```", pages.topic(name), re.MULTILINE | re.DOTALL)
+    shown = [line.strip() for line in mcx("help", name).out.splitlines()]
+    for line in "".join(blocks).splitlines():
+        assert len(line) <= 78, line
+        assert line.strip() in shown

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -63,7 +64,7 @@ def job(done: object) -> dict:
 def test_a_complete_job(mcx: Callable, folder: Path) -> None:
     done = mcx("status", folder, "--json")
     assert (done.code, done.err) == (0, "")
-    assert (job(done)["job"], job(done)["state"], job(done)["files"]) == ("dormant", "complete", 7)
+    assert (job(done)["job"], job(done)["state"], job(done)["files"]) == ("dormant", "complete", 8)
     assert "complete" in mcx("status", folder).out
 
 
@@ -111,7 +112,7 @@ def test_a_tree_of_runs_has_a_line_per_job_at_any_depth(mcx: Callable, tree: Pat
         assert (done.code, [each["folder"] for each in json.loads(done.out)["jobs"]]) == (0, expected)
     lines = [line.split() for line in mcx("status", "runs").out.splitlines() if "seed" in line]
     assert [line[:5] for line in lines] == [
-        [name, "train", "complete", "2", "files"] for name in ("seed0", "seed1")
+        [name, "train", "complete", "epoch", "3/3"] for name in ("seed0", "seed1")
     ]
 
 
@@ -124,8 +125,23 @@ def test_the_command_that_is_named_goes_on_with_a_stopped_run(mcx: Callable, tre
     assert (first["next"], second["progress"]["done"], second["progress"]["total"]) == (None, 1, 3)
     assert "epoch 1/3" in mcx("status", tree).out
     words = second["next"].split()
-    assert words == ["mcx", "train", "--config", "runs/seed1/.mcx/train/config.resolved.yaml"]
-    assert mcx(*words[1:]).code == 0
+    assert words == ["mcx", "train", "--config", "runs/seed0/.mcx/train/config.whole.yaml"]
+    again = mcx(*words[1:])
+    assert again.code == 0
+    assert "already complete: runs/seed0" in again.err
+    assert "continuing 'runs/seed1' from epoch 1" in again.err
+    assert (tree / "seed1/checkpoint-3.pt").read_bytes() == whole
+    assert mcx("status", tree).code == 0
+
+
+def test_a_seed_that_has_not_begun_is_not_forgotten(mcx: Callable, tree: Path) -> None:
+    whole = (tree / "seed1/checkpoint-3.pt").read_bytes()
+    shutil.rmtree(tree / "seed1")
+    done = mcx("status", tree, "--json")
+    first, second = json.loads(done.out)["jobs"]
+    assert (done.code, first["state"]) == (75, "complete")
+    assert (second["folder"], second["state"], second["reason"]) == ("seed1", "resumable", "it has not begun")
+    assert mcx(*second["next"].split()[1:], "-q").code == 0
     assert (tree / "seed1/checkpoint-3.pt").read_bytes() == whole
     assert mcx("status", tree).code == 0
 

@@ -147,7 +147,7 @@ def test_numbers_in_the_table_read_back_as_they_were(tmp_path: Path) -> None:
     joined = Joined(pd.DataFrame(columns)[order].rename_axis("sample_id"), "train", order[1:], [], [])
     code = np.where(short < 0.2, -1, 0)
     category = pd.Series(pd.Categorical.from_codes(code, ["high csl, low memo"]))
-    tables.write_csv(tmp_path / "x.csv", tables.per_sample(joined, category), joined)
+    tables.write_csv(tmp_path / "x.csv", tables.per_sample(joined, category, None), joined)
     found = read_csv(tmp_path / "x.csv")
     assert list(found) == ["sample_id", "split", "class_id", "memo_score", "csl", "lt", "category"]
     assert np.array_equal(found["csl"].to_numpy(np.float32), bits, equal_nan=True)

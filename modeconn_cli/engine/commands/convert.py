@@ -157,7 +157,7 @@ def _content(source: Source, settings: ConvertSettings, made: Provenance) -> tup
         left_out.append("optimizer")
     if settings.layout == "mcx":
         about = replace(source.about, provenance=strict(vars(made)))
-        return checkpoints.content(read.epoch or 0, source.own, about, optimizer), left_out
+        return checkpoints.content(read.epoch, source.own, about, optimizer), left_out
     left_out += [*source.lost, *(["mcx"] if "mcx" in read.content else [])]
     if settings.layout == "bare":
         left_out += [*(["epoch"] if "epoch" in read.content else []), *(["optimizer"] if optimizer else [])]

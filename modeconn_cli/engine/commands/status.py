@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+import yaml
+
 from modeconn_cli.engine import names
 from modeconn_cli.engine.errors import InputError, McxError, Stopped, must_exist
 from modeconn_cli.engine.machine.runtime import Runtime
@@ -60,7 +62,10 @@ def run(settings: StatusSettings, _runtime: Runtime) -> StatusResult:
     """Raises Stopped where a job is not complete, InputError where one failed or is damaged and where there is none."""
     folder = settings.folder
     must_exist(folder, "pass the --output-dir of a command, or a folder of such folders", folder=True)
-    each = tuple(_status(folder, private) for private in found(folder))
+    known = found(folder)
+    each = tuple(
+        each for private in known for each in (_status(folder, private), *_unbegun(folder, private, known))
+    )
     if not each:
         raise InputError(f"'{folder}' holds no job of mcx", "pass the --output-dir of a command")
     result = StatusResult(folder=str(folder), jobs=each)
@@ -85,6 +90,42 @@ def found(folder: Path) -> list[Path]:
             if not private.is_symlink():
                 out += sorted(path.parent for path in private.glob(f"*/{names.RECORD_FILE}"))
     return out
+
+
+def _parts(private: Path) -> dict[str, Path]:
+    """Of the training of several seeds that a job belongs to: seed -> where its job is; empty where it is alone."""
+    whole = private / names.WHOLE_FILE
+    try:
+        asked = yaml.load(whole.read_text("utf-8"), Loader=yaml.BaseLoader) if whole.exists() else {}
+    except (OSError, ValueError, yaml.YAMLError):
+        return {}
+    runs = private.parent.parent.parent
+    seeds = asked.get("seeds", []) if isinstance(asked, dict) else []
+    return {seed: runs / f"seed{seed}" / names.JOB_FOLDER / private.name for seed in seeds}
+
+
+def _unbegun(root: Path, private: Path, known: list[Path]) -> Iterator[JobStatus]:
+    """The seeds of a training that have not begun, said by the first that has."""
+    parts = _parts(private)
+    if next((place for place in parts.values() if place in known), None) != private:
+        return
+    for place in parts.values():
+        if not place.exists():
+            yield JobStatus(
+                folder=os.path.relpath(place.parent.parent, root),
+                job=private.name,
+                state="resumable",
+                last_sign=None,
+                reason="it has not begun",
+                files=0,
+                progress=None,
+                next=_next(
+                    private.parent.parent,
+                    private,
+                    records.peek_object(private / names.RECORD_FILE),
+                    anew=False,
+                ),
+            )
 
 
 def _said(folder: Path, jobs: list[JobStatus], what: str) -> str:
@@ -128,7 +169,7 @@ def _status(root: Path, private: Path) -> JobStatus:
         last_sign=said["time"] if "time" in said and state != "running" else _last_sign(private),
         reason=reason,
         files=len(made or ()),
-        progress=None if now == "complete" else _progress(folder, private, record),
+        progress=_progress(folder, private, record),
         next=None
         if now in ("complete", "running")
         else _next(folder, private, record, anew=now == "damaged"),
@@ -171,6 +212,9 @@ def _progress(folder: Path, private: Path, record: dict[str, Any]) -> Progress |
 def _next(folder: Path, private: Path, record: dict[str, Any], *, anew: bool) -> str | None:
     """The command line that goes on with a job, or does it anew where its files are not what they were."""
     settings, command = private / names.SETTINGS_FILE, record.get("command")
+    if not anew:  # which is about this job alone
+        whole = (place / names.WHOLE_FILE for place in _parts(private).values())
+        settings = next((path for path in whole if path.exists()), settings)
     if not isinstance(command, str) or not settings.exists():
         return None
     words = [*command.split(), "--config", str(settings)]

@@ -57,6 +57,7 @@ class SwapResult(Record):
     mode: str
     layer_depth: str | None
     layer_name: str | None
+    layers_swapped: list[str]  # all whose units change places: those that are added to `layer_name` too
     num_filters: int
     num_swaps: int
     neuron_pairs: list[tuple[int, int]]
@@ -79,6 +80,7 @@ class SwapResult(Record):
             "layer_idx": layer,
             "layer_name": self.layer_name,
             "layer_description": what,
+            "layers_swapped": self.layers_swapped,
             "num_filters": self.num_filters,
             "num_swaps": self.num_swaps,
             "neuron_pairs": self.neuron_pairs,
@@ -100,6 +102,11 @@ class Choice:
     size: int
     pairs: list[units.Pair]
     orders: dict[symmetry.Group, list[int]]
+
+    @property
+    def layers(self) -> list[str]:
+        """The layers whose units change places: what is added together moves together."""
+        return list(dict.fromkeys(layer for group in self.orders for layer in group.rows_in))
 
 
 def run(settings: SwapSettings, runtime: Runtime) -> SwapResult | None:
@@ -132,6 +139,7 @@ def run(settings: SwapSettings, runtime: Runtime) -> SwapResult | None:
         mode=choice.mode,
         layer_depth=choice.depth,
         layer_name=choice.layer,
+        layers_swapped=choice.layers,
         num_filters=choice.size,
         num_swaps=len(choice.pairs),
         neuron_pairs=choice.pairs,
@@ -196,7 +204,9 @@ def _describe(choice: Choice) -> str:
     if choice.layer is None:
         return f"{choice.mode}: permuting {choice.size:,} units in {len(choice.orders)} groups"
     pairs = ", ".join(f"{i}:{j}" for i, j in choice.pairs[:10]) + (", …" if len(choice.pairs) > 10 else "")
-    return f"exchanging {pairs} of the {choice.size} units of {choice.layer}"
+    others = [layer for layer in choice.layers if layer != choice.layer]
+    along = f", and with them those of {', '.join(others)}, which are added to them" if others else ""
+    return f"exchanging {pairs} of the {choice.size} units of {choice.layer}{along}"
 
 
 def verify(
@@ -269,7 +279,7 @@ def _publish(
         checkpoints.STATE: {**swapped, **original.extra},
         "metadata": said,
     }  # where the original script has it
-    data = files.tensor_bytes(checkpoints.content(original.epoch or 0, content, about, optimizer))
+    data = files.tensor_bytes(checkpoints.content(original.epoch, content, about, optimizer))
     result = replace(result, checkpoint_sha256=hashlib.sha256(data).hexdigest())
     layers = {layer.layer_name: layer.figures() for layer in result.distance.layers}
     files.write_json(names.swap_metadata(output), result.document())

@@ -20,7 +20,7 @@ from modeconn_cli.engine.networks import models, weights
 from modeconn_cli.engine.networks.forward import forward
 from modeconn_cli.engine.networks.subject import Subject, open_untrained, read_own
 from modeconn_cli.engine.registry import is_import_path
-from modeconn_cli.engine.results import files, jobs, memo_scores
+from modeconn_cli.engine.results import files, jobs, memo_scores, records
 from modeconn_cli.engine.results.figures import about
 from modeconn_cli.engine.results.records import Record
 from modeconn_cli.engine.settings.train import TrainSettings
@@ -68,7 +68,9 @@ def run(settings: TrainSettings, runtime: Runtime) -> TrainResult | None:
     """Train one network per seed; finished ones are kept as they are."""
     if settings.label_noise and settings.label_seed is None:
         settings = replace(settings, label_seed=settings.seed)  # one data set for all --seeds
-    found = open_untrained(settings, runtime, watched=settings.patience is not None)
+    # Whoever holds nothing out, and wants nothing measured, trains on all images.
+    measured = settings.val_size != 0 or settings.eval_every != 0 or settings.classes_per_task is not None
+    found = open_untrained(settings, runtime, watched=settings.patience is not None, measured=measured)
     data, arch, model = found.data, found.arch, found.model
     seeds = settings.seeds or (settings.seed,)
     plans = {seed: tasks_of(settings, data.num_classes, seed) for seed in seeds}
@@ -89,7 +91,8 @@ def run(settings: TrainSettings, runtime: Runtime) -> TrainResult | None:
             f"train {arch.model} ({size:,} parameters) on {data.name}: {len(data.fit):,} images, "
             f"{len(seeds)} x {epochs} epochs of {most}{steps} steps on {runtime.device}, {runtime.threads} threads",
             *_said(any_plan),
-            f"results in {settings.output_dir}, a checkpoint every {settings.save_freq or epochs} epochs",
+            *_flipped(data),
+            f"results in {settings.output_dir}, a checkpoint every {_every(settings.save_freq or epochs)}",
             space.said(
                 len(seeds) * space.kept_epochs(epochs, settings.save_freq),
                 space.checkpoint_bytes(model, settings),
@@ -102,7 +105,7 @@ def run(settings: TrainSettings, runtime: Runtime) -> TrainResult | None:
     networks = [
         _Training(
             replace(settings, seed=seed, seeds=()),
-            settings.output_dir / f"seed{seed}",
+            settings,
             found,
             plans[seed],
             runtime.part(k, 1, len(seeds), seed=seed) if len(seeds) > 1 else runtime,
@@ -122,6 +125,24 @@ def _said(tasks: Tasks | None) -> list[str]:
     return [f"{tasks.count} tasks of {tasks.per_task} classes and {tasks.epochs} epochs each{fewer}"]
 
 
+def _every(epochs: int) -> str:
+    return "epoch" if epochs == 1 else f"{epochs} epochs"
+
+
+def _flipped(data: Data) -> list[str]:
+    """How many labels the noise has flipped, which is a probability per label, and where."""
+    if data.flips is None:
+        return []
+    marked = data.flips.ids[data.flips.flipped]
+    parts = {"fit": data.fit, "val": data.val}
+    counts = [
+        f"{int(torch.isin(samples.ids.cpu(), marked.cpu()).sum()):,} of {len(samples):,} in {name}"
+        for name, samples in parts.items()
+        if len(samples)
+    ]
+    return [f"label noise {data.flips.share:g}, a probability per label: flipped are {', '.join(counts)}"]
+
+
 def _probe(model: nn.Module, arch: models.Architecture) -> None:
     """One forward of two blank images: a network that cannot take the data is named before the work begins."""
     try:
@@ -132,7 +153,7 @@ def _probe(model: nn.Module, arch: models.Architecture) -> None:
             raise
         raise SettingsError(
             f"{arch.model} cannot take images of {arch.input_shape}: {error.message.split(': ', 1)[1]}",
-            "pass --image-size N",
+            error.hint if "channel" in error.hint.partition(":")[0] else "pass --image-size N",
         ) from error
     classes = arch.num_classes or 1  # a head with more of them than the data have is ordinary
     if (
@@ -152,9 +173,15 @@ class _Training:
     """The network of one seed, in its folder."""
 
     def __init__(
-        self, settings: TrainSettings, folder: Path, found: Subject, tasks: Tasks | None, runtime: Runtime
+        self,
+        settings: TrainSettings,
+        whole: TrainSettings,
+        found: Subject,
+        tasks: Tasks | None,
+        runtime: Runtime,
     ) -> None:
-        self.settings, self.folder, self.tasks, self.runtime = settings, folder, tasks, runtime
+        self.settings, self.whole, self.tasks, self.runtime = settings, whole, tasks, runtime
+        self.folder = settings.output_dir / f"seed{settings.seed}"
         self.model = models.build(found.arch, settings.seed).to(runtime.device)
         self.subject, self.data = replace(found, model=self.model), found.data
         self.curriculum = Curriculum(found.data.fit, tasks)
@@ -168,6 +195,10 @@ class _Training:
             self.runtime.catching_signals(),
             jobs.opened(settings, folder, "train", self.runtime, owned=OWNED) as job,
         ):
+            if len(self.whole.seeds) > 1:
+                idle = self.whole.idle()
+                asked = {name: value for name, value in self.whole.recorded().items() if name not in idle}
+                files.write_text(job.private / names.WHOLE_FILE, records.settings_text(asked))
             if not job.complete:
                 begun = []
                 if tasks is not None:

@@ -40,7 +40,8 @@ class Data:
     """A data set ready for use: `fit` is trained on, `val` is cut from the training file.
 
     `doubts` are what the user should know of it: images that are left out, or not what the transform expects. `remarks`
-    say what was settled without being asked.
+    say what was settled without being asked. `class_names` are by label, empty where nobody says them; `folder` is the
+    one that files of images lie in.
     """
 
     name: str
@@ -54,6 +55,8 @@ class Data:
     flips: Flips | None = None  # of the training file's labels
     doubts: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
+    class_names: tuple[str, ...] = ()
+    folder: Path | None = None
     all_train: Callable[[], Samples] | None = field(default=None, repr=False)
 
     def split(self, name: SplitName) -> Samples:
@@ -66,6 +69,17 @@ class Data:
     def held_out(self) -> Samples:
         """The images that `te_` figures are measured on."""
         return self.test if self.use_test else self.val
+
+    def files_of(self, samples: Samples) -> list[str]:
+        """The file of each of these samples, by its place below the data set's folder; empty where there are none."""
+        images = samples.images
+        if not isinstance(images, ImageFiles):
+            return []
+        root = self.folder or Path()
+        return [
+            (path.relative_to(root) if path.is_relative_to(root) else path).as_posix()
+            for path in images.paths
+        ]
 
     @property
     def begins_grey(self) -> bool:
@@ -135,6 +149,8 @@ def load(settings: DataSettings, device: torch.device, *, held_out: bool = True)
         flips=flips,
         all_train=lambda: samples(train, torch.cat([fit_rows, val_rows]).sort().values),
         use_test=use_test,
+        class_names=source.class_names,
+        folder=source.folder,
         remarks=tuple(filter(None, (source.remark, _of_no_test(source, held) if untested else ""))),
         doubts=tuple(filter(None, (source.doubt, _of_another_range(settings, source, transform)))),
         remembered=Remembered(
@@ -154,7 +170,10 @@ def load(settings: DataSettings, device: torch.device, *, held_out: bool = True)
     if held_out and len(data.held_out) == 0:
         raise SettingsError(
             f"data set '{source.name}' has no {'test' if use_test else 'validation'} images",
-            "pass --no-use-test to hold a tenth of its images out, or --val-size N",
+            "leave out --val-size to hold a tenth of its images out, or pass --val-size N; mcx train --val-size 0 "
+            "--eval-every 0 trains on all of them and measures none"
+            if settings.val_size == 0
+            else "pass --no-use-test to hold a tenth of its images out, or --val-size N",
         )
     return data
 

@@ -25,6 +25,7 @@ from modeconn_cli.engine.results.parsing import opened, parsing
 
 ENDINGS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
 SQUARE = 224  # pixels of images whose files differ in size, as networks for ImageNet take them
+SMALL = 64  # pixels of images that are shifted in training, not cut
 ANNOTATIONS, INSIDE = "val_annotations.txt", "images"
 # What archives and file servers add, beside names that begin with a dot.
 HIDDEN = frozenset({"__MACOSX", "@eaDir"})
@@ -63,10 +64,22 @@ def read(folder: Path, image_size: int | None, workers: int, channels: int = 3) 
         num_classes=len(classes),
         train=_split(listed, as_files),
         test=_split(held_out, as_files),
-        transform="imagenet" if channels == 3 else "none",  # whose statistics are those of colours
+        transform=_usual(channels, found),
         doubt=left_out,
         remark=remark,
+        class_names=tuple(classes),
+        folder=folder,
     )
+
+
+def _usual(channels: int, size: tuple[int, int] | None) -> str:
+    """The transform of images in files, whose `size` is None where it differs.
+
+    Statistics are those of colours. Small images are whole objects, as CIFAR's are: parts of them would be none.
+    """
+    if channels == 1:
+        return "none"
+    return "vgg" if size is not None and max(size) <= SMALL else "imagenet"
 
 
 def called(folder: Path) -> str:

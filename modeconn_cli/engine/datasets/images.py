@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import math
 import re
+import signal
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,6 +25,7 @@ from modeconn_cli.engine import keyed
 from modeconn_cli.engine.datasets.transforms import Transform
 from modeconn_cli.engine.errors import CONTINUE, InputError
 from modeconn_cli.engine.machine.devices import cores
+from modeconn_cli.engine.machine.runtime import STOP_SIGNALS
 from modeconn_cli.engine.results.parsing import opened, parsing
 
 if TYPE_CHECKING:
@@ -97,6 +99,7 @@ class ImageFiles:
             batch_sampler=[these.tolist() for these in rows],
             num_workers=min(self.workers, len(rows)),
             collate_fn=_collate,
+            worker_init_fn=_ignore_stop_signals,
         )
         for images in _living(loader):
             if isinstance(images, _Refused):
@@ -188,6 +191,12 @@ class _Reader:
                 return left, upper, left + w, upper + h
         side = min(width, height)
         return (width - side) / 2, (height - side) / 2, (width + side) / 2, (height + side) / 2
+
+
+def _ignore_stop_signals(_worker: int) -> None:
+    """A signal to the whole process group is for the process that saves: it ends its workers itself."""
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _collate(images: Sequence[np.ndarray | _Refused]) -> Tensor | _Refused:

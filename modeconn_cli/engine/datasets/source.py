@@ -25,7 +25,7 @@ class Source:
     """A data set as its files hold it; `transform` names the one that is used where none is asked for.
 
     `doubt` says which of the files' samples belong to neither split, and where what is white is not sure; `remark` how
-    the images are read.
+    the images are read. `class_names` are by label, where the files say them; `folder` is the one they lie in.
     """
 
     name: str
@@ -35,6 +35,8 @@ class Source:
     transform: str
     doubt: str = ""
     remark: str = ""
+    class_names: tuple[str, ...] = ()
+    folder: Path | None = None
 
     @property
     def channels(self) -> int:

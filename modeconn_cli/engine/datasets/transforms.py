@@ -111,6 +111,25 @@ class Transform:
         return said
 
     @property
+    def spelled(self) -> str:
+        """The transform in words, with what it does to every image."""
+        if not self.mean:
+            return f"transform {self.name} (0 to 1, not normalised)"
+        mean, std = (",".join(f"{value:g}" for value in values) for values in (self.mean, self.std))
+        return f"transform {self.name} (mean {mean}, std {std})"
+
+    @property
+    def augmentation(self) -> str:
+        """What is done at random in training, in words; empty where nothing is."""
+        parts = (
+            "random parts of the image, resized" if self.resized_crop else "",
+            f"random shifts by up to {self.crop_padding} pixels" if self.crop_padding else "",
+            "flips" if self.flip else "",
+            f"rotations by up to {self.rotation:g} degrees" if self.rotation else "",
+        )
+        return " and ".join(filter(None, parts))
+
+    @property
     def has_own_statistics(self) -> bool:
         known = TRANSFORMS.get(self.name, self)
         return (self.mean, self.std) != (known.mean, known.std)

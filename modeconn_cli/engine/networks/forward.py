@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
@@ -11,6 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from modeconn_cli.engine.errors import InputError, McxError
+
+_CHANNELS = re.compile(r"expected input\[.*\] to have (\d+) channels, but got (\d+) channels")
 
 
 @contextlib.contextmanager
@@ -41,6 +44,10 @@ def _advice(images: Tensor, error: Exception) -> str:
         return "it is called with one tensor of images: wrap one that takes more"
     if not isinstance(error, RuntimeError | ValueError | AssertionError | IndexError | TypeError):
         return "MCX_DEBUG=1 shows where"
+    if found := _CHANNELS.search(str(error)):
+        takes, given = map(int, found.groups())
+        hint = f"the network takes {takes} {'channel' if takes == 1 else 'channels'}, the images have {given}"
+        return hint + (f": --data-arg channels={takes} reads files so" if takes in (1, 3) else "")
     hint = "--image-size N or --input-shape C,H,W says the size of images"
     if images.ndim == 4 and images.shape[1] == 3:
         hint += ", --data-arg channels=1 reads files of grey images in one channel"

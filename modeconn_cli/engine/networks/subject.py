@@ -172,12 +172,15 @@ def check_said(read: Checkpoint, arch: Architecture, settings: NetworkSettings) 
         )
 
 
-def open_untrained(settings: NetworkSettings, runtime: Runtime, *, watched: bool) -> Subject:
-    """The subject of a training: a network with fresh weights, and its data.
+def open_untrained(
+    settings: NetworkSettings, runtime: Runtime, *, watched: bool, measured: bool = True
+) -> Subject:
+    """The subject of a training: a network with fresh weights, and its data; `measured`: on images that are held out.
 
     Raises SettingsError where early stopping watches (`watched`) validation images and there are none.
     """
-    found = open_described(About(), None, settings, runtime)
+    needed: Needed = "data" if measured else "data without held-out images"
+    found = open_described(About(), None, settings, runtime, needed)
     check_watched(found.data, watched=watched)
     return found
 
@@ -206,7 +209,7 @@ def open_described(
     if path is not None:
         settings = completed(settings, about, path)
     settings = _of_files(settings)
-    data = load_data(about, settings, runtime, needed)
+    data = load_data(about, settings, runtime, needed, measured=path is not None)
     arch = _architecture(settings, about, path, data, state)
     if data is not None and data.begins_grey and not _takes(arch, state):
         data, arch = _in_one_channel(data, arch, about, path, settings, runtime, state)
@@ -275,10 +278,13 @@ def _takes(arch: Architecture, state: Mapping[str, Tensor] | None) -> bool:
     return True
 
 
-def load_data(about: About, settings: NetworkSettings, runtime: Runtime, needed: Needed) -> Data | None:
+def load_data(
+    about: About, settings: NetworkSettings, runtime: Runtime, needed: Needed, *, measured: bool = True
+) -> Data | None:
     """The data that the settings name, else those that a checkpoint remembers.
 
-    Raises SettingsError where a checkpoint alone names a data factory, which would run its code.
+    `measured`: a network is there already, and was trained on images of some transform. Raises SettingsError where a
+    checkpoint alone names a data factory, which would run its code.
     """
     if needed == "no data" or not isinstance(settings, DataSettings):
         return None
@@ -297,6 +303,8 @@ def load_data(about: About, settings: NetworkSettings, runtime: Runtime, needed:
         runtime.warn(doubt)
     for remark in data.remarks:
         runtime.note(remark, once=True)
+    if needed != "the data's shape" and settings.transform is None and not settings.mean:
+        _say_transform(data, runtime, measured=measured)
     implied = about.data
     if implied is not None and not implied.whole and implied.dataset == data.name:
         applied = data.fit.transform
@@ -304,6 +312,25 @@ def load_data(about: About, settings: NetworkSettings, runtime: Runtime, needed:
         said = ", as networks of this kind are trained" if usual else ""
         runtime.note(f"evaluated on {data.name} with {applied.said}{said}")
     return data
+
+
+def _say_transform(data: Data, runtime: Runtime, *, measured: bool) -> None:
+    """What is done to the images where nobody has said it: it may not be what the network was trained with."""
+    transform = data.fit.transform
+    another = "--transform, or --mean and --std, say another"
+    if measured:
+        runtime.note(
+            f"images go through {transform.spelled}, the default of '{data.name}', as no checkpoint says its own: "
+            f"{another}",
+            once=True,
+        )
+    elif transform.name != "none":
+        more = transform.augmentation
+        training = f"; in training {more}" if more else ""
+        runtime.note(
+            f"images go through {transform.spelled}{training} (default of '{data.name}': {another})",
+            once=True,
+        )
 
 
 def _check_fits(

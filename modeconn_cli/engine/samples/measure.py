@@ -12,6 +12,7 @@ from torch import Tensor
 
 from modeconn_cli.engine.datasets import Batch
 from modeconn_cli.engine.machine.runtime import Runtime
+from modeconn_cli.engine.results import listing
 from modeconn_cli.engine.results.records import Record
 from modeconn_cli.engine.samples.log import Row, ScoredEpoch
 from modeconn_cli.engine.samples.scored_run import ScoredRun
@@ -27,7 +28,7 @@ class Measure(ABC, Generic[Settings, Row, Result]):
     `columns` name the values that each sample has; what else a batch yields adds up over samples. `row` is what is said
     of an epoch, `record` what is said in the end. `owned` are glob patterns of all files of the job in its folder;
     `key` tells it from other jobs of the same command there. `ids` is the name of the file of the samples' ids, where
-    all epochs share one.
+    all epochs share one, `listed` that of the table of the samples.
     """
 
     row: type[Row]
@@ -36,6 +37,7 @@ class Measure(ABC, Generic[Settings, Row, Result]):
     owned: Sequence[str]
     key = ""
     ids: str | None = None
+    listed: str = listing.NAME
 
     def __init__(self, settings: Settings, run: ScoredRun, folder: Path, runtime: Runtime) -> None:
         self.settings, self.run, self.folder, self.runtime = settings, run, folder, runtime

@@ -58,6 +58,11 @@ class Sweep(Generic[Row]):
         """
         self._say_damage(every=every)
         left, alone, begun = self._left(), self._group.world == 1, time.perf_counter()
+        done = len(self._run.checkpoints) - len(left)
+        if self._job.resumed and left and self._group.leader:
+            self._runtime.note(
+                f"continuing '{self._job.folder}': {done} of {len(self._run.checkpoints)} epochs are scored already"
+            )
         for number, epoch in enumerate(left):
             checkpoint = self._score(epoch, number, len(left))
             if alone:

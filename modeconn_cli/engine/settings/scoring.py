@@ -116,9 +116,10 @@ class ScoringSettings(
 
     @classmethod
     def of_words(cls, words: Sequence[str]) -> Mapping[str, str]:
-        """A folder is that of a run, a file one checkpoint."""
-        given = super().of_words(words)
-        return given if names.file_of(Path(words[0])).is_dir() else {"checkpoint": words[0]}
+        """A folder is that of a run, a file one checkpoint; of what is not there the ending tells which is meant."""
+        given, path = super().of_words(words), names.file_of(Path(words[0]))
+        folder = path.is_dir() or not (path.exists() or path.suffix)
+        return given if folder else {"checkpoint": words[0]}
 
     @property
     def sources(self) -> tuple[Path, ...]:

@@ -78,7 +78,8 @@ class DataSettings(Settings):
 
     dataset: str | None = setting(
         None,
-        "registered name, folder of class folders, .npz or pkg.mod:factory, whose code runs",
+        "registered name, folder of class folders, .npz or pkg.mod:factory, whose code runs; normalised by "
+        "--transform or --mean, --std",
         shown=_FROM_FILE,
         canonical=canonical_dataset,
     )
@@ -103,7 +104,10 @@ class DataSettings(Settings):
         None, "images of each class, its first ones, kept for validation", low=1, shown="off", rare=True
     )
     transform: TransformName | None = setting(
-        None, "normalisation and augmentation", shown="from the checkpoint, else the data set's", rare=True
+        None,
+        "normalisation and augmentation; --mean and --std say other statistics",
+        shown="from the checkpoint, else the data set's",
+        rare=True,
     )
     mean: tuple[float, ...] = setting(
         (), "channel means instead of the transform's, comma-listed", repeats=True, rare=True
@@ -128,7 +132,7 @@ class DataSettings(Settings):
     )
     label_noise: float | None = setting(
         None,
-        "share of the training labels that are flipped to another class",
+        "probability that a training label is flipped to another class",
         low=0,
         high=1,
         shown="from the checkpoint, else 0",

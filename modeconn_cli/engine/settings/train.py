@@ -120,14 +120,30 @@ class TrainSettings(
         change="free",
     )
     epochs: int | None = setting(  # type: ignore[assignment] # a number by the time it is trained
-        None, "passes over the training images", low=0, shown="200; with tasks those of all tasks"
+        None, "passes over the images", low=0, shown="200, or the tasks'"
     )
-    model: str = like(NetworkSettings, "model", shown="none", missing=("no network", "pass --model NAME"))
+    model: str = like(
+        NetworkSettings,
+        "model",
+        shown="none",
+        missing=("no network", "pass --model NAME, or pkg.mod:factory for your own"),
+    )
     num_classes: int | None = like(NetworkSettings, "num_classes", shown="the data's")
-    dataset: str | None = like(DataSettings, "dataset", shown="none")
-    transform: TransformName | None = like(DataSettings, "transform", shown="the data's", rare=False)
+    dataset: str | None = like(
+        DataSettings,
+        "dataset",
+        help="registered name, folder of class folders, .npz or pkg.mod:factory, whose code runs",
+        shown="none",
+    )
+    transform: TransformName | None = like(
+        DataSettings,
+        "transform",
+        help="normalisation, augmentation; --mean, --std: other statistics",
+        shown="the data's",
+        rare=False,
+    )
     label_noise: float | None = like(
-        DataSettings, "label_noise", help="share of training labels to flip", shown="0", rare=False
+        DataSettings, "label_noise", help="chance that a training label is flipped", shown="0", rare=False
     )
     label_seed: int | None = like(DataSettings, "label_seed", shown="the seed", needs=("label_noise",))
     figure_format: Literal["png", "pdf", "svg"] = like(FigureSettings, "figure_format", rare=True)  # of tasks

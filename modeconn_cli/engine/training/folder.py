@@ -75,6 +75,9 @@ def train(
     run = _Run(problem, make_optimizer(problem, recipe), keeping, job, runtime, watchers)
     if run.patience.over or run.position.epoch >= recipe.epochs:
         return run.finished()
+    if job.resumed and (run.position.epoch or run.position.batch):
+        at = f"epoch {run.position.epoch}" + (f", batch {run.position.batch}" if run.position.batch else "")
+        runtime.note(f"continuing '{keeping.folder}' from {at}")
     began = time.monotonic()
     for end in fit(problem, run.optimizer, samples, recipe, runtime, run.position, keeping.tasks, watchers):
         if end.batch:

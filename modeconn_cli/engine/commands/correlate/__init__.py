@@ -14,6 +14,7 @@ import pandas as pd
 from modeconn_cli.engine.commands.correlate import (
     categories,
     class_names,
+    described,
     evolution,
     figures,
     inputs,
@@ -112,11 +113,12 @@ def run(settings: CorrelateSettings, runtime: Runtime) -> CorrelateResult | None
         return None
     files.check_writable(folder)
     names = None if settings.class_map is None else class_names.read(settings.class_map)
-    read = inputs.read(settings, found, runtime)
+    read, known = inputs.read(settings, found, runtime)
+    names = names or known.names
     assumed = inputs.assumed(read, runtime)
-    paths = _paths(settings, found, read)
+    paths = [*_paths(settings, found, read), *known.paths]
     files.refuse_inputs([folder / name for name in OWNED], paths)
-    joined = join(read, settings.how)
+    joined = described.with_classes(join(read, settings.how), known)
     del read  # as large as what was made of it
     how: dict[str, Any] = {
         "owned": OWNED,
@@ -125,7 +127,7 @@ def run(settings: CorrelateSettings, runtime: Runtime) -> CorrelateResult | None
     }
     with jobs.opened(settings, folder, "correlate", runtime, **how) as job:
         title = _title(joined, found, paths)
-        measured, writers = _measure(settings, found, joined, names, title, runtime)
+        measured, writers = _measure(settings, found, joined, names, known.files, title, runtime)
         made = [folder / name for name in (*writers, SUMMARY)]
         result = replace(measured, assumed_index=assumed, files=[str(path) for path in made])
         if not job.complete:
@@ -166,6 +168,7 @@ def _measure(
     found: Inputs,
     joined: Joined,
     names: Mapping[int, str] | None,
+    of_files: pd.Series | None,
     title: str,
     runtime: Runtime,
 ) -> tuple[CorrelateResult, dict[str, Writer]]:
@@ -185,7 +188,8 @@ def _measure(
         )
     groups = _groups(settings.by, joined, runtime)
     if names is not None:
-        _compare_names(names, table.get(CLASS), runtime)
+        if settings.class_map is not None:
+            _compare_names(names, table.get(CLASS), runtime)
         groups = {keys: with_names(group, names) for keys, group in groups.items()}
     tasks = by_task(table, joined.metrics) if (TASK,) in groups else []
     several = found.dormant if len(found.dormant) > 1 else {}
@@ -208,7 +212,8 @@ def _measure(
         files=[],
         output_dir=str(settings.output_dir),
     )
-    return result, _writers(settings, joined, category, groups, result, title)
+    samples = tables.per_sample(joined, category, of_files)
+    return result, _writers(settings, joined, samples, groups, result, title)
 
 
 def _metric(values: pd.Series) -> Metric:
@@ -260,7 +265,7 @@ def _auroc(marks: pd.Series, values: pd.Series) -> Auroc:
 def _writers(
     settings: CorrelateSettings,
     joined: Joined,
-    category: pd.Series,
+    samples: pd.DataFrame,
     groups: Mapping[Keys, pd.DataFrame],
     result: CorrelateResult,
     title: str,
@@ -271,7 +276,7 @@ def _writers(
     def figure(name: str, draw: Callable[..., bytes], *content: object) -> None:
         writers[settings.named(name)] = lambda path: files.atomic_write(path, draw(*content, title, settings))
 
-    samples, flag = tables.per_sample(joined, category), next(iter(joined.flags), None)
+    flag = next(iter(joined.flags), None)
     writers: dict[str, Writer] = {PER_SAMPLE: lambda path: tables.write_csv(path, samples, joined)}
     if settings.parquet:
         writers[PARQUET] = lambda path: tables.write_parquet(path, samples, joined)

@@ -16,6 +16,7 @@ from modeconn_cli.engine.commands.correlate.sources import Source
 from modeconn_cli.engine.errors import InputError
 from modeconn_cli.engine.machine.runtime import Runtime
 from modeconn_cli.engine.results import arrays, columns, manifest
+from modeconn_cli.engine.results.listing import FILE, Listing
 
 _GROUPS = {"label", "labels", "class_id", "task_num"}  # columns that measure nothing
 _FLIPPED = "flipped"  # of the project's own label_noise_*.csv, whose other columns are labels
@@ -73,8 +74,8 @@ def _names(found: Iterable[str], path: Path, taken: Collection[str]) -> dict[str
     return names
 
 
-def flags(path: Path, taken: Collection[str], assume: bool) -> Source:
-    """Columns of 0 and 1 that the metrics are held against."""
+def flags(path: Path, taken: Collection[str], assume: bool, known: Listing) -> Source:
+    """Columns of 0 and 1 that the metrics are held against, by sample id or by the files that are `known`."""
     ids_file: tuple[Path, ...] = ()
     assumed = False
     manifest.check([path], (*sources.JOBS, "train"))
@@ -85,7 +86,7 @@ def flags(path: Path, taken: Collection[str], assume: bool) -> Source:
         ids, ids_file = sources.ids_of(path, len(marks), assume)
         table, assumed = columns.by_id(ids, {path.stem: marks}, path), not ids_file
     else:
-        table = _flag_columns(columns.read_samples(path), path)
+        table = _flag_columns(_read_flags(path, known), path)
     table = table.rename(columns=_names(table.columns, path, taken))
     return Source(
         name="flags",
@@ -95,6 +96,34 @@ def flags(path: Path, taken: Collection[str], assume: bool) -> Source:
         assumed=assumed,
         files=(path, *ids_file),
     )
+
+
+def _read_flags(path: Path, known: Listing) -> pd.DataFrame:
+    """A table by sample id, or by file where it has no ids: by the file's place, or by its name where that is unique.
+
+    Raises InputError for a file that no table of samples names, or that several samples could be.
+    """
+    table = columns.read_csv(path)
+    if columns.ID in table or FILE not in table:
+        return columns.read_samples(path)
+    if known.files is None:
+        raise InputError(
+            f"'{path}' names files, and no table of samples beside the metrics says which samples they are",
+            "score the folder of images again, or name samples by sample_id",
+        )
+    named = table.pop(FILE).map(lambda name: Path(str(name)).as_posix())
+    places = pd.Series(known.files.index, known.files.to_numpy())
+    short = pd.Series(known.files.index, known.files.map(lambda name: name.rpartition("/")[2]).to_numpy())
+    short = short[~short.index.duplicated(keep=False)]
+    found = named.map(places).fillna(named.map(short))
+    if found.isna().any():
+        first = named[found.isna()].iloc[0]
+        raise InputError(
+            f"'{path}': {int(found.isna().sum())} files are not among the samples or could be several, such as "
+            f"'{first}'",
+            f"write them as the tables of samples do, such as '{known.files.iloc[0]}'",
+        )
+    return columns.by_id(columns.sample_ids(found.astype("int64"), path), table, path)
 
 
 def _flag_columns(read: pd.DataFrame, path: Path) -> pd.DataFrame:

@@ -5,13 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from modeconn_cli.engine.commands.correlate import further, join, sources
+from modeconn_cli.engine.commands.correlate import described, further, join, sources
 from modeconn_cli.engine.commands.correlate.sources import PER_EPOCH, Source
 from modeconn_cli.engine.errors import InputError, SettingsError
 from modeconn_cli.engine.machine.runtime import Runtime
 from modeconn_cli.engine.results import tracking_file
+from modeconn_cli.engine.results.listing import Listing
 from modeconn_cli.engine.results.memo_scores import MEMO
 from modeconn_cli.engine.settings.correlate import CorrelateSettings
+
+# Of mcx csl aggregate too, whose names begin as that of the learning time does.
+NOT_LT = tuple(f"{name}_" for name in ("lt_first_epoch", "lt_first_epoch_sq", "lt_stays"))
 
 
 @dataclass(frozen=True)
@@ -26,15 +30,15 @@ class Inputs:
 def find(settings: CorrelateSettings) -> Inputs:
     """Look into the folders."""
     csl = settings.csl and sources.only(settings.csl, "csl_*.npy", ("csl_ce_", f"{PER_EPOCH}_"))
-    lt = settings.lt and sources.only(settings.lt, "lt_*.npy", ("lt_first_epoch_",))
+    lt = settings.lt and sources.only(settings.lt, "lt_*.npy", NOT_LT)
     if lt is None and csl is not None and csl != settings.csl:  # csl is of a folder
         beside = csl.with_name("lt_" + csl.name.removeprefix("csl_"))
         lt = beside if beside.exists() else None
     return Inputs(csl, lt, {} if settings.dormant is None else sources.dormant_files(settings.dormant))
 
 
-def read(settings: CorrelateSettings, inputs: Inputs, runtime: Runtime) -> list[Source]:
-    """Every source, in the order of its ids; names of columns are unique."""
+def read(settings: CorrelateSettings, inputs: Inputs, runtime: Runtime) -> tuple[list[Source], Listing]:
+    """Every source, in the order of its ids, and what is known of the samples; names of columns are unique."""
     assume = settings.assume_index
     read: list[Source] = []
     if settings.tracking is not None:
@@ -58,18 +62,18 @@ def read(settings: CorrelateSettings, inputs: Inputs, runtime: Runtime) -> list[
     if settings.memo is not None:
         read = [_without_memo(source, runtime) for source in read]
         read.append(sources.memo(settings.memo, assume))
-    taken = {*join.RESERVED}
+    known, taken = described.beside(read), {*join.RESERVED}
     for path in settings.with_files:
         read.append(further.metrics(path, taken, assume, runtime))
         taken |= set(read[-1].metrics)
     if settings.flags is not None:
-        read.append(further.flags(settings.flags, taken, assume))
+        read.append(further.flags(settings.flags, taken, assume, known))
     if not any(source.metrics for source in read):
         raise SettingsError(
             "no source gives a metric: the tracking file has no memo scores",
             "pass --csl, --memo or another one",
         )
-    return read
+    return read, known
 
 
 def _without_memo(source: Source, runtime: Runtime) -> Source:

@@ -21,7 +21,7 @@ CURVATURE, DIRECTIONAL = "per_image_curvature.npy", "per_image_directional_eig.n
 CURVATURE_LABELS = "per_image_labels.npy"
 PER_EPOCH = "csl_per_epoch"
 _DORMANT = re.compile(r"dormant_(?:props|post)_epoch_(\d+)\.npy")
-_EPOCH_FOLDER = re.compile(r"epoch_\d+")
+EPOCH_FOLDER = re.compile(r"epoch_\d+")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +55,7 @@ def ids_of(path: Path, count: int, assume: bool) -> tuple[np.ndarray, tuple[Path
     """
     found = _DORMANT.fullmatch(path.name)
     beside = path.with_name(f"sample_ids_epoch_{found[1]}.npy" if found else IDS)
-    if not beside.exists() and _EPOCH_FOLDER.fullmatch(path.parent.name):
+    if not beside.exists() and EPOCH_FOLDER.fullmatch(path.parent.name):
         beside = path.parent.parent / IDS  # mcx curvature keeps one file of ids for all its epochs
     if path.exists():
         manifest.check([beside], JOBS)

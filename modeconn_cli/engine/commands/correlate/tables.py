@@ -11,6 +11,7 @@ import pandas as pd
 
 from modeconn_cli.engine.commands.correlate.join import CATEGORY, METRICS, SPLIT, Joined
 from modeconn_cli.engine.results import files
+from modeconn_cli.engine.results.listing import FILE
 
 ROWS = 4096  # written at a time
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
@@ -31,14 +32,18 @@ def write_small(path: Path, table: pd.DataFrame) -> None:
     files.write_text(path, out.rename(columns=safe).to_csv(index=False, lineterminator="\n"))
 
 
-def per_sample(joined: Joined, category: pd.Series) -> pd.DataFrame:
-    """The documented columns, then those of --with and --flags; no category where no metric makes any."""
+def per_sample(joined: Joined, category: pd.Series, of_files: pd.Series | None) -> pd.DataFrame:
+    """The documented columns, then those of --with and --flags, and the files that are known; no category where no
+    metric makes any.
+    """
     table = joined.table.copy(deep=False)
     if len(category.cat.categories):
         further = [name for name in joined.metrics if name not in METRICS] + joined.flags
         table.insert(len(table.columns) - len(further), CATEGORY, category)
     split = pd.Categorical([joined.split or None] * len(table))
     table.insert(0, SPLIT, pd.Series(split, table.index))
+    if of_files is not None:
+        table[FILE] = pd.Categorical(of_files.reindex(table.index))
     return table.reset_index()
 
 
@@ -48,8 +53,9 @@ def write_csv(path: Path, table: pd.DataFrame, joined: Joined) -> None:
     line = ",".join({**formats, SPLIT: joined.split}.values()) + "\n"
     header = files.csv_text([safe(name) for name in table.columns], [])
     cells = table.drop(columns=SPLIT)
-    if CATEGORY in cells:
-        cells[CATEGORY] = cells[CATEGORY].cat.rename_categories(_quoted).astype(object)
+    for name in (CATEGORY, FILE):
+        if name in cells:
+            cells[name] = cells[name].cat.rename_categories(_quoted).astype(object)
 
     def write(stream: IO[bytes]) -> None:
         stream.write(header.encode())
@@ -86,4 +92,4 @@ def _format(column: pd.Series, measured: bool) -> str:
 
 def _quoted(text: str) -> str:
     """A cell as the csv module writes it."""
-    return files.csv_text([text], []).removesuffix("\n")
+    return files.csv_text([safe(text)], []).removesuffix("\n")

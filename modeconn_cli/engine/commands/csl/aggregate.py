@@ -15,7 +15,7 @@ from modeconn_cli.engine.commands.csl.inputs import Drawn, RunArrays
 from modeconn_cli.engine.commands.csl.naming import IDS
 from modeconn_cli.engine.errors import OutputError
 from modeconn_cli.engine.machine.runtime import Runtime
-from modeconn_cli.engine.results import arrays, files, jobs
+from modeconn_cli.engine.results import arrays, files, jobs, listing
 from modeconn_cli.engine.results.figures import about, said_beside
 from modeconn_cli.engine.results.records import Record
 from modeconn_cli.engine.samples.losses import LearningTime, cumulative_loss, learning_time
@@ -115,6 +115,7 @@ def run(settings: CslAggregateSettings, runtime: Runtime) -> CslAggregateResult 
         *(name.aggregated(array) for array in ARRAYS),
         *(each for figure in documented for each in in_every_format(figure)),
         name.aggregated("metrics", ".json"),
+        name.aggregated(listing.STEM, ".csv"),
     ]
     how: dict[str, Any] = {
         "owned": owned,
@@ -173,9 +174,15 @@ def _measured(found: RunArrays, settings: CslAggregateSettings, runtime: Runtime
     values |= {"lt": plain.lt, "lt_first_epoch": plain.first, "lt_stays": plain.stays}
     at_once = float((plain.first[np.isfinite(plain.lt)] == found.epochs[0]).mean()) if plain.finite else 0.0
     if at_once > AT_ONCE and len(found.epochs) > 1:
+        told = len(np.unique(plain.stays)) > 1  # NaN, never, counts as one value
         runtime.warn(
             f"lt_first_epoch is {found.epochs[0]} for {100 * at_once:.0f} % of the samples, as their gradients are "
-            "small before they grow: lt_stays, the first epoch from which on they stay below tau, tells samples apart"
+            "small before they grow: "
+            + (
+                "lt_stays, the first epoch from which on they stay below tau, tells samples apart"
+                if told
+                else "neither it nor lt_stays, which is the same for all, tells samples apart at these epochs"
+            )
         )
     if found.summary.get("grad") == "input":  # the norms are the paper's, which squares them
         square = learnt(True)
@@ -276,6 +283,11 @@ def _write(
     anew: bool,
 ) -> None:
     path, order = folder / IDS, np.argsort(found.ids)
+    listed = found.run.aggregated(listing.STEM, ".csv")
+    if (found.folder / listed).exists() and folder.resolve() != found.folder.resolve():
+        files.write_text(
+            folder / found.named.aggregated(listing.STEM, ".csv"), (found.folder / listed).read_text("utf-8")
+        )
     ids = found.ids[order]
     if path.exists() and not anew and not (found.named_ids and np.array_equal(arrays.read_ids(path), ids)):
         raise OutputError(f"'{path}' names other samples, or in another order", "use another --output-dir")

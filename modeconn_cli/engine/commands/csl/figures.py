@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 BINS = 50
 ACROSS = 5  # pictures beside each other
+LONGEST = 22  # letters of a name above a picture
 NAMES = ("histograms", "curves", "samples")  # which are last, and left out where nobody names them
 TITLES = {
     "csl": "cumulative sample loss (nats)",
@@ -44,10 +45,15 @@ TITLES = {
 
 @dataclass(frozen=True)
 class Picture:
-    """pixels [H, W] or [H, W, 3] in 0 … 1, and what the label says."""
+    """pixels [H, W] or [H, W, 3] in 0 … 1, what the label says, the file and the names of the classes where known."""
 
     pixels: np.ndarray
     label: int
+    file: str = ""
+    names: tuple[str, ...] = ()
+
+    def called(self, label: int) -> str:
+        return shortened(self.names[label]) if self.names else f"{label}"
 
 
 def histograms(values: Mapping[str, np.ndarray], title: str, look: FigureSettings) -> bytes:
@@ -126,6 +132,9 @@ def gallery(
     `noise`: id -> clean and trained label.
     """
     longest = max((len(places) for places in chosen.values()), default=1)
+    drawn_ids = {int(ids[place]) for places in chosen.values() for place in places} & images.keys()
+    if any(noise[each][0] != noise[each][1] for each in drawn_ids & noise.keys()):
+        title += "; orange: the label was flipped"
     columns = min(max(longest, 1), ACROSS)
     rows = max(1, -(-longest // columns))
     with page(look, title, len(chosen) * rows, columns, height=0.95) as drawn:
@@ -154,8 +163,19 @@ def draw_sample(
         axis.imshow(picture.pixels, cmap="gray", vmin=0, vmax=1)
         clean, trained = labels or (picture.label, picture.label)
         flipped = clean != trained
-        lines.append(f"label {trained}" + (f", was {clean}" if flipped else ""))
+        if picture.file:
+            lines.insert(1, shortened(picture.file.rpartition("/")[2]))
+        lines.append(f"label {picture.called(trained)}")
+        if flipped and picture.names:
+            lines.append(f"was {picture.called(clean)}")
+        elif flipped:
+            lines[-1] += f", was {clean}"
     axis.set_title("\n".join(lines), fontsize=5.5, color=VERMILION if flipped else BLACK, pad=2)
+
+
+def shortened(name: str) -> str:
+    """A name as it fits above a picture: its end tells files apart."""
+    return name if len(name) <= LONGEST else f"…{name[1 - LONGEST :]}"
 
 
 def images_of(
@@ -180,9 +200,12 @@ def images_of(
     samples = data.split("test" if split == "test" else "all-train")
     rows = torch.isin(samples.ids, torch.from_numpy(ids.astype(np.int64))).nonzero()[:, 0]
     out: dict[int, Picture] = {}
-    for batch in samples.take(rows).batches(64) if len(rows) else ():
+    wanted = samples.take(rows)
+    of_files = dict(zip(wanted.ids.tolist(), data.files_of(wanted), strict=False))
+    for batch in wanted.batches(64) if len(rows) else ():
         low, high = batch.images.amin((1, 2, 3), keepdim=True), batch.images.amax((1, 2, 3), keepdim=True)
         pixels = ((batch.images - low) / (high - low).clamp_min(1e-12)).permute(0, 2, 3, 1).numpy()
         for image, label, number in zip(pixels, batch.labels.tolist(), batch.ids.tolist(), strict=True):
-            out[number] = Picture(image[..., 0] if image.shape[-1] not in (3, 4) else image[..., :3], label)
+            image = image[..., 0] if image.shape[-1] not in (3, 4) else image[..., :3]
+            out[number] = Picture(image, label, of_files.get(number, ""), data.class_names)
     return out

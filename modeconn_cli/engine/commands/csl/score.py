@@ -20,7 +20,7 @@ from modeconn_cli.engine.commands.csl.naming import IDS, LABEL_NOISE, SUMMARY, R
 from modeconn_cli.engine.datasets import Batch
 from modeconn_cli.engine.machine.runtime import Runtime
 from modeconn_cli.engine.networks import weights
-from modeconn_cli.engine.results import files
+from modeconn_cli.engine.results import files, listing
 from modeconn_cli.engine.results.records import Record
 from modeconn_cli.engine.samples import (
     Measure,
@@ -75,11 +75,17 @@ def run(settings: CslScoreSettings, runtime: Runtime) -> CslScoreResult | None:
     return score(settings, runtime, "csl score", _Losses)
 
 
-def _named(settings: CslScoreSettings, run: ScoredRun) -> RunName:
+def _named(settings: CslScoreSettings, run: ScoredRun, runtime: Runtime) -> RunName:
     """Names as the settings or the run say, else as documented."""
     if settings.scheme == "short":
         return RunName(run.data.name, None, None)
     run_idx = 1 if settings.run_idx is None else settings.run_idx
+    if settings.noise_level is None:
+        runtime.note(
+            "files are named noise_0.01, the document's default, as nobody says the noise of the run: "
+            "--noise-level or --scheme short names them otherwise",
+            once=True,
+        )
     return RunName(run.data.name, run_idx, 0.01 if settings.noise_level is None else settings.noise_level)
 
 
@@ -120,11 +126,17 @@ class _Losses(Measure[CslScoreSettings, EpochScore, CslScoreResult]):
 
     def __init__(self, settings: CslScoreSettings, run: ScoredRun, folder: Path, runtime: Runtime) -> None:
         super().__init__(settings, run, folder, runtime)
-        self.named = named = _named(settings, run)
+        self.named = named = _named(settings, run, runtime)
         self.key = named.key
+        self.listed = named.aggregated(listing.STEM, ".csv")  # runs in one folder may have other labels
         self.summary = folder / named.aggregated(SUMMARY, ".json")
         self.label_noise = folder / named.aggregated(LABEL_NOISE, ".csv")
-        self.owned = [*named.patterns(), self.summary.name, self.label_noise.name]  # all runs share the ids
+        self.owned = [
+            *named.patterns(),
+            self.summary.name,
+            self.label_noise.name,
+            self.listed,
+        ]  # all runs share the ids
         self.further = [each.name for each in scores.SCORES if each.name != "loss"]
         self.columns = ("loss", *self.further, *(() if settings.grad == "none" else ("loss_grad",)))
         self.decay = Decay.of(settings, run)

@@ -34,6 +34,7 @@ class Swap:
     index: int = -1
     pairs: list[list[int]] = field(default_factory=list)
     neighbours: frozenset[str] = frozenset()  # modules that the swap changes beside the layer itself
+    together: frozenset[str] = frozenset()  # the layers whose units move, `layer` among them
     state: Mapping[str, Tensor] | None = None
 
 
@@ -64,7 +65,9 @@ class CurveAnalyzeResult(Record):
     swapped_layer_idx: int
     neuron_pairs: list[list[int]]
     participation_ratio: float
+    swapped_layers: list[str]  # those whose units move: `swapped_layer`, and what is added to it
     share_swapped: float | None
+    share_swapped_layers: float | None
     share_neighbours: float | None
     share_elsewhere: float | None
     arrays: str
@@ -145,6 +148,7 @@ def _swap(path: Path, curve: CurveFile, opened: Subject) -> Swap:
         index=int(metadata.get("layer_idx", -1)),
         pairs=[[int(i), int(j)] for i, j in metadata["neuron_pairs"]],
         neighbours=frozenset(touched - {layer}),
+        together=frozenset(each for group in orders if layer for each in group.rows_in),
         state=state,
     )
 
@@ -207,7 +211,12 @@ def _result(
         swapped_layer_idx=swap.index,
         neuron_pairs=swap.pairs,
         participation_ratio=total**2 / fourth if fourth > 0 else 0.0,
+        swapped_layers=[name for name in found.names if name in swap.together],
         share_swapped=share("swapped"),
+        share_swapped_layers=None
+        if swap.layer is None or total == 0
+        else float(sum(s for name, s in zip(found.names, squares, strict=True) if name in swap.together))
+        / total,
         share_neighbours=share("neighbours"),
         share_elsewhere=share("elsewhere"),
         arrays=str(folder / names.LAYER_DISTANCES),

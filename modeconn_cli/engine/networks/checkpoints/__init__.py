@@ -134,11 +134,15 @@ class Checkpoint:
 
 
 def content(
-    epoch: int, weights: Mapping[str, Any], about: About, optimizer: Mapping[str, Any] | None = None
+    epoch: int | None, weights: Mapping[str, Any], about: About, optimizer: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """A checkpoint as we write it; `weights` are the entries that hold them, `STATE` for a network."""
+    """A checkpoint as we write it; `weights` are the entries that hold them, `STATE` for a network.
+
+    An epoch that is not known has no entry.
+    """
+    known = {} if epoch is None else {"epoch": epoch}
     stepped = {} if optimizer is None else {"optimizer_state": optimizer}
-    return {"epoch": epoch, **weights, **stepped, "mcx": about.entry()}
+    return {**known, **weights, **stepped, "mcx": about.entry()}
 
 
 def read(

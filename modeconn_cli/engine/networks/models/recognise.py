@@ -52,7 +52,10 @@ def recognised(checkpoint: Checkpoint, settings: ModelSettings, runtime: Runtime
 def _decided(checkpoint: Checkpoint, fits: list[Architecture], runtime: Runtime) -> Checkpoint:
     where = f"'{checkpoint.path}' does not say which network it holds"
     if not fits:
-        raise SettingsError(f"{where}, and no registered one fits", f"pass --model ({', '.join(MODELS)}, …)")
+        raise SettingsError(
+            f"{where}, and no registered one fits",
+            f"pass --model (pkg.mod:factory for your own, or {', '.join(MODELS)})",
+        )
     if len(fits) > 1:
         names = " and ".join(arch.model for arch in fits)
         raise SettingsError(
