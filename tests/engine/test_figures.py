@@ -71,7 +71,7 @@ def _samples() -> pd.DataFrame:
 def _drawn() -> dict[str, Callable[[FigureSettings], bytes]]:
     path, pairs, samples = _path(), _pairs(), _samples()
     results = {"digits": [pair.result for pair in pairs], "another": [pair.result for pair in pairs[:4]]}
-    barrier = lmc.barrier_of("max_gap", "loss_test")
+    barrier = "max_gap_loss_test"
     stats = [statistics(DRAW.random(40)) for _ in range(4)]
     group = pd.DataFrame({"class_id": range(4), "csl_mean": DRAW.random(4), "csl_sd": DRAW.random(4)})
     seen = [TaskSamples(k, 40, k, 9, 3.0, {"csl": stats[k], "lt": stats[k]}) for k in range(4)]

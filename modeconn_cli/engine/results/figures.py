@@ -250,6 +250,15 @@ def whole_numbers(axis: Axes, label: str = "epoch") -> None:
     axis.set_xlabel(label)
 
 
+def draw_band(axis: Axes, places: Any, mean: Any, sd: Any, colour: str) -> None:
+    """One standard deviation below and above a mean, [N] each; nothing where there is none."""
+    centre, width = np.asarray(mean, dtype=float), np.asarray(sd, dtype=float)
+    if np.isfinite(width).any():
+        axis.fill_between(
+            np.asarray(places), centre - width, centre + width, color=colour, alpha=0.2, linewidth=0
+        )
+
+
 def draw_bands(
     axis: Axes, places: Sequence[int], rows: Sequence[Mapping[str, float | None]], colour: str
 ) -> None:
