@@ -189,6 +189,45 @@ def test_every_result_folder_is_read(ends: tuple[Path, Path], runs: Path, tmp_pa
     assert isinstance(joined, pd.DataFrame)
     assert len(joined) == 1437
 
+    api.distance(runs / "seed0", output_dir=tmp_path / "way")
+    draws_every_table(tmp_path)
+
+
+def draws_every_table(folder: Path) -> None:
+    """The figures of the tables above, each as its docstring says."""
+    from matplotlib.figure import Figure
+
+    draw, joined, dormant = api.draw, api.read(folder / "joined"), api.read(folder / "dormant")
+    way = api.read(folder / "way")["trajectory"]
+    shares = joined["evolution"][joined["evolution"]["metric"] == "dormant_prop"]
+    layers = pd.DataFrame(
+        {name: dormant[name].set_index("layer")["proportion"] for name in dormant if "_layers_epoch" in name}
+    ).T
+    losses = api.read(folder / "scores")["samples"].filter(regex="^loss_epoch").iloc[:5].T
+    drawn = {
+        draw.group: (joined["by_class"], "class_id", "csl"),
+        draw.histogram: (joined["per_sample"]["csl"], "csl"),
+        draw.dormant_by_group: (shares,),
+        draw.dormant_shares: (shares["epoch"], shares),
+        draw.dormant_layers: (shares["epoch"], layers),
+        draw.losses: (shares["epoch"], {"five": losses}),
+        draw.trajectory: (way,),
+        draw.trajectory_steps: (way,),
+        draw.trajectory_turns: (way,),
+        draw.distances: (["a", "b"], pd.DataFrame([[0.0, 1.0], [1.0, 0.0]])),
+    }
+    for function, given in drawn.items():
+        axis = Figure().subplots()
+        function(axis, *given)  # type: ignore[operator]
+        assert axis.has_data(), function
+    curves = Figure().subplots()
+    draw.losses(curves, shares["epoch"], {"five": losses})
+    assert curves.lines[2].get_ydata().tolist() == pytest.approx(losses.iloc[:, 2].tolist())
+    mesh = draw.layers_along_curve(
+        Figure().subplots(), api.read(folder / "a")["layer_distances_along_curve/raw_l2"]
+    )
+    assert mesh.get_array().size == 61 * 5
+
 
 def test_a_folder_is_read_with_the_folders_in_it(runs: Path, ends: tuple[Path, Path], tmp_path: Path) -> None:
     tables = api.read(runs)
