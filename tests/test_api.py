@@ -145,14 +145,14 @@ def test_csl_and_learning_time_are_the_documents_code() -> None:
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda net, d: curvature(net, loader(*d), h=0), SettingsError, "--h must be greater"),
-        (lambda net, d: curvature(net, loader(*d), niter=0), SettingsError, "--niter"),
+        (lambda net, d: curvature(net, loader(*d), h=0), SettingsError, "h must be greater"),
+        (lambda net, d: curvature(net, loader(*d), niter=0), SettingsError, "niter must be at least"),
         (lambda net, d: curvature(net, []), InputError, "no samples"),
         (lambda net, d: curvature(net, [d[0]]), InputError, "must give"),
         (lambda net, d: curvature(net, [(d[0], d[0])]), InputError, "labels have the shape"),
         (lambda net, d: curvature(net, [d, d], niter=1), InputError, "sample 50 more than once"),
         (lambda net, d: api.compute_per_sample_dormant(nn.Flatten(), loader(*d)), InputError, "no convolution"),
-        (lambda net, d: curvature(net, loader(*d), method="x"), SettingsError, "--method must be one of"),
+        (lambda net, d: curvature(net, loader(*d), method="x"), SettingsError, "method: 'x' is not one of"),
         (lambda net, d: curvature(net, loader(d[0], d[1] - 100)), InputError, "4 negative labels"),
         (lambda net, d: curvature(net, loader(d[0], torch.full((10, 4), 0.25))), InputError, "one-hot"),
         (lambda net, d: curvature(net, loader(d[0].byte(), d[1])), InputError, "images are torch.uint8"),

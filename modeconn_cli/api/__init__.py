@@ -22,6 +22,9 @@ epoch lr train_loss
 
 from __future__ import annotations
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from modeconn_cli.api.commands import (
     Answer,
     Progress,
@@ -51,7 +54,7 @@ from modeconn_cli.api.documents import (
     weighted_euclidean_distance,
 )
 from modeconn_cli.api.networks import Curve, Network, curve, load
-from modeconn_cli.api.results import read
+from modeconn_cli.api.results import Tables, read
 
 __all__ = [
     "Answer",
@@ -60,6 +63,7 @@ __all__ = [
     "Dormancies",
     "Network",
     "Progress",
+    "Tables",
     "aggregate",
     "calculate_l2_distance",
     "compute_csl",
@@ -84,3 +88,13 @@ __all__ = [
     "train_curve",
     "weighted_euclidean_distance",
 ]
+
+if TYPE_CHECKING:
+    from modeconn_cli.api import draw as draw
+else:
+
+    def __getattr__(name: str) -> Any:
+        """`api.draw`, which imports torch and matplotlib, is there as soon as it is asked for."""
+        if name == "draw":
+            return importlib.import_module("modeconn_cli.api.draw")
+        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")

@@ -6,15 +6,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
+from modeconn_cli.api.words import settings_with, spoken
 from modeconn_cli.cli import pages
 from modeconn_cli.cli.commands import COMMANDS
 from modeconn_cli.cli.complete import settings_of
-from modeconn_cli.cli.words import parse
 from modeconn_cli.engine import names
-from modeconn_cli.engine.errors import McxError, SettingsError, did_you_mean, within_memory
-from modeconn_cli.engine.settings.base import Settings, Spec, specs
+from modeconn_cli.engine.errors import SettingsError, did_you_mean, within_memory
+from modeconn_cli.engine.settings.base import Settings
 
 if TYPE_CHECKING:
     from modeconn_cli.cli.tables import Block
@@ -33,21 +33,26 @@ R = TypeVar("R")
 S = TypeVar("S", bound=Settings)
 File = str | PathLike[str]
 
-# Called with units done, units in all, what is known of the present one (losses, accuracies …), and the unit's name.
+# Called with (done, total, fields, unit). The unit `step` is the finest: batches trained on, positions measured or
+# samples scored; its count runs over the whole call and never falls. Other units (`epoch`, `network`, `checkpoint`,
+# `part`) tell the end of something larger and count within the part that `fields` name (its seed, branch …). `fields`
+# say what is known of it by now: losses, accuracies, the position.
 Progress = Callable[[int, int, Mapping[str, Any], str], None]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Answer(Generic[R]):
     """What a command found; a notebook shows its tables and figures.
 
-    `result` is the record that `--json` prints, `files` are those that were written or replaced by this call, `notes`
-    and `warnings` what the command line says on stderr. `str(answer)` is the text of the terminal.
+    `result` is the record that `--json` prints, `files` are those that were written or replaced by this call, `figures`
+    those of the result, whichever call has drawn them, `notes` and `warnings` what the command line says on stderr.
+    `str(answer)` is the text of the terminal.
     """
 
     command: str
     result: R
     files: tuple[Path, ...]
+    figures: tuple[Path, ...]
     notes: tuple[str, ...]
     warnings: tuple[str, ...]
     blocks: tuple[Block, ...]
@@ -57,6 +62,13 @@ class Answer(Generic[R]):
 
         return tables.plain_text(self.blocks)
 
+    def __repr__(self) -> str:
+        counts = ((len(self.files), "file"), (len(self.figures), "figure"), (len(self.warnings), "warning"))
+        said = [f"{count} {what}{'' if count == 1 else 's'}" for count, what in counts if count]
+        return (
+            f"<Answer of {self.command}: {', '.join([type(self.result).__name__, *said])}; print() shows it>"
+        )
+
     def document(self) -> dict[str, Any]:
         """The result as plain values, which JSON holds."""
         found: dict[str, Any] = self.result.document()  # type: ignore[attr-defined]
@@ -65,7 +77,7 @@ class Answer(Generic[R]):
     def _repr_html_(self) -> str:
         from modeconn_cli.api import html
 
-        return html.page(self.blocks, self.files)
+        return html.page(self.blocks, self.figures)
 
 
 class _Heard:
@@ -96,15 +108,18 @@ class _Heard:
         settings: S,
         render: Callable[[Any], Sequence[Block]],
     ) -> None:
+        from modeconn_cli.api import html
         from modeconn_cli.engine.machine import runtime
         from modeconn_cli.engine.results import files
 
         with files.watched() as written, within_memory(getattr(settings, "batch_size", None)):
             result = engine(settings, runtime.start(settings, listener=self, command=self.command))
+        made = [path for path in written if names.JOB_FOLDER not in path.parts and path.exists()]
         self.answer = Answer(
             self.command,
             result,
-            tuple(path for path in written if names.JOB_FOLDER not in path.parts and path.exists()),
+            tuple(made),
+            html.figures(made, result.document(), getattr(settings, "output_dir", None), self.command),
             tuple(self.notes),
             tuple(self.warnings),
             tuple(render(result)),
@@ -112,52 +127,41 @@ class _Heard:
 
 
 def run(command: str, *, progress: Progress | None = None, **settings: Any) -> Answer[Any]:
-    """Do what `mcx <command>` does, with the settings under their names.
+    """Do what `mcx <command>` does, with the settings under their names: `mcx <command> --help-all` and
+    docs/commands.md list them, with defaults and bounds.
 
-    Values are Python's, or the words that a flag would get. Raises the command's own errors, all of them McxError: of
+    Values are Python's, or the words that a flag would get; a `model` may be the class or function that makes it, which
+    a module, script or notebook defines at its top level. Raises the command's own errors, all of them McxError: of
     settings (SettingsError), of inputs (InputError), of outputs (OutputError), of an answer that is no (AnswerIsNo),
-    and Stopped where Ctrl-C ended a job that the same call continues. The hint is a note of the error.
+    and Stopped where Ctrl-C ended a job that the same call continues. They name settings as Python does; the hint is a
+    note of the error.
     """
     if command not in COMMANDS:
-        raise SettingsError(f"unknown command '{command}'", did_you_mean(command, COMMANDS))
-    heard = _Heard(command, progress)
-    try:
-        pages.function_of(command).of_settings(settings_with(settings_of(command), settings), heard)
-    except McxError as error:
-        if error.hint:
-            error.add_note(error.hint)
-        raise
-    if heard.answer is None:
-        raise SettingsError(f"'{command}' answers on the command line only")
+        error = SettingsError(
+            f"unknown command '{command}'", did_you_mean(command.replace("_", " "), COMMANDS)
+        )
+        error.add_note(error.hint)
+        raise error
+    heard, cls = _Heard(command, progress), settings_of(command)
+    with spoken(cls):
+        pages.function_of(command).of_settings(settings_with(cls, settings), heard)
+        if heard.answer is None:
+            raise SettingsError(f"'{command}' answers on the command line only")
     return heard.answer
 
 
-def settings_with(cls: type[S], given: Mapping[str, Any]) -> S:
-    """The settings of a class with what was given by name. Raises SettingsError for a name that it lacks."""
-    known = {spec.name: spec for spec in specs(cls)}
-    for name in given:
-        if name not in known:
-            raise SettingsError(f"unknown setting '{name}'", did_you_mean(name, known))
-    values = {name: _value(known[name], value) for name, value in given.items()}
-    return cls(**values, explicit=frozenset(values))
-
-
-def _value(spec: Spec, value: Any) -> Any:
-    """A Python value in the type of a setting."""
-    if value is None:
-        return spec.default
-    if spec.many and not isinstance(value, str):
-        items = value if isinstance(value, list | tuple) else [value]
-        return tuple(Path(item) if spec.kind is Path else item for item in items)
-    if spec.kind is Path and isinstance(value, PathLike):
-        return Path(value)
-    return parse(spec, value) if isinstance(value, str) else value
-
-
 def train(
-    *, model: str, dataset: str, output_dir: File, progress: Progress | None = None, **settings: Any
+    *,
+    model: str | Callable[..., Any],
+    dataset: str | Callable[..., Any],
+    output_dir: File,
+    progress: Progress | None = None,
+    **settings: Any,
 ) -> Answer[TrainResult]:
-    """Train networks, one per seed, as `mcx train` does."""
+    """Train networks, one per seed, as `mcx train` does: `seeds=(0, 1, 2)`, `epochs`, `lr`, `batch_size` …
+
+    `mcx train --help-all` and docs/commands.md list every setting; `model` may be a class or function of your own.
+    """
     return run("train", progress=progress, model=model, dataset=dataset, output_dir=output_dir, **settings)
 
 
@@ -168,10 +172,20 @@ def swap(
     return run("swap", progress=progress, checkpoint=checkpoint, output=output, **settings)
 
 
+@overload
 def distance(
-    *checkpoints: File, progress: Progress | None = None, **settings: Any
-) -> Answer[L2Result | L2ManyResult]:
-    """Measure how far apart checkpoints are, as `mcx l2` does."""
+    first: File, second: File, /, *, progress: Progress | None = None, **settings: Any
+) -> Answer[L2Result]: ...
+@overload
+def distance(
+    first: File, second: File, third: File, /, *more: File, progress: Progress | None = None, **settings: Any
+) -> Answer[L2ManyResult]: ...
+@overload
+def distance(*checkpoints: File, progress: Progress | None = None, **settings: Any) -> Answer[Any]: ...
+def distance(*checkpoints: File, progress: Progress | None = None, **settings: Any) -> Answer[Any]:
+    """Measure how far apart checkpoints are, as `mcx l2` does: an L2Result of two, an L2ManyResult of more or of the
+    folder of a run. Networks in memory: `calculate_l2_distance`, `functional_distance` and the others of the documents.
+    """
     return run("l2", progress=progress, checkpoints=checkpoints, **settings)
 
 

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
+from modeconn_cli.api.words import check_ranges, spoken
+
 if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor, device, nn
@@ -78,6 +80,7 @@ class Dormancies:
         return iter((self.dormant_props, self.sample_ids, self.labels))
 
 
+@spoken()
 def compute_curvature_per_image(
     net: nn.Module,
     data_loader: Iterable[Any],
@@ -105,7 +108,7 @@ def compute_curvature_per_image(
     from modeconn_cli.engine.samples.per_sample.execution import Execution
     from modeconn_cli.engine.settings.curvature import CurvatureSettings
 
-    CurvatureSettings(h=h, niter=niter, temp=temp, method=method, seed=seed, checked=True)  # the ranges only
+    check_ranges(CurvatureSettings, h=h, niter=niter, temp=temp, method=method, seed=seed)
     found = []
     with evaluating(net) as place:
         loaded, execution, classes = Loaded(data_loader, place), None, 0
@@ -157,6 +160,7 @@ def _save_curvatures(result: Curvatures, folder: Path) -> None:
         files.write_array(ids, result.ids)
 
 
+@spoken()
 def compute_per_sample_dormant(
     net: nn.Module,
     data_loader: Iterable[Any],
@@ -183,7 +187,7 @@ def compute_per_sample_dormant(
     from modeconn_cli.engine.samples.loaders import Loaded, check, evaluating
     from modeconn_cli.engine.settings.dormant import DormantSettings
 
-    DormantSettings(eps=eps, tau=tau, dormant_unit_threshold=dormant_unit_threshold, checked=True)
+    check_ranges(DormantSettings, eps=eps, tau=tau, dormant_unit_threshold=dormant_unit_threshold)
     if device is not None:
         net.to(device)
     found: list[Activity] = []
@@ -218,6 +222,7 @@ def compute_per_sample_dormant(
     )
 
 
+@spoken()
 def compute_csl(losses: np.ndarray) -> np.ndarray:
     """Cumulative sample loss, float64 [N]: the sum of losses [E, N] over epochs, exact in float64.
 
@@ -229,6 +234,7 @@ def compute_csl(losses: np.ndarray) -> np.ndarray:
     return cumulative_loss(values, values.shape[1])[0]
 
 
+@spoken()
 def compute_learning_time_from_grads(loss_grads: np.ndarray) -> tuple[np.ndarray, float]:
     """Learning time, float64 [N], and τ, from gradient norms [E, N].
 
@@ -243,6 +249,7 @@ def compute_learning_time_from_grads(loss_grads: np.ndarray) -> tuple[np.ndarray
     return found.lt, found.tau
 
 
+@spoken()
 def calculate_l2_distance(original: PythonNetwork, modified: PythonNetwork) -> dict[str, Any]:
     """Distances between the parameters of two networks: `total_l2`, `normalized_total_l2` (by √P), `relative_total`
     (by the norm of `original`, None where that is 0), `total_params` P, and `layer_distances`: tensor name ->
@@ -265,6 +272,7 @@ def calculate_l2_distance(original: PythonNetwork, modified: PythonNetwork) -> d
     }
 
 
+@spoken()
 def euclidean_distance(model_a: PythonNetwork, model_b: PythonNetwork) -> np.float64:
     """‖a − b‖₂ over all parameters. Networks and errors as in `calculate_l2_distance`."""
     import numpy as np
@@ -274,6 +282,7 @@ def euclidean_distance(model_a: PythonNetwork, model_b: PythonNetwork) -> np.flo
     return np.float64(distance(model_a, model_b).total_l2)
 
 
+@spoken()
 def cosine_similarity_distance(model_a: PythonNetwork, model_b: PythonNetwork) -> np.float64:
     """1 − ⟨a, b⟩ / (‖a‖‖b‖) over all parameters, within [0, 2]; NaN for a network of zeros.
 
@@ -311,6 +320,7 @@ def weighted_euclidean_distance(
 ) -> tuple[np.float64, np.float64]: ...
 
 
+@spoken()
 def weighted_euclidean_distance(
     model_a: PythonNetwork,
     model_b: PythonNetwork,
@@ -340,6 +350,7 @@ def weighted_euclidean_distance(
     return (np.float64(distance), np.float64(stderr)) if with_stderr else np.float64(distance)
 
 
+@spoken()
 def functional_distance(
     model_a: PythonNetwork, model_b: PythonNetwork, input_data: Data
 ) -> FunctionalDistance:

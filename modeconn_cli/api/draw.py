@@ -1,7 +1,7 @@
 """The figures of the commands, each into matplotlib axes of your own.
 
-Arrays are those of the result files, as `read` or NumPy give them; a docstring says which. `looks()` is the style that
-the commands draw in, for `with draw.looks(): …`. Importing this module imports torch and matplotlib.
+Their data are tables and columns of `read`, arrays, or a part of an answer's result; a docstring says which. `looks()`
+is the style that the commands draw in, for `with draw.looks(): …`. Importing this module imports torch and matplotlib.
 """
 
 from __future__ import annotations

@@ -6,9 +6,11 @@ import copy
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
-from modeconn_cli.api.commands import Answer, File, Progress, run, settings_with
+from modeconn_cli.api.commands import Answer, File, Progress, run
+from modeconn_cli.api.words import settings_with, spoken
+from modeconn_cli.engine.errors import SettingsError, did_you_mean
 from modeconn_cli.engine.settings.base import setting
 from modeconn_cli.engine.settings.curve import PathSettings
 from modeconn_cli.engine.settings.shared import (
@@ -39,7 +41,7 @@ class _LoadSettings(ModelSettings, MeasuredDataSettings, ComputeSettings):
         return (self.checkpoint,)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Network:
     """A network with the weights of a checkpoint, and its data.
 
@@ -51,8 +53,22 @@ class Network:
     about: About
     data: Data | None
 
+    def __repr__(self) -> str:
+        count = sum(parameter.numel() for parameter in self.model.parameters())
+        said = [f"{self.about.model or type(self.model).__name__} of {count:,} parameters"]
+        said += [f"on {self.data.name}"] if self.data is not None else ["without data"]
+        return f"<Network: {', '.join(said)}>"
+
+    @spoken()
     def samples(self, split: SplitName = "all-train") -> Samples:
-        """The samples of a split, in the order of their ids. Raises ValueError for a network without data."""
+        """The samples of a split (`fit`, `val`, `all-train` or `test`), in the order of their ids.
+
+        Raises SettingsError for another split, ValueError for a network without data.
+        """
+        if split not in (known := get_args(SplitName)):
+            raise SettingsError(
+                f"there is no split '{split}': choose from {', '.join(known)}", did_you_mean(split, known)
+            )
         if self.data is None:
             raise ValueError("the checkpoint names no data: load(…, dataset=…)")
         return self.data.split(split)
@@ -80,34 +96,40 @@ class Network:
 def load(checkpoint: File, **settings: Any) -> Network:
     """The network of a checkpoint, and the data that it or the settings name.
 
-    Settings are those of network, data and machine: `model`, `dataset`, `device`, `state_key` … Raises SettingsError
-    where nobody says which network it is, InputError for a file that cannot be used.
+    Settings are those of network, data and machine: `model`, `dataset`, `device`, `state_key` …; `model` may be the
+    class or function that makes the network. Raises SettingsError where nobody says which network it is, InputError
+    for a file that cannot be used.
     """
     from modeconn_cli.engine.errors import NoDataSet
     from modeconn_cli.engine.machine.runtime import Silent, start
     from modeconn_cli.engine.networks import subject
 
-    chosen = settings_with(_LoadSettings, {"checkpoint": Path(checkpoint), **settings})
-    runtime = start(chosen, listener=Silent(), command="load")
-    read = subject.read(chosen.checkpoint, chosen, runtime)
-    try:
-        found = subject.open_networks([read], chosen, runtime)
-    except NoDataSet:
-        found = subject.open_networks([read], chosen, runtime, "no data")
+    with spoken(_LoadSettings):
+        chosen = settings_with(_LoadSettings, {"checkpoint": checkpoint, **settings})
+        runtime = start(chosen, listener=Silent(), command="load")
+        read = subject.read(chosen.checkpoint, chosen, runtime)
+        try:
+            found = subject.open_networks([read], chosen, runtime)
+        except NoDataSet:
+            found = subject.open_networks([read], chosen, runtime, "no data")
     return Network(found.model.eval(), found.about, found.loaded)
 
 
 class Curve:
     """A trained curve, or the straight line between two networks."""
 
-    def __init__(self, files: Mapping[str, Path], settings: Mapping[str, Any]) -> None:
+    def __init__(self, files: Mapping[str, File], settings: Mapping[str, Any]) -> None:
         from modeconn_cli.engine.machine.runtime import Silent, start
         from modeconn_cli.engine.paths.opened import open_path
 
         self._files, self._settings = dict(files), dict(settings)
-        chosen = settings_with(PathSettings, {**self._files, **self._settings})
-        self._opened = open_path(chosen, start(chosen, listener=Silent(), command="curve"))
-        self._network = self._opened.network()
+        with spoken(PathSettings):
+            chosen = settings_with(PathSettings, {**self._files, **self._settings})
+            self._opened = open_path(chosen, start(chosen, listener=Silent(), command="curve"))
+            self._network = self._opened.network()
+
+    def __repr__(self) -> str:
+        return f"<Curve: {self.kind} of {' and '.join(map(str, self._files.values()))}>"
 
     @property
     def kind(self) -> str:
@@ -121,8 +143,11 @@ class Curve:
 
     def at(self, t: float) -> nn.Module:
         """A copy of the network at position t, 0 to 1, in eval mode, with the batch norm statistics of that position
-        (`bn` of the settings; recomputed on training images where nothing else is said).
+        (`bn` of the settings; recomputed on training images where nothing else is said). Raises SettingsError for a
+        position beyond the ends.
         """
+        if not 0 <= t <= 1:
+            raise SettingsError(f"t must lie between 0 and 1, the ends of the curve, got {t}")
         self._network.move_to(t)
         return copy.deepcopy(self._network.model).eval()
 
@@ -136,7 +161,5 @@ class Curve:
 
 def curve(first: File, second: File | None = None, **settings: Any) -> Curve:
     """The curve of a checkpoint of `mcx curve train`, or the straight line between two networks."""
-    files = {"curve_checkpoint": Path(first)}
-    if second is not None:
-        files = {"endpoint0": Path(first), "endpoint1": Path(second)}
+    files = {"curve_checkpoint": first} if second is None else {"endpoint0": first, "endpoint1": second}
     return Curve(files, settings)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,7 @@ from modeconn_cli.engine.settings.lmc import LmcInterpolateSettings, LmcReportSe
 
 if TYPE_CHECKING:
     from modeconn_cli.engine.commands.lmc.interpolate import LmcInterpolateResult
-    from modeconn_cli.engine.commands.lmc.pairs import Spread
+    from modeconn_cli.engine.commands.lmc.pairs import MeanPair, PairResult, Spread
     from modeconn_cli.engine.commands.lmc.report import LmcReportResult, Series
     from modeconn_cli.engine.commands.lmc.run import LmcRunResult
 
@@ -123,7 +124,10 @@ def _figure(value: float | Spread | None, digits: int) -> str:
 
 def _stable(k1: int | None) -> str:
     found = "no k1 here" if k1 is None else f"k1 = {k1}"
-    return f"Stable to SGD noise (error rises by less than 2 points, Frankle et al. 2020) from: {found}"
+    return (
+        "Stable to SGD noise (error rises by less than 2 points at every k2, on training and test images; "
+        f"Frankle et al. 2020) from: {found}"
+    )
 
 
 def report_table(result: LmcReportResult) -> list[Block]:
@@ -138,25 +142,28 @@ def report_table(result: LmcReportResult) -> list[Block]:
         for series in result.series
         if series.original
     ]
+    seeds = sorted({mean.seeds for series in result.series for mean in series.means})
+    over = f", mean ± standard deviation of {' or '.join(map(str, seeds))} branch seeds" if seeds else ""
     return [
-        Table("Largest barrier of each k1", columns, rows, keys=2),
+        Table(f"Largest barrier of each k1{over}", columns, rows, keys=2),
         Lines(tuple(lines)),
     ]
 
 
 def _report_rows(series: Series, result: LmcReportResult) -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = []
-    for k1 in sorted({pair.k1 for pair in series.pairs}):
-        chosen = [pair for pair in series.pairs if pair.k1 == k1]
+    pairs: Sequence[PairResult | MeanPair] = series.means or series.pairs
+    for k1 in sorted({pair.k1 for pair in pairs}):
+        chosen = [pair for pair in pairs if pair.k1 == k1]
         top = max(chosen, key=lambda pair: pair.barrier(result.barrier, result.which))
         rows.append(
             (
                 series.name,
                 str(k1),
-                str(len(chosen)),
+                str(sum(pair.k1 == k1 for pair in series.pairs)),
                 _span([pair.k2 for pair in chosen]),
-                number(top.distance, 4),
-                number(top.barriers[result.barrier][result.which], 4),
+                _figure(top.distance, 4),
+                _figure(top.barriers[result.barrier][result.which], 4),
                 str(top.k2),
             )
         )

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import re
 import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 LONGEST = 2000  # characters of a message: files name their parts as they like
+CLOSE = 0.6  # how alike two words are that one may have been meant for the other
 
 
 def _shortened(text: str) -> str:
@@ -121,14 +123,26 @@ def must_exist(path: Path, hint: str = "", *, folder: bool = False) -> None:
 def did_you_mean(word: str, choices: Iterable[str]) -> str:
     """The hint that names the closest of `choices`, or a dozen of them where none is close.
 
-    Initials count as close: `learning_rate` is `lr`.
+    Initials count as close: `learning_rate` is `lr`; so does a beginning: `exit` is `exit-codes`. Others that have the
+    word as a part are named too: of `--seeds` it may be `--seed`, or `--branch-seed` that was meant.
     """
     known = sorted(set(choices))
-    initials = "".join(part[:1] for part in word.replace("-", "_").split("_"))
-    near = [name for name in known if len(initials) > 1 and name.lstrip("-") == initials]
-    near = near or difflib.get_close_matches(word, known, n=1, cutoff=0.4)
-    if near:
-        return f"did you mean '{near[0]}'?"
+    bare = {name: name.lstrip("-") for name in known}
+    sought = word.lstrip("-")
+    initials = "".join(part[:1] for part in re.split("[-_]", sought))
+    near = [name for name in known if len(initials) > 1 and bare[name] == initials]
+    if not near:
+        close = difflib.get_close_matches(sought, bare.values(), n=1, cutoff=CLOSE)
+        near = [name for name in known if bare[name] in close][:1]
+    near = near or [name for name in known if sought and bare[name].startswith(sought)][:1]
+    stem = sought.rstrip("s")
+    parts = {name: [part.rstrip("s") for part in re.split("[-_]", bare[name])] for name in known}
+    also = [name for name in known if len(stem) > 2 and len(parts[name]) > 1 and stem in parts[name]]
+    also = [name for name in also if name not in near][:3]
+    if near or also:
+        said = " or ".join(f"'{name}'" for name in (near or also[:1]))
+        others = also if near else also[1:]
+        return f"did you mean {said}?" + (f" There is also {', '.join(others)}" if others else "")
     return f"choose from: {', '.join(known)}" if known and len(known) <= 12 else ""
 
 

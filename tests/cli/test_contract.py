@@ -46,7 +46,7 @@ WRONG: dict[tuple[str, ...], tuple[str, str]] = {
         "mcx curve train: error: unknown option '--endpoint'", "did you mean '--endpoint1'?"
     ),
     ("l2", "-x"): ("mcx l2: error: unknown option '-x'", ""),
-    ("--nope",): ("mcx: error: unknown option '--nope'", "did you mean '--help'?"),
+    ("--nope",): ("mcx: error: unknown option '--nope'", "choose from: --help, --version"),
     ("l2", "--sort-by", "raw"): (
         "mcx l2: error: --sort-by: 'raw' is not one of normalized_l2, raw_l2, relative_distance, relative, "
         "cosine_distance, fisher_distance",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -304,7 +304,7 @@ def test_equal_experiments_are_told_apart_by_their_folders(
 ) -> None:
     shutil.copytree(folder / "processed", tmp_path / "other/processed")
     found = json.loads(mcx("lmc", "report", folder, tmp_path / "other", "--json").out)
-    assert [series["name"] for series in found["series"]] == [f"{folder.name} digits", "other digits"]
+    assert [series["name"] for series in found["series"]] == [folder.name, "other"]
 
 
 @pytest.mark.parametrize(
@@ -499,6 +499,50 @@ def test_several_seeds_give_a_mean_and_its_spread(mcx: Callable, folder: Path, t
     assert more.code == 0, more.err
     assert "In this run: 4 epochs trained" in more.out
     assert "mean ± standard deviation" in more.out
+    means = pd.read_csv(many / "dataframes/digits_mean.csv")
+    pairs_ = pd.read_csv(many / "dataframes/digits.csv")
+    grouped = pairs_.groupby(["k1", "k2"])["sup_minus_mean_error_test"]
+    assert means["seeds"].tolist() == [3] * 4
+    assert means["sup_minus_mean_error_test_mean"].tolist() == pytest.approx(grouped.mean().tolist())
+    assert means["sup_minus_mean_error_test_sd"].tolist() == pytest.approx(grouped.std().tolist())
+    for name in ("barriers", "barrier_loss_test", "barrier_error_test", "distance"):
+        assert (many / f"figures/digits_{name}.png").read_bytes().startswith(b"\x89PNG")
+
+    # A report takes the branches of an experiment as one series.
+    report = ("lmc", "report", many, "--series", "error_test", "--output-dir", tmp_path / "report")
+    told = mcx(*report)
+    assert "mean ± standard deviation of 3 branch seeds" in told.out
+    assert " ± " in told.out.splitlines()[2]
+    (series,) = json.loads(mcx(*report, "--json").out)["series"]
+    assert (series["name"], len(series["pairs"]), len(series["means"])) == ("digits", 12, 4)
+    listed = pd.read_csv(tmp_path / "report/lmc_report.csv")
+    assert sorted(listed["branch_seed"].unique()) == [1, 7, 9]
+
+
+def test_the_steps_of_all_seeds_are_counted_together(tmp_path: Path) -> None:
+    from modeconn_cli import api
+
+    heard: list[tuple[str, int, int]] = []
+
+    def listen(done: int, total: int, fields: Mapping[str, Any], unit: str) -> None:
+        heard.append((unit, done, total))
+
+    api.run(
+        "lmc run",
+        model="mlp",
+        dataset="digits",
+        k1=(0, 1),
+        k2=(1,),
+        branch_seed=(1, 2, 3),
+        num_alphas=3,
+        max_samples=300,
+        threads=1,
+        output_dir=tmp_path / "many",
+        progress=listen,
+    )
+    counts = [(done, total) for unit, done, total in heard if unit == "step"]
+    steps = 3 * (2 + 3 * 2) + 3 * 2 * 3  # of training, then positions of two lines per seed
+    assert counts == [(done, steps) for done in range(1, steps + 1)]
 
 
 def test_stability_is_judged_by_the_mean() -> None:

@@ -71,7 +71,7 @@ def _samples() -> pd.DataFrame:
 def _drawn() -> dict[str, Callable[[FigureSettings], bytes]]:
     path, pairs, samples = _path(), _pairs(), _samples()
     results = {"digits": [pair.result for pair in pairs], "another": [pair.result for pair in pairs[:4]]}
-    barrier = lmc.barrier_of("max_gap", "loss_test")
+    barrier = "max_gap_loss_test"
     stats = [statistics(DRAW.random(40)) for _ in range(4)]
     group = pd.DataFrame({"class_id": range(4), "csl_mean": DRAW.random(4), "csl_sd": DRAW.random(4)})
     seen = [TaskSamples(k, 40, k, 9, 3.0, {"csl": stats[k], "lt": stats[k]}) for k in range(4)]
@@ -218,6 +218,29 @@ def test_a_backend_that_is_not_there_and_a_strange_matplotlibrc_stop_no_figure(t
 def test_the_pixels_are_those_that_dpi_says() -> None:
     sizes = [DRAWN["curve"](FigureSettings(dpi=dpi))[16:20] for dpi in (100, 200)]
     assert [int.from_bytes(size, "big") for size in sizes] == [340, 680]
+
+
+def test_a_title_can_be_left_to_the_caption(seen: list[Figure]) -> None:
+    DRAWN["curve"](FigureSettings(figure_title=False))
+    assert seen[0].get_suptitle() == ""
+
+
+def test_barriers_of_nothing_are_no_landscape() -> None:
+    pairs = pd.DataFrame(
+        {"k1": [0, 1], "k2": [1, 1], "distance": [1.0, 2.0], "max_gap_loss_test": [1e-17, 0.0]}
+    )
+    axis = Figure().subplots()
+    lmc.draw_against_k1(axis, pairs)
+    assert axis.get_ylim()[1] >= lmc.LEAST["loss"]
+
+
+def test_losses_are_written_as_they_are_read() -> None:
+    axis = Figure().subplots()
+    csl.draw_curves(axis, [0, 1, 2], {"a": np.array([[2.4], [0.9], [0.3]])})
+    axis.figure.draw_without_rendering()
+    said = [tick.get_text() for tick in (*axis.get_yticklabels(), *axis.get_yticklabels(minor=True))]
+    assert "1" in said
+    assert not any("10^" in text for text in said)
 
 
 def test_the_barrier_and_the_ends_are_marked() -> None:

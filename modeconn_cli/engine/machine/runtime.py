@@ -85,6 +85,19 @@ class _Part:
         self._to.progress(done, total, {**self._fields, **fields}, unit)
 
 
+class _Stage:
+    """Counts the steps of one stage of a job after the `before` of earlier ones, of `whole` in all."""
+
+    def __init__(self, listener: Listener, before: int, whole: int) -> None:
+        self._to, self._before, self._whole = listener, before, whole
+        self.note, self.plan = listener.note, listener.plan
+
+    def progress(self, done: int, total: int, fields: Mapping[str, Any], unit: str = "step") -> None:
+        if unit == "step":
+            done, total = done + self._before, self._whole
+        self._to.progress(done, total, fields, unit)
+
+
 class _Followed:
     """Passes everything on and keeps how far the work is."""
 
@@ -200,6 +213,15 @@ class Runtime:
         """
         part = copy.copy(self)
         part._listener = _Part(self._listener, offset, own, whole, fields)
+        return part
+
+    def stage(self, before: int, whole: int) -> Runtime:
+        """Make a runtime for a stage of a job whose steps are others than those before it: a position after an epoch.
+
+        Its steps are counted after the `before` of earlier stages, of `whole` in all, so that the count never falls.
+        """
+        part = copy.copy(self)
+        part._listener = _Stage(self._listener, before, whole)
         return part
 
     @contextlib.contextmanager

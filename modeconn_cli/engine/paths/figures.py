@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
 from modeconn_cli.engine import names
 from modeconn_cli.engine.paths.barriers import HEADLINE, barriers
 from modeconn_cli.engine.paths.opened import OpenedPath
-from modeconn_cli.engine.results.figures import BLACK, BLUE, VERMILION, about, page
+from modeconn_cli.engine.results.figures import BLACK, BLUE, VERMILION, about, draw_band, page
 from modeconn_cli.engine.settings.shared import FigureSettings
 
 if TYPE_CHECKING:
@@ -40,29 +41,63 @@ def path_figure(
     return drawn.content
 
 
-def draw_path(axis: Axes, ts: np.ndarray, held_out: np.ndarray, fitted: np.ndarray | None = None) -> None:
-    """One series along a path, [T] each, with its ends, the straight line between them, and the barrier.
+def draw_path(
+    axis: Axes,
+    ts: npt.ArrayLike,
+    held_out: npt.ArrayLike,
+    fitted: npt.ArrayLike | None = None,
+    *,
+    label: str | None = None,
+    colour: str = VERMILION,
+) -> None:
+    """One series along a path, [T], with its ends, the straight line between them, and the barrier.
 
-    Held-out values are solid, those of training images dashed. The barrier is the largest rise over the straight line
-    (max_gap), an upright bar where it is; the area between is filled where the path lies above.
+    Arguments are columns of `curve` in `api.read` on an output_dir of `mcx curve eval`: `ts`, `te_nll` … Values of S
+    paths, [S, T], are drawn as their mean with a band of one standard deviation. Held-out values are solid, those of
+    training images dashed. The barrier is the largest rise over the straight line (max_gap), an upright bar where it
+    is; the area between is filled where the path lies above. A `label` stands for the series in the legend, in the
+    place of its kind, ends and barrier: for several paths in one panel, each in a `colour` of its own.
     """
-    straight = np.interp(ts, [0, 1], held_out[[0, -1]])
-    axis.plot(ts, held_out, color=VERMILION, label="held-out images")
+    places, each = np.asarray(ts, dtype=float), np.atleast_2d(np.asarray(held_out, dtype=float))
+    mean, straight = each.mean(0), np.interp(places, [0, 1], each.mean(0)[[0, -1]])
+    axis.plot(places, mean, color=colour, label=label or "held-out images")
     if fitted is not None:
-        axis.plot(ts, fitted, color=BLUE, linestyle="--", label="training images")
-    axis.plot([0, 1], held_out[[0, -1]], color="0.4", linestyle=":", linewidth=1)
-    axis.fill_between(
-        ts, straight, held_out, where=held_out > straight, interpolate=True, color=VERMILION, alpha=0.15, linewidth=0
-    )  # fmt: skip
-    ends = f"ends: {held_out[0]:.3g} and {held_out[-1]:.3g}"
+        training = np.atleast_2d(np.asarray(fitted, dtype=float))
+        ink = BLUE if label is None else colour
+        axis.plot(
+            places, training.mean(0), color=ink, linestyle="--", label=None if label else "training images"
+        )
+        _spread(axis, places, training, ink)
+    axis.plot([0, 1], mean[[0, -1]], color="0.4", linestyle=":", linewidth=1)
+    if len(each) > 1:
+        _spread(axis, places, each, colour)
+    else:
+        axis.fill_between(
+            places, straight, mean, where=mean > straight, interpolate=True, color=colour, alpha=0.15, linewidth=0
+        )  # fmt: skip
+    ends = None if label else f"ends: {mean[0]:.3g} and {mean[-1]:.3g}"
     axis.plot(
-        [0, 1], held_out[[0, -1]], "o", color=VERMILION, markeredgecolor="white", clip_on=False, zorder=3, label=ends
+        [0, 1], mean[[0, -1]], "o", color=colour, markeredgecolor="white", clip_on=False, zorder=3, label=ends
     )  # fmt: skip
-    rise = barriers(ts, held_out)[HEADLINE]
-    if rise is not None and np.isfinite(rise):
-        rise = rise if rise > 1e-9 * float(np.abs(held_out).max()) else 0.0  # the line itself is rounded
-        at = int(np.nanargmax(held_out - straight)) if rise else 0
-        shown = f"barrier: {rise:.3g} ({HEADLINE})"
-        axis.plot([ts[at]] * 2, [straight[at], held_out[at]], "_-", color=BLACK, linewidth=1, label=shown)
+    rises = [_rise(places, values) for values in each]
+    if np.isfinite(rises).all():
+        at = int(np.nanargmax(mean - straight)) if any(rises) else 0
+        spread = f" ± {np.std(rises, ddof=1):.2g}" if len(rises) > 1 else ""
+        shown = None if label else f"barrier: {np.mean(rises):.3g}{spread} ({HEADLINE})"
+        axis.plot([places[at]] * 2, [straight[at], mean[at]], "_-", color=BLACK, linewidth=1, label=shown)
     axis.set_xlim(0, 1)
-    axis.set_ylim(0, 1.08 * axis.get_ylim()[1])  # values at the top are not cut off
+    axis.set_ylim(0, 1.08 * axis.dataLim.y1)  # values at the top are not cut off, nor those drawn before
+
+
+def _spread(axis: Axes, places: np.ndarray, each: np.ndarray, colour: str) -> None:
+    """The band of several paths, [S, T]."""
+    if len(each) > 1:
+        draw_band(axis, places, each.mean(0), each.std(0, ddof=1), colour)
+
+
+def _rise(places: np.ndarray, values: np.ndarray) -> float:
+    """The barrier of one path; what is rounding of the straight line is none."""
+    rise = barriers(places, values)[HEADLINE]
+    if rise is None or not np.isfinite(rise):
+        return float("nan")
+    return rise if rise > 1e-9 * float(np.abs(values).max()) else 0.0

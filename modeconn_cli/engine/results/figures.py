@@ -17,9 +17,10 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Union
 
 import numpy as np
+import numpy.typing as npt
 
 from modeconn_cli.engine import names
 from modeconn_cli.engine.errors import one_line
@@ -27,6 +28,7 @@ from modeconn_cli.engine.results import records
 from modeconn_cli.engine.settings.shared import FigureSettings
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from matplotlib.image import AxesImage
@@ -121,13 +123,15 @@ def page(
         from matplotlib.figure import Figure
 
         heights = how.get("gridspec_kw", {}).get("height_ratios", [height] * rows)
-        lines = textwrap.wrap(one_line(title), int(width * 72 / (0.68 * _TITLE))) or [""]
-        tall = sum(heights) + 0.16 * len(lines) + 0.1
+        said = one_line(title) if look.figure_title else ""
+        lines = textwrap.wrap(said, int(width * 72 / (0.68 * _TITLE)))
+        tall = sum(heights) + 0.16 * max(len(lines), 1) + 0.1
         figure = Figure(figsize=(width, tall), layout=layout)  # type: ignore[arg-type] # the names of layouts
         panels = figure.subplots(rows, columns, squeeze=False, **how)
         drawn = Page(figure, list(panels.flat))
         at = {} if layout else {"y": 1 - 0.05 / tall, "va": "top"}
-        figure.suptitle("\n".join(lines), fontsize=_TITLE, fontweight="bold", parse_math=False, **at)
+        if lines:
+            figure.suptitle("\n".join(lines), fontsize=_TITLE, fontweight="bold", parse_math=False, **at)
         yield drawn
         for axis in list(figure.axes):
             _legend_below(figure, axis)
@@ -250,11 +254,49 @@ def whole_numbers(axis: Axes, label: str = "epoch") -> None:
     axis.set_xlabel(label)
 
 
-def draw_bands(
-    axis: Axes, places: Sequence[int], rows: Sequence[Mapping[str, float | None]], colour: str
-) -> None:
+def plain_logarithm(axis: Axes) -> None:
+    """Numbers along a logarithmic y-axis as they are read, `0.5` and `2`, where they span less than three decades."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    low, high = axis.get_ylim()
+    if high >= 1000 * low:
+        return
+    plain = FuncFormatter(lambda value, _: f"{value:g}")
+    few = high < 10 * low  # no more than one power of ten in sight
+    axis.yaxis.set_major_formatter(plain)
+    if high < 2 * low:
+        axis.set_yscale("linear")  # on such a stretch both look alike, and ticks are round numbers
+    elif few:
+        axis.yaxis.set_minor_locator(LogLocator(subs=(2, 3, 5)))
+        axis.yaxis.set_minor_formatter(plain)
+    else:
+        axis.yaxis.set_minor_formatter(NullFormatter())
+
+
+def draw_band(axis: Axes, places: Any, mean: Any, sd: Any, colour: str) -> None:
+    """One standard deviation below and above a mean, [N] each; nothing where there is none."""
+    centre, width = np.asarray(mean, dtype=float), np.asarray(sd, dtype=float)
+    if np.isfinite(width).any():
+        axis.fill_between(
+            np.asarray(places), centre - width, centre + width, color=colour, alpha=0.2, linewidth=0
+        )
+
+
+# Quantiles and mean of several categories: a mapping each, or a table with a row each.
+Quantiles = Union[Sequence[Mapping[str, float | None]], "pd.DataFrame"]
+
+
+def column(rows: Quantiles, name: str) -> np.ndarray:
+    """One of the numbers of all rows, [N]; None is NaN."""
+    if isinstance(rows, Sequence):
+        return np.array([row[name] for row in rows], dtype=float)
+    return np.asarray(rows[name], dtype=float)
+
+
+def draw_bands(axis: Axes, places: npt.ArrayLike, rows: Quantiles, colour: str) -> None:
     """The quantiles of `rows` over places: 5-95 and 25-75 % as bands, the median as a line."""
-    values = {name: np.array([row[name] for row in rows], dtype=float) for name in rows[0]}  # None: NaN
+    places = np.asarray(places)
+    values = {name: column(rows, name) for name in ("q5", "q25", "q50", "q75", "q95")}
     for low, high, alpha in (("q5", "q95", 0.15), ("q25", "q75", 0.3)):
         shown = f"{low[1:]}–{high[1:]} % of samples"
         axis.fill_between(

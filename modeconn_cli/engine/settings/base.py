@@ -86,13 +86,17 @@ class Spec:
         return (self.name, *self.keys, *(flag.lstrip("-").replace("-", "_") for flag in self.flags))
 
     def problem(self, value: Any) -> str:
-        """What is wrong with `value`, empty where nothing is."""
+        """What is wrong with `value`, empty where nothing is: its type, its bounds, or a value given twice."""
         if value is None:
             return ""
+        if self.many != isinstance(value, tuple):
+            return f"must be {'a tuple' if self.many else 'a single value'}, got {value!r}"
         for item in value if self.many else (value,):
             if self.choices and item not in self.choices:
                 return f"must be one of {', '.join(self.choices)}, got {item!r}"
-            if self.kind in (int, float) and not isinstance(item, str):
+            if not _is_a(item, self.kind):
+                return f"must be {_WORDS.get(self.kind, self.kind.__name__)}, got {item!r}"
+            if self.kind in (int, float):
                 problem = self._out_of_bounds(item)
                 if problem:
                     return problem
@@ -111,6 +115,16 @@ class Spec:
         if self.above is not None and number <= self.above:
             return f"must be greater than {self.above}, got {number}"
         return ""
+
+
+_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", Path: "a path"}
+
+
+def _is_a(value: Any, kind: type) -> bool:
+    """Whether a value is of a setting's kind: whole numbers are numbers, true and false are none."""
+    if kind in (int, float):
+        return isinstance(value, int if kind is int else int | float) and not isinstance(value, bool)
+    return isinstance(value, kind)
 
 
 def setting(default: Any = None, help: str = "", **declared: Any) -> Any:

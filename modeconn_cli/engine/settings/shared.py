@@ -283,15 +283,11 @@ class FigureSettings(Settings):
     panel: ClassVar[Panel] = "Output"
 
     figure_format: Literal["png", "pdf", "svg"] = setting(
-        "png", "kind of file that figures are written as", change="free"
+        "png", "kind of file that figures are", change="free"
     )
-    dpi: int = setting(
-        200,
-        "pixels per inch of a PNG, and of what PDF and SVG hold as pixels",
-        low=30,
-        high=2400,
-        change="free",
-        rare=True,
+    dpi: int = setting(200, "pixels per inch of PNG figures", low=30, high=2400, change="free")
+    figure_title: bool = setting(
+        True, "write titles over figures; --no-figure-title where a caption says it", change="free", rare=True
     )
 
     @property

@@ -147,6 +147,7 @@ class TrainSettings(
     )
     label_seed: int | None = like(DataSettings, "label_seed", shown="the seed", needs=("label_noise",))
     figure_format: Literal["png", "pdf", "svg"] = like(FigureSettings, "figure_format", rare=True)  # of tasks
+    dpi: int = like(FigureSettings, "dpi", rare=True)
     output_dir: Path = like(
         FolderSettings, "output_dir", help="folder of the results; one folder seed<k> per seed is made in it"
     )

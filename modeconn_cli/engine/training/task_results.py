@@ -120,7 +120,7 @@ def figure(results: list[TaskResult], title: str, look: FigureSettings) -> bytes
 
 
 def draw_seen(axis: Axes, results: Sequence[TaskResult]) -> None:
-    """Accuracy over all classes seen in the end of every task."""
+    """Accuracy over all classes seen in the end of every task: `answer.result.networks[0].tasks` of `api.train`."""
     accuracies = [np.nan if r.accuracy is None else r.accuracy for r in results]
     axis.plot([r.seen for r in results], accuracies, color=BLUE, marker="o")
     axis.set_ylabel("accuracy over\nthe classes seen (%)")
@@ -128,7 +128,10 @@ def draw_seen(axis: Axes, results: Sequence[TaskResult]) -> None:
 
 
 def draw_tasks(axis: Axes, results: Sequence[TaskResult]) -> AxesImage:
-    """Accuracy on the classes of each task in the end of every task, in numbers where they fit; returns the image."""
+    """Accuracy on the classes of each task in the end of every task, in numbers where they fit; returns the image.
+
+    `results` are `answer.result.networks[0].tasks` of `api.train`.
+    """
     grid = np.full((len(results), len(results)), np.nan)
     for row, result in enumerate(results):
         grid[row, : row + 1] = [np.nan if value is None else value for value in result.of_tasks]

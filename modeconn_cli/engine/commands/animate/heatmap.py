@@ -11,11 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modeconn_cli.engine.commands.animate import style
-from modeconn_cli.engine.commands.animate.layers import METRICS, LayerDistances
+from modeconn_cli.engine.commands.animate.layers import METRICS, LayerDistances, of_table
 from modeconn_cli.engine.results.figures import WIDTH, page
 from modeconn_cli.engine.settings.shared import FigureSettings
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.collections import QuadMesh
 
@@ -44,8 +45,14 @@ def comment_in(content: bytes) -> str:
     return base64.b64decode(found[1]).decode() if found else ""
 
 
-def draw_layers(axis: Axes, data: LayerDistances, room: int = 40) -> QuadMesh:
-    """The distances of all layers by t, `room` of them named; returns the mesh, for a colour bar."""
+def draw_layers(axis: Axes, data: LayerDistances | pd.DataFrame, room: int = 40) -> QuadMesh:
+    """The distances of all layers by t, `room` of them named; returns the mesh, for a colour bar.
+
+    `data` is a table with t as index and a column per layer: `layer_distances_along_curve/normalized_l2` of `api.read`
+    on an output_dir of `mcx curve analyze`, or another of its metrics.
+    """
+    if not isinstance(data, LayerDistances):
+        data = of_table(data)
     low, high = data.span()
     mesh = axis.pcolormesh(
         edges(data.t),

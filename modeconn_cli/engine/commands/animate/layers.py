@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from modeconn_cli.engine.errors import InputError
 from modeconn_cli.engine.results.arrays import npz
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 KINDS = {"conv": "convolution", "fc": "linear", "linear": "linear", "norm": "normalization"}
 SWAP = ("swapped_layer_name", "swapped_block", "swapped_layer")  # where the file speaks of a swap
@@ -62,6 +65,17 @@ class LayerDistances:
         low, high = min(float(np.nanmin(self.drawn)), 0.0), max(float(np.nanmax(self.drawn)), 0.0)
         # Where there is nothing to see, and ticks so close cannot be computed, the axis goes to one.
         return (low, high) if high - low > 1e-290 else (0.0, 1.0)
+
+
+def of_table(table: pd.DataFrame) -> LayerDistances:
+    """The values of a table, with t as index and a column per layer, as they are."""
+    names = tuple(map(str, table.columns))
+    values = table.to_numpy(np.float64)
+    values = np.where(np.abs(values) <= LARGEST, values, np.nan)
+    if table.empty or np.isnan(values).all():
+        raise InputError("the table of layers has no finite value")
+    t = table.index.to_numpy(np.float64)
+    return LayerDistances(names, ("other",) * len(names), t, values, "normalized_l2", None, "")
 
 
 def read(path: Path, metric: str) -> LayerDistances:

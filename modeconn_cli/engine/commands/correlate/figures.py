@@ -192,7 +192,9 @@ def groups(
 
 
 def draw_group(axis: Axes, group: pd.DataFrame, key: str, metric: str) -> None:
-    """Mean and standard deviation of one metric by the groups of `key`."""
+    """Mean and standard deviation of one metric by the groups of `key`: `by_class` of `api.read` on an output_dir of
+    `mcx correlate`, by `class_id`, or another of its tables `by_…`.
+    """
     mean, sd = group[f"{metric}_mean"], group[f"{metric}_sd"].fillna(0)
     shown = np.maximum(mean.abs(), sd) < LARGEST  # the axis has to hold both together
     drawn = pd.concat([group[key], mean, sd], axis=1)[shown].to_numpy().T
@@ -261,8 +263,11 @@ def _records(rows: pd.DataFrame) -> list[dict[str, float | None]]:
     return cast("list[dict[str, float | None]]", rows[[*NAMES]].to_dict("records"))
 
 
-def draw_evolution(axis: Axes, found: pd.DataFrame, flag: str | None) -> None:
-    """One dormant proportion over epochs: of all samples, of flagged against others, of every task."""
+def draw_evolution(axis: Axes, found: pd.DataFrame, flag: str | None = None) -> None:
+    """One dormant proportion over epochs: of all samples, of those with a `flag` against the others, of every task.
+
+    `found` are the rows of one `metric` of `evolution` of `api.read` on an output_dir of `mcx correlate`.
+    """
     tasks = sorted(found[TASK].dropna().unique())
     rows = found[found[TASK].isna()]
     if len(rows):

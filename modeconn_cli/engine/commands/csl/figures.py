@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from modeconn_cli.engine import datasets
@@ -21,6 +22,7 @@ from modeconn_cli.engine.results.figures import (
     WIDTH,
     lines_of,
     page,
+    plain_logarithm,
     whole_numbers,
 )
 from modeconn_cli.engine.settings.shared import FigureSettings, MeasuredDataSettings, SplitName
@@ -77,8 +79,12 @@ def histograms(values: Mapping[str, np.ndarray], title: str, look: FigureSetting
     return drawn.content
 
 
-def draw_histogram(axis: Axes, values: np.ndarray, label: str) -> None:
-    """How many samples have which value, [N]; whole numbers in bins of their own where there are few of them."""
+def draw_histogram(axis: Axes, values: npt.ArrayLike, label: str) -> None:
+    """How many samples have which value, [N]; whole numbers in bins of their own where there are few of them.
+
+    `values` are a column of samples: `api.read(…)["samples"]["csl"]`, `["per_sample"]["curvature"]` …
+    """
+    values = np.asarray(values, dtype=float)
     finite = values[np.isfinite(values)]
     if len(finite):
         bins: Any = BINS
@@ -105,16 +111,23 @@ def curves(
     return drawn.content
 
 
-def draw_curves(axis: Axes, epochs: Sequence[int], losses: Mapping[str, np.ndarray]) -> None:
-    """A thin line per sample: name -> [E, samples]; loss on a logarithmic scale."""
-    for number, (name, values) in enumerate(losses.items()):
+def draw_curves(axis: Axes, epochs: npt.ArrayLike, losses: Mapping[str, npt.ArrayLike]) -> None:
+    """A thin line per sample: name -> [E, samples]; loss on a logarithmic scale.
+
+    Of `samples` of `api.read` on an output_dir of `mcx csl score` the columns `loss_epoch_<e>` of some rows, turned
+    round (`.T`), are the values of a name.
+    """
+    epochs = np.asarray(epochs)
+    drawn = {name: np.asarray(values, dtype=float) for name, values in losses.items()}
+    for number, (name, values) in enumerate(drawn.items()):
         for k in range(values.shape[1]):
             axis.plot(
                 epochs, values[:, k], color=COLOURS[number], alpha=0.7, linewidth=0.8,
                 label=name if k == 0 else None, markersize=2, **lines_of(number),
             )  # fmt: skip
-    if any((values > 0).any() for values in losses.values()):
+    if any((values > 0).any() for values in drawn.values()):
         axis.set_yscale("log")
+        plain_logarithm(axis)
     whole_numbers(axis)
 
 

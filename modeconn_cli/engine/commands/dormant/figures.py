@@ -6,12 +6,15 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
 from modeconn_cli.engine.results.figures import (
     BLUE,
     VERMILION,
     WIDE,
     WIDTH,
+    Quantiles,
+    column,
     draw_bands,
     draw_cells,
     page,
@@ -21,6 +24,7 @@ from modeconn_cli.engine.results.figures import (
 from modeconn_cli.engine.settings.shared import FigureSettings
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.image import AxesImage
 
@@ -55,20 +59,30 @@ def evolution(
     return drawn.content
 
 
-def draw_shares(
-    axis: Axes, epochs: Sequence[int], rows: Sequence[Mapping[str, float | None]], colour: str = VERMILION
-) -> None:
-    """Mean and quantiles over samples of the dormant share of their units, by epoch."""
+def draw_shares(axis: Axes, epochs: npt.ArrayLike, rows: Quantiles, colour: str = VERMILION) -> None:
+    """Mean and quantiles over samples of the dormant share of their units, by epoch.
+
+    `rows` have mean, q5, q25, q50, q75 and q95 of each epoch: a metric's rows of `evolution` of `api.read` on an
+    output_dir of `mcx correlate`, whose `epoch` are the `epochs`.
+    """
+    epochs = np.asarray(epochs)
     draw_bands(axis, epochs, rows, colour)
-    means = np.array([row["mean"] for row in rows], dtype=float)  # None: NaN
-    axis.plot(epochs, means, color=colour, marker="o", label="mean")
+    axis.plot(epochs, column(rows, "mean"), color=colour, marker="o", label="mean")
     whole_numbers(axis)
     axis.set_ylabel("dormant share of units")
     axis.set_ylim(0, 1)
 
 
-def draw_layers(axis: Axes, epochs: Sequence[int], shares: Mapping[str, Sequence[float]]) -> AxesImage:
-    """The mean dormant share of every layer by epoch, as a grid; returns its image, for a colour bar."""
+def draw_layers(
+    axis: Axes, epochs: npt.ArrayLike, shares: Mapping[str, npt.ArrayLike] | pd.DataFrame
+) -> AxesImage:
+    """The mean dormant share of every layer by epoch, as a grid; returns its image, for a colour bar.
+
+    `shares` have a value per epoch of every layer, by its name: a mapping, or a table with a row per epoch and a column
+    per layer, made of the columns `proportion` of `dormant_layers_epoch_<e>` of `api.read`.
+    """
+    epochs = np.asarray(epochs)
+    shares = {str(name): np.asarray(values, dtype=float) for name, values in shares.items()}
     written = len(epochs) <= WRITTEN and len(shares) <= NAMED
     image = draw_cells(
         axis, np.array(list(shares.values())), low=0, high=1, written=written, form=".2f", size=5

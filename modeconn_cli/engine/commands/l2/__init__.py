@@ -22,6 +22,7 @@ from modeconn_cli.engine.networks import subject, weights
 from modeconn_cli.engine.networks.models.recognise import recognised
 from modeconn_cli.engine.results import files, jobs
 from modeconn_cli.engine.settings.l2 import L2Settings
+from modeconn_cli.engine.settings.shared import FIGURES
 
 __all__ = ["L2ManyResult", "L2Result", "run"]
 
@@ -33,6 +34,10 @@ def run(settings: L2Settings, runtime: Runtime) -> L2Result | L2ManyResult | Non
     are written.
     """
     chosen = choose(settings, runtime)
+    if chosen.alone or (settings.pairs != "all" and chosen.epochs is None):
+        settings.refuse("without --pairs all or the folder of a run", *FIGURES)
+    if len(chosen.pairs) < len(chosen.paths) * (len(chosen.paths) - 1) // 2 and chosen.epochs is None:
+        runtime.note("each checkpoint beside the first; --pairs all measures every pair")
     if runtime.dry_run:
         runtime.plan([_plan(chosen, settings)])
         return None

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Union
 
 import numpy as np
+import numpy.typing as npt
 
 from modeconn_cli.engine.commands.l2.trajectory import Waypoint
 from modeconn_cli.engine.results.figures import (
@@ -22,8 +23,11 @@ from modeconn_cli.engine.results.figures import (
 from modeconn_cli.engine.settings.shared import FigureSettings
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.image import AxesImage
+
+Way = Union[Sequence[Waypoint], "pd.DataFrame"]  # a waypoint per epoch
 
 WRITTEN = 14  # networks up to which cells hold their number
 NAMED = 60  # networks up to which the axes name them
@@ -41,10 +45,17 @@ def heat_map(
     return drawn.content
 
 
-def draw_distances(axis: Axes, labels: Sequence[str], values: np.ndarray) -> AxesImage:
-    """Distances between all pairs of networks, [K, K]; returns the image, for a colour bar."""
+def draw_distances(axis: Axes, labels: Sequence[str], values: npt.ArrayLike) -> AxesImage:
+    """Distances between all pairs of networks, [K, K], an array or a table, NaN where there is none; returns the image,
+    for a colour bar. `labels` name the networks.
+    """
+    labels = [str(label) for label in labels]
     image = draw_cells(
-        axis, values, low=0, written=len(labels) <= WRITTEN, size=6 if len(labels) < 8 else 4.5
+        axis,
+        np.asarray(values, dtype=float),
+        low=0,
+        written=len(labels) <= WRITTEN,
+        size=6 if len(labels) < 8 else 4.5,
     )
     axis.set_aspect("equal")
     if len(labels) <= NAMED:
@@ -64,13 +75,19 @@ def trajectory(rows: Sequence[Waypoint], title: str, look: FigureSettings) -> by
     return drawn.content
 
 
-def _values(rows: Sequence[Waypoint], name: str) -> np.ndarray:
-    return np.array([getattr(row, name) for row in rows], dtype=float)  # None: NaN
+def _values(rows: Way, name: str) -> np.ndarray:
+    """A column, [E]; None is NaN."""
+    if not isinstance(rows, Sequence):
+        return np.asarray(rows[name], dtype=float)
+    return np.array([getattr(row, name) for row in rows], dtype=float)
 
 
-def draw_way(axis: Axes, rows: Sequence[Waypoint]) -> None:
-    """How far each epoch is from the first and from the last, and how long the way there was."""
-    epochs = [row.epoch for row in rows]
+def draw_way(axis: Axes, rows: Way) -> None:
+    """How far each epoch is from the first and from the last, and how long the way there was.
+
+    `rows` are `trajectory` of `api.read` on an output_dir of `mcx l2 RUN`, or `answer.result.trajectory`.
+    """
+    epochs = _values(rows, "epoch")
     for k, (name, words) in enumerate(
         (("from_start", "from the first"), ("from_end", "from the last"), ("length", "along the way"))
     ):
@@ -80,19 +97,19 @@ def draw_way(axis: Axes, rows: Sequence[Waypoint]) -> None:
     whole_numbers(axis)
 
 
-def draw_steps(axis: Axes, rows: Sequence[Waypoint]) -> None:
-    """The distance per epoch from each checkpoint to the next."""
-    epochs = [row.epoch for row in rows]
+def draw_steps(axis: Axes, rows: Way) -> None:
+    """The distance per epoch from each checkpoint to the next; `rows` as for the way."""
+    epochs = _values(rows, "epoch")
     axis.plot(epochs[1:], _values(rows, "step")[1:] / np.diff(epochs), color=BLUE, marker="o")
     axis.set_ylabel("L2 per epoch")
     axis.set_ylim(bottom=0)
     whole_numbers(axis)
 
 
-def draw_turns(axis: Axes, rows: Sequence[Waypoint]) -> None:
-    """The cosine of the angle between each step and the next."""
+def draw_turns(axis: Axes, rows: Way) -> None:
+    """The cosine of the angle between each step and the next; `rows` as for the way."""
     axis.axhline(0, color="0.5", linewidth=0.8, linestyle=":")
-    axis.plot([row.epoch for row in rows], _values(rows, "turn"), color=VERMILION, marker="s")
+    axis.plot(_values(rows, "epoch"), _values(rows, "turn"), color=VERMILION, marker="s")
     axis.set_ylabel("cosine to the next step")
     axis.set_ylim(-1.05, 1.05)
     whole_numbers(axis)

@@ -15,6 +15,7 @@ from modeconn_cli.engine.networks.subject import Subject, read_own
 from modeconn_cli.engine.results import files, jobs
 from modeconn_cli.engine.training import NetworkProblem, Recipe, evaluate, recipe_of
 from modeconn_cli.engine.training.folder import Keeping, train
+from modeconn_cli.engine.training.tasks import Curriculum
 
 
 class Branches:
@@ -38,28 +39,37 @@ class Branches:
             horizon=self._plan.schedule_epochs,
         )
 
-    def train(self, job: jobs.Job) -> tuple[int, list[str]]:
+    def train(self, job: jobs.Job, number: int = 0, count: int = 1) -> tuple[int, list[str]]:
         """Train the epochs that are missing; their number, and the checkpoints that early stopping left out.
 
-        Raises InputError where other checkpoints are missing, or where the schedule spans other epochs than before.
+        These are the branches of seed `number`, from 0, of `count` seeds: their steps count among those of all. Raises
+        InputError where other checkpoints are missing, or where the schedule spans other epochs than before.
         """
         self._check_schedule()
         self._check_seed()
         job = replace(job, resumed=True)  # whatever a branch's folder holds is the job's own
         trained, left_out = 0, list[str]()
         epochs = {k1: until - (k1 or 0) for k1, until in self._plan.branches.items()}
-        before = 0  # epochs of the branches so far
+        own = sum(epochs.values()) - epochs[None]  # of the branches of one seed
+        whole = epochs[None] + count * own
+        before = 0  # epochs of the main branch and of all branches so far
         for k1, until in self._plan.branches.items():
             if k1 is None or self._plan.checkpoint(None, k1).exists():
                 which = {"branch": "main" if k1 is None else f"k1={k1}"}
                 if k1 is not None and len(self._settings.branch_seed) > 1:
                     which["seed"] = str(self._plan.branch_seed)
                 # A branch counts its epochs from 0, though it begins at k1.
-                part = self._runtime.part(before - (k1 or 0), until, sum(epochs.values()), **which)
+                part = self._runtime.part(before - (k1 or 0), until, whole, **which)
                 trained += self._train_branch(k1, job, part)
                 left_out += self._left_out(k1)
-            before += epochs[k1]
+            before += epochs[k1] + (number * own if k1 is None else 0)
         return trained, left_out
+
+    def steps(self, count: int) -> int:
+        """The training steps of the main branch and of the branches of so many seeds."""
+        epochs = [until - (k1 or 0) for k1, until in self._plan.branches.items()]
+        per_epoch = Curriculum(self._subject.data.fit, None).steps(0, self._settings.batch_size)
+        return per_epoch * (epochs[0] + count * sum(epochs[1:]))
 
     def _check_schedule(self) -> None:
         """Raises InputError where the learning rates would not be those of the epochs that are there."""

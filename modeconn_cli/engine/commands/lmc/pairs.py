@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -18,6 +18,9 @@ from modeconn_cli.engine.paths.barriers import HEADLINE, Barriers
 from modeconn_cli.engine.paths.statistics import StatisticsUsed
 from modeconn_cli.engine.results import files, records
 from modeconn_cli.engine.results.records import Record
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 COLUMNS = ("k1", "k2", "epoch", "distance")
 STABLE = 2.0  # points of error: below it Frankle et al. 2020 call a network stable to SGD noise
@@ -50,7 +53,7 @@ class PairDocument(Record):
 
 @dataclass(frozen=True)
 class PairResult:
-    """A branch against the main branch. `k2` counts further epochs."""
+    """A branch against the main branch. `k2` counts further epochs, `branch_seed` is None where no file says it."""
 
     k1: int
     k2: int
@@ -58,6 +61,7 @@ class PairResult:
     distance: float
     barriers: Barriers
     file: str
+    branch_seed: int | None = None
 
     def barrier(self, definition: str = HEADLINE, series: str = "loss_test") -> float:
         """One barrier; NaN where the definition has no value."""
@@ -168,6 +172,15 @@ def read(path: Path) -> Pair:
     return _of_content(content, path, original="schema" not in content)
 
 
+def frame(pair: Pair) -> pd.DataFrame:
+    """A line as a table, a row per position: losses in nats, errors in percent."""
+    import pandas as pd
+
+    told = pair.result
+    place = {"k1": told.k1, "k2": told.k2, "epoch": told.epoch, "branch_seed": told.branch_seed}
+    return pd.DataFrame({**place, "alpha": pair.line.alphas, **pair.line.series()})
+
+
 def read_table(path: Path) -> list[Pair]:
     """The pairs of one of the study's tables, a row each; lists are JSON's or as NumPy prints them."""
     with files.reading(path), path.open(encoding="utf-8", newline="") as stream:
@@ -201,7 +214,9 @@ def _of_content(content: Mapping[str, Any], path: Path, *, original: bool) -> Pa
         reason = f"it lacks {error}" if isinstance(error, KeyError) else error
         raise InputError(f"'{path}' is not a pair of mcx lmc run: {reason}") from error
     named = _NAME.fullmatch(path.name)
-    result = PairResult(k1, k2, k1 + k2, distance, line.barriers(), str(path))
+    seed = content.get("branch_seed")
+    seed = seed if isinstance(seed, int) and not original else None
+    result = PairResult(k1, k2, k1 + k2, distance, line.barriers(), str(path), seed)
     return Pair(dataset, int(named[1]) if named else None, result, line, original)
 
 
@@ -223,6 +238,48 @@ def stable_from(results: Sequence[PairResult | MeanPair]) -> int | None:
             break
         stable = k1
     return stable
+
+
+def as_table(results: Sequence[PairResult]) -> pd.DataFrame:
+    """The pairs in the columns of `table`, with the seeds of their branches; NaN where a definition has no value."""
+    import pandas as pd
+
+    rows = [
+        {
+            "branch_seed": pair.branch_seed,
+            **{column: getattr(pair, column) for column in COLUMNS},
+            **{f"{name}_{series}": pair.barrier(name, series) for name in pair.barriers for series in SERIES},
+        }
+        for pair in results
+    ]
+    return pd.DataFrame(rows)
+
+
+def mean_table(means: Sequence[MeanPair]) -> str:
+    """CSV, a row per k1 and k2: how many seeds, then mean and sd of the distance and of every barrier."""
+    spreads = [
+        {
+            "distance": each.distance,
+            **{
+                f"{name}_{series}": each.barriers[name][series] for name in each.barriers for series in SERIES
+            },
+        }
+        for each in means
+    ]
+    columns = list(spreads[0]) if spreads else []
+    header = [
+        "k1",
+        "k2",
+        "epoch",
+        "seeds",
+        *(f"{name}_{what}" for name in columns for what in ("mean", "sd")),
+    ]
+    cells = [
+        [each.k1, each.k2, each.epoch, each.seeds]
+        + [value for name in columns for value in (own[name].mean, own[name].sd)]
+        for each, own in zip(means, spreads, strict=True)
+    ]
+    return files.csv_text(header, cells)
 
 
 def table(rows: Sequence[tuple[Mapping[str, Any], PairResult]]) -> str:

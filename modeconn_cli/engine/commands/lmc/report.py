@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from modeconn_cli.engine.commands.lmc import figures, pairs
-from modeconn_cli.engine.commands.lmc.pairs import Pair, PairResult
+from modeconn_cli.engine.commands.lmc.pairs import MeanPair, Pair, PairResult
 from modeconn_cli.engine.errors import InputError, must_exist
 from modeconn_cli.engine.machine.runtime import Runtime
 from modeconn_cli.engine.results import files, jobs
@@ -27,15 +27,16 @@ TABLE, GRID, ACROSS = "lmc_report.csv", "lmc_report.png", "lmc_across.png"
 
 @dataclass(frozen=True)
 class Series:
-    """The pairs of one data set and batch size in one folder."""
+    """The pairs of one data set and batch size in one folder, of all seeds of its branches."""
 
     name: str
     folder: str
     dataset: str
     batch_size: int | None
     original: bool
-    stable_from: int | None
+    stable_from: int | None  # of several seeds of the branches judged by the means
     pairs: tuple[PairResult, ...]
+    means: tuple[MeanPair, ...] = ()  # of several seeds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,8 +53,10 @@ class LmcReportResult(Record):
 
 def run(settings: LmcReportSettings, runtime: Runtime) -> LmcReportResult | None:
     """Read all pairs, and draw and write where a folder for that is given."""
-    folders = [place for folder in settings.folders for place in _branches(folder)]
-    found = {folder: _pairs_in(folder, runtime) for folder in folders}
+    found = {
+        folder: [pair for place in _branches(folder) for pair in _pairs_in(place, runtime)]
+        for folder in settings.folders
+    }
     for pair in (pair for pairs_there in found.values() for pair in pairs_there if not pair.finite):
         runtime.warn(f"'{pair.result.file}' holds values that are no numbers: its barriers have none")
     series = _series(found)
@@ -81,17 +84,32 @@ def run(settings: LmcReportSettings, runtime: Runtime) -> LmcReportResult | None
 
 
 def _write(series: Sequence[Series], settings: LmcReportSettings, folder: Path) -> None:
+    several = any(each.means for each in series)
     rows = [
-        ({"series": each.name, "dataset": each.dataset, "batch_size": each.batch_size}, pair)
+        (
+            {
+                "series": each.name,
+                "dataset": each.dataset,
+                "batch_size": each.batch_size,
+                **({"branch_seed": pair.branch_seed} if several else {}),
+            },
+            pair,
+        )
         for each in series
         for pair in each.pairs
     ]
-    results = {each.name: each.pairs for each in series}
+    results = {_shown(each): each.pairs for each in series}
     files.write_text(folder / TABLE, pairs.table(rows))
-    barrier = figures.barrier_of(settings.barrier, settings.series)
+    barrier = f"{settings.barrier}_{settings.series}"
     title = _title(series)
     for name, draw in ((GRID, figures.report), (ACROSS, figures.across)):
         files.atomic_write(folder / settings.named(name), draw(results, barrier, title, settings))
+
+
+def _shown(series: Series) -> str:
+    """The name of a series in a figure, with how many seeds its means are of."""
+    seeds = max((each.seeds for each in series.means), default=1)
+    return series.name if seeds == 1 else f"{series.name}: mean ± sd of {seeds} branch seeds"
 
 
 def _title(series: Sequence[Series]) -> str:
@@ -148,21 +166,27 @@ def _series(found: dict[Path, list[Pair]]) -> tuple[Series, ...]:
             groups.setdefault((folder, pair.dataset, pair.batch_size), []).append(pair)
     out = []
     for (folder, dataset, batch_size), members in groups.items():
-        name = dataset
+        one_data_set = len({other[1] for other in groups}) == 1
+        words = [] if one_data_set and len(found) > 1 else [dataset]
         if len([None for other in groups if other[:2] == (folder, dataset)]) > 1:
-            name = f"{name} {'table' if batch_size is None else f'batch {batch_size}'}"
+            words.append("table" if batch_size is None else f"batch {batch_size}")
         if len({other[0] for other in groups if other[1] == dataset}) > 1:
-            name = f"{folder.resolve().name} {name}"
-        results = sorted((pair.result for pair in members), key=lambda pair: (pair.k1, pair.k2))
+            words.insert(0, folder.resolve().name)
+        results = sorted(
+            (pair.result for pair in members), key=lambda pair: (pair.k1, pair.k2, pair.branch_seed or 0)
+        )
+        several = len({(pair.k1, pair.k2) for pair in results}) < len(results)
+        means = pairs.means(results) if several else []
         out.append(
             Series(
-                name=name,
+                name=" ".join(words),
                 folder=str(folder),
                 dataset=dataset,
                 batch_size=batch_size,
                 original=any(pair.original for pair in members),
-                stable_from=pairs.stable_from(results),
+                stable_from=pairs.stable_from(means or results),
                 pairs=tuple(results),
+                means=tuple(means),
             )
         )
     # Folders of the same name are told apart by the whole path.

@@ -8,9 +8,10 @@ of them.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from modeconn_cli.engine.commands.lmc import figures, pairs
 from modeconn_cli.engine.commands.lmc import plan as planning
@@ -65,7 +66,8 @@ class LmcRunResult(Record):
     means: tuple[MeanPair, ...]
     missing: list[str]  # checkpoints that early stopping left out
     table: str
-    figures: list[str]
+    mean_table: str | None  # of several seeds
+    figures: list[str]  # those of all seeds together come first
 
 
 def run(settings: LmcRunSettings, runtime: Runtime) -> LmcRunResult | None:
@@ -83,26 +85,30 @@ def run(settings: LmcRunSettings, runtime: Runtime) -> LmcRunResult | None:
         runtime.catching_signals(),  # until the job has said how it ended
         jobs.opened(settings, root, "lmc run", runtime, owned=OWNED, mends=True) as job,
     ):
-        # The other ranks wait for the leader.
-        trained = group.lead(lambda: [Branches(each, found, runtime).train(job) for each in plans])
         lines = [_Lines(each, found, job, runtime) for each in plans]
         mine = group.share([(own, pair) for own in lines for pair in todo.pairs])
+        steps = first.steps(len(plans))
+        whole = steps + len(mine) * len(todo.alphas)
+        training, measuring = runtime.stage(0, whole), runtime.stage(steps, whole)
+        # The other ranks wait for the leader.
+        trained = group.lead(
+            lambda: [Branches(p, found, training).train(job, k, len(plans)) for k, p in enumerate(plans)]
+        )
         for k, (own, pair) in enumerate(mine):
-            own.result(*pair, runtime.part(k, 1, len(mine)))
+            own.result(*pair, measuring.part(k, 1, len(mine)))
         evaluated = sum(group.gather(sum(own.evaluated for own in lines)))
         by_seed = [own.results() if group.leader else [] for own in lines]  # results are the leader's to read
         results = [pair for each in by_seed for pair in each]
         if not results and group.leader:
             runtime.warn("early stopping left no pair to compare: use a larger --patience")
-        written = [
-            _summarise(each, data.name, found.arch.model, own, write=not job.complete)
-            for each, own in zip(plans, by_seed, strict=True)
-        ]
+        summary = _Summary(todo, data.name, found.arch.model, write=not job.complete)
         means = pairs.means(results) if len(plans) > 1 else []
-        table = _all_seeds(plans, data.name, by_seed, write=not job.complete) if means else written[0][0]
+        tables, drawn = summary.of_all(root, results, means) if means else ([], [])
+        for each, of_seed in zip(plans, by_seed, strict=True):
+            tables.append(summary.table(each.place, of_seed))
+            drawn += summary.figures(each.place, of_seed, f"branch seed {each.branch_seed}")
         if not job.complete:
-            made = [path for own, drawn in written for path in (own, *drawn)]
-            job.finish([*dict.fromkeys([table, *made]), *(Path(pair.file) for pair in results)])
+            job.finish([*tables, *drawn, *(Path(pair.file) for pair in results)])
     return LmcRunResult(
         dataset=data.name,
         model=found.arch.model,
@@ -115,8 +121,9 @@ def run(settings: LmcRunSettings, runtime: Runtime) -> LmcRunResult | None:
         pairs=tuple(results),
         means=tuple(means),
         missing=list(dict.fromkeys(path for _, missing in trained for path in missing)),
-        table=str(table),
-        figures=[str(path) for _, drawn in written for path in drawn],
+        table=str(tables[0]),
+        mean_table=str(tables[1]) if means else None,
+        figures=[str(path) for path in drawn],
     )
 
 
@@ -185,34 +192,42 @@ class _Lines:
         return line_between(replace(self._subject, checkpoints=read), self._policy)
 
 
-def _summarise(
-    todo: Plan, dataset: str, model: str, results: list[PairResult], *, write: bool
-) -> tuple[Path, list[Path]]:
-    """One row per pair, heat maps of barrier and distance over k1 and k2, and the story in one figure."""
-    table, look = todo.table(dataset), todo.settings
-    drawn = [
-        todo.place / "figures" / look.named(f"{dataset}_{name}.png")
-        for name in ("barriers", *figures.MAPS)
-        if results
-    ]
-    if write:
-        files.write_text(table, pairs.table([({}, pair) for pair in results]))
-    if write and results:
-        title = f"{about(model, dataset, [0, todo.max_epochs, None])}, branch seed {todo.branch_seed}"
-        story = figures.story([pairs.read(Path(pair.file)) for pair in results], title, look)
-        for path, content in zip(drawn, (story, *figures.maps(results, title, look)), strict=True):
-            files.atomic_write(path, content)
-    return table, drawn
+class _Summary:
+    """Tables and figures of pairs, in their folders; where they are there already only their places."""
 
+    def __init__(self, todo: Plan, dataset: str, model: str, *, write: bool) -> None:
+        self._dataset, self._model, self._epochs = dataset, model, todo.max_epochs
+        self._look, self._write = todo.settings, write
 
-def _all_seeds(plans: list[Plan], dataset: str, by_seed: list[list[PairResult]], *, write: bool) -> Path:
-    """One row per seed and pair, beside the main branch."""
-    table = plans[0].root / "dataframes" / f"{dataset}.csv"
-    if write:
-        rows = [
-            ({"branch_seed": plan.branch_seed}, pair)
-            for plan, found in zip(plans, by_seed, strict=True)
-            for pair in found
+    def table(self, folder: Path, results: Sequence[PairResult]) -> Path:
+        """One row per pair; of several seeds each row names its own."""
+        seeds = {pair.branch_seed for pair in results}
+        rows: list[tuple[dict[str, Any], PairResult]] = [
+            ({"branch_seed": pair.branch_seed} if len(seeds) > 1 else {}, pair) for pair in results
         ]
-        files.write_text(table, pairs.table(rows))
-    return table
+        return self._text(folder / "dataframes" / f"{self._dataset}.csv", pairs.table(rows))
+
+    def figures(self, folder: Path, results: Sequence[PairResult], seeds: str) -> list[Path]:
+        """The story in one figure, and heat maps of barrier and distance over k1 and k2."""
+        names_ = [f"{self._dataset}_{name}.png" for name in ("barriers", *figures.MAPS) if results]
+        drawn = [folder / "figures" / self._look.named(name) for name in names_]
+        if self._write and results:
+            title = f"{about(self._model, self._dataset, [0, self._epochs, None])}, {seeds}"
+            story = figures.story([pairs.read(Path(pair.file)) for pair in results], title, self._look)
+            for path, content in zip(drawn, (story, *figures.maps(results, title, self._look)), strict=True):
+                files.atomic_write(path, content)
+        return drawn
+
+    def of_all(
+        self, folder: Path, results: Sequence[PairResult], means: Sequence[MeanPair]
+    ) -> tuple[list[Path], list[Path]]:
+        """All seeds together: every pair, the means with their spread, and the figures of these."""
+        mean = self._text(folder / "dataframes" / f"{self._dataset}_mean.csv", pairs.mean_table(means))
+        seeds = sorted({pair.branch_seed for pair in results if pair.branch_seed is not None})
+        said = f"mean ± sd of the branch seeds {', '.join(map(str, seeds))}"
+        return [self.table(folder, results), mean], self.figures(folder, results, said)
+
+    def _text(self, path: Path, content: str) -> Path:
+        if self._write:
+            files.write_text(path, content)
+        return path
