@@ -69,12 +69,8 @@ def _plausible(name: str, value: object) -> bool:
     """Whether an entry can have been written by mcx."""
     if name in _SPECS:
         spec = _SPECS[name]
-        if spec.many and not isinstance(value, list):
-            return False
-        every = value if isinstance(value, list) and spec.many else [value]
-        if spec.kind in (int, float):
-            return all(_is_number(each, spec.kind) for each in every) and not spec.problem(value)
-        return all(isinstance(each, str) for each in every) and not spec.problem(value)
+        listed = tuple(value) if spec.many and isinstance(value, list) else value
+        return value is not None and not spec.problem(listed)
     kind = _KINDS[name]
     if kind in (int, float):
         return _is_number(value, kind) and 0 <= value < _LARGEST  # type: ignore[operator]
