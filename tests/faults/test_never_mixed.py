@@ -143,3 +143,22 @@ def test_a_line_between_branches_is_measured_on_the_branches_that_were_trained(
     assert f"'{branch}' is not the file that this job has written" in capsys.readouterr().err
     branch.write_bytes(own)
     assert app.main(finer) == 0
+
+
+def test_a_checkpoint_that_goes_while_others_are_scored_is_named(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = CASES["csl score"]
+    last = Path("runs/seed0/checkpoint-2.pt")
+    whole = last.read_bytes()
+
+    def published(path: Path) -> None:
+        if path.name.startswith("loss_") and last.exists():
+            last.unlink()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "published", published)
+        assert case.run() == 3
+    assert f"'{last}' does not exist" in capsys.readouterr().err
+    last.write_bytes(whole)
+    assert case.run() == 0

@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 
 from modeconn_cli.engine import names
 from modeconn_cli.engine.errors import InputError
-from modeconn_cli.engine.results import jobs, logs
+from modeconn_cli.engine.results import files, jobs, logs
 from modeconn_cli.engine.results.fingerprints import sha256
 
 ELSEWHERE = "use another --output-dir, or --no-resume --overwrite to start anew"
@@ -32,12 +32,16 @@ class ScoredEpoch:
 
     @classmethod
     def begun(cls, epoch: int, checkpoint: Path) -> ScoredEpoch:
-        """To be asked before the checkpoint is read; of no files yet."""
-        stat = names.file_of(checkpoint).stat()
+        """To be asked before the checkpoint is read; of no files yet.
+
+        Raises InputError for one that is gone since the folder was listed.
+        """
+        with files.reading(checkpoint):
+            stat, digest = names.file_of(checkpoint).stat(), sha256(checkpoint)
         return ScoredEpoch(
             epoch=epoch,
             checkpoint=names.checkpoint_of(checkpoint),
-            sha256=sha256(checkpoint),
+            sha256=digest,
             size=stat.st_size,
             mtime_ns=stat.st_mtime_ns,
             sizes=[],
@@ -71,7 +75,8 @@ class EpochLog(Generic[Row]):
         row = self.rows.get(epoch)
         if row is None or row.sizes != _sizes(made):
             return False
-        stat = names.file_of(checkpoint).stat()
+        with files.reading(checkpoint):
+            stat = names.file_of(checkpoint).stat()
         same = (checkpoint.name, stat.st_size, stat.st_mtime_ns) == (row.checkpoint, row.size, row.mtime_ns)
         if not same and sha256(checkpoint) != row.sha256:
             raise InputError(
