@@ -127,8 +127,8 @@ class _Heard:
 
 
 def run(command: str, *, progress: Progress | None = None, **settings: Any) -> Answer[Any]:
-    """Do what `mcx <command>` does, with the settings under their names: `mcx <command> --help-all` and
-    docs/commands.md list them, with defaults and bounds.
+    """Do what `mcx <command>` does, with the settings under their names: `mcx <command> --help-all` lists them, with
+    their defaults.
 
     Values are Python's, or the words that a flag would get; a `model` may be the class or function that makes it, which
     a module, script or notebook defines at its top level. Raises the command's own errors, all of them McxError: of
@@ -160,7 +160,7 @@ def train(
 ) -> Answer[TrainResult]:
     """Train networks, one per seed, as `mcx train` does: `seeds=(0, 1, 2)`, `epochs`, `lr`, `batch_size` …
 
-    `mcx train --help-all` and docs/commands.md list every setting; `model` may be a class or function of your own.
+    `mcx train --help-all` lists every setting; `model` may be a class or function of your own.
     """
     return run("train", progress=progress, model=model, dataset=dataset, output_dir=output_dir, **settings)
 

@@ -26,6 +26,9 @@ _SHORT = re.compile(r"(?P<head>(?:loss_grad|loss_ce|loss)_.+)(?P<epoch>_epoch_\d
 class Tables(dict[str, "pd.DataFrame"]):
     """Tables by their names; a KeyError says which there are."""
 
+    def __init__(self, tables: Mapping[str, pd.DataFrame] | None = None) -> None:
+        super().__init__(tables or {})
+
     def __missing__(self, name: str) -> pd.DataFrame:
         guess = did_you_mean(name, self)
         raise KeyError(f"no table '{name}'; there are {', '.join(self)}" + (f" ({guess})" if guess else ""))

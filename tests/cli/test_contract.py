@@ -83,6 +83,13 @@ def test_initials_are_close() -> None:
     assert did_you_mean("q", ["a", "b"]) == "choose from: a, b"
 
 
+def test_a_hint_names_what_else_may_have_been_meant_and_nothing_that_is_far() -> None:
+    flags = ["--seed", "--branch-seed", "--k1"]
+    assert did_you_mean("--seeds", flags) == "did you mean '--seed'? There is also --branch-seed"
+    assert did_you_mean("dry_run", ["data_arg", *map(str, range(12))]) == ""
+    assert did_you_mean("exit", ["exit-codes", "files"]) == "did you mean 'exit-codes'?"
+
+
 # Streams --------------------------------------------------------------------------------------------------
 
 

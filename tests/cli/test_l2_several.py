@@ -64,6 +64,18 @@ def test_by_default_the_first_is_compared_with_each(mcx: Callable, three: list[P
     assert [row["pair"] for row in done["pairs"]] == ["init-seed0", "init-seed1"]
 
 
+def test_where_nothing_is_drawn_the_kind_of_figure_is_refused(
+    mcx: Callable, three: list[Path], tmp_path: Path
+) -> None:
+    words = ("l2", *labelled(three), "--output-dir", tmp_path / "o", "--figure-format", "pdf")
+    done = mcx(*words)
+    assert (done.code, "--figure-format has no effect without --pairs all" in done.err) == (2, True)
+    assert "--pairs all measures every pair" in mcx("l2", *labelled(three)).err
+    drawn = mcx(*words, "--pairs", "all")
+    assert (drawn.code, "--pairs all" in drawn.err) == (0, False)
+    assert (tmp_path / "o/heatmap.pdf").exists()
+
+
 def test_flags_reach_the_summaries_of_several_too(mcx: Callable, ends: list[Path], tmp_path: Path) -> None:
     first, second = ends
     done = mcx("l2", "--checkpoint1", first, "--checkpoint2", second, "--output-dir", tmp_path)
