@@ -207,7 +207,7 @@ def draw_group(axis: Axes, group: pd.DataFrame, key: str, metric: str, floor: fl
     mean, sd = group[f"{metric}_mean"], group[f"{metric}_sd"].fillna(0)
     shown = np.maximum(mean.abs(), sd) < LARGEST  # the axis has to hold both together
     drawn = pd.concat([group[key], mean, sd], axis=1)[shown].to_numpy().T
-    below = drawn[2] if floor is None else np.minimum(drawn[2], drawn[1] - floor)
+    below = drawn[2] if floor is None else np.clip(drawn[1] - floor, 0, drawn[2])
     axis.errorbar(
         drawn[0],
         drawn[1],
