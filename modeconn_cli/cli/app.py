@@ -15,9 +15,10 @@ import typer
 from modeconn_cli import __version__
 from modeconn_cli.cli import pages
 from modeconn_cli.cli.commands import COMMANDS, GROUPS, HELP_FLAGS, first_words, inside, named
-from modeconn_cli.cli.complete import flags_of
+from modeconn_cli.cli.complete import flags_of, settings_of
 from modeconn_cli.cli.report import Output, PipeClosed, fail
 from modeconn_cli.engine.errors import AGAIN, McxError, SettingsError, Stopped, did_you_mean
+from modeconn_cli.engine.settings.base import specs
 
 INTERRUPTED = (130, 143)
 
@@ -123,7 +124,11 @@ def _usage(error: typer.TyperException, command: str) -> tuple[str, str]:
     unknown = re.match(r"No such command '?([^'\s]*)'?\.?", message)
     if unknown:
         return f"unknown command '{unknown[1]}'", did_you_mean(unknown[1], inside(command))
-    return message[:1].lower() + message[1:].rstrip("."), f"see 'mcx {command} --help'".replace("  ", " ")
+    hint = f"see 'mcx {command} --help'".replace("  ", " ")
+    if message.startswith("Got unexpected extra argument") and command in COMMANDS:
+        one = next((s.name.upper() for s in specs(settings_of(command)) if s.positional and not s.many), None)
+        hint = hint if one is None else f"one {one} at a time; {hint}"
+    return message[:1].lower() + message[1:].rstrip("."), hint
 
 
 def _debug(error: Exception) -> None:

@@ -59,8 +59,15 @@ WRONG: dict[tuple[str, ...], tuple[str, str]] = {
     ("l2", "--show-top-k", "2.5"): ("mcx l2: error: --show-top-k: '2.5' is not a whole number", ""),
     ("train", "--lr", "inf"): ("mcx train: error: --lr must be finite, got inf", ""),
     ("train", "--lr", "0"): ("mcx train: error: --lr must be greater than 0, got 0.0", ""),
+    ("info", "a", "b"): (
+        "mcx info: error: got unexpected extra argument(s) (b)",
+        "one CHECKPOINT at a time; see 'mcx info --help'",
+    ),
+    ("swap", "a", "b"): (
+        "mcx swap: error: takes 1 file without a flag, got 2: a, b",
+        "--output b says where the result goes",
+    ),
     ("train", "extra"): ("mcx train: error: got unexpected extra argument(s) (extra)", "see 'mcx train --help'"),
-    ("swap", "a", "b"): ("mcx swap: error: takes 1 file without a flag, got 2: a, b", ""),
     ("curve", "eval", "a", "b", "c"): ("mcx curve eval: error: takes 1 or 2 files without a flag, got 3: a, b, c", ""),
     ("swap", "a", "--checkpoint", "b"): (
         "mcx swap: error: 'a' stands for --checkpoint, which is given too", "leave one of them out"

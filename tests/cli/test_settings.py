@@ -27,7 +27,7 @@ LINE = "mcx lmc interpolate A.pt B.pt"
 CHECKPOINTS = ("give either one checkpoint or a folder of them", "pass --checkpoint or --checkpoint-dir")
 MISSING: dict[str, tuple[str, str]] = {
     "train": FOLDER,
-    "train --output-dir o": ("no network", "pass --model NAME"),
+    "train --output-dir o": ("no network", "pass --model NAME, or pkg.mod:factory for your own"),
     "swap": ("no network to swap", "pass --checkpoint FILE"),
     "swap --checkpoint a.pt": ("no file for the swapped network", "pass --output FILE"),
     "curve train": ENDS,

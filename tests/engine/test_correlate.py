@@ -274,7 +274,7 @@ def test_any_name_and_any_value_can_be_drawn(count: int) -> None:
     )
     keys = {"class_id": np.arange(count) % 3.0}
     group = groups.grouped(pd.DataFrame({**columns, **keys}), ["class_id"], list(columns))
-    assert figures.groups({"class_id": group}, list(columns), "title", FigureSettings()).startswith(
+    assert figures.groups({"class_id": group}, list(columns), [], "title", FigureSettings()).startswith(
         b"\x89PNG"
     )
 

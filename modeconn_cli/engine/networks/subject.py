@@ -27,7 +27,7 @@ from modeconn_cli.engine.networks.forward import forward
 from modeconn_cli.engine.networks.independent import TRIED, check_independent
 from modeconn_cli.engine.networks.models import Architecture
 from modeconn_cli.engine.networks.models.recognise import fits, recognised, with_classes_of
-from modeconn_cli.engine.registry import canonical_model, is_import_path
+from modeconn_cli.engine.registry import DATASETS, canonical_dataset, canonical_model, is_import_path
 from modeconn_cli.engine.settings.base import Settings, specs
 from modeconn_cli.engine.settings.scoring import RunFolderSettings, ScoringSettings
 from modeconn_cli.engine.settings.shared import (
@@ -324,7 +324,7 @@ def _say_transform(data: Data, runtime: Runtime, *, measured: bool) -> None:
             f"{another}",
             once=True,
         )
-    elif transform.name != "none":
+    elif transform.name != "none" and canonical_dataset(data.remembered.dataset or "") not in DATASETS:
         more = transform.augmentation
         training = f"; in training {more}" if more else ""
         runtime.note(

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-
-import pandas as pd
+from typing import TYPE_CHECKING
 
 from modeconn_cli.engine.errors import InputError
-from modeconn_cli.engine.results import columns
-from modeconn_cli.engine.results.columns import ID
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 STEM = "samples"
 NAME = f"{STEM}.csv"
 LABEL, CLASS_NAME, FILE, SPLIT = "label", "class_name", "file", "split"
-COLUMNS = (ID, LABEL, CLASS_NAME, FILE, SPLIT)
+COLUMNS = ("sample_id", LABEL, CLASS_NAME, FILE, SPLIT)
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,8 @@ class Listing:
 
 def read(paths: list[Path]) -> Listing:
     """The tables that are there, the first that names a sample speaks for it. Raises InputError for what is none."""
+    import pandas as pd  # not needed by those who write the tables
+
     tables = {path: _read(path) for path in dict.fromkeys(paths) if path.exists()}
     if not tables:
         return Listing()
@@ -45,6 +47,8 @@ def read(paths: list[Path]) -> Listing:
 
 
 def _read(path: Path) -> pd.DataFrame:
+    from modeconn_cli.engine.results import columns
+
     found = columns.read_samples(path)
     lacking = [name for name in (LABEL, CLASS_NAME, FILE) if name not in found]
     if lacking:

@@ -183,7 +183,12 @@ class Settings:
                 return dict(zip(places, words, strict=True))
         counts = " or ".join(str(len(places)) for places in cls.places)
         files = "file" if counts == "1" else "files"
-        raise SettingsError(f"takes {counts} {files} without a flag, got {len(words)}: {', '.join(words)}")
+        output = any(spec.name == "output" for spec in specs(cls))
+        fits = output and len(words) - 1 in map(len, cls.places)
+        raise SettingsError(
+            f"takes {counts} {files} without a flag, got {len(words)}: {', '.join(words)}",
+            f"--output {words[-1]} says where the result goes" if fits else "",
+        )
 
     def check(self) -> None:
         """Raise SettingsError for what is missing, and for what was given and has no effect.

@@ -290,7 +290,8 @@ def _writers(
     figure(SCATTER, figures.scatter, joined.table[joined.metrics], result.correlations, marks)
     single = {keys[0]: group for keys, group in groups.items() if len(keys) == 1}
     if single:
-        figure(GROUPS_FIGURE, figures.groups, single, joined.metrics)
+        negative = [name for name in joined.metrics if (joined.table[name] < 0).any()]
+        figure(GROUPS_FIGURE, figures.groups, single, joined.metrics, negative)
     if result.tasks:
         figure(TASKS_FIGURE, figures.tasks, result.tasks)
     if result.evolution:

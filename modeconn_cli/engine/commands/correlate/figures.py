@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import product
 from typing import TYPE_CHECKING, Any, cast
 
@@ -53,6 +53,8 @@ def scatter(
     Samples where `flag` is 1 are drawn as crosses of another colour, as long as samples are drawn as points. The ends
     of each metric's range stand at the margins, with its scale where that is not linear.
     """
+    if flag is not None and len(metrics) <= POINTS:
+        title += f"; crosses: {shortened(str(flag.name))}"
     scaled = [Scaled(metrics[name]) for name in metrics.columns[:MOST]]
     count = max(len(scaled), 1)
     width = max(WIDTH, 1.0 * count + 0.5)
@@ -179,29 +181,37 @@ def draw_correlation(axis: Axes, found: Correlation) -> None:
 
 
 def groups(
-    found: Mapping[str, pd.DataFrame], metrics: Sequence[str], title: str, look: FigureSettings
+    found: Mapping[str, pd.DataFrame],
+    metrics: Sequence[str],
+    negative: Collection[str],
+    title: str,
+    look: FigureSettings,
 ) -> bytes:
-    """Mean and standard deviation of each metric, a column of panels per kind of group: key -> the groups by it."""
+    """Mean and standard deviation of each metric, a column of panels per kind of group: key -> the groups by it.
+
+    Bars of metrics that no sample has a `negative` value of end at zero.
+    """
     names = list(metrics[:MOST])
     width = WIDTH if len(found) == 1 else WIDE
     with page(look, title, len(names), len(found), width=width, height=1.3) as drawn:
         for k, (key, group) in enumerate(found.items()):
             for name, axis in zip(names, drawn.panels[k :: len(found)], strict=True):
-                draw_group(axis, group, key, name)
+                draw_group(axis, group, key, name, floor=None if name in negative else 0.0)
     return drawn.content
 
 
-def draw_group(axis: Axes, group: pd.DataFrame, key: str, metric: str) -> None:
+def draw_group(axis: Axes, group: pd.DataFrame, key: str, metric: str, floor: float | None = None) -> None:
     """Mean and standard deviation of one metric by the groups of `key`: `by_class` of `api.read` on an output_dir of
-    `mcx correlate`, by `class_id`, or another of its tables `by_…`.
+    `mcx correlate`, by `class_id`, or another of its tables `by_…`. Bars end at `floor`; a few groups are named.
     """
     mean, sd = group[f"{metric}_mean"], group[f"{metric}_sd"].fillna(0)
     shown = np.maximum(mean.abs(), sd) < LARGEST  # the axis has to hold both together
     drawn = pd.concat([group[key], mean, sd], axis=1)[shown].to_numpy().T
+    below = drawn[2] if floor is None else np.clip(drawn[1] - floor, 0, drawn[2])
     axis.errorbar(
         drawn[0],
         drawn[1],
-        drawn[2],
+        [below, drawn[2]],
         fmt="o",
         color=BLUE,
         ecolor="0.6",
@@ -210,6 +220,9 @@ def draw_group(axis: Axes, group: pd.DataFrame, key: str, metric: str) -> None:
         markersize=2.5,
     )
     whole_numbers(axis, key)
+    if "class_name" in group and len(group) <= NAMED:
+        names = [shortened(str(name), 12) for name in group["class_name"]]
+        axis.set_xticks(group[key].tolist(), names, rotation=30, ha="right", parse_math=False)
     axis.set_ylabel(f"{shortened(metric, 18)}\nmean ± sd", parse_math=False)
 
 

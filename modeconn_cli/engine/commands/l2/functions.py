@@ -133,16 +133,22 @@ class Functions:
         order = keyed.permutation(0, "fisher blocks", len(samples)).to(samples.device)
         blocks = [torch.sort(rows).values for rows in order.tensor_split(min(BLOCKS, len(samples)))]
 
+        steps = sum(-(-len(rows) // settings.batch_size) for rows in blocks)
+        whole = steps * len(self._networks)
+
         def weighted(label: str) -> dict[Pair, list[dict[str, float]]]:
             """Of every pair of a network, block by block and tensor by tensor."""
             information.begin()
             compared = self._networks[label].weights
             own = {pair: [self._networks[one].weights for one in pair] for pair in pairs if label in pair}
             out: dict[Pair, list[dict[str, float]]] = {pair: [] for pair in own}
+            done = steps * list(self._networks).index(label)
             for rows in blocks:
                 information.clear()
                 for batch in samples.take(rows).batches(settings.batch_size):
                     information.add(batch.images, batch.labels, batch.ids)
+                    done += 1
+                    self._runtime.progress(done, whole, metric="fisher", checkpoint=label)
                 named = weights.named_as(information.information(), compared)
                 known = {name: f.cpu() for name, f in named.items() if name in compared}
                 for pair, (a, b) in own.items():
