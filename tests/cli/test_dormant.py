@@ -173,7 +173,7 @@ def test_other_samples_or_another_network_are_not_mixed_into_a_job(
     assert first.code == 0, first.err
     write(tmp_path / "own.npz")
     done = mcx(*words, "--checkpoint", run / "checkpoint-3.pt")
-    assert (done.code, "began with another set of samples" in done.err) == (3, True)
+    assert (done.code, "the set of training samples in 'own' is not what it was" in done.err) == (3, True)
     train = ("train", "--model", "mlp", "--dataset", "digits", "--seeds", "0", "--epochs", "1", "-q")
     assert mcx(*train, "--output-dir", tmp_path / "mlp").code == 0
     where = ("--output-dir", tmp_path / "digits", "--checkpoint")

@@ -32,7 +32,7 @@ from modeconn_cli.engine.settings.shared import DataSettings, MeasuredDataSettin
 
 __all__ = ["Batch", "Data", "Remembered", "Samples", "is_folder", "load", "name_of", "refuse_unread"]
 
-TRAINING = "set of training samples"
+TRAINING, LABELS = "set of training samples", "set of training labels"
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,9 @@ class Data:
         return {
             "data set": self.name,
             TRAINING: self.fit.fingerprint,
+            LABELS: self.fit.labelling,
             "set of held-out samples": self.held_out.fingerprint if len(self.held_out) else "",
+            "set of held-out labels": self.held_out.labelling if len(self.held_out) else "",
         }
 
     def describe(self) -> dict[str, Any]:

@@ -51,15 +51,20 @@ class Samples:
 
     @cached_property
     def fingerprint(self) -> str:
-        """What tells these samples from others: a hash of ids, labels and images; of image files by their places in the
-        folder and their sizes.
+        """What tells these samples from others but their labels: a hash of ids and images; of image files by their
+        places in the folder and their sizes.
         """
         found = hashlib.sha256(repr(self.transform).encode())
-        for tensor in (self.ids, self.labels, *([self.images] if isinstance(self.images, Tensor) else [])):
+        for tensor in (self.ids, *([self.images] if isinstance(self.images, Tensor) else [])):
             found.update(tensor.cpu().contiguous().numpy().tobytes())
         if not isinstance(self.images, Tensor):
             found.update("\0".join(self.images.listing()).encode("utf-8", "surrogateescape"))
         return found.hexdigest()
+
+    @cached_property
+    def labelling(self) -> str:
+        """What tells the labels from others."""
+        return hashlib.sha256(self.labels.cpu().contiguous().numpy().tobytes()).hexdigest()
 
     def take(self, rows: Tensor) -> Samples:
         images = self.images[rows] if isinstance(self.images, Tensor) else self.images.take(rows)

@@ -35,7 +35,8 @@ from modeconn_cli.engine.settings.base import Settings, Spec, plain, specs
 from modeconn_cli.engine.settings.shared import FIGURE_FORMATS, FIGURES, MeasuredDataSettings
 
 LISTING = "inputs.txt"
-NAME = "data set"  # the entry of a provenance's data that is no hash
+# The entry of a provenance's data that is no hash, and that which label noise changes.
+NAME, LABELS = "data set", "set of training labels"
 
 
 @dataclass
@@ -317,6 +318,9 @@ def difference(
     checkpoint has brought where the old record left it unsaid.
     """
     then, idle = {**_defaults(settings), **records.settings_of(old)}, {*settings.idle(), *unread}
+    parts = set(new.data) - {NAME}
+    if "seed" in idle and getattr(settings, "flips_by_seed", False):
+        parts.discard(LABELS)  # which the seed decides that nobody reads
     if new.data and old.get("data") == new.data:
         idle |= {
             spec.name for spec in specs(MeasuredDataSettings)
@@ -327,7 +331,7 @@ def difference(
             continue
         if spec.change == "same" and spec.name not in idle and not _alike(spec, before, now):
             return f"'{spec.name}' was {before}, now {now}"
-    if changed_data := _data_changed(old, new):
+    if changed_data := _data_changed(old, new, parts):
         return changed_data
     hashes = [entry["sha256"] for entry in old.get("inputs", [])]
     if len(hashes) != len(new.inputs):
@@ -336,11 +340,11 @@ def difference(
     return next((f"'{each.path}' is not the file the job began with" for each in changed), "")
 
 
-def _data_changed(old: Mapping[str, Any], new: Provenance) -> str:
-    """Which part of the data is not what it was; empty where none is, and where a record does not say."""
+def _data_changed(old: Mapping[str, Any], new: Provenance, parts: Collection[str]) -> str:
+    """Which of the `parts` of the data is not what it was; empty where none is, and where a record does not say."""
     then = old.get("data") or {}
     for part, now in new.data.items():
-        if part != NAME and then.get(part, now) != now:
+        if part in parts and then.get(part, now) != now:
             return f"the {part} in '{new.data[NAME]}' is not what it was: {then[part][:12]}…, now {now[:12]}…"
     return ""
 
