@@ -33,6 +33,7 @@ from modeconn_cli.engine.networks import checkpoints, graph
 from modeconn_cli.engine.networks.checkpoints import About
 from modeconn_cli.engine.paths import file as curves
 from modeconn_cli.engine.results import arrays, manifest, memo_scores, records, tracking_file
+from modeconn_cli.engine.results.listing import Listing
 from modeconn_cli.engine.settings.curve import CurveTrainSettings
 from modeconn_cli.engine.settings.shared import ModelSettings
 from modeconn_cli.engine.symmetry import files as permutations
@@ -203,7 +204,7 @@ def _table(path: Path) -> Any:
 
 
 def _flags(path: Path) -> Any:
-    return further.flags(path, (), True).table.to_numpy()
+    return further.flags(path, (), True, Listing()).table.to_numpy()
 
 
 def _memo(path: Path) -> Any:

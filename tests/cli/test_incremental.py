@@ -10,6 +10,7 @@ import pickle
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from modeconn_cli.engine import datasets, keyed
-from modeconn_cli.engine.results import files
+from modeconn_cli.engine.results import failpoints
 from modeconn_cli.engine.samples.per_sample.curvature import directions
 from modeconn_cli.engine.settings.shared import DataSettings
 from modeconn_cli.engine.training import loop, tracking
@@ -361,7 +362,7 @@ def test_a_disk_that_is_full_is_one_line(
     def full(*_: object) -> int:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(tracking.os, "write", full)
+    monkeypatch.setattr(tracking, "os", SimpleNamespace(**{**vars(os), "write": full}))
     done = mcx(*WORDS, "--class-order", order, "--output-dir", tmp_path / "out")
     assert (done.code, "sample_tracking_data_final.csv" in done.err) == (5, True), done.err
     assert "Traceback" not in done.err
@@ -464,7 +465,7 @@ def test_a_stop_and_a_damaged_checkpoint_cost_no_row(
 ) -> None:
     """A signal within an epoch of the second task; then the newest states are cut: the one before goes on."""
     words = (*WORDS, "--class-order", order, "--output-dir", tmp_path / "stopped")
-    monkeypatch.setattr(files, "_counts", {})
+    monkeypatch.setattr(failpoints, "_counts", {})
     monkeypatch.setenv("MCX_TESTING", "1")
     monkeypatch.setenv("MCX_FAILPOINT", "train.after_step:27=usr2")
     assert mcx(*words).code == 75
@@ -574,7 +575,7 @@ def test_rows_that_vanish_while_a_run_is_stopped_are_missed(
     mcx: Callable, tmp_path: Path, order: Path, monkeypatch: pytest.MonkeyPatch, form: str, harm: str
 ) -> None:
     words = (*WORDS, "--track-format", form, "--class-order", order, "--output-dir", tmp_path)
-    monkeypatch.setattr(files, "_counts", {})
+    monkeypatch.setattr(failpoints, "_counts", {})
     monkeypatch.setenv("MCX_TESTING", "1")
     monkeypatch.setenv("MCX_FAILPOINT", "train.after_step:27=usr2")
     assert mcx(*words).code == 75

@@ -79,8 +79,11 @@ def test_what_stands_for_a_project_counts_as_nobodys_wish(mcx, project: Path) ->
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("modle: cnn\n", "line 1: unknown key 'modle' for 'every command' (did you mean 'model'?)"),
-        ("lr: 0.1\n", "unknown key 'lr' for 'every command'"),
+        (
+            "modle: cnn\n",
+            "line 1: 'modle' is no setting that stands for every command (did you mean 'model'?)",
+        ),
+        ("lr: 0.1\n", "'lr' is no setting that stands for every command"),
         ("batch_size: many\n", "batch_size: 'many' is not a whole number"),
         ("batch_size: 0\n", "batch_size must be at least 1, got 0"),
         ("model: [a\n", "not YAML"),

@@ -143,8 +143,9 @@ def test_a_run_of_before_goes_on_as_what_it_was(mcx: Callable, tmp_path: Path) -
     assert mcx(*words, "--model", "lenet5-max", "--epochs", "2", "--output-dir", whole).code == 0
     shutil.copytree(whole, run)
     (run / "seed0/checkpoint-2.pt").unlink()
-    for path in run.rglob("manifest.json"):
-        path.unlink()
+    for name in ("manifest.json", "kept.jsonl"):
+        for path in run.rglob(name):
+            path.unlink()
     for path in run.rglob("*.json"):  # as they were written then
         path.write_text(path.read_text().replace("lenet5-max", "lenet5").replace('"checkpoint"', '"before"'))
     for path in run.rglob("*.pt"):

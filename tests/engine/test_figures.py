@@ -116,7 +116,7 @@ def _drawn() -> dict[str, Callable[[FigureSettings], bytes]]:
             np.arange(12), chosen, np.arange(12.0), pictures, {0: (1, 2)}, TITLE, look
         ),
         "scatter": lambda look: correlate.scatter(samples, found, flag, TITLE, look),
-        "groups": lambda look: correlate.groups({"class_id": group}, ["csl"], TITLE, look),
+        "groups": lambda look: correlate.groups({"class_id": group}, ["csl"], (), TITLE, look),
         "tasks": lambda look: correlate.tasks(seen, TITLE, look),
         "evolution": lambda look: correlate.evolution(epochs, "flipped", TITLE, look),
         "dormant": lambda look: dormant.evolution(

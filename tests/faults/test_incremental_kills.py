@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from modeconn_cli.engine.networks import checkpoints
-from modeconn_cli.engine.results import files
+from modeconn_cli.engine.results import failpoints
 from modeconn_cli.engine.training import evaluation
 
 pytestmark = pytest.mark.slow
@@ -70,7 +70,7 @@ def last_row(path: Path) -> tuple[int, int]:
 def stopped(mcx: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A run of three tasks that a signal has stopped within the last epoch of the second, beside a whole one."""
     assert mcx(*WORDS, "--output-dir", tmp_path / "whole").code == 0
-    monkeypatch.setattr(files, "_counts", {})
+    monkeypatch.setattr(failpoints, "_counts", {})
     monkeypatch.setenv("MCX_TESTING", "1")
     monkeypatch.setenv("MCX_FAILPOINT", "train.after_step:37=usr2")
     assert mcx(*WORDS, "--output-dir", tmp_path / "again").code == 75

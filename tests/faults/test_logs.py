@@ -180,13 +180,13 @@ def results(folder: Path) -> dict[str, bytes]:
 
 
 def test_l4_a_training_goes_on_after_what_it_says_of_a_lost_line_was_done(
-    mcx: Callable, forked: Callable, tmp_path: Path
+    mcx: Callable, fresh: Callable, tmp_path: Path
 ) -> None:
     words = ("train", *TINY, "--epochs", "4", "--save-freq", "1", "--output-dir")
     assert mcx(*words, tmp_path / "whole").code == 0
     folder = tmp_path / "out/seed0"
     kill = {"MCX_TESTING": "1", "MCX_FAILPOINT": "train.after_step:6=kill"}
-    assert forked([*words, tmp_path / "out"], kill).code == -9
+    assert fresh(*words, tmp_path / "out", environment=kill).code == -9
     path = folder / names.METRICS
     rows = path.read_bytes().splitlines(keepends=True)
     assert len(rows) == 2

@@ -79,7 +79,7 @@ def atomic_write(
     `hashed` is told the sha256 of what `write` gives, one byte after the other, before the file has its name.
     """
     temporary = _temporary(path.parent)
-    _check_guarded(path)
+    check_guarded(path)
     into = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -132,7 +132,8 @@ def guarded(folder: Path) -> Iterator[None]:
         _guarded.remove(folder)
 
 
-def _check_guarded(path: Path) -> None:
+def check_guarded(path: Path) -> None:
+    """Raises OutputError where the folder of a job that works there, `path` is inside, has been removed."""
     gone = next((each for each in _guarded if each in path.parents and not each.exists()), None)
     if gone is not None:
         raise OutputError(f"'{gone}' was removed while the job was running", "run the same command again")

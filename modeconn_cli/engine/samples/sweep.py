@@ -146,6 +146,7 @@ class Sweep(Generic[Row]):
         epoch, found = checkpoint.epoch, [self._kept(checkpoint, unit) for unit in self._units]
         parts = [part for part in found if part is not None]
         if len(parts) < len(found):
+            files.check_guarded(self._parts)
             raise InputError(
                 f"{len(found) - len(parts)} parts of epoch {epoch} are missing: the ranks saw other files than "
                 f"'{self._run.checkpoints[epoch]}'",
