@@ -57,7 +57,7 @@ def takes(cls: type[Settings], command: str) -> Callable[[Callable[..., None]], 
             if not print_config:
                 _check_named(settings)
             if print_config:
-                from modeconn_cli.engine.networks.subject import completed_by_sources
+                from modeconn_cli.engine.networks.completing import completed_by_sources
 
                 settings, known = completed_by_sources(settings)
                 report.print_config(settings, origins | said | known)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from modeconn_cli.engine.errors import InputError, OutputError, SettingsError
 from modeconn_cli.engine.machine.runtime import Runtime
-from modeconn_cli.engine.networks import checkpoints, subject, weights
+from modeconn_cli.engine.networks import checkpoints, completing, subject, weights
 from modeconn_cli.engine.networks.checkpoints import About, Checkpoint, garipov
 from modeconn_cli.engine.networks.models.recognise import recognised
 from modeconn_cli.engine.paths import file
@@ -63,7 +63,7 @@ def run(settings: ConvertSettings, runtime: Runtime) -> ConvertResult | None:
     files.refuse_inputs([settings.output], [settings.checkpoint])
     files.check_writable(settings.output.parent)
     source = _read(settings, runtime)
-    settings = subject.completed(settings, source.about, settings.checkpoint)
+    settings = completing.completed(settings, source.about, settings.checkpoint)
     made = provenance(settings, "convert", runtime.opened)
     content, left_out = _content(source, settings, made)
     if runtime.dry_run:

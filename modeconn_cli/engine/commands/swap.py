@@ -15,7 +15,7 @@ from modeconn_cli.engine import keyed, names, symmetry
 from modeconn_cli.engine.datasets import Data
 from modeconn_cli.engine.errors import AnswerIsNo, InputError, NoDataSet, SettingsError
 from modeconn_cli.engine.machine.runtime import Runtime
-from modeconn_cli.engine.networks import checkpoints, distances, graph, models, subject, weights
+from modeconn_cli.engine.networks import checkpoints, completing, distances, graph, models, subject, weights
 from modeconn_cli.engine.networks.checkpoints import About, Checkpoint
 from modeconn_cli.engine.networks.distances import Distance
 from modeconn_cli.engine.networks.models.recognise import recognised
@@ -114,7 +114,7 @@ def run(settings: SwapSettings, runtime: Runtime) -> SwapResult | None:
     source, output = _paths(settings)
     original = subject.read(source, settings, runtime, allow_nonfinite=settings.allow_nonfinite)
     original = recognised(original, settings, runtime)
-    settings = subject.completed(settings, original.about, source)
+    settings = completing.completed(settings, original.about, source)
     metadata, beside = names.swap_metadata(output), names.swap_distances(output)
     how: dict[str, Any] = {"record": metadata, "beside": [beside], "unread": settings.unflipped}
     write = jobs.file_output(output, records.provenance(settings, "swap", runtime.opened), settings, **how)

@@ -15,7 +15,8 @@ from torch import Tensor
 from modeconn_cli.engine.errors import SettingsError
 from modeconn_cli.engine.machine.runtime import Runtime
 from modeconn_cli.engine.networks import subject, weights
-from modeconn_cli.engine.networks.subject import Needed, Subject, completed
+from modeconn_cli.engine.networks.completing import completed
+from modeconn_cli.engine.networks.subject import Needed, Subject
 from modeconn_cli.engine.paths import file
 from modeconn_cli.engine.paths.path import WeightPath
 from modeconn_cli.engine.paths.statistics import NetworkOnPath, StatisticsPolicy

@@ -14,7 +14,7 @@ from modeconn_cli.engine import names
 from modeconn_cli.engine.datasets import Data, Samples
 from modeconn_cli.engine.errors import SettingsError
 from modeconn_cli.engine.machine.runtime import Runtime
-from modeconn_cli.engine.networks import checkpoints, models, subject, weights
+from modeconn_cli.engine.networks import checkpoints, completing, models, subject, weights
 from modeconn_cli.engine.networks.checkpoints import About, Checkpoint
 from modeconn_cli.engine.networks.checkpoints.epochs import in_range
 from modeconn_cli.engine.networks.checkpoints.trainers import labelled_epoch
@@ -94,7 +94,7 @@ def open_run(settings: ScoringSettings, runtime: Runtime) -> ScoredRun:
             f"data set '{data.name}' has no samples in split '{settings.split}'", "choose --split"
         )
     check_independent(model, next(iter(samples.batches(TRIED))).images, data.num_classes)
-    settings = subject.completed(settings, found.about, first.path)
+    settings = completing.completed(settings, found.about, first.path)
     seen = seen_classes(settings, own, samples.labels, data.num_classes, runtime)
     return ScoredRun(chosen, model, found.arch, data, samples, found.about, seen, read_alike)
 

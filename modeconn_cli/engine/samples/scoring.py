@@ -15,7 +15,7 @@ import numpy as np
 from modeconn_cli.engine.datasets import Data, Samples
 from modeconn_cli.engine.errors import OutputError
 from modeconn_cli.engine.machine.runtime import Runtime
-from modeconn_cli.engine.networks import subject
+from modeconn_cli.engine.networks import completing
 from modeconn_cli.engine.results import arrays, files, jobs, listing
 from modeconn_cli.engine.results.records import Record
 from modeconn_cli.engine.samples.log import Row
@@ -38,7 +38,7 @@ def score(
     """Take the measure at the epochs that have not been scored yet; None where only the plan was asked for."""
     folder = settings.output_dir
     run = open_run(settings, runtime)
-    settings = subject.completed(settings, run.about, run.first)
+    settings = completing.completed(settings, run.about, run.first)
     measure = measured(settings, run, folder, runtime)
     if runtime.plan([measure.plan(), f"results in {folder}"]):
         return None

@@ -13,7 +13,7 @@ from torch import Tensor
 from modeconn_cli.engine import names, symmetry
 from modeconn_cli.engine.errors import InputError
 from modeconn_cli.engine.machine.runtime import Runtime
-from modeconn_cli.engine.networks import graph, subject, weights
+from modeconn_cli.engine.networks import completing, graph, subject, weights
 from modeconn_cli.engine.networks.subject import Subject
 from modeconn_cli.engine.paths import file
 from modeconn_cli.engine.paths.file import CurveFile
@@ -82,7 +82,7 @@ def run(settings: CurveAnalyzeSettings, runtime: Runtime) -> CurveAnalyzeResult 
     unread = () if curve.foreign or settings.swap_metadata is not None else NETWORK
     if not curve.foreign:
         _check_said(settings, curve)
-    settings = subject.completed(settings, curve.about, curve.file)
+    settings = completing.completed(settings, curve.about, curve.file)
     swap = Swap()
     if settings.swap_metadata is not None:
         curve, opened = file.open_curve(curve, settings, runtime, "no data")

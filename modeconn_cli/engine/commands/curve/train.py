@@ -12,7 +12,7 @@ import torch
 from modeconn_cli.engine import names
 from modeconn_cli.engine.errors import InputError, SettingsError
 from modeconn_cli.engine.machine.runtime import Runtime
-from modeconn_cli.engine.networks import distances, subject, weights
+from modeconn_cli.engine.networks import completing, distances, subject, weights
 from modeconn_cli.engine.networks.checkpoints import Checkpoint
 from modeconn_cli.engine.networks.distances import Distance
 from modeconn_cli.engine.networks.subject import Subject, check_watched
@@ -57,7 +57,9 @@ def run(settings: CurveTrainSettings, runtime: Runtime) -> CurveTrainResult | No
     _check(settings)
     folder = checkpoints_folder(settings)
     found = subject.open_networks(_endpoints(settings, runtime), settings, runtime)
-    settings = subject.completed(settings, found.about, settings.endpoint0)  # the record says what they were
+    settings = completing.completed(
+        settings, found.about, settings.endpoint0
+    )  # the record says what they were
     check_watched(found.data, watched=settings.patience is not None)
     first, last = (weights.parameters_of(found.model, end.state) for end in found.checkpoints)
     _check_precision(first, last, found.checkpoints)

@@ -19,7 +19,7 @@ from modeconn_cli.engine.commands.l2.weight_space import Networks, alike
 from modeconn_cli.engine.datasets import Samples
 from modeconn_cli.engine.errors import InputError, SettingsError
 from modeconn_cli.engine.machine.runtime import Runtime
-from modeconn_cli.engine.networks import distances, subject, sums, weights
+from modeconn_cli.engine.networks import completing, distances, subject, sums, weights
 from modeconn_cli.engine.networks.checkpoints import Checkpoint
 from modeconn_cli.engine.networks.distances import FunctionalDistance
 from modeconn_cli.engine.networks.forward import forward
@@ -71,13 +71,13 @@ def completed(networks: Networks, settings: L2Settings, runtime: Runtime) -> dic
     out = dict.fromkeys(usable, settings)
     for labels in alike(usable) if settings.needs_data else ():
         found = _decisive({label: usable[label] for label in labels}, settings, runtime.hushed())
-        out |= dict.fromkeys(labels, subject.completed(settings, found.about, found.path))
+        out |= dict.fromkeys(labels, completing.completed(settings, found.about, found.path))
     return out
 
 
 def _decisive(networks: Mapping[str, Network], settings: L2Settings, runtime: Runtime) -> Checkpoint:
     """The checkpoint that says what network and data of all of them are."""
-    found = subject.deciding([network.checkpoint for network in networks.values()])
+    found = completing.deciding([network.checkpoint for network in networks.values()])
     return recognised(found, settings, runtime)
 
 
