@@ -224,7 +224,7 @@ def test_l4_a_log_of_scores_cut_off_anywhere_is_completed(
     assert mcx(*words, tmp_path / "out").code == 0
     path = tmp_path / "out/.mcx/dormant/scored.jsonl"
     whole = path.read_bytes()
-    for end in range(0, len(whole), 7):
+    for end in range(0, len(whole), 53):
         path.write_bytes(whole[:end])
         done = mcx(*words, tmp_path / "out")
         assert (done.code, done.err.count("Traceback")) == (0, 0), (end, done.err)

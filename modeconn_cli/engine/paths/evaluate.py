@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,7 @@ class Measurement:
     te_nll: float
     te_err: float
     te_acc: float
+    passes: int = 0  # forward passes over batches that its statistics have cost
 
 
 def measure(model: nn.Module, data: Data, batch_size: int, t: float) -> Measurement:
@@ -152,21 +153,22 @@ def evaluate_path(
         if t not in known:
             if runtime.stopping():
                 raise _stopped(len(found), len(mine), pair)
+            before = network.passes
             network.move_to(t)
-            known[t] = measure(network.model, data, batch_size, t)
+            known[t] = replace(measure(network.model, data, batch_size, t), passes=network.passes - before)
             if log is not None:
                 logs.append_line(_of_rank(log, group.rank), json.dumps(asdict(known[t])))
         found.append(known[t])
         failpoint(f"evaluate.after_position.rank{group.rank}")
         place: dict[str, Any] = {"t": t} if pair is None else {**pair, "alpha": t}
         runtime.progress(len(found), len(mine), **place, te_nll=known[t].te_nll)
-    gathered = group.gather(([asdict(each) for each in found], network.passes))
-    everything = [Measurement(**row) for rows, _ in gathered for row in rows]
+    gathered = group.gather([asdict(each) for each in found])
+    everything = [Measurement(**row) for rows in gathered for row in rows]
     return Evaluation(
         opened,
         tuple(sorted(everything, key=lambda each: each.t)),
         network.statistics(),
-        sum(passes for _, passes in gathered),
+        sum(each.passes for each in everything),
     )
 
 

@@ -28,7 +28,7 @@ class Measure(ABC, Generic[Settings, Row, Result]):
     `columns` name the values that each sample has; what else a batch yields adds up over samples. `row` is what is said
     of an epoch, `record` what is said in the end. `owned` are glob patterns of all files of the job in its folder;
     `key` tells it from other jobs of the same command there. `ids` is the name of the file of the samples' ids, where
-    all epochs share one, `listed` that of the table of the samples.
+    all epochs share one, `listed` that of the table of the samples, where there is one.
     """
 
     row: type[Row]
@@ -37,7 +37,7 @@ class Measure(ABC, Generic[Settings, Row, Result]):
     owned: Sequence[str]
     key = ""
     ids: str | None = None
-    listed: str = listing.NAME
+    listed: str | None = listing.NAME
 
     def __init__(self, settings: Settings, run: ScoredRun, folder: Path, runtime: Runtime) -> None:
         self.settings, self.run, self.folder, self.runtime = settings, run, folder, runtime

@@ -51,15 +51,15 @@ def score(
     ):
         if measure.ids is not None and not job.complete:
             _write_ids(folder / measure.ids, run.samples, anew=job.anew(settings))
-        listed = folder / measure.listed
-        if runtime.group.leader and not job.complete:
-            _write_listing(listed, _listing(run, settings, runtime), anew=job.anew(settings))
+        listed = [] if measure.listed is None else [folder / measure.listed]
+        for path in listed if runtime.group.leader and not job.complete else ():
+            _write_listing(path, _listing(run, settings, runtime), anew=job.anew(settings))
         sweep = Sweep(measure, job, runtime, settings.batch_size)
         # Scoring one checkpoint after the other into one folder adds up: earlier ones are listed too.
         rows = sweep.rows(every=settings.checkpoint is not None)
         result = _result(measure, rows, sweep)
         if runtime.group.leader and (sweep.scored or not job.complete):
-            job.finish([*measure.finish(result), listed])
+            job.finish([*measure.finish(result), *listed])
     return result
 
 

@@ -102,6 +102,7 @@ class _Swept(Measure[CurvatureSettings, EpochStability, StabilityResult]):
     """Scores of samples under every value that is swept; columns are called `<parameter> <value> <what>`."""
 
     row, record, owned = EpochStability, StabilityResult, ("curvature_stability_*",)
+    listed = None  # it asks about some samples of those whose table lies there
 
     def __init__(self, settings: CurvatureSettings, run: ScoredRun, folder: Path, runtime: Runtime) -> None:
         super().__init__(settings, run, folder, runtime)

@@ -16,6 +16,7 @@ import pathlib
 import pickletools
 import re
 import sys
+import warnings
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
@@ -264,6 +265,12 @@ def named(stream: IO[bytes]) -> tuple[str | None, set[str]]:
     """What one pickle names: the first name that may not be there, of those of sharded tensors before others, and the
     classes that get stand-ins (`stand_in`). Runs nothing.
     """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what pickletools has to say of text in damaged files is nobody's
+        return _named(stream)
+
+
+def _named(stream: IO[bytes]) -> tuple[str | None, set[str]]:
     found, classes = None, set[str]()
     for opcode, argument, _ in pickletools.genops(stream):
         if opcode.name in ("GLOBAL", "INST"):
