@@ -25,5 +25,5 @@ def test_some_steps() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("command", CASES)
 def test_more_steps_of_every_command(command: str) -> None:
-    done = run("--commands", command, "--actions", "kill,torn", "--every", "37")
+    done = run("--commands", command, "--actions", "kill", "--every", "53")
     assert done.returncode == 0, done.stdout + done.stderr

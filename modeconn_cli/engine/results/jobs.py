@@ -175,6 +175,8 @@ def _prepare(folder: Path, private: Path, owned: Iterable[str]) -> None:
     for place in (folder, private):
         files.make_folder(place)
         files.check_writable(place)
+    for place in filter(Path.is_dir, private.rglob("*")):  # parts
+        files.remove_leftovers(place)
     for pattern in {str(Path(pattern).parent) for pattern in owned} - {"."}:
         for place in folder.glob(pattern):
             files.remove_leftovers(place)

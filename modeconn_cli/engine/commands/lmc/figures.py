@@ -142,7 +142,8 @@ def _table(found: Pairs, *needed: str) -> pd.DataFrame:
         if column not in table:
             raise InputError(
                 f"the table of pairs has no column '{column}'",
-                did_you_mean(column, map(str, table.columns)) or "it is dataframes/<data set> of mcx lmc run",
+                did_you_mean(column, map(str, table.columns))
+                or f"it has {', '.join(map(str, table.columns))}",
             )
     return table
 
