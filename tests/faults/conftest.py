@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import traceback
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 
+from faults.commands import make_study
 from modeconn_cli import __main__ as program
 from modeconn_cli.engine.results import failpoints
 
@@ -29,6 +31,22 @@ class Ended:
 
 
 Run = Callable[..., Ended]
+
+
+@pytest.fixture(scope="session")
+def study(made_once: Callable[[str, Callable[[Path], None]], Path]) -> Path:
+    """Files of every kind that commands read."""
+    return made_once("mixed", make_study)
+
+
+@pytest.fixture
+def here(study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the study, which is the working directory."""
+    folder = tmp_path / "study"
+    shutil.copytree(study, folder)
+    monkeypatch.chdir(folder)
+    monkeypatch.delitem(sys.modules, "mixnet", raising=False)
+    return folder
 
 
 @pytest.fixture

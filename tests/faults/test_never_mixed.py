@@ -7,33 +7,15 @@ from __future__ import annotations
 
 import os
 import shutil
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from faults.commands import CASES, NET, OWN, TRAIN, A, B, Case, make_study, other_weights
+from faults.commands import CASES, NET, OWN, TRAIN, A, B, Case, other_weights
 from modeconn_cli.cli import app
 from modeconn_cli.engine.results import failpoints, files
 
 QUICK = ("curve eval line", "swap", "csl score")
-
-
-@pytest.fixture(scope="session")
-def study(made_once: Callable[[str, Callable[[Path], None]], Path]) -> Path:
-    """Files of every kind that commands read."""
-    return made_once("mixed", make_study)
-
-
-@pytest.fixture
-def here(study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of the study, which is the working directory."""
-    folder = tmp_path / "study"
-    shutil.copytree(study, folder)
-    monkeypatch.chdir(folder)
-    monkeypatch.delitem(sys.modules, "mixnet", raising=False)
-    return folder
 
 
 def _contents(folder: Path) -> dict[str, bytes]:

@@ -12,19 +12,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from faults.commands import CASES, TRAIN, make_study
+from faults.commands import CASES, TRAIN
 from modeconn_cli.cli import app
 from modeconn_cli.engine.results import failpoints, files
 from modeconn_cli.engine.settings.train import TrainSettings
 from modeconn_cli.engine.training import space
-
-
-@pytest.fixture
-def here(made_once, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    folder = tmp_path / "study"
-    shutil.copytree(made_once("mixed", make_study), folder)
-    monkeypatch.chdir(folder)
-    return folder
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ folder. A single file carries its provenance inside, or in a record beside it.
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -120,11 +121,12 @@ def opened(
 
     `owned` are the glob patterns of the job's own files in the folder: `--overwrite` removes them, and
     finding them without a record means that someone else's results lie there. `further` are files that it reads beside
-    those that settings name. A job that `mends` makes files again
-    that are missing from a finished run. Jobs with different `key`s of one command share a folder. `listing` says
-    what the result is made of: a finished job is done again where it has changed. `unread` are settings that have no
-    effect on these inputs. Raises OutputError for foreign results, for a folder that cannot be written and for a
-    live lock; InputError where settings or inputs changed, or where ranks see different files or data.
+    those that settings name. A job that `mends` makes files again that are missing from a finished run. Jobs with
+    different `key`s of one command share a folder. `listing` says what the result is made of: a finished job is done
+    again where it has changed. `unread` are settings that have no effect on these inputs.
+
+    Raises OutputError for foreign results, for a folder that cannot be written and for a live lock; InputError where
+    settings or inputs changed, or where ranks see different files or data.
     """
     private = private_folder(folder, command, key)
     agree(settings, runtime, further)
@@ -175,7 +177,11 @@ def _prepare(folder: Path, private: Path, owned: Iterable[str]) -> None:
     for place in (folder, private):
         files.make_folder(place)
         files.check_writable(place)
-    for place in filter(Path.is_dir, private.rglob("*")):  # parts
+    with os.scandir(
+        private
+    ) as entries:  # without a look at each of the parts, of which there may be millions
+        inside = [Path(entry.path) for entry in entries if entry.is_dir()]
+    for place in inside:
         files.remove_leftovers(place)
     for pattern in {str(Path(pattern).parent) for pattern in owned} - {"."}:
         for place in folder.glob(pattern):
