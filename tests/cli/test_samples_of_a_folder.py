@@ -260,3 +260,14 @@ def test_a_run_that_is_not_there_is_said_whatever_flags_follow(mcx: Callable, tm
     done = mcx("csl", "score", tmp_path / "runn/seed9", "--epoch-step", "2", "--output-dir", tmp_path / "out")
     assert done.code == 3
     assert f"'{tmp_path}/runn/seed9' does not exist" in done.err
+
+
+def test_a_table_of_samples_that_was_edited_is_refused(mcx: Callable, scored: Path, tmp_path: Path) -> None:
+    aggregate = ["csl", "aggregate", "--input-dir", scored / "scores", "--output-dir", tmp_path / "again"]
+    correlate = ["correlate", "--csl", scored / "csl", "--output-dir", tmp_path / "found"]
+    for place, words in ((scored / "scores", aggregate), (scored / "csl", correlate)):
+        (table,) = place.glob("samples_*.csv")
+        lines = table.read_text().splitlines(keepends=True)
+        table.write_text("".join([lines[0], *reversed(lines[1:])]))
+        done = mcx(*words)
+        assert (done.code, f"'{table}' is not as" in done.err) == (3, True), done.err

@@ -7,18 +7,21 @@ from dataclasses import replace
 from pathlib import Path
 
 from modeconn_cli.engine.commands.correlate.join import CLASS, Joined
-from modeconn_cli.engine.commands.correlate.sources import EPOCH_FOLDER, Source
-from modeconn_cli.engine.results import listing
+from modeconn_cli.engine.commands.correlate.sources import EPOCH_FOLDER, JOBS, Source
+from modeconn_cli.engine.results import listing, manifest
 from modeconn_cli.engine.results.listing import Listing
 
 _SCORED = {"csl": "csl_", "lt": "lt_", "curvature": "", "dormant": ""}  # source -> how its files' names begin
 
 
 def beside(sources: Sequence[Source]) -> Listing:
-    """The tables of samples that the commands have left beside the arrays which are joined."""
-    return listing.read(
-        [_table_of(source.path, _SCORED[source.name]) for source in sources if source.name in _SCORED]
-    )
+    """The tables of samples that the commands have left beside the arrays which are joined.
+
+    Raises InputError for one that is not as its command left it.
+    """
+    tables = [_table_of(source.path, _SCORED[source.name]) for source in sources if source.name in _SCORED]
+    manifest.check(tables, JOBS)
+    return listing.read(tables)
 
 
 def _table_of(path: Path, kind: str) -> Path:

@@ -18,7 +18,7 @@ from modeconn_cli.engine.errors import InputError, SettingsError
 from modeconn_cli.engine.machine.runtime import Runtime
 from modeconn_cli.engine.networks.checkpoints.epochs import between
 from modeconn_cli.engine.registry import is_import_path
-from modeconn_cli.engine.results import arrays, jobs, manifest, records
+from modeconn_cli.engine.results import arrays, jobs, listing, manifest, records
 from modeconn_cli.engine.settings.csl import CslAggregateSettings
 from modeconn_cli.engine.settings.shared import MeasuredDataSettings
 from modeconn_cli.engine.training.tracking import ABOUT
@@ -168,7 +168,7 @@ def find(settings: CslAggregateSettings, runtime: Runtime) -> RunArrays:
     for path in run.files:
         own = run.own_ids.get(path)
         arrays.read(path, run.count if own is None else len(arrays.read_ids(own)))
-    manifest.check(run.files, JOBS)
+    manifest.check([*run.files, folder / found.run.aggregated(listing.STEM, ".csv")], JOBS)
     return run
 
 
