@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from faults.processes import session
 
 AT_MOST = 10.0  # seconds within which every process is gone
 
@@ -50,18 +51,6 @@ sys.argv[:6] = ["mcx"]
 from modeconn_cli.__main__ import entry
 entry()
 """
-
-
-def session(leader: int) -> list[int]:
-    """The living processes of a session."""
-    found = []
-    for path in Path("/proc").iterdir():
-        if path.name.isdigit():
-            with suppress(OSError):
-                state, _, _, of = (path / "stat").read_text().rpartition(")")[2].split()[:4]
-                if int(of) == leader and state not in "ZX":
-                    found.append(int(path.name))
-    return found
 
 
 Staying = Callable[..., tuple[subprocess.Popen[str], float]]

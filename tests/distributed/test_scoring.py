@@ -72,17 +72,19 @@ def test_two_processes_give_the_files_of_one_and_one_clean_output(
 
 @pytest.mark.slow
 @pytest.mark.distributed
-@pytest.mark.parametrize("fault", ["other", "damaged"])
-def test_a_rank_that_sees_other_files_is_named_once(
+@pytest.mark.parametrize("fault", ["other", "damaged", "missing"])
+def test_j10_a_rank_that_sees_other_files_is_named_once(
     start: Callable, ranks: list, networks: Path, tmp_path: Path, fault: str
 ) -> None:
-    """Rank 1's copy of the run has another checkpoint, or one that cannot be read."""
+    """Rank 1's copy of the run has another checkpoint, one that cannot be read, or one less."""
     folders = [networks / "seed0", tmp_path / "seed0"]
     shutil.copytree(networks / "seed0", folders[1], ignore=shutil.ignore_patterns(".mcx"))
     broken = folders[1] / "checkpoint-4.pt"
     broken.write_bytes(
         (networks / "seed1/checkpoint-4.pt").read_bytes() if fault == "other" else b"PK\x03\x04"
     )
+    if fault == "missing":
+        broken.unlink()
     both = [
         start(
             "dormant",
@@ -103,7 +105,12 @@ def test_a_rank_that_sees_other_files_is_named_once(
     assert len(errors) == 1
     cause = json.loads(next((tmp_path / "out/.mcx").glob("error.rank*.json")).read_text())
     assert (cause["exit_code"], cause["message"] in errors[0]) == (3, True)
-    assert ("the ranks saw other files" if fault == "other" else "error: rank 1: ") in errors[0]
+    said = {
+        "other": "the ranks saw other files",
+        "damaged": "error: rank 1: ",
+        "missing": "error: rank 1: this rank lacks the checkpoint of epoch 4 that rank 0 has",
+    }
+    assert said[fault] in errors[0]
 
 
 @pytest.mark.slow

@@ -365,9 +365,16 @@ class _Store:
 
 def check_same(mine: Mapping[str, Any], leaders: Mapping[str, Any]) -> None:
     """Raises InputError, naming the first thing that this rank sees otherwise than the leader."""
-    other = next((name for name in mine if leaders.get(name) != mine[name]), None)
-    if other is not None:
-        raise InputError(f"this rank sees another {other} than rank 0", "all ranks need the same files")
+    other = next((name for name in {**mine, **leaders} if leaders.get(name) != mine.get(name)), None)
+    if other is None:
+        return
+    if other not in mine:
+        what = f"this rank lacks the {other} that rank 0 has"
+    elif other not in leaders:
+        what = f"this rank has a {other} that rank 0 lacks"
+    else:
+        what = f"this rank sees another {other} than rank 0"
+    raise InputError(what, "all ranks need the same files")
 
 
 def join(*, wanted: bool = True, timeout: float = 600) -> Group:

@@ -42,6 +42,9 @@ def score(
     measure = measured(settings, run, folder, runtime)
     if runtime.plan([measure.plan(), f"results in {folder}"]):
         return None
+    runtime.group.agree(
+        lambda: {f"checkpoint of epoch {epoch}": path.name for epoch, path in run.checkpoints.items()}
+    )
     # The range that was found belongs to the record: checkpoints that come later are more work, not other work.
     settings = replace(settings, start_epoch=min(run.checkpoints), end_epoch=max(run.checkpoints))
     how: dict[str, Any] = {"owned": measure.owned, "mends": True, "key": measure.key}
