@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := test
-.PHONY: install demo docs test lint types unit slow truth coverage coverage-table bench faults fuzz format clean
+.PHONY: install demo docs test lint types unit slow truth coverage coverage-table bench faults faults-table fuzz format clean
 
 install: $(STAMP)
 
@@ -58,9 +58,22 @@ N ?= 2000
 fuzz: $(STAMP)
 	PYTHONPATH=tests $(BIN)/python -m attacks.fuzz $(N)
 
+# What is done to the program, and what it loses: the matrix of faults, a failure at every EVERYth step of writing, KILLS
+# random moments, FILES changed files. `make faults-table` writes what came of the last run into README and docs.
+EVERY ?= 8
+KILLS ?= 60
+FILES ?= 20000
+FOUND := build/faults
 faults: $(STAMP)
-	$(BIN)/pytest -n auto --dist worksteal tests/faults tests/attacks tests/distributed -m "not gpu"
-	$(BIN)/python tests/faults/every_step.py --every $(or $(EVERY),4)
+	mkdir -p $(FOUND)
+	$(BIN)/pytest -n auto --dist worksteal -m "fault and not gpu" --junitxml $(FOUND)/tests.xml
+	$(BIN)/python tests/faults/every_step.py --every $(EVERY) --json $(FOUND)/steps.json
+	$(BIN)/python tests/faults/random_kills.py --kills $(KILLS) --json $(FOUND)/kills.json
+	PYTHONPATH=tests $(BIN)/python -m attacks.fuzz $(FILES) --json $(FOUND)/fuzz.json
+	$(BIN)/python tests/faults/report.py $(FOUND)
+
+faults-table:
+	$(BIN)/python tests/faults/report.py $(FOUND) README.md docs/promises.md
 
 format: $(STAMP)
 	$(BIN)/ruff format .

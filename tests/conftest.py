@@ -12,6 +12,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 import torch
+from faults.rows import NAMED
 from filelock import FileLock
 
 from modeconn_cli.cli import app
@@ -19,6 +20,13 @@ from modeconn_cli.cli import app
 torch.set_num_threads(1)
 hypothesis.settings.register_profile("mcx", deadline=None)  # a busy machine is no failure
 hypothesis.settings.load_profile("mcx")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that are named after a row of the fault matrix are found by `-m fault`."""
+    for item in items:
+        if NAMED.match(item.name):
+            item.add_marker("fault")
 
 
 @pytest.fixture(autouse=True)

@@ -3,11 +3,12 @@
 Each example is a whole file of one format, changed: in its bytes, or in its structure with every checksum right again.
 The reader has to give a value or refuse the file by InputError or SettingsError, within a time and memory limit, and
 without starting anything. Where the format has checksums, the bytes were changed and a value comes, it is the whole
-file's. An example is known by (format, number): `python -m attacks.fuzz 1 npz 4711` runs that one alone.
+file's. An example is known by its format and number: `python -m attacks.fuzz 1 --format npz --first 4711`.
 """
 
 from __future__ import annotations
 
+import argparse
 import faulthandler
 import json
 import os
@@ -248,16 +249,20 @@ def _in_a_process(each: Format, numbers: range) -> tuple[dict[str, int], list[st
     return counts, findings
 
 
-def main(words: list[str]) -> int:
-    """`N [FORMAT or all [FIRST]]`: N examples over all formats or of one, from the number FIRST on."""
-    count = int(words[0]) if words else 2000
-    chosen = [each for each in FORMATS if not words[1:] or words[1] in (each.name, "all")]
-    first, share = int(words[2]) if words[2:] else 0, -(-count // len(chosen))
+def main() -> int:
+    words = argparse.ArgumentParser()
+    words.add_argument("number", type=int, help="changed files over all formats, or of the one named")
+    words.add_argument("--format", choices=[each.name for each in FORMATS])
+    words.add_argument("--first", type=int, default=0, help="number of the first example")
+    words.add_argument("--json", type=Path)
+    asked = words.parse_args()
+    chosen = [each for each in FORMATS if asked.format in (None, each.name)]
+    share = -(-asked.number // len(chosen))
     torch.set_num_threads(1)
     total, every = Counter[str](), []
     for each in chosen:
         begin = time.monotonic()
-        counts, findings = _in_a_process(each, range(first, first + share))
+        counts, findings = _in_a_process(each, range(asked.first, asked.first + share))
         total.update(counts)
         every += findings
         took = time.monotonic() - begin
@@ -266,12 +271,14 @@ def main(words: list[str]) -> int:
         for kind, times in kinds.most_common(8):
             example = next(each for each in findings if each.endswith(kind))
             print(f"    {times} x {example}", flush=True)
+    tried = share * len(chosen)
     print(
-        f"{share * len(chosen):,} changed files: {total['refused']:,} refused, {total['read']:,} read, "
-        f"{len(every)} found"
+        f"{tried:,} changed files: {total['refused']:,} refused, {total['read']:,} read, {len(every)} found"
     )
+    if asked.json:
+        asked.json.write_text(json.dumps({"formats": len(chosen), "files": tried, **total, "found": every}))
     return 1 if every else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

@@ -106,7 +106,11 @@ def fresh_copy(study: Path, folder: Path) -> Path:
 def contents(path: Path, root: Path) -> dict[str, str]:
     """Every file that a command has made, by what it holds apart from times."""
     made = path.rglob("*") if path.is_dir() else path.parent.glob(f"{path.stem}*")
-    results = [each for each in made if each.is_file() and each.name not in OF_A_RUN]
+    results = [
+        each
+        for each in made
+        if each.is_file() and each.name not in OF_A_RUN and not each.name.startswith("error.rank")
+    ]
     return {
         str(each.relative_to(root)): _digest(each)
         for each in results

@@ -5,6 +5,10 @@
 
 from __future__ import annotations
 
+import re
+
+NAMED = re.compile(r"test_((?:[a-m]\d+_)+)")  # what a test of rows is called
+
 ROWS = {
     # Any command
     "A1": "unknown option, command or value: 2, naming the closest; nothing on stdout",

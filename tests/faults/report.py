@@ -1,0 +1,83 @@
+"""The table of what was done to the program, how often, and what was lost, of what `make faults` has found.
+
+    python tests/faults/report.py FOLDER [FILE.md …]
+
+Prints the table; in each file it replaces what stands between the two marks.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from faults.rows import NAMED
+
+BEGIN, END = "<!-- faults: made by tests/faults/report.py -->", "<!-- end of faults -->"
+POWER, DISK = ("kill", "torn", "lost"), ("enospc", "short", "eio")
+
+
+def main(words: list[str]) -> int:
+    folder, *places = map(Path, words)
+    lines = table(folder)
+    print("\n".join(lines))
+    for place in places:
+        text = place.read_text("utf-8")
+        before, _, rest = text.partition(BEGIN)
+        _, closed, after = rest.partition(END)
+        assert closed, f"{place} has no place for the table"
+        place.write_text("\n".join([before + BEGIN, *lines, END + after]), "utf-8")
+    return 0
+
+
+def table(folder: Path) -> list[str]:
+    steps, kills = _read(folder / "steps.json"), _read(folder / "kills.json")
+    fuzzed = _read(folder / "fuzz.json")
+    commands = len({each["command"] for each in steps})
+    ended = {ranks: [each for each in kills if each["ranks"] == ranks] for ranks in (1, 2)}
+    counted, failed = _rows(folder / "tests.xml")
+    return [
+        "| what was done | how often | what was wrong after |",
+        "|---|---|---|",
+        *(
+            _line(f"{what}, at a step of writing of {commands} commands", chosen, "tried")
+            for what, chosen in (
+                ("power cut", [each for each in steps if each["action"] in POWER]),
+                ("no space or a broken disk", [each for each in steps if each["action"] in DISK]),
+            )
+        ),
+        _line(f"ended at a random moment, {len(ended[1])} commands", ended[1], "kills"),
+        _line(f"the same with two processes, {len(ended[2])} commands", ended[2], "kills"),
+        f"| changed files, {fuzzed['formats']} formats | {fuzzed['files']:,} | {len(fuzzed['found'])} |",
+        f"| checks of {len(counted)} kinds of faults | {counted.total():,} | {failed} |",
+    ]
+
+
+def _read(path: Path) -> Any:
+    return json.loads(path.read_text("utf-8"))
+
+
+def _line(what: str, outcomes: list[dict[str, Any]], counted: str) -> str:
+    number = sum(each[counted] for each in outcomes)
+    return f"| {what} | {number:,} | {sum(len(each['wrong']) for each in outcomes)} |"
+
+
+def _rows(path: Path) -> tuple[Counter[str], int]:
+    """How many tests each row of the matrix has, and how many of them failed."""
+    counted, failed = Counter[str](), 0
+    for case in ElementTree.parse(path).iter("testcase"):
+        if named := NAMED.match(case.get("name", "")):
+            if case.find("skipped") is not None:
+                continue
+            counted.update(named[1].strip("_").split("_"))
+            failed += case.find("failure") is not None or case.find("error") is not None
+    return counted, failed
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
