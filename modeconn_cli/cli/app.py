@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import itertools
 import os
@@ -17,10 +18,25 @@ from modeconn_cli.cli import pages
 from modeconn_cli.cli.commands import COMMANDS, GROUPS, HELP_FLAGS, first_words, inside, named
 from modeconn_cli.cli.complete import flags_of, settings_of
 from modeconn_cli.cli.report import Output, PipeClosed, fail
-from modeconn_cli.engine.errors import AGAIN, McxError, SettingsError, Stopped, did_you_mean
+from modeconn_cli.engine.errors import (
+    AGAIN,
+    InputError,
+    McxError,
+    OutputError,
+    SettingsError,
+    Stopped,
+    did_you_mean,
+)
 from modeconn_cli.engine.settings.base import specs
 
 INTERRUPTED = (130, 143)
+DISK = (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EROFS,
+    errno.EIO,
+    errno.ESTALE,
+)  # what a disk says, and no bug of ours does
 
 
 def build(command: str) -> typer.Typer:
@@ -95,6 +111,7 @@ def _run(words: list[str], command: str) -> int:
             sys.stdout.flush()
             return 0
         _check_command(words)
+        _check_place()
         code = build(command)(args=words, prog_name="mcx", standalone_mode=False)
         sys.stdout.flush()
         return code if isinstance(code, int) else 0
@@ -104,8 +121,22 @@ def _run(words: list[str], command: str) -> int:
     except typer.TyperException as error:
         _debug(error)
         return fail(command, SettingsError(*_usage(error, command)))
+    except OSError as error:
+        if error.errno not in DISK or error.filename is None:
+            raise
+        return fail(command, OutputError(f"cannot write '{error.filename}': {error.strerror}"))
     except typer.Abort as error:  # how Typer spells an EOFError, which is a bug here
         raise error.__cause__ or error from None
+
+
+def _check_place() -> None:
+    """Raises InputError in a working directory that was removed, where no relative path leads anywhere."""
+    try:
+        os.getcwd()
+    except OSError as error:
+        raise InputError(
+            f"the working directory is gone: {error.strerror}", "change into another one"
+        ) from error
 
 
 def _check_command(words: Sequence[str]) -> None:

@@ -78,7 +78,12 @@ class Elsewhere(McxError):
         self.exit_code, self.cause = exit_code, cause
 
 
-_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
+_OUT_OF_MEMORY = (
+    "out of memory",
+    "can't allocate memory",
+    "not enough memory",
+    "Storage size calculation overflowed",
+)
 
 
 @contextlib.contextmanager

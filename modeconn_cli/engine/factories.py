@@ -66,7 +66,7 @@ def call(factory: Callable[..., Any], given: Mapping[str, Any], flag: str, **off
     """Call a factory with the user's arguments and those of `offered` that it accepts; what is not known (None) is its
     default where it has one.
 
-    Raises SettingsError for arguments that it does not take, InputError where it fails.
+    Raises SettingsError for arguments that it does not take and where one of ours fails, InputError where another does.
     """
     parameters = inspect.signature(factory).parameters
     takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
@@ -92,9 +92,8 @@ def call(factory: Callable[..., Any], given: Mapping[str, Any], flag: str, **off
     except Exception as error:
         said = ", ".join(f"{key}={value!r}" for key, value in words.items())
         name = getattr(factory, "__name__", type(factory).__name__)
-        raise InputError(
-            f"{name}({said}) fails{blamed(error)}", f"{flag} key=value sets its arguments"
-        ) from error
+        kind = SettingsError if _is_ours(factory) else InputError  # ours fail of what they are given
+        raise kind(f"{name}({said}) fails{blamed(error)}", f"{flag} key=value sets its arguments") from error
 
 
 def _is_ours(factory: Callable[..., Any]) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -107,3 +108,49 @@ def test_a_process_that_the_system_ends_is_told_from_a_fault() -> None:
     assert "--workers" in caught.value.hint
     with pytest.raises(RuntimeError, match="shapes"):
         list(_living(dying("shapes")))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "--threads 1000000",
+        "--image-size 1000000000",
+        "--model-arg width=-1",
+        "--model-arg width=abc",
+        "--model-arg depth=1.5",
+    ],
+)
+def test_numbers_that_no_machine_or_network_has_are_refused(
+    mcx: Callable, tmp_path: Path, words: str
+) -> None:
+    train = [
+        "train",
+        "--model",
+        "mlp",
+        "--dataset",
+        "digits",
+        "--epochs",
+        "1",
+        "--output-dir",
+        tmp_path / "out",
+    ]
+    done = mcx(*train, *words.split())
+    assert (done.code, done.out) == (2, "")
+    assert words.split()[0] in done.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_images_that_no_memory_holds_are_refused(mcx: Callable, tmp_path: Path) -> None:
+    train = [
+        "train",
+        "--model",
+        "mlp",
+        "--dataset",
+        "digits",
+        "--epochs",
+        "1",
+        "--output-dir",
+        tmp_path / "out",
+    ]
+    done = mcx(*train, "--image-size", "16384")
+    assert (done.code, "memory has run out" in done.err) == (3, True)

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import resource
 import shutil
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from faults.commands import CASES, TRAIN
 from modeconn_cli.cli import app
+from modeconn_cli.engine import names
 from modeconn_cli.engine.results import failpoints, files
 from modeconn_cli.engine.settings.train import TrainSettings
 from modeconn_cli.engine.training import space
@@ -51,6 +55,59 @@ def test_a_checkpoint_that_finds_no_space_is_said_and_the_training_goes_on_later
     )
     assert app.main(words) == 0
     assert Path("out/seed0/checkpoint-2.pt").read_bytes() == Path("runs/seed0/checkpoint-2.pt").read_bytes()
+
+
+def test_m3_a_disk_that_takes_nothing_any_more_ends_the_job_and_the_same_command_goes_on(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It cannot even remove its lock, as after a remount for reading alone."""
+    words, unlink = [*TRAIN, "--output-dir", "out"], Path.unlink
+
+    def refused(path: Path, *more: Any, **options: Any) -> None:
+        if path.name == names.LOCK_FILE:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+        unlink(path, *more, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setenv("MCX_TESTING", "1")
+        patch.setenv("MCX_FAILPOINT", "files.write:6=eio")
+        patch.setattr(Path, "unlink", refused)
+        failpoints._counts.clear()
+        assert app.main(words) == 5
+    said = capsys.readouterr().err
+    assert "out/seed0/" in said
+    assert "Traceback" not in said
+    assert Path("out/seed0/.mcx/train", names.LOCK_FILE).exists()
+    assert app.main(words) == 0
+    assert Path("out/seed0/checkpoint-2.pt").read_bytes() == Path("runs/seed0/checkpoint-2.pt").read_bytes()
+
+
+@pytest.mark.parametrize("code", [errno.EROFS, errno.ENOSPC, errno.EIO])
+def test_a8_what_a_disk_refuses_anywhere_is_5_and_no_bug(
+    mcx: Callable, pair: list[Path], monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    def refused(*_: Any) -> None:
+        raise OSError(code, os.strerror(code), "where/ever")
+
+    monkeypatch.setattr("modeconn_cli.engine.commands.l2.run", refused)
+    done = mcx("l2", *pair)
+    assert (done.code, done.out) == (5, "")
+    assert f"error: cannot write 'where/ever': {os.strerror(code)}" in done.err
+    monkeypatch.setattr("modeconn_cli.engine.commands.l2.run", lambda *_: [][0])
+    with pytest.raises(IndexError):  # a bug stays one
+        mcx("l2", *pair)
+
+
+def test_a7_a_working_directory_that_was_removed_is_named(
+    mcx: Callable, pair: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    done = mcx("l2", *pair)
+    assert (done.code, done.out) == (3, "")
+    assert "error: the working directory is gone" in done.err
+    assert mcx("l2", "--help").code == 0
 
 
 @pytest.mark.parametrize("command", ["train", "csl score"])

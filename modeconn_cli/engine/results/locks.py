@@ -204,13 +204,15 @@ class Lock:
         """Give the lock up, unless another process has taken it over meanwhile."""
         self._released.set()
         self._thread.join()
-        if Owner.of(self._path) == self._owner:
-            with contextlib.suppress(OutputError):
-                if self._path.with_name(names.MANIFEST_FILE).exists():
-                    self._path.with_name(names.PROGRESS_FILE).unlink(missing_ok=True)
-                else:
-                    self._say_progress()
-            self._path.unlink(missing_ok=True)
+        # On a disk that takes nothing any more the lock stays, and counts for nothing once this process has ended.
+        with contextlib.suppress(OSError):
+            if Owner.of(self._path) == self._owner:
+                with contextlib.suppress(OutputError):
+                    if self._path.with_name(names.MANIFEST_FILE).exists():
+                        self._path.with_name(names.PROGRESS_FILE).unlink(missing_ok=True)
+                    else:
+                        self._say_progress()
+                self._path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

@@ -113,7 +113,9 @@ class DataSettings(Settings):
         (), "channel means instead of the transform's, comma-listed", repeats=True, rare=True
     )
     std: tuple[float, ...] = setting((), "channel standard deviations, comma-listed", repeats=True, rare=True)
-    image_size: int | None = setting(None, "resize images to N x N", low=1, shown="unchanged", rare=True)
+    image_size: int | None = setting(
+        None, "resize images to N x N", low=1, high=1 << 14, shown="unchanged", rare=True
+    )
     workers: int | None = setting(
         None,
         "processes that read image files",
@@ -185,6 +187,7 @@ class ComputeSettings(Settings):
         None,
         "CPU threads (results are byte-equal for equal threads)",
         low=1,
+        high=1024,
         shown="cores / processes",
         change="free",
         rare=True,
