@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -94,3 +95,15 @@ def test_a_port_that_is_none_is_refused_at_once(ranks: list[dict[str, str]]) -> 
     assert place is not None
     with pytest.raises(SettingsError, match="rank 1 found no store at localhost:70000: "):
         Many(place, timeout=3)
+
+
+def test_j1_a_port_of_another_program_is_given_up(
+    ranks: list[dict[str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It takes the connection and says nothing, for ever."""
+    monkeypatch.setattr("modeconn_cli.engine.machine.ranks.MARGIN", 0.5)
+    place = find(ranks[1])
+    assert place is not None
+    none = f"rank 1 found no store at localhost:{place.port}: "
+    with socket.create_server(("localhost", place.port)), pytest.raises(SettingsError, match=none):
+        Many(place, timeout=1)

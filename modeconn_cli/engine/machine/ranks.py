@@ -32,6 +32,7 @@ U = TypeVar("U")
 
 POLL = 0.02  # seconds between two looks at the store
 LOOK = 0.5  # seconds between two looks for a stop of all
+MARGIN = 5  # seconds that a connection has for ending by itself; one to another program never does
 LEAVING = 10  # seconds that the holder of the store waits for the others to leave
 _AGAIN = "finished parts are kept: run the same command again; --dist-timeout waits longer"
 
@@ -343,7 +344,7 @@ class _Store:
             )
 
         try:
-            return self._ask(connect, ends_by_itself=True)
+            return self._ask(connect, MARGIN)  # its own end says more
         except (Stopped, TypeError) as error:  # a port that is none is a TypeError
             self.close()
             why = str(error).splitlines()[0]
@@ -352,8 +353,9 @@ class _Store:
                 "start all ranks, set MASTER_ADDR and MASTER_PORT, or pass --dist off",
             ) from error
 
-    def _ask(self, question: Callable[[], T], *, ends_by_itself: bool = False) -> T:
-        patience = 0 if self._silent else None if ends_by_itself else self._timeout
+    def _ask(self, question: Callable[[], T], more: float = 0) -> T:
+        """The answer, waited for as long as for any rank and `more` seconds. Raises Stopped where none comes."""
+        patience = 0 if self._silent else self._timeout + more
         try:
             return self._thread.apply_async(question).get(patience)
         except NoAnswer:
