@@ -25,8 +25,8 @@ def figures(
     """
     from modeconn_cli.engine.results import jobs, manifest
 
-    listed = [] if folder is None else manifest.read(jobs.private_folder(folder, command)) or []
-    paths = [*made, *map(Path, _texts(document)), *(Path(folder or ".") / entry.file for entry in listed)]
+    listed = [] if folder is None else manifest.read(jobs.private_folder(folder, command)) or {}
+    paths = [*made, *map(Path, _texts(document)), *(Path(folder or ".") / place for place in listed)]
     drawn = [path for path in paths if path.suffix in FIGURES and path.is_file()]
     return tuple({path.resolve(): path for path in reversed(drawn)}[each] for each in _resolved(drawn))
 

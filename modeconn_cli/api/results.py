@@ -83,7 +83,7 @@ def _tables_in(place: Path) -> dict[str, pd.DataFrame]:
     """The tables of the files of one folder."""
     import pandas as pd
 
-    from modeconn_cli.engine.results import columns, files
+    from modeconn_cli.engine.results import columns, strict_json
 
     found: dict[str, pd.DataFrame] = {}
     pairs: list[Path] = []
@@ -93,14 +93,16 @@ def _tables_in(place: Path) -> dict[str, pd.DataFrame]:
         if path.suffix == ".csv":
             found[path.stem] = columns.read_csv(path)
         elif path.suffix == ".jsonl":
-            lines = [files.parsed(line, path) for line in path.read_bytes().splitlines() if line.strip()]
+            lines = [
+                strict_json.parsed(line, path) for line in path.read_bytes().splitlines() if line.strip()
+            ]
             found[path.stem] = pd.json_normalize(lines)
         elif path.suffix == ".npz":
             found |= _arrays(path)
         elif path.suffix == ".json" and re.search(r"_k1_\d+_k2_\d+$", path.stem):
             pairs.append(path)
         elif path.suffix == ".json":
-            found |= _document(path.stem, files.parsed(path.read_bytes(), path))
+            found |= _document(path.stem, strict_json.parsed(path.read_bytes(), path))
     if pairs:
         found["lines"] = _lines(pairs)
     samples = _samples(place)

@@ -28,6 +28,7 @@ def status(settings: StatusSettings, report: Report) -> None:
 
     Examples, after the first of mcx train:
       mcx status runs
+      mcx status runs --verify
 
     More: mcx help exit-codes.
     """

@@ -264,4 +264,4 @@ def test_files_are_parsed_by_the_one_reader_alone() -> None:
         "engine/samples/scored_run.py",
         "cli/complete.py",
     }
-    assert found == {"engine/results/files.py", *among}
+    assert found == {"engine/results/strict_json.py", *among}

@@ -15,7 +15,7 @@ import yaml
 from modeconn_cli.engine import names
 from modeconn_cli.engine.errors import InputError, McxError, Stopped, must_exist
 from modeconn_cli.engine.machine.runtime import Runtime
-from modeconn_cli.engine.results import files, locks, logs, manifest, records
+from modeconn_cli.engine.results import locks, logs, manifest, records, strict_json
 from modeconn_cli.engine.results.records import Record
 from modeconn_cli.engine.settings.status import StatusSettings
 
@@ -64,7 +64,9 @@ def run(settings: StatusSettings, _runtime: Runtime) -> StatusResult:
     must_exist(folder, "pass the --output-dir of a command, or a folder of such folders", folder=True)
     known = found(folder)
     each = tuple(
-        each for private in known for each in (_status(folder, private), *_unbegun(folder, private, known))
+        each
+        for private in known
+        for each in (_status(folder, private, settings.verify), *_unbegun(folder, private, known))
     )
     if not each:
         raise InputError(f"'{folder}' holds no job of mcx", "pass the --output-dir of a command")
@@ -136,15 +138,16 @@ def _said(folder: Path, jobs: list[JobStatus], what: str) -> str:
     return f"'{first.job}' in '{place}' {what}{more}"
 
 
-def _status(root: Path, private: Path) -> JobStatus:
-    """A job's own word, unless its files or its process say otherwise."""
+def _status(root: Path, private: Path, verify: bool) -> JobStatus:
+    """A job's own word, unless its files (to `verify`, each byte of them) or its process say otherwise."""
     folder = private.parent.parent
     said = records.peek_object(private / names.STATUS_FILE)
     record = records.peek_object(private / names.RECORD_FILE)
     state, reason = said.get("state", ""), ""
     now: State
     try:
-        lost, made = manifest.lost(folder, private), manifest.read(private)
+        made = manifest.read(private)
+        lost = manifest.lost(folder, private) or (manifest.altered(folder, private) if verify else [])
         broken = f"'{lost[0]}' is missing or was changed" if lost else ""
         broken = broken or ("" if record else f"'{private / names.RECORD_FILE}' cannot be read")
     except McxError as error:
@@ -199,7 +202,8 @@ def _progress(folder: Path, private: Path, record: dict[str, Any]) -> Progress |
         return None
     try:
         rows = [
-            files.parsed(line, folder / names.METRICS) for line in logs.read_lines(folder / names.METRICS)
+            strict_json.parsed(line, folder / names.METRICS)
+            for line in logs.read_lines(folder / names.METRICS)
         ]
         if not rows:
             return Progress("epoch", 0, total, None)

@@ -12,8 +12,6 @@ import errno
 import hashlib
 import io
 import itertools
-import json
-import math
 import os
 import re
 import secrets
@@ -21,6 +19,7 @@ import socket
 import sys
 import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Any
 
@@ -28,9 +27,10 @@ import numpy as np
 
 from modeconn_cli.engine import names
 from modeconn_cli.engine.errors import InputError, OutputError
-from modeconn_cli.engine.results import failpoints
+from modeconn_cli.engine.results import failpoints, hashes, strict_json
 from modeconn_cli.engine.results.failpoints import failpoint
 
+MANY, AT_ONCE = 256, 16  # files that are published together, and how many of them at a time
 _FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 _HOST = f"{zlib.crc32(socket.gethostname().encode()):08x}"  # whose process numbers a name speaks of
 _TEMPORARY = re.compile(rf"^\.mcx-(\d+)-{_HOST}[0-9a-f]+\.tmp$")
@@ -72,11 +72,19 @@ class _Stream:
 
 
 def atomic_write(
-    path: Path, write: Callable[[Any], None] | bytes, hashed: Callable[[str], None] | None = None
+    path: Path,
+    write: Callable[[Any], None] | bytes,
+    hashed: Callable[[str], None] | None = None,
+    *,
+    remember: bool = False,
+    among_others: bool = False,
 ) -> None:
     """Publish a file. Raises OutputError where the disk refuses; the file that was there stays.
 
-    `hashed` is told the sha256 of what `write` gives, one byte after the other, before the file has its name.
+    `among_others`: whoever publishes several in one folder syncs the folder after the last.
+
+    `hashed` is told the sha256 of what `write` gives, one byte after the other, before the file has its name. It is
+    also kept for whoever asks for it later in this process, and so it is where it is to be `remember`ed alone.
     """
     temporary = _temporary(path.parent)
     check_guarded(path)
@@ -89,7 +97,7 @@ def atomic_write(
     try:
         with os.fdopen(handle, "wb") as stream:
             failpoint("files.before_write")
-            into = _Stream(stream, hashed=hashed is not None)
+            into = _Stream(stream, hashed=remember or hashed is not None)
             if isinstance(write, bytes):
                 into.write(write)
             else:
@@ -97,6 +105,9 @@ def atomic_write(
             into.flush()
             failpoint("files.before_sync")
             os.fsync(stream.fileno())
+            status = os.fstat(stream.fileno())
+        if into.sha256():
+            hashes.remember(path, status, into.sha256())
         if hashed is not None:
             hashed(into.sha256())
         failpoint("files.before_rename")
@@ -114,7 +125,8 @@ def atomic_write(
     if failpoint("files.before_folder_sync") == "lost":
         path.unlink() if before is None else path.write_bytes(before)
         failpoints.power_fails()
-    _sync_folder(path.parent)
+    if not among_others:
+        _sync_folder(path.parent)
     published(path)
     failpoint("files.after_rename")
 
@@ -196,9 +208,24 @@ def csv_text(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     return out.getvalue()
 
 
+def write_jsons(folder: Path, documents: Iterable[tuple[str, Mapping[str, Any]]]) -> None:
+    """A document per name, many of them: a disk that waits for one file takes a dozen others meanwhile."""
+
+    def write(each: tuple[str, Mapping[str, Any]]) -> None:
+        name, document = each
+        atomic_write(folder / name, strict_json.text(document).encode(), among_others=True)
+
+    left = iter(documents)
+    with ThreadPoolExecutor(1 if failpoints.armed() else AT_ONCE) as threads:
+        while some := list(itertools.islice(left, MANY)):
+            for _ in threads.map(write, some):
+                pass
+            _sync_folder(folder)
+
+
 def write_json(path: Path, document: Mapping[str, Any]) -> None:
     """Strict JSON, indented; `document` must hold no NaN and no infinity."""
-    write_text(path, json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    write_text(path, strict_json.text(document))
 
 
 def write_tensors(
@@ -264,47 +291,9 @@ def write_array(path: Path, array: Any) -> None:
     plain = np.ascontiguousarray(array)
     if plain.dtype == object:
         raise TypeError(f"'{path.name}' would need a pickle")
-    atomic_write(path, lambda stream: np.lib.format.write_array(stream, plain, allow_pickle=False))
-
-
-def parsed(text: str | bytes, path: Path, hint: str = "") -> Any:
-    """The JSON value that a text of the file at `path` is: the one reader of JSON from files.
-
-    Raises InputError with `hint` for what is none, and for entries that occur twice in an object, nesting that is too
-    deep and numbers beyond every float.
-    """
-    try:
-        return json.loads(
-            text.decode("utf-8") if isinstance(text, bytes) else text,
-            object_pairs_hook=_object,
-            parse_float=_float,
-            parse_int=_int,
-        )
-    except RecursionError:
-        reason: object = "it is nested too deeply"
-    except ValueError as error:
-        reason = error
-    raise InputError(f"'{path}' cannot be read: {reason}", hint)
-
-
-def _float(digits: str) -> float:
-    number = float(digits)
-    if math.isinf(number):
-        raise ValueError("it holds a number beyond every float")
-    return number
-
-
-def _int(digits: str) -> int:
-    _float(digits)
-    return int(digits)
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        twice = next(name for k, (name, _) in enumerate(pairs) if name in dict(pairs[:k]))
-        raise ValueError(f"'{twice[:80]}' occurs twice in one object")
-    return found
+    atomic_write(
+        path, lambda stream: np.lib.format.write_array(stream, plain, allow_pickle=False), remember=True
+    )
 
 
 def occupied(path: Path) -> bool:
@@ -379,7 +368,6 @@ def alive(pid: int) -> bool:
 @contextlib.contextmanager
 def reading(path: Path) -> Iterator[None]:
     """Turn the operating system's refusal to read into an InputError with the path."""
-    from modeconn_cli.engine.errors import InputError
 
     try:
         yield

@@ -6,11 +6,10 @@ import hashlib
 import os
 import zipfile
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 from modeconn_cli.engine import names
-from modeconn_cli.engine.results import shards
+from modeconn_cli.engine.results import hashes, shards
 
 LARGE = 1 << 30  # bytes from which on a file's own checksums stand for its bytes
 
@@ -74,12 +73,10 @@ def _checksums(path: Path) -> str | None:
 def sha256(path: Path) -> str:
     """Hash of a file's bytes, with an entry as in `identify`; a file that did not change since is not read again."""
     path, entry = names.file_and_entry(path)
-    status = path.stat()
-    digest = _hash(str(path), status.st_size, status.st_mtime_ns, status.st_ino)
+    digest = hashes.known(path, path.stat())
+    if digest is None:
+        with path.open("rb") as stream:
+            status = os.fstat(stream.fileno())
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        hashes.remember(path, status, digest)
     return digest if entry is None else _with_entry(digest, entry)
-
-
-@lru_cache(maxsize=1024)
-def _hash(path: str, size: int, modified: int, inode: int) -> str:  # noqa: ARG001 - they tell versions apart
-    with open(path, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

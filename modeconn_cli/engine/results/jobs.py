@@ -65,9 +65,10 @@ class Job:
             raise OutputError(
                 f"'{self.private}' was removed while the job was running", "run the same command again"
             )
+        before = manifest.before(self.private)
         document = {
             "schema": "mcx.manifest/1",
-            "files": [manifest.Entry.of(path, self.folder) for path in made],
+            "files": [manifest.Entry.of(path, self.folder, before) for path in made],
             **facts,
             **({} if self.record is None else vars(self.record)),
             "end": records.now(),
@@ -75,13 +76,14 @@ class Job:
         if self.listing is not None:
             files.write_text(self.private / LISTING, self.listing)
         files.write_json(self.private / names.MANIFEST_FILE, records.strict(document))
+        (self.private / manifest.HASHES).unlink(missing_ok=True)
         if self.redrawn is not None and self.record is not None:
             _write_record(self, self.record, self.redrawn)
         self.complete = True
 
     def reopen(self) -> None:
         """There is more to do: what is there stays, the manifest is written anew at the end."""
-        (self.private / names.MANIFEST_FILE).unlink(missing_ok=True)
+        manifest.set_aside(self.private)
         self.complete = False
 
     def anew(self, settings: Settings) -> bool:
@@ -320,7 +322,13 @@ def _inside(path: Path) -> Any:
     return records.peek_object(path).get("provenance")
 
 
-def file_output(
+def file_output(path: Path, made: Provenance, settings: Settings, **how: Any) -> bool:
+    """As `is_due`, of a file on its own: raises OutputError also for a folder that cannot be written."""
+    files.check_writable(path.parent)
+    return is_due(path, made, settings, **how)
+
+
+def is_due(
     path: Path,
     made: Provenance,
     settings: Settings,
@@ -334,10 +342,8 @@ def file_output(
 
     `record` is the file that carries the provenance and the sha256 of `path` (`checkpoint_sha256`), where that is
     not `path` itself; it and the files `beside` are written before `path`. `stored` reads the provenance that a file
-    carries, `unread` as in `opened`. Raises OutputError for a file of any other origin, unless it may be overwritten,
-    and for a folder that cannot be written.
+    carries, `unread` as in `opened`. Raises OutputError for a file of any other origin, unless it may be overwritten.
     """
-    files.check_writable(path.parent)
     companions = [*([record] if record is not None else []), *beside]
     present = [file for file in (path, *companions) if files.occupied(file)]
     if getattr(settings, "overwrite", False) or not present:

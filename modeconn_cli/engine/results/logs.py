@@ -12,7 +12,7 @@ from types import NoneType, UnionType
 from typing import Any, Generic, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from modeconn_cli.engine.errors import InputError
-from modeconn_cli.engine.results import failpoints, files
+from modeconn_cli.engine.results import failpoints, files, strict_json
 from modeconn_cli.engine.results.failpoints import failpoint
 
 R = TypeVar("R")
@@ -36,7 +36,7 @@ def read(path: Path, kind: type[R]) -> list[Line[R]]:
     lines = []
     for number, text in enumerate(read_lines(path), start=1):
         try:
-            lines.append(Line(number, text, record(kind, files.parsed(text, path))))
+            lines.append(Line(number, text, record(kind, strict_json.parsed(text, path))))
         except (InputError, ValueError) as error:
             why = str(error).removeprefix(f"'{path}' ")
             lines.append(Line(number, text, None, f"line {number}: {why}"))

@@ -24,7 +24,7 @@ from modeconn_cli.engine import names
 from modeconn_cli.engine.errors import InputError
 from modeconn_cli.engine.machine.runtime import Opened
 from modeconn_cli.engine.registry import CHECKPOINT_SCHEMA, todays_name
-from modeconn_cli.engine.results import files
+from modeconn_cli.engine.results import files, strict_json
 from modeconn_cli.engine.results.fingerprints import Fingerprint, identify, sha256
 from modeconn_cli.engine.results.parsing import opened
 from modeconn_cli.engine.settings.base import Settings, tilde
@@ -237,7 +237,7 @@ def _object_in(path: Path, hint: str) -> dict[str, Any]:
         raise InputError(f"'{path}' cannot be read: {error.strerror}", hint) from error
     except InputError as error:
         raise InputError(error.message, hint or error.hint) from error
-    found = files.parsed(text, path, hint)
+    found = strict_json.parsed(text, path, hint)
     if not isinstance(found, dict):
         raise InputError(f"'{path}' cannot be read: it holds no JSON object", hint)
     return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from modeconn_cli.engine.errors import InputError
-from modeconn_cli.engine.results import files
+from modeconn_cli.engine.results import strict_json
 from modeconn_cli.engine.results.parsing import opened
 
 LARGEST_INDEX = 100_000_000  # bytes
@@ -18,7 +18,7 @@ def is_index(path: Path) -> bool:
 def tensors(path: Path) -> dict[str, str]:
     """The tensors that an index names -> the file of each."""
     with opened(path) as stream:
-        found = files.parsed(stream.read(LARGEST_INDEX), path)
+        found = strict_json.parsed(stream.read(LARGEST_INDEX), path)
     tensors = found.get("weight_map") if isinstance(found, dict) else None
     if not isinstance(tensors, dict) or not all(map(_is_name, tensors.values())):
         raise InputError(

@@ -20,7 +20,7 @@ from torch import Tensor
 from modeconn_cli.engine.errors import CONTINUE, InputError, Stopped
 from modeconn_cli.engine.machine.ranks import check_same
 from modeconn_cli.engine.machine.runtime import Runtime
-from modeconn_cli.engine.results import arrays, files, jobs, logs, records
+from modeconn_cli.engine.results import arrays, files, jobs, logs, records, strict_json
 from modeconn_cli.engine.results.failpoints import failpoint
 from modeconn_cli.engine.samples.log import ELSEWHERE, EpochLog, Row, ScoredEpoch
 from modeconn_cli.engine.samples.measure import Measure
@@ -77,7 +77,7 @@ class Sweep(Generic[Row]):
             self.rate = self.scored * self._count / (time.perf_counter() - begun)
         listed = self._log.rows if every else self._run.checkpoints
         lines = self._group.lead(lambda: [self._log.rows[epoch].text() for epoch in sorted(listed)])
-        return [logs.record(self._measure.row, files.parsed(line, self._log.path)) for line in lines]
+        return [logs.record(self._measure.row, strict_json.parsed(line, self._log.path)) for line in lines]
 
     def _say_damage(self, *, every: bool) -> None:
         """Raises InputError where `every` epoch that was scored is to be listed and the log does not tell which."""

@@ -18,3 +18,6 @@ class StatusSettings(Settings):
         positional=True,
         missing=("no folder", "mcx status DIR"),
     )
+    verify: bool = setting(
+        False, "read every file of every finished job and compare it with its recorded hash"
+    )

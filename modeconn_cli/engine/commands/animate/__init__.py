@@ -17,7 +17,7 @@ from modeconn_cli.engine.commands.animate import heatmap, layers, style
 from modeconn_cli.engine.commands.animate.layers import LayerDistances
 from modeconn_cli.engine.errors import InputError
 from modeconn_cli.engine.machine.runtime import Runtime
-from modeconn_cli.engine.results import files, jobs, records
+from modeconn_cli.engine.results import files, jobs, records, strict_json
 from modeconn_cli.engine.results.figures import about, inputs_beside, plain_matplotlib, said_beside
 from modeconn_cli.engine.results.records import Provenance, Record
 from modeconn_cli.engine.settings.animate import AnimateSettings
@@ -141,12 +141,12 @@ def _remark(data: LayerDistances, shown: list[int], runtime: Runtime) -> None:
 def _stored(path: Path) -> Any:
     """The provenance in a GIF's comment, a PNG's text or another figure; None in a file of any other origin."""
     if path.suffix.casefold() in (".pdf", ".svg"):
-        return files.parsed(heatmap.comment_in(path.read_bytes()) or "null", path)
+        return strict_json.parsed(heatmap.comment_in(path.read_bytes()) or "null", path)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             with Image.open(path, formats=("GIF", "PNG")) as picture:
                 text = picture.info.get("mcx") or picture.info.get("comment") or "null"
-                return files.parsed(text, path)
+                return strict_json.parsed(text, path)
         except (InputError, OSError, ValueError, SyntaxError, Image.DecompressionBombError):
             return None

@@ -10,7 +10,7 @@ import yaml
 
 from modeconn_cli.engine.commands.correlate.sources import existing
 from modeconn_cli.engine.errors import InputError
-from modeconn_cli.engine.results import columns, files
+from modeconn_cli.engine.results import columns, files, strict_json
 
 DEEPEST = 2  # collections within each other
 
@@ -50,7 +50,7 @@ def _of_yaml(text: str) -> object:
 
 def _entries(text: str, path: Path) -> list[tuple[str, str]]:
     # BaseLoader keeps names such as `no` and `1e3` as they are written.
-    content = files.parsed(text, path) if path.suffix.lower() == ".json" else _of_yaml(text)
+    content = strict_json.parsed(text, path) if path.suffix.lower() == ".json" else _of_yaml(text)
     if not isinstance(content, Mapping) or any(isinstance(name, list | dict) for name in content.values()):
         raise InputError(
             f"'{path}' is not an object of class ids and names", 'write {"0": "cat", "1": "dog"}'

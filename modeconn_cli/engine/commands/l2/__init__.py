@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from modeconn_cli.engine.commands.l2 import functions, network, pair, summary, trajectory
+from modeconn_cli.engine.commands.l2 import finished, functions, network, pair, summary, trajectory
 from modeconn_cli.engine.commands.l2.chosen import Chosen, Pair, choose
 from modeconn_cli.engine.commands.l2.measure import measure
 from modeconn_cli.engine.commands.l2.network import Network
@@ -42,6 +43,10 @@ def run(settings: L2Settings, runtime: Runtime) -> L2Result | L2ManyResult | Non
         runtime.plan([_plan(chosen, settings)])
         return None
     outputs = _outputs(chosen, settings)
+    if (made := finished.found(chosen, settings, runtime)) is not None:
+        summary.say_same(made.pairs, runtime)
+        runtime.note(f"already complete: {settings.output_dir}")
+        return made
     networks = _read(chosen, settings, runtime)
     completed = functions.completed(networks, settings, runtime)
     due = _due(outputs, chosen, completed, runtime)  # before anything is measured
@@ -62,6 +67,9 @@ def run(settings: L2Settings, runtime: Runtime) -> L2Result | L2ManyResult | Non
             each: outputs[each] for each in set(results) - set(due) if _is_due(results[each], outputs[each])
         }
         _write(due, networks, results, shown, settings)
+        if settings.output_dir is not None and isinstance(shown, L2ManyResult):
+            written = [*outputs.values(), *summary.made(settings.output_dir)]
+            finished.keep(settings.output_dir, shown, written, chosen, settings, runtime)
         if results and not due:
             runtime.note(f"already complete: {settings.output or settings.output_dir}")
     if isinstance(shown, L2ManyResult):
@@ -88,7 +96,7 @@ def _outputs(chosen: Chosen, settings: L2Settings) -> dict[Pair, Path]:
         files.check_writable(settings.output.parent)
         return {chosen.pairs[0]: settings.output}
     names = ["-".join(each) for each in chosen.pairs]
-    twice = next((name for name in names if names.count(name) > 1), None)
+    twice = next((name for name, times in Counter(names).items() if times > 1), None)
     if twice is not None:
         raise SettingsError(f"two pairs are called '{twice}'", "label the checkpoints otherwise: label=path")
     if settings.output_dir is None:
@@ -151,10 +159,13 @@ def _due(
         if not set(each) <= set(completed):
             continue
         settings = completed[each[0]]
+        if not files.occupied(path):
+            out[each] = path
+            continue
         with contextlib.suppress(InputError):  # of its swaps, which measuring will say
             first, second = (chosen.paths[label] for label in each)
             made = pair.provenance(settings, first, second, runtime.opened)
-            if jobs.file_output(path, made, settings, unread=settings.unflipped):
+            if jobs.is_due(path, made, settings, unread=settings.unflipped):
                 out[each] = path
     return out
 
@@ -162,9 +173,7 @@ def _due(
 def _is_due(result: L2Result, path: Path) -> bool:
     """Raises OutputError for a file of the same pair on other data, which are known once it is measured."""
     settings = result.settings
-    return settings.needs_data and jobs.file_output(
-        path, result.provenance, settings, unread=settings.unflipped
-    )
+    return settings.needs_data and jobs.is_due(path, result.provenance, settings, unread=settings.unflipped)
 
 
 def _write(
@@ -178,8 +187,11 @@ def _write(
     for each in networks.values():
         if isinstance(each, Network):
             each.check_unchanged()
-    for one, path in due.items():
-        if one in results:
-            files.write_json(path, results[one].document())
+    documents = ((path, results[one].document()) for one, path in due.items() if one in results)
+    if settings.output_dir is None:
+        for path, document in documents:
+            files.write_json(path, document)
+    else:
+        files.write_jsons(settings.output_dir, ((path.name, document) for path, document in documents))
     if settings.output_dir is not None and isinstance(shown, L2ManyResult):
         summary.write(settings.output_dir, shown, networks, settings)

@@ -63,7 +63,8 @@ def measure(
     for labels in weight_space.alike(usable) if settings.needs_data else ():
         of_group = runtime.for_command()  # networks of several kinds may have several data sets
         functions = Functions(completed[labels[0]], {label: usable[label] for label in labels}, of_group)
-        group = [pair for pair in own if set(pair) <= set(labels)]
+        members = set(labels)
+        group = [pair for pair in own if members.issuperset(pair)]
         opened |= dict.fromkeys(group, of_group.opened)
         if "fisher" in settings.metric:
             for pair, weighted in functions.fisher(group).items():

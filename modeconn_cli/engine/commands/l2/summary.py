@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar
@@ -102,9 +102,7 @@ def several(
         broken = [label for label, network in networks.items() if isinstance(network, InputError)]
         waypoints = trajectory.waypoints(list(chosen.paths), chosen.epochs, found.beside, broken)
     rows = tuple(_row(pair, found.pairs[pair]) for pair in chosen.pairs)
-    same = [row.pair for row in rows if row.total_l2 == 0]
-    if same:
-        runtime.warn(f"{len(same)} pairs hold the same weights: {', '.join(same[:5])}")
+    say_same(rows, runtime)
     return L2ManyResult(
         checkpoints={label: tilde(path) for label, path in chosen.paths.items()},
         metrics=settings.metric,
@@ -115,6 +113,17 @@ def several(
         data=found.data,
         output_dir=None if settings.output_dir is None else tilde(settings.output_dir),
     )
+
+
+def say_same(rows: Sequence[SummaryRow], runtime: Runtime) -> None:
+    same = [row.pair for row in rows if row.total_l2 == 0]
+    if same:
+        runtime.warn(f"{len(same)} pairs hold the same weights: {', '.join(same[:5])}")
+
+
+def made(folder: Path) -> list[Path]:
+    """The summaries and figures that are there."""
+    return [folder / name for name in OWNED if (folder / name).exists()]
 
 
 def _row(pair: Pair, result: L2Result | InputError) -> SummaryRow:

@@ -24,7 +24,8 @@ def measure(
     failed = {label: error for label, error in networks.items() if isinstance(error, InputError)}
     found: dict[Pair, Sums] = {}
     for labels in alike(usable):
-        own = [pair for pair in pairs if set(pair) <= set(labels)]
+        group = set(labels)
+        own = [pair for pair in pairs if group.issuperset(pair)]
         of_group = _among(usable, own)
         broken = {} if allow_nonfinite else _nonfinite(usable, of_group)
         if broken:  # values that are no numbers have spoilt the sums of the others: once more without them
@@ -57,7 +58,8 @@ def in_common(
     for pair in pairs:
         both, missed = _reduced(*(networks[label] for label in pair))
         sums_, errors = measure(dict(zip(pair, both, strict=True)), [pair], allow_nonfinite=allow_nonfinite)
-        found, failed = found | sums_, failed | errors
+        found.update(sums_)
+        failed.update(errors)
         if missed is not None:
             left[pair] = missed
     return found, failed, left
@@ -98,8 +100,10 @@ def _among(usable: Mapping[str, Network], pairs: Sequence[Pair]) -> dict[Pair, S
     """The sums of pairs of networks that are alike."""
     if not pairs:
         return {}
-    chosen = [label for label in usable if any(label in pair for pair in pairs)]
-    numbers = [(chosen.index(a), chosen.index(b)) for a, b in pairs]
+    wanted = {label for pair in pairs for label in pair}
+    chosen = [label for label in usable if label in wanted]
+    number = {label: k for k, label in enumerate(chosen)}
+    numbers = [(number[a], number[b]) for a, b in pairs]
     found = sums.among([usable[label].weights for label in chosen], numbers)
     return dict(zip(pairs, found, strict=True))
 
