@@ -39,7 +39,7 @@ def where(networks: Path) -> tuple[str | Path, ...]:
 
 @pytest.mark.distributed
 @pytest.mark.parametrize("command", ["dormant", "csl", pytest.param("curvature", marks=pytest.mark.slow)])
-def test_killed_ranks_and_one_process_in_the_end_give_the_files_of_one(
+def test_g2_j3_killed_ranks_and_one_process_in_the_end_give_the_files_of_one(
     mcx: Callable, start: Callable, where: tuple, tmp_path: Path, command: str
 ) -> None:
     (words, killed), folder = COMMANDS[command], tmp_path / "many"
@@ -55,7 +55,7 @@ def test_killed_ranks_and_one_process_in_the_end_give_the_files_of_one(
 
 
 @pytest.mark.distributed
-def test_two_processes_give_the_files_of_one_and_one_clean_output(
+def test_g1_j7_two_processes_give_the_files_of_one_and_one_clean_output(
     mcx: Callable, start: Callable, where: tuple, tmp_path: Path
 ) -> None:
     assert mcx("dormant", *where, "--output-dir", tmp_path / "one", "--threads", "1").code == 0
@@ -73,7 +73,7 @@ def test_two_processes_give_the_files_of_one_and_one_clean_output(
 @pytest.mark.slow
 @pytest.mark.distributed
 @pytest.mark.parametrize("fault", ["other", "damaged", "missing"])
-def test_j10_a_rank_that_sees_other_files_is_named_once(
+def test_j2_j10_a_rank_that_sees_other_files_is_named_once(
     start: Callable, ranks: list, networks: Path, tmp_path: Path, fault: str
 ) -> None:
     """Rank 1's copy of the run has another checkpoint, one that cannot be read, or one less."""
@@ -115,7 +115,7 @@ def test_j10_a_rank_that_sees_other_files_is_named_once(
 
 @pytest.mark.slow
 @pytest.mark.distributed
-def test_a_signal_stops_all_ranks_and_the_work_goes_on(
+def test_j4_a_signal_stops_all_ranks_and_the_work_goes_on(
     mcx: Callable, start: Callable, networks: Path, tmp_path: Path
 ) -> None:
     where = ("--checkpoint", networks / "seed0/checkpoint-4.pt", "--niter", "40", "--batch-size", "64")
@@ -159,7 +159,7 @@ def test_a_rank_that_never_comes_is_given_up(
         (0, "kill", "rank 1: rank 0 does not answer"),
     ],
 )
-def test_a_rank_that_hangs_or_dies_is_given_up_and_finished_parts_stay(
+def test_j3_a_rank_that_hangs_or_dies_is_given_up_and_finished_parts_stay(
     mcx: Callable,
     start: Callable,
     ranks: list,
@@ -194,7 +194,7 @@ def test_a_signal_ends_a_rank_that_waits_for_the_others(
     assert done.returncode == 143
 
 
-def test_bad_flags_are_refused_before_anything_starts(
+def test_j1_bad_flags_are_refused_before_anything_starts(
     mcx: Callable, where: tuple, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = ("dormant", *where, "--output-dir", tmp_path / "out")
@@ -228,7 +228,7 @@ def test_ranks_with_other_settings_are_refused(
 
 
 @pytest.mark.distributed
-def test_a_killed_rank_is_said_once(start: Callable, where: tuple, tmp_path: Path) -> None:
+def test_j3_a_killed_rank_is_said_once(start: Callable, where: tuple, tmp_path: Path) -> None:
     done = start(
         "dormant", *where, "--output-dir", tmp_path / "out", "--nproc-per-node", "2", environment=kill(1)
     )
