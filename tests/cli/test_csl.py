@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
 import tracemalloc
 from collections.abc import Callable
@@ -384,8 +385,20 @@ def test_g8_both_schemes_in_one_folder_have_to_be_chosen_from(mcx: Callable, tmp
     for path in (GOLDEN / "long").iterdir():
         shutil.copy(path, folder)
     words = ("csl", "aggregate", "--input-dir", folder, "--output-dir", tmp_path / "out")
-    assert (mcx(*words).code, "both naming schemes" in mcx(*words).err) == (2, True)
-    assert mcx(*words, "--scheme", "short").code == 0
+    done = mcx(*words)
+    assert (done.code, done.out, "both naming schemes" in done.err, "--scheme" in done.err) == (
+        2,
+        "",
+        True,
+        True,
+    )
+    for scheme, name in (("short", "run1_noise_0"), ("long", "run1_noise_0.01")):
+        chosen, _ = aggregated(mcx, folder, tmp_path / f"of {scheme}", "--scheme", scheme)
+        alone, _ = aggregated(mcx, GOLDEN / scheme, tmp_path / f"{scheme} alone")
+        for result in (chosen, alone):
+            assert result["scheme"] == scheme
+        lt = [tmp_path / of / f"lt_cifar100_{name}.npy" for of in (f"of {scheme}", f"{scheme} alone")]
+        assert lt[0].read_bytes() == lt[1].read_bytes()
 
 
 def test_run_and_noise_name_the_results_of_arrays_whose_names_say_neither(
@@ -748,6 +761,25 @@ def test_g10_memory_does_not_grow_with_the_epochs(tmp_path: Path) -> None:
         tracemalloc.stop()
     assert peaks[1] < 1.05 * peaks[0]
     assert peaks[1] < 75 * count  # bytes: a few vectors in float64
+
+
+@pytest.mark.slow
+def test_g10_four_thousand_epochs_are_streamed(mcx: Callable, tmp_path: Path) -> None:
+    """Losses of 80 MB, which are never in memory together."""
+    epochs, count = 4000, 5000
+    losses = np.random.default_rng(0).random(count, dtype=np.float32)
+    np.save(tmp_path / "losses.npy", losses)
+    (tmp_path / "in").mkdir()
+    for epoch in range(epochs):
+        for kind in ("loss", "loss_grad"):
+            os.link(tmp_path / "losses.npy", tmp_path / f"in/{kind}_own_epoch_{epoch}.npy")
+    tracemalloc.start()
+    found, _ = aggregated(mcx, tmp_path / "in", tmp_path / "out")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found["num_epochs"] == epochs
+    assert peak < epochs * count * losses.itemsize / 4
+    np.testing.assert_allclose(np.load(found["csl_path"]), epochs * losses.astype(np.float64), rtol=1e-6)
 
 
 @pytest.mark.parametrize(

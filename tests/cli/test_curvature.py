@@ -98,8 +98,13 @@ def test_the_originals_numbers_are_divided_by_the_batch(
     [
         (("--h", "0"), "--h"),
         (("--h", "-1"), "--h"),
+        (("--h", "nan"), "--h"),
+        (("--h", "inf"), "--h"),
         (("--niter", "0"), "--niter"),
+        (("--niter", "-1"), "--niter"),
         (("--temp", "0"), "--temp"),
+        (("--temp", "-1"), "--temp"),
+        (("--temp", "nan"), "--temp"),
         (("--checkpoint", "a.pt"), "either one checkpoint or a folder"),
     ],
 )
