@@ -13,6 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from modeconn_cli.engine.samples.sweep import Sweep
+
+UNITS = 4
 # The words of a command, and the ranks that are killed one run after the other.
 COMMANDS = {
     "dormant": (("dormant", "--output-dir"), (1,)),
@@ -33,14 +36,19 @@ def kill(rank: int) -> dict[str, str]:
 
 @pytest.fixture
 def where(networks: Path) -> tuple[str | Path, ...]:
-    """Two epochs of two work units each."""
+    """Two epochs of two work units each: UNITS."""
     return ("--checkpoint-dir", networks / "seed0", "--batch-size", "64")
 
 
 @pytest.mark.distributed
 @pytest.mark.parametrize("command", ["dormant", "csl", pytest.param("curvature", marks=pytest.mark.slow)])
-def test_g2_j3_killed_ranks_and_one_process_in_the_end_give_the_files_of_one(
-    mcx: Callable, start: Callable, where: tuple, tmp_path: Path, command: str
+def test_g2_h2_j3_killed_ranks_and_one_process_in_the_end_give_the_files_of_one(
+    mcx: Callable,
+    start: Callable,
+    where: tuple,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    command: str,
 ) -> None:
     (words, killed), folder = COMMANDS[command], tmp_path / "many"
     assert mcx(*words, tmp_path / "one", *where, "--threads", "1").code == 0
@@ -49,8 +57,17 @@ def test_g2_j3_killed_ranks_and_one_process_in_the_end_give_the_files_of_one(
         out, err = done.communicate(timeout=100)
         assert (done.returncode, out) == (137, "")
         assert "a process was ended by SIGKILL" in err
-    assert list(folder.glob(".mcx/*/parts/*.npz"))
+    kept, computed = list(folder.glob(".mcx/*/parts/*.npz")), []
+    assert kept
+    plain = Sweep._part
+
+    def part(sweep: Sweep, unit: tuple[int, int], found: list) -> dict:
+        computed.append(unit)
+        return plain(sweep, unit, found)
+
+    monkeypatch.setattr(Sweep, "_part", part)
     assert mcx(*words, folder, *where, "--threads", "1").code == 0
+    assert len(kept) + len(computed) == UNITS, "what was there is not computed again"
     assert files_of(folder) == files_of(tmp_path / "one")
 
 

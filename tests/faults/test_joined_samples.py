@@ -96,7 +96,7 @@ def cells(path: Path) -> list[str]:
         return [cell for row in csv.reader(stream) for cell in row]
 
 
-@pytest.mark.parametrize("first", range(0, len(HARMFUL), 3))
+@pytest.mark.parametrize("first", [0, *(pytest.param(k, marks=pytest.mark.slow) for k in (3, 6, 9))])
 def test_i8_names_of_classes_are_neutral_in_tables_and_pages(here: Path, undrawn: None, first: int) -> None:
     names = {k: HARMFUL[(first + k) % len(HARMFUL)] for k in range(3)}
     Path("names.json").write_text(json.dumps(names))
@@ -123,7 +123,12 @@ def tracking() -> str:
     return "tracking.csv"
 
 
-@pytest.mark.parametrize("name", ["=cmd|' /C calc'!A0", "@x", "<script>", "+1", "a,b", 'q"'])
+COLUMNS = ("=cmd|' /C calc'!A0", "@x", "<script>", "+1", "a,b", 'q"')
+
+
+@pytest.mark.parametrize(
+    "name", [COLUMNS[0], *(pytest.param(each, marks=pytest.mark.slow) for each in COLUMNS[1:])]
+)
 def test_i8_names_of_columns_are_neutral_in_tables(
     mcx: Callable, here: Path, undrawn: None, name: str
 ) -> None:
@@ -147,7 +152,9 @@ FOLDERS: dict[str, tuple[str, tuple[str, ...]]] = {
 }
 
 
-@pytest.mark.parametrize("reader", FOLDERS)
+@pytest.mark.parametrize(
+    "reader", [each if each == "csl" else pytest.param(each, marks=pytest.mark.slow) for each in FOLDERS]
+)
 def test_i9_a_folder_without_a_manifest_or_of_a_newer_version_is_refused(
     mcx: Callable, here: Path, undrawn: None, reader: str
 ) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -69,6 +69,11 @@ def half(num_classes=3):
 """
 
 
+def most_slow(names: Iterable[str], quick: str) -> list[object]:
+    """All names, of which one alone is tried by default."""
+    return [each if each == quick else pytest.param(each, marks=pytest.mark.slow) for each in names]
+
+
 def arrays_of(folder: str) -> dict[str, np.ndarray]:
     """Every array of a result by its name."""
     made = [path for path in Path(folder).rglob("*.npy") if ".mcx" not in path.parts]
@@ -113,7 +118,7 @@ def hooks(model: nn.Module) -> int:
     return sum(len(getattr(part, kind)) for part in model.modules() for kind in kinds)
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", most_slow(COMMANDS, "csl score"))
 def test_g12_h8_the_network_is_left_as_it_was(
     mcx: Callable, here: Path, network: list[tuple[nn.Module, int]], command: str
 ) -> None:
@@ -136,11 +141,11 @@ SAME_FOR_ALL = {
 }
 
 
-@pytest.mark.parametrize("words", SAME_FOR_ALL.values(), ids=SAME_FOR_ALL)
+@pytest.mark.parametrize("score", most_slow(SAME_FOR_ALL, "curvature by differences"))
 def test_h3_frozen_parameters_operations_in_place_and_dropout_change_no_score(
-    mcx: Callable, odd: Path, words: tuple[str, ...]
+    mcx: Callable, odd: Path, score: str
 ) -> None:
-    found = {}
+    words, found = SAME_FOR_ALL[score], {}
     for name in ("plain", "odd"):
         done = mcx(
             *words, "odd.pt", "--dataset", "data.npz", "--model", f"oddnet:{name}", "--output-dir", name
@@ -169,7 +174,7 @@ def test_h3_gradients_are_of_what_is_trained_and_where_nothing_is_that_is_said(
     assert "--grad input" in done.err
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", most_slow(COMMANDS, "csl score"))
 def test_h3_no_sample_has_anything_of_another(mcx: Callable, odd: Path, command: str) -> None:
     words = (*COMMANDS[command], "odd.pt", "--dataset", "data.npz", "--model", "oddnet:half", "--output-dir")
     assert mcx(*words, "before").code == 0
@@ -184,7 +189,7 @@ def test_h3_no_sample_has_anything_of_another(mcx: Callable, odd: Path, command:
     assert {place for places in changed.values() for place in places} == {7}
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", most_slow(COMMANDS, "curvature"))
 def test_h4_what_overflows_is_kept_and_counted(mcx: Callable, odd: Path, command: str) -> None:
     content = torch.load("odd.pt", weights_only=True)
     content["model_state"] = {name: 1e25 * value for name, value in content["model_state"].items()}
@@ -208,7 +213,7 @@ def test_h4_what_overflows_is_kept_and_counted(mcx: Callable, odd: Path, command
     json.loads(mcx(*words, "--json").out, parse_constant=lambda word: pytest.fail(f"{word} is no JSON"))
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", most_slow(COMMANDS, "curvature"))
 def test_h6_missing_epochs_are_named_or_left_out(mcx: Callable, here: Path, command: str) -> None:
     words = (*COMMANDS[command], "--checkpoint-dir", RUN, *OWN, "--start-epoch", "0", "--end-epoch", "2")
     assert mcx(*words, "--output-dir", "whole").code == 0
@@ -226,7 +231,7 @@ def test_h6_missing_epochs_are_named_or_left_out(mcx: Callable, here: Path, comm
         np.testing.assert_array_equal(found[name], whole[name])
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", most_slow(COMMANDS, "csl score"))
 def test_h8_a_network_that_fails_leaves_no_hook_and_the_next_run_is_as_any(
     mcx: Callable, odd: Path, network: list[tuple[nn.Module, int]], command: str
 ) -> None:
@@ -246,10 +251,7 @@ def test_h8_a_network_that_fails_leaves_no_hook_and_the_next_run_is_as_any(
     same(arrays_of("again"), arrays_of("whole"))
 
 
-@pytest.mark.parametrize(
-    "command",
-    ["dormant", *(pytest.param(each, marks=pytest.mark.slow) for each in ("csl score", "curvature"))],
-)
+@pytest.mark.parametrize("command", most_slow(COMMANDS, "dormant"))
 def test_h9_epochs_that_were_finished_before_a_kill_stay(
     forked: Callable, fresh: Callable, mcx: Callable, here: Path, command: str
 ) -> None:
