@@ -57,6 +57,21 @@ def mcx(capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
     return run
 
 
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures take most of the time of a small run."""
+    from modeconn_cli.engine.commands.correlate import figures as correlate_figures
+    from modeconn_cli.engine.commands.csl import figures as csl_figures
+
+    drawn = {
+        correlate_figures: ("scatter", "groups", "evolution"),
+        csl_figures: ("histograms", "curves", "gallery"),
+    }
+    for module, names in drawn.items():
+        for name in names:
+            monkeypatch.setattr(module, name, lambda *_: b"figure")
+
+
 @pytest.fixture(scope="session")
 def made_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], None]], Path]:
     """Make a folder, or find the one that another process of the same test run has made.

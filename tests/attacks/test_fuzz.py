@@ -118,7 +118,7 @@ def test_what_is_called_an_image_and_is_none_is_refused(tmp_path: Path, kind: st
     assert images.common_size([path]) is None
 
 
-def test_a_record_of_a_newer_version_is_refused_and_never_passed_over(tmp_path: Path) -> None:
+def test_i9_a_record_of_a_newer_version_is_refused_and_never_passed_over(tmp_path: Path) -> None:
     path = _written(tmp_path, _json({"schema": "mcx.l2/9"}), "a.json")
     for read in (records.read_object, records.peek_object):
         with pytest.raises(InputError, match=r"was written by a newer mcx \('mcx.l2/9'\)"):

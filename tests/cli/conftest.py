@@ -8,20 +8,6 @@ from pathlib import Path
 import pytest
 
 from modeconn_cli.cli import app
-from modeconn_cli.engine.commands.correlate import figures as correlate_figures
-from modeconn_cli.engine.commands.csl import figures as csl_figures
-
-
-@pytest.fixture
-def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Figures take most of the time of a small run."""
-    drawn = {
-        correlate_figures: ("scatter", "groups", "evolution"),
-        csl_figures: ("histograms", "curves", "gallery"),
-    }
-    for module, names in drawn.items():
-        for name in names:
-            monkeypatch.setattr(module, name, lambda *_: b"figure")
 
 
 @pytest.fixture

@@ -41,7 +41,7 @@ def count(picture: np.ndarray, ink: str) -> int:
     return int((np.abs(picture - colour).max(axis=2) <= 8).sum())
 
 
-def test_there_is_a_frame_per_position_each_as_long_as_asked(mcx: Callable, data: Path) -> None:
+def test_i3_there_is_a_frame_per_position_each_as_long_as_asked(mcx: Callable, data: Path) -> None:
     output = data.with_name("x.gif")
     done = mcx("animate", "--data", data, "--output", output, "--fps", "8", "--json")
     pictures, durations = frames(output)
@@ -65,7 +65,7 @@ def test_bars_grow_as_the_values_do_in_the_colours_of_their_kinds(mcx: Callable,
         np.testing.assert_allclose(drawn, values / values.max(), atol=0.02)
 
 
-def test_positions_where_nothing_changes_are_frames_of_their_own(mcx: Callable, data: Path) -> None:
+def test_i2_positions_where_nothing_changes_are_frames_of_their_own(mcx: Callable, data: Path) -> None:
     arrays = dict(np.load(data))
     np.savez(data, **{**arrays, "normalized_l2": np.ones((7, 3))})
     output = data.with_name("x.gif")
@@ -73,7 +73,7 @@ def test_positions_where_nothing_changes_are_frames_of_their_own(mcx: Callable, 
     assert frames(output)[1] == [100] * 7
 
 
-def test_values_that_are_not_finite_have_no_bar(mcx: Callable, data: Path) -> None:
+def test_i4_values_that_are_not_finite_have_no_bar(mcx: Callable, data: Path) -> None:
     arrays = dict(np.load(data))
     values = arrays["normalized_l2"]
     values[3, 0], values[4, 2] = np.nan, np.inf
@@ -118,7 +118,7 @@ def test_files_of_the_same_command_stay_and_others_are_not_replaced(mcx: Callabl
     assert len(frames(moved)[0]) == 3
 
 
-def test_thousands_of_layers_and_one_position_are_drawn(mcx: Callable, data: Path) -> None:
+def test_i4_thousands_of_layers_and_one_position_are_drawn(mcx: Callable, data: Path) -> None:
     many = np.array([f"block{k}.conv" for k in range(2000)])
     kinds = np.full(2000, "conv")
     np.savez(data, layer_names=many, layer_types=kinds, t_values=[0.5], raw_l2=np.ones((1, 2000)))

@@ -494,7 +494,7 @@ def overlapping(tmp_path: Path) -> list[object]:
     ]
 
 
-def test_different_samples_are_refused_with_counts(mcx: Callable, tmp_path: Path, overlapping) -> None:
+def test_i7_different_samples_are_refused_with_counts(mcx: Callable, tmp_path: Path, overlapping) -> None:
     done = mcx(*overlapping)
     assert (done.code, done.out) == (3, "")
     assert "csl 4 (2 in all, 2 only here); curvature 6 (2 in all, 4 only here)" in done.err
@@ -503,7 +503,7 @@ def test_different_samples_are_refused_with_counts(mcx: Callable, tmp_path: Path
 
 
 @pytest.mark.parametrize(("how", "ids"), [("inner", [3, 4]), ("outer", [1, 2, 3, 4, 5, 6, 7, 8])])
-def test_how_joins_them_and_says_what_was_covered(
+def test_i7_how_joins_them_and_says_what_was_covered(
     mcx: Callable, tmp_path: Path, overlapping, how: str, ids: list[int]
 ) -> None:
     done = mcx(*overlapping, "--how", how, "--json")
@@ -531,7 +531,7 @@ def test_two_classes_of_one_sample_are_refused(mcx: Callable, tmp_path: Path, ov
     assert "sample 7 is of class 2 in tracking and of class 1 in curvature (1 samples)" in done.err
 
 
-def test_no_common_sample_is_refused(mcx: Callable, tmp_path: Path, overlapping) -> None:
+def test_i7_no_common_sample_is_refused(mcx: Callable, tmp_path: Path, overlapping) -> None:
     np.save(tmp_path / "csl/sample_ids.npy", np.arange(100, 104))
     done = mcx(*overlapping, "--how", "inner")
     assert (done.code, "no sample is in all sources" in done.err) == (3, True)
@@ -567,7 +567,9 @@ def test_training_and_test_samples_are_never_mixed(mcx: Callable, tmp_path: Path
     ],
     ids=str,
 )  # fmt: skip
-def test_ids_that_are_none_are_refused(mcx: Callable, tmp_path: Path, ids: np.ndarray, message: str) -> None:
+def test_i7_ids_that_are_none_are_refused(
+    mcx: Callable, tmp_path: Path, ids: np.ndarray, message: str
+) -> None:
     np.save(tmp_path / "csl_x.npy", np.zeros(4, dtype=np.float32))
     np.save(tmp_path / "sample_ids.npy", ids)
     done = mcx("correlate", "--csl", tmp_path / "csl_x.npy", "--output-dir", tmp_path / "out")
@@ -577,7 +579,7 @@ def test_ids_that_are_none_are_refused(mcx: Callable, tmp_path: Path, ids: np.nd
 @pytest.mark.parametrize(
     "ids", [np.array(["7", "3"]), np.array([b"7", b"3"]), np.array([7.0, 3]), np.uint8([7, 3])]
 )
-def test_ids_of_any_type_are_the_same(mcx: Callable, tmp_path: Path, ids: np.ndarray) -> None:
+def test_i7_ids_of_any_type_are_the_same(mcx: Callable, tmp_path: Path, ids: np.ndarray) -> None:
     np.save(tmp_path / "csl_x.npy", np.float32([1, 2]))
     np.save(tmp_path / "sample_ids.npy", ids)
     (tmp_path / "memo.csv").write_text('sample_id,m\n"3",0.5\n7.0,0.25\n')
@@ -604,7 +606,7 @@ SAFE = {0: "'" + NAMES[0], 1: NAMES[1], 2: "plain", 3: "'@x"}
 
 
 @pytest.mark.parametrize("kind", ["csv", "json", "yaml"])
-def test_names_of_classes_do_no_harm(mcx: Callable, tmp_path: Path, truth, undrawn, kind: str) -> None:
+def test_i8_names_of_classes_do_no_harm(mcx: Callable, tmp_path: Path, truth, undrawn, kind: str) -> None:
     path = tmp_path / f"names.{kind}"
     if kind == "csv":
         with path.open("w", newline="") as stream:
@@ -742,7 +744,7 @@ def scored(mcx: Callable, networks: Path, tmp_path: Path) -> Path:
     return tmp_path / "scored"
 
 
-def test_a_job_that_has_not_finished_is_not_joined(mcx: Callable, scored: Path, tmp_path: Path) -> None:
+def test_i9_a_job_that_has_not_finished_is_not_joined(mcx: Callable, scored: Path, tmp_path: Path) -> None:
     words = ("correlate", "--curvature", scored, "--output-dir", tmp_path / "out")
     assert mcx(*words).code == 0
     (scored / ".mcx/curvature/manifest.json").unlink()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
 import tracemalloc
 from collections.abc import Callable
@@ -96,7 +97,7 @@ def expected(run: Path, epoch: int, decay: float = 1e-4) -> tuple[np.ndarray, np
     return np.array(losses), np.array(norms), decay * sum(float((p.detach() ** 2).sum()) for p in parameters)
 
 
-def test_scores_have_the_weight_decay_that_the_run_was_trained_with(run: Path, scored: Path) -> None:
+def test_g12_scores_have_the_weight_decay_that_the_run_was_trained_with(run: Path, scored: Path) -> None:
     for epoch in (0, EPOCHS):
         losses, norms, shift = expected(run, epoch, 0.5 * 5e-4)  # as SGD minimises it
         np.testing.assert_allclose(array(scored, "loss_ce", epoch), losses, rtol=1e-5)
@@ -292,7 +293,7 @@ def test_losses_over_the_classes_seen_so_far(mcx: Callable, run: Path, tmp_path:
     assert (done.code, "is no permutation of the 10 classes" in done.err) == (3, True)
 
 
-def test_a_killed_scoring_goes_on(mcx: Callable, run: Path, scored: Path, tmp_path: Path) -> None:
+def test_h9_a_killed_scoring_goes_on(mcx: Callable, run: Path, scored: Path, tmp_path: Path) -> None:
     """As after a kill between the arrays of an epoch: its line is missing, and so is one of its files."""
     words = ("csl", "score", "--checkpoint-dir", run, "--output-dir", tmp_path / "cut", "--batch-size", "64")
     assert mcx(*words).code == 0
@@ -316,7 +317,9 @@ def aggregated(mcx: Callable, folder: Path, output: Path, *words: object) -> tup
 
 
 @pytest.mark.parametrize("scheme", ["short", "long"])
-def test_the_originals_arrays_give_the_originals_metrics(mcx: Callable, tmp_path: Path, scheme: str) -> None:
+def test_g7_the_originals_arrays_give_the_originals_metrics(
+    mcx: Callable, tmp_path: Path, scheme: str
+) -> None:
     found, err = aggregated(mcx, GOLDEN / scheme, tmp_path)
     with np.load(GOLDEN / "expected.npz") as file:
         golden = dict(file)
@@ -360,7 +363,7 @@ def copy_of(scheme: str, target: Path) -> Path:
     return target
 
 
-def test_no_gradient_norms_leave_the_loss_alone(mcx: Callable, tmp_path: Path) -> None:
+def test_g7_no_gradient_norms_leave_the_loss_alone(mcx: Callable, tmp_path: Path) -> None:
     folder = copy_of("short", tmp_path / "in")
     for path in folder.glob("loss_grad_*"):
         path.unlink()
@@ -372,18 +375,30 @@ def test_no_gradient_norms_leave_the_loss_alone(mcx: Callable, tmp_path: Path) -
     assert proxy["lt_source"] == {"source": "loss"}
 
 
-def test_strict_gradients_refuse_a_missing_epoch(mcx: Callable, tmp_path: Path) -> None:
+def test_g7_strict_gradients_refuse_a_missing_epoch(mcx: Callable, tmp_path: Path) -> None:
     done = mcx("csl", "aggregate", "--input-dir", GOLDEN / "long", "--output-dir", tmp_path, "--strict-grads")
     assert (done.code, "gradient norms of 1 epochs are missing: [15]" in done.err) == (3, True)
 
 
-def test_both_schemes_in_one_folder_have_to_be_chosen_from(mcx: Callable, tmp_path: Path) -> None:
+def test_g8_both_schemes_in_one_folder_have_to_be_chosen_from(mcx: Callable, tmp_path: Path) -> None:
     folder = copy_of("short", tmp_path / "in")
     for path in (GOLDEN / "long").iterdir():
         shutil.copy(path, folder)
     words = ("csl", "aggregate", "--input-dir", folder, "--output-dir", tmp_path / "out")
-    assert (mcx(*words).code, "both naming schemes" in mcx(*words).err) == (2, True)
-    assert mcx(*words, "--scheme", "short").code == 0
+    done = mcx(*words)
+    assert (done.code, done.out, "both naming schemes" in done.err, "--scheme" in done.err) == (
+        2,
+        "",
+        True,
+        True,
+    )
+    for scheme, name in (("short", "run1_noise_0"), ("long", "run1_noise_0.01")):
+        chosen, _ = aggregated(mcx, folder, tmp_path / f"of {scheme}", "--scheme", scheme)
+        alone, _ = aggregated(mcx, GOLDEN / scheme, tmp_path / f"{scheme} alone")
+        for result in (chosen, alone):
+            assert result["scheme"] == scheme
+        lt = [tmp_path / of / f"lt_cifar100_{name}.npy" for of in (f"of {scheme}", f"{scheme} alone")]
+        assert lt[0].read_bytes() == lt[1].read_bytes()
 
 
 def test_run_and_noise_name_the_results_of_arrays_whose_names_say_neither(
@@ -402,7 +417,7 @@ def test_run_and_noise_name_the_results_of_arrays_whose_names_say_neither(
     assert "already complete" in aggregated(mcx, GOLDEN / "short", tmp_path, *named)[1]
 
 
-def test_runs_are_told_apart_and_noise_compares_as_a_number(mcx: Callable, tmp_path: Path) -> None:
+def test_g9_runs_are_told_apart_and_noise_compares_as_a_number(mcx: Callable, tmp_path: Path) -> None:
     folder = copy_of("long", tmp_path / "in")
     for path in list(folder.iterdir()):
         shutil.copy(path, folder / path.name.replace("noise_0.01", "noise_0.1"))
@@ -447,7 +462,9 @@ def damage(path: Path, how: str) -> None:
     ],
 )
 @pytest.mark.parametrize("kind", ["loss", "loss_grad"])
-def test_a_damaged_array_is_named(mcx: Callable, tmp_path: Path, kind: str, how: str, message: str) -> None:
+def test_g4_g5_a_damaged_array_is_named(
+    mcx: Callable, tmp_path: Path, kind: str, how: str, message: str
+) -> None:
     folder = copy_of("short", tmp_path / "in")
     path = folder / f"{kind}_cifar100_epoch_10.npy"
     damage(path, how)
@@ -466,7 +483,7 @@ def test_a_damaged_array_is_named(mcx: Callable, tmp_path: Path, kind: str, how:
         (np.arange(40, dtype=np.uint64) + np.uint64(2**63), "40 sample ids that are not whole numbers"),
     ],
 )
-def test_ids_must_name_every_sample_once(
+def test_g3_ids_must_name_every_sample_once(
     mcx: Callable, tmp_path: Path, ids: np.ndarray, message: str
 ) -> None:
     folder = copy_of("short", tmp_path / "in")
@@ -475,7 +492,7 @@ def test_ids_must_name_every_sample_once(
     assert (done.code, message in done.err) == (3, True), done.err
 
 
-def test_missing_epochs_of_a_range(mcx: Callable, tmp_path: Path) -> None:
+def test_g4_missing_epochs_of_a_range(mcx: Callable, tmp_path: Path) -> None:
     folder = copy_of("short", tmp_path / "in")
     (folder / "loss_cifar100_epoch_15.npy").unlink()
     words = ("--start-epoch", "0", "--end-epoch", "25", "--epoch-step", "5")
@@ -485,7 +502,7 @@ def test_missing_epochs_of_a_range(mcx: Callable, tmp_path: Path) -> None:
     assert (found["missing_epochs"], found["kept_epochs"]) == ([15], [0, 5, 10, 20, 25])
 
 
-def test_a_nan_stays_with_its_sample(mcx: Callable, tmp_path: Path) -> None:
+def test_g6_a_nan_stays_with_its_sample(mcx: Callable, tmp_path: Path) -> None:
     folder = copy_of("short", tmp_path / "in")
     for kind in ("loss", "loss_grad"):
         path = folder / f"{kind}_cifar100_epoch_10.npy"
@@ -628,7 +645,7 @@ def test_clean_labels_can_be_asked_for(mcx: Callable, run: Path, tmp_path: Path)
     assert np.array_equal(differ, flipped)
 
 
-def test_runs_share_a_folder_as_in_the_documents(
+def test_g9_runs_share_a_folder_as_in_the_documents(
     mcx: Callable, run: Path, scored: Path, tmp_path: Path
 ) -> None:
     words = ("csl", "score", "--checkpoint-dir", run, "--output-dir", scored, "--batch-size", "64")
@@ -643,7 +660,7 @@ def test_runs_share_a_folder_as_in_the_documents(
     assert (done.code, "names other samples than these" in done.err) == (5, True)
 
 
-def test_a_flipped_byte_in_an_array_of_ours_is_found(mcx: Callable, scored: Path, tmp_path: Path) -> None:
+def test_g5_a_flipped_byte_in_an_array_of_ours_is_found(mcx: Callable, scored: Path, tmp_path: Path) -> None:
     path = scored / "loss_digits_run1_epoch_2_noise_0.05.npy"
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
@@ -731,7 +748,7 @@ def test_arrays_that_changed_since_are_aggregated_again(mcx: Callable, tmp_path:
     assert csl.mean() == pytest.approx(changed["mean_csl"])
 
 
-def test_memory_does_not_grow_with_the_epochs(tmp_path: Path) -> None:
+def test_g10_memory_does_not_grow_with_the_epochs(tmp_path: Path) -> None:
     count, peaks = 20_000, []
     for epochs in (4, 40):
         paths = [tmp_path / f"{e}.npy" for e in range(epochs)]
@@ -744,6 +761,25 @@ def test_memory_does_not_grow_with_the_epochs(tmp_path: Path) -> None:
         tracemalloc.stop()
     assert peaks[1] < 1.05 * peaks[0]
     assert peaks[1] < 75 * count  # bytes: a few vectors in float64
+
+
+@pytest.mark.slow
+def test_g10_four_thousand_epochs_are_streamed(mcx: Callable, tmp_path: Path) -> None:
+    """Losses of 80 MB, which are never in memory together."""
+    epochs, count = 4000, 5000
+    losses = np.random.default_rng(0).random(count, dtype=np.float32)
+    np.save(tmp_path / "losses.npy", losses)
+    (tmp_path / "in").mkdir()
+    for epoch in range(epochs):
+        for kind in ("loss", "loss_grad"):
+            os.link(tmp_path / "losses.npy", tmp_path / f"in/{kind}_own_epoch_{epoch}.npy")
+    tracemalloc.start()
+    found, _ = aggregated(mcx, tmp_path / "in", tmp_path / "out")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found["num_epochs"] == epochs
+    assert peak < epochs * count * losses.itemsize / 4
+    np.testing.assert_allclose(np.load(found["csl_path"]), epochs * losses.astype(np.float64), rtol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -766,7 +802,7 @@ def test_names_of_other_code_bases_say_run_and_noise(
     np.testing.assert_allclose(np.load(path), expected(run, 4)[0] + expected(run, 4)[2], rtol=1e-5)
 
 
-def test_shuffled_ids_are_stored_in_their_order(mcx: Callable, tmp_path: Path) -> None:
+def test_g3_shuffled_ids_are_stored_in_their_order(mcx: Callable, tmp_path: Path) -> None:
     folder = copy_of("short", tmp_path / "in")
     plain, _ = aggregated(mcx, folder, tmp_path / "plain", "--assume-index")
     order = np.random.default_rng(0).permutation(40)
@@ -797,7 +833,7 @@ def test_a_truncated_file_of_a_finished_epoch_is_made_again(mcx: Callable, run: 
         ("loss_grad_cifar100_epoch_7.npy", 3, "whose gradient norms are there: [7]"),
     ],
 )
-def test_names_that_do_not_fit_together_are_refused(
+def test_g9_names_that_do_not_fit_together_are_refused(
     mcx: Callable, tmp_path: Path, name: str, code: int, message: str
 ) -> None:
     folder = copy_of("short", tmp_path / "in")
@@ -813,7 +849,7 @@ def test_files_that_only_look_like_arrays_are_left_alone(mcx: Callable, tmp_path
     assert aggregated(mcx, folder, tmp_path / "out", "--dataset", "cifar100")[0]["num_epochs"] == 6
 
 
-def test_checkpoints_of_two_runs_are_not_mixed(mcx: Callable, run: Path, tmp_path: Path) -> None:
+def test_g9_checkpoints_of_two_runs_are_not_mixed(mcx: Callable, run: Path, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     for index, epoch in ((0, 1), (1, 2)):
         shutil.copy(run / f"checkpoint-{epoch}.pt", tmp_path / f"run/index-{index}_epoch-{epoch}.pt")
@@ -925,7 +961,7 @@ def test_ids_and_labels_that_the_scoring_wrote_are_part_of_it(
         assert not list((tmp_path / "csl").glob("*.npy"))
 
 
-def test_an_array_that_the_scoring_wrote_and_that_is_gone_is_said(
+def test_g4_an_array_that_the_scoring_wrote_and_that_is_gone_is_said(
     mcx, scored_noisy: Path, tmp_path: Path
 ) -> None:
     last = max(scored_noisy.glob("loss_digits_*epoch_1_*"))

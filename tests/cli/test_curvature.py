@@ -41,7 +41,7 @@ def test_the_documented_files_hold_the_mean_over_epochs(scores: Path) -> None:
 
 
 @pytest.mark.parametrize(("size", "median", "most"), [("16", 0.0, 0.0), ("7", 1e-3, 1e-2), ("1", 1e-3, 1e-2)])
-def test_batches_of_another_size_change_last_digits_alone(
+def test_h2_batches_of_another_size_change_last_digits_alone(
     mcx: Callable, networks: Path, scores: Path, tmp_path: Path, size: str, median: float, most: float
 ) -> None:
     """And of the same size nothing at all."""
@@ -54,7 +54,7 @@ def test_batches_of_another_size_change_last_digits_alone(
         assert off.max() <= most
 
 
-def test_finished_epochs_are_kept(mcx: Callable, networks: Path, scores: Path, tmp_path: Path) -> None:
+def test_h9_finished_epochs_are_kept(mcx: Callable, networks: Path, scores: Path, tmp_path: Path) -> None:
     words = (
         "curvature",
         "--checkpoint-dir",
@@ -98,12 +98,17 @@ def test_the_originals_numbers_are_divided_by_the_batch(
     [
         (("--h", "0"), "--h"),
         (("--h", "-1"), "--h"),
+        (("--h", "nan"), "--h"),
+        (("--h", "inf"), "--h"),
         (("--niter", "0"), "--niter"),
+        (("--niter", "-1"), "--niter"),
         (("--temp", "0"), "--temp"),
+        (("--temp", "-1"), "--temp"),
+        (("--temp", "nan"), "--temp"),
         (("--checkpoint", "a.pt"), "either one checkpoint or a folder"),
     ],
 )
-def test_settings_without_a_meaning_are_refused(
+def test_h1_settings_without_a_meaning_are_refused(
     mcx: Callable, networks: Path, tmp_path: Path, words: tuple, message: str
 ) -> None:
     done = mcx("curvature", "--checkpoint-dir", networks / "seed0", "--save-dir", tmp_path, *words)

@@ -89,7 +89,7 @@ def test_layers_and_summary_are_the_means_over_samples(scored: Path) -> None:
 
 
 @pytest.mark.parametrize("words", [("--batch-size", "7"), ("--batch-size", "1437"), ("--threads", "2")])
-def test_any_batch_size_gives_the_same_values(
+def test_h2_any_batch_size_gives_the_same_values(
     mcx: Callable, run: Path, scored: Path, tmp_path: Path, words: tuple[str, ...]
 ) -> None:
     where = ("--checkpoint", run / "checkpoint-4.pt", "--output-dir", tmp_path / "other")
@@ -109,7 +109,9 @@ def test_one_kind_of_site_alone(mcx: Callable, run: Path, scored: Path, tmp_path
         np.testing.assert_allclose(np.load(folder / name), np.load(scored / name), atol=1e-6)
 
 
-def test_missing_epochs_are_named_or_left_out(mcx: Callable, run: Path, scored: Path, tmp_path: Path) -> None:
+def test_h6_missing_epochs_are_named_or_left_out(
+    mcx: Callable, run: Path, scored: Path, tmp_path: Path
+) -> None:
     holed = tmp_path / "holed"
     shutil.copytree(run, holed, ignore=shutil.ignore_patterns("checkpoint-2.pt", ".mcx"))
     words = ("dormant", "--checkpoint-dir", holed, "--start-epoch", "0", "--end-epoch", "4", "--step", "2")

@@ -216,7 +216,7 @@ def test_m1_ranks_that_hear_no_signal_are_killed_in_time(
 
 
 @pytest.mark.distributed
-def test_a_bug_in_a_rank_keeps_its_traceback_and_ends_the_others(
+def test_j2_a_bug_in_a_rank_keeps_its_traceback_and_ends_the_others(
     launched: Callable[..., subprocess.Popen[str]],
 ) -> None:
     process = launched("bug")

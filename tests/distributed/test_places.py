@@ -46,7 +46,7 @@ def test_a_step_of_srun_is_found_with_the_address_of_its_first_node() -> None:
         {"RANK": "0", "WORLD_SIZE": "1"},
     ],
 )
-def test_a_process_on_its_own_stays_single(environment: dict[str, str]) -> None:
+def test_j6_a_process_on_its_own_stays_single(environment: dict[str, str]) -> None:
     assert find(environment) is None
 
 
@@ -61,7 +61,7 @@ def test_a_process_on_its_own_stays_single(environment: dict[str, str]) -> None:
         ({"MASTER_PORT": "http"}, "MASTER_PORT is 'http'"),
     ],
 )
-def test_variables_that_contradict_each_other_are_refused(
+def test_j1_variables_that_contradict_each_other_are_refused(
     change: dict[str, str | None], message: str
 ) -> None:
     environment = {name: value for name, value in {**TORCHRUN, **change}.items() if value is not None}
@@ -84,6 +84,6 @@ def test_the_first_host_of_a_list(nodes: str, first: str) -> None:
     assert first_host(nodes) == first
 
 
-def test_a_command_typed_into_an_interactive_step_stays_single() -> None:
+def test_j6_a_command_typed_into_an_interactive_step_stays_single() -> None:
     assert find({**SRUN, "SLURM_PTY_PORT": "1"}, typed=True) is None
     assert find({**SRUN, "SLURM_PTY_PORT": "1"}) is not None  # started by srun from that shell

@@ -51,7 +51,7 @@ def test_a_rank_that_gives_nothing_is_named_by_all_others(three: list[Many]) -> 
         assert (type(error), error.message) == (Stopped, "rank 2 has said nothing for 3 s")
 
 
-def test_an_error_of_the_leader_is_heard_by_all_and_said_once(three: list[Many]) -> None:
+def test_j2_an_error_of_the_leader_is_heard_by_all_and_said_once(three: list[Many]) -> None:
     wrong = InputError("'a.pt' is empty (0 bytes)")
 
     def fail() -> None:
@@ -69,7 +69,7 @@ def test_an_error_of_the_leader_is_heard_by_all_and_said_once(three: list[Many])
     ]
 
 
-def test_of_two_errors_the_first_is_heard(three: list[Many]) -> None:
+def test_j2_of_two_errors_the_first_is_heard(three: list[Many]) -> None:
     assert three[2].failed(InputError("no such file"))
     assert not three[1].failed(ValueError("a bug"))
     with pytest.raises(Elsewhere) as caught:
@@ -77,12 +77,12 @@ def test_of_two_errors_the_first_is_heard(three: list[Many]) -> None:
     assert (caught.value.exit_code, caught.value.cause) == (3, "no such file")
 
 
-def test_one_that_is_asked_to_stop_stops_all(three: list[Many]) -> None:
+def test_j5_one_that_is_asked_to_stop_stops_all(three: list[Many]) -> None:
     assert three[1].stopping(local=True)
     assert [group.stopping(local=False) for group in three] == [True] * WORLD
 
 
-def test_what_others_see_otherwise_is_named(three: list[Many]) -> None:
+def test_j10_what_others_see_otherwise_is_named(three: list[Many]) -> None:
     first, *others = together(
         three, lambda group: group.agree(lambda: {"data set": "digits", "file": group.rank // 2})
     )
@@ -90,7 +90,7 @@ def test_what_others_see_otherwise_is_named(three: list[Many]) -> None:
     assert others[1].message == "this rank sees another file than rank 0"
 
 
-def test_a_port_that_is_none_is_refused_at_once(ranks: list[dict[str, str]]) -> None:
+def test_j1_a_port_that_is_none_is_refused_at_once(ranks: list[dict[str, str]]) -> None:
     place = find({**ranks[1], "MASTER_PORT": "70000"})
     assert place is not None
     with pytest.raises(SettingsError, match="rank 1 found no store at localhost:70000: "):

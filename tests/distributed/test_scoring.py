@@ -13,6 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from modeconn_cli.engine.samples.sweep import Sweep
+
+UNITS = 4
 # The words of a command, and the ranks that are killed one run after the other.
 COMMANDS = {
     "dormant": (("dormant", "--output-dir"), (1,)),
@@ -33,14 +36,19 @@ def kill(rank: int) -> dict[str, str]:
 
 @pytest.fixture
 def where(networks: Path) -> tuple[str | Path, ...]:
-    """Two epochs of two work units each."""
+    """Two epochs of two work units each: UNITS."""
     return ("--checkpoint-dir", networks / "seed0", "--batch-size", "64")
 
 
 @pytest.mark.distributed
 @pytest.mark.parametrize("command", ["dormant", "csl", pytest.param("curvature", marks=pytest.mark.slow)])
-def test_killed_ranks_and_one_process_in_the_end_give_the_files_of_one(
-    mcx: Callable, start: Callable, where: tuple, tmp_path: Path, command: str
+def test_g2_h2_j3_killed_ranks_and_one_process_in_the_end_give_the_files_of_one(
+    mcx: Callable,
+    start: Callable,
+    where: tuple,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    command: str,
 ) -> None:
     (words, killed), folder = COMMANDS[command], tmp_path / "many"
     assert mcx(*words, tmp_path / "one", *where, "--threads", "1").code == 0
@@ -49,13 +57,22 @@ def test_killed_ranks_and_one_process_in_the_end_give_the_files_of_one(
         out, err = done.communicate(timeout=100)
         assert (done.returncode, out) == (137, "")
         assert "a process was ended by SIGKILL" in err
-    assert list(folder.glob(".mcx/*/parts/*.npz"))
+    kept, computed = list(folder.glob(".mcx/*/parts/*.npz")), []
+    assert kept
+    plain = Sweep._part
+
+    def part(sweep: Sweep, unit: tuple[int, int], found: list) -> dict:
+        computed.append(unit)
+        return plain(sweep, unit, found)
+
+    monkeypatch.setattr(Sweep, "_part", part)
     assert mcx(*words, folder, *where, "--threads", "1").code == 0
+    assert len(kept) + len(computed) == UNITS, "what was there is not computed again"
     assert files_of(folder) == files_of(tmp_path / "one")
 
 
 @pytest.mark.distributed
-def test_two_processes_give_the_files_of_one_and_one_clean_output(
+def test_g1_j7_two_processes_give_the_files_of_one_and_one_clean_output(
     mcx: Callable, start: Callable, where: tuple, tmp_path: Path
 ) -> None:
     assert mcx("dormant", *where, "--output-dir", tmp_path / "one", "--threads", "1").code == 0
@@ -73,7 +90,7 @@ def test_two_processes_give_the_files_of_one_and_one_clean_output(
 @pytest.mark.slow
 @pytest.mark.distributed
 @pytest.mark.parametrize("fault", ["other", "damaged", "missing"])
-def test_j10_a_rank_that_sees_other_files_is_named_once(
+def test_j2_j10_a_rank_that_sees_other_files_is_named_once(
     start: Callable, ranks: list, networks: Path, tmp_path: Path, fault: str
 ) -> None:
     """Rank 1's copy of the run has another checkpoint, one that cannot be read, or one less."""
@@ -115,7 +132,7 @@ def test_j10_a_rank_that_sees_other_files_is_named_once(
 
 @pytest.mark.slow
 @pytest.mark.distributed
-def test_a_signal_stops_all_ranks_and_the_work_goes_on(
+def test_j4_a_signal_stops_all_ranks_and_the_work_goes_on(
     mcx: Callable, start: Callable, networks: Path, tmp_path: Path
 ) -> None:
     where = ("--checkpoint", networks / "seed0/checkpoint-4.pt", "--niter", "40", "--batch-size", "64")
@@ -159,7 +176,7 @@ def test_a_rank_that_never_comes_is_given_up(
         (0, "kill", "rank 1: rank 0 does not answer"),
     ],
 )
-def test_a_rank_that_hangs_or_dies_is_given_up_and_finished_parts_stay(
+def test_j3_a_rank_that_hangs_or_dies_is_given_up_and_finished_parts_stay(
     mcx: Callable,
     start: Callable,
     ranks: list,
@@ -194,7 +211,7 @@ def test_a_signal_ends_a_rank_that_waits_for_the_others(
     assert done.returncode == 143
 
 
-def test_bad_flags_are_refused_before_anything_starts(
+def test_j1_bad_flags_are_refused_before_anything_starts(
     mcx: Callable, where: tuple, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = ("dormant", *where, "--output-dir", tmp_path / "out")
@@ -228,7 +245,7 @@ def test_ranks_with_other_settings_are_refused(
 
 
 @pytest.mark.distributed
-def test_a_killed_rank_is_said_once(start: Callable, where: tuple, tmp_path: Path) -> None:
+def test_j3_a_killed_rank_is_said_once(start: Callable, where: tuple, tmp_path: Path) -> None:
     done = start(
         "dormant", *where, "--output-dir", tmp_path / "out", "--nproc-per-node", "2", environment=kill(1)
     )

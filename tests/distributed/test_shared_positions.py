@@ -23,7 +23,7 @@ def documents(folder: Path, pattern: str) -> dict[str, dict]:
 
 
 @pytest.mark.distributed
-def test_positions_are_shared_and_the_curve_is_that_of_one(
+def test_j3_positions_are_shared_and_the_curve_is_that_of_one(
     mcx: Callable, start: Callable, networks: Path, tmp_path: Path
 ) -> None:
     ends = [networks / f"seed{k}/checkpoint-4.pt" for k in (0, 1)]
@@ -73,7 +73,7 @@ def test_the_leader_trains_and_pairs_are_shared(mcx: Callable, start: Callable, 
 
 
 @pytest.mark.distributed
-def test_a_rank_with_another_end_is_refused(
+def test_j10_a_rank_with_another_end_is_refused(
     start: Callable, ranks: list, networks: Path, tmp_path: Path
 ) -> None:
     ends = [networks / f"seed1/checkpoint-{epoch}.pt" for epoch in (0, 4)]

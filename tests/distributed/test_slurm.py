@@ -37,7 +37,7 @@ def test_every_documented_template_is_there_and_asks_to_be_queued_again() -> Non
 
 
 @pytest.mark.distributed
-def test_a_job_of_two_tasks_is_stopped_queued_again_and_goes_on(
+def test_j5_a_job_of_two_tasks_is_stopped_queued_again_and_goes_on(
     mcx: Callable, cluster: dict[str, str], networks: Path, tmp_path: Path
 ) -> None:
     script = ROOT / "configs/slurm/submit_dormant.sh"

@@ -162,7 +162,7 @@ def test_numbers_in_the_table_read_back_as_they_were(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("begin", ["=", "+", "-", "@", "\t", "\r"])
-def test_text_that_a_spreadsheet_would_run_gets_an_apostrophe(begin: str, tmp_path: Path) -> None:
+def test_i8_text_that_a_spreadsheet_would_run_gets_an_apostrophe(begin: str, tmp_path: Path) -> None:
     assert tables.safe(f"{begin}x\0y") == f"'{begin}xy"
     assert tables.safe(f"\0{begin}x") == f"'{begin}x"
     assert tables.safe(f"a{begin}") == f"a{begin}"
@@ -258,7 +258,7 @@ NASTY = ["$x", "a_b_$", "new\nline", "n" * 400, "\\frac{", "[red]", "é", ""]
 
 
 @pytest.mark.parametrize("count", [30, figures.POINTS + 1])
-def test_any_name_and_any_value_can_be_drawn(count: int) -> None:
+def test_i4_any_name_and_any_value_can_be_drawn(count: int) -> None:
     generator = np.random.default_rng(4)
     columns = {name: generator.standard_normal(count) for name in NASTY}
     columns |= {

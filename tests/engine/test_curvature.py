@@ -40,7 +40,7 @@ def hessian(model: nn.Module, image: Tensor, label: Tensor, temperature: float) 
 
 
 @pytest.mark.parametrize(("method", "tolerance"), [("fd", 1e-3), ("hvp", 1e-10)])
-def test_a_softmax_linear_model_gives_its_analytic_curvature(method: str, tolerance: float) -> None:
+def test_h5_a_softmax_linear_model_gives_its_analytic_curvature(method: str, tolerance: float) -> None:
     model, (images, labels, ids) = softmax_linear(), batch()
     h, draws, temperature = 1e-4, 5, 1.5
     found = measure(
@@ -64,7 +64,7 @@ def test_a_softmax_linear_model_gives_its_analytic_curvature(method: str, tolera
     assert not found.rounded.any()
 
 
-def test_the_mean_over_directions_is_the_trace() -> None:
+def test_h5_the_mean_over_directions_is_the_trace() -> None:
     model, (images, labels, ids) = softmax_linear(), batch(3)
     found = measure(model, images, labels, ids, h=1e-3, draws=400, temperature=1.0, seed=0, method="hvp")
     for i in range(3):
@@ -99,7 +99,7 @@ HOW: dict[str, Any] = {"h": 1e-3, "draws": 2, "temperature": 1.0, "seed": 5}
 @given(
     order=st.permutations(range(40)), cuts=st.lists(st.integers(1, 39), max_size=6, unique=True).map(sorted)
 )
-def test_any_batches_in_any_order_change_last_digits_alone(order: list[int], cuts: list[int]) -> None:
+def test_h2_any_batches_in_any_order_change_last_digits_alone(order: list[int], cuts: list[int]) -> None:
     """In float32 a difference of gradients a thousandth apart shows the rounding of the kernels."""
     model, (images, labels, ids) = in_float32()
     whole = measure(model, images, labels, ids, **HOW).curvature
@@ -118,7 +118,7 @@ def test_the_same_batches_give_the_same_bytes() -> None:
         assert torch.equal(values(measure(model, *part, **HOW)), found)
 
 
-def test_directions_belong_to_the_sample() -> None:
+def test_h2_directions_belong_to_the_sample() -> None:
     """Any batch, any order: the same values."""
     model, (images, labels, ids) = softmax_linear(), batch(7)
     how = {"h": 1e-3, "draws": 3, "temperature": 1.0, "seed": 5}

@@ -169,7 +169,7 @@ def test_a_layer_that_is_silent_throughout_is_tau_dormant_throughout() -> None:
 
 @settings(max_examples=15, deadline=None)
 @given(cut=st.integers(1, 10), order=st.permutations(range(11)))
-def test_any_batch_and_any_order_give_the_same_values(cut: int, order: list[int]) -> None:
+def test_h2_any_batch_and_any_order_give_the_same_values(cut: int, order: list[int]) -> None:
     torch.manual_seed(0)
     model, x = convolutional(), images(11)
     observe = observer(model, x[:2], eps=EPS)
@@ -239,7 +239,7 @@ def test_attention_counts_absolute_outputs_over_tokens(batch_first: bool) -> Non
         np.testing.assert_array_equal(seen.dormant[8:20].numpy(), (values <= EPS).sum(0).numpy())
 
 
-def test_modules_that_are_called_twice_count_twice_and_a_note_says_so() -> None:
+def test_h7_modules_that_are_called_twice_count_twice_and_a_note_says_so() -> None:
     notes: list[str] = []
     model = convolutional()
     observe = observer(model, images(2), eps=EPS, note=notes.append)
@@ -257,7 +257,7 @@ def test_the_output_layer_has_no_hidden_units() -> None:
     assert kinds == [("pre", "0"), ("post", "1"), ("pre", "2")]
 
 
-def test_a_sample_with_nan_has_no_proportion_and_disturbs_no_other() -> None:
+def test_h4_a_sample_with_nan_has_no_proportion_and_disturbs_no_other() -> None:
     model, x = convolutional(), images()
     observe = observer(model, x[:2], eps=EPS)
     clean, x[3] = observe(x), torch.nan
@@ -274,7 +274,7 @@ def refused(make: Callable[[], object]) -> str:
     return caught.value.message
 
 
-def test_networks_without_sites_are_refused_or_said() -> None:
+def test_h7_networks_without_sites_are_refused_or_said() -> None:
     plain, notes = nn.Sequential(nn.Flatten(), nn.Linear(192, 4)), []
     seen = observer(plain, images(2), eps=EPS, note=notes.append)(images())
     assert seen.post is None
@@ -297,7 +297,7 @@ class Untraceable(nn.Module):
         return self.inner(x if float(x.sum()) > -1e9 else -x)
 
 
-def test_what_cannot_be_traced_is_seen_at_its_modules() -> None:
+def test_h8_what_cannot_be_traced_is_seen_at_its_modules() -> None:
     model, x, notes = Untraceable(), images(), []
     observe = observer(model, x[:2], eps=EPS, note=notes.append)
     assert "only the outputs of layers" in notes[0]

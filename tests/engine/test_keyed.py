@@ -25,7 +25,7 @@ def test_the_mixer_is_splitmix64(word: int) -> None:
 
 
 @given(st.lists(st.integers(0, 10**6), min_size=1, max_size=20), st.integers(0, 5), st.integers(1, 9))
-def test_a_sample_gets_the_same_numbers_in_any_company(ids: list[int], draw: int, width: int) -> None:
+def test_h2_a_sample_gets_the_same_numbers_in_any_company(ids: list[int], draw: int, width: int) -> None:
     together = keyed.bits(3, "purpose", torch.tensor(ids), draw, width)
     alone = torch.cat([keyed.bits(3, "purpose", torch.tensor([i]), draw, width) for i in ids])
     assert torch.equal(together, alone)

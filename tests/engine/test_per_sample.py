@@ -332,7 +332,7 @@ def test_both_ways_of_the_fallback_agree(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @pytest.mark.parametrize("name", ["batch norm", "tokens", "shared"])
-def test_a_batch_of_any_size_gives_the_same_values(name: str) -> None:
+def test_g11_a_batch_of_any_size_gives_the_same_values(name: str) -> None:
     images, labels = batch(7)
     model = made(NETWORKS[name], images)
     engine = PerSample(model, (3, 4, 4), "param")
@@ -354,7 +354,7 @@ def test_new_weights_need_no_new_trace() -> None:
     same(engine.score(images, labels).squares, loop_of_one(model, images, labels)[1])
 
 
-def test_parameters_that_are_not_trained_are_left_out() -> None:
+def test_h3_parameters_that_are_not_trained_are_left_out() -> None:
     images, labels = batch()
     model = made(NETWORKS["batch norm"], images)
     for name, parameter in model.named_parameters():

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from modeconn_cli.engine.datasets import Batch
 from modeconn_cli.engine.networks.cross_entropy import cross_entropy
+from modeconn_cli.engine.networks.forward import forward
 from modeconn_cli.engine.training.evaluation import among
 
 
@@ -56,7 +57,7 @@ def of_batch(
     wanted = [score for score in SCORES if score.name in names]
     if not wanted:
         return {}
-    logits, labels = among(model(batch.images), batch.labels, classes)
+    logits, labels = among(forward(model, batch.images), batch.labels, classes)
     found = {score.name: score.function(logits.double(), labels).double() for score in wanted}
     for name, values in found.items():
         if values.shape != labels.shape:

@@ -18,7 +18,7 @@ from modeconn_cli.engine.errors import InputError
 from modeconn_cli.engine.networks import graph as graphs
 from modeconn_cli.engine.networks import one_sample, weights
 from modeconn_cli.engine.networks.flat import Runner, modes
-from modeconn_cli.engine.networks.forward import guard
+from modeconn_cli.engine.networks.forward import forward, guard
 from modeconn_cli.engine.networks.graph import CONVOLUTIONS, Graph, operation
 
 AGREE = 1e-3  # of logits, relative to the largest
@@ -117,7 +117,7 @@ def own_backward(model: nn.Module, images: Tensor) -> str:
 
     A trace keeps its forward alone, and its backward may differ for few samples only.
     """
-    outputs = model(images.detach().requires_grad_(images.is_floating_point()).clone())
+    outputs = forward(model, images.detach().requires_grad_(images.is_floating_point()).clone())
     left = [outputs.grad_fn] if isinstance(outputs, Tensor) else []
     seen = set()
     while left:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from modeconn_cli.engine.errors import InputError
 from modeconn_cli.engine.networks import one_sample
-from modeconn_cli.engine.networks.forward import guard
+from modeconn_cli.engine.networks.forward import forward, guard
 
 GRADIENTS = 1 << 26  # elements of per-sample gradients that exist at a time
 LARGEST = {"cpu": 100_000}  # parameters from which on a loop is faster
@@ -59,7 +59,7 @@ def gradients(
             yield from one_by_one(model, parameters, images[: rows.stop], loss, start)
             continue
         with torch.no_grad():
-            logits = model(images[rows])
+            logits = forward(model, images[rows])
             targets = loss.targets(logits, rows)
         try:
             with guard("torch.func refused"):

@@ -9,8 +9,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from modeconn_cli.engine.errors import InputError
 from modeconn_cli.engine.networks import one_sample, weights
-from modeconn_cli.engine.networks.forward import guard
+from modeconn_cli.engine.networks.forward import forward, guard
 from modeconn_cli.engine.samples.per_sample.execution import NO_GRADIENT, frozen
 from modeconn_cli.engine.samples.per_sample.gradients import (
     AGREE,
@@ -55,6 +56,11 @@ class PerSample:
         self.trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self._gradients: SampleGradients | None = None
         if gradient == "param":
+            if not self.trainable:
+                raise InputError(
+                    "no parameter of the network is trained, so there is no gradient by parameters",
+                    "--grad input takes that by the input, --grad none the losses alone",
+                )
             what = "gradient norms sample by sample"
             self._gradients = SampleGradients(self.model, input_shape, self.trainable, what, note)
 
@@ -87,7 +93,7 @@ class PerSample:
             return Scores(found.losses.cpu(), found.squares.cpu(), inner)
         if self.gradient == "none":
             with torch.no_grad():
-                return Scores(loss.losses(self.model(images), labels).cpu(), None, None)
+                return Scores(loss.losses(forward(self.model, images), labels).cpu(), None, None)
         inputs = images.detach().requires_grad_()
         with frozen(self.trainable), torch.enable_grad(), guard(NO_GRADIENT):
             with one_sample.exact(inputs):
