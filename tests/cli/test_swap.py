@@ -199,6 +199,11 @@ def test_c5_swapping_twice_restores_the_original(mcx, here: Path, how: tuple[str
     assert any(not torch.equal(original[name], swapped[name]) for name in original)
     assert list(restored) == list(original)
     assert all(torch.equal(original[name], restored[name]) for name in original)
+    first, last = (
+        torch.load(name, weights_only=True)["optimizer_state"]["state"] for name in ("a.pt", "p.pt")
+    )
+    assert len(first) == 10
+    assert all(torch.equal(first[k]["momentum_buffer"], last[k]["momentum_buffer"]) for k in first)
 
 
 def test_the_same_command_again_is_complete_and_changes_nothing(mcx, here: Path) -> None:
@@ -246,6 +251,10 @@ REFUSED: dict[tuple[str, ...], tuple[str, str]] = {
     ("--pairs", "0:8"): ("'conv3' has no unit 8", "hint: units of 'conv3' are 0 … 7, each may be named once"),
     ("--pairs", "1:1"): ("unit 1 of 'conv3' is named twice", "hint: units of 'conv3' are 0 … 7"),
     ("--pairs", "1:2,2:3"): ("unit 2 of 'conv3' is named twice", "hint: units of 'conv3' are 0 … 7"),
+    ("--pairs", "1:2,1:2"): ("--pairs names 1:2 twice", ""),
+    ("--pairs", "1:" + "9" * 30): ("'conv3' has no unit 9999", "hint: units of 'conv3' are 0 … 7"),
+    ("--pairs", "1:2:3"): ("--pairs: '1:2:3' is not two unit numbers", "hint: write them as 228:6,3:9"),
+    ("--pairs", "-1:2"): ("--pairs", "hint: "),
     ("--pairs", "1-2"): ("--pairs: '1-2' is not two unit numbers", "hint: write them as 228:6,3:9"),
     ("--mirror", "--random"): ("--mirror and --random exclude each other", ""),
     ("--mirror", "--pairs", "1:2"): ("--pairs has no effect with --mirror and --random", ""),
@@ -278,9 +287,10 @@ def test_c3_a_layer_of_one_unit_is_refused(mcx, here: Path) -> None:
     names = {"1": "fc1", "3": "output"}
     state = {f"{names[n[0]]}{n[1:]}": tensor for n, tensor in model.state_dict().items()}
     torch.save(state, here / "one.pt")
+    before = contents(here)
     done = mcx(*words(*flags, "--layer-name", "fc1", source="one.pt"))
-    assert (done.code, done.out) == (2, "")
-    assert "error: " in done.err
+    assert (done.code, done.out, contents(here)) == (2, "", before)
+    assert done.err == "mcx swap: error: the units of 'fc1' cannot be exchanged: it has one unit\n"
 
 
 def test_missing_paths_are_asked_for(mcx, here: Path) -> None:
@@ -393,6 +403,24 @@ def test_c7_a_data_set_that_is_not_there_is_named(mcx, here: Path) -> None:
     done = mcx(*words("--verify", "--dataset", "missing.npz"))
     assert (done.code, done.out) == (3, "")
     assert "error: 'missing.npz' does not exist\nhint: pass --data-path" in done.err
+
+
+@pytest.mark.parametrize(
+    ("dataset", "hint"),
+    [("cifar10", "--download"), ("mnist", "--download"), ("imagenet", ""), ("nowhere/d.npz", "")],
+)
+def test_c7_data_that_a_checkpoint_names_and_that_are_not_there_are_needed_for_verify_alone(
+    mcx, here: Path, dataset: str, hint: str
+) -> None:
+    content = torch.load("a.pt", weights_only=True)
+    content["mcx"]["dataset"] = dataset
+    torch.save(content, "b.pt")
+    before = contents(here)
+    done = mcx(*words("--verify", "--data-path", "nowhere", source="b.pt"))
+    assert (done.code, done.out, contents(here)) == (3, "", before), done.err
+    assert "nowhere" in done.err
+    assert hint in done.err
+    assert mcx(*words(source="b.pt")).code == 0
 
 
 # Networks of one's own ------------------------------------------------------------------------------------
