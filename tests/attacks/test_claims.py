@@ -98,7 +98,7 @@ def test_labels_are_one_class_per_sample(tmp_path: Path, labels: np.ndarray, tak
             npz.read(path)
 
 
-def test_a_process_that_the_system_ends_is_told_from_a_fault() -> None:
+def test_e14_a_process_that_the_system_ends_is_told_from_a_fault() -> None:
     def dying(words: str) -> Any:
         yield 1
         raise RuntimeError(words)

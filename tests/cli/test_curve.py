@@ -145,7 +145,7 @@ def test_the_ends_of_a_curve_measure_like_its_endpoints(
         assert 100 - error == pytest.approx(json.loads(rows[-1])["test_accuracy"], abs=1e-9)
 
 
-def test_a_network_and_itself_have_no_barrier_and_no_length(mcx, networks: Path, tmp_path: Path) -> None:
+def test_f8_a_network_and_itself_have_no_barrier_and_no_length(mcx, networks: Path, tmp_path: Path) -> None:
     end = networks / "seed0/checkpoint-4.pt"
     words = ("--endpoint0", end, "--endpoint1", end, "--output-dir", tmp_path, "--num-points", "5")
     done = json.loads(mcx("curve", "eval", *words, "--json").out)
@@ -209,14 +209,16 @@ def test_analysis_warns_where_the_curve_begins_elsewhere(
         ('{"layer_name": "conv9", "neuron_pairs": [[0, 1]]}', "conv9"),
     ],
 )
-def test_broken_swap_metadata_is_named(mcx, story: Path, tmp_path: Path, content: str, message: str) -> None:
+def test_f5_broken_swap_metadata_is_named(
+    mcx, story: Path, tmp_path: Path, content: str, message: str
+) -> None:
     (tmp_path / "m.json").write_text(content)
     words = ("--curve-checkpoint", curve(story, "swap"), "--swap-metadata", tmp_path / "m.json")
     done = mcx("curve", "analyze", *words, "--output-dir", tmp_path / "out")
     assert (done.code, done.out, message in done.err) == (3, "", True)
 
 
-def test_a_network_is_no_curve_and_a_curve_no_network(
+def test_f4_a_network_is_no_curve_and_a_curve_no_network(
     mcx, story: Path, networks: Path, tmp_path: Path
 ) -> None:
     network = networks / "seed0/checkpoint-4.pt"
@@ -244,7 +246,7 @@ def test_settings_without_a_meaning_are_refused(
     assert (done.code, done.out) == (2, "")
 
 
-def test_a_checkpoint_of_another_size_is_refused_with_all_mismatches(
+def test_e12_a_checkpoint_of_another_size_is_refused_with_all_mismatches(
     mcx, networks: Path, tmp_path: Path
 ) -> None:
     first = networks / "seed0/checkpoint-4.pt"
@@ -261,7 +263,7 @@ def test_a_checkpoint_of_another_size_is_refused_with_all_mismatches(
     assert "output.weight (10, 16) and (7, 16)" in done.err
 
 
-def test_batch_norm_policies_are_recorded_and_decide_the_result(mcx, tmp_path: Path) -> None:
+def test_f3_batch_norm_policies_are_recorded_and_decide_the_result(mcx, tmp_path: Path) -> None:
     words = (
         "train",
         "--model",
@@ -316,7 +318,7 @@ def test_a_line_has_the_weight_decay_of_its_endpoints(mcx, networks: Path, tmp_p
 
 
 @pytest.mark.parametrize("damage", ["kind", "shape", "buffers"])
-def test_a_curve_that_is_none_is_refused(mcx, story: Path, tmp_path: Path, damage: str) -> None:
+def test_f4_a_curve_that_is_none_is_refused(mcx, story: Path, tmp_path: Path, damage: str) -> None:
     content = torch.load(curve(story, "seeds"), weights_only=True)
     if damage == "kind":
         content["curve"] = "spline"

@@ -460,7 +460,7 @@ def test_what_a_training_has_not_finished_or_not_written_is_refused(
     )
 
 
-def test_a_stop_and_a_damaged_checkpoint_cost_no_row(
+def test_e6_e7_a_stop_and_a_damaged_checkpoint_cost_no_row(
     mcx: Callable, run: Path, tmp_path: Path, order: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A signal within an epoch of the second task; then the newest states are cut: the one before goes on."""

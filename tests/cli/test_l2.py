@@ -28,7 +28,7 @@ Top 2 layers by normalized L2 distance:
 )
 
 
-def test_a_pipe_gets_the_documented_text(mcx: Callable, ends: list[Path]) -> None:
+def test_d7_a_pipe_gets_the_documented_text(mcx: Callable, ends: list[Path]) -> None:
     first, second = ends
     order = ("--show-top-k", "2", "--sort-by", "normalized_l2")
     done = mcx("l2", "--checkpoint1", first, "--checkpoint2", second, *order)
@@ -37,7 +37,7 @@ def test_a_pipe_gets_the_documented_text(mcx: Callable, ends: list[Path]) -> Non
     assert done.out == mcx("l2", first, second, "--show_top_k=2").out
 
 
-def test_the_text_is_the_same_at_any_width(
+def test_d7_the_text_is_the_same_at_any_width(
     mcx: Callable, ends: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wide = mcx("l2", *ends).out
@@ -68,7 +68,7 @@ def test_order_and_number_of_layers_follow_the_flags(mcx: Callable, ends: list[P
     assert len(values) == done["num_layers"] == 10
 
 
-def test_the_same_file_twice_is_zero_with_a_warning(mcx: Callable, ends: list[Path]) -> None:
+def test_d1_the_same_file_twice_is_zero_with_a_warning(mcx: Callable, ends: list[Path]) -> None:
     first, _ = ends
     done = mcx("l2", first, first)
     assert done.code == 0
@@ -76,7 +76,9 @@ def test_the_same_file_twice_is_zero_with_a_warning(mcx: Callable, ends: list[Pa
     assert "same file" in done.err
 
 
-def test_different_networks_are_named_on_both_sides(mcx: Callable, ends: list[Path], tmp_path: Path) -> None:
+def test_d2_different_networks_are_named_on_both_sides(
+    mcx: Callable, ends: list[Path], tmp_path: Path
+) -> None:
     other = tmp_path / "other.pt"
     with other.open("wb") as stream:
         torch.save({"conv1.weight": torch.ones(4, 1, 3, 3), "w": torch.ones(2)}, stream)
@@ -87,7 +89,7 @@ def test_different_networks_are_named_on_both_sides(mcx: Callable, ends: list[Pa
     assert "1 (w) only in" in done.err
 
 
-def test_top_k_must_be_positive(mcx: Callable, ends: list[Path]) -> None:
+def test_d5_top_k_must_be_positive(mcx: Callable, ends: list[Path]) -> None:
     for value in ("0", "-1"):
         done = mcx("l2", *ends, "--show-top-k", value)
         assert (done.code, done.out) == (2, "")

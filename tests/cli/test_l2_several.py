@@ -93,7 +93,7 @@ def test_every_file_is_opened_once(mcx: Callable, mlps: Path, monkeypatch: pytes
     assert sorted(opened) == sorted((mlps / "seed0").glob("*.pt"))
 
 
-def test_a_broken_file_spoils_its_own_pairs_only(mcx: Callable, three: list[Path], tmp_path: Path) -> None:
+def test_d6_a_broken_file_spoils_its_own_pairs_only(mcx: Callable, three: list[Path], tmp_path: Path) -> None:
     (tmp_path / "bad.pt").write_bytes(three[0].read_bytes()[:100])
     words = ("--pairs", "all", "--output-dir", tmp_path / "out")
     done = mcx("l2", *labelled(three), f"bad={tmp_path / 'bad.pt'}", *words)
@@ -120,7 +120,7 @@ def test_what_helps_with_an_unread_file_is_said(mcx: Callable, tmp_path: Path) -
     assert "hint: the first checkpoint is in every pair" in done.err
 
 
-def test_one_broken_network_among_many_spoils_its_own_pairs(
+def test_d6_one_broken_network_among_many_spoils_its_own_pairs(
     mcx: Callable, mlps: Path, tmp_path: Path
 ) -> None:
     """All pairs come from one Gram matrix, which a NaN would spoil."""

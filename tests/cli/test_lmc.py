@@ -221,7 +221,7 @@ def test_a_permutation_that_does_not_fit_is_refused(
     assert (done.code, done.out, message in done.err) == (3, "", True), done.err
 
 
-def test_a_lost_checkpoint_is_named(mcx: Callable, folder: Path) -> None:
+def test_f6_a_lost_checkpoint_is_named(mcx: Callable, folder: Path) -> None:
     (folder / "checkpoints/main/checkpoint-2.pt").unlink()
     (folder / "checkpoints/main/checkpoint-3.pt").unlink()
     kept = {path: path.read_bytes() for path in folder.glob("checkpoints/*/*.pt")}
@@ -336,7 +336,7 @@ def test_stability_is_that_of_frankle() -> None:
     assert pairs.stable_from([pair(0, 0.0), pair(2, 2.5)]) is None
 
 
-def test_results_are_strict_json(folder: Path) -> None:
+def test_f9_results_are_strict_json(folder: Path) -> None:
     def refuse(word: str) -> None:
         raise AssertionError(word)
 

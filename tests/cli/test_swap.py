@@ -166,7 +166,7 @@ def test_json_is_the_metadata(mcx, here: Path) -> None:
 # C1, C5 ---------------------------------------------------------------------------------------------------
 
 
-def test_the_same_seed_gives_the_same_bytes(mcx, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_c1_the_same_seed_gives_the_same_bytes(mcx, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for folder in ("one", "two"):
         (here / folder).mkdir()
         shutil.copy2("a.pt", here / folder)
@@ -190,7 +190,7 @@ def test_another_seed_gives_another_network(mcx, here: Path) -> None:
 @pytest.mark.parametrize(
     "how", [("--layer-depth", "late", "--num-swaps", "3"), ("--layer-name", "conv1"), ("--mirror",)]
 )
-def test_swapping_twice_restores_the_original(mcx, here: Path, how: tuple[str, ...]) -> None:
+def test_c5_swapping_twice_restores_the_original(mcx, here: Path, how: tuple[str, ...]) -> None:
     assert mcx(*words(*how)).code == 0
     pairs = ",".join(f"{i}:{j}" for i, j in metadata()["neuron_pairs"])
     back = ("--layer-name", metadata()["layer_name"], "--pairs", pairs) if pairs else how
@@ -199,6 +199,11 @@ def test_swapping_twice_restores_the_original(mcx, here: Path, how: tuple[str, .
     assert any(not torch.equal(original[name], swapped[name]) for name in original)
     assert list(restored) == list(original)
     assert all(torch.equal(original[name], restored[name]) for name in original)
+    first, last = (
+        torch.load(name, weights_only=True)["optimizer_state"]["state"] for name in ("a.pt", "p.pt")
+    )
+    assert len(first) == 10
+    assert all(torch.equal(first[k]["momentum_buffer"], last[k]["momentum_buffer"]) for k in first)
 
 
 def test_the_same_command_again_is_complete_and_changes_nothing(mcx, here: Path) -> None:
@@ -213,7 +218,7 @@ def test_the_same_command_again_is_complete_and_changes_nothing(mcx, here: Path)
 
 
 @pytest.mark.parametrize("forgotten", ["conv3.bias", "fc1.weight"])
-def test_a_swap_that_is_not_equivalent_is_shown_and_not_written(
+def test_c2_a_swap_that_is_not_equivalent_is_shown_and_not_written(
     mcx, here: Path, monkeypatch: pytest.MonkeyPatch, forgotten: str
 ) -> None:
     permute = symmetry.permute
@@ -246,6 +251,10 @@ REFUSED: dict[tuple[str, ...], tuple[str, str]] = {
     ("--pairs", "0:8"): ("'conv3' has no unit 8", "hint: units of 'conv3' are 0 … 7, each may be named once"),
     ("--pairs", "1:1"): ("unit 1 of 'conv3' is named twice", "hint: units of 'conv3' are 0 … 7"),
     ("--pairs", "1:2,2:3"): ("unit 2 of 'conv3' is named twice", "hint: units of 'conv3' are 0 … 7"),
+    ("--pairs", "1:2,1:2"): ("--pairs names 1:2 twice", ""),
+    ("--pairs", "1:" + "9" * 30): ("'conv3' has no unit 9999", "hint: units of 'conv3' are 0 … 7"),
+    ("--pairs", "1:2:3"): ("--pairs: '1:2:3' is not two unit numbers", "hint: write them as 228:6,3:9"),
+    ("--pairs", "-1:2"): ("--pairs", "hint: "),
     ("--pairs", "1-2"): ("--pairs: '1-2' is not two unit numbers", "hint: write them as 228:6,3:9"),
     ("--mirror", "--random"): ("--mirror and --random exclude each other", ""),
     ("--mirror", "--pairs", "1:2"): ("--pairs has no effect with --mirror and --random", ""),
@@ -259,7 +268,9 @@ REFUSED: dict[tuple[str, ...], tuple[str, str]] = {
 
 
 @pytest.mark.parametrize("flags", REFUSED, ids=" ".join)
-def test_what_cannot_be_exchanged_is_refused_with_the_range(mcx, here: Path, flags: tuple[str, ...]) -> None:
+def test_c3_what_cannot_be_exchanged_is_refused_with_the_range(
+    mcx, here: Path, flags: tuple[str, ...]
+) -> None:
     message, hint = REFUSED[flags]
     before = contents(here)
     done = mcx(*words(*flags))
@@ -268,7 +279,7 @@ def test_what_cannot_be_exchanged_is_refused_with_the_range(mcx, here: Path, fla
     assert hint in done.err
 
 
-def test_a_layer_of_one_unit_is_refused(mcx, here: Path) -> None:
+def test_c3_a_layer_of_one_unit_is_refused(mcx, here: Path) -> None:
     flags = ("--model", "mlp", "--num-classes", "10", "--model-arg", "width=1,depth=1")
     model = torch.nn.Sequential(
         torch.nn.Flatten(), torch.nn.Linear(64, 1), torch.nn.ReLU(), torch.nn.Linear(1, 10)
@@ -276,9 +287,10 @@ def test_a_layer_of_one_unit_is_refused(mcx, here: Path) -> None:
     names = {"1": "fc1", "3": "output"}
     state = {f"{names[n[0]]}{n[1:]}": tensor for n, tensor in model.state_dict().items()}
     torch.save(state, here / "one.pt")
+    before = contents(here)
     done = mcx(*words(*flags, "--layer-name", "fc1", source="one.pt"))
-    assert (done.code, done.out) == (2, "")
-    assert "error: " in done.err
+    assert (done.code, done.out, contents(here)) == (2, "", before)
+    assert done.err == "mcx swap: error: the units of 'fc1' cannot be exchanged: it has one unit\n"
 
 
 def test_missing_paths_are_asked_for(mcx, here: Path) -> None:
@@ -322,7 +334,7 @@ def test_weights_that_are_not_finite_need_a_flag(mcx, here: Path) -> None:
 
 @pytest.mark.parametrize("overwrite", [(), ("--overwrite",)], ids=["", "overwrite"])
 @pytest.mark.parametrize("name", ["a.pt", "./a.pt", "soft.pt", "hard.pt", "folder/a.pt"])
-def test_the_input_is_never_the_output(mcx, here: Path, name: str, overwrite: tuple[str, ...]) -> None:
+def test_c4_the_input_is_never_the_output(mcx, here: Path, name: str, overwrite: tuple[str, ...]) -> None:
     (here / "soft.pt").symlink_to("a.pt")
     (here / "hard.pt").hardlink_to("a.pt")
     (here / "folder").symlink_to(".")
@@ -332,7 +344,7 @@ def test_the_input_is_never_the_output(mcx, here: Path, name: str, overwrite: tu
     assert f"error: '{Path(name)}' is the input itself" in done.err
 
 
-def test_the_input_is_not_a_companion_of_the_output_either(mcx, here: Path) -> None:
+def test_c4_the_input_is_not_a_companion_of_the_output_either(mcx, here: Path) -> None:
     shutil.copy("a.pt", "o_metadata.json")
     before = contents(here)
     done = mcx(*words("--overwrite", source="o_metadata.json"))
@@ -387,10 +399,28 @@ def test_verify_without_a_data_set_says_what_to_do(mcx, here: Path) -> None:
     assert mcx(*words(*flags, source="plain.pt")).code == 0
 
 
-def test_a_data_set_that_is_not_there_is_named(mcx, here: Path) -> None:
+def test_c7_a_data_set_that_is_not_there_is_named(mcx, here: Path) -> None:
     done = mcx(*words("--verify", "--dataset", "missing.npz"))
     assert (done.code, done.out) == (3, "")
     assert "error: 'missing.npz' does not exist\nhint: pass --data-path" in done.err
+
+
+@pytest.mark.parametrize(
+    ("dataset", "hint"),
+    [("cifar10", "--download"), ("mnist", "--download"), ("imagenet", ""), ("nowhere/d.npz", "")],
+)
+def test_c7_data_that_a_checkpoint_names_and_that_are_not_there_are_needed_for_verify_alone(
+    mcx, here: Path, dataset: str, hint: str
+) -> None:
+    content = torch.load("a.pt", weights_only=True)
+    content["mcx"]["dataset"] = dataset
+    torch.save(content, "b.pt")
+    before = contents(here)
+    done = mcx(*words("--verify", "--data-path", "nowhere", source="b.pt"))
+    assert (done.code, done.out, contents(here)) == (3, "", before), done.err
+    assert "nowhere" in done.err
+    assert hint in done.err
+    assert mcx(*words(source="b.pt")).code == 0
 
 
 # Networks of one's own ------------------------------------------------------------------------------------

@@ -130,7 +130,7 @@ def test_a_network_that_cannot_take_the_images_is_named_before_the_work(mcx, tmp
     assert (done.code, "has 5 classes" in done.err) == (2, True)
 
 
-def test_a_last_step_that_leaves_no_finite_weights_has_a_hint_that_the_command_can_follow(
+def test_e10_a_last_step_that_leaves_no_finite_weights_has_a_hint_that_the_command_can_follow(
     mcx, tmp_path: Path, monkeypatch
 ) -> None:
     (tmp_path / "steep.py").write_text(

@@ -122,7 +122,7 @@ def test_class_folders_are_read_in_order_with_ids(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_random_crops_do_not_depend_on_batches_or_workers(tmp_path: Path, workers: int) -> None:
+def test_e17_random_crops_do_not_depend_on_batches_or_workers(tmp_path: Path, workers: int) -> None:
     write_images(tmp_path, ["a", "b"], 4)
     words: dict[str, Any] = {"dataset": str(tmp_path), "val_size": 1, "use_test": False, "image_size": 12}
     plain = datasets.load(DataSettings(workers=0, **words), torch.device("cpu"))

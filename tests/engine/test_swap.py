@@ -297,7 +297,7 @@ def test_outputs_agree_in_float64_and_bits_come_back(saved: SwapSettings) -> Non
 
 
 @pytest.mark.parametrize("forgotten", ["conv3.weight", "fc1.weight"])
-def test_a_forgotten_tensor_fails_the_check_and_nothing_is_written(
+def test_c2_a_forgotten_tensor_fails_the_check_and_nothing_is_written(
     saved: SwapSettings, monkeypatch: pytest.MonkeyPatch, forgotten: str
 ) -> None:
     permute = symmetry.permute
@@ -315,7 +315,7 @@ def test_a_forgotten_tensor_fails_the_check_and_nothing_is_written(
 
 
 @pytest.mark.parametrize("network", ["batch"], indirect=True)
-def test_statistics_that_stay_behind_fail_the_check(
+def test_c2_statistics_that_stay_behind_fail_the_check(
     saved: SwapSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     permute = symmetry.permute

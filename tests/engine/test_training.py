@@ -171,7 +171,7 @@ def train_curve(folder: Path, runtime: Runtime, **words: Any) -> Path:
 
 
 @pytest.mark.parametrize("run", [train_network, train_curve])
-def test_a_run_that_is_stopped_anywhere_and_continued_gives_the_same_bytes(
+def test_e3_a_run_that_is_stopped_anywhere_and_continued_gives_the_same_bytes(
     run: Callable[..., Path], tmp_path: Path
 ) -> None:
     whole = run(tmp_path / "whole", Runtime(threads=1))
@@ -205,7 +205,7 @@ def assert_same(a: Any, b: Any) -> None:
         assert a == b
 
 
-def test_a_finished_run_is_left_as_it_is(tmp_path: Path) -> None:
+def test_e9_a_finished_run_is_left_as_it_is(tmp_path: Path) -> None:
     folder = train_network(tmp_path, Runtime(threads=1))
     before = {path: path.read_bytes() for path in folder.glob("*.[pj]*")}
     train_network(tmp_path, Runtime(threads=1))
@@ -217,13 +217,13 @@ def test_checkpoints_are_kept_at_zero_at_every_save_frequency_and_at_the_end(tmp
     assert sorted(path.name for path in folder.glob("*.pt")) == [f"checkpoint-{e}.pt" for e in (0, 2, 3)]
 
 
-def test_a_changed_setting_is_refused_with_both_values(tmp_path: Path) -> None:
+def test_e8_a_changed_setting_is_refused_with_both_values(tmp_path: Path) -> None:
     train_network(tmp_path, Runtime(threads=1))
     with pytest.raises(InputError, match=r"'lr' was 0\.05, now 0\.1"):
         train_network(tmp_path, Runtime(threads=1), lr=0.1)
 
 
-def test_a_diverging_run_says_so_and_keeps_finite_checkpoints(tmp_path: Path) -> None:
+def test_e10_a_diverging_run_says_so_and_keeps_finite_checkpoints(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="became NaN or infinite by step"):
         train_network(tmp_path, Runtime(threads=1), lr=1e30)
     state = checkpoints.read(tmp_path / "seed0/checkpoint-0.pt").state
@@ -241,7 +241,7 @@ def test_early_stopping_watches_validation_images_and_needs_some(tmp_path: Path)
     assert (folder / "checkpoint-2.pt").exists()
 
 
-def test_the_ends_of_a_trained_curve_are_the_endpoints_bit_for_bit(tmp_path: Path) -> None:
+def test_e15_the_ends_of_a_trained_curve_are_the_endpoints_bit_for_bit(tmp_path: Path) -> None:
     folder = train_curve(tmp_path / "curve", Runtime(threads=1))
     points = checkpoints.read(folder / "checkpoint-3.pt").content["control_points"]
     begun = checkpoints.read(folder / "checkpoint-0.pt").content["control_points"]
@@ -261,12 +261,12 @@ def test_free_ends_move(tmp_path: Path) -> None:
     assert torch.equal(points[2]["conv1.weight"], second["conv1.weight"])
 
 
-def test_a_curve_needs_a_free_point(tmp_path: Path) -> None:
+def test_e12_a_curve_needs_a_free_point(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="leaves nothing to train"):
         train_curve(tmp_path / "curve", Runtime(threads=1), num_bends=2)
 
 
-def test_no_epochs_leave_the_network_as_it_was_initialised(tmp_path: Path) -> None:
+def test_e16_no_epochs_leave_the_network_as_it_was_initialised(tmp_path: Path) -> None:
     words: dict[str, Any] = {"model": "mlp", "dataset": "digits", "output_dir": tmp_path, "epochs": 0}
     done = train.run(TrainSettings(**words), Runtime(threads=1))
     assert done is not None

@@ -8,13 +8,16 @@ import subprocess
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from faults.commands import make_study
 from modeconn_cli import __main__ as program
@@ -108,6 +111,21 @@ def _child(
 
 
 @pytest.fixture
+def stopped_by(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], AbstractContextManager[None]]:
+    """While the context lasts, this process fails at a place, as `MCX_FAILPOINT` names it."""
+
+    @contextmanager
+    def failing(place: str) -> Iterator[None]:
+        with monkeypatch.context() as patch:
+            patch.setattr(failpoints, "_counts", {})
+            patch.setenv("MCX_TESTING", "1")
+            patch.setenv("MCX_FAILPOINT", place)
+            yield
+
+    return failing
+
+
+@pytest.fixture
 def fresh() -> Run:
     """Run Python code or `mcx` in a new process, which should not need torch."""
 
@@ -137,3 +155,14 @@ def pair(tmp_path: Path) -> list[Path]:
         with path.open("wb") as stream:
             torch.save({"model_state": {"fc.weight": torch.arange(6.0) * (k + 1)}}, stream)
     return paths
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """Small images of two classes: 16 to train on, 4 to test on."""
+    random = np.random.default_rng(0)
+    for number in range(20):
+        file = tmp_path / f"pictures/{'val' if number < 4 else 'train'}/{number % 2}/{number}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(random.integers(0, 256, (9, 8, 3), np.uint8)).save(file)
+    return tmp_path / "pictures"

@@ -2,6 +2,7 @@
 nothing has disturbed. The method of SQLite's tests: fail at the first step, the second, …, until the command ends.
 
     python tests/faults/every_step.py [--actions kill,torn,enospc] [--commands 'train,curve eval'] [--every 3]
+                                [--in-a-row 6]
 
 Prints a line per command and action, and with --json a document of them all. Each run is a fork of this process, which
 has imported torch and has computed nothing.
@@ -17,6 +18,7 @@ import tempfile
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from random import Random
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -44,6 +46,7 @@ def main() -> int:
     words.add_argument("--actions", default=",".join(ACTIONS))
     words.add_argument("--commands", default=",".join(CASES))
     words.add_argument("--every", type=int, default=1)
+    words.add_argument("--in-a-row", type=int, default=1, help="failures at random steps before it may end")
     words.add_argument("--json", type=Path)
     asked = words.parse_args()
     outcomes = []
@@ -56,9 +59,10 @@ def main() -> int:
                 found = Outcome(command, action, steps)
                 for step in range(1, steps + 1, asked.every):
                     found.tried += 1
-                    found.wrong += disturbed(
-                        CASES[command], study, Path(folder), f"any:{step}={action}", expected
-                    )
+                    random = Random(step)
+                    more = [random.randint(1, steps // 2) for _ in range(asked.in_a_row - 1)]
+                    places = [f"any:{each}={action}" for each in (step, *more)]
+                    found.wrong += disturbed(CASES[command], study, Path(folder), places, expected)
                 outcomes.append(found)
                 print(
                     f"{command:18} {action:7} {found.tried:4} of {steps} steps, {len(found.wrong)} wrong",
@@ -88,18 +92,21 @@ def undisturbed(case: Case, study: Path, folder: Path) -> tuple[dict[str, str], 
     return contents(work / case.into, work), int(counted.read_text())
 
 
-def disturbed(case: Case, study: Path, folder: Path, failpoint: str, expected: dict[str, str]) -> list[str]:
-    """What is wrong after a failure and a run of the same command."""
+def disturbed(
+    case: Case, study: Path, folder: Path, failpoints: list[str], expected: dict[str, str]
+) -> list[str]:
+    """What is wrong after failures, one per run, and a run of the same command that nothing disturbs."""
     work = fresh_copy(study, folder)
 
     def body() -> int:
         os.chdir(work)
         return case.run()
 
-    first = Forked(body, folder, {"MCX_TESTING": "1", "MCX_FAILPOINT": failpoint}).wait()
-    wrong = []
-    if first.code not in (-9, 0, 5) or "Traceback" in first.err:
-        wrong.append(f"{failpoint}: ended with {first.code}: {first.err[-400:]}")
+    wrong, failpoint = [], ", ".join(failpoints)
+    for each in failpoints:
+        ended = Forked(body, folder, {"MCX_TESTING": "1", "MCX_FAILPOINT": each}).wait()
+        if ended.code not in (-9, 0, 5) or "Traceback" in ended.err:
+            wrong.append(f"{failpoint}: ended with {ended.code} at {each}: {ended.err[-400:]}")
     again = Forked(body, folder).wait()
     if again.code != 0:
         return [*wrong, f"{failpoint}: run again it ends with {again.code}: {again.err[-400:]}"]

@@ -27,3 +27,15 @@ def test_some_steps() -> None:
 def test_more_steps_of_every_command(command: str) -> None:
     done = run("--commands", command, "--actions", "kill", "--every", "53")
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_e1_trainings_that_are_killed_six_times_end_with_the_same_files() -> None:
+    done = run("--commands", "train,curve train", "--actions", "kill", "--every", "99", "--in-a-row", "6")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_e2_trainings_that_are_killed_at_a_step_of_writing_end_with_the_same_files() -> None:
+    done = run("--commands", "train,curve train", "--actions", "kill", "--every", "37")
+    assert done.returncode == 0, done.stdout + done.stderr

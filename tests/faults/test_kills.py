@@ -73,7 +73,7 @@ def without_time(metadata: bytes) -> dict[str, Any]:
     return document
 
 
-def test_a_swap_killed_at_any_step_is_repaired_by_the_same_command(forked, here: Path, swapped) -> None:
+def test_c6_a_swap_killed_at_any_step_is_repaired_by_the_same_command(forked, here: Path, swapped) -> None:
     for turn in (1, 2, 3):
         for place in ("before_rename", "after_rename"):
             assert forked(SWAP, at(place, turn)).code == KILLED
@@ -119,7 +119,9 @@ def evaluated(mcx, here: Path, networks: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in (here / "whole").iterdir() if path.is_file()}
 
 
-def test_a_job_killed_before_any_of_its_files_goes_on_to_the_same_end(forked, here: Path, evaluated) -> None:
+def test_f2_a_job_killed_before_any_of_its_files_goes_on_to_the_same_end(
+    forked, here: Path, evaluated
+) -> None:
     turn, codes = 1, []
     while not codes or codes[-1] == KILLED:
         folder = here / f"run{turn}"
@@ -157,7 +159,7 @@ BRANCHES = (
 )  # fmt: skip
 
 
-def test_an_experiment_killed_again_and_again_ends_with_the_same_files(fresh, mcx, here: Path) -> None:
+def test_f7_an_experiment_killed_again_and_again_ends_with_the_same_files(fresh, mcx, here: Path) -> None:
     """Each run publishes a few files of the experiment and is killed before the next. New processes: they train."""
     assert mcx(*BRANCHES, "--output-dir", "whole").code == 0
     kinds = ("checkpoints/*/*.pt", "processed/*.json", "dataframes/*.csv", "figures/*.png")

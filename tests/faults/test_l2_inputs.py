@@ -24,14 +24,14 @@ def saved(tmp_path: Path):
     return save
 
 
-def test_a_copy_of_a_file_is_the_same_file(mcx, pair: list[Path], tmp_path: Path) -> None:
+def test_d1_a_copy_of_a_file_is_the_same_file(mcx, pair: list[Path], tmp_path: Path) -> None:
     copy = shutil.copy(pair[0], tmp_path / "copy.pt")
     done = mcx("l2", pair[0], copy, "--json")
     assert (done.code, json.loads(done.out)["total_l2"]) == (0, 0.0)
     assert "mcx l2: warning: the two checkpoints hold the same weights\n" in done.err
 
 
-def test_values_near_the_largest_do_not_overflow(mcx, saved) -> None:
+def test_d4_values_near_the_largest_do_not_overflow(mcx, saved) -> None:
     a, b = saved("a", w=torch.full((4,), 1e20)), saved("b", w=torch.full((4,), -3e38))
     found = json.loads(mcx("l2", a, b, "--json").out)
     exact = 2 * (float(torch.tensor(1e20)) + float(torch.tensor(3e38)))
@@ -39,7 +39,7 @@ def test_values_near_the_largest_do_not_overflow(mcx, saved) -> None:
     assert "nonfinite" not in found
 
 
-def test_a_zero_reference_has_no_relative_distance_and_no_warning(mcx, saved) -> None:
+def test_d3_a_zero_reference_has_no_relative_distance_and_no_warning(mcx, saved) -> None:
     a, b = saved("a", w=torch.zeros(4), v=torch.ones(4)), saved("b", w=torch.ones(4), v=torch.ones(4))
     done = mcx("l2", a, b, "--json")
     found = json.loads(done.out)
@@ -50,7 +50,7 @@ def test_a_zero_reference_has_no_relative_distance_and_no_warning(mcx, saved) ->
     assert re.search(r"1\. v: 0\.0000% .*\n  2\. w: n/a ", text)
 
 
-def test_an_all_zero_reference_is_said_to_have_none(mcx, saved) -> None:
+def test_d3_an_all_zero_reference_is_said_to_have_none(mcx, saved) -> None:
     done = mcx("l2", saved("a", w=torch.zeros(4)), saved("b", w=torch.ones(4)))
     assert done.code == 0
     assert done.err.endswith("relative to the first network: n/a\n")
@@ -75,14 +75,14 @@ def test_empty_scalar_and_integer_tensors_are_counted_as_they_are(mcx, saved) ->
     assert found["all_layer_distances"]["none"]["normalized_l2"] == 0.0
 
 
-def test_more_layers_than_there_are_is_all_of_them(mcx, pair: list[Path]) -> None:
+def test_d5_more_layers_than_there_are_is_all_of_them(mcx, pair: list[Path]) -> None:
     out = mcx("l2", *pair, "--show-top-k", "1000").out
     assert out.endswith(
         "Top 1 layers by normalized L2 distance:\n  1. fc.weight: 3.027650 (raw: 7.42, params: 6)\n"
     )
 
 
-def test_different_shapes_are_all_counted(mcx, saved) -> None:
+def test_d2_different_shapes_are_all_counted(mcx, saved) -> None:
     a = saved("a", w=torch.ones(2, 3), v=torch.ones(4))
     b = saved("b", w=torch.ones(3, 3), v=torch.ones(5))
     done = mcx("l2", a, b)

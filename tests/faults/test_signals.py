@@ -140,7 +140,7 @@ def test_ctrl_c_that_the_shell_has_switched_off_stays_off(forked, pair, monkeypa
 
 
 @SIGNALS
-def test_a_signal_before_there_is_anything_to_save_leaves_nothing(
+def test_e5_a_signal_before_there_is_anything_to_save_leaves_nothing(
     forked, tmp_path: Path, monkeypatch, number: int
 ) -> None:
     """A job that can save itself takes over the signals before it opens its folder."""

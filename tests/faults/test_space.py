@@ -33,7 +33,7 @@ def small_files() -> Iterator[None]:
     signal.signal(signal.SIGXFSZ, handler)
 
 
-def test_a_checkpoint_that_finds_no_space_is_said_and_the_training_goes_on_later(
+def test_e11_a_checkpoint_that_finds_no_space_is_said_and_the_training_goes_on_later(
     here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, request
 ) -> None:
     words = [*TRAIN, "--output-dir", "out"]

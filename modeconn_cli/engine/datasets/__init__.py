@@ -140,6 +140,7 @@ def load(settings: DataSettings, device: torch.device, *, held_out: bool = True)
 
     fit_rows, val_rows = _subset(settings, ~held, "fit"), _subset(settings, held, "val")
     test_rows = _subset(settings, torch.ones(len(source.test.labels), dtype=torch.bool), "test")
+    remarks = (source.remark, _of_no_test(source, held) if untested else "", _of_workers(settings, source))
     size = settings.image_size
     data = Data(
         name=source.name,
@@ -153,7 +154,7 @@ def load(settings: DataSettings, device: torch.device, *, held_out: bool = True)
         use_test=use_test,
         class_names=source.class_names,
         folder=source.folder,
-        remarks=tuple(filter(None, (source.remark, _of_no_test(source, held) if untested else ""))),
+        remarks=tuple(filter(None, remarks)),
         doubts=tuple(filter(None, (source.doubt, _of_another_range(settings, source, transform)))),
         remembered=Remembered(
             dataset=name,
@@ -193,6 +194,13 @@ def _of_no_test(source: Source, held: Tensor) -> str:
     return (
         f"'{source.name}' has no test images: {int(held.sum())} of its {len(held)} images are held out for it"
     )
+
+
+def _of_workers(settings: DataSettings, source: Source) -> str:
+    """That nothing reads files here: scripts give every data set the number of workers, which never is a mistake."""
+    if isinstance(source.train.images, ImageFiles) or not settings.was_given("workers"):
+        return ""
+    return f"--workers has no effect: the images of '{source.name}' lie in memory"
 
 
 def _of_another_range(settings: DataSettings, source: Source, transform: transforms.Transform) -> str:
@@ -266,16 +274,16 @@ def refuse_unread(dataset: str, settings: Settings) -> None:
     """Raises SettingsError for a setting that was given and that a data set does not read."""
     name = canonical_dataset(dataset)
     if is_import_path(name):
-        settings.refuse("on a data factory", "data_path", "workers", "download")
+        settings.refuse("on a data factory", "data_path", "download")
     elif name.endswith(".npz"):
-        settings.refuse("on an .npz file", "data_arg", "workers", "download")
+        settings.refuse("on an .npz file", "data_arg", "download")
     elif is_folder(name):
         settings.refuse("on a folder of images", "download")
     elif name in DATASETS:
         offered = {"folder": "data_path", "download": "download"}
         taken = inspect.signature(_factory(name)).parameters
         unread = [setting for word, setting in offered.items() if word not in taken]
-        settings.refuse(f"on the data set {name}", *unread, "workers")
+        settings.refuse(f"on the data set {name}", *unread)
 
 
 def name_of(dataset: str, place: Path | None = None) -> str:

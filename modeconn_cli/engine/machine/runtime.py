@@ -25,7 +25,7 @@ from modeconn_cli.engine.settings.shared import DistributedSettings
 if TYPE_CHECKING:
     import torch
 
-ECHO = 2.0  # seconds within which a second Ctrl-C at a rank is the first one again
+ECHO = 2.0  # seconds within which a second signal is the first one again: Ctrl-C at a rank, SIGTERM anywhere
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
 
@@ -131,9 +131,10 @@ class Opened:
 
 @dataclass
 class _Signal:
-    """Whether a signal has asked to stop, and when; the parts of a job share it."""
+    """Whether a signal has asked to stop, which, and when; the parts of a job share it."""
 
     stop: bool = False
+    number: int = 0
     at: float = 0.0
 
 
@@ -263,7 +264,7 @@ class Runtime:
 
     @contextlib.contextmanager
     def catching_signals(self) -> Iterator[None]:
-        """While a job that can save itself runs, signals only set a flag; a second Ctrl-C ends at once."""
+        """While a job that can save itself runs, signals only set a flag; a second Ctrl-C, or SIGTERM, ends at once."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -275,12 +276,15 @@ class Runtime:
                 signal.signal(number, handler)
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
-        # A terminal's Ctrl-C reaches a rank twice, from the terminal and from its launcher.
-        echo = self.group.world > 1 and time.monotonic() - self._signal.at < ECHO
-        if self._signal.stop and number == signal.SIGINT and not echo:
+        # A terminal's Ctrl-C reaches a rank twice, from the terminal and from its launcher; `timeout` and schedulers
+        # send SIGTERM to a process and to its group. A rank's second SIGTERM is its launcher's, which knows its time.
+        echo, alone = time.monotonic() - self._signal.at < ECHO, self.group.world == 1
+        if self._signal.stop and number == signal.SIGINT and (alone or not echo):
             raise KeyboardInterrupt
+        if self._signal.number == number == signal.SIGTERM and alone and not echo:
+            raise SystemExit(128 + number)
         if not self._signal.stop:
-            self._signal.at = time.monotonic()
+            self._signal.number, self._signal.at = number, time.monotonic()
         self._signal.stop = True
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from modeconn_cli.engine.errors import InputError, McxError
 
 _CHANNELS = re.compile(r"expected input\[.*\] to have (\d+) channels, but got (\d+) channels")
+_ONE_VALUE = "more than 1 value per channel"  # of torch's message
 
 
 @contextlib.contextmanager
@@ -48,6 +49,8 @@ def _advice(images: Tensor, error: Exception) -> str:
         takes, given = map(int, found.groups())
         hint = f"the network takes {takes} {'channel' if takes == 1 else 'channels'}, the images have {given}"
         return hint + (f": --data-arg channels={takes} reads files so" if takes in (1, 3) else "")
+    if len(images) == 1 and _ONE_VALUE in str(error):
+        return "batch norm has no variance over a batch of one: pass a larger --batch-size, or more samples"
     hint = "--image-size N or --input-shape C,H,W says the size of images"
     if images.ndim == 4 and images.shape[1] == 3:
         hint += ", --data-arg channels=1 reads files of grey images in one channel"

@@ -86,7 +86,10 @@ def draw_path(
         shown = None if label else f"barrier: {np.mean(rises):.3g}{spread} ({HEADLINE})"
         axis.plot([places[at]] * 2, [straight[at], mean[at]], "_-", color=BLACK, linewidth=1, label=shown)
     axis.set_xlim(0, 1)
-    axis.set_ylim(0, 1.08 * axis.dataLim.y1)  # values at the top are not cut off, nor those drawn before
+    top = (
+        axis.dataLim.y1 if np.isfinite(axis.dataLim.y1) else 1.0
+    )  # of values that are no numbers nothing is seen
+    axis.set_ylim(0, 1.08 * top)  # values at the top are not cut off, nor those drawn before
 
 
 def _spread(axis: Axes, places: np.ndarray, each: np.ndarray, colour: str) -> None:

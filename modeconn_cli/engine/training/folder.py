@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,15 @@ from modeconn_cli.engine.results.kept import Kept
 from modeconn_cli.engine.results.manifest import ANEW
 from modeconn_cli.engine.training import task_results
 from modeconn_cli.engine.training.best import Best
-from modeconn_cli.engine.training.loop import Problem, Recipe, StepPosition, Watcher, fit, make_optimizer
+from modeconn_cli.engine.training.loop import (
+    Diverged,
+    Problem,
+    Recipe,
+    StepPosition,
+    Watcher,
+    fit,
+    make_optimizer,
+)
 from modeconn_cli.engine.training.metrics import LoggedEpoch, MetricsLog, Patience
 from modeconn_cli.engine.training.tasks import Tasks
 
@@ -79,7 +87,8 @@ def train(
         at = f"epoch {run.position.epoch}" + (f", batch {run.position.batch}" if run.position.batch else "")
         runtime.note(f"continuing '{keeping.folder}' from {at}")
     began = time.monotonic()
-    for end in fit(problem, run.optimizer, samples, recipe, runtime, run.position, keeping.tasks, watchers):
+    ends = fit(problem, run.optimizer, samples, recipe, runtime, run.position, keeping.tasks, watchers)
+    for end in run.finite(ends):
         if end.batch:
             run.save(end, watched=True)
             raise _stopped(end)
@@ -143,6 +152,17 @@ class _Run:
         self.problem.restore(content)
         self.optimizer.load_state_dict(content["optimizer_state"])
         return content
+
+    def finite(self, ends: Iterator[StepPosition]) -> Iterator[StepPosition]:
+        """The ends of epochs. Where the loss stops being finite, the error names the last checkpoint before that."""
+        try:
+            yield from ends
+        except Diverged as error:
+            saved = self.keeping.folder.glob("checkpoint-*.pt")
+            last = max(saved, key=lambda path: names.epoch_of(path) or 0, default=self.keeping.start)
+            raise InputError(
+                f"{error.message}; the last finite checkpoint is '{last}'", error.hint
+            ) from error
 
     def end_epoch(self, row: LoggedEpoch, epochs: int) -> None:
         """Log an epoch that is completed, and save it where that is due."""

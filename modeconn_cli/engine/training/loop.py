@@ -27,6 +27,10 @@ CHECK_EVERY = {"cpu": 1}  # steps between two looks at the loss; a look makes a 
 CHECK_ELSEWHERE = 32
 
 
+class Diverged(InputError):
+    """The training loss is no longer a finite number."""
+
+
 @dataclass(frozen=True)
 class Recipe:
     """How something is trained."""
@@ -173,8 +177,8 @@ def fit(
     With `tasks` an epoch goes over the samples of the classes seen, and its loss is over these classes alone.
 
     Every random choice is keyed by the seeds, the epoch and the step, so that a run continued from its
-    position gives the same bits as one that was never interrupted. Raises InputError where the loss stops
-    being finite.
+    position gives the same bits as one that was never interrupted. Raises Diverged where the loss stops being
+    finite.
     """
     at, curriculum = replace(position or StepPosition()), Curriculum(samples, tasks)
     while at.epoch < recipe.epochs:
@@ -282,7 +286,7 @@ def step(
 
 def _check_finite(sums: Tensor, number: int, lr: float) -> None:
     if not bool(torch.isfinite(sums).all()):
-        raise InputError(
+        raise Diverged(
             f"the training loss became NaN or infinite by step {number + 1} at learning rate {lr:g}",
-            "use a smaller --lr; the checkpoints written so far are finite",
+            "use a smaller --lr",
         )
