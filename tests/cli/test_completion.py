@@ -108,7 +108,7 @@ def test_layers_are_those_of_the_checkpoint_on_the_line(networks: Path) -> None:
     assert tab("swap", f"--checkpoint={checkpoint}", "--layer-name", "f") == ["fc1"]
 
 
-def test_layers_of_a_broken_checkpoint_are_none(tmp_path: Path) -> None:
+def test_a20_layers_of_a_broken_checkpoint_are_none(tmp_path: Path) -> None:
     (tmp_path / "a.pt").write_bytes(b"PK\x03\x04 broken")
     assert tab("swap", "--checkpoint", str(tmp_path / "a.pt"), "--layer-name", "") == []
 
@@ -122,7 +122,7 @@ def test_configurations_are_yaml_files_and_folders(tmp_path: Path, monkeypatch: 
     assert tab("train", "--config", "mo") == ["more/"]
 
 
-def test_a_tab_imports_neither_torch_nor_typer() -> None:
+def test_a20_a_tab_imports_neither_torch_nor_typer() -> None:
     code = (
         "import sys, modeconn_cli.__main__ as m; m.entry();"
         "bad = {'torch', 'typer', 'numpy', 'yaml', 'rich', 'matplotlib'} & set(sys.modules);"
