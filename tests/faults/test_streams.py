@@ -255,6 +255,26 @@ def test_a14_no_home_is_no_trouble(fresh, home: str | None, tmp_path: Path) -> N
     assert "\ncheckpoints: [a.pt]  # flag\n" in done.out
 
 
+STRANGE = [
+    {"TERM": "dumb"}, {"NO_COLOR": "1"}, {"FORCE_COLOR": "1"}, {"COLUMNS": "20"}, {"HOME": "/proc"},
+    {"LC_ALL": "xx_YY"}, {"TZ": "bogus"}, {"TMPDIR": "/nonexistent"}, ASCII,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("environment", STRANGE, ids=str)
+def test_a14_files_are_plain_and_the_same_wherever_they_were_written(forked, pair, environment) -> None:
+    """Colour is for those who look."""
+    output = pair[0].parent / "é.json"
+    written = []
+    for more in ({}, environment):
+        done = forked(["l2", *pair, "--output", output, "--overwrite"], more)
+        assert done.code == 0, done.err
+        assert "Traceback" not in done.err
+        written.append(re.sub(r'"time": "[^"]*"', "", output.read_text("utf-8")))
+    assert written[1] == written[0]
+    assert "\x1b" not in written[1]
+
+
 def test_the_streams_are_those_that_were_given(fresh) -> None:
     """Nothing is wrapped that Python code around the program would miss."""
     code = "import sys; from modeconn_cli.cli.app import main; before = sys.stdout; main(['--version']); "
