@@ -168,6 +168,8 @@ class Report:
         runtime = self.runtime(settings)
         group = runtime.group
         try:
+            if group.leader:
+                _check_places(settings)
             with within_memory(getattr(settings, "batch_size", None)):
                 result = engine(settings, runtime)
             everywhere = _of_all_ranks(group, found)
@@ -236,6 +238,16 @@ def _write_json(document: Mapping[str, Any]) -> None:
     # ASCII, as the terminal's encoding may not hold the names of files.
     sys.stdout.write(json.dumps(document, indent=2, allow_nan=False) + "\n")
     sys.stdout.flush()
+
+
+def _check_places(settings: Settings) -> None:
+    """Raises OutputError where results cannot be written: known before an input is read."""
+    from modeconn_cli.engine.results import files
+
+    output, folder = getattr(settings, "output", None), getattr(settings, "output_dir", None)
+    for place in (output and output.parent, folder):
+        if place is not None:
+            files.check_writable(place)
 
 
 def _of_all_ranks(group: Group, written: Iterable[Path]) -> list[Path]:

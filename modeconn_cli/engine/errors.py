@@ -154,3 +154,12 @@ def did_you_mean(word: str, choices: Iterable[str]) -> str:
 def one_line(text: str) -> str:
     """The text with everything that does not print spelled out, as names of files and layers may hold anything."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def in_bytes(count: float) -> str:
+    """A number of bytes as people say it: `60 MB`."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.4g} TB"

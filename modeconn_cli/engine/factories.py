@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import importlib.metadata
 import inspect
 import os
 import sys
@@ -139,3 +140,21 @@ def imported(path: str) -> Callable[..., Any]:
     if not callable(found):
         raise InputError(f"module '{module_name}' has no function '{name}'", did_you_mean(name, vars(module)))
     return found  # type: ignore[no-any-return]
+
+
+def of_torchvision(part: str) -> Any:
+    """A module of torchvision. Raises InputError where it cannot be imported: it is made for one version of torch."""
+    import torch
+
+    try:
+        return importlib.import_module(f"torchvision.{part}")
+    except Exception as error:  # whatever its libraries say
+        try:
+            found = importlib.metadata.version("torchvision")
+        except importlib.metadata.PackageNotFoundError:
+            raise InputError("torchvision is not installed", "pip install torchvision") from error
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(
+            f"torchvision {found} does not fit torch {torch.__version__}: {reason}",
+            "they must be a pair, from one index: pip install --upgrade torch torchvision",
+        ) from error

@@ -133,7 +133,7 @@ def test_i9_a_record_of_a_newer_version_is_refused_and_never_passed_over(tmp_pat
         RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory"),
     ],
 )
-def test_memory_that_runs_out_is_said_with_the_batch_size_to_try(error: Exception) -> None:
+def test_a21_memory_that_runs_out_is_said_with_the_batch_size_to_try(error: Exception) -> None:
     with pytest.raises(InputError, match="memory has run out") as caught, within_memory(128):
         raise error
     assert "--batch-size, such as 64" in caught.value.hint

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pexpect
@@ -108,7 +109,7 @@ def test_layers_are_those_of_the_checkpoint_on_the_line(networks: Path) -> None:
     assert tab("swap", f"--checkpoint={checkpoint}", "--layer-name", "f") == ["fc1"]
 
 
-def test_layers_of_a_broken_checkpoint_are_none(tmp_path: Path) -> None:
+def test_a20_layers_of_a_broken_checkpoint_are_none(tmp_path: Path) -> None:
     (tmp_path / "a.pt").write_bytes(b"PK\x03\x04 broken")
     assert tab("swap", "--checkpoint", str(tmp_path / "a.pt"), "--layer-name", "") == []
 
@@ -122,7 +123,37 @@ def test_configurations_are_yaml_files_and_folders(tmp_path: Path, monkeypatch: 
     assert tab("train", "--config", "mo") == ["more/"]
 
 
-def test_a_tab_imports_neither_torch_nor_typer() -> None:
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["swap", "--checkpoint", "a.pt", "--layer-name", ""],
+        ["swap", "--checkpoint", "barred/a.pt", "--layer-name", ""],
+        ["swap", "--checkpoint", "missing.pt", "--layer-name", ""],
+        ["swap", "--checkpoint", ".", "--layer-name", ""],
+        ["train", "--config", "barred/"],
+        ["train", "--config", "missing/"],
+        ["train", "--config", "a.pt/"],
+        ["train", "--config", "x" * 300],
+    ],
+    ids=" ".join,
+)
+def test_a20_what_is_broken_or_barred_is_no_candidate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str]
+) -> None:
+    """As root everything is permitted: a link that leads nowhere and to itself stands for what is not."""
+    monkeypatch.chdir(tmp_path)
+    Path("mcx.yaml").write_bytes(b"\xff\x00: [")
+    with zipfile.ZipFile("a.pt", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("x/data.pkl", bytes(range(256)) * 8)
+    data = Path("a.pt").read_bytes()
+    Path("a.pt").write_bytes(data[:60] + b"\xff" * 30 + data[90:])
+    Path("barred").symlink_to("barred")
+    assert tab(*words) == []
+    assert tab("train", "--lr", "=", "0") == []
+    assert "train" in tab("")
+
+
+def test_a20_a_tab_imports_neither_torch_nor_typer() -> None:
     code = (
         "import sys, modeconn_cli.__main__ as m; m.entry();"
         "bad = {'torch', 'typer', 'numpy', 'yaml', 'rich', 'matplotlib'} & set(sys.modules);"

@@ -30,7 +30,7 @@ def printed(out: str) -> dict[str, tuple[object, str]]:
 # Where a value comes from ---------------------------------------------------------------------------------
 
 
-def test_a_flag_wins_over_the_environment_over_a_file_over_the_default(mcx, tmp_path, monkeypatch) -> None:
+def test_a5_a_flag_wins_over_the_environment_over_a_file_over_the_default(mcx, tmp_path, monkeypatch) -> None:
     path = written(tmp_path, "show-top-k: 4\nsort_by: raw_l2\ninclude_buffers: yes\n")
     monkeypatch.setenv("MCX_L2_SHOW_TOP_K", "5")
     monkeypatch.setenv("MCX_L2_SORT_BY", "relative")
@@ -157,7 +157,7 @@ REFUSED: dict[str, tuple[str | bytes, str]] = {
 
 
 @pytest.mark.parametrize("kind", REFUSED)
-def test_a_file_that_is_no_configuration_is_refused_on_one_line(
+def test_a2_a3_a_file_that_is_no_configuration_is_refused_on_one_line(
     mcx, tmp_path, monkeypatch, kind: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -171,13 +171,13 @@ def test_a_file_that_is_no_configuration_is_refused_on_one_line(
 
 
 @pytest.mark.parametrize("name", ["missing.yaml", ".", "missing/c.yaml"])
-def test_a_file_that_is_not_there_is_named(mcx, tmp_path: Path, name: str) -> None:
+def test_a2_a_file_that_is_not_there_is_named(mcx, tmp_path: Path, name: str) -> None:
     done = mcx(*BASE, "--config", tmp_path / name)
     assert (done.code, done.out) == (2, "")
     assert done.err.startswith(f"mcx l2: error: config {tmp_path / name} cannot be read: ")
 
 
-def test_a_stream_without_end_is_not_read_to_its_end(mcx) -> None:
+def test_a2_a_stream_without_end_is_not_read_to_its_end(mcx) -> None:
     assert "config /dev/zero is larger than 100,000 bytes" in mcx(*BASE, "--config", "/dev/zero").err
 
 
@@ -215,7 +215,7 @@ def test_a_stream_without_end_is_not_read_to_its_end(mcx) -> None:
         ("swap", "output: a,b.pt", "output", "a,b.pt"),
     ],
 )
-def test_values_reach_the_parser_of_their_flag(mcx, tmp_path, command, line, name, value) -> None:
+def test_a4_values_reach_the_parser_of_their_flag(mcx, tmp_path, command, line, name, value) -> None:
     done = mcx(command, "--print-config", "--config", written(tmp_path, line + "\n"))
     assert done.code == 0
     assert printed(done.out)[name][0] == value

@@ -77,7 +77,7 @@ WRONG: dict[tuple[str, ...], tuple[str, str]] = {
 
 
 @pytest.mark.parametrize("words", WRONG, ids=" ".join)
-def test_wrong_usage_is_one_line_with_the_closest_right_one(mcx, words: tuple[str, ...]) -> None:
+def test_a1_wrong_usage_is_one_line_with_the_closest_right_one(mcx, words: tuple[str, ...]) -> None:
     message, hint = WRONG[words]
     done = mcx(*words)
     assert (done.code, done.out) == (2, "")
@@ -216,7 +216,7 @@ NAMES = [
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_any_name_can_be_read_and_written(mcx, pair, monkeypatch, tmp_path: Path, name: str) -> None:
+def test_a15_any_name_can_be_read_and_written(mcx, pair, monkeypatch, tmp_path: Path, name: str) -> None:
     monkeypatch.chdir(tmp_path)
     Path(name).write_bytes(pair[0].read_bytes())
     output = tmp_path / f"out {name[:200]}.json"
@@ -229,7 +229,9 @@ def test_any_name_can_be_read_and_written(mcx, pair, monkeypatch, tmp_path: Path
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_an_error_about_any_name_is_one_printable_line(mcx, monkeypatch, tmp_path: Path, name: str) -> None:
+def test_a15_an_error_about_any_name_is_one_printable_line(
+    mcx, monkeypatch, tmp_path: Path, name: str
+) -> None:
     monkeypatch.chdir(tmp_path)
     done = mcx("l2", "--", "b.pt", name)
     assert (done.code, done.err) == (3, "mcx l2: error: 'b.pt' does not exist\n")
@@ -260,7 +262,7 @@ def test_names_of_layers_bring_no_control_characters_to_the_table(mcx, tmp_path:
         ("file/x", "Not a directory"),
     ],
 )
-def test_names_that_cannot_be_are_refused_as_input_and_as_output(
+def test_a15_names_that_cannot_be_are_refused_as_input_and_as_output(
     mcx, pair, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, reason: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -277,7 +279,7 @@ def test_names_that_cannot_be_are_refused_as_input_and_as_output(
 # A6, A7: outputs ------------------------------------------------------------------------------------------
 
 
-def test_what_exists_is_kept_unless_overwrite(mcx, pair, tmp_path: Path) -> None:
+def test_a6_what_exists_is_kept_unless_overwrite(mcx, pair, tmp_path: Path) -> None:
     output = tmp_path / "x.json"
     output.write_text("mine")
     done = mcx("l2", *pair, "--output", output)
@@ -288,13 +290,13 @@ def test_what_exists_is_kept_unless_overwrite(mcx, pair, tmp_path: Path) -> None
     assert json.loads(output.read_text())["schema"] == "mcx.l2/1"
 
 
-def test_folders_of_an_output_are_made(mcx, pair, tmp_path: Path) -> None:
+def test_a7_folders_of_an_output_are_made(mcx, pair, tmp_path: Path) -> None:
     assert mcx("l2", *pair, "--output", tmp_path / "a/b/x.json").code == 0
     assert (tmp_path / "a/b/x.json").is_file()
 
 
 @pytest.mark.parametrize("place", ["file/x.json", "/proc/x.json", "/proc/x/y.json", "dangling/x.json"])
-def test_an_output_that_cannot_be_written_is_known_before_the_inputs_are_read(
+def test_a7_an_output_that_cannot_be_written_is_known_before_the_inputs_are_read(
     mcx, pair, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, place: str
 ) -> None:
     from modeconn_cli.engine.networks import checkpoints
@@ -312,7 +314,7 @@ def test_an_output_that_cannot_be_written_is_known_before_the_inputs_are_read(
     assert (tmp_path / "file").read_text() == "mine"
 
 
-def test_a_disk_that_is_full_is_said_and_leaves_nothing(mcx, pair, monkeypatch, tmp_path: Path) -> None:
+def test_a8_a_disk_that_is_full_is_said_and_leaves_nothing(mcx, pair, monkeypatch, tmp_path: Path) -> None:
     monkeypatch.setenv("MCX_TESTING", "1")
     monkeypatch.setenv("MCX_FAILPOINT", "files.before_sync=enospc")
 
@@ -337,7 +339,9 @@ def test_a_disk_that_is_full_is_said_and_leaves_nothing(mcx, pair, monkeypatch, 
         ("cpu:1", "unknown device 'cpu:1'"),
     ],
 )
-def test_a_device_that_is_not_there_is_refused(mcx, monkeypatch, tmp_path, device: str, message: str) -> None:
+def test_a16_a_device_that_is_not_there_is_refused(
+    mcx, monkeypatch, tmp_path, device: str, message: str
+) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     words = ("--model", "mlp", "--dataset", "digits", "--output-dir", tmp_path / "out")
@@ -347,7 +351,7 @@ def test_a_device_that_is_not_there_is_refused(mcx, monkeypatch, tmp_path, devic
     assert not (tmp_path / "out").exists()
 
 
-def test_a_device_beyond_the_last_is_refused(mcx, monkeypatch, tmp_path: Path) -> None:
+def test_a16_a_device_beyond_the_last_is_refused(mcx, monkeypatch, tmp_path: Path) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     done = mcx(
@@ -358,7 +362,7 @@ def test_a_device_beyond_the_last_is_refused(mcx, monkeypatch, tmp_path: Path) -
     )  # fmt: skip
 
 
-def test_auto_falls_to_the_cpu(mcx, monkeypatch, tmp_path: Path) -> None:
+def test_a16_auto_falls_to_the_cpu(mcx, monkeypatch, tmp_path: Path) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     words = ("--model", "mlp", "--dataset", "digits", "--output-dir", tmp_path / "out", "--dry-run")
     done = mcx("train", *words, "--device", "auto")

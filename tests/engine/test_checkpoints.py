@@ -80,7 +80,7 @@ LAYOUTS: dict[str, tuple[Any, str, str]] = {
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
-def test_every_layout_gives_the_same_weights(tmp_path: Path, name: str) -> None:
+def test_b8_every_layout_gives_the_same_weights(tmp_path: Path, name: str) -> None:
     content, layout, prefix = LAYOUTS[name]
     found = read(tmp_path, content)
     assert (found.layout, found.prefix) == (layout, prefix)
@@ -96,14 +96,14 @@ def test_parameters_with_gradients_are_read_as_plain_tensors(tmp_path: Path) -> 
     assert [t.requires_grad for t in found.state.values()] == [False, False]
 
 
-def test_safetensors_are_read_by_content_and_by_name(tmp_path: Path) -> None:
+def test_b8_safetensors_are_read_by_content_and_by_name(tmp_path: Path) -> None:
     data = safetensors.torch.save(STATE)
     for name in ("a.safetensors", "a.bin"):
         (tmp_path / name).write_bytes(data)
         assert same(checkpoints.read(tmp_path / name).state, dict(sorted(STATE.items())))
 
 
-def test_an_index_joins_the_shards_beside_it(tmp_path: Path) -> None:
+def test_b8_an_index_joins_the_shards_beside_it(tmp_path: Path) -> None:
     index = tmp_path / "model.safetensors.index.json"
     places = {}
     for k, (name, tensor) in enumerate(STATE.items()):
@@ -138,7 +138,7 @@ DAMAGED = {
 
 
 @pytest.mark.parametrize("kind", DAMAGED)
-def test_damaged_safetensors_are_refused(tmp_path: Path, kind: str) -> None:
+def test_b13_damaged_safetensors_are_refused(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "a.safetensors"
     path.write_bytes(DAMAGED[kind])
     assert "is not a whole safetensors file" in refusal(lambda: checkpoints.read(path)).message
@@ -147,7 +147,7 @@ def test_damaged_safetensors_are_refused(tmp_path: Path, kind: str) -> None:
 # What holds the weights -----------------------------------------------------------------------------------
 
 
-def test_several_candidates_are_listed_and_state_key_chooses(tmp_path: Path) -> None:
+def test_b9_several_candidates_are_listed_and_state_key_chooses(tmp_path: Path) -> None:
     other = {name: 2 * tensor for name, tensor in STATE.items()}
     content = {"generator": STATE, "critic": other, "epoch": 4}
     error = refusal(lambda: read(tmp_path, content))
@@ -233,7 +233,7 @@ def test_what_modules_keep_beside_tensors_is_kept(tmp_path: Path) -> None:
         assert (same(found.state), list(found.extra), found.remarks) == (True, list(kept), ())
 
 
-def test_two_known_names_are_several_candidates(tmp_path: Path) -> None:
+def test_b9_two_known_names_are_several_candidates(tmp_path: Path) -> None:
     error = refusal(lambda: read(tmp_path, {"model": STATE, "net": STATE}))
     assert "'model', 'net'" in error.message
 
@@ -247,7 +247,7 @@ def test_a_state_key_that_holds_no_weights_is_refused_with_what_is_there(tmp_pat
 
 
 @pytest.mark.parametrize("content", [{"epoch": 4, "lr": 0.1}, {}, {0: torch.ones(1)}])
-def test_a_file_without_weights_is_refused_with_what_is_there(tmp_path: Path, content: Any) -> None:
+def test_b9_a_file_without_weights_is_refused_with_what_is_there(tmp_path: Path, content: Any) -> None:
     error = refusal(lambda: read(tmp_path, content))
     assert "holds no state dict" in error.message
     assert error.hint == f"entries: {', '.join(map(str, content)) or 'nothing'}"
@@ -285,7 +285,7 @@ def test_what_mcx_wrote_about_a_network_must_have_the_right_types(tmp_path: Path
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
-def test_values_that_are_not_finite_are_refused_with_their_layers(tmp_path: Path, bad: float) -> None:
+def test_b11_values_that_are_not_finite_are_refused_with_their_layers(tmp_path: Path, bad: float) -> None:
     content = {"a": torch.ones(3), "b": torch.tensor([1.0, bad]), "c": torch.full((2,), bad)}
     error = refusal(lambda: read(tmp_path, content))
     assert "holds NaN or infinity in 2 of 3 tensors: b, c" in error.message
@@ -312,7 +312,7 @@ def test_the_only_optimizer_of_a_list_is_taken(tmp_path: Path) -> None:
         assert read(tmp_path, content).optimizer_state == expected
 
 
-def test_zeros_and_denormals_are_finite(tmp_path: Path) -> None:
+def test_b11_zeros_and_denormals_are_finite(tmp_path: Path) -> None:
     assert len(read(tmp_path, {"a": torch.zeros(3), "b": torch.full((2,), 1e-45)}).state) == 2
 
 
@@ -334,7 +334,7 @@ KINDS = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_tensors_keep_their_type_shape_and_values(tmp_path: Path, kind: str) -> None:
+def test_b12_tensors_keep_their_type_shape_and_values(tmp_path: Path, kind: str) -> None:
     tensor = KINDS[kind]
     found = read(tmp_path, {"x": tensor}).state["x"]
     assert (found.dtype, found.shape) == (tensor.dtype, tensor.shape)
@@ -343,7 +343,7 @@ def test_tensors_keep_their_type_shape_and_values(tmp_path: Path, kind: str) -> 
     assert "NaN or infinity in 1 of 2" in refusal(lambda: read(tmp_path, {"x": tensor, "y": bad})).message
 
 
-def test_tied_tensors_are_both_there(tmp_path: Path) -> None:
+def test_b12_tied_tensors_are_both_there(tmp_path: Path) -> None:
     shared = torch.arange(6.0)
     found = read(tmp_path, {"encoder": shared, "decoder": shared}).state
     assert torch.equal(found["encoder"], shared)
@@ -359,7 +359,7 @@ def test_tied_tensors_are_both_there(tmp_path: Path) -> None:
     ],
     ids=["meta", "sparse"],
 )
-def test_tensors_without_values_are_refused(tmp_path: Path, tensor: Tensor, words: str) -> None:
+def test_b12_tensors_without_values_are_refused(tmp_path: Path, tensor: Tensor, words: str) -> None:
     assert words in refusal(lambda: read(tmp_path, {"x": tensor})).message
 
 
@@ -382,7 +382,7 @@ def test_tensors_saved_on_another_device_are_read_on_the_cpu(tmp_path: Path) -> 
 # B10 ------------------------------------------------------------------------------------------------------
 
 
-def test_all_mismatches_with_a_model_are_counted_and_five_shown() -> None:
+def test_b10_all_mismatches_with_a_model_are_counted_and_five_shown() -> None:
     model = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 10), nn.Linear(10, 2))
     state = dict(nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 100), nn.Linear(100, 2)).state_dict())
     del state["2.bias"]
@@ -445,7 +445,7 @@ BESIDE: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("kind", BESIDE)
-def test_harmless_values_beside_the_weights_do_not_matter(tmp_path: Path, kind: str) -> None:
+def test_b5_harmless_values_beside_the_weights_do_not_matter(tmp_path: Path, kind: str) -> None:
     for legacy in (False, True):
         path = tmp_path / "a.pt"
         torch.save({"model": STATE, "args": BESIDE[kind]}, path, _use_new_zipfile_serialization=not legacy)
@@ -494,7 +494,7 @@ OWN: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("kind", OWN)
-def test_objects_beside_the_weights_do_not_matter_whatever_they_are(tmp_path: Path, kind: str) -> None:
+def test_b5_objects_beside_the_weights_do_not_matter_whatever_they_are(tmp_path: Path, kind: str) -> None:
     for legacy in (False, True):
         path = tmp_path / "a.pt"
         torch.save({"model": STATE, "x": OWN[kind]}, path, _use_new_zipfile_serialization=not legacy)
@@ -527,7 +527,7 @@ def test_a_stand_in_is_saved_again_as_plain_data(tmp_path: Path) -> None:
     assert torch.load(tmp_path / "b.pt", weights_only=True)["param_groups"] == [{"kind": {}}]
 
 
-def test_lines_of_python_after_a_refusal_do_what_they_say(
+def test_b5_lines_of_python_after_a_refusal_do_what_they_say(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -118,7 +118,7 @@ def test_asking_whether_a_folder_can_be_written_makes_nothing(tmp_path: Path) ->
     assert names_in(tmp_path) == []
 
 
-def test_only_leftovers_of_dead_processes_are_removed(tmp_path: Path) -> None:
+def test_a9_only_leftovers_of_dead_processes_are_removed(tmp_path: Path) -> None:
     dead = os.fork()
     if dead == 0:
         os._exit(0)

@@ -251,7 +251,7 @@ def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path, place: str) -> 
 # Locks ----------------------------------------------------------------------------------------------------
 
 
-def test_a_living_owner_keeps_the_lock(tmp_path: Path) -> None:
+def test_a12_a_living_owner_keeps_the_lock(tmp_path: Path) -> None:
     path = lock(tmp_path, pid=os.getppid())
     error = refused(OutputError, tmp_path)
     assert error.message == (
@@ -260,14 +260,14 @@ def test_a_living_owner_keeps_the_lock(tmp_path: Path) -> None:
     assert json.loads(path.read_text())["pid"] == os.getppid()
 
 
-def test_the_lock_of_a_dead_process_is_taken_over_with_a_notice(tmp_path: Path) -> None:
+def test_a13_the_lock_of_a_dead_process_is_taken_over_with_a_notice(tmp_path: Path) -> None:
     pid = dead_pid()
     lock(tmp_path, pid=pid)
     assert run(tmp_path) == [f"taking over the lock of pid {pid}, which has ended"]
 
 
 @pytest.mark.parametrize("text", ["", "{", '{"pid": 5}'])
-def test_a_lock_that_a_kill_left_half_written_is_taken_over(tmp_path: Path, text: str) -> None:
+def test_a13_a_lock_that_a_kill_left_half_written_is_taken_over(tmp_path: Path, text: str) -> None:
     lock(tmp_path).write_text(text)
     assert run(tmp_path) == ["taking over the lock of pid unknown, which has ended"]
 

@@ -53,20 +53,20 @@ def refusal(path: Path) -> InputError:
 # B1, B2, B3: bytes that are missing or wrong --------------------------------------------------------------
 
 
-def test_a_missing_file_a_folder_and_an_empty_file_are_told_apart(tmp_path: Path) -> None:
+def test_b1_a_missing_file_a_folder_and_an_empty_file_are_told_apart(tmp_path: Path) -> None:
     assert refusal(tmp_path / "a.pt").message == f"'{tmp_path}/a.pt' does not exist"
     assert refusal(tmp_path).message == f"'{tmp_path}' is a directory, not a checkpoint"
     assert refusal(written(tmp_path, b"")).message == f"'{tmp_path}/a.pt' is empty (0 bytes)"
 
 
 @pytest.mark.parametrize("percent", [1, 10, 50, 99])
-def test_a_truncated_archive_has_lost_its_directory(tmp_path: Path, percent: int) -> None:
+def test_b2_a_truncated_archive_has_lost_its_directory(tmp_path: Path, percent: int) -> None:
     path = written(tmp_path, WHOLE[: len(WHOLE) * percent // 100])
     assert refusal(path).message == f"'{path}' is truncated or damaged (zip directory missing)"
 
 
 @pytest.mark.parametrize("percent", [1, 10, 50, 99])
-def test_a_truncated_file_of_the_old_format_is_refused(tmp_path: Path, percent: int) -> None:
+def test_b2_a_truncated_file_of_the_old_format_is_refused(tmp_path: Path, percent: int) -> None:
     path = tmp_path / "a.pt"
     pickles.saved(path, {"model_state": STATE}, legacy=True)
     data = path.read_bytes()
@@ -76,7 +76,7 @@ def test_a_truncated_file_of_the_old_format_is_refused(tmp_path: Path, percent: 
 
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.integers(0, len(WHOLE) - 1), st.integers(0, 7))
-def test_a_flipped_bit_is_refused_or_changes_no_tensor(tmp_path: Path, position: int, bit: int) -> None:
+def test_b3_a_flipped_bit_is_refused_or_changes_no_tensor(tmp_path: Path, position: int, bit: int) -> None:
     path = written(tmp_path, archives.flipped(WHOLE, position, bit))
     try:
         found = checkpoints.read(path).state
@@ -86,7 +86,7 @@ def test_a_flipped_bit_is_refused_or_changes_no_tensor(tmp_path: Path, position:
     assert all(torch.equal(found[name], STATE[name]) for name in STATE)
 
 
-def test_every_bit_of_a_tensor_is_under_its_checksum(tmp_path: Path) -> None:
+def test_b3_every_bit_of_a_tensor_is_under_its_checksum(tmp_path: Path) -> None:
     data = archives.members_of(WHOLE)["archive/data/0"]
     place = WHOLE.find(data)
     for position in range(place, place + len(data)):
@@ -94,13 +94,13 @@ def test_every_bit_of_a_tensor_is_under_its_checksum(tmp_path: Path) -> None:
         assert refusal(path).message == f"'{path}' is damaged: CRC mismatch in 'archive/data/0'"
 
 
-def test_a_member_marked_as_a_folder_is_refused(tmp_path: Path) -> None:
+def test_b3_a_member_marked_as_a_folder_is_refused(tmp_path: Path) -> None:
     """torch skips such a member and leaves the tensor uninitialised."""
     path = written(tmp_path, archives.marked_as_folder(WHOLE, "archive/data/0"))
     assert "is damaged or was not written by torch.save: 'archive/data/0'" in refusal(path).message
 
 
-def test_a_file_replaced_while_it_is_read_is_the_old_one(
+def test_b15_a_file_replaced_while_it_is_read_is_the_old_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, check = written(tmp_path, WHOLE), integrity.check
@@ -129,7 +129,7 @@ CODE: dict[str, tuple[Callable[[Path], Any], str]] = {
 @pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
 @pytest.mark.parametrize("kind", CODE)
 @pytest.mark.parametrize("forced", [False, True], ids=["plain", "forced"])
-def test_code_in_a_pickle_is_named_and_never_run(
+def test_b4_b6_code_in_a_pickle_is_named_and_never_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, legacy: bool, forced: bool
 ) -> None:
     if forced:
@@ -173,7 +173,7 @@ GADGETS: dict[str, bytes] = {
 
 @pytest.mark.parametrize("place", [pickles.in_zip, pickles.in_legacy], ids=["zip", "legacy"])
 @pytest.mark.parametrize("name", GADGETS)
-def test_what_looks_up_attributes_imports_allocates_or_opens_is_refused(
+def test_b4_what_looks_up_attributes_imports_allocates_or_opens_is_refused(
     tmp_path: Path, name: str, place: Callable[[Path, bytes], None]
 ) -> None:
     path = tmp_path / "a.pt"
@@ -199,7 +199,9 @@ DISGUISED: dict[str, bytes] = {
 
 
 @pytest.mark.parametrize("name", DISGUISED)
-def test_what_may_stand_for_a_class_of_anyones_lets_nothing_else_through(tmp_path: Path, name: str) -> None:
+def test_b4_what_may_stand_for_a_class_of_anyones_lets_nothing_else_through(
+    tmp_path: Path, name: str
+) -> None:
     path = tmp_path / "a.pt"
     for place in (pickles.in_zip, pickles.in_legacy):
         place(path, entry(DISGUISED[name]))
@@ -305,18 +307,18 @@ LOOKALIKES = {
 
 
 @pytest.mark.parametrize("kind", LOOKALIKES)
-def test_what_is_often_found_in_a_checkpoints_place_is_named(tmp_path: Path, kind: str) -> None:
+def test_b7_what_is_often_found_in_a_checkpoints_place_is_named(tmp_path: Path, kind: str) -> None:
     data, words = LOOKALIKES[kind]
     assert words in refusal(written(tmp_path, data)).message
 
 
-def test_a_whole_module_is_refused_with_the_way_to_save_its_tensors(tmp_path: Path) -> None:
+def test_b5_a_whole_module_is_refused_with_the_way_to_save_its_tensors(tmp_path: Path) -> None:
     error = refusal(written(tmp_path, saved(nn.Linear(2, 2))))
     assert "refused: contains 'torch.nn.modules.linear.Linear' (code)" in error.message
     assert "torch.save(model.state_dict()" in error.hint
 
 
-def test_compressed_members_are_refused_before_they_are_unpacked(tmp_path: Path) -> None:
+def test_b14_compressed_members_are_refused_before_they_are_unpacked(tmp_path: Path) -> None:
     bomb = archives.zipped(
         {"archive/data.pkl": b"\x80\x02}.", "archive/data/0": bytes(10_000_000)}, zipfile.ZIP_DEFLATED
     )
@@ -324,7 +326,7 @@ def test_compressed_members_are_refused_before_they_are_unpacked(tmp_path: Path)
     assert "was not written by torch.save: 'archive/data.pkl'" in refusal(written(tmp_path, bomb)).message
 
 
-def test_members_that_lie_in_each_other_are_refused(tmp_path: Path) -> None:
+def test_b14_members_that_lie_in_each_other_are_refused(tmp_path: Path) -> None:
     assert "damaged" in refusal(written(tmp_path, archives.overlapping(10_000))).message
 
 
@@ -335,7 +337,7 @@ def test_a_second_pickle_under_a_name_of_other_case_is_refused(tmp_path: Path) -
 
 @pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
 @pytest.mark.parametrize("elements", [100_000, 10**12, 1 << 62])
-def test_a_storage_that_claims_more_than_the_file_holds_is_refused(
+def test_b14_a_storage_that_claims_more_than_the_file_holds_is_refused(
     tmp_path: Path, elements: int, legacy: bool
 ) -> None:
     path = tmp_path / "a.pt"
@@ -347,7 +349,7 @@ def test_a_storage_that_claims_more_than_the_file_holds_is_refused(
     assert "cannot be read as a checkpoint" in refusal(path).message
 
 
-def test_a_tensor_that_repeats_one_number_a_trillion_times_is_refused(tmp_path: Path) -> None:
+def test_b14_a_tensor_that_repeats_one_number_a_trillion_times_is_refused(tmp_path: Path) -> None:
     path = written(tmp_path, saved({"w": torch.ones(1).expand(10**6, 10**6)}))
     assert "a tensor claims 1,000,000,000,000 elements, the file has" in refusal(path).message
 
@@ -363,7 +365,7 @@ def test_nesting_without_end_is_refused(tmp_path: Path) -> None:
         assert "values nested without end" in refusal(path).message
 
 
-def test_old_data_beside_the_tensors_is_read_as_plain_values(tmp_path: Path) -> None:
+def test_b5_old_data_beside_the_tensors_is_read_as_plain_values(tmp_path: Path) -> None:
     import argparse
 
     extras = {

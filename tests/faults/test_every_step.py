@@ -17,14 +17,14 @@ def run(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, str(PROGRAM), *words], capture_output=True, text=True, check=False)
 
 
-def test_some_steps() -> None:
+def test_a9_some_steps() -> None:
     done = run("--commands", "convert,curve analyze", "--actions", "kill,lost,short", "--every", "11")
     assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("command", CASES)
-def test_more_steps_of_every_command(command: str) -> None:
+def test_a9_more_steps_of_every_command(command: str) -> None:
     done = run("--commands", command, "--actions", "kill", "--every", "53")
     assert done.returncode == 0, done.stdout + done.stderr
 

@@ -39,7 +39,7 @@ def here(tmp_path: Path, networks: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_a_kill_leaves_the_old_file_or_the_new_one(forked, pair, tmp_path: Path, place: str) -> None:
+def test_a9_a_kill_leaves_the_old_file_or_the_new_one(forked, pair, tmp_path: Path, place: str) -> None:
     output = tmp_path / "x.json"
     output.write_text("old")
     words = ["l2", *pair, "--output", output, "--overwrite"]
@@ -119,7 +119,7 @@ def evaluated(mcx, here: Path, networks: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in (here / "whole").iterdir() if path.is_file()}
 
 
-def test_f2_a_job_killed_before_any_of_its_files_goes_on_to_the_same_end(
+def test_a9_f2_a_job_killed_before_any_of_its_files_goes_on_to_the_same_end(
     forked, here: Path, evaluated
 ) -> None:
     turn, codes = 1, []
@@ -138,7 +138,7 @@ def test_f2_a_job_killed_before_any_of_its_files_goes_on_to_the_same_end(
     assert len(codes) > len(evaluated) + 4, "its files, settings, record, status and manifest"
 
 
-def test_a_lock_is_taken_over_only_from_the_dead(forked, here: Path, evaluated) -> None:
+def test_a12_a13_a_lock_is_taken_over_only_from_the_dead(forked, here: Path, evaluated) -> None:
     words = [*LINE[:-1], "--output-dir", "run"]
     assert forked(words, at("before_rename", 2)).code == KILLED
     lock = here / "run/.mcx/curve-eval/run.lock"

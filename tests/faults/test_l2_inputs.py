@@ -57,7 +57,7 @@ def test_d3_an_all_zero_reference_is_said_to_have_none(mcx, saved) -> None:
 
 
 @pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64])
-def test_other_precisions_are_compared_in_float64_with_a_note(mcx, saved, kind: torch.dtype) -> None:
+def test_b12_other_precisions_are_compared_in_float64_with_a_note(mcx, saved, kind: torch.dtype) -> None:
     values = torch.tensor([0.1, -0.2, 0.3])
     a, b = saved("a", w=values), saved("b", w=values.to(kind) * 2)
     done = mcx("l2", a, b, "--json")
@@ -66,7 +66,7 @@ def test_other_precisions_are_compared_in_float64_with_a_note(mcx, saved, kind: 
     assert "differ in precision; both are taken to float64\n" in done.err
 
 
-def test_empty_scalar_and_integer_tensors_are_counted_as_they_are(mcx, saved) -> None:
+def test_b12_empty_scalar_and_integer_tensors_are_counted_as_they_are(mcx, saved) -> None:
     state = {"w": torch.ones(2), "scale": torch.tensor(3.0), "none": torch.ones(0), "steps": torch.tensor(5)}
     found = json.loads(
         mcx("l2", saved("a", **state), saved("b", **{**state, "scale": torch.tensor(7.0)}), "--json").out
@@ -82,7 +82,7 @@ def test_d5_more_layers_than_there_are_is_all_of_them(mcx, pair: list[Path]) -> 
     )
 
 
-def test_d2_different_shapes_are_all_counted(mcx, saved) -> None:
+def test_b10_d2_different_shapes_are_all_counted(mcx, saved) -> None:
     a = saved("a", w=torch.ones(2, 3), v=torch.ones(4))
     b = saved("b", w=torch.ones(3, 3), v=torch.ones(5))
     done = mcx("l2", a, b)

@@ -50,7 +50,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("module", ["typer", "modeconn_cli.cli.swap", "torch", "torch.types", "numpy.linalg"])
-def test_ctrl_c_during_an_import_ends_at_once(fresh, tmp_path: Path, module: str) -> None:
+def test_a11_ctrl_c_during_an_import_ends_at_once(fresh, tmp_path: Path, module: str) -> None:
     """NumPy is imported by torch's own C++, which swallows exceptions: the program ran on, half imported."""
     (tmp_path / "a.pt").touch()  # what is not there is said before
     done = fresh("-c", IMPORTING.format(module=module, number=int(signal.SIGINT)), cwd=tmp_path)
@@ -86,7 +86,7 @@ def test_a_signal_while_an_object_is_given_up_ends_at_once(fresh, number: int) -
     assert (done.code, done.out, done.err) == (CODES[number], "", "")
 
 
-def test_ctrl_c_before_anything_is_imported_is_quiet(fresh) -> None:
+def test_a11_ctrl_c_before_anything_is_imported_is_quiet(fresh) -> None:
     code = "from modeconn_cli import __main__ as m; import os; m._open_streams = lambda: os.kill(os.getpid(), 2); "
     done = fresh("-c", code + "m.entry()")
     assert (done.code, done.out, done.err) == (130, "", "")
@@ -97,7 +97,7 @@ def test_ctrl_c_before_anything_is_imported_is_quiet(fresh) -> None:
     ("module", "name"),
     [(checkpoints, "read"), (fingerprints, "sha256"), (sums, "among"), (files, "atomic_write")],
 )
-def test_a_signal_while_it_reads_computes_or_writes_keeps_every_file(
+def test_a11_a_signal_while_it_reads_computes_or_writes_keeps_every_file(
     forked, pair, monkeypatch: pytest.MonkeyPatch, module: Any, name: str, number: int
 ) -> None:
     output = pair[0].parent / "x.json"
@@ -111,7 +111,7 @@ def test_a_signal_while_it_reads_computes_or_writes_keeps_every_file(
 
 
 @SIGNALS
-def test_a_signal_in_the_middle_of_a_file_leaves_no_part_of_it(
+def test_a11_a_signal_in_the_middle_of_a_file_leaves_no_part_of_it(
     forked, pair, monkeypatch, number: int
 ) -> None:
     output = pair[0].parent / "x.json"

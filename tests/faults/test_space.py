@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import resource
 import shutil
 import signal
@@ -18,9 +19,14 @@ import torch
 from faults.commands import CASES, TRAIN
 from modeconn_cli.cli import app
 from modeconn_cli.engine import names
+from modeconn_cli.engine.errors import in_bytes
 from modeconn_cli.engine.results import failpoints, files
 from modeconn_cli.engine.settings.train import TrainSettings
 from modeconn_cli.engine.training import space
+
+
+def _contents() -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in Path().rglob("*") if path.is_file()}
 
 
 @pytest.fixture
@@ -33,7 +39,7 @@ def small_files() -> Iterator[None]:
     signal.signal(signal.SIGXFSZ, handler)
 
 
-def test_e11_a_checkpoint_that_finds_no_space_is_said_and_the_training_goes_on_later(
+def test_a8_e11_a_checkpoint_that_finds_no_space_is_said_and_the_training_goes_on_later(
     here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, request
 ) -> None:
     words = [*TRAIN, "--output-dir", "out"]
@@ -108,6 +114,54 @@ def test_a7_a_working_directory_that_was_removed_is_named(
     assert (done.code, done.out) == (3, "")
     assert "error: the working directory is gone" in done.err
     assert mcx("l2", "--help").code == 0
+
+
+QUICK = ("convert", "swap", "csl score")
+
+
+@pytest.mark.parametrize(
+    "command", [each if each in QUICK else pytest.param(each, marks=pytest.mark.slow) for each in CASES]
+)
+def test_a8_a_full_disk_is_said_with_file_and_size_and_leaves_no_part_of_a_file(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    """At the first file, and at the last one that there is a write for."""
+    case, counted = CASES[command], failpoints._counts
+    monkeypatch.setenv("MCX_TESTING", "1")
+    monkeypatch.setenv("MCX_FAILPOINT", "files.write:100000=short")
+    counted.clear()
+    assert case.run() == 0
+    for turn in sorted({1, counted["files.write"]}):
+        for path in Path().glob(f"{Path(case.into).stem}*"):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        before = _contents()
+        monkeypatch.setenv("MCX_FAILPOINT", f"files.write:{turn}=short")
+        counted.clear()
+        capsys.readouterr()
+        assert case.run() == 5
+        said = capsys.readouterr()
+        assert said.out == ""
+        assert re.search(r"error: no space left writing '[^']+' \(needs \d[\d.]* k?B\)\n", said.err), said.err
+        assert "Traceback" not in said.err
+        assert not list(here.rglob(".mcx-*.tmp"))
+        assert _contents().items() >= before.items()
+
+
+def test_a8_the_size_that_is_said_is_that_of_the_file(here: Path, capsys, monkeypatch) -> None:
+    """torch writes a checkpoint in many pieces, of which the first finds no space already."""
+    whole = Path("runs/seed0/checkpoint-2.pt")
+    words = ["swap", str(whole), "--model", "mixnet:net", "--output", "out.pt", "-q"]
+    assert app.main(words) == 0
+    size = Path("out.pt").stat().st_size
+    monkeypatch.setenv("MCX_TESTING", "1")
+    for place, action in (("files.write:3", "short"), ("files.before_sync:3", "enospc")):
+        monkeypatch.setenv("MCX_FAILPOINT", f"{place}={action}")
+        failpoints._counts.clear()
+        before = Path("out.pt").read_bytes()
+        capsys.readouterr()
+        assert app.main([*words, "--overwrite"]) == 5
+        assert f"no space left writing 'out.pt' (needs {in_bytes(size)})" in capsys.readouterr().err
+        assert Path("out.pt").read_bytes() == before
 
 
 @pytest.mark.parametrize("command", ["train", "csl score"])

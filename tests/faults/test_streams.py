@@ -45,7 +45,7 @@ PRINTING = [
 
 
 @pytest.mark.parametrize("words", PRINTING, ids=" ".join)
-def test_a_full_disk_behind_stdout_is_one_line_and_5(forked, pair, monkeypatch, full: int, words) -> None:
+def test_a10_a_full_disk_behind_stdout_is_one_line_and_5(forked, pair, monkeypatch, full: int, words) -> None:
     monkeypatch.chdir(pair[0].parent)
     done = forked([*words, "-q"] if "a.pt" in words else words, stdout=full)
     assert done.code == 5
@@ -54,13 +54,15 @@ def test_a_full_disk_behind_stdout_is_one_line_and_5(forked, pair, monkeypatch, 
 
 
 @pytest.mark.parametrize("words", PRINTING, ids=" ".join)
-def test_a_reader_that_has_gone_is_141_without_a_word(forked, pair, monkeypatch, broken: int, words) -> None:
+def test_a10_a_reader_that_has_gone_is_141_without_a_word(
+    forked, pair, monkeypatch, broken: int, words
+) -> None:
     monkeypatch.chdir(pair[0].parent)
     done = forked([*words, "-q"] if "a.pt" in words else words, stdout=broken)
     assert (done.code, done.err) == (141, "")
 
 
-def test_head_takes_its_line_and_the_end_is_quiet(fresh) -> None:
+def test_a10_head_takes_its_line_and_the_end_is_quiet(fresh) -> None:
     shell = f"'{sys.executable}' -m modeconn_cli train --help | head -1; echo ${{PIPESTATUS[0]}}"
     code = f"import subprocess; subprocess.run(['bash', '-c', {shell!r}], check=True)"
     done = fresh("-c", code)
@@ -101,7 +103,7 @@ def test_a_closed_stream_is_never_taken_for_a_file(forked, pair, stream: int) ->
     assert output.read_text().startswith('{\n  "schema"')
 
 
-def test_completion_ends_quietly_whoever_listens(forked, full: int, broken: int) -> None:
+def test_a20_completion_ends_quietly_whoever_listens(forked, full: int, broken: int) -> None:
     asked = {"_MCX_COMPLETE": "complete_bash", "COMP_WORDS": "mcx l2 --", "COMP_CWORD": "2"}
     for handle in (full, broken):
         done = forked([], asked, stdout=handle)
@@ -205,7 +207,7 @@ def test_a_terminal_gets_colour(forked, pair) -> None:
 
 
 @pytest.mark.parametrize("environment", [{"NO_COLOR": "1"}, {"TERM": "dumb"}], ids=["NO_COLOR", "dumb"])
-def test_a_terminal_without_colour_gets_what_a_pipe_gets(forked, pair, environment) -> None:
+def test_a14_a_terminal_without_colour_gets_what_a_pipe_gets(forked, pair, environment) -> None:
     received = on_a_terminal(forked, ["l2", *pair], {"COLUMNS": "20", **environment})
     assert "\x1b" not in received
     assert received.replace("\r\n", "\n").endswith(forked(["l2", *pair]).out)
@@ -213,12 +215,12 @@ def test_a_terminal_without_colour_gets_what_a_pipe_gets(forked, pair, environme
 
 @pytest.mark.parametrize("environment", [{"NO_COLOR": "1"}, {"TERM": "dumb"}], ids=["NO_COLOR", "dumb"])
 @pytest.mark.parametrize("words", [["--help"], ["l2", "--help"]], ids=" ".join)
-def test_help_without_colour_has_no_escapes(forked, words, environment) -> None:
+def test_a14_help_without_colour_has_no_escapes(forked, words, environment) -> None:
     assert "\x1b" not in on_a_terminal(forked, words, {"COLUMNS": "20", **environment})
 
 
 @pytest.mark.parametrize("columns", ["20", "5", "0", "x"])
-def test_the_table_of_a_pipe_has_one_width(forked, pair, columns: str) -> None:
+def test_a14_the_table_of_a_pipe_has_one_width(forked, pair, columns: str) -> None:
     assert forked(["l2", *pair], {"COLUMNS": columns}).out == forked(["l2", *pair]).out
 
 
@@ -230,7 +232,7 @@ ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     [ASCII, {"PYTHONIOENCODING": "ascii"}, {"PYTHONIOENCODING": "latin-1"}],
     ids=["C", "ascii", "latin-1"],
 )
-def test_an_encoding_that_holds_little_changes_no_code(fresh, environment) -> None:
+def test_a14_an_encoding_that_holds_little_changes_no_code(fresh, environment) -> None:
     done = fresh("--help", environment=environment)
     assert (done.code, done.err) == (0, "")
     assert "Exit codes: 0 done" in " ".join(done.out.split())
@@ -243,7 +245,7 @@ def test_an_encoding_that_holds_little_changes_no_code(fresh, environment) -> No
 
 
 @pytest.mark.parametrize("home", [None, "/nonexistent", "/proc"])
-def test_no_home_is_no_trouble(fresh, home: str | None, tmp_path: Path) -> None:
+def test_a14_no_home_is_no_trouble(fresh, home: str | None, tmp_path: Path) -> None:
     code = "import os, sys; os.environ.pop('HOME'); sys.argv = ['mcx', 'l2', 'a.pt', '--print-config']; "
     words = ("-c", code + "from modeconn_cli.__main__ import entry; entry()")
     done = fresh(*words, environment={"HOME": "x"}) if home is None else fresh(
@@ -251,6 +253,26 @@ def test_no_home_is_no_trouble(fresh, home: str | None, tmp_path: Path) -> None:
     )  # fmt: skip
     assert (done.code, done.err) == (0, "")
     assert "\ncheckpoints: [a.pt]  # flag\n" in done.out
+
+
+STRANGE = [
+    {"TERM": "dumb"}, {"NO_COLOR": "1"}, {"FORCE_COLOR": "1"}, {"COLUMNS": "20"}, {"HOME": "/proc"},
+    {"LC_ALL": "xx_YY"}, {"TZ": "bogus"}, {"TMPDIR": "/nonexistent"}, ASCII,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("environment", STRANGE, ids=str)
+def test_a14_files_are_plain_and_the_same_wherever_they_were_written(forked, pair, environment) -> None:
+    """Colour is for those who look."""
+    output = pair[0].parent / "é.json"
+    written = []
+    for more in ({}, environment):
+        done = forked(["l2", *pair, "--output", output, "--overwrite"], more)
+        assert done.code == 0, done.err
+        assert "Traceback" not in done.err
+        written.append(re.sub(r'"time": "[^"]*"', "", output.read_text("utf-8")))
+    assert written[1] == written[0]
+    assert "\x1b" not in written[1]
 
 
 def test_the_streams_are_those_that_were_given(fresh) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 from modeconn_cli.engine.datasets.samples import Samples
 from modeconn_cli.engine.datasets.source import Source, checked, root_of
 from modeconn_cli.engine.errors import InputError
+from modeconn_cli.engine.factories import of_torchvision
 
 CLASSES = {"mnist": ("MNIST", 10), "cifar10": ("CIFAR10", 10), "cifar100": ("CIFAR100", 100)}
 TRANSFORMS = {"mnist": "mnist", "cifar10": "resnet", "cifar100": "cifar100"}
@@ -30,9 +31,7 @@ def vision(name: str, folder: Path | None, download: bool) -> Source:
 
 
 def _split(name: str, root: Path, train: bool, download: bool) -> Samples:
-    from torchvision import datasets
-
-    cls: Any = getattr(datasets, CLASSES[name][0])
+    cls: Any = getattr(of_torchvision("datasets"), CLASSES[name][0])
     try:
         found = cls(root=str(root), train=train, download=download)
     except RuntimeError as error:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import csv
 import errno
-import hashlib
 import io
 import itertools
 import os
@@ -21,54 +20,20 @@ import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
 from modeconn_cli.engine import names
-from modeconn_cli.engine.errors import InputError, OutputError
+from modeconn_cli.engine.errors import InputError, OutputError, in_bytes
 from modeconn_cli.engine.results import failpoints, hashes, strict_json
 from modeconn_cli.engine.results.failpoints import failpoint
+from modeconn_cli.engine.results.streams import Written, size_of
 
 MANY, AT_ONCE = 256, 16  # files that are published together, and how many of them at a time
 _FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 _HOST = f"{zlib.crc32(socket.gethostname().encode()):08x}"  # whose process numbers a name speaks of
 _TEMPORARY = re.compile(rf"^\.mcx-(\d+)-{_HOST}[0-9a-f]+\.tmp$")
-
-
-class _Stream:
-    """A file while it is written: the sha256 of what it was given, and the system's refusal, which torch hides."""
-
-    def __init__(self, stream: IO[bytes], *, hashed: bool) -> None:
-        self._stream, self._hash = stream, hashlib.sha256() if hashed else None
-        self._begun = False
-        self.refusal: OSError | None = None
-
-    def write(self, data: Any) -> int:
-        try:
-            if not self._begun:
-                self._begun = True
-                self._fail(failpoint("files.write"), data)
-            if self._hash is not None:
-                self._hash.update(data)
-            return self._stream.write(data)
-        except OSError as error:
-            self.refusal = error
-            raise
-
-    def _fail(self, how: str, data: Any) -> None:
-        if how:
-            self._stream.write(memoryview(data)[: len(data) // 2])
-            self._stream.flush()
-            if how == "torn":
-                failpoints.power_fails()
-            raise failpoints.no_space()
-
-    def flush(self) -> None:
-        self._stream.flush()
-
-    def sha256(self) -> str:
-        return "" if self._hash is None else self._hash.hexdigest()
 
 
 def atomic_write(
@@ -93,11 +58,11 @@ def atomic_write(
         path.parent.mkdir(parents=True, exist_ok=True)
         handle = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
     except OSError as error:
-        raise refused(path, error) from error
+        raise refused(path, error, write) from error
     try:
         with os.fdopen(handle, "wb") as stream:
             failpoint("files.before_write")
-            into = _Stream(stream, hashed=remember or hashed is not None)
+            into = Written(stream, hashed=remember or hashed is not None)
             if isinstance(write, bytes):
                 into.write(write)
             else:
@@ -114,11 +79,12 @@ def atomic_write(
         before = path.read_bytes() if failpoints.armed() and path.exists() else None
         os.replace(temporary, path)
     except OSError as error:
-        raise refused(path, error) from error
+        raise refused(path, error, write) from error
     except Exception as error:
         if into is None or into.refusal is None:
             raise
-        raise refused(path, into.refusal) from error  # of torch's writer, which says something else
+        # Torch's writer says something else of it.
+        raise refused(path, into.refusal, write) from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
@@ -175,11 +141,13 @@ def _temporary(folder: Path) -> Path:
     return folder / f".mcx-{os.getpid()}-{_HOST}{secrets.token_hex(4)}.tmp"
 
 
-def refused(path: Path, error: OSError) -> OutputError:
-    """The operating system's refusal to write, in our words."""
+def refused(path: Path, error: OSError, write: Callable[[Any], None] | bytes = b"") -> OutputError:
+    """The operating system's refusal to write, in our words, and how much it was; `write` as in `atomic_write`."""
     if error.errno in _FULL:
+        size = size_of(write)
+        needed = f" (needs {in_bytes(size)})" if size else ""
         return OutputError(
-            f"no space left writing '{path}'", "free some space and run the same command again"
+            f"no space left writing '{path}'{needed}", "free some space and run the same command again"
         )
     return OutputError(f"cannot write '{path}': {error.strerror}")
 

@@ -100,6 +100,7 @@ def append_line(path: Path, line: str) -> None:
 
     A last line that a kill has cut off is cut away before. The line is on the disk afterwards.
     """
+    rest = whole = (line + "\n").encode("utf-8")
     try:
         handle = os.open(path, os.O_CREAT | os.O_RDWR, 0o666)
         try:
@@ -107,7 +108,6 @@ def append_line(path: Path, line: str) -> None:
             os.ftruncate(handle, end)
             os.lseek(handle, end, os.SEEK_SET)
             try:
-                rest = (line + "\n").encode("utf-8")
                 _fail(failpoint("logs.before_write"), handle, rest)
                 while rest:  # a write may take a part only
                     rest = rest[os.write(handle, rest) :]
@@ -121,7 +121,7 @@ def append_line(path: Path, line: str) -> None:
         files.published(path)
         failpoint("logs.after_write")
     except OSError as error:
-        raise files.refused(path, error) from error
+        raise files.refused(path, error, whole) from error
 
 
 def _fail(how: str, handle: int, line: bytes) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from modeconn_cli.engine.datasets import Data, Samples
-from modeconn_cli.engine.errors import OutputError
+from modeconn_cli.engine.errors import InputError, OutputError
 from modeconn_cli.engine.machine.runtime import Runtime
 from modeconn_cli.engine.networks import completing
 from modeconn_cli.engine.results import arrays, files, jobs, listing
@@ -53,7 +53,7 @@ def score(
         jobs.opened(settings, folder, command, runtime, **how, unread=settings.unflipped) as job,
     ):
         if measure.ids is not None and not job.complete:
-            _write_ids(folder / measure.ids, run.samples, anew=job.anew(settings))
+            _write_ids(folder / measure.ids, run.samples, anew=job.anew(settings), ours=job.resumed)
         listed = [] if measure.listed is None else [folder / measure.listed]
         for path in listed if runtime.group.leader and not job.complete else ():
             _write_listing(path, _listing(run, settings, runtime), anew=job.anew(settings))
@@ -122,12 +122,21 @@ def _table(data: Data, samples: Samples, split: SplitName, *, split_known: bool)
     return files.csv_text(listing.COLUMNS, rows())
 
 
-def _write_ids(path: Path, samples: Samples, *, anew: bool) -> None:
-    """The samples' ids. Raises OutputError where the file names other samples and is not to be made `anew`."""
+def _write_ids(path: Path, samples: Samples, *, anew: bool, ours: bool) -> None:
+    """The samples' ids. Raises OutputError where the file names other samples and is not to be made `anew`; InputError
+    where it cannot be read and is `ours`.
+    """
     ids = samples.ids.cpu().numpy()
     if anew or not path.exists():
         files.write_array(path, ids)
-    elif not np.array_equal(arrays.read_ids(path), ids):
+        return
+    try:
+        known = arrays.read_ids(path)
+    except InputError:
+        if ours:
+            raise
+        known = ids[:0]
+    if not np.array_equal(known, ids):
         raise OutputError(f"'{path}' names other samples than these", "use another --output-dir")
 
 

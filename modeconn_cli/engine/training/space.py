@@ -7,6 +7,7 @@ from pathlib import Path
 
 from torch import nn
 
+from modeconn_cli.engine.errors import in_bytes
 from modeconn_cli.engine.machine.runtime import Runtime
 from modeconn_cli.engine.settings.train import OptimizerSettings
 
@@ -36,16 +37,8 @@ def said(count: int, each: int, folder: Path, runtime: Runtime) -> str:
     free, needed = shutil.disk_usage(nearest).free, count * each
     if needed > free:
         runtime.warn(
-            f"the checkpoints take {_size(needed)}, and {_size(free)} are free in '{nearest}': "
+            f"the checkpoints take {in_bytes(needed)}, and {in_bytes(free)} are free in '{nearest}': "
             "keep fewer of them (--save-freq), or write elsewhere"
         )
-    times = f"{count} x {_size(each)}" if count > 1 else f"one of {_size(each)}"
-    return f"checkpoints: {times}, {_size(free)} free"
-
-
-def _size(count: float) -> str:
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:.4g} TB"
+    times = f"{count} x {in_bytes(each)}" if count > 1 else f"one of {in_bytes(each)}"
+    return f"checkpoints: {times}, {in_bytes(free)} free"

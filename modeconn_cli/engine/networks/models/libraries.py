@@ -7,13 +7,14 @@ from typing import Any
 from torch import nn
 
 from modeconn_cli.engine.errors import SettingsError, did_you_mean
+from modeconn_cli.engine.factories import of_torchvision
 
 
 def torchvision_model(
     name: str, input_shape: tuple[int, ...], num_classes: int, **arguments: Any
 ) -> nn.Module:
     """`torchvision:NAME`. Vision transformers get the size of the images; auxiliary heads are off."""
-    from torchvision import models
+    models = of_torchvision("models")
 
     if name not in models.list_models():
         raise SettingsError(f"torchvision has no model '{name}'", did_you_mean(name, models.list_models()))
