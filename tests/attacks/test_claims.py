@@ -38,13 +38,13 @@ IMPLAUSIBLE: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("name", IMPLAUSIBLE)
-def test_what_a_checkpoint_cannot_say_of_itself_is_named(name: str) -> None:
+def test_l5_what_a_checkpoint_cannot_say_of_itself_is_named(name: str) -> None:
     with pytest.raises(InputError, match=rf"'a.pt': what it says about itself is damaged \('{name}' is "):
         About.read({name: IMPLAUSIBLE[name]}, Path("a.pt"))
 
 
 @pytest.mark.parametrize("epoch", [True, -1, 1 << 40, "3", 2.5])
-def test_an_epoch_of_a_file_of_ours_is_a_count(tmp_path: Path, epoch: object) -> None:
+def test_l5_an_epoch_of_a_file_of_ours_is_a_count(tmp_path: Path, epoch: object) -> None:
     path, weights = tmp_path / "checkpoint-2.pt", {"w": torch.ones(2)}
     torch.save({"epoch": epoch, "model_state": weights, "mcx": {}}, path)
     with pytest.raises(InputError, match="'epoch' is"):
@@ -58,7 +58,7 @@ def test_an_epoch_of_a_file_of_ours_is_a_count(tmp_path: Path, epoch: object) ->
     [{"mode": 5}, {"mode": "sideways"}, {"seed": "x"}, {"seed": 1 << 40}, {"neuron_pairs": 3}, {"neuron_pairs": [[1]]},
      {"layer_name": 7}, {"block_idx": True}],
 )  # fmt: skip
-def test_metadata_of_a_swap_that_cannot_be_is_named(tmp_path: Path, change: dict[str, Any]) -> None:
+def test_l5_metadata_of_a_swap_that_cannot_be_is_named(tmp_path: Path, change: dict[str, Any]) -> None:
     path = tmp_path / "a.json"
     path.write_text(json.dumps({"layer_name": "0", "neuron_pairs": [[0, 1]], **change}))
     with pytest.raises(InputError, match=f"its '{next(iter(change))}' is"):
@@ -88,7 +88,7 @@ def test_positions_that_nobody_waits_for_are_refused() -> None:
         (np.array(["a", "b"] * 2), False),
     ],
 )
-def test_labels_are_one_class_per_sample(tmp_path: Path, labels: np.ndarray, taken: bool) -> None:
+def test_l7_labels_are_one_class_per_sample(tmp_path: Path, labels: np.ndarray, taken: bool) -> None:
     path = tmp_path / "a.npz"
     np.savez(path, images=np.zeros((4, 1, 2, 2), np.uint8), labels=labels)
     if taken:

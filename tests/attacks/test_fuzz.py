@@ -28,20 +28,20 @@ FOUND = (
 
 
 @pytest.mark.parametrize("name", FORMAT)
-def test_changed_files_are_refused_or_read_and_start_nothing(tmp_path: Path, name: str) -> None:
+def test_l1_l2_l3_changed_files_are_refused_or_read_and_start_nothing(tmp_path: Path, name: str) -> None:
     _, findings = fuzz.run(FORMAT[name], tmp_path, range(20))
     assert not findings, "\n".join(map(str, findings))
 
 
 @pytest.mark.parametrize(("name", "number"), FOUND)
-def test_what_was_found_once_is_mended(tmp_path: Path, name: str, number: int) -> None:
+def test_l1_l2_l3_what_was_found_once_is_mended(tmp_path: Path, name: str, number: int) -> None:
     _, findings = fuzz.run(FORMAT[name], tmp_path, range(number, number + 1))
     assert not findings, str(findings[0])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FORMAT)
-def test_many_changed_files_are_refused_or_read_and_start_nothing(tmp_path: Path, name: str) -> None:
+def test_l1_l2_l3_many_changed_files_are_refused_or_read_and_start_nothing(tmp_path: Path, name: str) -> None:
     _, findings = fuzz.run(FORMAT[name], tmp_path, range(300))
     assert not findings, "\n".join(map(str, findings))
 
@@ -67,7 +67,9 @@ def _written(folder: Path, data: bytes, name: str = "a.npz") -> Path:
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.integers(0, len(NPZ) - 1), st.integers(0, 7))
-def test_no_bit_of_an_archive_of_arrays_makes_another_value(tmp_path: Path, position: int, bit: int) -> None:
+def test_l1_no_bit_of_an_archive_of_arrays_makes_another_value(
+    tmp_path: Path, position: int, bit: int
+) -> None:
     try:
         found = arrays.read_npz(_written(tmp_path, archives.flipped(NPZ, position, bit)))
     except InputError:
@@ -79,20 +81,20 @@ def test_no_bit_of_an_archive_of_arrays_makes_another_value(tmp_path: Path, posi
 
 
 @pytest.mark.parametrize("text", HEADERS[:2])
-def test_a_claim_of_more_than_the_member_holds_is_refused(tmp_path: Path, text: str) -> None:
+def test_l2_a_claim_of_more_than_the_member_holds_is_refused(tmp_path: Path, text: str) -> None:
     path = _written(tmp_path, archives.zipped({"images.npy": _header(text, bytes(24))}))
     with pytest.raises(InputError, match="its header"):
         arrays.read_npz(path)
 
 
-def test_a_bomb_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
+def test_l2_a_bomb_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
     values = _header("{'descr': '|u1', 'fortran_order': False, 'shape': (200000000,), }", bytes(200_000_000))
     path = _written(tmp_path, archives.zipped({"images.npy": values}, 8))
     with pytest.raises(InputError, match="claims 200,000,128 bytes of"):
         npz.read(path)
 
 
-def test_a_single_array_that_is_called_an_archive_is_named(tmp_path: Path) -> None:
+def test_l2_a_single_array_that_is_called_an_archive_is_named(tmp_path: Path) -> None:
     path = _written(tmp_path, _header("{'descr': '|u1', 'fortran_order': False, 'shape': (3,), }", bytes(3)))
     with pytest.raises(InputError, match=r"a single array, a \.npy file"):
         npz.read(path)
@@ -110,7 +112,7 @@ def test_a_single_array_that_is_called_an_archive_is_named(tmp_path: Path) -> No
         ("0 x 0", lambda path: path.write_bytes(b"GIF89a" + bytes(7) + b"," + bytes(11) + b";")),
     ],
 )
-def test_what_is_called_an_image_and_is_none_is_refused(tmp_path: Path, kind: str, make: object) -> None:
+def test_l6_what_is_called_an_image_and_is_none_is_refused(tmp_path: Path, kind: str, make: object) -> None:
     path = tmp_path / "a.png"
     make(path)  # type: ignore[operator]
     for channels in (1, 3):
@@ -133,7 +135,7 @@ def test_i9_a_record_of_a_newer_version_is_refused_and_never_passed_over(tmp_pat
         RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory"),
     ],
 )
-def test_a21_memory_that_runs_out_is_said_with_the_batch_size_to_try(error: Exception) -> None:
+def test_a21_m5_memory_that_runs_out_is_said_with_the_batch_size_to_try(error: Exception) -> None:
     with pytest.raises(InputError, match="memory has run out") as caught, within_memory(128):
         raise error
     assert "--batch-size, such as 64" in caught.value.hint

@@ -378,7 +378,7 @@ def table(folder: Path) -> pd.DataFrame:
     return pd.read_csv(folder / "out/per_sample.csv")
 
 
-def test_positions_are_ids_only_where_that_is_asked_for(mcx: Callable, tmp_path: Path) -> None:
+def test_k4_positions_are_ids_only_where_that_is_asked_for(mcx: Callable, tmp_path: Path) -> None:
     np.save(tmp_path / "csl_x_run1_noise_0.npy", np.arange(4, dtype=np.float32))
     np.save(tmp_path / "lt_x_run1_noise_0.npy", np.arange(4, dtype=np.float32)[:, None])
     ask = ("correlate", "--csl", tmp_path, "--output-dir", tmp_path / "out")

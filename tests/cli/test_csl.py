@@ -947,7 +947,7 @@ def _exchanged(path: Path) -> None:
 
 @pytest.mark.parametrize("damage", [_without, _shortened, _exchanged])
 @pytest.mark.parametrize("name", ["sample_ids.npy", "label_noise_*.csv"])
-def test_ids_and_labels_that_the_scoring_wrote_are_part_of_it(
+def test_k4_ids_and_labels_that_the_scoring_wrote_are_part_of_it(
     mcx, scored_noisy: Path, tmp_path: Path, damage, name
 ) -> None:
     (path,) = scored_noisy.glob(name)
@@ -973,7 +973,7 @@ def test_g4_an_array_that_the_scoring_wrote_and_that_is_gone_is_said(
     assert mcx(*words, "--allow-missing", "--no-resume", "--overwrite").code == 0
 
 
-def test_without_ids_no_sample_is_named(mcx, tmp_path: Path, undrawn: None) -> None:
+def test_k4_without_ids_no_sample_is_named(mcx, tmp_path: Path, undrawn: None) -> None:
     folder, out = tmp_path / "foreign", tmp_path / "csl"
     folder.mkdir()
     for epoch in range(3):

@@ -86,13 +86,13 @@ def test_labels_that_a_cast_would_change_are_refused(values: Any, message: str) 
         (["7", "8"], "2 sample ids that are not whole numbers: the first is '7'"),
     ],
 )  # fmt: skip
-def test_ids_that_a_cast_would_change_are_refused(values: Any, message: str) -> None:
+def test_l8_ids_that_a_cast_would_change_are_refused(values: Any, message: str) -> None:
     with pytest.raises(InputError, match=message) as caught:
         exact.ids(values, "it")
     assert ("number the samples" in caught.value.hint) == ("not whole" in message or "a.png" in message)
 
 
-def test_large_ids_are_kept_to_the_last_digit() -> None:
+def test_l8_large_ids_are_kept_to_the_last_digit() -> None:
     large = [2**53 + 1, 2**63 - 1, 2**53]
     assert exact.ids(np.array(large), "it").tolist() == large
     assert exact.ids([str(i) for i in large], "it", spelled=True).tolist() == large
@@ -104,7 +104,7 @@ def test_spelled_ids_are_what_they_spell(numbers: list[int], how: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["1_0", "x", "", "0x1", "1.5", "nan", "inf", "1e400", "9" * 5000, "١"])
-def test_texts_that_spell_no_id_are_refused(text: str) -> None:
+def test_l8_texts_that_spell_no_id_are_refused(text: str) -> None:
     with pytest.raises(InputError, match="not whole numbers"):
         exact.ids(np.array([text], dtype=object), "it", spelled=True)
 

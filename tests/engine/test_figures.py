@@ -202,7 +202,7 @@ def test_i6_what_matplotlib_is_told_elsewhere_changes_no_figure() -> None:
         assert matplotlib.rcParams["font.size"] == 30, "and nothing of it stays changed"
 
 
-def test_i6_a_backend_that_is_not_there_and_a_strange_matplotlibrc_stop_no_figure(tmp_path: Path) -> None:
+def test_i6_m4_a_backend_that_is_not_there_and_a_strange_matplotlibrc_stop_no_figure(tmp_path: Path) -> None:
     (tmp_path / "matplotlibrc").write_text("text.usetex: True\nfont.family: NoSuchFont\nbackend: nothing\n")
     code = (
         "import os, sys; from modeconn_cli.engine.results.figures import page; "

@@ -191,7 +191,7 @@ def watched(kind: Callable[[], nn.Module], said: list[str]) -> nn.Module:
     return model
 
 
-def test_each_set_of_weights_meets_a_network_that_has_forgotten_the_others(
+def test_m6_each_set_of_weights_meets_a_network_that_has_forgotten_the_others(
     kind: Callable[[], nn.Module],
 ) -> None:
     said: list[str] = []
@@ -229,7 +229,7 @@ def test_training_mode_is_left_alone(kind: Callable[[], nn.Module]) -> None:
     assert torch.equal(model(IMAGES), fresh.eval()(IMAGES))
 
 
-def test_statistics_are_recomputed_in_eval_mode(kind: Callable[[], nn.Module]) -> None:
+def test_m6_statistics_are_recomputed_in_eval_mode(kind: Callable[[], nn.Module]) -> None:
     """Batch norms may be the only modules in training mode."""
     model = watched(kind, []).eval()
     model(IMAGES)
@@ -240,7 +240,7 @@ def test_statistics_are_recomputed_in_eval_mode(kind: Callable[[], nn.Module]) -
     assert all(int(norm.num_batches_tracked) == 1 for norm in norms)
 
 
-def test_what_reads_the_graph_sees_the_weights_of_the_moment(kind: Callable[[], nn.Module]) -> None:
+def test_m6_what_reads_the_graph_sees_the_weights_of_the_moment(kind: Callable[[], nn.Module]) -> None:
     model = watched(kind, []).eval()
     model(IMAGES)  # under other weights, before it is traced
     execution = Execution(model, (3, 2, 2))
@@ -390,7 +390,7 @@ class InSlots(InAHelper):
 
 @pytest.mark.parametrize("traced", [False, True], ids=["run", "traced"])
 @pytest.mark.parametrize("kind", [Cached, Within, InATable, ById, InAClosure, InSlots])
-def test_what_is_kept_where_nobody_can_take_it_back_is_refused(
+def test_m6_what_is_kept_where_nobody_can_take_it_back_is_refused(
     kind: type[nn.Module], *, traced: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(InATable, "table", {}, raising=False)
@@ -459,7 +459,7 @@ class Unmade(nn.Module):
 @pytest.mark.filterwarnings("ignore:.*torch.jit.*:FutureWarning")
 @pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
 @pytest.mark.parametrize("kind", [Scaled, Noisy, Counting, Tables, Unmade, normed])
-def test_asking_finds_nothing_elsewhere_and_leaves_no_trace(
+def test_m6_asking_finds_nothing_elsewhere_and_leaves_no_trace(
     kind: Callable[[], nn.Module], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The same outputs, draws and buffers as without it."""

@@ -43,7 +43,7 @@ def _refused(case: Case, capsys: pytest.CaptureFixture[str], code: int) -> None:
 @pytest.mark.parametrize(
     "command", [each if each in QUICK else pytest.param(each, marks=pytest.mark.slow) for each in CASES]
 )
-def test_nothing_is_made_of_two_versions_of_an_input(
+def test_k1_k2_k3_nothing_is_made_of_two_versions_of_an_input(
     here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
     case = CASES[command]
@@ -75,7 +75,7 @@ def _results(folder: Path) -> dict[str, bytes]:
     return {str(path): path.read_bytes() for path in made if ".mcx" not in path.parts}
 
 
-def test_the_same_data_in_another_place_and_the_same_network_in_another_file_go_on(
+def test_k5_k6_the_same_data_in_another_place_and_the_same_network_in_another_file_go_on(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["curve", "eval", A, B, *OWN, "--num-points", "3", "--output-dir", "out"]
@@ -91,7 +91,7 @@ def test_the_same_data_in_another_place_and_the_same_network_in_another_file_go_
     assert "the source file of mixnet:net has changed since then" in said
 
 
-def test_a_training_goes_on_from_its_own_states_alone(
+def test_k2_a_training_goes_on_from_its_own_states_alone(
     here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = [*TRAIN, "--output-dir", "out"]
@@ -111,7 +111,7 @@ def test_a_training_goes_on_from_its_own_states_alone(
     assert Path("out/seed0/checkpoint-2.pt").read_bytes() == (here / B.replace("seed1", "seed0")).read_bytes()
 
 
-def test_a_line_between_branches_is_measured_on_the_branches_that_were_trained(
+def test_k2_a_line_between_branches_is_measured_on_the_branches_that_were_trained(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = [*CASES["lmc run"].words, "--output-dir", "out"]
@@ -144,3 +144,21 @@ def test_a_checkpoint_that_goes_while_others_are_scored_is_named(
     assert f"'{last}' does not exist" in capsys.readouterr().err
     last.write_bytes(whole)
     assert case.run() == 0
+
+
+@pytest.mark.parametrize(
+    ("command", "idle"),
+    [
+        ("curve eval", ["--workers", "2"]),
+        ("csl score", ["--workers", "2"]),
+        ("dormant", ["--workers", "2"]),
+        ("csl score", ["--device", "cpu"]),
+        ("lmc interpolate", ["--figure-format", "png"]),
+    ],
+)
+def test_k7_a_setting_that_changes_no_result_goes_on(here: Path, command: str, idle: list[str]) -> None:
+    case = CASES[command]
+    assert case.run() == 0
+    made = _contents(here / case.into)
+    assert app.main([*case.words, "--output-dir", case.into, *idle]) == 0
+    assert _contents(here / case.into) == made

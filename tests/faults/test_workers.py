@@ -75,7 +75,7 @@ def test_e8_workers_are_noted_where_images_lie_in_memory_and_nowhere_else(
     assert (done.code, "--workers" in done.err) == (0, False), done.err
 
 
-def test_e14_a_worker_that_is_killed_ends_the_training_which_goes_on_later(
+def test_e14_m5_a_worker_that_is_killed_ends_the_training_which_goes_on_later(
     mcx: Callable, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As by a system that is short of memory: in the second epoch, when the first is saved."""
