@@ -245,7 +245,7 @@ def compute_learning_time_from_grads(loss_grads: np.ndarray) -> tuple[np.ndarray
     from modeconn_cli.engine.samples.losses import learning_time
 
     values = _epochs_by_samples(loss_grads)
-    found = learning_time(lambda: values, range(len(values)), values.shape[1])
+    found = learning_time(lambda: values, range(len(values)), values.shape[1]).plain
     return found.lt, found.tau
 
 

@@ -524,7 +524,9 @@ def test_learning_time_is_the_documents(epochs: int, count: int, squared: bool, 
     norms = np.random.default_rng(seed).gamma(1.0, size=(epochs, count))
     if seed % 3 == 0:
         norms[0, 0] = np.nan
-    found = metrics.learning_time(lambda: list(norms), list(range(10, 10 + epochs)), count, squared=squared)
+    both = metrics.learning_time(lambda: list(norms), list(range(10, 10 + epochs)), count, squares=True)
+    found = both.squared if squared else both.plain
+    np.testing.assert_array_equal(both.total, metrics.cumulative_loss(list(norms), count)[0])
     used = norms**2 if squared else norms
     condition = np.cumsum(used, axis=0) / np.arange(1, epochs + 1)[:, None]
     finite = np.isfinite(condition).all(0)
@@ -554,7 +556,9 @@ def test_learning_time_begins_with_the_first_epoch_of_a_sample(epochs: int, coun
         norms[:begin, sample] = np.nan
     if seed % 4 == 0:
         norms[-1, 0] = np.nan  # a fault, or a sample that was never scored
-    found = metrics.learning_time(lambda: list(norms), range(10, 10 + epochs), count, skip_unseen=True)
+    both = metrics.learning_time(lambda: list(norms), range(10, 10 + epochs), count, skip_unseen=True)
+    found, summed = both.plain, metrics.cumulative_loss(list(norms), count, skip_unseen=True)
+    np.testing.assert_array_equal([both.total, both.epochs], summed)
     conditions = {}
     for sample, begin in enumerate(begins):
         own = norms[begin:, sample]

@@ -79,6 +79,8 @@ def _fits(value: Any, hint: Any) -> bool:
         return isinstance(value, list) and all(_fits(each, inner[0]) for each in value)
     if origin is dict:
         return isinstance(value, dict) and all(_fits(each, inner[1]) for each in value.values())
+    if hint is Any:
+        return True
     if hint in (None, NoneType):
         return value is None
     if hint in (int, float):

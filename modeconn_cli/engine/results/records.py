@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib import metadata
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import yaml
@@ -24,7 +24,7 @@ from modeconn_cli.engine import names
 from modeconn_cli.engine.errors import InputError
 from modeconn_cli.engine.machine.runtime import Opened
 from modeconn_cli.engine.registry import CHECKPOINT_SCHEMA, todays_name
-from modeconn_cli.engine.results import files, strict_json
+from modeconn_cli.engine.results import files, logs, strict_json
 from modeconn_cli.engine.results.fingerprints import Fingerprint, identify, sha256
 from modeconn_cli.engine.results.parsing import opened
 from modeconn_cli.engine.settings.base import Settings, tilde
@@ -33,6 +33,7 @@ PACKAGES = ("torch", "torchvision", "numpy")
 
 # The versions of records that this one knows; of all others it is the first.
 KNOWN_SCHEMAS = {"mcx.checkpoint": int(CHECKPOINT_SCHEMA.rpartition("/")[2]), "mcx.status_of_folder": 2}
+_STEP = re.compile(r"([^.\[\]]+)(?=[.\[]|$)|\[(\d+)\]")  # of a place: a name, or a number in brackets
 _SCHEMA = re.compile(r"(mcx\.[a-z0-9_]+)/([0-9]{1,9})")
 
 
@@ -51,16 +52,43 @@ class Record:
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
 
 
+R = TypeVar("R", bound=Record)
+
+
+def kept(kind: type[R], path: Path) -> R | None:
+    """The result that a finished job has written; None for one of an earlier version, which has not said all of it, and
+    where infinities would have to be told from values that are not there.
+    """
+    document = peek_object(path)
+    wanted = [field.name for field in dataclasses.fields(kind)]
+    if "infinite" in document or not document.keys() >= set(wanted):
+        return None
+    try:
+        for place in document.get("nonfinite", []):
+            *way, last = [int(number) if number else name for name, number in _STEP.findall(place)]
+            within: Any = document
+            for step in way:
+                within = within[step]
+            within[last] = math.nan
+        return logs.record(kind, {name: document[name] for name in wanted})
+    except (ValueError, LookupError, TypeError):
+        return None
+
+
 def strict(document: dict[str, Any]) -> dict[str, Any]:
-    """Plain values only; NaN and infinity become null and their places are listed under `nonfinite`."""
-    missing: list[str] = []
+    """Plain values only; NaN and infinity become null and their places are listed under `nonfinite`, infinities also
+    under `infinite`.
+    """
+    missing: dict[str, float] = {}
     out: dict[str, Any] = {key: _plain(value, key, missing) for key, value in document.items()}
     if missing:
-        out["nonfinite"] = missing
+        out["nonfinite"] = list(missing)
+    if infinite := [place for place, value in missing.items() if math.isinf(value)]:
+        out["infinite"] = infinite
     return out
 
 
-def _plain(value: Any, place: str, missing: list[str]) -> Any:
+def _plain(value: Any, place: str, missing: dict[str, float]) -> Any:
     if isinstance(value, InputFile):
         value = value.fields()
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -76,7 +104,7 @@ def _plain(value: Any, place: str, missing: list[str]) -> Any:
     if isinstance(value, Path):
         return str(value)
     if isinstance(value, float) and not math.isfinite(value):
-        missing.append(place)
+        missing[place] = value
         return None
     return value
 

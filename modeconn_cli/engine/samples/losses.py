@@ -65,62 +65,112 @@ def cumulative_loss(
     return total, epochs
 
 
+@dataclass(frozen=True)
+class Learnt:
+    """What two passes over gradient norms tell: `total` [N] their sums and `epochs` [N] over how many, as
+    `cumulative_loss` gives them of losses, and the learning times by the norms and, where asked for, by their squares.
+    """
+
+    total: np.ndarray
+    epochs: np.ndarray
+    plain: LearningTime
+    squared: LearningTime | None
+
+
 def learning_time(
-    norms: Vectors, epochs: Sequence[int], count: int, *, squared: bool = False, skip_unseen: bool = False
-) -> LearningTime:
-    """Two passes over the norms: τ first, then the comparison with it. `skip_unseen` as in `cumulative_loss`."""
-    means = np.zeros(count)  # Σ_k cond_k of each sample
+    norms: Vectors, epochs: Sequence[int], count: int, *, squares: bool = False, skip_unseen: bool = False
+) -> Learnt:
+    """Two passes over the norms: τ first, then the comparison with it; both for the norms and, with `squares`, theirs.
+
+    `skip_unseen` as in `cumulative_loss`.
+    """
+    powers = [_Running(count, squared) for squared in ((False, True) if squares else (False,))]
     unseen = np.zeros(count if skip_unseen else 1, dtype=np.int32)  # epochs before its first
-    for k, condition, block in _conditions(norms, count, squared, unseen if skip_unseen else None):
+    leading = unseen if skip_unseen else None
+    for power, k, condition, block in _conditions(norms, count, powers, leading):
         if skip_unseen:
             condition[unseen[block] > k] = 0.0
-        means[block] += condition
-    finite = np.isfinite(means) & (unseen < len(epochs))
+        power.means[block] += condition
     seen = np.broadcast_to(len(epochs) - unseen, count)
-    tau = float(means[finite].sum() / seen[finite].sum()) if finite.any() else float("nan")
-    below, hits = np.zeros(count, dtype=np.int32), np.empty(min(BLOCK, count), dtype=bool)
-    first, waiting, stays = np.full(count, np.nan), np.ones(count, dtype=bool), np.full(count, np.nan)
-    for k, condition, block in _conditions(norms, count, squared, unseen if skip_unseen else None):
-        below[block] += np.less(condition, tau, out=hits[: len(condition)])
-        under, since = condition <= tau, stays[block]
+    total = powers[0].sums.copy()
+    total[seen == 0] = np.nan
+    for power in powers:
+        power.settle(seen)
+    hits = np.empty(min(BLOCK, count), dtype=bool)
+    for power, k, condition, block in _conditions(norms, count, powers, leading):
+        power.compare(condition, block, epochs[k], hits)
+    times = [power.time(seen) for power in powers]
+    return Learnt(total, seen.astype(np.int64), times[0], times[1] if squares else None)
+
+
+class _Running:
+    """What the passes keep of the norms or of their squares, per sample."""
+
+    def __init__(self, count: int, squared: bool) -> None:
+        self.squared, self.sums = squared, np.zeros(count)
+        self.means = np.zeros(count)  # Σ_k cond_k
+        self._below = np.zeros(count, dtype=np.int32)
+        self._first, self._stays = np.full(count, np.nan), np.full(count, np.nan)
+        self._waiting = np.ones(count, dtype=bool)
+
+    def settle(self, seen: np.ndarray) -> None:
+        """τ, after the first pass."""
+        self._finite = finite = np.isfinite(self.means) & (seen > 0)
+        self._tau = float(self.means[finite].sum() / seen[finite].sum()) if finite.any() else float("nan")
+
+    def compare(self, condition: np.ndarray, block: slice, epoch: int, hits: np.ndarray) -> None:
+        """In the second pass; `hits` is room."""
+        tau = self._tau
+        self._below[block] += np.less(condition, tau, out=hits[: len(condition)])
+        under, since = condition <= tau, self._stays[block]
         since[~under] = np.nan
-        since[under & np.isnan(since)] = epochs[k]
-        still = waiting[block]
+        since[under & np.isnan(since)] = epoch
+        still = self._waiting[block]
         if still.any():
             reached = under & still
-            first[block][reached] = epochs[k]
+            self._first[block][reached] = epoch
             still[reached] = False
-    lt = 1.0 - below / np.maximum(seen, 1)
-    lt[~finite] = first[~finite] = stays[~finite] = np.nan
-    return LearningTime(tau, lt, first, stays, int(finite.sum()))
+
+    def time(self, seen: np.ndarray) -> LearningTime:
+        lt, first, stays, finite = (
+            1.0 - self._below / np.maximum(seen, 1),
+            self._first,
+            self._stays,
+            self._finite,
+        )
+        lt[~finite] = first[~finite] = stays[~finite] = np.nan
+        return LearningTime(self._tau, lt, first, stays, int(finite.sum()))
 
 
 def _conditions(
-    norms: Vectors, count: int, squared: bool, unseen: np.ndarray | None = None
-) -> Iterator[tuple[int, np.ndarray, slice]]:
-    """(epoch number from 0, cond of a block of samples, the block); cond is gone when the next one comes.
+    norms: Vectors, count: int, powers: Sequence[_Running], unseen: np.ndarray | None
+) -> Iterator[tuple[_Running, int, np.ndarray, slice]]:
+    """(whose, epoch number from 0, cond of a block of samples, the block), one pass; cond is gone when the next comes.
 
     `unseen` [N] takes the number of leading NaNs of each sample, whose cond is NaN and which its k leaves out.
     """
+    for power in powers:
+        power.sums[:] = 0.0
     if unseen is not None:
         unseen[:] = 0
-    sums, room = np.zeros(count), np.empty(min(BLOCK, count))
+    room = np.empty(min(BLOCK, count))
     for k, values in enumerate(norms()):
         for block in _blocks(count):
-            total, condition = sums[block], room[: block.stop - block.start]
-            part = values[block]
-            if squared:
-                part = np.square(part, out=condition, dtype=np.float64)
-            total += part
-            if unseen is None:
-                yield k, np.divide(total, k + 1, out=condition), block
-                continue
-            absent = np.isnan(part) & (unseen[block] == k)
-            unseen[block] += absent
-            total[absent] = 0.0
-            np.divide(total, k + 1 - unseen[block], out=condition, where=~absent)
-            condition[absent] = np.nan
-            yield k, condition, block
+            part, condition = values[block], room[: block.stop - block.start]
+            absent = None
+            if unseen is not None:
+                absent = np.isnan(part) & (unseen[block] == k)
+                unseen[block] += absent
+            for power in powers:
+                total = power.sums[block]
+                total += np.square(part, out=condition, dtype=np.float64) if power.squared else part
+                if absent is None or unseen is None:
+                    yield power, k, np.divide(total, k + 1, out=condition), block
+                    continue
+                total[absent] = 0.0
+                np.divide(total, k + 1 - unseen[block], out=condition, where=~absent)
+                condition[absent] = np.nan
+                yield power, k, condition, block
 
 
 def _blocks(count: int) -> list[slice]:

@@ -81,8 +81,11 @@ def array(
     *,
     beside: Mapping[str, Path] | None = None,
     labels: Path | None = None,
+    split: str | None = None,
 ) -> Source:
     """An array [N] as a metric, with those `beside` it that are there as further ones, and `labels` as class ids.
+
+    `split` is what the records of its folder say, where they were read already.
 
     Raises InputError where one of `jobs` has made it and has not finished, and for arrays of different lengths.
     """
@@ -102,7 +105,7 @@ def array(
         path=path,
         table=columns.by_id(ids, found, path),
         metrics=(column, *more),
-        split=splits.of(path.parent, jobs),
+        split=splits.of(path.parent, jobs) if split is None else split,
         assumed=not ids_file,
         files=tuple(files),
     )
@@ -174,15 +177,15 @@ def dormant_files(path: Path) -> dict[int, Path]:
     return dict(sorted(found.items()))
 
 
-def dormant(path: Path, assume: bool) -> Source:
-    """The dormant proportions of one epoch, with class ids where the labels lie beside them."""
+def dormant(path: Path, assume: bool, split: str | None = None) -> Source:
+    """The dormant proportions of one epoch, with class ids where the labels lie beside them; `split` as in `array`."""
     epoch = path.stem.rpartition("_")[2]
     post, labels = (
         path.with_name(f"dormant_post_epoch_{epoch}.npy"),
         path.with_name(f"labels_epoch_{epoch}.npy"),
     )
     column, beside = ("dormant_post", {}) if path == post else ("dormant_prop", {"dormant_post": post})
-    return array("dormant", path, column, ("dormant",), assume, beside=beside, labels=labels)
+    return array("dormant", path, column, ("dormant",), assume, beside=beside, labels=labels, split=split)
 
 
 def tracking(path: Path) -> Source:

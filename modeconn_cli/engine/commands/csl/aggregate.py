@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,7 +15,7 @@ from modeconn_cli.engine.commands.csl.inputs import Drawn, RunArrays
 from modeconn_cli.engine.commands.csl.naming import IDS
 from modeconn_cli.engine.errors import OutputError
 from modeconn_cli.engine.machine.runtime import Runtime
-from modeconn_cli.engine.results import arrays, files, jobs, listing
+from modeconn_cli.engine.results import arrays, files, jobs, listing, records
 from modeconn_cli.engine.results.figures import about, said_beside
 from modeconn_cli.engine.results.records import Record
 from modeconn_cli.engine.samples.losses import LearningTime, cumulative_loss, learning_time
@@ -125,6 +125,9 @@ def run(settings: CslAggregateSettings, runtime: Runtime) -> CslAggregateResult 
     }
     noise = found.label_noise(runtime)
     with jobs.opened(settings, folder, "csl aggregate", runtime, **how) as job:
+        metrics_file = folder / name.aggregated("metrics", ".json")
+        if job.complete and (kept := records.kept(CslAggregateResult, metrics_file)) is not None:
+            return replace(kept, figures=[str(path) for path in drawn])
         metrics = _measured(found, settings, runtime)
         result = _result(settings, folder, found, metrics, noise, drawn)
         if any(not (folder / name.aggregated(array)).exists() for array in metrics.values):
@@ -144,7 +147,19 @@ def _measured(found: RunArrays, settings: CslAggregateSettings, runtime: Runtime
     count, unseen = found.count, settings.class_order is not None
     if settings.class_order is not None:
         read_order(settings.class_order)
-    csl, epochs = cumulative_loss(found.values(found.losses), count, skip_unseen=unseen)
+    grads, learnt = found.grads, None
+    if grads is not None:
+        learnt = learning_time(
+            lambda: found.values(grads),
+            found.epochs,
+            count,
+            squares=found.summary.get("grad") == "input",  # the norms are the paper's, which squares them
+            skip_unseen=unseen,
+        )
+    if learnt is not None and grads == found.losses:
+        csl, epochs = learnt.total, learnt.epochs
+    else:
+        csl, epochs = cumulative_loss(found.values(found.losses), count, skip_unseen=unseen)
     values: dict[str, np.ndarray] = {"csl": csl}
     never = epochs == 0
     if unseen:
@@ -161,17 +176,18 @@ def _measured(found: RunArrays, settings: CslAggregateSettings, runtime: Runtime
     if unseen:
         # Without the decay, which is another sum for other epochs.
         values["csl_per_epoch"] = values.get("csl_ce", csl) / np.where(never, 1, epochs)
-    if found.grads is None:
+    if learnt is None:
         return _Metrics(values, None, None)
-
-    def learnt(squared: bool) -> LearningTime:
-        norms = found.grads or []
-        return learning_time(
-            lambda: found.values(norms), found.epochs, count, squared=squared, skip_unseen=unseen
-        )
-
-    plain, square = learnt(False), None
+    plain = learnt.plain
     values |= {"lt": plain.lt, "lt_first_epoch": plain.first, "lt_stays": plain.stays}
+    if learnt.squared is not None:
+        values["lt_first_epoch_sq"] = learnt.squared.first
+    _check_learnt(found, plain, int(never.sum()), runtime)
+    return _Metrics(values, plain, learnt.squared)
+
+
+def _check_learnt(found: RunArrays, plain: LearningTime, never: int, runtime: Runtime) -> None:
+    """Say where learning times tell nothing apart, and of how many samples there are none."""
     at_once = float((plain.first[np.isfinite(plain.lt)] == found.epochs[0]).mean()) if plain.finite else 0.0
     if at_once > AT_ONCE and len(found.epochs) > 1:
         told = len(np.unique(plain.stays)) > 1  # NaN, never, counts as one value
@@ -184,13 +200,9 @@ def _measured(found: RunArrays, settings: CslAggregateSettings, runtime: Runtime
                 else "neither it nor lt_stays, which is the same for all, tells samples apart at these epochs"
             )
         )
-    if found.summary.get("grad") == "input":  # the norms are the paper's, which squares them
-        square = learnt(True)
-        values["lt_first_epoch_sq"] = square.first
-    excluded = count - plain.finite - int(never.sum())
+    excluded = found.count - plain.finite - never
     if excluded > 0:
         runtime.warn(f"{excluded:,} samples have a NaN among their gradient norms: not in tau")
-    return _Metrics(values, plain, square)
 
 
 def _check_begins(found: RunArrays, epochs: np.ndarray, runtime: Runtime) -> None:
@@ -315,9 +327,7 @@ def _draw(
     shown, label = (
         (found.losses, "loss (nats)") if found.ce is None else (found.ce, "loss without weight decay (nats)")
     )
-    curves = {
-        name: np.stack([losses[places] for losses in found.values(shown)]) for name, places in chosen.items()
-    }
+    curves = {name: found.of_samples(shown, places) for name, places in chosen.items()}
     said = said_beside(found.losses) or found.run.dataset
     title = about(None, said, [found.epochs[0], found.epochs[-1], None])
     ends = f"Hardest and easiest samples of {title}"

@@ -70,6 +70,12 @@ class RunArrays:
             whole[np.searchsorted(self.ids, ids)] = arrays.read(path, len(ids))
             yield whole
 
+    def of_samples(self, paths: list[Path], places: np.ndarray) -> np.ndarray:
+        """The values [E, samples] of a few samples; where all arrays have them in one order, nothing else is read."""
+        if self.own_ids:
+            return np.stack([whole[places] for whole in self.values(paths)])
+        return np.stack([arrays.read(path, self.count)[places] for path in paths])
+
     def listing(self, data: MeasuredDataSettings) -> str:
         """What the results are made of, the images of `data` among them; the folder may have been moved."""
         made_of = jobs.listing({path.name: path for path in (*self.files, *self.own_ids.values())})
