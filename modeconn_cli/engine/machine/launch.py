@@ -25,7 +25,7 @@ from modeconn_cli.engine.machine.runtime import STOP_SIGNALS
 
 # Seconds that ranks have for saving and ending after a signal, or after another has failed. A unit of work that is cut
 # off is lost either way, and a file that is being written stays as it was.
-ENDING = 6.0
+ENDING = 7.0
 LOOK = 0.05  # seconds between two looks at the ranks
 ORPHANED = 1.0  # seconds between two looks for the launcher, where the system says nothing of its end
 PIPE, WORDS = (

@@ -148,9 +148,24 @@ class _Made:
 
 
 def _jobs(folder: Path, commands: tuple[str, ...]) -> list[_Made]:
-    found = sorted((folder / names.JOB_FOLDER).glob(f"*/{names.RECORD_FILE}"))
-    private = [record.parent for record in found if record.parent.name.startswith(commands)]
+    private = [each for each in _recorded(folder / names.JOB_FOLDER) if each.name.startswith(commands)]
     return [_Made(each.name, read(each)) for each in private if each.name != "curvature-sweep"]
+
+
+def _recorded(place: Path) -> list[Path]:
+    """The jobs of a folder that have a record; the folder is listed once as long as no job joins it."""
+    try:
+        version = hashes.stamp(place.stat())
+    except OSError:
+        return []
+    known = _listings.get(place)
+    if known is None or known[0] != version:
+        found = sorted(path.parent for path in place.glob(f"*/{names.RECORD_FILE}"))
+        _listings[place] = known = version, found
+    return known[1]
+
+
+_listings: dict[Path, tuple[tuple[int, int, int], list[Path]]] = {}
 
 
 def _vouched(path: Path, folder: Path, jobs: list[_Made]) -> bool:

@@ -1,0 +1,215 @@
+"""Every command does what its law in docs/performance.md says, for 4, 8 and 16 of everything: files opened, folders
+listed, files hashed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from faults.commands import NET, within
+
+from growth.counting import Counts, counted, growth
+from modeconn_cli.cli import app
+from modeconn_cli.engine.results import arrays, hashes, manifest
+
+pytestmark = pytest.mark.usefixtures("undrawn")
+
+SIZES = (4, 8, 16)
+LINEAR = 1.05  # times as much for a further epoch at large sizes as at small ones
+OWN = ["--model", "grownet:net", "-q"]
+
+
+@pytest.fixture(scope="module")
+def made(made_once: Callable[[str, Callable[[Path], None]], Path]) -> Path:
+    """Runs of as many epochs as the sizes say, a checkpoint of each epoch."""
+
+    def make(folder: Path) -> None:
+        folder.mkdir()
+        (folder / "grownet.py").write_text(NET)
+        random = np.random.default_rng(0)
+        images, labels = random.integers(0, 256, (60, 1, 8, 8), dtype=np.uint8), np.arange(60) % 3
+        np.savez(folder / "data.npz", x_train=images, y_train=labels, x_test=images[:30], y_test=labels[:30])
+        with within(folder):
+            for size in (*SIZES, SIZES[-1] + 1):
+                words = [
+                    "train",
+                    *OWN,
+                    "--dataset",
+                    "data.npz",
+                    "--save-freq",
+                    "1",
+                    "--epochs",
+                    str(size - 1),
+                ]
+                assert app.main([*words, "--output-dir", f"run{size}"]) == 0
+                scored = ["--checkpoint-dir", f"run{size}/seed0", *OWN]
+                assert app.main(["csl", "score", *scored, "--output-dir", f"losses{size}"]) == 0
+                assert app.main(["dormant", *scored, "--output-dir", f"dormant{size}"]) == 0
+
+    return made_once("growing", make)
+
+
+@pytest.fixture
+def here(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder; the runs and their scores lie where they were made, as copies would be other files."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(made))
+    anew(monkeypatch)
+    return tmp_path
+
+
+def anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is known yet, as in a process of its own."""
+    monkeypatch.setattr(hashes, "_known", {})
+    monkeypatch.setattr(manifest, "_read", {})
+    monkeypatch.setattr(manifest, "_listings", {})
+
+
+Measured = Callable[[str], Callable[[int], Counts]]
+
+
+@pytest.fixture
+def measured(made: Path, here: Path, monkeypatch: pytest.MonkeyPatch) -> Measured:
+    """What a command does; `{n}` in its words is the size, `{made}` where the runs lie."""
+
+    def of(words: str) -> Callable[[int], Counts]:
+        def measure(size: int) -> Counts:
+            anew(monkeypatch)
+            with counted(monkeypatch, made, here) as counts:
+                assert app.main([*words.format(n=size, made=made).split(), "-q"]) == 0
+            return counts
+
+        app.main([*words.format(n=SIZES[0], made=made).replace("out4", "imports").split(), "-q"])
+        return measure
+
+    return of
+
+
+def pairs(size: int) -> float:
+    return size * (size - 1) / 2
+
+
+SCORED = (
+    "--checkpoint-dir {made}/run{n}/seed0 --dataset {made}/data.npz --model grownet:net --output-dir out{n}"
+)
+TRAINED = "--dataset {made}/data.npz --model grownet:net --output-dir out{n}"
+LINE = "{made}/run4/seed0/checkpoint-0.pt {made}/run4/seed0/checkpoint-3.pt"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        f"csl score {SCORED}",
+        f"dormant {SCORED}",
+        f"curvature {SCORED} --niter 1",
+        "csl aggregate --input-dir {made}/losses{n} --output-dir out{n}",
+        "correlate --dormant {made}/dormant{n} --output-dir out{n}",
+        "l2 {made}/run{n}/seed0 --output-dir out{n}",
+        "status {made}/run{n}",
+        "status {made}/dormant{n} --verify",
+        f"train {TRAINED} --epochs {{n}} --save-freq 1",
+        f"curve eval {LINE} {TRAINED} --num-points {{n}}",
+        f"lmc run {TRAINED} --k1 0 --k2 1 --num-alphas {{n}}1",
+        f"lmc run {TRAINED} --k1 0 --k2 {{n}} --num-alphas 3",
+    ],
+)
+def test_work_grows_as_epochs_and_positions_do(measured: Measured, words: str) -> None:
+    found = growth(SIZES, measured(words))
+    assert all(value <= LINEAR for value in found.values()), found
+
+
+def test_all_pairs_take_work_by_pairs_and_run_again_by_checkpoints(measured: Measured) -> None:
+    command = measured("l2 {made}/run{n}/seed0 --pairs all --output-dir out{n}")
+    found = growth(SIZES, command, pairs)
+    assert all(value <= LINEAR for value in found.values()), found
+    again = growth(SIZES, command)
+    assert all(value <= LINEAR for value in again.values()), again
+    most, pairs_ = command(SIZES[-1]).opened.total(), pairs(SIZES[-1])
+    assert most < pairs_, "no file of a pair is opened"
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_an_epoch_more_reads_that_epoch_alone(
+    made: Path, here: Path, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    """The hashes of earlier arrays are believed, as long as nobody touches them."""
+    words = ["csl", "score", "--checkpoint-dir", str(made / f"run{size}/seed0"), *OWN]
+    words += ["--dataset", str(made / "data.npz"), "--output-dir", "out"]
+    assert app.main([*words, "--end-epoch", str(size - 2)]) == 0
+    anew(monkeypatch)
+    with counted(monkeypatch, made, here) as counts:
+        assert app.main(words) == 0
+    assert not [path for path in (*counts.opened, *counts.hashed) if "_epoch_" in Path(path).name]
+    assert counts.opened[str(made / f"run{size}/seed0/checkpoint-{size - 2}.pt")] <= 1
+
+
+def test_an_array_that_was_touched_is_hashed_again(
+    made: Path, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["csl", "aggregate", "--output-dir", "out", "-q", "--input-dir"]
+    scored = ["--checkpoint-dir", str(made / "run4/seed0"), "--dataset", str(made / "data.npz"), *OWN]
+    assert app.main(["csl", "score", *scored, "--output-dir", "own"]) == 0
+    touched = min(Path("own").glob("loss_data_*epoch_1_*.npy"))
+    touched.write_bytes(touched.read_bytes())
+    anew(monkeypatch)
+    with counted(monkeypatch, here) as counts:
+        assert app.main([*words, "own"]) == 0
+    assert [path for path in counts.hashed if "_epoch_" in Path(path).name] == [str(touched)]
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_each_array_is_read_once_for_its_sum_and_twice_for_learning_times(
+    made: Path, here: Path, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    read: Counter[str] = Counter()
+    stream = arrays.stream
+
+    def streamed(paths: list[Path], length: int) -> Iterator[np.ndarray]:
+        for path, values in zip(paths, stream(paths, length), strict=True):
+            read[path.name.partition("_data")[0]] += 1
+            yield values
+
+    monkeypatch.setattr(arrays, "stream", streamed)
+    assert (
+        app.main(
+            ["csl", "aggregate", "--input-dir", str(made / f"losses{size}"), "--output-dir", "out", "-q"]
+        )
+        == 0
+    )
+    assert read == {"loss": size, "loss_ce": size, "loss_grad": 2 * size}
+
+
+def test_a_finished_aggregation_reads_no_array_again(
+    made: Path, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["csl", "aggregate", "--input-dir", str(made / "losses8"), "--output-dir", "out", "-q", "--json"]
+    printed = []
+    for _ in range(2):
+        with contextlib.redirect_stdout(io.StringIO()) as out:
+            assert app.main(words) == 0
+        printed.append(json.loads(out.getvalue()))
+        monkeypatch.setattr(arrays, "stream", lambda *_: [][0])
+    assert printed[0] == printed[1]
+
+
+def test_a_planted_quadratic_is_found(
+    measured: Measured, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each array is vouched for by reading all of its folder."""
+    holds = manifest.Entry.holds
+
+    def slow(entry: manifest.Entry, path: Path) -> bool:
+        for other in path.parent.glob("*.npy"):
+            other.open("rb").close()
+        return holds(entry, path)
+
+    monkeypatch.setattr(manifest.Entry, "holds", slow)
+    found = growth(SIZES, measured("csl aggregate --input-dir {made}/losses{n} --output-dir out{n}"))
+    assert found["opened"] > 1.5
