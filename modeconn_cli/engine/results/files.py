@@ -31,6 +31,7 @@ from modeconn_cli.engine.results.failpoints import failpoint
 from modeconn_cli.engine.results.streams import Written, size_of
 
 MANY, AT_ONCE = 256, 16  # files that are published together, and how many of them at a time
+_CANNOT = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)  # what a disk says that has no such thing
 _FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 _HOST = f"{zlib.crc32(socket.gethostname().encode()):08x}"  # whose process numbers a name speaks of
 _TEMPORARY = re.compile(rf"^\.mcx-(\d+)-{_HOST}[0-9a-f]+\.tmp$")
@@ -88,13 +89,16 @@ def atomic_write(
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
-    if failpoint("files.before_folder_sync") == "lost":
-        path.unlink() if before is None else path.write_bytes(before)
-        failpoints.power_fails()
-    if not among_others:
-        _sync_folder(path.parent)
+    try:
+        if failpoint("files.before_folder_sync") == "lost":
+            path.unlink() if before is None else path.write_bytes(before)
+            failpoints.power_fails()
+        if not among_others:
+            _sync_folder(path.parent)
+        failpoint("files.after_rename")
+    except OSError as error:  # the file is there, and nobody knows for how long
+        raise refused(path, error, write) from error
     published(path)
-    failpoint("files.after_rename")
 
 
 _guarded: list[Path] = []
@@ -153,13 +157,18 @@ def refused(path: Path, error: OSError, write: Callable[[Any], None] | bytes = b
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make the rename itself durable; folders that cannot be opened (some network disks) are left alone."""
-    with contextlib.suppress(OSError):
+    """Make the rename itself durable; folders that cannot be opened or synced (some network disks) are left alone."""
+    try:
         handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+    except OSError:
+        return
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in _CANNOT:
+            raise
+    finally:
+        os.close(handle)
 
 
 def write_text(path: Path, text: str) -> None:
