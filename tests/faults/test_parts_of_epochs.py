@@ -1,15 +1,13 @@
-"""What a score of many epochs reads, lists and keeps on the disk, counted: for 2, 4 and 8 of them."""
+"""What a kill leaves of a score of many epochs, each of many units."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from modeconn_cli.engine.results import files
 from modeconn_cli.engine.samples import sweep
 
 SAMPLES, UNIT, EPOCHS = 24, 4, 8
@@ -46,34 +44,6 @@ def parts(folder: str) -> list[Path]:
 
 def results(folder: str) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in Path(folder).glob("*.npy")}
-
-
-@pytest.mark.parametrize("epochs", [2, 4, 8])
-def test_each_part_is_read_once_no_folder_is_listed_and_the_parts_there_are_of_one_epoch(
-    mcx: Callable, monkeypatch: pytest.MonkeyPatch, epochs: int
-) -> None:
-    read, made, there, listed = list[Path](), list[Path](), list[int](), list[Path]()
-    plain, write, scandir, listdir = sweep.read_part, files.write_arrays, os.scandir, os.listdir
-
-    def counted(path: Path, columns: tuple[str, ...]) -> sweep.Values | None:
-        read.append(path)
-        return plain(path, columns)
-
-    def written(path: Path, values: dict) -> None:
-        write(path, values)
-        made.append(path)
-        there.append(sum(each.exists() for each in made))
-
-    monkeypatch.setattr(sweep, "read_part", counted)
-    monkeypatch.setattr(files, "write_arrays", written)
-    monkeypatch.setattr(os, "listdir", lambda folder: listed.append(Path(folder)) or listdir(folder))
-    monkeypatch.setattr(os, "scandir", lambda folder: listed.append(Path(folder)) or scandir(folder))
-    assert mcx(*WORDS, "out", "--start-epoch", "1", "--end-epoch", epochs).code == 0
-    assert listed, "others are"
-    assert [folder for folder in listed if sweep.PARTS in folder.parts] == []
-    assert sorted(read) == sorted(made) == sorted({*made})
-    assert (len(made), max(there)) == (epochs * UNITS, UNITS)
-    assert parts("out") == []
 
 
 def test_what_a_kill_has_left_is_taken_and_nothing_of_it_stays(
