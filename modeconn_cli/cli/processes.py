@@ -11,15 +11,14 @@ import typer
 
 from modeconn_cli.cli.report import PipeClosed, Report, fail
 from modeconn_cli.engine.errors import AGAIN, McxError, SettingsError
-from modeconn_cli.engine.machine import launch
-from modeconn_cli.engine.machine import ranks as distributed
+from modeconn_cli.engine.machine import launch, places
 
 
 def run(settings: Any, report: Report, function: Callable[..., None]) -> None:
     """Run the command in several processes of this machine; raises typer.Exit with their exit code."""
     if settings.dist == "off":
         raise SettingsError("--nproc-per-node starts processes that share the work", "leave out --dist off")
-    if distributed.find(os.environ) is not None:
+    if places.find(os.environ) is not None:
         raise SettingsError(
             "--nproc-per-node starts processes, and torchrun or srun has started some already", "leave it out"
         )

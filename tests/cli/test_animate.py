@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import json
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw
+
+from modeconn_cli.engine.commands.animate import bars
 
 LAYERS = ("conv1", "norm1", "$fc_1$")
 
@@ -140,3 +144,59 @@ def test_a_heat_map_in_another_format_is_told_from_a_strangers(mcx: Callable, da
     assert f"already complete: {still}" not in mcx(*words, "--dpi", "70").err
     still.write_bytes(b"%PDF-1.4 of someone else")
     assert "use --overwrite" in mcx(*words).err
+
+
+def moving(count: int) -> Iterator[Image.Image]:
+    """Frames of one palette, of which the third is as the second."""
+    palette = Image.new("P", (1, 1))
+    palette.putpalette([255, 255, 255, 0, 0, 0, 200, 0, 0])
+    for k in range(count):
+        picture = Image.new("RGB", (60, 40), "white")
+        ImageDraw.Draw(picture).rectangle((5 * max(k, 2), 10, 5 * max(k, 2) + 8, 30), (200, 0, 0))
+        yield picture.quantize(palette=palette, dither=Image.Dither.NONE)
+
+
+def test_frames_that_are_written_one_by_one_are_those_of_pillow(tmp_path: Path) -> None:
+    out, first = io.BytesIO(), [*moving(9)][2:]
+    bars.write_gif(out, iter(first), 70, "of mine")
+    (tmp_path / "ours.gif").write_bytes(out.getvalue())
+    first[0].save(tmp_path / "pillow.gif", save_all=True, append_images=first[1:], duration=70, loop=0)
+    (ours, lasting), (theirs, also) = (frames(tmp_path / name) for name in ("ours.gif", "pillow.gif"))
+    assert (len(ours), lasting) == (7, [70] * 7) == (len(theirs), also)
+    assert all(np.array_equal(a, b) for a, b in zip(ours, theirs, strict=True))
+    with Image.open(tmp_path / "ours.gif") as film:
+        assert (film.info["loop"], film.info["comment"]) == (0, b"of mine")
+
+
+def test_equal_neighbours_stay_two_frames(tmp_path: Path) -> None:
+    out = io.BytesIO()
+    bars.write_gif(out, moving(4), 70, "")
+    (tmp_path / "ours.gif").write_bytes(out.getvalue())
+    pictures, lasting = frames(tmp_path / "ours.gif")
+    assert lasting == [70] * 4
+    assert [np.array_equal(pictures[0], each) for each in pictures] == [True, True, True, False]
+
+
+def test_however_many_frames_there_are_only_the_last_ones_are_held(
+    mcx: Callable, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, drawn, held = Image.Image.quantize, list[weakref.ref[Image.Image]](), list[int]()
+
+    def quantize(picture: Image.Image, *how: object, **more: object) -> Image.Image:
+        held.append(sum(each() is not None for each in drawn))
+        found = plain(picture, *how, **more)  # type: ignore[arg-type]
+        drawn.append(weakref.ref(found))
+        return found
+
+    monkeypatch.setattr(Image.Image, "quantize", quantize)
+    for count in (6, 12, 24):
+        drawn.clear(), held.clear()
+        t = np.linspace(0, 1, count)
+        arrays = {**np.load(data), "t_values": t, "normalized_l2": np.stack([t, 1 - t, t * t], axis=1)}
+        np.savez(data, **{name: arrays[name] for name in arrays if name != "relative"})
+        output = data.with_name(f"{count}.gif")
+        assert mcx("animate", "--data", data, "--output", output).code == 0
+        assert len(frames(output)[0]) == count
+        assert (len(held), max(held) <= 3) == (count + 1, True), (
+            "the palette's, the last one and the one before"
+        )

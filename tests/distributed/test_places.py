@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from modeconn_cli.engine.errors import SettingsError
-from modeconn_cli.engine.machine.ranks import find, first_host
+from modeconn_cli.engine.machine.places import find, first_host
 
 TORCHRUN = {
     "RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4", "MASTER_ADDR": "10.0.0.1",

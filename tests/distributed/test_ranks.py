@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from modeconn_cli.engine.errors import Elsewhere, InputError, SettingsError, Stopped
-from modeconn_cli.engine.machine.ranks import Many, find
+from modeconn_cli.engine.machine.places import find
+from modeconn_cli.engine.machine.ranks import Many
 
 WORLD = 3
 
@@ -49,6 +50,24 @@ def test_all_hear_what_each_has_given_in_the_order_of_the_ranks(three: list[Many
 def test_a_rank_that_gives_nothing_is_named_by_all_others(three: list[Many]) -> None:
     for error in together(three[:2], lambda group: group.gather(None)):
         assert (type(error), error.message) == (Stopped, "rank 2 has said nothing for 3 s")
+
+
+def test_who_says_that_a_step_is_done_waits_for_nobody_and_who_waits_for_some_waits_for_them(
+    three: list[Many],
+) -> None:
+    tallies = [(group.tally(), group.tally()) for group in three]
+    for (steps, _), count in zip(tallies, (3, 1, 2), strict=True):
+        for _ in range(count):
+            steps.add()
+    assert [(steps.least(), others.least()) for steps, others in tallies] == [(1, 0)] * WORLD
+    tallies[1][0].wait([0, 2], 2)
+    silent = [Stopped, "rank 1 has said nothing for 3 s"]
+    late, *_ = together(three[:1], lambda group: tallies[group.rank][0].wait(range(WORLD), 2))
+    assert [type(late), late.message] == silent
+    with ThreadPoolExecutor(1) as threads:
+        waiting = threads.submit(tallies[0][0].wait, range(WORLD), 2)
+        tallies[1][0].add()
+        assert waiting.result() is None
 
 
 def test_j2_an_error_of_the_leader_is_heard_by_all_and_said_once(three: list[Many]) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from torch.distributed import TCPStore
 
 from modeconn_cli.engine.samples.sweep import Sweep
 
@@ -57,7 +58,7 @@ def test_g2_h2_j3_killed_ranks_and_one_process_in_the_end_give_the_files_of_one(
         out, err = done.communicate(timeout=100)
         assert (done.returncode, out) == (137, "")
         assert "a process was ended by SIGKILL" in err
-    kept, computed = list(folder.glob(".mcx/*/parts/*.npz")), []
+    kept, computed = list(folder.glob(".mcx/*/parts/*/*.npz")), []
     assert kept
     plain = Sweep._part
 
@@ -85,6 +86,61 @@ def test_g1_j7_two_processes_give_the_files_of_one_and_one_clean_output(
     again = start("dormant", *where, "--output-dir", tmp_path / "two", "--nproc-per-node", "3")
     out, err = again.communicate(timeout=100)
     assert (again.returncode, err.count("already complete")) == (0, 1)
+
+
+@pytest.fixture
+def many(mcx: Callable, tmp_path: Path) -> tuple[str | Path, ...]:
+    """`csl score` of twelve epochs of two work units each, of which two ranks may be AHEAD."""
+    small = ("--model", "mlp", "--model-arg", "width=4", "--dataset", "digits", "--max-samples", "1100")
+    words = ("--epochs", "12", "--save-freq", "1", "--lr", "0.1", "--output-dir", tmp_path / "run", "-q")
+    assert mcx("train", *small, *words).code == 0
+    where = ("--checkpoint-dir", tmp_path / "run/seed0", "--start-epoch", "1", "--batch-size", "64")
+    return ("csl", "score", *where, "--grad", "none", "--output-dir")
+
+
+AHEAD = 4  # epochs, as a rank may do four units more than another
+
+
+@pytest.mark.distributed
+def test_g2_epochs_are_put_together_as_they_are_done_and_go_on_after_a_kill(
+    mcx: Callable, start: Callable, many: tuple, tmp_path: Path
+) -> None:
+    """Rank 1 is killed after its eighth unit, which it begins when the first three epochs are put together."""
+    folder = tmp_path / "out"
+    fault = {"MCX_TESTING": "1", "MCX_FAILPOINT": "scoring.after_part.rank1:8=kill"}
+    done = start(*many, folder, "--nproc-per-node", "2", environment=fault)
+    assert (done.communicate(timeout=100)[0], done.returncode) == ("", 137)
+    finished = len(list(folder.glob("loss_ce_*.npy")))
+    assert 8 - 1 - AHEAD <= finished <= 8
+    there = list(folder.glob(".mcx/*/parts/*"))
+    assert 1 <= len(there) <= AHEAD + 1, "a folder per epoch that is not put together"
+    done = start(*many, folder, "--nproc-per-node", "3")
+    _, err = done.communicate(timeout=100)
+    assert (done.returncode, f"{finished} of 12 epochs are scored already" in err) == (0, True), err
+    assert list(folder.glob(".mcx/*/parts/*")) == []
+    assert mcx(*many, tmp_path / "one", "--threads", "1").code == 0
+    assert files_of(folder) == files_of(tmp_path / "one")
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+@pytest.mark.parametrize("rank", [0, 1])
+def test_no_rank_fills_the_disk_with_parts_while_another_hangs(
+    start: Callable, ranks: list, many: tuple, tmp_path: Path, rank: int
+) -> None:
+    """As of torchrun, the store is not at rank 0, which may hang as any other."""
+    port = int(ranks[0]["MASTER_PORT"])
+    store = TCPStore("localhost", port, is_master=True, wait_for_workers=False)  # lives as long as its name
+    fault = {"MCX_TESTING": "1", "MCX_FAILPOINT": f"scoring.after_part.rank{rank}:1=stop"}
+    words = (*many, tmp_path / "out", "--dist-timeout", "3")
+    there = {"TORCHELASTIC_USE_AGENT_STORE": "True"}
+    both = [start(*words, environment={**ranks[k], **there, **(fault if k == rank else {})}) for k in (0, 1)]
+    _, err = both[1 - rank].communicate(timeout=60)
+    both[rank].kill()
+    both[rank].communicate()
+    assert (both[1 - rank].returncode, f"rank {rank} has said nothing for 3 s" in err) == (75, True), err
+    assert len(list((tmp_path / "out").glob(".mcx/*/parts/*/*.npz"))) == 1 + AHEAD + 1
+    del store
 
 
 @pytest.mark.slow
@@ -195,7 +251,7 @@ def test_j3_a_rank_that_hangs_or_dies_is_given_up_and_finished_parts_stay(
     both[rank].communicate()
     assert (both[1 - rank].returncode, message in err) == (75, True), err
     assert "Traceback" not in err
-    assert list((tmp_path / "out").glob(".mcx/*/parts/*.npz"))
+    assert list((tmp_path / "out").glob(".mcx/*/parts/*/*.npz"))
     assert mcx(*words, "--threads", "1").code == 0
 
 

@@ -320,13 +320,13 @@ def test_two_commands_share_a_folder(tmp_path: Path) -> None:
 
 def test_leftovers_of_dead_processes_are_removed(tmp_path: Path) -> None:
     pid = str(dead_pid())
-    places = tmp_path, private(tmp_path)
+    places = tmp_path, private(tmp_path), private(tmp_path) / "parts", private(tmp_path) / "parts/epoch_3"
     left = [place / files._temporary(place).name.replace(str(os.getpid()), pid) for place in places]
-    private(tmp_path).mkdir(parents=True)
+    places[-1].mkdir(parents=True)
     for path in left:
         path.write_text("")
     run(tmp_path)
-    assert [path.exists() for path in left] == [False, False]
+    assert [path.exists() for path in left] == [False] * 4
 
 
 def test_leftovers_in_folders_of_results_are_removed_too(tmp_path: Path) -> None:

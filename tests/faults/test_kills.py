@@ -188,9 +188,9 @@ def test_a_kill_in_the_middle_of_an_epoch_loses_a_part_at_most(
     assert mcx("dormant", "--output-dir", tmp_path / "whole", *where).code == 0
     environment = {"MCX_TESTING": "1", "MCX_FAILPOINT": "scoring.after_part:1=kill"}
     assert fresh("dormant", "--output-dir", folder, *where, environment=environment).code == KILLED
-    assert len(list(folder.glob(".mcx/*/parts/*.npz"))) == 1
+    assert len(list(folder.glob(".mcx/*/parts/*/*.npz"))) == 1
     assert mcx("dormant", "--output-dir", folder, *where).code == 0
-    assert list(folder.glob(".mcx/*/parts/*.npz")) == []
+    assert list(folder.glob(".mcx/*/parts/*/*.npz")) == []
     made = [path for path in (tmp_path / "whole").rglob("*") if path.suffix in (".npy", ".csv")]
     assert made
     for path in made:

@@ -17,7 +17,8 @@ from faults.commands import NET, within
 
 from growth.counting import Counts, counted, growth
 from modeconn_cli.cli import app
-from modeconn_cli.engine.results import arrays, hashes, manifest
+from modeconn_cli.engine.results import arrays, files, hashes, manifest
+from modeconn_cli.engine.samples import sweep
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -123,6 +124,30 @@ LINE = "{made}/run4/seed0/checkpoint-0.pt {made}/run4/seed0/checkpoint-3.pt"
 def test_work_grows_as_epochs_and_positions_do(measured: Measured, words: str) -> None:
     found = growth(SIZES, measured(words))
     assert all(value <= LINEAR for value in found.values()), found
+    assert found["listed"] == 0, "as many folders are listed for any number"
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_parts_are_read_once_by_name_and_are_of_one_epoch_at_a_time(
+    made: Path, here: Path, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    """Four units of each epoch: 60 samples, sixteen at a time."""
+    written, there, write = list[Path](), list[int](), files.write_arrays
+
+    def write_arrays(path: Path, values: dict[str, np.ndarray]) -> None:
+        write(path, values)
+        written.append(path)
+        there.append(sum(each.exists() for each in written))
+
+    monkeypatch.setattr(sweep, "UNIT", 16)
+    monkeypatch.setattr(files, "write_arrays", write_arrays)
+    words = ["csl", "score", "--checkpoint-dir", str(made / f"run{size}/seed0"), *OWN, "--batch-size", "16"]
+    with counted(monkeypatch, here) as counts:
+        assert app.main([*words, "--dataset", str(made / "data.npz"), "--output-dir", "out"]) == 0
+    assert (len(written), max(there)) == (4 * size, 4)
+    read = {path: times for path, times in counts.opened.items() if sweep.PARTS in Path(path).parts}
+    assert [path for path in counts.listed if sweep.PARTS in Path(path).parts] == []
+    assert {path: read.get(str(path.absolute())) for path in written} == dict.fromkeys(written, 1)
 
 
 def test_all_pairs_take_work_by_pairs_and_run_again_by_checkpoints(measured: Measured) -> None:

@@ -11,18 +11,16 @@ from __future__ import annotations
 import datetime
 import json
 import os
-import re
 import sys
 import time
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from multiprocessing import TimeoutError as NoAnswer
 from multiprocessing.pool import ThreadPool
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from modeconn_cli.engine.errors import CONTINUE, Elsewhere, InputError, McxError, SettingsError, Stopped
+from modeconn_cli.engine.machine.places import Place, find
 
 if TYPE_CHECKING:
     from torch._C._distributed_c10d import TCPStore
@@ -37,101 +35,22 @@ LEAVING = 10  # seconds that the holder of the store waits for the others to lea
 _AGAIN = "finished parts are kept: run the same command again; --dist-timeout waits longer"
 
 
-@dataclass(frozen=True)
-class Place:
-    """A process among others: `local` counts on its own machine."""
+class Tally:
+    """How many steps each rank has done; who says so waits for nobody. Here of a process on its own."""
 
-    rank: int
-    world: int
-    local_rank: int
-    local_world: int
-    address: str
-    port: int
-    session: str  # what tells this start from others at the same store
-    agent: bool  # whether a launcher holds the store
+    def __init__(self) -> None:
+        self._own = 0
 
+    def add(self) -> None:
+        """One more step of this rank is done."""
+        self._own += 1
 
-def find(environment: Mapping[str, str], *, typed: bool = False) -> Place | None:
-    """The place that torchrun's or SLURM's variables give; None for a process on its own.
+    def least(self) -> int:
+        """The steps that every rank has done."""
+        return self._own
 
-    SLURM's are those of a running step with several tasks; `typed` by hand into a step's interactive shell a command
-    stays single. Raises SettingsError for variables that contradict each other or are not all there.
-    """
-    if "RANK" in environment or "WORLD_SIZE" in environment:
-        return _of_torchrun(environment)
-    if _number(environment, "SLURM_STEP_NUM_TASKS", 1) > 1 and not (
-        typed and "SLURM_PTY_PORT" in environment
-    ):
-        return _of_slurm(environment)
-    return None
-
-
-def _of_torchrun(environment: Mapping[str, str]) -> Place | None:
-    world = _number(environment, "WORLD_SIZE", 1)
-    rank = _number(environment, "RANK", 0 if world == 1 else None)
-    if not 0 <= rank < world:
-        raise SettingsError(
-            f"RANK={rank} is not one of WORLD_SIZE={world} processes",
-            "start with torchrun, or pass --dist off",
-        )
-    if world == 1:
-        return None
-    if "MASTER_ADDR" not in environment:
-        raise SettingsError(
-            "WORLD_SIZE is set, MASTER_ADDR is not", "start with torchrun, or pass --dist off"
-        )
-    local_world = _number(environment, "LOCAL_WORLD_SIZE", 1)
-    return Place(
-        rank=rank,
-        world=world,
-        local_rank=_number(environment, "LOCAL_RANK", rank % local_world),
-        local_world=local_world,
-        address=environment["MASTER_ADDR"],
-        port=_number(environment, "MASTER_PORT", 29500),
-        session=environment.get("TORCHELASTIC_RUN_ID", "")
-        + environment.get("TORCHELASTIC_RESTART_COUNT", ""),
-        agent=environment.get("TORCHELASTIC_USE_AGENT_STORE") == "True",
-    )
-
-
-def _of_slurm(environment: Mapping[str, str]) -> Place:
-    world = _number(environment, "SLURM_STEP_NUM_TASKS", None)
-    job, step = _number(environment, "SLURM_JOB_ID", 0), environment.get("SLURM_STEP_ID", "0")
-    hosts = environment.get("SLURM_STEP_NODELIST") or environment.get("SLURM_JOB_NODELIST", "")
-    address = environment.get("MASTER_ADDR") or first_host(hosts)
-    if not address:
-        raise SettingsError(
-            "SLURM names no node for the first process", "set MASTER_ADDR, or pass --dist off"
-        )
-    # SLURM writes 2(x3),1 for two tasks on each of three nodes and one on a fourth; nodes have as many as the first.
-    tasks = re.match(r"\d+", environment.get("SLURM_STEP_TASKS_PER_NODE", ""))
-    return Place(
-        rank=_number(environment, "SLURM_PROCID", None),
-        world=world,
-        local_rank=_number(environment, "SLURM_LOCALID", None),
-        local_world=int(tasks[0]) if tasks else world,
-        address=address,
-        port=_number(environment, "MASTER_PORT", 20000 + zlib.crc32(f"{job}.{step}".encode()) % 20000),
-        session=f"{job}.{step}.{environment.get('SLURM_RESTART_COUNT', '0')}",
-        agent=False,
-    )
-
-
-def first_host(nodes: str) -> str:
-    """`node003` of SLURM's `node[003-005,009],other1`."""
-    found = re.match(r"([^,\[]*)(?:\[(\d+)[^\]]*\])?([^,\[]*)", nodes)
-    return "" if found is None else "".join(part or "" for part in found.groups())
-
-
-def _number(environment: Mapping[str, str], name: str, default: int | None) -> int:
-    text = environment.get(name)
-    if text is None and default is not None:
-        return default
-    try:
-        return int(text or "")
-    except ValueError:
-        what = "is not set" if text is None else f"is '{text}', not a number"
-        raise SettingsError(f"{name} {what}", "start with torchrun or srun, or pass --dist off") from None
+    def wait(self, ranks: Sequence[int], steps: int) -> None:
+        """Until each of the ranks has done so many steps."""
 
 
 class Group:
@@ -162,6 +81,10 @@ class Group:
         """Every rank's value (as JSON holds it), in the order of the ranks, once all have given theirs."""
         return [value]
 
+    def tally(self) -> Tally:
+        """A new count of steps; every rank asks for the same ones in the same order."""
+        return Tally()
+
     def beat(self) -> None:
         """This process lives; called after every unit, and when it asks whether to stop."""
 
@@ -187,6 +110,7 @@ class Many(Group):
         self.local_rank, self.local_world = place.local_rank, place.local_world
         self._holds_store = self.leader and not place.agent
         self._timeout, self._turn, self._looked, self._stop = timeout, 0, 0.0, False
+        self._tallies = 0
         self._store = _Store(place, timeout)
         self._meet(place)
 
@@ -221,8 +145,35 @@ class Many(Group):
     def gather(self, value: T) -> list[T]:
         return self._exchange("gather", range(self.world), value)
 
+    def tally(self) -> Tally:
+        self._tallies += 1
+        return _Shared(self, f"tally/{self._tallies}")
+
     def beat(self) -> None:
         self._store.add(f"beat/{self.rank}", 1)
+
+    def add(self, word: str, rank: int, amount: int) -> int:
+        """The sum of all that was added to a rank's word, this included."""
+        return self._store.add(f"{word}/{rank}", amount)
+
+    def wait(self, missing: Callable[[], Sequence[int]]) -> None:
+        """Until no rank is missing, as long as one of those that are gives signs of life.
+
+        Raises Elsewhere where another rank has failed, Stopped where the missing are silent or a signal has asked this
+        rank to stop.
+        """
+        beats, since = list[int](), time.monotonic()
+        while silent := missing():
+            self._end_with_others()
+            if self.asked():
+                raise Stopped("stopped while waiting for other ranks", CONTINUE)
+            now = [self.add("beat", rank, 0) for rank in silent]
+            if now != beats:
+                beats, since = now, time.monotonic()
+            elif time.monotonic() - since > self._timeout:
+                named = silent[0] if len(silent) == 1 else list(silent)
+                raise Stopped(f"rank {named} has said nothing for {self._timeout:g} s", _AGAIN)
+            time.sleep(POLL)
 
     def stopping(self, local: bool) -> bool:
         if local and not self._stop:
@@ -257,25 +208,13 @@ class Many(Group):
     def _exchange(self, word: str, speakers: Sequence[int], value: Any = None) -> list[Any]:
         """What the speakers give at this turn, in their order; this rank's is `value` where it is one of them.
 
-        Waits as long as one of those that are missing gives signs of life. Raises Elsewhere where another rank has
-        failed, Stopped where the missing are silent or a signal has asked this rank to stop.
+        Waits and raises as `wait` does.
         """
         self._turn += 1
         turn = f"{word}/{self._turn}"
         if self.rank in speakers:
             self._store.set(f"{turn}/{self.rank}", value)
-        beats, since = list[int](), time.monotonic()
-        while missing := self._missing(turn, speakers):
-            self._end_with_others()
-            if self.asked():
-                raise Stopped("stopped while waiting for other ranks", CONTINUE)
-            now = [self._store.add(f"beat/{rank}", 0) for rank in missing]
-            if now != beats:
-                beats, since = now, time.monotonic()
-            elif time.monotonic() - since > self._timeout:
-                silent = missing[0] if len(missing) == 1 else missing
-                raise Stopped(f"rank {silent} has said nothing for {self._timeout:g} s", _AGAIN)
-            time.sleep(POLL)
+        self.wait(lambda: self._missing(turn, speakers))
         return [self._store.get(f"{turn}/{rank}") for rank in speakers]
 
     def _missing(self, word: str, ranks: Sequence[int]) -> list[int]:
@@ -287,6 +226,25 @@ class Many(Group):
         if self._store.has("failed"):
             said = self._store.get("failed")
             raise Elsewhere(said["exit_code"], said["cause"])
+
+
+class _Shared(Tally):
+    """The count of several ranks, in their store."""
+
+    def __init__(self, group: Many, word: str) -> None:
+        self._group, self._word = group, word
+
+    def add(self) -> None:
+        self._group.add(self._word, self._group.rank, 1)
+
+    def least(self) -> int:
+        return min(self._done(rank) for rank in range(self._group.world))
+
+    def wait(self, ranks: Sequence[int], steps: int) -> None:
+        self._group.wait(lambda: [rank for rank in ranks if self._done(rank) < steps])
+
+    def _done(self, rank: int) -> int:
+        return self._group.add(self._word, rank, 0)
 
 
 class _Store:

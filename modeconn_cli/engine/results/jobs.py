@@ -179,12 +179,9 @@ def _prepare(folder: Path, private: Path, owned: Iterable[str]) -> None:
     for place in (folder, private):
         files.make_folder(place)
         files.check_writable(place)
-    with os.scandir(
-        private
-    ) as entries:  # without a look at each of the parts, of which there may be millions
-        inside = [Path(entry.path) for entry in entries if entry.is_dir()]
-    for place in inside:
-        files.remove_leftovers(place)
+    for within, below, _ in os.walk(private):  # without a look at each of the files, which may be many
+        for each in below:
+            files.remove_leftovers(Path(within, each))
     for pattern in {str(Path(pattern).parent) for pattern in owned} - {"."}:
         for place in folder.glob(pattern):
             files.remove_leftovers(place)

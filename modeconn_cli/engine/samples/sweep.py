@@ -1,13 +1,20 @@
 """One pass over all samples under each checkpoint, in work units that survive a kill.
 
-A unit is a run of consecutive batches under one checkpoint. What it yields is kept in a file of its own until its
-epoch is whole; an epoch's arrays are put together from its units in their order, so that neither a restart nor who
-computed which unit changes a byte of them.
+A unit is a run of consecutive batches under one checkpoint. What it yields is kept in a file of its own, in a folder of
+its epoch's, until the epoch is whole; an epoch's arrays are put together from its units in their order, so that neither
+a restart nor who computed which unit changes a byte of them.
+
+Of several ranks the first puts an epoch together as soon as all have done their units of it, and the others go on
+meanwhile. None gets far ahead: whoever waits would have waited in the end, and the disk holds the parts of the last few
+epochs, however many there are. Every name is known, so that no folder is listed but what earlier runs have left.
 """
 
 from __future__ import annotations
 
+import os
+import shutil
 import time
+from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -27,6 +34,7 @@ from modeconn_cli.engine.samples.measure import Measure
 from modeconn_cli.engine.samples.scored_run import todays_identity
 
 UNIT = 1024  # samples of a work unit, rounded down to whole batches
+AHEAD = 4  # units, at least, that a rank may do before those of another
 PARTS, SUBJECT = "parts", "subject.json"
 
 Unit = tuple[int, int]  # begin and end of its samples
@@ -46,6 +54,7 @@ class Sweep(Generic[Row]):
         self._parts = job.private / PARTS
         size = max(1, UNIT // batch_size) * batch_size
         self._units = [(begin, min(begin + size, self._count)) for begin in range(0, self._count, size)]
+        self._left_over: Collection[str] = ()  # names of the parts that earlier runs have finished
         self._standing: int | None = None  # the epoch that the network has the weights of
         self.scored = 0  # epochs in this run
         self.rate: float | None = None  # samples per second
@@ -53,31 +62,46 @@ class Sweep(Generic[Row]):
     def rows(self, *, every: bool) -> list[Row]:
         """The line in the log of each epoch of the run, or of `every` epoch that was ever scored into the folder.
 
-        Those of earlier runs are read back. Several ranks share the units of all epochs, and the leader puts the
-        epochs together at the end.
+        Those of earlier runs are read back.
         """
         self._say_damage(every=every)
-        left, alone, begun = self._left(), self._group.world == 1, time.perf_counter()
+        left, begun = self._left(), time.perf_counter()
         done = len(self._run.checkpoints) - len(left)
         if self._job.resumed and left and self._group.leader:
             self._runtime.note(
                 f"continuing '{self._job.folder}': {done} of {len(self._run.checkpoints)} epochs are scored already"
             )
-        for number, epoch in enumerate(left):
-            checkpoint = self._score(epoch, number, len(left))
-            if alone:
-                self._finish(checkpoint, len(left))
-                if self._runtime.stopping() and number + 1 < len(left):
-                    raise Stopped(f"stopped after epoch {epoch}", CONTINUE)
-        if left and not alone:
-            self._group.gather(None)
-            self._group.lead(lambda: self._finish_all(left))
-            self.scored = len(left)
         if left:
+            self._go_through(left)
+            self.scored = len(left)
             self.rate = self.scored * self._count / (time.perf_counter() - begun)
         listed = self._log.rows if every else self._run.checkpoints
         lines = self._group.lead(lambda: [self._log.rows[epoch].text() for epoch in sorted(listed)])
         return [logs.record(self._measure.row, strict_json.parsed(line, self._log.path)) for line in lines]
+
+    def _go_through(self, epochs: Sequence[int]) -> None:
+        """Score this rank's units of every epoch; the leader puts the epochs together."""
+        group, waiting = self._group, deque[ScoredEpoch]()
+        scored, finished = (
+            group.tally(),
+            group.tally(),
+        )  # epochs: of each rank's units, and put together by the leader
+        ahead = -(-AHEAD * group.world // len(self._units))
+        for number, epoch in enumerate(epochs, start=1):
+            if not group.leader:
+                finished.wait([0], number - 1 - ahead)
+            checkpoint = self._score(epoch, number - 1, len(epochs))
+            scored.add()
+            if not group.leader:
+                continue
+            waiting.append(checkpoint)
+            scored.wait(range(group.world), number - ahead if number < len(epochs) else number)
+            whole = min(scored.least(), number)
+            while self.scored < whole:
+                self._finish(checkpoint := waiting.popleft(), len(epochs))
+                finished.add()
+                if self._runtime.stopping() and self.scored < len(epochs):
+                    raise Stopped(f"stopped after epoch {checkpoint.epoch}", CONTINUE)
 
     def _say_damage(self, *, every: bool) -> None:
         """Raises InputError where `every` epoch that was scored is to be listed and the log does not tell which."""
@@ -93,7 +117,8 @@ class Sweep(Generic[Row]):
     def _left(self) -> list[int]:
         """The epochs that are not finished; every rank must see the same run as the leader."""
         mine, chosen = self._run.identity(), self._run.checkpoints
-        left, leaders = self._group.lead(lambda: (self._unfinished(mine), mine))
+        left, leaders, there = self._group.lead(lambda: self._found(mine))
+        self._left_over = set(there)
         check_same(mine, leaders)
         if lacking := [epoch for epoch in left if epoch not in chosen]:
             raise InputError(
@@ -101,6 +126,27 @@ class Sweep(Generic[Row]):
                 "all ranks need the same files",
             )
         return left
+
+    def _found(self, mine: Mapping[str, Any]) -> tuple[list[int], Mapping[str, Any], list[str]]:
+        """The epochs that are not finished, what they are of, and the parts that are there of them."""
+        left = self._unfinished(mine)
+        return left, mine, self._survivors(left)
+
+    def _survivors(self, left: Collection[int]) -> list[str]:
+        """The parts that earlier runs have left of unfinished epochs; those of finished ones are removed.
+
+        Said once, by one: a rank that looked for itself might come when the epoch has been put together.
+        """
+        of_folder = {self._folder(epoch).name: epoch for epoch in self._run.checkpoints}
+        there = os.listdir(self._parts) if self._parts.exists() else []
+        places = []
+        for epoch in (of_folder[name] for name in there if name in of_folder):
+            if epoch in left:
+                checkpoint = self._begun(epoch)
+                places += [self._place(checkpoint, unit) for unit in self._units]
+            else:
+                shutil.rmtree(self._folder(epoch), ignore_errors=True)
+        return [self._name(path) for path in places if read_part(path, self._measure.columns) is not None]
 
     def _unfinished(self, mine: Mapping[str, Any]) -> list[int]:
         """Raises InputError where the job began with another network or other samples."""
@@ -121,8 +167,8 @@ class Sweep(Generic[Row]):
         """The units of an epoch that fall to this process and are not on the disk; which checkpoint that was."""
         group, checkpoint = self._group, self._begun(epoch)
         first = number * len(self._units)  # units are numbered through all epochs
-        mine = [unit for k, unit in enumerate(self._units, first) if k % group.world == group.rank]
-        lacking = [unit for unit in mine if self._kept(checkpoint, unit) is None]
+        mine = self._units[(group.rank - first) % group.world :: group.world]
+        lacking = [u for u in mine if self._name(self._place(checkpoint, u)) not in self._left_over]
         if lacking:
             self._take_up(epoch)
         for unit, values in self._scored(lacking, number, count):
@@ -143,7 +189,8 @@ class Sweep(Generic[Row]):
 
         Raises InputError where the ranks saw other files.
         """
-        epoch, found = checkpoint.epoch, [self._kept(checkpoint, unit) for unit in self._units]
+        epoch, places = checkpoint.epoch, [self._place(checkpoint, unit) for unit in self._units]
+        found = [read_part(path, self._measure.columns) for path in places]
         parts = [part for part in found if part is not None]
         if len(parts) < len(found):
             files.check_guarded(self._parts)
@@ -155,26 +202,30 @@ class Sweep(Generic[Row]):
         self._take_up(epoch)
         row = self._measure.write(checkpoint, joined(parts, self._measure.columns))
         self._log.add(row, self._measure.files(epoch))
-        for path in self._parts.glob(f"epoch_{epoch}-*"):
-            path.unlink(missing_ok=True)
+        self._remove(epoch, places)
         self.scored += 1
         headline = self._measure.headline(row)
         self._runtime.progress(self.scored, count, unit="epoch", epoch=epoch, **headline)
         self._group.beat()
 
-    def _finish_all(self, epochs: list[int]) -> None:
-        for epoch in epochs:
-            if self._runtime.stopping():
-                raise Stopped(f"stopped after {self.scored} epochs", CONTINUE)
-            self._finish(self._begun(epoch), len(epochs))
+    def _remove(self, epoch: int, places: Iterable[Path]) -> None:
+        """The parts of a finished epoch."""
+        for path in places:
+            path.unlink(missing_ok=True)
+        try:
+            self._folder(epoch).rmdir()
+        except OSError:  # parts of what the checkpoint once was lie there too
+            shutil.rmtree(self._folder(epoch), ignore_errors=True)
 
-    def _kept(self, checkpoint: ScoredEpoch, unit: Unit) -> Values | None:
-        """The part of an epoch that lies on the disk."""
-        return read_part(self._place(checkpoint, unit), self._measure.columns)
+    def _folder(self, epoch: int) -> Path:
+        return self._parts / f"epoch_{epoch}"
 
     def _place(self, checkpoint: ScoredEpoch, unit: Unit) -> Path:
         """The file of a part: it belongs to one content of the checkpoint."""
-        return self._parts / f"epoch_{checkpoint.epoch}-{checkpoint.sha256[:16]}-{unit[0]}-{unit[1]}.npz"
+        return self._folder(checkpoint.epoch) / f"{checkpoint.sha256[:16]}-{unit[0]}-{unit[1]}.npz"
+
+    def _name(self, path: Path) -> str:
+        return str(path.relative_to(self._parts))
 
     def _scored(self, units: list[Unit], number: int, count: int) -> Iterator[tuple[Unit, Values]]:
         """What each unit yields, from one pass over all their batches."""

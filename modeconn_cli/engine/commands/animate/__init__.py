@@ -76,7 +76,7 @@ def run(settings: AnimateSettings, runtime: Runtime) -> AnimateResult | None:
         with plain_matplotlib():
             from modeconn_cli.engine.commands.animate import bars  # which imports matplotlib
 
-            files.atomic_write(output, bars.gif(data, shown, hundredths, comment))
+            files.atomic_write(output, lambda stream: bars.write(stream, data, shown, hundredths, comment))
     if still is not None and still in due:
         files.atomic_write(still, heatmap.draw(data, comment, _title(data, source), settings))
     for path in outputs:

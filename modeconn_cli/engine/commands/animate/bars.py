@@ -6,9 +6,8 @@ would take five times as long.
 
 from __future__ import annotations
 
-import io
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import IO, Any
 
 import numpy as np
 from matplotlib.artist import Artist
@@ -16,7 +15,8 @@ from matplotlib.patches import Patch
 from matplotlib.text import Text
 from matplotlib.ticker import FuncFormatter
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageChops
+from PIL.GifImagePlugin import getdata, getheader
 
 from modeconn_cli.engine.commands.animate import style
 from modeconn_cli.engine.commands.animate.layers import METRICS, LayerDistances
@@ -33,20 +33,42 @@ LEGEND = {
 COLOURS = 64  # of more, some lie so close to each other that Pillow mistakes them: white became 252
 
 
-def gif(data: LayerDistances, shown: Sequence[int], hundredths: int, comment: str) -> bytes:
+def write(into: IO[bytes], data: LayerDistances, shown: Sequence[int], hundredths: int, comment: str) -> None:
     """The positions `shown`, each for so many hundredths of a second, as a GIF that repeats for ever.
 
-    Frames differ in their header: equal neighbours would be merged. All have the palette of the frame with the
-    longest bars, as one for each would take Pillow 50 ms a frame.
+    All frames have the palette of the one with the longest bars, as one for each would take Pillow 50 ms a frame.
     """
     bars = Bars(data, shown)
     fullest = max(shown, key=lambda k: float(np.nansum(np.abs(data.values[k]))))
     palette = bars.frame(fullest).quantize(COLOURS, Image.Quantize.MAXCOVERAGE)
-    first, *others = (bars.frame(k).quantize(palette=palette, dither=Image.Dither.NONE) for k in shown)
-    out = io.BytesIO()
-    how = {"duration": 10 * hundredths, "loop": 0, "comment": comment.encode("ascii")}
-    first.save(out, "GIF", save_all=True, append_images=others, **how)
-    return out.getvalue()
+    frames = (bars.frame(k).quantize(palette=palette, dither=Image.Dither.NONE) for k in shown)
+    write_gif(into, frames, 10 * hundredths, comment)
+
+
+def write_gif(into: IO[bytes], frames: Iterator[Image.Image], duration: int, comment: str) -> None:
+    """Frames of one palette, which leaves an index free, each for `duration` ms, as they come.
+
+    Pillow's own `save_all` holds all frames, half a megabyte each, before it writes the first. As there, a frame after
+    the first is the rectangle that has changed, transparent where nothing has.
+    """
+    last = next(frames)
+    header, _ = getheader(
+        last.copy(), info={"duration": duration, "loop": 0, "comment": comment.encode("ascii")}
+    )
+    for block in (*header, *getdata(last, duration=duration)):
+        into.write(block)
+    assert last.palette is not None
+    free = min(len(last.palette.palette) // 3, 255)
+    for frame in frames:
+        delta = ImageChops.subtract_modulo(frame, last)
+        box = delta.getbbox(alpha_only=False) or (0, 0, 1, 1)
+        changes = frame.copy()
+        changes.paste(free, mask=delta.point([255, *(0,) * 255], "1"))
+        how = {"duration": duration, "transparency": free, "include_color_table": True}
+        for block in getdata(changes.crop(box), box[:2], **how):
+            into.write(block)
+        last = frame
+    into.write(b";")
 
 
 class Bars:
