@@ -136,12 +136,14 @@ def evaluate_path(
     runtime: Runtime,
     log: Path | None,
     pair: Mapping[str, int] | None = None,
+    measured: Mapping[float, Measurement] | None = None,
 ) -> Evaluation:
     """Measure the network at every t: a pass over both splits each, and what the batch norm policy asks for.
 
     Finished positions are kept in `log`, where `{}` in its name stands for the rank, and read back from there. The
     ranks share the positions, unless the path is the line of a `pair` of branches: then they share such pairs, and
-    progress and messages say which. Raises InputError where ranks see different files or data, Stopped after a signal.
+    progress and messages say which. What was `measured` at some positions already, where another path has passed the
+    same network, is taken as it is. Raises InputError where ranks see different files or data, Stopped after a signal.
     """
     group = runtime.group if pair is None else Group()
     data, batch_size = opened.subject.data, opened.policy.batch_size
@@ -153,9 +155,14 @@ def evaluate_path(
         if t not in known:
             if runtime.stopping():
                 raise _stopped(len(found), len(mine), pair)
-            before = network.passes
-            network.move_to(t)
-            known[t] = replace(measure(network.model, data, batch_size, t), passes=network.passes - before)
+            if measured is not None and t in measured:
+                known[t] = replace(measured[t], passes=0)
+            else:
+                before = network.passes
+                network.move_to(t)
+                known[t] = replace(
+                    measure(network.model, data, batch_size, t), passes=network.passes - before
+                )
             if log is not None:
                 logs.append_line(_of_rank(log, group.rank), json.dumps(asdict(known[t])))
         found.append(known[t])

@@ -69,13 +69,17 @@ def evaluate_seen(
     model: nn.Module, samples: Samples, classes: Tensor | None, batch_size: int
 ) -> Score | None:
     """Evaluate over the images of some classes and their logits alone, or of all; None where there is no image."""
-    part = samples if classes is None else of_classes(samples, classes)
+    part = samples if classes is None else only(samples, of_classes(samples, classes))
     return evaluate(model, part, batch_size, classes) if len(part) else None
 
 
-def of_classes(samples: Samples, classes: Tensor) -> Samples:
-    """The samples of some classes."""
-    rows = torch.isin(samples.labels, classes.to(samples.device)).nonzero()[:, 0]
+def of_classes(samples: Samples, classes: Tensor) -> Tensor:
+    """The rows of the samples of some classes."""
+    return torch.isin(samples.labels, classes.to(samples.device)).nonzero()[:, 0]
+
+
+def only(samples: Samples, rows: Tensor) -> Samples:
+    """The samples of some rows."""
     return samples if len(rows) == len(samples) else samples.take(rows)
 
 

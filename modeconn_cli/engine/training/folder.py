@@ -128,6 +128,7 @@ class _Run:
         begun = 0 if keeping.start is None else names.epoch_of(keeping.start) or 0
         self.log = MetricsLog(keeping.folder, begun)
         self.best = Best(keeping.folder, job.private, keeping.tasks, keeping.about)
+        self.best.begin(self.log.rows)
         content = self._begun(job)
         self.position = _position(content)
         self.best.mend(self.position.epoch)
@@ -167,9 +168,8 @@ class _Run:
     def end_epoch(self, row: LoggedEpoch, epochs: int) -> None:
         """Log an epoch that is completed, and save it where that is due."""
         keeping, epoch = self.keeping, row.epoch
-        rows = [*self.log.rows, row]
-        self.best.see(self.problem, rows)
-        ended = self.best.end(self.problem, rows, last=epoch == epochs)
+        self.best.see(self.problem, row)
+        ended = self.best.end(self.problem, epoch, last=epoch == epochs)
         row = replace(row, weights_of_epoch=None if ended is None else ended.weights_of_epoch)
         for watcher in self.watchers:
             watcher.end(epoch)
@@ -186,7 +186,7 @@ class _Run:
             self.save(StepPosition(epoch))
         else:
             return
-        self.best.settle(self.log.rows)
+        self.best.settle(epoch)
         self._saved = time.monotonic()
 
     def _content(self, epoch: int, about: About) -> dict[str, Any]:
@@ -253,7 +253,7 @@ def _newest(
         if content is None:
             continue
         log.check(content["epoch"])
-        lost = best.lacks([row for row in log.rows if row.epoch <= content["epoch"]])
+        lost = best.lacks(content["epoch"])
         if lost is None:
             kept.check(path)
             chosen = content

@@ -54,14 +54,15 @@ def measure(
 ) -> list[TaskResult]:
     """Every task's weights in a run of so many epochs, on the held-out images of the classes seen by then."""
     out = []
+    own = [evaluation.of_classes(data.held_out, torch.tensor(tasks.added(k))) for k in tasks.begun(epochs)]
     for task in tasks.begun(epochs):
         path = folder / names.task(task)
         checkpoint = read_own(path)
         weights.load_into(model, checkpoint.whole, str(path))
         classes = tasks.seen(task).to(data.fit.device)
 
-        def accuracy(numbers: tuple[int, ...], classes: Tensor = classes) -> float | None:
-            part = evaluation.of_classes(data.held_out, torch.tensor(numbers))
+        def accuracy(rows: Tensor, classes: Tensor = classes) -> float | None:
+            part = evaluation.only(data.held_out, rows)
             found = evaluation.evaluate_seen(model, part, classes, batch_size)
             return None if found is None else found.accuracy
 
@@ -77,7 +78,7 @@ def measure(
                 val_accuracy=None if val is None else val.accuracy,
                 loss=None if whole is None else whole.loss,
                 accuracy=None if whole is None else whole.accuracy,
-                of_tasks=tuple(accuracy(tasks.added(k)) for k in range(task + 1)),
+                of_tasks=tuple(map(accuracy, own[: task + 1])),
             )
         )
     return out

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -109,14 +110,19 @@ class Curriculum:
 
     def __init__(self, samples: Samples, tasks: Tasks | None = None) -> None:
         self.samples, self.tasks = samples, tasks
+        self._rows: tuple[int, Tensor] | None = (
+            None  # of the one task that is gone through, which may be all samples
+        )
+        self._before: dict[int, list[int]] = {}  # batch size -> the steps before each task
 
     @cached_property
-    def _rows(self) -> list[Tensor | None]:
-        """Row numbers by task."""
+    def _sizes(self) -> list[int]:
+        """How many samples every task goes over."""
         if self.tasks is None:
-            return [None]
-        labels = self.samples.labels.cpu()
-        return [torch.isin(labels, self.tasks.seen(task)).nonzero()[:, 0] for task in range(self.tasks.count)]
+            return [len(self.samples)]
+        counts = torch.bincount(self.samples.labels.cpu(), minlength=len(self.tasks.order)).tolist()
+        added = (sum(counts[number] for number in self.tasks.added(k)) for k in range(self.tasks.count))
+        return list(accumulate(added))
 
     def task(self, epoch: int) -> int:
         """The task of the epoch after `epoch` completed ones; 0 without tasks."""
@@ -124,7 +130,13 @@ class Curriculum:
 
     def rows(self, epoch: int) -> Tensor | None:
         """The rows that this epoch goes over, [n]; None for all."""
-        return self._rows[self.task(epoch)]
+        if self.tasks is None:
+            return None
+        task = self.task(epoch)
+        if self._rows is None or self._rows[0] != task:
+            seen = torch.isin(self.samples.labels.cpu(), self.tasks.seen(task))
+            self._rows = task, seen.nonzero()[:, 0]
+        return self._rows[1]
 
     def classes(self, epoch: int) -> Tensor | None:
         """The classes that its loss is over, ascending; None for all."""
@@ -132,8 +144,7 @@ class Curriculum:
 
     def size(self, epoch: int) -> int:
         """How many samples it goes over."""
-        rows = self.rows(epoch)
-        return len(self.samples) if rows is None else len(rows)
+        return self._sizes[self.task(epoch)]
 
     def steps(self, epoch: int, batch_size: int) -> int:
         return len(spans(self.size(epoch), batch_size, merge_single=True))
@@ -147,8 +158,17 @@ class Curriculum:
 
     def steps_before(self, epoch: int, batch_size: int) -> int:
         """The steps of all epochs before it."""
-        if self.tasks is None:
+        if self.tasks is None or epoch == 0:
             return epoch * self.steps(0, batch_size)
-        each = self.tasks.epochs
-        begun = range(0, epoch, each)
-        return sum(self.steps(first, batch_size) * min(each, epoch - first) for first in begun)
+        ends, each = self._ends(batch_size), self.tasks.epochs
+        last = self.task(epoch - 1)
+        return ends[last] + self.steps(epoch - 1, batch_size) * (epoch - last * each)
+
+    def _ends(self, batch_size: int) -> list[int]:
+        """The steps before each task."""
+        if batch_size not in self._before:
+            assert self.tasks is not None
+            each = self.tasks.epochs
+            own = (each * self.steps(task * each, batch_size) for task in range(self.tasks.count))
+            self._before[batch_size] = [0, *accumulate(own)]
+        return self._before[batch_size]

@@ -226,15 +226,12 @@ def stable_from(results: Sequence[PairResult | MeanPair]) -> int | None:
     The rise is sup_minus_mean on training and test images, as Frankle et al. 2020 define instability; over several
     seeds of the branches it is the mean's.
     """
-    stable = None
-    for k1 in sorted({pair.k1 for pair in results}, reverse=True):
-        rises = [
-            pair.barrier("sup_minus_mean", series)
-            for pair in results
-            if pair.k1 == k1
-            for series in ("error_train", "error_test")
-        ]
-        if not all(rise < STABLE for rise in rises):  # nor where one is NaN
+    stable, rises = None, dict[int, list[float]]()
+    for pair in results:
+        found = (pair.barrier("sup_minus_mean", series) for series in ("error_train", "error_test"))
+        rises.setdefault(pair.k1, []).extend(found)
+    for k1 in sorted(rises, reverse=True):
+        if not all(rise < STABLE for rise in rises[k1]):  # nor where one is NaN
             break
         stable = k1
     return stable

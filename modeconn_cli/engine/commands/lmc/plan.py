@@ -86,11 +86,9 @@ class Plan:
 
     def positions_left(self, dataset: str) -> int:
         """Positions on the lines that the pairs' files do not hold; lines that early stopping left out have none."""
-        left = 0
+        left, ended = 0, {branch for branch in self.branches if self.ended(branch)}
         for k1, k2 in self.pairs:
-            if any(
-                self.ended(branch) and not self.checkpoint(branch, k1 + k2).exists() for branch in (None, k1)
-            ):
+            if any(not self.checkpoint(branch, k1 + k2).exists() for branch in ended & {None, k1}):
                 continue
             found = pairs.known(self.file(dataset, k1, k2))
             left += len(set(self.alphas).difference(() if found is None else found.line.alphas.tolist()))

@@ -136,10 +136,11 @@ def _pairs_in(folder: Path, runtime: Runtime) -> list[Pair]:
     paths: list[Path] = []
     for place in (folder / "processed", folder):
         paths = paths or sorted(path for path in place.glob("*.json") if pairs.looks_like_one(path))
-    empty = [path for path in paths if path.stat().st_size == 0]
+    empty = {path: None for path in paths if path.stat().st_size == 0}
     if empty:
+        first = next(iter(empty)).name
         runtime.note(
-            f"{len(empty)} of {len(paths)} pairs in '{folder}' are empty files, such as '{empty[0].name}': left out"
+            f"{len(empty)} of {len(paths)} pairs in '{folder}' are empty files, such as '{first}': left out"
         )
     found = [pairs.read(path) for path in paths if path not in empty]
     there = {(pair.dataset, pair.result.k1, pair.result.k2) for pair in found}
@@ -165,12 +166,13 @@ def _series(found: dict[Path, list[Pair]]) -> tuple[Series, ...]:
         for pair in pairs_there:
             groups.setdefault((folder, pair.dataset, pair.batch_size), []).append(pair)
     out = []
+    alike = Counter((folder, dataset) for folder, dataset, _ in groups)
+    places = Counter(dataset for _, dataset in alike)
     for (folder, dataset, batch_size), members in groups.items():
-        one_data_set = len({other[1] for other in groups}) == 1
-        words = [] if one_data_set and len(found) > 1 else [dataset]
-        if len([None for other in groups if other[:2] == (folder, dataset)]) > 1:
+        words = [] if len(places) == 1 and len(found) > 1 else [dataset]
+        if alike[folder, dataset] > 1:
             words.append("table" if batch_size is None else f"batch {batch_size}")
-        if len({other[0] for other in groups if other[1] == dataset}) > 1:
+        if places[dataset] > 1:
             words.insert(0, folder.resolve().name)
         results = sorted(
             (pair.result for pair in members), key=lambda pair: (pair.k1, pair.k2, pair.branch_seed or 0)

@@ -8,7 +8,7 @@ of them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -21,8 +21,9 @@ from modeconn_cli.engine.commands.lmc.pairs import MeanPair, Pair, PairDocument,
 from modeconn_cli.engine.commands.lmc.plan import Plan
 from modeconn_cli.engine.machine.runtime import Runtime
 from modeconn_cli.engine.networks import subject, weights
+from modeconn_cli.engine.networks.checkpoints import Checkpoint
 from modeconn_cli.engine.networks.subject import Subject
-from modeconn_cli.engine.paths.evaluate import evaluate_path
+from modeconn_cli.engine.paths.evaluate import Measurement, evaluate_path
 from modeconn_cli.engine.paths.opened import OpenedPath, line_between
 from modeconn_cli.engine.paths.statistics import StatisticsPolicy
 from modeconn_cli.engine.results import files, jobs
@@ -85,8 +86,11 @@ def run(settings: LmcRunSettings, runtime: Runtime) -> LmcRunResult | None:
         runtime.catching_signals(),  # until the job has said how it ended
         jobs.opened(settings, root, "lmc run", runtime, owned=OWNED, mends=True) as job,
     ):
-        lines = [_Lines(each, found, job, runtime) for each in plans]
-        mine = group.share([(own, pair) for own in lines for pair in todo.pairs])
+        main = _Main(todo, job)
+        lines = [_Lines(each, found, main, job, runtime) for each in plans]
+        # By epoch: the lines of one begin at the same network.
+        units = sorted(((own, pair) for own in lines for pair in todo.pairs), key=lambda unit: sum(unit[1]))
+        mine = group.stretch(units)
         steps = first.steps(len(plans))
         whole = steps + len(mine) * len(todo.alphas)
         training, measuring = runtime.stage(0, whole), runtime.stage(steps, whole)
@@ -127,11 +131,39 @@ def run(settings: LmcRunSettings, runtime: Runtime) -> LmcRunResult | None:
     )
 
 
+class _Main:
+    """The main branch at one epoch, where the lines of all k1 and seeds begin: it is read and measured once."""
+
+    def __init__(self, todo: Plan, job: jobs.Job) -> None:
+        self._todo, self._job = todo, job
+        self._epoch: int | None = None
+        self._read: Checkpoint
+        self._measured: dict[float, Measurement] = {}
+
+    def at(self, epoch: int) -> tuple[Checkpoint, dict[float, Measurement]]:
+        """Its checkpoint, and what was measured there (by position, 0); nothing before `take`."""
+        if self._epoch != epoch:
+            self._read, self._measured = _own(self._job, self._todo.checkpoint(None, epoch)), {}
+            self._epoch = epoch
+        return self._read, self._measured
+
+    def take(self, found: Iterable[Measurement]) -> None:
+        """Remember what a line has found at its beginning."""
+        self._measured |= {each.t: each for each in found if each.t == 0}
+
+
+def _own(job: jobs.Job, path: Path) -> Checkpoint:
+    """A checkpoint of the experiment."""
+    job.kept.check(path)
+    return subject.read_own(path)
+
+
 class _Lines:
     """The lines between the branches, evaluated into the pairs' files."""
 
-    def __init__(self, todo: Plan, found: Subject, job: jobs.Job, runtime: Runtime) -> None:
-        self._todo, self._subject, self._job, self._runtime = todo, found, job, runtime
+    def __init__(self, todo: Plan, found: Subject, main: _Main, job: jobs.Job, runtime: Runtime) -> None:
+        self._todo, self._subject, self._main = todo, found, main
+        self._job, self._runtime = job, runtime
         settings = todo.settings
         self._policy = StatisticsPolicy(settings.bn, settings.batch_size, settings.seed)
         self.evaluated = 0  # positions
@@ -150,18 +182,19 @@ class _Lines:
         known = pairs.known(path, self._runtime.warn)
         # Asked for fewer positions than the file holds: it keeps them all.
         if known is None or known.at(alphas) is None:
-            self._evaluate(k1, k2, ends, known, path, runtime)
+            self._evaluate(k1, k2, known, path, runtime)
             known = pairs.read(path)
         return known.at(alphas)
 
-    def _evaluate(
-        self, k1: int, k2: int, ends: list[Path], known: Pair | None, path: Path, runtime: Runtime
-    ) -> None:
+    def _evaluate(self, k1: int, k2: int, known: Pair | None, path: Path, runtime: Runtime) -> None:
         """Measure the positions that a pair's file lacks, and write it."""
         there = [] if known is None else known.line.alphas.tolist()
         new = [alpha for alpha in self._todo.alphas if alpha not in there]
         log = self._job.private / f"k1_{k1}_k2_{k2}.jsonl"
-        on_line = evaluate_path(self._open(ends), new, runtime, log, {"k1": k1, "k2": k2})
+        main, measured = self._main.at(k1 + k2)
+        opened = self._open(main, _own(self._job, self._todo.checkpoint(k1, k1 + k2)))
+        on_line = evaluate_path(opened, new, runtime, log, {"k1": k1, "k2": k2}, measured)
+        self._main.take(on_line.measurements)
         self.evaluated += len(new)
         line = Line.measured(on_line.measurements)
         line = line if known is None else known.line.joined(line)
@@ -182,14 +215,11 @@ class _Lines:
         files.write_json(path, document.document())
         log.unlink(missing_ok=True)
 
-    def _open(self, ends: list[Path]) -> OpenedPath:
+    def _open(self, *ends: Checkpoint) -> OpenedPath:
         """The straight line between two checkpoints of the experiment."""
-        for path in ends:
-            self._job.kept.check(path)
-        read = tuple(subject.read_own(path) for path in ends)
-        for each in reversed(read):
+        for each in reversed(ends):
             weights.load_into(self._subject.model, each.whole, str(each.path))
-        return line_between(replace(self._subject, checkpoints=read), self._policy)
+        return line_between(replace(self._subject, checkpoints=ends), self._policy)
 
 
 class _Summary:
