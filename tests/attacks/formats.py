@@ -26,7 +26,7 @@ from modeconn_cli.engine import symmetry
 from modeconn_cli.engine.commands.animate import layers
 from modeconn_cli.engine.commands.correlate import class_names, further
 from modeconn_cli.engine.commands.lmc import pairs
-from modeconn_cli.engine.datasets import images, npz
+from modeconn_cli.engine.datasets import images, npz, stored
 from modeconn_cli.engine.errors import InputError
 from modeconn_cli.engine.machine.runtime import Runtime
 from modeconn_cli.engine.networks import checkpoints, graph
@@ -175,7 +175,9 @@ def _checkpoint(path: Path) -> Any:
 
 def _samples(path: Path) -> Any:
     source = npz.read(path)
-    return [[part.images, part.labels, part.ids] for part in (source.train, source.test)]
+    parts = (source.train, source.test)
+    images = stored.read([part.images for part in parts])  # type: ignore[misc]
+    return [[each.images, part.labels, part.ids] for each, part in zip(images, parts, strict=True)]
 
 
 @cache

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from modeconn_cli.engine import keyed
@@ -23,7 +22,9 @@ from modeconn_cli.engine.datasets.images import ImageFiles, default_workers
 from modeconn_cli.engine.datasets.noise import Flips
 from modeconn_cli.engine.datasets.remembered import Remembered
 from modeconn_cli.engine.datasets.samples import Batch, Samples
-from modeconn_cli.engine.datasets.source import Source, root_of
+from modeconn_cli.engine.datasets.source import Source, Split, root_of
+from modeconn_cli.engine.datasets.stored import Stored
+from modeconn_cli.engine.datasets.used import Used, used
 from modeconn_cli.engine.errors import InputError, NoDataSet, SettingsError
 from modeconn_cli.engine.factories import arguments, call
 from modeconn_cli.engine.registry import DATASETS, FOLDERS, canonical_dataset, check_dataset, is_import_path
@@ -41,7 +42,7 @@ class Data:
 
     `doubts` are what the user should know of it: images that are left out, or not what the transform expects. `remarks`
     say what was settled without being asked. `class_names` are by label, empty where nobody says them; `folder` is the
-    one that files of images lie in.
+    one that files of images lie in. Images that are not `seen` are of no meaning but in shape and type.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Data:
     remarks: tuple[str, ...] = ()
     class_names: tuple[str, ...] = ()
     folder: Path | None = None
+    seen: bool = True
     all_train: Callable[[], Samples] | None = field(default=None, repr=False)
 
     def split(self, name: SplitName) -> Samples:
@@ -88,7 +90,9 @@ class Data:
         return isinstance(images, ImageFiles) and images.channels == 3 and images.begins_grey
 
     def identity(self) -> dict[str, str]:
-        """What tells these samples from others."""
+        """What tells these samples from others; nothing where nobody has seen them."""
+        if not self.seen:
+            return {}
         return {
             "data set": self.name,
             TRAINING: self.fit.fingerprint,
@@ -109,10 +113,11 @@ class Data:
         }
 
 
-def load(settings: DataSettings, device: torch.device, *, held_out: bool = True) -> Data:
+def load(settings: DataSettings, device: torch.device, *, held_out: bool = True, seen: bool = True) -> Data:
     """Read, check, split and move a data set. The subset of --max-samples is the same for every command.
 
-    Raises SettingsError where `held_out` images are needed and there are none.
+    Images of an archive that are not to be `seen` are not read: a plan, or a network's shape, needs none. Raises
+    SettingsError where `held_out` images are needed and there are none.
     """
     if settings.dataset is None:
         raise NoDataSet("no data set", f"pass --dataset ({', '.join(DATASETS)} or an .npz file)")
@@ -131,31 +136,42 @@ def load(settings: DataSettings, device: torch.device, *, held_out: bool = True)
     if flips is None:
         settings.refuse("without label noise", "label_seed", "labels")
     clean = isinstance(settings, MeasuredDataSettings) and settings.labels == "clean"
-    train = source.train if flips is None or clean else replace(source.train, labels=flips.trained)
+    labels = source.train.labels if flips is None or clean else flips.trained
+    size = settings.image_size
 
-    def samples(split: Samples, rows: Tensor) -> Samples:
-        chosen = split if len(rows) == len(split) else split.take(rows)
-        images = _resized(chosen.images, settings.image_size)
-        return replace(chosen, images=images, transform=transform).to(device)
+    def samples(split: Split, rows: Tensor) -> Samples:
+        part = split.take(rows)
+        images = part.images
+        assert not isinstance(images, Stored)  # they have been read by now
+        images = transforms.resized(images, size) if isinstance(images, Tensor) else images
+        return Samples(images, part.labels, part.ids, transform).to(device)
 
     fit_rows, val_rows = _subset(settings, ~held, "fit"), _subset(settings, held, "val")
     test_rows = _subset(settings, torch.ones(len(source.test.labels), dtype=torch.bool), "test")
     remarks = (source.remark, _of_no_test(source, held) if untested else "", _of_workers(settings, source))
-    size = settings.image_size
+    rows = torch.cat([fit_rows, val_rows])
+    chosen = used(source, rows, test_rows, size, None if seen else device)
+    train, count = replace(chosen.train, labels=labels[rows]), len(fit_rows)
     data = Data(
         name=source.name,
         num_classes=source.num_classes,
         input_shape=tuple(source.train.images.shape[1:]) if size is None else (source.channels, size, size),
-        fit=samples(train, fit_rows),
-        val=samples(train, val_rows),
-        test=samples(source.test, test_rows),
+        fit=samples(train, torch.arange(count)),
+        val=samples(train, torch.arange(count, len(train))),
+        test=samples(chosen.test, torch.arange(len(test_rows))),
         flips=flips,
-        all_train=lambda: samples(train, torch.cat([fit_rows, val_rows]).sort().values),
+        seen=chosen.seen,
+        all_train=lambda: samples(train, rows.argsort() if chosen.seen else torch.arange(len(train))),
         use_test=use_test,
         class_names=source.class_names,
         folder=source.folder,
         remarks=tuple(filter(None, remarks)),
-        doubts=tuple(filter(None, (source.doubt, _of_another_range(settings, source, transform)))),
+        doubts=tuple(
+            filter(
+                None,
+                (source.doubt, *chosen.doubts, _of_another_range(settings, source.name, chosen, transform)),
+            )
+        ),
         remembered=Remembered(
             dataset=name,
             data_arg=settings.data_arg,
@@ -203,21 +219,22 @@ def _of_workers(settings: DataSettings, source: Source) -> str:
     return f"--workers has no effect: the images of '{source.name}' lie in memory"
 
 
-def _of_another_range(settings: DataSettings, source: Source, transform: transforms.Transform) -> str:
+def _of_another_range(
+    settings: DataSettings, name: str, chosen: Used, transform: transforms.Transform
+) -> str:
     """What is wrong where images are floats, and lie elsewhere than the transform's statistics expect them.
 
     Statistics of one's own are for images of any range, but those of images from 0 to 1 lie there themselves.
     """
-    images = source.train.images
-    if isinstance(images, ImageFiles) or images.dtype == torch.uint8 or not transform.mean:
+    if chosen.span is None or not transform.mean:
         return ""
-    low, high = (float(value) for value in torch.aminmax(images))
+    low, high = chosen.span
     if low >= 0 and high <= 1:
         return ""
     if settings.mean and (low < 0 or max(settings.mean) > 1):
         return ""
     expects = "--mean and --std are of" if settings.mean else f"transform '{transform.name}' expects"
-    said = f"images of '{source.name}' are floats from {low:.4g} to {high:.4g}, and {expects} 0 to 1: "
+    said = f"images of '{name}' are floats from {low:.4g} to {high:.4g}, and {expects} 0 to 1: "
     if low < 0 or high > 255:
         return said + "divide them by what is white, or pass --transform none"
     mean, std = (
@@ -332,16 +349,3 @@ def _source(name: str, settings: DataSettings) -> Source:
 def _look_up(path: Path, folder: Path | None) -> Path:
     """A path as given, or below --data-path."""
     return folder / path if folder is not None and not path.exists() else path
-
-
-def _resized(images: Tensor | ImageFiles, size: int | None) -> Tensor | ImageFiles:
-    """Images of size x size by antialiased bilinear interpolation, in their own type (files are read that way)."""
-    if isinstance(images, ImageFiles) or size is None or images.shape[2:] == (size, size) or len(images) == 0:
-        return images
-    out = torch.empty(len(images), images.shape[1], size, size, dtype=images.dtype)
-    for part, into in zip(torch.split(images, 256), torch.split(out, 256), strict=True):
-        resized = F.interpolate(
-            part.float(), (size, size), mode="bilinear", antialias=True, align_corners=False
-        )
-        into.copy_(resized.round().clamp(0, 255) if images.dtype == torch.uint8 else resized)
-    return out

@@ -17,8 +17,7 @@ from pathlib import Path
 import torch
 
 from modeconn_cli.engine.datasets.images import ImageFiles, common_size
-from modeconn_cli.engine.datasets.samples import Samples
-from modeconn_cli.engine.datasets.source import AS_THEY_ARE, Source
+from modeconn_cli.engine.datasets.source import Source, Split
 from modeconn_cli.engine.errors import InputError, SettingsError, must_exist
 from modeconn_cli.engine.results import files
 from modeconn_cli.engine.results.parsing import opened, parsing
@@ -210,10 +209,9 @@ def _annotated(folder: Path, classes: list[str]) -> list[tuple[Path, int]]:
     return sorted(out, key=lambda entry: (entry[1], entry[0].name))
 
 
-def _split(listed: list[tuple[Path, int]], as_files: Callable[[tuple[Path, ...]], ImageFiles]) -> Samples:
-    return Samples(
+def _split(listed: list[tuple[Path, int]], as_files: Callable[[tuple[Path, ...]], ImageFiles]) -> Split:
+    return Split(
         as_files(tuple(path for path, _ in listed)),
         torch.tensor([label for _, label in listed], dtype=torch.int64),
         torch.arange(len(listed)),
-        AS_THEY_ARE,
     )

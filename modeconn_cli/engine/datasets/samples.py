@@ -13,6 +13,8 @@ from torch import Tensor
 from modeconn_cli.engine.datasets.images import WHITE, ImageFiles
 from modeconn_cli.engine.datasets.transforms import Transform
 
+HASHED = 1 << 22  # bytes that are hashed at a time
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -56,7 +58,8 @@ class Samples:
         """
         found = hashlib.sha256(repr(self.transform).encode())
         for tensor in (self.ids, *([self.images] if isinstance(self.images, Tensor) else [])):
-            found.update(tensor.cpu().contiguous().numpy().tobytes())
+            for rows in torch.split(tensor, max(1, HASHED * len(tensor) // max(tensor.nbytes, 1))):
+                found.update(rows.cpu().contiguous().numpy().tobytes())
         if not isinstance(self.images, Tensor):
             found.update("\0".join(self.images.listing()).encode("utf-8", "surrogateescape"))
         return found.hexdigest()

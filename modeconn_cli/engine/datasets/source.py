@@ -3,21 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from modeconn_cli.engine import exact
-from modeconn_cli.engine.datasets.samples import Samples
-from modeconn_cli.engine.datasets.transforms import TRANSFORMS
+from modeconn_cli.engine.datasets.images import ImageFiles
+from modeconn_cli.engine.datasets.pixels import dark, is_finite, kept_as, pixels
+from modeconn_cli.engine.datasets.stored import Stored
 from modeconn_cli.engine.errors import InputError
 from modeconn_cli.engine.registry import FOLDERS
 
-AS_THEY_ARE = TRANSFORMS["none"]
-WHITE_OF_16_BITS = 65535
+
+@dataclass(frozen=True)
+class Split:
+    """One split of a source: `images` uint8 or float32 [N, C, H, W], `labels` int64 [N], `ids` int64 [N], ascending.
+
+    Images may be `Stored`, yet to be read.
+    """
+
+    images: Tensor | ImageFiles | Stored
+    labels: Tensor
+    ids: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, rows: Tensor) -> Split:
+        """Some rows; those that follow each other in memory are not copied."""
+        first, count = int(rows[0]) if len(rows) else 0, len(rows)
+        if isinstance(self.images, Tensor) and torch.equal(rows, torch.arange(first, first + count)):
+            images: Tensor | ImageFiles | Stored = self.images[first : first + count]
+        else:
+            images = self.images[rows] if isinstance(self.images, Tensor) else self.images.take(rows)
+        return replace(self, images=images, labels=self.labels[rows], ids=self.ids[rows])
 
 
 @dataclass(frozen=True)
@@ -30,8 +53,8 @@ class Source:
 
     name: str
     num_classes: int
-    train: Samples
-    test: Samples
+    train: Split
+    test: Split
     transform: str
     doubt: str = ""
     remark: str = ""
@@ -48,7 +71,7 @@ class Given:
     """One split as a source gives it: nothing has been cast. Without `ids` they are its positions."""
 
     where: str
-    images: np.ndarray
+    images: np.ndarray | Stored
     labels: Any
     ids: Any = None
 
@@ -78,14 +101,10 @@ def split_in_two(name: str, train: Given, test: Given | None, left_out: str = ""
 
 
 def _dark(part: Given) -> str:
-    """Images of 16 bits that use twelve of them or fewer, as cameras and microscopes save them."""
-    if (
-        part.images.dtype != np.uint16
-        or not part.images.size
-        or (largest := int(part.images.max())) >= 1 << 12
-    ):
+    """What is said of images that are in memory; of stored ones nobody has seen a value."""
+    if isinstance(part.images, Stored) or not part.images.size:
         return ""
-    return f"{part.where}: images of 16 bits reach {largest} of {WHITE_OF_16_BITS}, which is taken for white"
+    return dark(part.where, part.images.dtype, float(part.images.max()))
 
 
 def _ids(part: Given) -> Any:
@@ -98,45 +117,31 @@ def _check_alike(name: str, first: Any, second: Any) -> None:
         raise InputError(f"{name}: training images are {shown[0]}, test images {shown[1]}")
 
 
-def checked(where: str, images: np.ndarray, labels: Any, ids: Any, num_classes: int) -> Samples:
-    """The samples in id order. Raises InputError for lengths, ids, labels or pixels that cannot be."""
+def checked(where: str, images: np.ndarray | Stored, labels: Any, ids: Any, num_classes: int) -> Split:
+    """The split in id order. Raises InputError for lengths, ids, labels or pixels that cannot be."""
     numbers, ids = exact.labels(labels, where).numbers, exact.ids(ids, where)
     if not len(images) == len(numbers) == len(ids):
         raise InputError(f"{where}: {len(images)} images, {len(numbers)} labels and {len(ids)} ids")
-    if images.ndim != 4 or (len(images) and not images.size):
+    if len(images.shape) != 4 or (len(images) and 0 in images.shape):
         raise InputError(f"{where}: images have the shape {images.shape}, expected [N, C, H, W] without a 0")
     if len(numbers) and numbers.max() >= num_classes:
         raise InputError(f"{where}: label {numbers.max()} is outside 0 … {num_classes - 1}")
     order = np.argsort(ids, kind="stable")
-    return Samples(
-        torch.from_numpy(np.ascontiguousarray(_pixels(images, where)[order])),
-        torch.from_numpy(numbers[order]),
-        torch.from_numpy(ids[order]),
-        AS_THEY_ARE,
+    return Split(
+        _ordered(images, order, where), torch.from_numpy(numbers[order]), torch.from_numpy(ids[order])
     )
 
 
-def _pixels(images: np.ndarray, where: str) -> np.ndarray:
-    """uint8 from black 0 to white 255, or float32: 16 bits and booleans by what is white there, floats as they are.
-
-    Raises InputError for types whose white nobody knows, and for values that are no finite float32.
-    """
-    if images.dtype == np.uint8:
-        return images
-    if images.dtype.kind == "b":
-        return images.astype(np.uint8) * np.uint8(255)
-    if images.dtype.kind == "u" and images.dtype.itemsize == 2:
-        return images.astype(np.float32) / np.float32(WHITE_OF_16_BITS)
-    if images.dtype.kind != "f":
-        raise InputError(
-            f"{where}: images are {images.dtype}, expected uint8 (0 to 255), uint16 (0 to 65535) or floats",
-            "what is white there is not known: divide by it and save float32",
-        )
-    with np.errstate(over="ignore"):
-        floats = images.astype(np.float32)
-    if not np.isfinite(floats).all():
+def _ordered(images: np.ndarray | Stored, order: np.ndarray, where: str) -> Tensor | Stored:
+    """Images as they are kept. Raises InputError for types whose white nobody knows, and for what is not finite."""
+    if isinstance(images, Stored):
+        kept_as(images.member.dtype, where)
+        return images.take(torch.from_numpy(order))
+    kept_as(images.dtype, where)
+    kept = pixels(images)
+    if not is_finite(kept):
         raise InputError(f"{where}: images hold NaN or infinity")
-    return floats
+    return torch.from_numpy(np.ascontiguousarray(kept[order]))
 
 
 def root_of(name: str, folder: Path | None) -> Path:

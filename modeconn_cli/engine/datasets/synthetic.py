@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from modeconn_cli.engine.datasets.samples import Samples
-from modeconn_cli.engine.datasets.source import Source, checked
+from modeconn_cli.engine.datasets.source import Source, Split, checked
 
 
 def synthetic(
@@ -30,7 +29,7 @@ def synthetic(
         patterns += np.cos(fx * grid[None, None, :, None] + fy * grid[None, None, None, :] + phase)
     patterns /= patterns.std(axis=(1, 2, 3), keepdims=True)
 
-    def draw(count: int, first: int) -> Samples:
+    def draw(count: int, first: int) -> Split:
         labels = rng.integers(0, classes, count)
         values = patterns[labels] + noise * rng.standard_normal(
             (count, channels, size, size), dtype=np.float32

@@ -17,6 +17,19 @@ from modeconn_cli.engine import keyed
 from modeconn_cli.engine.errors import SettingsError
 
 
+def resized(images: Tensor, size: int | None) -> Tensor:
+    """Images of size x size by antialiased bilinear interpolation, in their own type."""
+    if size is None or images.shape[2:] == (size, size) or len(images) == 0:
+        return images
+    out = torch.empty(len(images), images.shape[1], size, size, dtype=images.dtype)
+    for part, into in zip(torch.split(images, 256), torch.split(out, 256), strict=True):
+        found = F.interpolate(
+            part.float(), (size, size), mode="bilinear", antialias=True, align_corners=False
+        )
+        into.copy_(found.round().clamp(0, 255) if images.dtype == torch.uint8 else found)
+    return out
+
+
 @dataclass(frozen=True)
 class Transform:
     """What is done to an image: x -> (x - mean) / std always, the rest in training only.

@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from modeconn_cli.engine.datasets.samples import Samples
-from modeconn_cli.engine.datasets.source import Source, checked, root_of
+from modeconn_cli.engine.datasets.source import Source, Split, checked, root_of
 from modeconn_cli.engine.errors import InputError
 from modeconn_cli.engine.factories import of_torchvision
 
@@ -30,7 +29,7 @@ def vision(name: str, folder: Path | None, download: bool) -> Source:
     )
 
 
-def _split(name: str, root: Path, train: bool, download: bool) -> Samples:
+def _split(name: str, root: Path, train: bool, download: bool) -> Split:
     cls: Any = getattr(of_torchvision("datasets"), CLASSES[name][0])
     try:
         found = cls(root=str(root), train=train, download=download)

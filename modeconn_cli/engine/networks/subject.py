@@ -290,7 +290,12 @@ def load_data(
             f"the checkpoint names the data factory '{factory}', which would run code",
             f"pass --dataset {factory} if you trust it",
         )
-    data = datasets.load(settings, runtime.device, held_out=needed != "data without held-out images")
+    data = datasets.load(
+        settings,
+        runtime.device,
+        held_out=needed != "data without held-out images",
+        seen=not runtime.dry_run and needed != "the data's shape",
+    )
     if needed != "the data's shape":  # on whose images no result depends
         runtime.opened.take_data(data.identity)
     for doubt in data.doubts:

@@ -130,6 +130,34 @@ class Archive(Mapping[str, np.ndarray]):
                 raise ValueError(f"'{name}' in it ends too early")
             return header.array(values)
 
+    def header(self, name: str) -> tuple[tuple[int, ...], np.dtype]:
+        """The shape and the type of an array, by its header alone. Raises KeyError and InputError as above."""
+        with parsing(self.path, ".npz file"), self.member(name) as (header, _):
+            return header.shape, header.dtype
+
+    def checksums(self) -> dict[str, int]:
+        """What the directory says of every member's content."""
+        return {name: member.CRC for name, member in self._members.items()}
+
+    def rows(self, name: str) -> Iterator[tuple[int, np.ndarray]]:
+        """An array some rows at a time, with the number of the first of them: what came before is not held.
+
+        The last piece comes when all have been compared with their checksum. Raises InputError where they are damaged.
+        """
+        with contextlib.ExitStack() as stack:
+            with parsing(self.path, ".npz file"):
+                header, stream = stack.enter_context(self.member(name))
+            count, length = header.shape[0], header.size // max(header.shape[0], 1)
+            if header.fortran and header.size:  # its rows lie in one another
+                yield 0, self[name]
+                return
+            each = max(1, PIECE // max(length, 1))
+            for begin in range(0, count if length else 0, each):
+                shape = (min(each, count - begin), *header.shape[1:])
+                with parsing(self.path, ".npz file"):
+                    piece = np.frombuffer(stream.read(shape[0] * length), header.dtype).reshape(shape)
+                yield begin, piece
+
     @contextlib.contextmanager
     def member(self, name: str) -> Iterator[tuple[_Header, IO[bytes]]]:
         """The header of an array, which fits the length of its values, and the stream that stands before them.
