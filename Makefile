@@ -39,7 +39,7 @@ unit: $(STAMP)
 	$(BIN)/pytest -n auto --dist worksteal -m "not slow and not gpu and not table"
 
 slow: $(STAMP)
-	$(BIN)/pytest -n auto --dist worksteal -m "slow and not gpu and not truth and not table"
+	$(BIN)/pytest -n auto --dist worksteal -m "slow and not gpu and not truth and not table and not rest"
 
 truth: $(STAMP)
 	$(BIN)/pytest -n auto --dist worksteal tests/truth

@@ -23,10 +23,18 @@ hypothesis.settings.load_profile("mcx")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that are named after a row of the fault matrix are found by `-m fault`."""
+    """Tests that are named after a row of the fault matrix are found by `-m fault`. Of each function's slow ones the
+    first belongs to the second tier, the rest to `make faults` alone.
+    """
+    begun = set()
     for item in items:
         if NAMED.match(item.name):
             item.add_marker("fault")
+            function = item.nodeid.partition("[")[0]
+            if item.get_closest_marker("slow"):
+                if function in begun:
+                    item.add_marker("rest")
+                begun.add(function)
 
 
 @pytest.fixture(autouse=True)
