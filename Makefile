@@ -52,6 +52,7 @@ coverage: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python -m bench
+	$(BIN)/python -m bench.growth
 
 # Changed files of every format, N in all: what no reader may do with one is listed, and known by format and number.
 N ?= 2000
