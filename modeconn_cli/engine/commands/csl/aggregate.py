@@ -130,7 +130,7 @@ def run(settings: CslAggregateSettings, runtime: Runtime) -> CslAggregateResult 
             return replace(kept, figures=[str(path) for path in drawn])
         metrics = _measured(found, settings, runtime)
         result = _result(settings, folder, found, metrics, noise, drawn)
-        if any(not (folder / name.aggregated(array)).exists() for array in metrics.values):
+        if job.complete and any(not (folder / name.aggregated(array)).exists() for array in metrics.values):
             job.reopen()  # an earlier version has finished it without them
         if not job.complete:
             _write(folder, found, metrics.values, result, anew=job.anew(settings))
