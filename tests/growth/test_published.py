@@ -47,7 +47,7 @@ def test_many_documents_share_the_sync_of_their_folder(tmp_path: Path, calls: Co
 
 
 def test_a_whole_job(tmp_path: Path, calls: Counter[str]) -> None:
-    """Beside its files a job has a lock, a record, settings, a status and a manifest, and looks whether it may write."""
+    """Beside its files a job has a lock, a record, settings, a status and a manifest, and looks if it may write."""
     for epoch in range(3):
         with (tmp_path / f"loss_digits_epoch_{epoch}.npy").open("wb") as stream:
             np.lib.format.write_array(stream, np.arange(6, dtype=np.float32))

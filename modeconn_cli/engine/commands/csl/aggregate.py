@@ -125,13 +125,16 @@ def run(settings: CslAggregateSettings, runtime: Runtime) -> CslAggregateResult 
     }
     noise = found.label_noise(runtime)
     with jobs.opened(settings, folder, "csl aggregate", runtime, **how) as job:
+        if job.complete and not all(
+            (folder / name.aggregated(each)).exists() for each in _arrays(found, settings)
+        ):
+            job.reopen()  # an earlier version has finished it without them
         metrics_file = folder / name.aggregated("metrics", ".json")
         if job.complete and (kept := records.kept(CslAggregateResult, metrics_file)) is not None:
             return replace(kept, figures=[str(path) for path in drawn])
         metrics = _measured(found, settings, runtime)
+        assert metrics.values.keys() == set(_arrays(found, settings)), "a finished job would lack the others"
         result = _result(settings, folder, found, metrics, noise, drawn)
-        if job.complete and any(not (folder / name.aggregated(array)).exists() for array in metrics.values):
-            job.reopen()  # an earlier version has finished it without them
         if not job.complete:
             _write(folder, found, metrics.values, result, anew=job.anew(settings))
             _draw(settings, data, found, metrics, noise, drawn, runtime)
@@ -141,6 +144,20 @@ def run(settings: CslAggregateSettings, runtime: Runtime) -> CslAggregateResult 
                 path for path in (folder / each for each in owned if each not in stale) if path.exists()
             )
     return result
+
+
+def _arrays(found: RunArrays, settings: CslAggregateSettings) -> list[str]:
+    """The metrics that a run has, by the names of their files."""
+    norms = found.grads is not None
+    conditions = {
+        "csl": True,
+        "csl_ce": found.ce is not None,
+        "csl_per_epoch": settings.class_order is not None,
+        "epochs_seen": settings.class_order is not None,
+        **dict.fromkeys(("lt", "lt_first_epoch", "lt_stays"), norms),
+        "lt_first_epoch_sq": norms and found.summary.get("grad") == "input",
+    }
+    return [name for name, there in conditions.items() if there]
 
 
 def _measured(found: RunArrays, settings: CslAggregateSettings, runtime: Runtime) -> _Metrics:
