@@ -47,13 +47,17 @@ def main() -> int:
     words.add_argument("--commands", default=",".join(CASES))
     words.add_argument("--every", type=int, default=1)
     words.add_argument("--in-a-row", type=int, default=1, help="failures at random steps before it may end")
+    words.add_argument(
+        "--part", type=int, nargs=2, default=(1, 1), metavar=("K", "N"), help="each N-th command"
+    )
     words.add_argument("--json", type=Path)
     asked = words.parse_args()
+    part, parts = asked.part
     outcomes = []
     with tempfile.TemporaryDirectory() as folder:
         study = Path(folder) / "study"
         assert Forked(lambda: make_study(study), Path(folder)).wait().code == 0
-        for command in asked.commands.split(","):
+        for command in asked.commands.split(",")[part - 1 :: parts]:
             expected, steps = undisturbed(CASES[command], study, Path(folder))
             for action in asked.actions.split(","):
                 found = Outcome(command, action, steps)

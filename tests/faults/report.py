@@ -35,7 +35,8 @@ def main(words: list[str]) -> int:
 
 
 def table(folder: Path) -> list[str]:
-    steps, kills = _read(folder / "steps.json"), _read(folder / "kills.json")
+    steps = [each for path in sorted(folder.glob("steps*.json")) for each in _read(path)]
+    kills = _read(folder / "kills.json")
     fuzzed, (counted, failed) = _read(folder / "fuzz.json"), _rows(folder / "tests.xml")
     commands = len({each["command"] for each in steps})
     return [
