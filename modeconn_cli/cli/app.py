@@ -124,7 +124,7 @@ def _run(words: list[str], command: str) -> int:
     except OSError as error:
         if error.errno not in DISK or error.filename is None:
             raise
-        return fail(command, OutputError(f"cannot write '{error.filename}': {error.strerror}"))
+        return fail(command, OutputError(f"'{error.filename}': {error.strerror}"))
     except typer.Abort as error:  # how Typer spells an EOFError, which is a bug here
         raise error.__cause__ or error from None
 

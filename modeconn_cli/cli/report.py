@@ -168,7 +168,7 @@ class Report:
         runtime = self.runtime(settings)
         group = runtime.group
         try:
-            if group.leader:
+            if group.leader and not self.dry_run:
                 _check_places(settings)
             with within_memory(getattr(settings, "batch_size", None)):
                 result = engine(settings, runtime)

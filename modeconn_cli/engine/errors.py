@@ -159,7 +159,7 @@ def one_line(text: str) -> str:
 def in_bytes(count: float) -> str:
     """A number of bytes as people say it: `60 MB`."""
     for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
+        if count < 999.5:
             return f"{count:.3g} {unit}"
         count /= 1000
     return f"{count:.4g} TB"

@@ -70,11 +70,6 @@ class Group:
         """The units that fall to this process: every world-th."""
         return list(units[self.rank :: self.world])
 
-    def stretch(self, units: Sequence[U]) -> list[U]:
-        """As `share`, but of units that lie beside each other: what these have in common is wanted at one rank."""
-        first, last = (len(units) * rank // self.world for rank in (self.rank, self.rank + 1))
-        return list(units[first:last])
-
     def lead(self, function: Callable[[], T]) -> T:
         """What the leader's call returns (as JSON holds it), or raises, on every rank."""
         return function()

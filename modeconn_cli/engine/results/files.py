@@ -47,7 +47,7 @@ def atomic_write(
 ) -> None:
     """Publish a file. Raises OutputError where the disk refuses; the file that was there stays.
 
-    `among_others`: whoever publishes several in one folder syncs the folder after the last.
+    `among_others`: whoever publishes several in one folder syncs the folder after the last, and says so then.
 
     `hashed` is told the sha256 of what `write` gives, one byte after the other, before the file has its name. It is
     also kept for whoever asks for it later in this process, and so it is where it is to be `remember`ed alone.
@@ -98,7 +98,8 @@ def atomic_write(
         failpoint("files.after_rename")
     except OSError as error:  # the file is there, and nobody knows for how long
         raise refused(path, error, write) from error
-    published(path)
+    if not among_others:
+        published(path)
 
 
 _guarded: list[Path] = []
@@ -195,9 +196,13 @@ def write_jsons(folder: Path, documents: Iterable[tuple[str, Mapping[str, Any]]]
     left = iter(documents)
     with ThreadPoolExecutor(1 if failpoints.armed() else AT_ONCE) as threads:
         while some := list(itertools.islice(left, MANY)):
-            for _ in threads.map(write, some):
-                pass
-            _sync_folder(folder)
+            list(threads.map(write, some))
+            try:
+                _sync_folder(folder)
+            except OSError as error:
+                raise refused(folder, error) from error
+            for name, _ in some:  # in their order, and when they are there for good
+                published(folder / name)
 
 
 def write_json(path: Path, document: Mapping[str, Any]) -> None:

@@ -73,10 +73,14 @@ def _checksums(path: Path) -> str | None:
 def sha256(path: Path) -> str:
     """Hash of a file's bytes, with an entry as in `identify`; a file that did not change since is not read again."""
     path, entry = names.file_and_entry(path)
-    digest = hashes.known(path, path.stat())
-    if digest is None:
-        with path.open("rb") as stream:
-            status = os.fstat(stream.fileno())
-            digest = hashlib.file_digest(stream, "sha256").hexdigest()
-        hashes.remember(path, status, digest)
+    digest = hashes.known(path, path.stat()) or read_hash(path)
     return digest if entry is None else _with_entry(digest, entry)
+
+
+def read_hash(path: Path) -> str:
+    """The hash of a file's bytes, all of which are read."""
+    with path.open("rb") as stream:
+        status = os.fstat(stream.fileno())
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    hashes.remember(path, status, digest)
+    return digest

@@ -30,9 +30,9 @@ from modeconn_cli.engine.results.fingerprints import sha256
 from modeconn_cli.engine.results.kept import Kept
 from modeconn_cli.engine.results.locks import Lock
 from modeconn_cli.engine.results.manifest import ANEW
-from modeconn_cli.engine.results.records import Provenance
+from modeconn_cli.engine.results.records import Provenance, R
 from modeconn_cli.engine.results.sameness import code_changed, defaults, difference
-from modeconn_cli.engine.settings.base import Settings, specs
+from modeconn_cli.engine.settings.base import Settings, plain, specs
 from modeconn_cli.engine.settings.shared import FIGURE_FORMATS, FIGURES
 
 LISTING = "inputs.txt"
@@ -80,6 +80,20 @@ class Job:
         if self.redrawn is not None and self.record is not None:
             _write_record(self, self.record, self.redrawn)
         self.complete = True
+
+    def found(self, kind: type[R], path: Path, settings: Settings, *free: str) -> R | None:
+        """The result that the finished job has written, None where it is not as the job left it, and where one of the
+        settings `free`, which change nothing but how much is said, is another one.
+        """
+        if not self.complete:
+            return None
+        entry = (manifest.read(self.private) or {}).get(str(path.relative_to(self.folder)))
+        if entry is None or not entry.holds(path):
+            return None
+        then = records.settings_of(records.read_object(self.private / names.RECORD_FILE))
+        if any(then.get(name) != plain(getattr(settings, name)) for name in free):
+            return None
+        return records.kept(kind, path)
 
     def reopen(self) -> None:
         """There is more to do: what is there stays, the manifest is written anew at the end."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from modeconn_cli.engine import names
 from modeconn_cli.engine.errors import InputError
 from modeconn_cli.engine.results import hashes, logs, records
-from modeconn_cli.engine.results.fingerprints import sha256
+from modeconn_cli.engine.results.fingerprints import read_hash, sha256
 
 HASHES = "hashes.json"  # the manifest of a job that goes on
 ANEW = "use --no-resume --overwrite"
@@ -83,8 +83,12 @@ def _parsed(path: Path) -> Entries:
 
 
 def before(private: Path) -> Entries:
-    """What an earlier run of a job has recorded, finished or reopened since."""
-    return {**(_listed(private / HASHES) or {}), **(read(private) or {})}
+    """What an earlier run of a job has recorded, finished or reopened since; what cannot be read is found anew."""
+    found: Entries = {}
+    for name in (HASHES, names.MANIFEST_FILE):
+        with contextlib.suppress(InputError):
+            found |= _listed(private / name) or {}
+    return found
 
 
 def set_aside(private: Path) -> None:
@@ -103,12 +107,9 @@ def lost(folder: Path, private: Path) -> list[Path]:
 
 
 def altered(folder: Path, private: Path) -> list[Path]:
-    """Files of a finished job whose bytes are not those that were recorded; all of them are read."""
-    return [
-        folder / place
-        for place, entry in (read(private) or {}).items()
-        if sha256(folder / place) != entry.sha256
-    ]
+    """Files of a finished job whose bytes are not those that were recorded; all of them are read, whatever is known."""
+    entries = read(private) or {}
+    return [folder / place for place, entry in entries.items() if read_hash(folder / place) != entry.sha256]
 
 
 def _size(path: Path) -> int:
@@ -160,9 +161,8 @@ def _recorded(place: Path) -> list[Path]:
         return []
     known = _listings.get(place)
     if known is None or known[0] != version:
-        found = sorted(path.parent for path in place.glob(f"*/{names.RECORD_FILE}"))
-        _listings[place] = known = version, found
-    return known[1]
+        _listings[place] = known = version, sorted(path for path in place.glob("*/"))
+    return [job for job in known[1] if (job / names.RECORD_FILE).exists()]
 
 
 _listings: dict[Path, tuple[tuple[int, int, int], list[Path]]] = {}

@@ -61,7 +61,8 @@ def kept(kind: type[R], path: Path) -> R | None:
     """
     document = peek_object(path)
     wanted = [field.name for field in dataclasses.fields(kind)]
-    if "infinite" in document or not document.keys() >= set(wanted):
+    exact = "nonfinite" not in document or document.get("infinite") == []
+    if not exact or not document.keys() >= set(wanted):
         return None
     try:
         for place in document.get("nonfinite", []):
@@ -83,8 +84,7 @@ def strict(document: dict[str, Any]) -> dict[str, Any]:
     out: dict[str, Any] = {key: _plain(value, key, missing) for key, value in document.items()}
     if missing:
         out["nonfinite"] = list(missing)
-    if infinite := [place for place, value in missing.items() if math.isinf(value)]:
-        out["infinite"] = infinite
+        out["infinite"] = [place for place, value in missing.items() if math.isinf(value)]
     return out
 
 

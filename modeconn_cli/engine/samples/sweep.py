@@ -139,6 +139,9 @@ class Sweep(Generic[Row]):
         """
         of_folder = {self._folder(epoch).name: epoch for epoch in self._run.checkpoints}
         there = os.listdir(self._parts) if self._parts.exists() else []
+        for name in there:
+            if name.endswith(".npz"):  # of versions that had the parts of all epochs in one folder
+                (self._parts / name).unlink(missing_ok=True)
         places = []
         for epoch in (of_folder[name] for name in there if name in of_folder):
             if epoch in left:

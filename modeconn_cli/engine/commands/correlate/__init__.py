@@ -33,7 +33,7 @@ from modeconn_cli.engine.commands.correlate.join import CLASS, TASK, Coverage, J
 from modeconn_cli.engine.commands.correlate.sources import PER_EPOCH, Source
 from modeconn_cli.engine.errors import SettingsError
 from modeconn_cli.engine.machine.runtime import Runtime
-from modeconn_cli.engine.results import files, jobs, records
+from modeconn_cli.engine.results import files, jobs
 from modeconn_cli.engine.results.figures import about, said_beside
 from modeconn_cli.engine.results.records import Record
 from modeconn_cli.engine.settings.correlate import CorrelateSettings
@@ -126,8 +126,9 @@ def run(settings: CorrelateSettings, runtime: Runtime) -> CorrelateResult | None
         "listing": jobs.listing({str(path): path for path in paths}),
     }
     with jobs.opened(settings, folder, "correlate", runtime, **how) as job:
-        if job.complete and (kept := records.kept(CorrelateResult, folder / SUMMARY)) is not None:
-            return replace(kept, output_dir=str(folder))
+        if (kept := job.found(CorrelateResult, folder / SUMMARY, settings)) is not None:
+            there = [str(folder / Path(name).name) for name in kept.files]
+            return replace(kept, output_dir=str(folder), files=there)
         title = _title(joined, found, paths)
         measured, writers = _measure(settings, found, joined, names, known.files, title, runtime)
         made = [folder / name for name in (*writers, SUMMARY)]

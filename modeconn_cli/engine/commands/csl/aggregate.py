@@ -15,7 +15,7 @@ from modeconn_cli.engine.commands.csl.inputs import Drawn, RunArrays
 from modeconn_cli.engine.commands.csl.naming import IDS
 from modeconn_cli.engine.errors import OutputError
 from modeconn_cli.engine.machine.runtime import Runtime
-from modeconn_cli.engine.results import arrays, files, jobs, listing, records
+from modeconn_cli.engine.results import arrays, files, jobs, listing
 from modeconn_cli.engine.results.figures import about, said_beside
 from modeconn_cli.engine.results.records import Record
 from modeconn_cli.engine.samples.losses import LearningTime, cumulative_loss, learning_time
@@ -130,8 +130,11 @@ def run(settings: CslAggregateSettings, runtime: Runtime) -> CslAggregateResult 
         ):
             job.reopen()  # an earlier version has finished it without them
         metrics_file = folder / name.aggregated("metrics", ".json")
-        if job.complete and (kept := records.kept(CslAggregateResult, metrics_file)) is not None:
-            return replace(kept, figures=[str(path) for path in drawn])
+        kept = job.found(CslAggregateResult, metrics_file, settings, "num_samples")
+        if kept is not None:
+            learnt = None if kept.lt_path is None else str(folder / name.aggregated("lt"))
+            paths = [str(path) for path in drawn]
+            return replace(kept, figures=paths, csl_path=str(folder / name.aggregated("csl")), lt_path=learnt)
         metrics = _measured(found, settings, runtime)
         assert metrics.values.keys() == set(_arrays(found, settings)), "a finished job would lack the others"
         result = _result(settings, folder, found, metrics, noise, drawn)

@@ -78,8 +78,11 @@ class RunArrays:
 
     def listing(self, data: MeasuredDataSettings) -> str:
         """What the results are made of, the images of `data` among them; the folder may have been moved."""
-        made_of = jobs.listing({path.name: path for path in (*self.files, *self.own_ids.values())})
-        return f"{made_of}images of {data.dataset} {data.data_path or ''}\n"
+        beside = [self.folder / IDS, self.folder / self.run.aggregated(naming.LABEL_NOISE, ".csv")]
+        read = (*self.files, *self.own_ids.values(), *(path for path in beside if path.exists()))
+        made_of = jobs.listing({path.name: path for path in read})
+        scored = " ".join(f"{name} {self.summary.get(name)}" for name in ("grad", "split"))
+        return f"{made_of}{scored}\nimages of {data.dataset} {data.data_path or ''}\n"
 
     def losses_of(self) -> str:
         """Losses that training has recorded are other numbers than those of an evaluation."""

@@ -6,7 +6,7 @@ Any doubt (another setting or input, a file that is gone or was touched) and the
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,27 +31,34 @@ def found(chosen: Chosen, settings: L2Settings, runtime: Runtime) -> L2ManyResul
     folder = settings.output_dir
     if folder is None or settings.overwrite or settings.needs_data or settings.modulo_permutation:
         return None
-    path = jobs.private_folder(folder, "l2") / FINISHED
-    said = records.peek_object(path)
-    if not said or list(said["result"]["checkpoints"].values()) != [tilde(p) for p in chosen.paths.values()]:
+    said = records.peek_object(jobs.private_folder(folder, "l2") / FINISHED)
+    if not said:
         return None
     now = records.provenance(settings, "l2", runtime.opened, chosen.paths.values())
-    then = {**defaults(settings), **records.settings_of(said["provenance"])}
-    if difference(said["provenance"], now, settings) or drawn_otherwise(then, settings):
+    try:
+        if list(said["result"]["checkpoints"].values()) != [tilde(path) for path in chosen.paths.values()]:
+            return None
+        then = {**defaults(settings), **records.settings_of(said["provenance"])}
+        if difference(said["provenance"], now, settings) or drawn_otherwise(then, settings):
+            return None
+        if any(_stamp(folder / name) != version for name, *version in said["files"]):
+            return None
+        return _result(said["result"], tilde(folder))
+    except (LookupError, TypeError, ValueError, AttributeError):  # it is not what was written
         return None
-    if any(_stamp(folder / name) != version for name, *version in said["files"]):
-        return None
-    result: dict[str, Any] = said["result"]
-    waypoints = result["trajectory"]
+
+
+def _result(said: Mapping[str, Any], folder: str) -> L2ManyResult:
+    waypoints = said["trajectory"]
     return L2ManyResult(
-        checkpoints=result["checkpoints"],
-        metrics=tuple(result["metrics"]),
-        columns=tuple(result["columns"]),
-        pairs=tuple(logs.record(SummaryRow, row) for row in result["pairs"]),
+        checkpoints=said["checkpoints"],
+        metrics=tuple(said["metrics"]),
+        columns=tuple(said["columns"]),
+        pairs=tuple(logs.record(SummaryRow, row) for row in said["pairs"]),
         trajectory=None if waypoints is None else tuple(logs.record(Waypoint, each) for each in waypoints),
-        include_buffers=result["include_buffers"],
-        data=result["data"],
-        output_dir=tilde(folder),
+        include_buffers=said["include_buffers"],
+        data=said["data"],
+        output_dir=folder,
     )
 
 
@@ -74,7 +81,11 @@ def keep(
         "files": [[each.name, *_stamp(each)] for each in made],
         "result": {**result.fields(), "pairs": [_said(row) for row in result.pairs]},
     }
-    files.write_text(path, strict_json.text(records.strict(document), indent=None))
+    plain = records.strict(document)
+    if "nonfinite" in plain:  # JSON holds no such numbers: they are measured again
+        path.unlink(missing_ok=True)
+    else:
+        files.write_text(path, strict_json.text(plain, indent=None))
 
 
 def _said(row: SummaryRow) -> dict[str, Any]:

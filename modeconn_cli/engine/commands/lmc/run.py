@@ -8,6 +8,7 @@ of them.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -90,7 +91,10 @@ def run(settings: LmcRunSettings, runtime: Runtime) -> LmcRunResult | None:
         lines = [_Lines(each, found, main, job, runtime) for each in plans]
         # By epoch: the lines of one begin at the same network.
         units = sorted(((own, pair) for own in lines for pair in todo.pairs), key=lambda unit: sum(unit[1]))
-        mine = group.stretch(units)
+        epochs = [list(each) for _, each in itertools.groupby(units, key=lambda unit: sum(unit[1]))]
+        # All lines of an epoch at one rank, where every rank has an epoch then.
+        shared = epochs if len(epochs) >= group.world else [[unit] for unit in units]
+        mine = [unit for each in group.share(shared) for unit in each]
         steps = first.steps(len(plans))
         whole = steps + len(mine) * len(todo.alphas)
         training, measuring = runtime.stage(0, whole), runtime.stage(steps, whole)
