@@ -6,6 +6,7 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,24 +18,27 @@ from filelock import FileLock
 
 from modeconn_cli.cli import app
 
+FEW = 3  # cases of a test of faults in the default tier
+
 torch.set_num_threads(1)
 hypothesis.settings.register_profile("mcx", deadline=None)  # a busy machine is no failure
 hypothesis.settings.load_profile("mcx")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that are named after a row of the fault matrix are found by `-m fault`. Of each function's slow ones the
-    first belongs to the second tier, the rest to `make faults` alone.
+    """Tests that are named after a row of the fault matrix are found by `-m fault`. The first few cases of each function
+    belong to the default tier, the first slow one to the second, and the rest to `make faults` alone.
     """
-    begun = set()
+    begun = Counter[tuple[str, bool]]()
     for item in items:
         if NAMED.match(item.name):
             item.add_marker("fault")
-            function = item.nodeid.partition("[")[0]
-            if item.get_closest_marker("slow"):
-                if function in begun:
-                    item.add_marker("rest")
-                begun.add(function)
+            slow = item.get_closest_marker("slow") is not None
+            kind = item.nodeid.partition("[")[0], slow
+            begun[kind] += 1
+            if begun[kind] > (1 if slow else FEW):
+                item.add_marker("slow")
+                item.add_marker("rest")
 
 
 @pytest.fixture(autouse=True)

@@ -12,7 +12,7 @@ import torch
 
 from faults.commands import OWN, TRAIN, A, B
 from modeconn_cli.engine.networks import checkpoints
-from modeconn_cli.engine.results import files
+from modeconn_cli.engine.results import files, streams
 
 CURVE = ["curve", "train", A, B, *OWN, "--epochs", "2", "--save-freq", "1", "-q"]
 LMC = ["lmc", "run", *OWN, "--dataset", "data.npz", "--k1", "1", "--k2", "1", "--num-alphas", "3", "-q"]
@@ -62,7 +62,7 @@ def test_e11_a_disk_that_is_full_at_the_third_epoch_leaves_the_checkpoints_befor
         patch.setattr(
             files, "published", lambda path: second.extend([path] * (path.name == "checkpoint-2.pt"))
         )
-        patch.setattr(files, "failpoint", lambda place: "short" * (place == "files.write" and bool(second)))
+        patch.setattr(streams, "failpoint", lambda place: "short" * (place == "files.write" and bool(second)))
         done = mcx(*words)
     assert (done.code, done.out) == (5, ""), done.err
     assert f"error: no space left writing '{folder}/checkpoint-3.pt'" in done.err
