@@ -26,7 +26,7 @@ hypothesis.settings.load_profile("mcx")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that are named after a row of the fault matrix are found by `-m fault`. The first few cases of each function
+    """Tests that are named after a row of the fault matrix are found by `-m fault`. Of each function the first cases
     belong to the default tier, the first slow one to the second, and the rest to `make faults` alone.
     """
     begun = Counter[tuple[str, bool]]()
