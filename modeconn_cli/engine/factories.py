@@ -93,13 +93,22 @@ def call(factory: Callable[..., Any], given: Mapping[str, Any], flag: str, **off
     except Exception as error:
         said = ", ".join(f"{key}={value!r}" for key, value in words.items())
         name = getattr(factory, "__name__", type(factory).__name__)
-        kind = SettingsError if _is_ours(factory) else InputError  # ours fail of what they are given
+        kind = SettingsError if _is_ours(factory) and not _calls_others(factory) else InputError
         raise kind(f"{name}({said}) fails{blamed(error)}", f"{flag} key=value sets its arguments") from error
 
 
 def _is_ours(factory: Callable[..., Any]) -> bool:
-    made_by = getattr(factory, "func", factory)  # of a partial
-    return str(getattr(made_by, "__module__", "")).startswith("modeconn_cli.")
+    """Whether it fails of what it is given alone."""
+    return _module(factory).startswith("modeconn_cli.")
+
+
+def _calls_others(factory: Callable[..., Any]) -> bool:
+    """Whether it makes a library's network, which may fail of other things, such as tensors without memory."""
+    return _module(factory).endswith(".libraries")
+
+
+def _module(factory: Callable[..., Any]) -> str:
+    return str(getattr(getattr(factory, "func", factory), "__module__", ""))  # of a partial its function's
 
 
 def blamed(error: Exception) -> str:
