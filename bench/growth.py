@@ -1,14 +1,13 @@
 """`python -m bench.growth`: how the time of a command grows as its input doubles, three times, and its peak memory.
 
 Each run is a process of its own, of which processor time counts, so that a busy machine does not. What is there for any
-size, such as the import of torch, drops out: the exponent is that of what a doubling adds. The exit code is 1 where one
-is above its limit.
+size, such as the import of torch, drops out: the exponent is that of what is added. The exit code is 1 where one is
+above its limit.
 """
 
 from __future__ import annotations
 
 import argparse
-import math
 import os
 import sys
 import tempfile
@@ -21,7 +20,7 @@ import torch
 
 LINEAR, PAIRS = 1.1, 2.1
 SAMPLES = 50_000
-NOISE = 0.15  # seconds of processor time that a doubling has to add for its exponent to mean anything
+NOISE = 1.0  # seconds of processor time that have to be added for an exponent to mean anything
 
 
 @dataclass(frozen=True)
@@ -67,9 +66,9 @@ AGGREGATE = ("csl", "aggregate", "--dataset", "digits", "--output-dir", "out", "
 CORRELATE = ("correlate", "--output-dir", "out", "--dormant", "in")
 ALL_PAIRS = ("l2", "in", "--pairs", "all", "--output-dir", "out")
 AXES = (
-    Axis("csl aggregate, epochs", LINEAR, 125, losses, AGGREGATE),
-    Axis("csl aggregate again, epochs", LINEAR, 125, losses, AGGREGATE, again=True),
-    Axis("correlate --dormant, epochs", LINEAR, 125, dormancy, CORRELATE),
+    Axis("csl aggregate, epochs", LINEAR, 500, losses, AGGREGATE),
+    Axis("csl aggregate again, epochs", LINEAR, 500, losses, AGGREGATE, again=True),
+    Axis("correlate --dormant, epochs", LINEAR, 500, dormancy, CORRELATE),
     Axis("l2 --pairs all, checkpoints", PAIRS, 25, checkpoints, ALL_PAIRS),
     Axis("l2 --pairs all again, checkpoints", PAIRS, 25, checkpoints, ALL_PAIRS, again=True),
     Axis("l2 FOLDER, checkpoints", LINEAR, 50, checkpoints, ("l2", "in", "--output-dir", "out")),
@@ -79,10 +78,12 @@ AXES = (
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.growth", description=__doc__)
     parser.add_argument("--runs", type=int, default=3, help="the least of so many counts [default: 3]")
-    runs = parser.parse_args().runs
+    parser.add_argument("--only", default="", help="axes that begin so")
+    asked = parser.parse_args()
+    runs = asked.runs
     over = False
     print(f"{'':36}{'n':>6}   processor seconds at n, 2n, 4n, 8n   exponent  limit  MB at n, 8n")
-    for axis in AXES:
+    for axis in (each for each in AXES if each.name.startswith(asked.only)):
         sizes = [axis.first * 2**k for k in range(4)]
         found = [min(_run(axis, size) for _ in range(runs)) for size in sizes]
         seconds = [each[0] for each in found]
@@ -97,9 +98,15 @@ def main() -> int:
 
 
 def _exponent(seconds: list[float]) -> float | None:
-    """log2 of how much more the last doubling adds than the one before; None where it adds next to nothing."""
-    before, last = seconds[2] - seconds[1], seconds[3] - seconds[2]
-    return None if last < NOISE else math.log2(last / max(before, NOISE / 4))
+    """p of a + b n^p through the first, the third and the last; None where next to nothing is added."""
+    middle, last = seconds[2] - seconds[0], seconds[3] - seconds[0]
+    if last < NOISE:
+        return None
+    low, high = 0.01, 6.0
+    while high - low > 0.005:
+        p = (low + high) / 2
+        low, high = (p, high) if (8**p - 1) / (4**p - 1) < last / max(middle, 1e-9) else (low, p)
+    return low
 
 
 def _run(axis: Axis, size: int) -> tuple[float, float]:

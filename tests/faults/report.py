@@ -30,7 +30,8 @@ def main(words: list[str]) -> int:
         before, _, rest = text.partition(BEGIN)
         _, closed, after = rest.partition(END)
         assert closed, f"{place} has no place for the table"
-        place.write_text("\n".join([before + BEGIN, *lines, END + after]), "utf-8")
+        said = ["", "The last run of `make faults`:", "", *lines, ""]
+        place.write_text("\n".join([before + BEGIN, *said, END + after]), "utf-8")
     return 0
 
 
