@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 os.environ["OMP_NUM_THREADS"] = "1"
 
 from faults.commands import CASES, Case, make_study
-from faults.processes import Forked, contents, fresh_copy
+from faults.processes import Forked, contents, differences, fresh_copy
 
 ACTIONS = ("kill", "torn", "lost", "enospc", "short", "eio")
 MOST = 100_000
@@ -114,14 +114,7 @@ def disturbed(
     again = Forked(body, folder).wait()
     if again.code != 0:
         return [*wrong, f"{failpoint}: run again it ends with {again.code}: {again.err[-400:]}"]
-    made = contents(work / case.into, work)
-    other = sorted(name for name in expected.keys() | made.keys() if expected.get(name) != made.get(name))
-    if other:
-        wrong.append(f"{failpoint}: other files: {', '.join(other[:5])}")
-    left = [path.name for path in work.rglob(".mcx-*.tmp")]
-    if left:
-        wrong.append(f"{failpoint}: left behind: {', '.join(left[:5])}")
-    return wrong
+    return [*wrong, *(f"{failpoint}: {each}" for each in differences(expected, work / case.into, work))]
 
 
 if __name__ == "__main__":

@@ -118,6 +118,18 @@ def contents(path: Path, root: Path) -> dict[str, str]:
     }
 
 
+def differences(expected: dict[str, str], into: Path, root: Path) -> list[str]:
+    """What is wrong with the files that a command has made: other ones, and what was left behind."""
+    made = contents(into, root)
+    other = sorted(name for name in expected.keys() | made.keys() if expected.get(name) != made.get(name))
+    left = [path.name for path in root.rglob(".mcx-*.tmp")]
+    return [
+        f"{what}: {', '.join(found[:5])}"
+        for what, found in (("other files", other), ("left behind", left))
+        if found
+    ]
+
+
 def _digest(path: Path) -> str:
     content = path.read_bytes()
     if path.suffix == ".json":

@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 os.environ["OMP_NUM_THREADS"] = "1"
 
 from faults.commands import CASES, Case, make_study
-from faults.processes import Ended, Forked, contents, fresh_copy, session
+from faults.processes import Ended, Forked, contents, differences, fresh_copy, session
 from modeconn_cli import __main__ as program
 
 RANKED = ("curve eval", "lmc run", "csl score", "curvature", "dormant")
@@ -171,13 +171,8 @@ class _Command:
         if ended.code != 0 or "Traceback" in ended.err:
             self._outcome.wrong.append(f"{story}: run again it ends with {ended.code}: {ended.err[-600:]}")
             return
-        made = contents(self._work / self._case.into, self._work)
-        other = sorted(
-            name for name in self._expected.keys() | made.keys() if self._expected.get(name) != made.get(name)
-        )
-        left = [path.name for path in self._work.rglob(".mcx-*.tmp")]
-        if other or left:
-            self._outcome.wrong.append(f"{story}: other files {other[:5]}, left behind {left[:5]}")
+        found = differences(self._expected, self._work / self._case.into, self._work)
+        self._outcome.wrong += [f"{story}: {each}" for each in found]
 
 
 def _wait_for(leader: int) -> bool:

@@ -150,4 +150,4 @@ def test_a_folder_that_cannot_be_synced_after_many_files_is_5(
 
     monkeypatch.setattr(os, "fsync", broken)
     with pytest.raises(OutputError, match="Input/output error"):
-        files.write_jsons(tmp_path, [("a.json", {}), ("b.json", {})])
+        files.write_jsons([(tmp_path / "a.json", {}), (tmp_path / "b.json", {})])

@@ -41,7 +41,7 @@ def test_one_file(tmp_path: Path, calls: Counter[str]) -> None:
 
 
 def test_many_documents_share_the_sync_of_their_folder(tmp_path: Path, calls: Counter[str]) -> None:
-    files.write_jsons(tmp_path, ((f"{k}.json", {"k": k}) for k in range(files.MANY + 1)))
+    files.write_jsons((tmp_path / f"{k}.json", {"k": k}) for k in range(files.MANY + 1))
     count = files.MANY + 1
     assert calls == {"open": count, "fsync": count + 2, "replace": count, "published": count}
 

@@ -186,23 +186,24 @@ def csv_text(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     return out.getvalue()
 
 
-def write_jsons(folder: Path, documents: Iterable[tuple[str, Mapping[str, Any]]]) -> None:
-    """A document per name, many of them: a disk that waits for one file takes a dozen others meanwhile."""
+def write_jsons(documents: Iterable[tuple[Path, Mapping[str, Any]]]) -> None:
+    """Many documents, each at its path: a disk that waits for one file takes a dozen others meanwhile."""
 
-    def write(each: tuple[str, Mapping[str, Any]]) -> None:
-        name, document = each
-        atomic_write(folder / name, strict_json.text(document).encode(), among_others=True)
+    def write(each: tuple[Path, Mapping[str, Any]]) -> None:
+        path, document = each
+        atomic_write(path, strict_json.text(document).encode(), among_others=True)
 
     left = iter(documents)
     with ThreadPoolExecutor(1 if failpoints.armed() else AT_ONCE) as threads:
         while some := list(itertools.islice(left, MANY)):
             list(threads.map(write, some))
-            try:
-                _sync_folder(folder)
-            except OSError as error:
-                raise refused(folder, error) from error
-            for name, _ in some:  # in their order, and when they are there for good
-                published(folder / name)
+            for folder in dict.fromkeys(path.parent for path, _ in some):
+                try:
+                    _sync_folder(folder)
+                except OSError as error:
+                    raise refused(folder, error) from error
+            for path, _ in some:  # in their order, and when they are there for good
+                published(path)
 
 
 def write_json(path: Path, document: Mapping[str, Any]) -> None:

@@ -187,11 +187,6 @@ def _write(
     for each in networks.values():
         if isinstance(each, Network):
             each.check_unchanged()
-    documents = ((path, results[one].document()) for one, path in due.items() if one in results)
-    if settings.output_dir is None:
-        for path, document in documents:
-            files.write_json(path, document)
-    else:
-        files.write_jsons(settings.output_dir, ((path.name, document) for path, document in documents))
+    files.write_jsons((path, results[one].document()) for one, path in due.items() if one in results)
     if settings.output_dir is not None and isinstance(shown, L2ManyResult):
         summary.write(settings.output_dir, shown, networks, settings)

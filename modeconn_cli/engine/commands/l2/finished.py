@@ -26,10 +26,11 @@ FINISHED = "finished.json"
 def found(chosen: Chosen, settings: L2Settings, runtime: Runtime) -> L2ManyResult | None:
     """What the same command has found of the same checkpoints; None where anything is not as it was.
 
-    What networks compute on data is measured again, as only its data tell whether they are the same.
+    What asks for data, a network or the swaps of others is measured again, as only they tell whether they are the same.
     """
     folder = settings.output_dir
-    if folder is None or settings.overwrite or settings.needs_data or settings.modulo_permutation:
+    elsewhere = settings.needs_data or settings.modulo_permutation or settings.model is not None
+    if folder is None or settings.overwrite or elsewhere:
         return None
     said = records.peek_object(jobs.private_folder(folder, "l2") / FINISHED)
     if not said:
