@@ -58,3 +58,11 @@ def test_a_whole_job(tmp_path: Path, calls: Counter[str]) -> None:
     assert len(made) <= count <= len(made) + 4, "the lock is gone, and the status was written twice"
     assert (calls["replace"], calls["fsync"]) == (count, 2 * count)
     assert calls["open"] <= count + 3, "a look at each of the folders"
+
+
+def test_documents_may_hold_names_that_are_no_text(tmp_path: Path) -> None:
+    """A file name of stray bytes is spelled out, alone and among others."""
+    some = [(tmp_path / f"{k}.json", {"path": "\udcff"}) for k in range(2)]
+    files.write_jsons(some[:1])
+    files.write_jsons([(tmp_path / "b.json", {}), *some])
+    assert {path.read_bytes() for path, _ in some} == {b'{\n  "path": "\\udcff"\n}\n'}

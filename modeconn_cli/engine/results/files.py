@@ -172,9 +172,9 @@ def _sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str, *, among_others: bool = False) -> None:
     """UTF-8; the bytes of a file name that are none are spelled out, in JSON's own way."""
-    atomic_write(path, text.encode("utf-8", "backslashreplace"))
+    atomic_write(path, text.encode("utf-8", "backslashreplace"), among_others=among_others)
 
 
 def csv_text(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
@@ -188,15 +188,13 @@ def csv_text(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 
 def write_jsons(documents: Iterable[tuple[Path, Mapping[str, Any]]]) -> None:
     """Many documents, each at its path: a disk that waits for one file takes a dozen others meanwhile."""
-
-    def write(each: tuple[Path, Mapping[str, Any]]) -> None:
-        path, document = each
-        atomic_write(path, strict_json.text(document).encode(), among_others=True)
-
     left = iter(documents)
     with ThreadPoolExecutor(1 if failpoints.armed() else AT_ONCE) as threads:
         while some := list(itertools.islice(left, MANY)):
-            list(threads.map(write, some))
+            if len(some) == 1:  # one file gains nothing, and a signal reaches the main thread alone
+                write_json(*some[0])
+                continue
+            list(threads.map(lambda each: write_json(*each, among_others=True), some))
             for folder in dict.fromkeys(path.parent for path, _ in some):
                 try:
                     _sync_folder(folder)
@@ -206,9 +204,9 @@ def write_jsons(documents: Iterable[tuple[Path, Mapping[str, Any]]]) -> None:
                 published(path)
 
 
-def write_json(path: Path, document: Mapping[str, Any]) -> None:
-    """Strict JSON, indented; `document` must hold no NaN and no infinity."""
-    write_text(path, strict_json.text(document))
+def write_json(path: Path, document: Mapping[str, Any], *, among_others: bool = False) -> None:
+    """Strict JSON, indented; `document` must hold no NaN and no infinity. `among_others` as in `atomic_write`."""
+    write_text(path, strict_json.text(document), among_others=among_others)
 
 
 def write_tensors(
