@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
+
+from modeconn_cli.engine.errors import SettingsError
 
 JOB_FOLDER = ".mcx"
 PROJECT_FILE = "mcx.yaml"
@@ -81,6 +85,50 @@ def with_entry(file: Path, entry: str | None) -> Path:
     return file if entry is None else Path(f"{file}{ENTRY}{entry}")
 
 
+def label_and_path(word: Path) -> tuple[str, Path]:
+    """The label of a checkpoint, empty where there is none, and its path.
+
+    A word is `label=path` only where no file has that whole name, and one has the rest or a folder stands before it.
+    """
+    before, equals, after = str(word).partition("=")
+    # Of a file that is not there it is a label all the same.
+    meant = "/" in after or os.path.lexists(file_of(Path(after)))
+    if equals and before and "/" not in before and meant and not os.path.lexists(file_of(word)):
+        return before, Path(after)
+    return "", word
+
+
+def labelled(words: Sequence[Path]) -> dict[str, Path]:
+    """label -> path, in the order given.
+
+    Raises SettingsError where two checkpoints would get one label, or a label cannot be part of a file's name.
+    """
+    given = [label_and_path(word) for word in words]
+    stems = Counter(_stem(path) for label, path in given if not label)
+    folders = Counter(
+        path.resolve().parent.name for label, path in given if not label and stems[_stem(path)] > 1
+    )
+    out: dict[str, Path] = {}
+    for label, path in given:
+        folder, stem = path.resolve().parent.name, _stem(path)
+        colliding = folder if folders[folder] == 1 else f"{folder}_{stem}"
+        name = label or (stem if stems[stem] == 1 else colliding)
+        if re.search(r"[/\\\x00-\x1f]", name) or name in (".", ".."):
+            raise SettingsError(
+                f"'{name}' cannot be part of a file name", "give it another label: label=path"
+            )
+        if name in out:
+            raise SettingsError(f"two checkpoints are called '{name}'", "label them: label=path")
+        out[name] = path
+    return out
+
+
+def _stem(path: Path) -> str:
+    """The name of a checkpoint's file without its ending, with the entry that is meant: `A.ema` of `A.pt::ema`."""
+    file, entry = file_and_entry(path)
+    return file.stem if entry is None else f"{file.stem}.{entry}"
+
+
 def checkpoint(epoch: int) -> str:
     """`checkpoint-<epoch>.pt`, epoch = number of epochs completed."""
     return f"checkpoint-{epoch}.pt"
@@ -132,6 +180,16 @@ def noise_of(path: Path) -> float | None:
 def swap_metadata(output: Path) -> Path:
     """`<stem>_metadata.json` beside a swapped checkpoint."""
     return output.with_name(f"{output.stem}_metadata.json")
+
+
+def alignment(output: Path) -> Path:
+    """`<stem>_alignment.json` beside an aligned checkpoint."""
+    return output.with_name(f"{output.stem}_alignment.json")
+
+
+def permutation(output: Path) -> Path:
+    """`<stem>_permutation.npz` beside an aligned checkpoint."""
+    return output.with_name(f"{output.stem}_permutation.npz")
 
 
 def swap_distances(output: Path) -> Path:

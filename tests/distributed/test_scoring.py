@@ -176,8 +176,10 @@ def test_j2_j10_a_rank_that_sees_other_files_is_named_once(
     assert [out for out, _ in ended] == ["", ""]
     errors = [err for _, err in ended if "error:" in err]
     assert len(errors) == 1
-    cause = json.loads(next((tmp_path / "out/.mcx").glob("error.rank*.json")).read_text())
-    assert (cause["exit_code"], cause["message"] in errors[0]) == (3, True)
+    kept = [json.loads(path.read_text()) for path in (tmp_path / "out/.mcx").glob("error.rank*.json")]
+    # Ranks that lack a checkpoint say so at once: rank 0 may not have made the folder yet.
+    assert len(kept) == 1 or (fault == "missing" and not kept)
+    assert all((cause["exit_code"], cause["message"] in errors[0]) == (3, True) for cause in kept)
     said = {
         "other": "the ranks saw other files",
         "damaged": "error: rank 1: ",

@@ -122,7 +122,7 @@ def test_momentum_is_permuted_like_its_parameter(kind: str, keys: list[str]) -> 
     state = stepped(model, optimizer)
     found = symmetry.find(graph.trace(model, (1, 8, 8)))
     choice = chosen(found, "conv2", [(1, 6)])
-    moved = swap.permuted_optimizer(state, model, choice, Runtime())
+    moved = symmetry.optimizer.moved(state, model, choice.orders, Runtime())
     assert moved is not None
     names = [name for name, _ in model.named_parameters()]
     for key in keys:
@@ -253,7 +253,7 @@ def test_a_state_of_other_parameters_is_left_out_with_a_note(
 
     model, found = network
     choice = chosen(found, "conv1", [(0, 1)])
-    assert swap.permuted_optimizer(state, model, choice, Runtime(listener=Heard())) is None
+    assert symmetry.optimizer.moved(state, model, choice.orders, Runtime(listener=Heard())) is None
     assert len(heard) == 1
     assert heard[0].startswith("the optimizer's state is left out: ")
 

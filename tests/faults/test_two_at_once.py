@@ -8,6 +8,7 @@ import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,6 +27,17 @@ each_job = pytest.mark.parametrize(
 )
 
 
+Start = Callable[..., Any]
+
+
+@pytest.fixture
+def other(command: str, forked: Start, fresh: Start) -> Start:
+    """Runs a command in another process, a fork where that trains nothing: autograd has threads, which a fork lacks."""
+    if command in QUICK:
+        return forked
+    return lambda words, environment=None: fresh(*words, environment=environment)
+
+
 def arrays() -> dict[str, bytes]:
     suffixes = (".npy", ".npz", ".pt", ".csv", ".png")
     return {str(path): path.read_bytes() for path in Path("out").rglob("*") if path.suffix in suffixes}
@@ -33,7 +45,7 @@ def arrays() -> dict[str, bytes]:
 
 @each_job
 def test_a12_the_second_run_is_refused_and_the_first_is_as_if_alone(
-    here: Path, forked: Callable, monkeypatch: pytest.MonkeyPatch, command: str
+    here: Path, other: Start, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
     case, second, published = CASES[command], list[object](), files.published
     assert case.run() == 0
@@ -44,7 +56,7 @@ def test_a12_the_second_run_is_refused_and_the_first_is_as_if_alone(
         published(path)
         if len(second) < 2 and path.name == names.STATUS_FILE:
             second.append(None)
-            second.append(forked([*case.words, "--output-dir", "out"]))
+            second.append(other([*case.words, "--output-dir", "out"]))
 
     with monkeypatch.context() as patch:
         patch.setattr(files, "published", meanwhile)
@@ -58,10 +70,10 @@ def test_a12_the_second_run_is_refused_and_the_first_is_as_if_alone(
 
 @each_job
 def test_a13_the_lock_of_a_killed_run_is_taken_over_with_a_note(
-    here: Path, forked: Callable, capsys: pytest.CaptureFixture[str], command: str
+    here: Path, other: Start, capsys: pytest.CaptureFixture[str], command: str
 ) -> None:
     case, said = CASES[command], {"MCX_TESTING": "1", "MCX_FAILPOINT": "files.after_rename:3=kill"}
-    assert forked([*case.words, "--output-dir", "out"], said).code == -signal.SIGKILL
+    assert other([*case.words, "--output-dir", "out"], said).code == -signal.SIGKILL
     (lock,) = Path("out").rglob(names.LOCK_FILE)
     owner = json.loads(lock.read_text())["pid"]
     words = [word for word in case.words if word != "-q"]

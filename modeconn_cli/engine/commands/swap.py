@@ -11,9 +11,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from modeconn_cli.engine import keyed, names, symmetry
+from modeconn_cli.engine import names, symmetry
 from modeconn_cli.engine.datasets import Data
-from modeconn_cli.engine.errors import AnswerIsNo, InputError, NoDataSet, SettingsError
+from modeconn_cli.engine.errors import AnswerIsNo, NoDataSet, SettingsError
 from modeconn_cli.engine.machine.runtime import Runtime
 from modeconn_cli.engine.networks import checkpoints, completing, distances, graph, models, subject, weights
 from modeconn_cli.engine.networks.checkpoints import About, Checkpoint
@@ -30,7 +30,6 @@ from modeconn_cli.engine.symmetry import choose as units
 from modeconn_cli.engine.training import predict
 
 MARGIN = 1e-4  # relative gap of the two largest logits below which float32 may decide otherwise
-QUICK_INPUTS = 16
 
 
 @dataclass(frozen=True)
@@ -158,7 +157,7 @@ def run(settings: SwapSettings, runtime: Runtime) -> SwapResult | None:
     if not write:
         runtime.note(f"already complete: {output}")
         return replace(result, checkpoint_sha256=sha256(output))
-    optimizer = permuted_optimizer(original.optimizer_state, model, choice, runtime)
+    optimizer = symmetry.optimizer.moved(original.optimizer_state, model, choice.orders, runtime)
     about = arch.about(opened.about, buffers=tuple(weights.not_parameters(model)))
     return _publish(output, result, original, about, swapped, optimizer)
 
@@ -222,8 +221,7 @@ def verify(
     if settings.verify is False:
         runtime.warn("not verified (--no-verify)")
         return Verification("none", None)
-    generator = torch.Generator().manual_seed(keyed.number(settings.seed, "verification"))
-    inputs = torch.randn(QUICK_INPUTS, *arch.input_shape, generator=generator, dtype=torch.float64)
+    inputs = symmetry.random_inputs(arch.input_shape, settings.seed)
     found = symmetry.output_difference(model, original.state, swapped, inputs)
     difference, equivalent = found.off, found.is_rounding
     if found.kind != torch.float64:
@@ -286,24 +284,3 @@ def _publish(
     files.write_json(names.swap_distances(output), records.strict(layers))
     files.atomic_write(output, data)
     return result
-
-
-def permuted_optimizer(
-    optimizer: Mapping[str, Any] | None, model: nn.Module, choice: Choice, runtime: Runtime
-) -> dict[str, Any] | None:
-    """The optimizer's state permuted like the parameters; None, which is said, where it may be of other parameters."""
-    if optimizer is None:
-        return None
-    try:
-        moved = symmetry.optimizer.permuted(optimizer, model, choice.orders)
-        if len(moved["param_groups"]) > 1 and not moved["param_groups"][0].get("param_names"):
-            runtime.note(
-                "the optimizer's state is moved as of groups that hold parameters in the network's order"
-            )
-        return moved
-    except (symmetry.optimizer.Doubt, InputError) as doubt:
-        reason = str(doubt)
-    except (KeyError, TypeError, ValueError, AttributeError):
-        reason = "it is not that of an optimizer of torch"
-    runtime.note(f"the optimizer's state is left out: {reason}")
-    return None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,7 +96,7 @@ class L2Settings(
 
     @property
     def sources(self) -> tuple[Path, ...]:
-        return tuple(label_and_path(word)[1] for word in self.words)
+        return tuple(names.label_and_path(word)[1] for word in self.words)
 
     @property
     def from_checkpoint(self) -> frozenset[str]:
@@ -136,16 +135,3 @@ class L2Settings(
     @property
     def needs_data(self) -> bool:
         return "fisher" in self.metric or "functional" in self.metric
-
-
-def label_and_path(word: Path) -> tuple[str, Path]:
-    """The label of a checkpoint, empty where there is none, and its path.
-
-    A word is `label=path` only where no file has that whole name, and one has the rest or a folder stands before it.
-    """
-    before, equals, after = str(word).partition("=")
-    # Of a file that is not there it is a label all the same.
-    meant = "/" in after or os.path.lexists(names.file_of(Path(after)))
-    if equals and before and "/" not in before and meant and not os.path.lexists(names.file_of(word)):
-        return before, Path(after)
-    return "", word

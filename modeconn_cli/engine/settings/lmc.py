@@ -75,7 +75,7 @@ class LmcRunSettings(
         TrainSettings, "patience", help="stop a branch after so many epochs without a better validation loss"
     )
     min_delta: float = like(TrainSettings, "min_delta")
-    schedule: Literal["garipov", "cosine", "step", "constant"] = setting(
+    schedule: Literal["garipov", "cosine", "linear", "step", "constant"] = setting(
         "constant", "learning rate over the epochs of the main branch"
     )
     schedule_epochs: int | None = setting(
@@ -84,7 +84,7 @@ class LmcRunSettings(
         low=1,
         shown="--max-epochs",
         change="free",
-        needs=("schedule", "garipov", "cosine", "step"),
+        needs=("schedule", "garipov", "cosine", "linear", "step"),
     )
     transform: TransformName | None = like(DataSettings, "transform", shown="the data's", rare=False)
     label_noise: float | None = like(DataSettings, "label_noise", shown="0")

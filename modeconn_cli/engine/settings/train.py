@@ -17,7 +17,7 @@ from modeconn_cli.engine.settings.shared import (
     TransformName,
 )
 
-Schedule = Literal["garipov", "cosine", "step", "incremental", "constant"]
+Schedule = Literal["garipov", "cosine", "linear", "step", "incremental", "constant"]
 
 
 @dataclass(frozen=True, kw_only=True)

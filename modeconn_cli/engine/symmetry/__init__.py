@@ -2,12 +2,21 @@
 
 `labels` solves the equations, `tensors` carries labels through reshapes, `registry` says what a rule is, the rules
 are in `elementwise`, `reductions`, `layers`, `products` and `movement`, `walk` applies them, `groups` reads off the
-result, `permutation`, `optimizer` and `proof` use it.
+result, `permutation`, `optimizer` and `proof` use it; `match` finds the permutation that brings two networks together.
 """
 
 from modeconn_cli.engine.symmetry import optimizer
 from modeconn_cli.engine.symmetry.groups import Group, Symmetry, find, group_of
 from modeconn_cli.engine.symmetry.permutation import permute
-from modeconn_cli.engine.symmetry.proof import output_difference
+from modeconn_cli.engine.symmetry.proof import output_difference, random_inputs
 
-__all__ = ["Group", "Symmetry", "find", "group_of", "optimizer", "output_difference", "permute"]
+__all__ = [
+    "Group",
+    "Symmetry",
+    "find",
+    "group_of",
+    "optimizer",
+    "output_difference",
+    "permute",
+    "random_inputs",
+]

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
+import numpy.typing as npt
 
 from modeconn_cli.engine import exact
 from modeconn_cli.engine.errors import InputError, SettingsError
-from modeconn_cli.engine.results import arrays, records
+from modeconn_cli.engine.results import arrays, files, records
 from modeconn_cli.engine.settings.swap import LARGEST_SEED
 from modeconn_cli.engine.symmetry import Group, Symmetry, group_of
 from modeconn_cli.engine.symmetry.choose import Mode, order_of_pairs, orders_of_all, place_in_blocks
@@ -94,8 +95,8 @@ def orders_to_first(path: Path, symmetry: Symmetry) -> Orders:
     """The permutation that brings the second network of a pair back to the first.
 
     `path` is the metadata of the swap that made the second network from the first, which is undone, or an .npz
-    with an order [units] under the name of each layer that is permuted: unit k becomes unit order[k] of the
-    second network. Raises InputError for anything else.
+    with an order [units] under the name of each layer that is permuted, or of each group (`Symmetry.ids`): unit k
+    becomes unit order[k] of the second network. Raises InputError for anything else.
     """
     if path.suffix != ".npz":
         orders = orders_of_swap(read_metadata(path), path, symmetry)
@@ -103,10 +104,15 @@ def orders_to_first(path: Path, symmetry: Symmetry) -> Orders:
     out: Orders = {}
     for layer, order in arrays.read_npz(path).items():
         try:
-            group = group_of(symmetry, layer)
+            group = symmetry.ids.get(layer) or group_of(symmetry, layer)
         except SettingsError as error:
             raise InputError(f"'{path}' does not fit the network: {error}") from error
         if order.dtype.kind not in "iu" or sorted(order.ravel().tolist()) != list(range(group.size)):
             raise InputError(f"'{path}': '{layer}' is no permutation of 0 … {group.size - 1}")
         out[group] = order.ravel().tolist()
     return out
+
+
+def write_orders(path: Path, orders: Mapping[Group, npt.NDArray[np.int64]], symmetry: Symmetry) -> None:
+    """What `orders_to_first` reads: the order [units], int64, of every group under its name."""
+    files.write_arrays(path, {name: orders[group] for name, group in symmetry.ids.items()})

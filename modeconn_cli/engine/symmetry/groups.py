@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -61,6 +62,18 @@ class Symmetry:
     groups: tuple[Group, ...]
     layers: tuple[str, ...]  # every module that makes an axis, in execution order
     fixed: Mapping[str, str]  # layer without a group -> why
+
+    @cached_property
+    def ids(self) -> dict[str, Group]:
+        """Every group by its name in files: its first layer, with `#k` where that is the k-th of the layer's groups
+        (from 0) and not the one that `group_of` takes, which is the largest.
+        """
+        out: dict[str, Group] = {}
+        for group in self.groups:
+            of_layer = [each for each in self.groups if group.layer in each.rows_in]
+            largest = max(of_layer, key=lambda each: each.size)
+            out[group.layer if group is largest else f"{group.layer}#{of_layer.index(group)}"] = group
+        return out
 
 
 def find(graph: Graph) -> Symmetry:

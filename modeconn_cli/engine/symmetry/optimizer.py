@@ -14,8 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from modeconn_cli.engine.errors import InputError
+from modeconn_cli.engine.machine.runtime import Runtime
 from modeconn_cli.engine.symmetry.groups import Group
-from modeconn_cli.engine.symmetry.permutation import permute
+from modeconn_cli.engine.symmetry.permutation import Order, permute
 
 Shape = tuple[int, ...]
 ANY: Shape = (-1,)  # of a parameter that the optimizer has not been given
@@ -27,9 +29,31 @@ class Doubt(Exception):
     """Why the state cannot be told to belong to the parameters."""
 
 
-def permuted(
-    optimizer: Mapping[str, Any], model: nn.Module, orders: Mapping[Group, Sequence[int]]
-) -> dict[str, Any]:
+def moved(
+    optimizer: Mapping[str, Any] | None,
+    model: nn.Module,
+    orders: Mapping[Group, Order],
+    runtime: Runtime,
+) -> dict[str, Any] | None:
+    """The optimizer's state permuted like the parameters; None, which is said, where it may be of other parameters."""
+    if optimizer is None:
+        return None
+    try:
+        found = permuted(optimizer, model, orders)
+        if len(found["param_groups"]) > 1 and not found["param_groups"][0].get("param_names"):
+            runtime.note(
+                "the optimizer's state is moved as of groups that hold parameters in the network's order"
+            )
+        return found
+    except (Doubt, InputError) as doubt:
+        reason = str(doubt)
+    except (KeyError, TypeError, ValueError, AttributeError):
+        reason = "it is not that of an optimizer of torch"
+    runtime.note(f"the optimizer's state is left out: {reason}")
+    return None
+
+
+def permuted(optimizer: Mapping[str, Any], model: nn.Module, orders: Mapping[Group, Order]) -> dict[str, Any]:
     """The state dict of an optimizer with its tensors (momentum, moments) permuted like the parameters of the model.
 
     Raises Doubt where they may belong to other parameters, which are permuted otherwise.
@@ -140,9 +164,7 @@ def _checked(name: str, shape: Shape | None, parameters: Mapping[str, Shape]) ->
     return name
 
 
-def _moved(
-    entry: Mapping[str, Any], names: Sequence[str], orders: Mapping[Group, Sequence[int]]
-) -> dict[str, Any]:
+def _moved(entry: Mapping[str, Any], names: Sequence[str], orders: Mapping[Group, Order]) -> dict[str, Any]:
     """What is kept of one parameter, permuted as all parameters are that it may be."""
     out = dict(entry)
     for key, value in entry.items():

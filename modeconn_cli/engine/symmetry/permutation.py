@@ -12,8 +12,10 @@ from modeconn_cli.engine import exact
 from modeconn_cli.engine.errors import InputError, SettingsError
 from modeconn_cli.engine.symmetry.groups import Group, Move, Places
 
+Order = Sequence[int] | Places  # of a group's units
 
-def permute(state: Mapping[str, Tensor], orders: Mapping[Group, Sequence[int]]) -> dict[str, Tensor]:
+
+def permute(state: Mapping[str, Tensor], orders: Mapping[Group, Order]) -> dict[str, Tensor]:
     """Permute the units of groups: unit k of the result is unit order[k] of `state`.
 
     Each order is a permutation of 0…size-1. `state` may hold some of the model's tensors only, as the momentum of an

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from modeconn_cli.engine import keyed
 from modeconn_cli.engine.errors import InputError
 from modeconn_cli.engine.networks import weights
 from modeconn_cli.engine.networks.forward import forward
@@ -17,6 +18,7 @@ from modeconn_cli.engine.networks.untouched import untouched_copy
 
 ORDER = 1e-9  # relative difference of outputs in float64 that the order of sums explains
 ROUNDINGS = 100  # the same in units of rounding of a narrower type
+INPUTS = 16
 
 
 class Difference(NamedTuple):
@@ -34,6 +36,12 @@ class Difference(NamedTuple):
         """Whether both are one function up to the order of its sums."""
         relative = ORDER if self.kind == torch.float64 else ROUNDINGS * torch.finfo(self.kind).eps
         return self.off <= relative * self.scale
+
+
+def random_inputs(shape: Sequence[int], seed: int) -> Tensor:
+    """Inputs of a shape that functions are compared on where there are no data, in float64."""
+    generator = torch.Generator().manual_seed(keyed.number(seed, "verification"))
+    return torch.randn(INPUTS, *shape, generator=generator, dtype=torch.float64)
 
 
 def output_difference(

@@ -21,6 +21,11 @@ def cosine(epoch: int, epochs: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * (epoch - 1) / epochs))
 
 
+def linear(epoch: int, epochs: int) -> float:
+    """From 1 in equal steps towards 0, which would come after the last epoch."""
+    return 1 - (epoch - 1) / epochs
+
+
 def step(epoch: int, epochs: int) -> float:
     """1, then 0.1 after half of the epochs, then 0.01 after three quarters (He et al. 2016)."""
     done = (epoch - 1) / epochs
@@ -40,6 +45,7 @@ def constant(epoch: int, epochs: int) -> float:  # noqa: ARG001 - all schedules 
 SCHEDULES: dict[str, Callable[[int, int], float]] = {
     "garipov": garipov,
     "cosine": cosine,
+    "linear": linear,
     "step": step,
     "incremental": incremental,
     "constant": constant,

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +16,7 @@ from modeconn_cli.engine import names
 from modeconn_cli.engine.errors import SettingsError, must_exist
 from modeconn_cli.engine.machine.runtime import Runtime
 from modeconn_cli.engine.networks.checkpoints import epochs
-from modeconn_cli.engine.settings.l2 import L2Settings, label_and_path
+from modeconn_cli.engine.settings.l2 import L2Settings
 from modeconn_cli.engine.settings.scoring import EPOCHS
 
 Pair = tuple[str, str]  # labels
@@ -52,7 +50,7 @@ def choose(settings: L2Settings, runtime: Runtime) -> Chosen:
     if settings.output is not None and not alone:
         raise SettingsError("--output is for one pair", "use --output-dir for several")
     if len(words) == 1 and not several:  # the flags of folders are not to blame
-        must_exist(names.file_of(label_and_path(words[0])[1]))
+        must_exist(names.file_of(names.label_and_path(words[0])[1]))
     folders = [os.path.isdir(names.file_of(word)) for word in words]
     if not any(folders):
         settings.refuse("without a folder", "pattern")
@@ -69,11 +67,11 @@ def choose(settings: L2Settings, runtime: Runtime) -> Chosen:
         )
     if alone:
         settings.refuse("on two checkpoints", "pairs")
-        first, second = (path for _, path in map(label_and_path, words))
+        first, second = (path for _, path in map(names.label_and_path, words))
         return Chosen({"first": first, "second": second}, [("first", "second")], alone=True)
     if settings.output_dir is None:
         settings.refuse("on several checkpoints without --output-dir", "show_top_k", "sort_by")
-    named = labelled(paths)
+    named = names.labelled(paths)
     settled = len(words) == 1
     together = len({path.absolute().parent for path in paths}) == 1 or (settled and folders[0])
     known = tuple(epoch for _, epoch in meant if epoch is not None)
@@ -84,34 +82,3 @@ def choose(settings: L2Settings, runtime: Runtime) -> Chosen:
         runtime.note("a trajectory is of one run: name its folder alone")
     pairs = list(itertools.combinations(named, 2))
     return Chosen(named, pairs if settings.pairs == "all" else pairs[: len(named) - 1], epochs=trajectory)
-
-
-def labelled(words: Sequence[Path]) -> dict[str, Path]:
-    """label -> path, in the order given.
-
-    Raises SettingsError where two checkpoints would get one label, or a label cannot be part of a file's name.
-    """
-    given = [label_and_path(word) for word in words]
-    stems = Counter(_stem(path) for label, path in given if not label)
-    folders = Counter(
-        path.resolve().parent.name for label, path in given if not label and stems[_stem(path)] > 1
-    )
-    out: dict[str, Path] = {}
-    for label, path in given:
-        folder, stem = path.resolve().parent.name, _stem(path)
-        colliding = folder if folders[folder] == 1 else f"{folder}_{stem}"
-        name = label or (stem if stems[stem] == 1 else colliding)
-        if re.search(r"[/\\\x00-\x1f]", name) or name in (".", ".."):
-            raise SettingsError(
-                f"'{name}' cannot be part of a file name", "give it another label: label=path"
-            )
-        if name in out:
-            raise SettingsError(f"two checkpoints are called '{name}'", "label them: label=path")
-        out[name] = path
-    return out
-
-
-def _stem(path: Path) -> str:
-    """The name of a checkpoint's file without its ending, with the entry that is meant: `A.ema` of `A.pt::ema`."""
-    file, entry = names.file_and_entry(path)
-    return file.stem if entry is None else f"{file.stem}.{entry}"
