@@ -12,7 +12,7 @@ from modeconn_cli.cli.tables import Block, Lines, Table, number, percent
 from modeconn_cli.engine.settings.align import AlignSettings
 
 if TYPE_CHECKING:
-    from modeconn_cli.engine.commands.align import Alignment, AlignResult
+    from modeconn_cli.engine.commands.align import AlignResult
 
 app = typer.Typer()
 
@@ -22,12 +22,12 @@ app = typer.Typer()
 def align(settings: AlignSettings, report: Report) -> None:
     """Find the permutation of a network's units under which it lies closest to another one.
 
-    Writes <output>, <stem>_permutation.npz and <stem>_alignment.json.
+    Writes <output>, <stem>_permutation.npz and <stem>_alignment.json; of several
+    <label>.pt and these into the folder.
 
     Examples, after two seeds of mcx train:
       mcx align runs/seed1/checkpoint-5.pt --to runs/seed0/checkpoint-5.pt --output aligned.pt
-      mcx align runs/seed1/checkpoint-4.pt runs/seed1/checkpoint-5.pt \
-          --to runs/seed0/checkpoint-5.pt --output-dir aligned
+      mcx align zero=runs/seed0/checkpoint-5.pt one=runs/seed1/checkpoint-5.pt --cycle --output-dir frame
 
     More: mcx help models, mcx help files.
     """
@@ -44,22 +44,20 @@ def table(result: AlignResult) -> list[Block]:
             number(each.after.total_l2, 4),
             percent(each.before.relative_total),
             percent(each.after.relative_total),
-            percent(sum(g.moved for g in each.groups) / max(1, sum(g.units for g in each.groups))),
+            percent(each.share_moved),
         )
         for label, each in result.aligned.items()
     )
-    columns = ("network", "L2 before", "after", "relative before", "after", "units moved")
-    parts: list[Block] = [Table(f"Aligned to {result.fixed}", columns, rows)]
+    columns = ("network", "L2 before", "L2 after", "relative before", "relative after", "units moved")
+    title = f"Aligned to {result.fixed}" if result.fixed else "Aligned to each other (root mean square)"
+    first = next(iter(result.aligned.values()))
+    parts: list[Block] = [Table(title, columns, rows)]
     if len(result.aligned) == 1:
-        (only,) = result.aligned.values()
-        parts += _of_one(only)
+        groups = tuple(
+            (each.name, f"{each.units:,}", f"{each.moved:,}", f"{len(each.layers)}") for each in first.groups
+        )
+        parts.append(Table("Groups of units", ("group", "units", "moved", "layers"), groups))
+    if len(result.aligned) == 1 or result.fixed is None:
+        values = ", ".join(f"{value:.6g}" for value in first.objective)
+        parts.append(Lines((f"Objective, as it was and after each sweep (from {first.start}): {values}",)))
     return parts
-
-
-def _of_one(found: Alignment) -> list[Block]:
-    rows = tuple((g.name, f"{g.units:,}", f"{g.moved:,}", f"{len(g.layers)}") for g in found.groups)
-    gained = ", ".join(f"{value:.6g}" for value in found.objective)
-    return [
-        Table("Groups of units", ("group", "units", "moved", "layers"), rows),
-        Lines((f"Objective, as it was and after each sweep ({found.start}): {gained}",)),
-    ]

@@ -7,18 +7,24 @@ from pathlib import Path
 
 from modeconn_cli.engine import names
 from modeconn_cli.engine.errors import SettingsError
-from modeconn_cli.engine.settings.base import setting
-from modeconn_cli.engine.settings.shared import ComputeSettings, ModelSettings, OverwriteSettings
+from modeconn_cli.engine.settings.base import like, setting
+from modeconn_cli.engine.settings.shared import (
+    ComputeSettings,
+    ModelSettings,
+    OptionalFolderSettings,
+    OverwriteSettings,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
-class AlignSettings(ModelSettings, ComputeSettings, OverwriteSettings):
+class AlignSettings(ModelSettings, ComputeSettings, OptionalFolderSettings):
     """Find the permutations that bring networks together."""
 
     checkpoints: tuple[Path, ...] = setting(
         (),
         "the networks whose units are permuted, each as path or label=path",
         positional=True,
+        labelled=True,
         missing=("no network to align", "mcx align MOVING.pt --to FIXED.pt --output FILE"),
     )
     to: Path | None = setting(None, "the network that they are aligned to, which stays as it is")
@@ -27,9 +33,10 @@ class AlignSettings(ModelSettings, ComputeSettings, OverwriteSettings):
     )
     restarts: int = setting(1, "starts: from outside in, and random ones beyond the first", low=1)
     output: Path | None = setting(None, "of one network: file of the aligned one", change="free", absent=True)
-    output_dir: Path | None = setting(
-        None, "of several: folder of the aligned ones, each <label>.pt", change="free", absent=True
+    output_dir: Path | None = like(
+        OptionalFolderSettings, "output_dir", help="of several: folder of the aligned ones, each <label>.pt"
     )
+    overwrite: bool = like(OverwriteSettings, "overwrite")
 
     @property
     def sources(self) -> tuple[Path, ...]:

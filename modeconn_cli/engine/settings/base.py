@@ -58,6 +58,7 @@ class Spec:
     machine: bool = False  # files list it whatever they are about: only a flag or a variable counts as given
     canonical: Callable[[str], str] | None = None  # gives the one spelling of names that have several
     absent: bool = False  # a path that need not be there
+    labelled: bool = False  # a path may have a label before it: label=path
     adds_up: bool = False  # a file that is one of several, given one after the other, that make up a result
     recorded: bool = True  # a part of what a result was made with
     rare: bool = False  # --help-all shows it, --help does not
@@ -249,7 +250,8 @@ class Settings:
 
     def _paths(self, spec: Spec) -> tuple[Path, ...]:
         value = getattr(self, spec.name)
-        return () if value is None else value if spec.many else (value,)
+        found = () if value is None else value if spec.many else (value,)
+        return tuple(names.label_and_path(path)[1] for path in found) if spec.labelled else found
 
     def was_given(self, name: str) -> bool:
         """Whether a flag or a variable has given a setting, or a file or Python another value than its default."""

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
-import numpy.typing as npt
 
 from modeconn_cli.engine import exact
 from modeconn_cli.engine.errors import InputError, SettingsError
@@ -15,8 +14,9 @@ from modeconn_cli.engine.results import arrays, files, records
 from modeconn_cli.engine.settings.swap import LARGEST_SEED
 from modeconn_cli.engine.symmetry import Group, Symmetry, group_of
 from modeconn_cli.engine.symmetry.choose import Mode, order_of_pairs, orders_of_all, place_in_blocks
+from modeconn_cli.engine.symmetry.groups import Places
 
-Orders = dict[Group, list[int]]
+Orders = dict[Group, Places]
 
 
 def _is_count(value: object) -> bool:
@@ -81,12 +81,12 @@ def orders_of_swap(metadata: dict[str, Any], path: Path, symmetry: Symmetry) -> 
         pairs = list(zip(units[::2], units[1::2], strict=True))
         mode, seed = metadata.get("mode", "pairs"), int(metadata.get("seed", 0))
         if mode != "pairs":
-            return orders_of_all(symmetry, mode, seed)
+            return {group: np.asarray(order) for group, order in orders_of_all(symmetry, mode, seed).items()}
         layer = layer_of(metadata, symmetry)
         if layer is None:
             raise InputError("the swap's metadata names pairs but no layer")
         group = group_of(symmetry, layer)
-        return {group: order_of_pairs(group, pairs)}
+        return {group: np.asarray(order_of_pairs(group, pairs))}
     except (SettingsError, ValueError, TypeError) as error:
         raise InputError(f"'{path}' does not fit the network: {error}") from error
 
@@ -100,7 +100,7 @@ def orders_to_first(path: Path, symmetry: Symmetry) -> Orders:
     """
     if path.suffix != ".npz":
         orders = orders_of_swap(read_metadata(path), path, symmetry)
-        return {group: np.argsort(order).tolist() for group, order in orders.items()}
+        return {group: np.argsort(order) for group, order in orders.items()}
     out: Orders = {}
     for layer, order in arrays.read_npz(path).items():
         try:
@@ -109,10 +109,10 @@ def orders_to_first(path: Path, symmetry: Symmetry) -> Orders:
             raise InputError(f"'{path}' does not fit the network: {error}") from error
         if order.dtype.kind not in "iu" or sorted(order.ravel().tolist()) != list(range(group.size)):
             raise InputError(f"'{path}': '{layer}' is no permutation of 0 … {group.size - 1}")
-        out[group] = order.ravel().tolist()
+        out[group] = order.ravel().astype(np.int64)
     return out
 
 
-def write_orders(path: Path, orders: Mapping[Group, npt.NDArray[np.int64]], symmetry: Symmetry) -> None:
+def write_orders(path: Path, orders: Orders, symmetry: Symmetry) -> None:
     """What `orders_to_first` reads: the order [units], int64, of every group under its name."""
     files.write_arrays(path, {name: orders[group] for name, group in symmetry.ids.items()})

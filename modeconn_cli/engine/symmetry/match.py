@@ -22,7 +22,7 @@ from torch import Tensor
 
 from modeconn_cli.engine.symmetry.groups import Group, Move, Places, Symmetry
 
-Order = npt.NDArray[np.int64]
+Order = Places  # of a group's units
 Similarity = npt.NDArray[np.float64]
 
 BLOCK = 1 << 22  # elements of a tensor that are in float64 at a time
@@ -68,7 +68,7 @@ class _Pair:
             for k, (group, move) in enumerate(found):
                 others = tuple(found[:k] + found[k + 1 :])
                 self.uses[group].append(_Use(move, others, fixed[name].numel()))
-        norms = [_dot(side[name], side[name]) for side in (fixed, moving) for name in in_tensor]
+        norms = [inner_product(side[name], side[name]) for side in (fixed, moving) for name in in_tensor]
         half = len(norms) // 2
         self.tolerance = ROUNDING * float(np.sqrt(sum(norms[:half]) * sum(norms[half:])))
 
@@ -84,7 +84,7 @@ class _Pair:
         """Σ ⟨A, P·B⟩ over some of the tensors, all that anything moves in where none are named."""
         total = 0.0
         for name in self.in_tensor if names is None else names:
-            total += _dot(self.fixed[name], _moved(self.moving[name], self.in_tensor[name], orders))
+            total += inner_product(self.fixed[name], _moved(self.moving[name], self.in_tensor[name], orders))
         return total
 
     def similarity(self, group: Group, orders: Mapping[Group, Order], uses: Sequence[_Use]) -> Similarity:
@@ -128,6 +128,21 @@ def by_weights(
             best = Matched(orders, tuple(found), name)
     assert best is not None
     return best
+
+
+def improve(
+    symmetry: Symmetry,
+    fixed: Mapping[str, Tensor],
+    moving: Mapping[str, Tensor],
+    orders: dict[Group, Order],
+    generator: np.random.Generator,
+) -> float:
+    """Match on from the orders there are, which are changed; what the objective gains."""
+    pair = _Pair(symmetry, fixed, moving)
+    before = after = pair.objective(orders)
+    for objective in _descent(pair, orders, generator):
+        after = objective
+    return after - before
 
 
 def _starts(
@@ -311,7 +326,8 @@ def _add_products(total: Tensor, a: Tensor, b: Tensor) -> None:
         total.addmm_(a[:, part].double(), b[:, part].double().T)
 
 
-def _dot(a: Tensor, b: Tensor) -> float:
+def inner_product(a: Tensor, b: Tensor) -> float:
+    """⟨a, b⟩ in float64."""
     flat = (a.reshape(-1), b.reshape(-1))
     return sum(
         float(torch.dot(*(x[k : k + BLOCK].double() for x in flat))) for k in range(0, a.numel(), BLOCK)
