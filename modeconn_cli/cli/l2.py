@@ -74,7 +74,7 @@ def many_table(result: L2ManyResult) -> list[Block]:
         "disagreement": ("disagreement", percent),
         "kl": ("KL", number),
         "logit_distance": ("logits", number),
-        "modulo_permutation": ("modulo swap", number),
+        "modulo_permutation": ("permuted", number),
         "left_out": ("left out", lambda value: "n/a" if value is None else f"{value:,}"),
         "status": ("status", str),
     }
@@ -171,7 +171,8 @@ def table(result: L2Result) -> list[Block]:
             ),
         ]
     if result.permuted is not None:
-        further.append(("Total L2 with the swap undone", number(result.permuted.distance.total_l2)))
+        how = {"swap": "with the swap undone", "file": "permuted", "weights": "aligned by weights"}
+        further.append((f"Total L2 {how[result.permuted.how]}", number(result.permuted.distance.total_l2)))
     if further:
         width = max(len(name) for name, _ in further) + 1
         lines = (f"  {name + ':':{width}} {value}" for name, value in further)

@@ -6,7 +6,7 @@ Settings stop here: what is below takes an `OpenedPath`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -21,6 +21,7 @@ from modeconn_cli.engine.paths import file
 from modeconn_cli.engine.paths.path import WeightPath
 from modeconn_cli.engine.paths.statistics import NetworkOnPath, StatisticsPolicy
 from modeconn_cli.engine.settings.curve import PathSettings
+from modeconn_cli.engine.symmetry import files as permutations
 from modeconn_cli.engine.training import batch_norms
 
 S = TypeVar("S", bound=PathSettings)
@@ -40,6 +41,7 @@ class OpenedPath:
     buffers: tuple[Mapping[str, Tensor], ...]
     policy: StatisticsPolicy
     foreign: bool = False
+    distance_unpermuted: float | None = None  # between the files, where the second's units are permuted
 
     @property
     def has_batch_norm(self) -> bool:
@@ -90,7 +92,11 @@ def open_path(settings: PathSettings, runtime: Runtime, needed: Needed = "data")
     ]
     found = subject.open_networks(read, settings, runtime, needed)
     _check(found)
-    return line_between(found, policy)
+    line = line_between(found, policy)
+    if settings.permutation is None:
+        return line
+    permuted = line_between(permutations.with_second_permuted(found, settings.permutation), policy)
+    return replace(permuted, distance_unpermuted=line.path.endpoint_distance())
 
 
 def _check(found: Subject) -> None:

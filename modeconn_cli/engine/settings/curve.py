@@ -19,6 +19,7 @@ from modeconn_cli.engine.settings.shared import (
     MeasuredDataSettings,
     ModelSettings,
     OverwriteSettings,
+    PermutationSettings,
 )
 from modeconn_cli.engine.settings.train import OptimizationSettings, TrainSettings
 
@@ -30,7 +31,9 @@ MOST_POSITIONS = 10_000_001  # of a path
 
 
 @dataclass(frozen=True, kw_only=True)
-class CurveTrainSettings(ModelSettings, DataSettings, OptimizationSettings, ComputeSettings, FolderSettings):
+class CurveTrainSettings(
+    PermutationSettings, ModelSettings, DataSettings, OptimizationSettings, ComputeSettings, FolderSettings
+):
     """Train a curve of low loss between two networks."""
 
     places = (("endpoint0", "endpoint1"),)
@@ -92,7 +95,7 @@ class CurveTrainSettings(ModelSettings, DataSettings, OptimizationSettings, Comp
 
 
 @dataclass(frozen=True, kw_only=True)
-class PathSettings(ModelSettings, DataSettings, ComputeSettings):
+class PathSettings(PermutationSettings, ModelSettings, DataSettings, ComputeSettings):
     """A trained curve, or the straight line between two networks."""
 
     places: ClassVar[tuple[tuple[str, ...], ...]] = (("curve_checkpoint",), ("endpoint0", "endpoint1"))
@@ -100,6 +103,7 @@ class PathSettings(ModelSettings, DataSettings, ComputeSettings):
     curve_checkpoint: Path | None = setting(None, "checkpoint of a trained curve")
     endpoint0: Path | None = setting(None, "without a curve: the network at t = 0")
     endpoint1: Path | None = setting(None, "without a curve: the network at t = 1")
+    permutation: Path | None = like(PermutationSettings, "permutation", unless="curve_checkpoint")
     bn: BatchNorm = setting(
         "recompute",
         "statistics of batch norm at each t: of the training data, endpoint 0's, interpolated (straight lines "

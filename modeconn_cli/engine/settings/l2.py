@@ -9,7 +9,7 @@ from typing import Literal
 
 from modeconn_cli.engine import names
 from modeconn_cli.engine.errors import SettingsError
-from modeconn_cli.engine.settings.base import setting, without_effect
+from modeconn_cli.engine.settings.base import like, setting, without_effect
 from modeconn_cli.engine.settings.scoring import RunFolderSettings
 from modeconn_cli.engine.settings.shared import (
     DATA,
@@ -19,6 +19,7 @@ from modeconn_cli.engine.settings.shared import (
     MeasuredDataSettings,
     ModelSettings,
     OverwriteSettings,
+    PermutationSettings,
     SplitName,
 )
 
@@ -61,6 +62,15 @@ class L2Settings(
     modulo_permutation: bool = setting(
         False, "measure also with the swap undone that made one of a pair from the other (by its metadata)"
     )
+    permutation: Path | None = like(
+        PermutationSettings,
+        "permutation",
+        help="measure also with the units of the second network permuted: an .npz of "
+        "mcx align, or the metadata of the swap that made it from the first",
+    )
+    align: Literal["none", "weights"] = setting(
+        "none", "measure also with the second network of each pair aligned to the first, as mcx align does"
+    )
     fisher: Literal["true", "empirical"] = setting(
         "true",
         "Fisher information of the network's own labels (summed over the classes, drawn above 100 of them), or of the "
@@ -76,7 +86,12 @@ class L2Settings(
         metric = self.sort_by.removesuffix("_distance")
         if metric in ("cosine", "fisher") and metric not in self.metric:
             raise SettingsError(f"--sort-by {self.sort_by} needs that metric", f"--metric l2,{metric}")
-        if self.common and (self.needs_data or self.modulo_permutation):
+        ways = [self.modulo_permutation, self.permutation is not None, self.align != "none"]
+        if sum(ways) > 1:
+            raise SettingsError("--modulo-permutation, --permutation and --align exclude each other")
+        if self.permutation is not None and (len(self.words) != 2 or self.output_dir is not None):
+            raise SettingsError("--permutation is for one pair", "--align weights finds one for each pair")
+        if self.common and (self.needs_data or any(ways)):
             raise SettingsError(
                 "--common compares parts of networks, which compute nothing", "--metric l2,cosine"
             )
@@ -104,7 +119,7 @@ class L2Settings(
         return super().from_checkpoint if self.needs_data else frozenset()
 
     def idle(self) -> dict[str, str]:
-        unread, named = not self.needs_data, self.model is not None or self.modulo_permutation
+        unread, named = not self.needs_data, self.model is not None or self.permuted
         informed, written = "fisher" in self.metric, self.output is not None or self.output_dir is not None
         labelled = informed and self.fisher == "empirical" and self.split != "test"
         where = "without fisher or functional in --metric"
@@ -118,9 +133,16 @@ class L2Settings(
             **without_effect(self.common, "with --common, which takes what the files hold", *NETWORK, *SHAPE),
             **without_effect(not labelled, "without --fisher empirical on training samples", "labels"),
             **without_effect(not informed, "without fisher in --metric", "fisher", "fisher_samples"),
-            **without_effect(not informed, "without fisher in --metric", "seed"),
+            **without_effect(
+                not informed and self.align == "none", "without fisher in --metric or --align", "seed"
+            ),
             **without_effect(not written, "without --output or --output-dir", "overwrite"),
         }
+
+    @property
+    def permuted(self) -> bool:
+        """Whether distances are measured with permuted units too."""
+        return self.modulo_permutation or self.permutation is not None or self.align != "none"
 
     @property
     def order(self) -> str:

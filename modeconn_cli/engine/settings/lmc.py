@@ -116,11 +116,7 @@ class LmcInterpolateSettings(
     checkpoints: tuple[Path, ...] = setting((), "the two checkpoints", positional=True, repeats=True)
     endpoint0: Path | None = like(PathSettings, "endpoint0", unless="checkpoints")
     endpoint1: Path | None = like(PathSettings, "endpoint1", unless="checkpoints")
-    permutation: Path | None = setting(
-        None,
-        "units of the second network: the <stem>_metadata.json of the swap that made it from the first, which is "
-        "undone, or an .npz with an order of units per layer, which is applied",
-    )
+    permutation: Path | None = like(PathSettings, "permutation", unless="")
 
     @property
     def ends(self) -> tuple[Path, ...]:

@@ -71,6 +71,17 @@ class ModelSettings(FileSettings, NetworkSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
+class PermutationSettings(Settings):
+    """How the units of the second of two networks are permuted."""
+
+    permutation: Path | None = setting(
+        None,
+        "units of the second network: an .npz of mcx align, whose orders are applied, or the <stem>_metadata.json of "
+        "the swap that made it from the first, which is undone",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class DataSettings(Settings):
     """Which samples, and what is done to them before the network sees them."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -10,9 +11,11 @@ import numpy as np
 
 from modeconn_cli.engine import exact
 from modeconn_cli.engine.errors import InputError, SettingsError
+from modeconn_cli.engine.networks import graph
+from modeconn_cli.engine.networks.subject import Subject
 from modeconn_cli.engine.results import arrays, files, records
 from modeconn_cli.engine.settings.swap import LARGEST_SEED
-from modeconn_cli.engine.symmetry import Group, Symmetry, group_of
+from modeconn_cli.engine.symmetry import Group, Symmetry, find, group_of, permute
 from modeconn_cli.engine.symmetry.choose import Mode, order_of_pairs, orders_of_all, place_in_blocks
 from modeconn_cli.engine.symmetry.groups import Places
 
@@ -116,3 +119,11 @@ def orders_to_first(path: Path, symmetry: Symmetry) -> Orders:
 def write_orders(path: Path, orders: Orders, symmetry: Symmetry) -> None:
     """What `orders_to_first` reads: the order [units], int64, of every group under its name."""
     files.write_arrays(path, {name: orders[group] for name, group in symmetry.ids.items()})
+
+
+def with_second_permuted(opened: Subject, path: Path) -> Subject:
+    """Two networks, the units of the second in the order that a file says (`orders_to_first`)."""
+    found = find(graph.trace(opened.model, opened.arch.input_shape))
+    first, second = opened.checkpoints
+    moved = permute(second.state, orders_to_first(path, found))
+    return replace(opened, checkpoints=(first, replace(second, state=moved)))

@@ -25,6 +25,7 @@ from modeconn_cli.engine.results import files, jobs
 from modeconn_cli.engine.results.records import Provenance, Record
 from modeconn_cli.engine.settings.base import tilde
 from modeconn_cli.engine.settings.curve import CurveTrainSettings
+from modeconn_cli.engine.symmetry import files as permutations
 from modeconn_cli.engine.training import evaluate, recipe_of, recompute_statistics, space
 from modeconn_cli.engine.training.folder import OWNED, Keeping, train
 from modeconn_cli.engine.training.metrics import MetricsLog
@@ -57,6 +58,8 @@ def run(settings: CurveTrainSettings, runtime: Runtime) -> CurveTrainResult | No
     _check(settings)
     folder = checkpoints_folder(settings)
     found = subject.open_networks(_endpoints(settings, runtime), settings, runtime)
+    if settings.permutation is not None:
+        found = permutations.with_second_permuted(found, settings.permutation)
     settings = completing.completed(
         settings, found.about, settings.endpoint0
     )  # the record says what they were

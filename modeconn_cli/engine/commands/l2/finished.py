@@ -29,7 +29,7 @@ def found(chosen: Chosen, settings: L2Settings, runtime: Runtime) -> L2ManyResul
     What asks for data, a network or the swaps of others is measured again, as only they tell whether they are the same.
     """
     folder = settings.output_dir
-    elsewhere = settings.needs_data or settings.modulo_permutation or settings.model is not None
+    elsewhere = settings.needs_data or settings.permuted or settings.model is not None
     if folder is None or settings.overwrite or elsewhere:
         return None
     said = records.peek_object(jobs.private_folder(folder, "l2") / FINISHED)

@@ -77,7 +77,7 @@ def measure(
             met = [error for label, error in functions.problems.items() if label in pair]
             if met:
                 problems[pair] = met[0]
-    permuted = _undone(own, usable, problems, settings, runtime)
+    permuted = _permuted(own, usable, problems, settings, runtime)
     distance = {
         pair: replace(distances.distance(squares), fisher_distance_stderr=errors.get(pair))
         for pair, squares in found.items()
@@ -100,19 +100,19 @@ def measure(
     return Measurements(both, data, {pair: distance.get(pair) for pair in beside})
 
 
-def _undone(
+def _permuted(
     pairs: Sequence[Pair],
     usable: Mapping[str, Network],
     problems: dict[Pair, InputError],
     settings: L2Settings,
     runtime: Runtime,
 ) -> dict[Pair, Permuted | None]:
-    """The distance of every pair with its swap undone, where that is asked for; `problems` hears why one has none."""
+    """The distance of every pair with units permuted, where that is asked for; `problems` hears why one has none."""
     found: dict[Pair, Permuted | None] = {}
     permutations = Permutations(settings, runtime)
-    for first, second in pairs if settings.modulo_permutation else ():
+    for first, second in pairs if settings.permuted else ():
         try:
-            found[first, second] = permutations.undone(usable[first], usable[second])
+            found[first, second] = permutations.of(usable[first], usable[second])
         except InputError as error:
             problems.setdefault((first, second), error)
     return found

@@ -64,6 +64,7 @@ class L2Result(Record):
         if self.permuted is not None:
             swaps, rest = self.permuted.metadata, self.permuted.distance
             further["modulo_permutation"] = {
+                "how": self.permuted.how,
                 "metadata": [tilde(Path(path)) for path in swaps],
                 **rest.totals(),
                 "all_layer_distances": {layer.layer_name: layer.figures() for layer in rest.layers},

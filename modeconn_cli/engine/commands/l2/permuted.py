@@ -1,4 +1,4 @@
-"""Distances with known swaps undone: what is left when the symmetry is taken out."""
+"""Distances with units permuted: known swaps undone, a permutation applied, or the best one that is found."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -20,14 +20,17 @@ from modeconn_cli.engine.networks.distances import Distance
 from modeconn_cli.engine.networks.subject import Subject
 from modeconn_cli.engine.results.fingerprints import identify, sha256
 from modeconn_cli.engine.settings.l2 import L2Settings
-from modeconn_cli.engine.symmetry import Symmetry
+from modeconn_cli.engine.symmetry import Symmetry, match
 from modeconn_cli.engine.symmetry import files as permutations
 
 
 @dataclass(frozen=True)
 class Permuted:
-    """The distance of a pair taken back to what both were made from; `metadata` of the swaps that are undone."""
+    """The distance of a pair with units permuted, and `how`: taken back to what both were made from (`swap`), by a
+    permutation's `file`, or by `weights`. `metadata` are the files that say it.
+    """
 
+    how: Literal["swap", "file", "weights"]
     metadata: tuple[str, ...]
     distance: Distance
 
@@ -85,13 +88,29 @@ def _original(said: Mapping[str, Any]) -> tuple[str, Path | None]:
 
 
 class Permutations:
-    """Undoes the swaps that made networks; the symmetries of an architecture are found once."""
+    """Permutes networks as the settings ask; the symmetries of an architecture are found once."""
 
     def __init__(self, settings: L2Settings, runtime: Runtime) -> None:
         self._settings, self._runtime = settings, runtime
         self._symmetries: dict[str, Symmetry] = {}
 
-    def undone(self, first: Network, second: Network) -> Permuted | None:
+    def of(self, first: Network, second: Network) -> Permuted | None:
+        """The distance with units permuted; None for a pair without swaps to undo."""
+        if self._settings.modulo_permutation:
+            return self._undone(first, second)
+        settings, read = self._settings, [first.checkpoint, second.checkpoint]
+        opened = subject.open_networks(read, settings, self._runtime, "no data")
+        found, (fixed, moving) = self._found(opened), opened.checkpoints
+        if settings.permutation is not None:
+            orders = permutations.orders_to_first(settings.permutation, found)
+        else:
+            sides = (weights.parameters_of(opened.model, each.state) for each in (fixed, moving))
+            orders = match.by_weights(found, *sides, seed=settings.seed).orders
+        distance = distances.l2(first.weights, _compared(symmetry.permute(moving.state, orders), second))
+        file = settings.permutation
+        return Permuted("weights", (), distance) if file is None else Permuted("file", (str(file),), distance)
+
+    def _undone(self, first: Network, second: Network) -> Permuted | None:
         """The distance without swaps; None where the two have no common original, and where none was swapped."""
         ways = [lineage(network.path) for network in (first, second)]
         known = [made.sha256 for made in ways[1]]
@@ -105,7 +124,7 @@ class Permutations:
             steps = [made.metadata for made in swaps if made.metadata is not None]
             sides.append(self._back(network, steps))
             metadata += map(str, steps)
-        return Permuted(tuple(metadata), distances.l2(*sides))
+        return Permuted("swap", tuple(metadata), distances.l2(*sides))
 
     def _back(self, network: Network, steps: list[Path]) -> Mapping[str, Tensor]:
         """What is compared of a network, with its last swaps undone."""
@@ -115,14 +134,19 @@ class Permutations:
         found, state = self._found(opened), opened.checkpoints[0].state
         for step in steps:
             state = symmetry.permute(state, permutations.orders_to_first(step, found))
-        named = weights.named_as(state, network.checkpoint.whole)
-        return {name: named[name] for name in network.weights}
+        return _compared(state, network)
 
     def _found(self, opened: Subject) -> Symmetry:
         key = repr(opened.arch)
         if key not in self._symmetries:
             self._symmetries[key] = symmetry.find(graph.trace(opened.model.cpu(), opened.arch.input_shape))
         return self._symmetries[key]
+
+
+def _compared(state: Mapping[str, Tensor], network: Network) -> dict[str, Tensor]:
+    """What is compared of a network, under the names of its file, of a state under the network's own."""
+    named = weights.named_as(state, network.checkpoint.whole)
+    return {name: named[name] for name in network.weights}
 
 
 def missing(first: Network, second: Network) -> InputError:

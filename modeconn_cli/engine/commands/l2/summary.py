@@ -70,7 +70,7 @@ class SummaryRow:
     kl_stderr: float | None = None
     logit_distance: float | None = None
     logit_distance_stderr: float | None = None
-    modulo_permutation: float | None = None  # total L2 with the swap undone
+    modulo_permutation: float | None = None  # total L2 with units permuted
     left_out: int | None = None  # tensors that --common did not compare
 
 
@@ -95,7 +95,7 @@ def several(
 ) -> L2ManyResult:
     """What was found of all pairs, with what makes it suspicious said."""
     further = [name for metric, names in FURTHER.items() if metric in settings.metric for name in names]
-    permuted = ["modulo_permutation"] if settings.modulo_permutation else []
+    permuted = ["modulo_permutation"] if settings.permuted else []
     permuted += ["left_out"] if settings.common else []
     waypoints = None
     if chosen.epochs is not None:

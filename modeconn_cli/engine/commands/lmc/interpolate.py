@@ -8,21 +8,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from modeconn_cli.engine import symmetry
 from modeconn_cli.engine.commands.lmc.line import Line, alphas, with_lists
 from modeconn_cli.engine.machine.runtime import Runtime
-from modeconn_cli.engine.networks import graph
 from modeconn_cli.engine.paths.barriers import Barriers
 from modeconn_cli.engine.paths.evaluate import LOG, SeriesSummary, evaluate_path, summary
 from modeconn_cli.engine.paths.figures import path_figure, title
-from modeconn_cli.engine.paths.opened import OpenedPath, open_path
+from modeconn_cli.engine.paths.opened import open_path
 from modeconn_cli.engine.paths.statistics import StatisticsUsed
 from modeconn_cli.engine.results import files, jobs
 from modeconn_cli.engine.results.records import Record
 from modeconn_cli.engine.settings.base import tilde
 from modeconn_cli.engine.settings.lmc import LmcInterpolateSettings
 from modeconn_cli.engine.settings.shared import in_every_format
-from modeconn_cli.engine.symmetry import files as permutations
 
 ARRAYS, SUMMARY, FIGURE = "line.npz", "line_summary.json", "line.png"
 
@@ -58,9 +55,8 @@ def run(settings: LmcInterpolateSettings, runtime: Runtime) -> LmcInterpolateRes
     ends = settings.ends
     ts = alphas(settings.num_alphas)
     settings = replace(settings, checkpoints=(), endpoint0=ends[0], endpoint1=ends[1])
-    unpermuted = open_path(settings, runtime)
-    settings = unpermuted.completed(settings)
-    opened = unpermuted if settings.permutation is None else _permuted(unpermuted, settings.permutation)
+    opened = open_path(settings, runtime)
+    settings = opened.completed(settings)
     data, folder = opened.subject.data, settings.output_dir
     if runtime.plan(
         [
@@ -86,7 +82,7 @@ def run(settings: LmcInterpolateSettings, runtime: Runtime) -> LmcInterpolateRes
             permutation=None if settings.permutation is None else tilde(settings.permutation),
             line=line,
             distance=opened.path.endpoint_distance(),
-            distance_unpermuted=None if opened is unpermuted else unpermuted.path.endpoint_distance(),
+            distance_unpermuted=opened.distance_unpermuted,
             statistics={name: summary(values, arrays["dl"]) for name, values in line.series().items()},
             barriers=line.barriers(),
             bn=found.statistics,
@@ -115,18 +111,3 @@ def _axis_label(ends: tuple[Path, ...]) -> str:
     if first == second:
         first, second = (f"{path.parent.name}/{path.stem}" for path in ends)
     return f"α (0: {first}, 1: {second})"
-
-
-def _permuted(opened: OpenedPath, permutation: Path) -> OpenedPath:
-    """The line to the second network with its units permuted: weights and statistics of batch norm."""
-    found = symmetry.find(graph.trace(opened.subject.model, opened.subject.arch.input_shape))
-    orders = permutations.orders_to_first(permutation, found)
-    path, (first, last) = opened.path, opened.buffers
-    moved = symmetry.permute({**path.control_points()[1], **last}, orders)
-    points = path.points.clone()
-    path.layout.flatten(moved, points[1])
-    return replace(
-        opened,
-        path=replace(path, points=points),
-        buffers=(first, {name: moved[name] for name in last}),
-    )
