@@ -1,0 +1,208 @@
+"""`mcx align` as its user sees it: files, figures, refusals, and what the other commands make of a permutation."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from modeconn_cli.engine.networks import checkpoints
+from modeconn_cli.engine.symmetry import match
+
+
+def state(path: Path) -> dict[str, torch.Tensor]:
+    return checkpoints.read(path).state
+
+
+def shuffled(mcx: Callable, network: Path, tmp_path: Path) -> Path:
+    path = tmp_path / "shuffled.pt"
+    assert mcx("swap", network, "--random", "--output", path).code == 0
+    return path
+
+
+def test_a_shuffled_network_comes_back(mcx: Callable, ends: list[Path], tmp_path: Path) -> None:
+    moving, out = shuffled(mcx, ends[0], tmp_path), tmp_path / "back.pt"
+    found = json.loads(mcx("align", moving, "--to", ends[0], "--output", out, "--json").out)
+    (one,) = found["aligned"].values()
+    original = state(ends[0])
+    assert all(torch.equal(tensor, original[name]) for name, tensor in state(out).items())
+    assert one["after"] == {"total_l2": 0.0, "relative_total": 0.0}
+    assert one["before"]["total_l2"] > 1
+    assert {group["name"] for group in one["groups"]} == set(np.load(tmp_path / "back_permutation.npz").files)
+    assert json.loads((tmp_path / "back_alignment.json").read_text())["objective"] == one["objective"]
+
+
+def test_the_momentum_moves_along(mcx: Callable, ends: list[Path], tmp_path: Path) -> None:
+    moving, out = shuffled(mcx, ends[0], tmp_path), tmp_path / "back.pt"
+    mcx("align", moving, "--to", ends[0], "--output", out)
+    before, after = (checkpoints.read(path).optimizer_state for path in (ends[0], out))
+    assert before is not None
+    assert after is not None
+    for key, entry in before["state"].items():
+        assert torch.equal(after["state"][key]["momentum_buffer"], entry["momentum_buffer"])
+
+
+def test_two_seeds_come_closer_and_every_command_takes_the_permutation(
+    mcx: Callable, ends: list[Path], tmp_path: Path
+) -> None:
+    out, orders = tmp_path / "aligned.pt", tmp_path / "aligned_permutation.npz"
+    (one,) = json.loads(mcx("align", ends[1], "--to", ends[0], "--output", out, "--json").out)[
+        "aligned"
+    ].values()
+    assert one["after"]["total_l2"] < one["before"]["total_l2"]
+    direct = json.loads(mcx("l2", ends[0], out, "--json").out)
+    assert direct["total_l2"] == one["after"]["total_l2"]
+    permuted = json.loads(mcx("l2", *ends, "--permutation", orders, "--json").out)["modulo_permutation"]
+    assert (permuted["how"], permuted["total_l2"]) == ("file", direct["total_l2"])
+    found = json.loads(mcx("l2", *ends, "--align", "weights", "--json").out)["modulo_permutation"]
+    assert (found["how"], found["total_l2"]) == ("weights", direct["total_l2"])
+    lines = [
+        json.loads(mcx("lmc", "interpolate", *words, "--num-alphas", "3", "--json").out)
+        for words in ((ends[0], out), (*ends, "--permutation", orders))
+    ]
+    assert lines[0]["statistics"] == lines[1]["statistics"]
+    assert lines[1]["distance_unpermuted"] == pytest.approx(one["before"]["total_l2"], rel=1e-12)
+    middles = [tmp_path / "m1.pt", tmp_path / "m2.pt"]
+    for path, last, more in zip(middles, (out, ends[1]), ((), ("--permutation", orders)), strict=True):
+        words = ["curve", "extract", "--endpoint0", ends[0], "--endpoint1", last, "--t", "0.5", *more]
+        assert mcx(*words, "--output", path).code == 0
+    first, second = map(state, middles)
+    assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
+
+
+def test_a_curve_is_trained_to_the_permuted_end(mcx: Callable, ends: list[Path], tmp_path: Path) -> None:
+    out = tmp_path / "aligned.pt"
+    mcx("align", ends[1], "--to", ends[0], "--output", out)
+    words = ["curve", "train", "--endpoint0", ends[0], "--endpoint1", ends[1], "--epochs", "0"]
+    more = ["--permutation", tmp_path / "aligned_permutation.npz", "--output-dir", tmp_path / "curve"]
+    assert mcx(*words, *more).code == 0
+    last = checkpoints.read(tmp_path / "curve/checkpoints/checkpoint-0.pt").content["control_points"][-1]
+    aligned = state(out)
+    assert all(torch.equal(tensor, aligned[name]) for name, tensor in last.items())
+
+
+def test_several_are_aligned_into_a_folder_and_missing_ones_again(
+    mcx: Callable, ends: list[Path], tmp_path: Path
+) -> None:
+    moving, out = shuffled(mcx, ends[0], tmp_path), tmp_path / "out"
+    words = ["align", f"a={moving}", f"b={ends[1]}", "--to", ends[0], "--output-dir", out]
+    first = mcx(*words, "--json")
+    assert sorted(json.loads(first.out)["aligned"]) == ["a", "b"]
+    before = {path: path.read_bytes() for path in out.glob("*") if path.is_file()}
+    assert len(before) == 6
+    again = mcx(*words)
+    assert "already complete" in again.err
+    (out / "b.pt").unlink()
+    assert mcx(*words, "-q").code == 0
+    assert (out / "b.pt").read_bytes() == before[out / "b.pt"]
+    assert mcx(*words, "--seed", "7").code == 3
+
+
+def test_a_frame_is_one_for_all(mcx: Callable, ends: list[Path], tmp_path: Path) -> None:
+    moving, out = shuffled(mcx, ends[0], tmp_path), tmp_path / "out"
+    words = ["align", f"a={ends[0]}", f"b={moving}", f"c={ends[1]}", "--cycle", "--output-dir", out]
+    found = json.loads(mcx(*words, "--json").out)
+    assert found["fixed"] is None
+    first, original = state(out / "a.pt"), state(ends[0])
+    assert all(torch.equal(tensor, original[name]) for name, tensor in first.items())
+    back = state(out / "b.pt")
+    assert all(torch.equal(tensor, original[name]) for name, tensor in back.items())
+    kept = {path: path.read_bytes() for path in out.glob("*.pt")}
+    (out / "c_permutation.npz").unlink()
+    assert mcx(*words, "-q").code == 0
+    assert {path: path.read_bytes() for path in out.glob("*.pt")} == kept
+
+
+def test_a_signal_between_networks_stops_and_the_same_command_goes_on(
+    mcx: Callable, ends: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import os
+    import signal
+
+    out, real = tmp_path / "out", match.by_weights
+    words = ["align", f"a={ends[1]}", f"b={ends[0]}", "--to", ends[0], "--output-dir", out]
+
+    def stopped(*given: Any, **more: Any) -> Any:
+        if (out / "a.pt").exists():
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real(*given, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(match, "by_weights", stopped)
+        assert mcx(*words).code == 75
+    first = (out / "a.pt").stat().st_mtime_ns
+    assert not (out / "b.pt").exists()
+    assert mcx(*words).code == 0
+    assert (out / "a.pt").stat().st_mtime_ns == first
+    assert (out / "b.pt").exists()
+
+
+WRONG: dict[str, tuple[list[str], int, str]] = {
+    "nothing to align to": (["A", "--output", "x.pt"], 2, "no network to align to"),
+    "both": (["A", "--to", "B", "--cycle", "--output-dir", "x"], 2, "exclude each other"),
+    "no place": (["A", "--to", "B"], 2, "no place for the aligned networks"),
+    "one file for two": (["A", "B", "--to", "A", "--output", "x.pt"], 2, "--output is for one network"),
+    "a cycle of one": (["A", "--cycle", "--output-dir", "x"], 2, "--cycle needs two networks"),
+    "its own input": (["A", "--to", "B", "--output", "A"], 5, ""),
+    "another architecture": (["OTHER", "--to", "B", "--output", "x.pt"], 3, "seed0/checkpoint-4.pt'"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_what_cannot_be_is_refused(
+    mcx: Callable, ends: list[Path], mlps: Path, tmp_path: Path, name: str
+) -> None:
+    words, code, said = WRONG[name]
+    places = {"A": ends[1], "B": ends[0], "OTHER": mlps / "seed0/checkpoint-4.pt"}
+    places |= {word: tmp_path / word for word in ("x", "x.pt")}
+    before = ends[1].read_bytes()
+    done = mcx("align", *(places.get(word, word) for word in words))
+    assert done.code == code, done.err
+    assert said in done.err
+    assert "Traceback" not in done.err
+    assert not (tmp_path / "x.pt").exists()
+    assert ends[1].read_bytes() == before
+
+
+def test_a_network_and_itself_is_said(mcx: Callable, ends: list[Path], tmp_path: Path) -> None:
+    done = mcx("align", ends[0], "--to", ends[0], "--output", tmp_path / "x.pt", "--json")
+    assert "are the same network" in done.err
+    (one,) = json.loads(done.out)["aligned"].values()
+    assert {group["moved"] for group in one["groups"]} == {0}
+
+
+def test_a_network_without_units_is_refused(mcx: Callable, tmp_path: Path) -> None:
+    words = ["train", "--model", "mlp", "--model-arg", "depth=0", "--dataset", "digits", "--epochs", "0"]
+    assert mcx(*words, "--seeds", "0,1", "--output-dir", tmp_path).code == 0
+    first, second = (tmp_path / f"seed{k}/checkpoint-0.pt" for k in (0, 1))
+    done = mcx("align", first, "--to", second, "--output", tmp_path / "x.pt")
+    assert done.code == 3
+    assert "no units that can be exchanged" in done.err
+
+
+@pytest.mark.parametrize("damage", ["not a permutation", "another size", "another layer", "no file"])
+def test_a_broken_permutation_is_refused(
+    mcx: Callable, ends: list[Path], tmp_path: Path, damage: str
+) -> None:
+    mcx("align", ends[1], "--to", ends[0], "--output", tmp_path / "a.pt")
+    orders = dict(np.load(tmp_path / "a_permutation.npz"))
+    name = next(iter(orders))
+    if damage == "another layer":
+        orders["nowhere"] = orders.pop(name)
+    elif damage == "another size":
+        orders[name] = np.arange(len(orders[name]) + 1)
+    else:
+        orders[name] = np.zeros_like(orders[name])
+    path = tmp_path / "broken.npz"
+    with path.open("wb") as stream:
+        np.savez(stream, **orders)
+    if damage == "no file":
+        path.unlink()
+    done = mcx("l2", *ends, "--permutation", path)
+    assert (done.code, "Traceback" in done.err) == (3, False)
+    assert str(path) in done.err

@@ -1,0 +1,216 @@
+"""Weight matching: against all permutations of small networks, and random permutations that have to come back."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from modeconn_cli.engine import symmetry
+from modeconn_cli.engine.networks import graph, weights
+from modeconn_cli.engine.symmetry import Symmetry, choose, frame, match
+
+Weights = dict[str, Tensor]
+
+
+class Residual(nn.Module):
+    """Twelve blocks on one stream, with norms."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(16, 12)
+        self.blocks = nn.ModuleList(
+            nn.Sequential(nn.LayerNorm(12), nn.Linear(12, 20), nn.GELU(), nn.Linear(20, 12))
+            for _ in range(12)
+        )
+        self.last = nn.Linear(12, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x.flatten(1))
+        for block in self.blocks:
+            x = x + block(x)
+        return self.last(x)
+
+
+class Attention(nn.Module):
+    """One block with four heads on a stream of twelve, whose order nothing fixes but the input and the classes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(8, 12)
+        self.attention = nn.MultiheadAttention(12, 4, batch_first=True)
+        self.last = nn.Linear(12, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        x = x + self.attention(x, x, x, need_weights=False)[0]
+        return self.last(x.mean(1))
+
+
+class Grouped(nn.Module):
+    """Grouped and depthwise convolutions, group norm and channels that a linear layer reads position by position."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(1, 12, 3, padding=1)
+        self.grouped = nn.Conv2d(12, 12, 3, padding=1, groups=3)
+        self.norm = nn.GroupNorm(3, 12)
+        self.depthwise = nn.Conv2d(12, 12, 3, padding=1, groups=12)
+        self.last = nn.Linear(12 * 16, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.norm(self.grouped(torch.relu(self.first(x)))))
+        return self.last(self.depthwise(x).flatten(1))
+
+
+class Recurrent(nn.Module):
+    """One square matrix whose rows and columns are of one group, applied three times."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.again, self.last = nn.Linear(16, 9), nn.Linear(9, 9), nn.Linear(9, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x.flatten(1))
+        for _ in range(3):
+            x = torch.tanh(self.again(x))
+        return self.last(x)
+
+
+SHAPES: dict[Callable[[], nn.Module], tuple[int, ...]] = {
+    Residual: (1, 4, 4),
+    Attention: (4, 8),
+    Grouped: (1, 4, 4),
+    Recurrent: (1, 4, 4),
+}
+
+
+def made(make: Callable[[], nn.Module], seed: int = 0) -> tuple[Symmetry, Weights]:
+    """A network's groups, and its weights, all random: norms begin with units that are alike."""
+    model = make()
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator))
+    return symmetry.find(graph.trace(model, SHAPES[make])), weights.parameters_of(model, model.state_dict())
+
+
+@pytest.mark.parametrize("make", SHAPES)
+@pytest.mark.parametrize("seed", range(3))
+def test_a_random_permutation_comes_back(make: Callable[[], nn.Module], seed: int) -> None:
+    found, fixed = made(make, seed)
+    moving = symmetry.permute(fixed, choose.orders_of_all(found, "random", seed))
+    assert any(not torch.equal(moving[name], fixed[name]) for name in fixed)
+    matched = match.by_weights(found, fixed, moving, seed=seed)
+    back = symmetry.permute(moving, matched.orders)
+    assert all(torch.equal(back[name], fixed[name]) for name in fixed)
+    assert list(matched.objective[1:]) == sorted(matched.objective[1:])
+
+
+def test_no_permutation_of_a_small_network_is_nearer() -> None:
+    """A hidden layer of six units: all 720 permutations."""
+
+    def make() -> nn.Module:
+        return nn.Sequential(nn.Flatten(), nn.Linear(16, 6), nn.ReLU(), nn.Linear(6, 5))
+
+    SHAPES[make] = (1, 4, 4)
+    (found, fixed), (_, moving) = made(make, 1), made(make, 2)
+    del SHAPES[make]
+
+    def distance(order: tuple[int, ...]) -> float:
+        first = (fixed["1.weight"] - moving["1.weight"][list(order)]).double()
+        bias = (fixed["1.bias"] - moving["1.bias"][list(order)]).double()
+        second = (fixed["3.weight"] - moving["3.weight"][:, list(order)]).double()
+        return float((first**2).sum() + (bias**2).sum() + (second**2).sum())
+
+    best = min(itertools.permutations(range(6)), key=distance)
+    (order,) = match.by_weights(found, fixed, moving).orders.values()
+    assert tuple(order) == best
+
+
+@pytest.mark.parametrize("make", SHAPES)
+def test_the_objective_is_that_of_the_permuted_weights(make: Callable[[], nn.Module]) -> None:
+    (found, fixed), (_, moving) = made(make, 1), made(make, 2)
+    matched = match.by_weights(found, fixed, moving, restarts=2)
+    moves = {move.tensor for group in found.groups for move in group.moves}
+    for objective, side in (
+        (matched.objective[0], moving),
+        (matched.objective[-1], symmetry.permute(moving, matched.orders)),
+    ):
+        plain = sum(float((fixed[name].double() * side[name].double()).sum()) for name in moves)
+        assert objective == pytest.approx(plain, rel=1e-12)
+    assert matched.objective[-1] > matched.objective[0]
+
+
+def test_more_starts_are_never_worse() -> None:
+    (found, fixed), (_, moving) = made(Recurrent, 1), made(Recurrent, 2)
+    reached = [match.by_weights(found, fixed, moving, restarts=k).objective[-1] for k in (1, 4, 16)]
+    assert reached == sorted(reached)
+
+
+def test_dead_and_identical_units_are_matched() -> None:
+    found, fixed = made(Residual)
+    alike = {name: torch.zeros_like(tensor) for name, tensor in fixed.items()}
+    for orders in (
+        match.by_weights(found, fixed, alike).orders,
+        match.by_weights(found, alike, alike).orders,
+    ):
+        assert all(sorted(order) == list(range(group.size)) for group, order in orders.items())
+
+
+class TestFrame:
+    @pytest.fixture
+    def three(self) -> tuple[Symmetry, list[Weights]]:
+        found, first = made(Residual, 1)
+        return found, [first, *(made(Residual, seed)[1] for seed in (2, 3))]
+
+    def test_permuted_copies_come_together(self) -> None:
+        found, first = made(Attention)
+        copies = [
+            first,
+            *(symmetry.permute(first, choose.orders_of_all(found, "random", k)) for k in (1, 2, 3)),
+        ]
+        together = frame.common_frame(found, copies)
+        for copy, orders in zip(copies, together.orders, strict=True):
+            back = symmetry.permute(copy, orders)
+            assert all(torch.equal(back[name], first[name]) for name in first)
+
+    def test_the_first_stays_and_the_sum_over_pairs_rises(
+        self, three: tuple[Symmetry, list[Weights]]
+    ) -> None:
+        found, networks = three
+        together = frame.common_frame(found, networks)
+        assert all(np.array_equal(order, np.arange(len(order))) for order in together.orders[0].values())
+        moved = [symmetry.permute(*each) for each in zip(networks, together.orders, strict=True)]
+        plain = sum(
+            float((a[name].double() * b[name].double()).sum())
+            for a, b in itertools.combinations(moved, 2)
+            for name in a
+        )
+        assert together.objective[-1] == pytest.approx(plain, rel=1e-10)
+        assert list(together.objective) == sorted(together.objective)
+
+    def test_it_is_no_worse_than_any_single_reference(self, three: tuple[Symmetry, list[Weights]]) -> None:
+        found, networks = three
+        together = frame.common_frame(found, networks)
+        for reference in networks:
+            moved = [
+                symmetry.permute(each, match.by_weights(found, reference, each).orders) for each in networks
+            ]
+            pairs = itertools.combinations(moved, 2)
+            plain = sum(match.inner_product(a[name], b[name]) for a, b in pairs for name in a)
+            assert together.objective[-1] >= plain - 1e-9 * abs(plain)
+
+    def test_the_order_of_the_networks_makes_no_difference(
+        self, three: tuple[Symmetry, list[Weights]]
+    ) -> None:
+        found, networks = three
+        reached = [
+            frame.common_frame(found, [networks[k] for k in order]).objective[-1]
+            for order in itertools.permutations(range(3))
+        ]
+        assert max(reached) == pytest.approx(min(reached), rel=1e-12)
