@@ -10,6 +10,7 @@ COMMANDS: dict[str, str] = {
     "train": "Train networks, one per seed.",
     "swap": "Exchange neurons and prove that nothing else changes.",
     "align": "Permute a network's units to lie near another's.",
+    "merge": "Average networks, aligned or as they are.",
     "l2": "Measure how far apart checkpoints are.",
     "convert": "Write a network or a curve in another layout.",
     "curve train": "Train a curve between two networks.",

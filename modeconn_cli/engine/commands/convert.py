@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -171,7 +170,7 @@ def _write(content: dict[str, Any], settings: ConvertSettings, made: Provenance,
     """Raises OutputError for a file of any other origin: one of ours says it, others hold the same bytes."""
     output, data = settings.output, files.tensor_bytes(content)
     if settings.layout == "mcx":
-        due = jobs.file_output(output, made, settings, stored=_stored)
+        due = jobs.file_output(output, made, settings, stored=checkpoints.provenance_in)
     else:
         due = settings.overwrite or not files.occupied(output)
         if not due and not (output.is_file() and output.read_bytes() == data):
@@ -180,10 +179,3 @@ def _write(content: dict[str, Any], settings: ConvertSettings, made: Provenance,
         files.atomic_write(output, data)
     else:
         runtime.note(f"already complete: {output}")
-
-
-def _stored(output: Path) -> Any:
-    """The provenance in a checkpoint; None in a file of any other origin."""
-    with contextlib.suppress(InputError):
-        return checkpoints.read(output, allow_nonfinite=True).about.provenance
-    return None

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from modeconn_cli.engine.errors import InputError
 from modeconn_cli.engine.machine.runtime import Runtime
 from modeconn_cli.engine.networks import checkpoints, weights
 from modeconn_cli.engine.networks.subject import load_data
@@ -42,7 +39,7 @@ def run(settings: CurveExtractSettings, runtime: Runtime) -> CurveExtractResult 
         found = replace(found, loaded=load_data(found.about, settings, runtime, "data"))
     made = provenance(settings, "curve extract", runtime.opened)
     unread = opened.unread(settings)
-    due = jobs.file_output(settings.output, made, settings, stored=_stored, unread=unread)
+    due = jobs.file_output(settings.output, made, settings, stored=checkpoints.provenance_in, unread=unread)
     if runtime.dry_run:
         runtime.plan([f"write the network at t = {settings.t:g} to {settings.output}"])
         return None
@@ -70,10 +67,3 @@ def run(settings: CurveExtractSettings, runtime: Runtime) -> CurveExtractResult 
         bn=statistics,
         provenance=made,
     )
-
-
-def _stored(output: Path) -> Any:
-    """The provenance in a checkpoint; None in a file of any other origin."""
-    with contextlib.suppress(InputError):
-        return checkpoints.read(output, allow_nonfinite=True).about.provenance
-    return None

@@ -7,6 +7,7 @@ network is.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
@@ -282,6 +283,13 @@ def _check_tensors(state: Mapping[str, Tensor], path: Path, buffers: Collection[
             raise InputError(f"'{path}': {name} is a sparse tensor, expected dense ones")
     if buffers is not None:
         check_finite(state, path, buffers)
+
+
+def provenance_in(path: Path) -> Any:
+    """The provenance that a checkpoint carries; None in a file of any other origin."""
+    with contextlib.suppress(InputError):
+        return read(path, allow_nonfinite=True).about.provenance
+    return None
 
 
 def check_finite(state: Mapping[str, Tensor], path: Path, buffers: Collection[str] = ()) -> None:
