@@ -57,7 +57,16 @@ def table(result: AlignResult) -> list[Block]:
             (each.name, f"{each.units:,}", f"{each.moved:,}", f"{len(each.layers)}") for each in first.groups
         )
         parts.append(Table("Groups of units", ("group", "units", "moved", "layers"), groups))
-    if len(result.aligned) == 1 or result.fixed is None:
+    if result.method == "activations":
+        parts.append(
+            Lines(
+                tuple(
+                    f"{k}: mean correlation of units {each.objective[0]:.4f}"
+                    for k, each in result.aligned.items()
+                )
+            )
+        )
+    elif len(result.aligned) == 1 or result.fixed is None:
         values = ", ".join(f"{value:.6g}" for value in first.objective)
         parts.append(Lines((f"Objective, as it was and after each sweep (from {first.start}): {values}",)))
     return parts

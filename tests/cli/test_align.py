@@ -142,11 +142,29 @@ def test_a_signal_between_networks_stops_and_the_same_command_goes_on(
     assert (out / "b.pt").exists()
 
 
+def test_by_activations_a_shuffled_network_comes_back(
+    mcx: Callable, ends: list[Path], tmp_path: Path
+) -> None:
+    moving, out = shuffled(mcx, ends[0], tmp_path), tmp_path / "back.pt"
+    words = ["align", moving, "--to", ends[0], "--method", "activations", "--output", out, "--json"]
+    (one,) = json.loads(mcx(*words).out)["aligned"].values()
+    assert one["objective"][0] <= 1 + 1e-6
+    loss = json.loads(mcx("lmc", "interpolate", ends[0], out, "--num-alphas", "3", "--json").out)
+    assert loss["distance"] < one["before"]["total_l2"] / 2
+    assert json.loads((tmp_path / "back_alignment.json").read_text())["provenance"]["data"]
+
+
 WRONG: dict[str, tuple[list[str], int, str]] = {
     "nothing to align to": (["A", "--output", "x.pt"], 2, "no network to align to"),
     "both": (["A", "--to", "B", "--cycle", "--output-dir", "x"], 2, "exclude each other"),
     "no place": (["A", "--to", "B"], 2, "no place for the aligned networks"),
     "one file for two": (["A", "B", "--to", "A", "--output", "x.pt"], 2, "--output is for one network"),
+    "restarts of activations": (
+        ["A", "--to", "B", "--output", "x.pt", "--method", "activations", "--restarts", "2"],
+        2,
+        "no effect",
+    ),
+    "images for weights": (["A", "--to", "B", "--output", "x.pt", "--max-samples", "9"], 2, "no effect"),
     "a cycle of one": (["A", "--cycle", "--output-dir", "x"], 2, "--cycle needs two networks"),
     "its own input": (["A", "--to", "B", "--output", "A"], 5, ""),
     "another architecture": (["OTHER", "--to", "B", "--output", "x.pt"], 3, "seed0/checkpoint-4.pt'"),

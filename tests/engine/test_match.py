@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from modeconn_cli.engine import symmetry
 from modeconn_cli.engine.networks import graph, weights
-from modeconn_cli.engine.symmetry import Symmetry, choose, frame, match
+from modeconn_cli.engine.symmetry import Symmetry, activity, choose, frame, match
 
 Weights = dict[str, Tensor]
 
@@ -214,3 +214,50 @@ class TestFrame:
             for order in itertools.permutations(range(3))
         ]
         assert max(reached) == pytest.approx(min(reached), rel=1e-12)
+
+
+def act(make: Callable[[], nn.Module], seed: int) -> tuple[nn.Module, graph.Graph, Symmetry, list[Tensor]]:
+    """A network of random weights, its graph and groups, and inputs."""
+    model = make()
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(0.5 * torch.randn(parameter.shape, generator=generator))
+    traced = graph.trace(model.eval(), SHAPES[make])
+    inputs = torch.randn(60, *SHAPES[make], generator=generator)
+    return model, traced, symmetry.find(traced), list(inputs.split(25))
+
+
+@pytest.mark.parametrize("make", SHAPES)
+def test_a_random_permutation_comes_back_by_activations(make: Callable[[], nn.Module]) -> None:
+    model, traced, found, batches = act(make, 1)
+    fixed = dict(model.state_dict())
+    moving = symmetry.permute(fixed, choose.orders_of_all(found, "random", 3))
+    orders, alike = activity.by_activations(found, traced, fixed, moving, lambda: batches)
+    back = symmetry.permute(moving, orders)
+    assert all(torch.equal(back[name], fixed[name]) for name in fixed)
+    assert 0.9 < alike <= 1 + 1e-5, "a unit that is dead on all inputs correlates with none"
+
+
+def test_correlations_are_numpys_whatever_the_batches() -> None:
+    """Of a hidden layer far from zero mean, in one batch and in batches of two sizes."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 6), nn.ReLU(), nn.Linear(6, 5))
+    other = nn.Sequential(nn.Flatten(), nn.Linear(16, 6), nn.ReLU(), nn.Linear(6, 5))
+    for each in (model, other):
+        with torch.no_grad():
+            each[1].bias.add_(30.0)
+    with torch.no_grad():
+        other[1].weight[2] = 0  # a unit that never changes
+    traced = graph.trace(model, (1, 4, 4))
+    found = symmetry.find(traced)
+    inputs = torch.randn(50, 1, 4, 4)
+    (place,) = activity._find(found, traced)
+    states = (model.state_dict(), other.state_dict())
+    with torch.no_grad():
+        units = [each[2](each[1](each[0](inputs))).double().numpy().T for each in (model, other)]
+    with np.errstate(invalid="ignore"):
+        wanted = np.nan_to_num(np.corrcoef(*units)[:6, 6:])
+    for batches in ([inputs], list(inputs.split([7, 43]))):
+        alike = activity._correlations(traced, [place], *states, batches)[place]
+        assert np.allclose(alike, wanted, atol=1e-5)
+        assert (alike[:, 2] == 0).all()

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from modeconn_cli.engine import names
 from modeconn_cli.engine.errors import SettingsError
-from modeconn_cli.engine.settings.base import like, setting
+from modeconn_cli.engine.settings.base import like, setting, without_effect
 from modeconn_cli.engine.settings.shared import (
+    DATA,
     ComputeSettings,
+    MeasuredDataSettings,
     ModelSettings,
     OptionalFolderSettings,
     OverwriteSettings,
@@ -17,7 +20,7 @@ from modeconn_cli.engine.settings.shared import (
 
 
 @dataclass(frozen=True, kw_only=True)
-class AlignSettings(ModelSettings, ComputeSettings, OptionalFolderSettings):
+class AlignSettings(ModelSettings, MeasuredDataSettings, ComputeSettings, OptionalFolderSettings):
     """Find the permutations that bring networks together."""
 
     checkpoints: tuple[Path, ...] = setting(
@@ -28,6 +31,9 @@ class AlignSettings(ModelSettings, ComputeSettings, OptionalFolderSettings):
         missing=("no network to align", "mcx align MOVING.pt --to FIXED.pt --output FILE"),
     )
     to: Path | None = setting(None, "the network that they are aligned to, which stays as it is")
+    method: Literal["weights", "activations"] = setting(
+        "weights", "match units by their weights, or by how they act on training images"
+    )
     cycle: bool = setting(
         False, "align all to each other, in a common frame, in which any cycle is the identity"
     )
@@ -50,6 +56,8 @@ class AlignSettings(ModelSettings, ComputeSettings, OptionalFolderSettings):
                 "--to and --cycle exclude each other" if self.cycle else "no network to align to",
                 "pass --to FIXED.pt, or --cycle for networks that are aligned to each other",
             )
+        if self.cycle and self.method == "activations":
+            raise SettingsError("--cycle is by weights", "align each to one network with --to")
         if self.cycle and len(self.checkpoints) < 2:
             raise SettingsError("--cycle needs two networks or more", "mcx align A.pt B.pt C.pt --cycle …")
         if (self.output is None) == (self.output_dir is None):
@@ -59,3 +67,18 @@ class AlignSettings(ModelSettings, ComputeSettings, OptionalFolderSettings):
             )
         if self.output is not None and (self.cycle or len(self.checkpoints) > 1):
             raise SettingsError("--output is for one network", "pass --output-dir DIR")
+
+    @property
+    def from_checkpoint(self) -> frozenset[str]:
+        # By weights no data are looked for.
+        return super().from_checkpoint - set(() if self.method == "activations" else DATA)
+
+    def idle(self) -> dict[str, str]:
+        by_weights = self.method == "weights"
+        unread = [name for name in DATA if name not in ("dataset", "image_size")]
+        return {
+            **super().idle(),
+            **without_effect(by_weights, "with --method weights", *unread, "batch_size"),
+            **without_effect(not by_weights, "with --method activations", "restarts"),
+            **without_effect(True, "on images without labels", "labels"),
+        }

@@ -8,16 +8,18 @@ words they occur in, factor by factor, is the same.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
+from torch import fx
 
 from modeconn_cli.engine.errors import InputError, SettingsError, did_you_mean
 from modeconn_cli.engine.networks.graph import Graph
 from modeconn_cli.engine.symmetry.labels import NOTHING, Labels, Words, repeated
+from modeconn_cli.engine.symmetry.tensors import Labelled
 from modeconn_cli.engine.symmetry.walk import LabelledGraph, label, layer_of
 
 Places = npt.NDArray[np.int64]  # (units, places): element p of unit k along one axis; equal p correspond
@@ -62,6 +64,10 @@ class Symmetry:
     groups: tuple[Group, ...]
     layers: tuple[str, ...]  # every module that makes an axis, in execution order
     fixed: Mapping[str, str]  # layer without a group -> why
+    # Which groups lie along which axes of what a node computes, and where along these, flattened: (units, places).
+    seen: Callable[[fx.Node], Iterable[tuple[Group, tuple[int, ...], Places]]] = field(
+        default=lambda _: (), compare=False
+    )
 
     @cached_property
     def ids(self) -> dict[str, Group]:
@@ -96,7 +102,17 @@ def find(graph: Graph) -> Symmetry:
     }
     group_number = _classes(labels, axes, tensors.values())
     made = {layer: labels.expand(words) for layer, words in labelled.notes.producers.items()}
-    groups = _groups(group_number, tensors, made)
+    unit = np.full(len(group_number), -1)  # label -> number of the unit in its group
+    by_number = _groups(group_number, unit, tensors, made)
+    groups = tuple(by_number.values())
+
+    def seen(node: fx.Node) -> Iterator[tuple[Group, tuple[int, ...], Places]]:
+        value = labelled.values.get(node)
+        for block in value.blocks if isinstance(value, Labelled) else ():
+            for number, places in _places(group_number, unit, labels.expand(block.flat)):
+                if number in by_number:
+                    yield by_number[number], block.axes, places
+
     movable = _movable(groups)
     fixed = {layer: _why(labels, words) for layer, words in made.items() if layer not in movable}
     if not groups and labelled.notes.unproven:
@@ -104,7 +120,7 @@ def find(graph: Graph) -> Symmetry:
             f"no units can be exchanged: {labelled.notes.unproven[0]}",
             "a symmetry rule is one short function (engine/symmetry/registry.py)",
         )
-    return Symmetry(tuple(groups), tuple(made), fixed)
+    return Symmetry(groups, tuple(made), fixed, seen)
 
 
 def group_of(symmetry: Symmetry, layer: str) -> Group:
@@ -180,10 +196,12 @@ def _contexts(column: Words, rest: Words) -> tuple[Words, Words]:
 
 
 def _groups(
-    number: Places, tensors: Mapping[tuple[str, int], Words], made: Mapping[str, Words]
-) -> list[Group]:
-    """The groups in execution order of their first producers; groups without one come last."""
-    unit = np.full(len(number), -1)  # label -> number of the unit in its group
+    number: Places, unit: Places, tensors: Mapping[tuple[str, int], Words], made: Mapping[str, Words]
+) -> dict[int, Group]:
+    """The groups by number, in execution order of their first producers; groups without one come last.
+
+    `unit`, label -> number of the unit in its group, is filled in.
+    """
     rows_in: dict[int, dict[str, Places]] = {}
     moves: dict[int, list[Move]] = {}
     for layer, words in made.items():
@@ -194,7 +212,7 @@ def _groups(
             moves.setdefault(group, []).append(Move(name, axis, len(words), places))
             # A group that no layer writes, such as learned tokens that are summed, is named after its tensor.
             rows_in.setdefault(group, {layer_of(name): np.sort(places, axis=1)})
-    return [Group(rows, tuple(moves[group])) for group, rows in rows_in.items()]
+    return {number: Group(rows, tuple(moves[number])) for number, rows in rows_in.items()}
 
 
 def _places(number: Places, unit: Places, words: Words) -> Iterator[tuple[int, Places]]:

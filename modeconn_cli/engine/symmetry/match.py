@@ -186,7 +186,7 @@ def _solve(pair: _Pair, group: Group, orders: dict[Group, Order]) -> float:
     comes out is kept only where the objective itself has risen.
     """
     similarity = pair.similarity(group, orders, pair.uses[group])
-    before, found = orders[group], _assigned(similarity)
+    before, found = orders[group], assigned(similarity)
     units = np.arange(group.size)
     if pair.is_linear(group):
         gain = float((similarity[units, found] - similarity[units, before]).sum())
@@ -217,7 +217,7 @@ def _outside_in(pair: _Pair, orders: dict[Group, Order]) -> dict[Group, Order]:
         similarity = pair.similarity(found, orders, known)
         for inner, uses in blocks.items():
             similarity += _of_blocks(pair, found, inner, uses, orders)
-        orders[found] = _assigned(similarity)
+        orders[found] = assigned(similarity)
     return orders
 
 
@@ -288,11 +288,11 @@ def _of_blocks(
     out = np.empty((units, units))
     for i in range(units):
         for j in range(units):
-            out[i, j] = apart[i, j][np.arange(inners), _assigned(apart[i, j])].sum()
+            out[i, j] = apart[i, j][np.arange(inners), assigned(apart[i, j])].sum()
     return out
 
 
-def _assigned(similarity: Similarity) -> Order:
+def assigned(similarity: Similarity) -> Order:
     """For each unit of the fixed network the one of the moving network that takes its place."""
     return np.asarray(linear_sum_assignment(similarity, maximize=True)[1], dtype=np.int64)
 

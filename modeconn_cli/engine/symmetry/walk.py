@@ -36,6 +36,7 @@ class LabelledGraph:
     labels: Labels
     notes: Notes
     tensors: Mapping[str, list[Words]]  # state-dict name -> the words of its axes; tied names share theirs
+    values: Mapping[fx.Node, Any]  # what a node stands for: a labelled tensor, several, or a number
 
 
 def label(graph: Graph) -> LabelledGraph:
@@ -90,7 +91,7 @@ class _Walk:
                 self.labels.freeze(words, OUTPUT)
         named = {name: self.tensors.get(self.graph.canonical(name)) for name in self.graph.shapes}
         tensors = {name: split(self.labels, x) for name, x in named.items() if x is not None}
-        return LabelledGraph(self.labels, self.notes, tensors)
+        return LabelledGraph(self.labels, self.notes, tensors, self.values)
 
     def _placeholder(self, node: fx.Node) -> None:
         shape = shape_of(node.meta.get("val"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -16,12 +16,13 @@ from modeconn_cli.engine.errors import CONTINUE, AnswerIsNo, InputError, Stopped
 from modeconn_cli.engine.machine.runtime import Runtime
 from modeconn_cli.engine.networks import checkpoints, graph, subject, weights
 from modeconn_cli.engine.networks.checkpoints import Checkpoint
-from modeconn_cli.engine.networks.subject import Subject
+from modeconn_cli.engine.networks.graph import Graph
+from modeconn_cli.engine.networks.subject import Needed, Subject
 from modeconn_cli.engine.results import files, jobs, records
 from modeconn_cli.engine.results.fingerprints import sha256
 from modeconn_cli.engine.settings.align import AlignSettings
 from modeconn_cli.engine.settings.base import tilde
-from modeconn_cli.engine.symmetry import Symmetry, frame, match
+from modeconn_cli.engine.symmetry import Symmetry, activity, frame, match
 from modeconn_cli.engine.symmetry import files as permutations
 from modeconn_cli.engine.symmetry.files import Orders
 
@@ -46,7 +47,9 @@ def run(settings: AlignSettings, runtime: Runtime) -> AlignResult | None:
         return None
     aligned = work.alone() if settings.output_dir is None else work.in_folder(settings.output_dir)
     fixed = None if settings.to is None else tilde(settings.to)
-    return AlignResult(fixed=fixed, seed=settings.seed, restarts=settings.restarts, aligned=aligned)
+    return AlignResult(
+        fixed=fixed, method=settings.method, seed=settings.seed, restarts=settings.restarts, aligned=aligned
+    )
 
 
 def _outputs(settings: AlignSettings, labels: Sequence[str]) -> dict[str, Path]:
@@ -68,13 +71,20 @@ def _opened(
     """Read all networks and derive the groups of their units. Raises InputError where there are none."""
     fixed = [] if settings.to is None else [settings.to]
     read = [subject.read(path, settings, runtime) for path in (*fixed, *words.values())]
-    opened = subject.open_networks(read, settings, runtime, "no data")
-    found = symmetry.find(graph.trace(opened.model.cpu(), opened.arch.input_shape))
+    by_weights: Needed = "the data's shape" if settings.dataset else "no data"
+    opened = subject.open_networks(
+        read,
+        settings,
+        runtime,
+        by_weights if settings.method == "weights" else "data without held-out images",
+    )
+    traced = graph.trace(opened.model.cpu(), opened.arch.input_shape)
+    found = symmetry.find(traced)
     if not found.groups:
         reasons = "; ".join(f"{layer}: {why}" for layer, why in list(found.fixed.items())[:3])
         raise InputError(f"'{opened.checkpoints[0].path}' has no units that can be exchanged: {reasons}")
     moving = dict(zip(words, opened.checkpoints[len(fixed) :], strict=True))
-    return _Work(settings, runtime, opened, found, moving, outputs)
+    return _Work(settings, runtime, opened, traced, found, moving, outputs)
 
 
 @dataclass(frozen=True)
@@ -84,6 +94,7 @@ class _Work:
     settings: AlignSettings
     runtime: Runtime
     opened: Subject
+    traced: Graph
     found: Symmetry
     moving: Mapping[str, Checkpoint]
     outputs: Mapping[str, Path]
@@ -153,13 +164,41 @@ class _Work:
         if Apart.of(own, [fixed]).total_l2 == 0:
             self.runtime.warn(f"'{self.fixed.path}' and '{moving.path}' are the same network")
 
+        found = (
+            self._by_activations(moving)
+            if self.settings.method == "activations"
+            else self._by_weights(label, fixed, own)
+        )
+        return self._publish(label, found, [fixed], [fixed])
+
+    def _by_weights(self, label: str, fixed: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> Found:
         def tell(start: str, sweep: int, objective: float) -> None:
             self._tell(sweep, match.MOST_SWEEPS, "step", network=label, start=start, objective=objective)
 
+        settings = self.settings
         found = match.by_weights(
-            self.found, fixed, own, seed=self.settings.seed, restarts=self.settings.restarts, tell=tell
+            self.found, fixed, own, seed=settings.seed, restarts=settings.restarts, tell=tell
         )
-        return self._publish(label, Found(found.orders, found.objective, found.start), [fixed], [fixed])
+        return Found(found.orders, found.objective, found.start)
+
+    def _by_activations(self, moving: Checkpoint) -> Found:
+        assert self.fixed is not None
+        device, fit = self.runtime.device, self.opened.data.fit
+
+        def there(checkpoint: Checkpoint) -> dict[str, Tensor]:
+            return {name: tensor.to(device) for name, tensor in checkpoint.state.items()}
+
+        def batches() -> Iterator[Tensor]:
+            done = 0
+            for batch in fit.batches(self.settings.batch_size):
+                yield batch.images
+                done += len(batch.images)
+                self._tell(done, len(fit), "image")
+
+        orders, alike = activity.by_activations(
+            self.found, self.traced, there(self.fixed), there(moving), batches
+        )
+        return Found(orders, [alike], "activations")
 
     def _in_one_frame(self) -> dict[str, Alignment | None]:
         """Align all networks to each other."""

@@ -60,7 +60,8 @@ class Alignment(Record):
     """One network, aligned to `fixed`, or in one frame with the others (None).
 
     `objective` is Σ ⟨fixed, permuted⟩ over the tensors in which units move, in one frame the sum over all pairs: of the
-    networks as they were, and after each sweep of the attempt that came out best, which began at `start`.
+    networks as they were, and after each sweep of the attempt that came out best, which began at `start`. By
+    activations it is the mean correlation of the units that are paired.
     """
 
     schema: ClassVar[str] = "mcx.alignment/1"
@@ -90,6 +91,7 @@ class AlignResult(Record):
     schema: ClassVar[str] = "mcx.align/1"
 
     fixed: str | None
+    method: str
     seed: int
     restarts: int
     aligned: dict[str, Alignment]
