@@ -143,8 +143,9 @@ class Curve:
 
     def at(self, t: float) -> nn.Module:
         """A copy of the network at position t, 0 to 1, in eval mode, with the batch norm statistics of that position
-        (`bn` of the settings; recomputed on training images where nothing else is said). Raises SettingsError for a
-        position beyond the ends.
+        (`bn` of the settings; recomputed on training images where nothing else is said). With `repair`, layers of the
+        copy that have no bias are shifted by forward hooks, which a state dict does not hold. Raises SettingsError for
+        a position beyond the ends.
         """
         if not 0 <= t <= 1:
             raise SettingsError(f"t must lie between 0 and 1, the ends of the curve, got {t}")

@@ -89,7 +89,8 @@ def analyze(settings: CurveAnalyzeSettings, report: Report) -> None:
 def extract(settings: CurveExtractSettings, report: Report) -> None:
     """Write the network at one position of a curve as an ordinary checkpoint.
 
-    Statistics of batch norm are recomputed on training images unless --bn says otherwise.
+    Statistics of batch norm are recomputed on training images unless --bn says otherwise; --bn repair gives the outputs
+    of every layer mean and deviation between those of the ends.
 
     Examples, after the first of mcx curve train:
       mcx curve extract curve/checkpoints/checkpoint-5.pt --t 0.5 --output middle.pt

@@ -6,6 +6,7 @@ in nats, `loss` adds ½·wd·‖w(t)‖², `err` and `acc` are percent. Shapes: 
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -22,7 +23,7 @@ from modeconn_cli.engine.machine.ranks import Group
 from modeconn_cli.engine.machine.runtime import Runtime
 from modeconn_cli.engine.paths.barriers import Barriers, all_barriers
 from modeconn_cli.engine.paths.opened import OpenedPath
-from modeconn_cli.engine.paths.statistics import StatisticsUsed
+from modeconn_cli.engine.paths.statistics import NetworkOnPath, StatisticsUsed
 from modeconn_cli.engine.results import logs
 from modeconn_cli.engine.results.failpoints import failpoint
 
@@ -45,6 +46,7 @@ class Measurement:
     te_err: float
     te_acc: float
     passes: int = 0  # forward passes over batches that its statistics have cost
+    constant: int = 0  # channels that repairing them has only shifted
 
 
 def measure(model: nn.Module, data: Data, batch_size: int, t: float) -> Measurement:
@@ -151,32 +153,37 @@ def evaluate_path(
     if network.carrier.note:
         runtime.note(network.carrier.note, once=True)
     known, found = _kept(log, runtime), list[Measurement]()
-    for t in mine:
-        if t not in known:
-            if runtime.stopping():
-                raise _stopped(len(found), len(mine), pair)
-            if measured is not None and t in measured:
-                known[t] = replace(measured[t], passes=0)
-            else:
-                before = network.passes
-                network.move_to(t)
-                known[t] = replace(
-                    measure(network.model, data, batch_size, t), passes=network.passes - before
-                )
-            if log is not None:
-                logs.append_line(_of_rank(log, group.rank), json.dumps(asdict(known[t])))
-        found.append(known[t])
-        failpoint(f"evaluate.after_position.rank{group.rank}")
-        place: dict[str, Any] = {"t": t} if pair is None else {**pair, "alpha": t}
-        runtime.progress(len(found), len(mine), **place, te_nll=known[t].te_nll)
+    with contextlib.closing(network):
+        for t in mine:
+            if t not in known:
+                if runtime.stopping():
+                    raise _stopped(len(found), len(mine), pair)
+                if measured is not None and t in measured:
+                    known[t] = replace(measured[t], passes=0)
+                else:
+                    known[t] = _measure_at(network, data, batch_size, t)
+                if log is not None:
+                    logs.append_line(_of_rank(log, group.rank), json.dumps(asdict(known[t])))
+            found.append(known[t])
+            failpoint(f"evaluate.after_position.rank{group.rank}")
+            place: dict[str, Any] = {"t": t} if pair is None else {**pair, "alpha": t}
+            runtime.progress(len(found), len(mine), **place, te_nll=known[t].te_nll)
     gathered = group.gather([asdict(each) for each in found])
     everything = [Measurement(**row) for rows in gathered for row in rows]
     return Evaluation(
         opened,
         tuple(sorted(everything, key=lambda each: each.t)),
-        network.statistics(),
+        network.statistics(max((each.constant for each in everything), default=0)),
         sum(each.passes for each in everything),
     )
+
+
+def _measure_at(network: NetworkOnPath, data: Data, batch_size: int, t: float) -> Measurement:
+    """Move the network to t and measure it, with what its statistics have cost."""
+    before = network.passes
+    network.move_to(t)
+    found = measure(network.model, data, batch_size, t)
+    return replace(found, passes=network.passes - before, constant=network.constant)
 
 
 def _stopped(done: int, total: int, pair: Mapping[str, int] | None) -> Stopped:

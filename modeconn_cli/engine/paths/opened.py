@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from torch import Tensor
 
-from modeconn_cli.engine.errors import SettingsError
+from modeconn_cli.engine.errors import InputError, SettingsError
 from modeconn_cli.engine.machine.runtime import Runtime
 from modeconn_cli.engine.networks import subject, weights
 from modeconn_cli.engine.networks.completing import completed
@@ -50,6 +50,8 @@ class OpenedPath:
     @property
     def batch_norm(self) -> str:
         """The batch norm policy in a plan's words."""
+        if self.policy.bn == "repair":
+            return "repair, of every layer"
         return self.policy.bn if self.has_batch_norm else "none in the network"
 
     @property
@@ -83,9 +85,11 @@ def open_path(settings: PathSettings, runtime: Runtime, needed: Needed = "data")
         curve = file.read(settings.curve_checkpoint, settings, runtime, allow_nonfinite=nonfinite)
         curve, found = file.open_curve(curve, settings, runtime, needed)
         _check(found)
-        return OpenedPath(
+        opened = OpenedPath(
             curve.path_of(found.model), found, (curve.file,), curve.buffers, policy, curve.foreign
         )
+        _check_ends(opened)
+        return opened
     hint = "pass it as --curve-checkpoint"
     read = [
         subject.read(path, settings, runtime, allow_nonfinite=nonfinite, hint=hint) for path in settings.ends
@@ -102,6 +106,15 @@ def open_path(settings: PathSettings, runtime: Runtime, needed: Needed = "data")
 def _check(found: Subject) -> None:
     if found.loaded is not None:
         found.check_independent()
+
+
+def _check_ends(curve: OpenedPath) -> None:
+    """Raises InputError where layers are to be repaired and the file lacks the statistics of an end."""
+    if curve.policy.bn == "repair" and curve.has_batch_norm and (curve.foreign or len(curve.buffers) < 2):
+        raise InputError(
+            f"'{curve.files[0]}' does not hold both ends' statistics of batch norm, which --bn repair begins from",
+            "use --bn recompute",
+        )
 
 
 def line_between(found: Subject, policy: StatisticsPolicy) -> OpenedPath:

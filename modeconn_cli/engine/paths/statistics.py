@@ -1,4 +1,4 @@
-"""The statistics that batch norm has at a position of a path, where the weights are blends of several networks'."""
+"""The statistics that a network has at a position of a path, where its weights are blends of several networks'."""
 
 from __future__ import annotations
 
@@ -8,8 +8,11 @@ from torch import nn
 
 from modeconn_cli.engine import keyed
 from modeconn_cli.engine.datasets import Samples
+from modeconn_cli.engine.errors import InputError
+from modeconn_cli.engine.networks import weights
 from modeconn_cli.engine.paths.carrier import Carrier, Ends
 from modeconn_cli.engine.paths.path import WeightPath
+from modeconn_cli.engine.paths.repair import Repair
 from modeconn_cli.engine.settings.shared import BatchNorm
 from modeconn_cli.engine.training import batch_norms, recompute_statistics
 
@@ -20,7 +23,8 @@ class StatisticsPolicy:
 
     `recompute`: from the training images under the weights there, in batches of `batch_size` and an order that
     follows from `seed`; `samples` says how many images, None all. `keep`: endpoint 0's. `lerp`: interpolated between
-    those of the endpoints. `none`: mean 0 and variance 1.
+    those of the endpoints. `none`: mean 0 and variance 1. `repair`: of every layer, with batch norm or without, between
+    the endpoints' (`repair`), measured on the same images as `recompute`.
     """
 
     bn: BatchNorm
@@ -45,11 +49,21 @@ class StatisticsRecomputed(StatisticsUsed):
     order_seed: int
 
 
+@dataclass(frozen=True)
+class StatisticsRepaired(StatisticsRecomputed):
+    """What a record says of repaired layers: how many, and how many of their channels were constant and only shifted,
+    the most at one position.
+    """
+
+    layers: int
+    constant_channels: int
+
+
 class NetworkOnPath:
     """A network that can be moved along a path, together with the statistics that the policy asks for.
 
     `buffers` are endpoint 0's and, where they are known, endpoint 1's; `fit` the training images, which only
-    recomputed statistics need.
+    recomputed and repaired statistics need. `close` takes the hooks of `repair` out of the network.
     """
 
     def __init__(
@@ -62,22 +76,27 @@ class NetworkOnPath:
     ) -> None:
         self.model = model
         self.passes = 0  # forward passes over batches that statistics have cost
+        self.constant = 0  # channels that `repair` has only shifted, where the network is
         self.carrier = Carrier(model, path, buffers)
         self._batch_norms = batch_norms(model)
         inside = {id(buffer) for layer in self._batch_norms for buffer in layer.buffers()}
         self._statistics = {name for name, buffer in model.named_buffers() if id(buffer) in inside}
         self._policy, self._fit = policy, fit
+        self._made: Repair | None = None
         if fit is not None and policy.samples is not None and policy.samples < len(fit):
             chosen = keyed.permutation(policy.seed, "statistics subset", len(fit))[: policy.samples]
             self._fit = fit.take(chosen.sort().values.to(fit.ids.device))
 
     def move_to(self, t: float) -> None:
         """Put w(t) into the network, and its statistics."""
+        self.close()
         self.carrier.move_to(t)
         policy = self._policy
-        if not self._batch_norms:
+        if policy.bn == "repair":
+            self._repair(t)
+        elif not self._batch_norms:
             return
-        if policy.bn == "recompute":
+        elif policy.bn == "recompute":
             assert self._fit is not None
             self.passes += recompute_statistics(self.model, self._fit, policy.batch_size, policy.seed)
         elif policy.bn == "none":
@@ -88,12 +107,61 @@ class NetworkOnPath:
 
     def move_to_end(self, end: int) -> None:
         """Put endpoint `end` into the network as its own file holds it: weights and buffers."""
+        self.close()
         self.carrier.move_to(float(end))
         self.carrier.put_buffers(float(end))
 
-    def statistics(self) -> StatisticsUsed:
-        """What a record says of the statistics."""
+    def close(self) -> None:
+        """Leave nothing in the network but weights and buffers."""
+        self.constant = 0
+        if self._made is not None:
+            self._made.undo()
+
+    @property
+    def _repaired(self) -> Repair:
+        """Made where it is first needed: the network is traced for it."""
+        if self._made is None:
+            assert self._fit is not None
+            self._made = Repair(self.model, self._fit, self._policy.batch_size, self._policy.seed)
+        return self._made
+
+    def _repair(self, t: float) -> None:
+        """Repair the network, which holds w(t). The ends are as their own files hold them."""
+        if t not in (0.0, 1.0):
+            while len(self._repaired.ends) < 2:
+                end = float(len(self._repaired.ends))
+                self.carrier.move_to(end)
+                self._put_statistics(end)
+                self._repaired.take_end()
+            self.carrier.move_to(t)
+        self._put_statistics(t)
+        if t not in (0.0, 1.0):
+            self._repaired.apply(t)
+            self.passes, self.constant = self._repaired.passes, self._repaired.constant
+
+    def _put_statistics(self, t: float) -> None:
+        if self._batch_norms:
+            self.carrier.put_buffers(t, self._statistics)
+
+    def check_written(self, t: float) -> None:
+        """Raises InputError, naming them, for layers whose repair at t no parameter of theirs can hold."""
+        if self._policy.bn != "repair" or t in (0.0, 1.0):
+            return
+        if names := self._repaired.unwritten:
+            raise InputError(
+                f"no bias and no batch norm directly behind can hold the shift of {weights.shortened(names)}",
+                "mcx curve eval and mcx lmc interpolate measure the repaired network without writing it",
+            )
+
+    def statistics(self, constant: int) -> StatisticsUsed:
+        """What a record says of the statistics; `constant`: the most channels that were constant at a position."""
         policy = self._policy
+        if policy.bn == "repair":
+            assert self._fit is not None
+            layers = len(self._repaired.places)
+            return StatisticsRepaired(
+                policy.bn, len(self._fit), policy.batch_size, policy.seed, layers, constant
+            )
         if not self._batch_norms:
             return StatisticsUsed("no batch norm")
         if policy.bn != "recompute":

@@ -37,7 +37,8 @@ def difference(
         before, now = then[spec.name], new.settings.get(spec.name)
         if spec.name in settings.brought and before in (None, []):
             continue
-        if spec.change == "same" and spec.name not in idle and not _alike(spec, before, now):
+        counts = spec.name not in idle or before in spec.effective or now in spec.effective
+        if spec.change == "same" and counts and not _alike(spec, before, now):
             return f"'{spec.name}' was {before}, now {now}"
     if changed_data := _data_changed(old, new, parts):
         return changed_data

@@ -52,6 +52,9 @@ class Spec:
     needs: tuple[
         str, ...
     ] = ()  # the setting without which this one has no effect, and which of its values will do
+    effective: tuple[
+        str, ...
+    ] = ()  # values that have an effect where the inputs leave the others without any
     unless: str = ""  # the setting with which this one has no effect
     repeats: bool = False  # a list may hold a value twice; elsewhere it would change nothing
     everywhere: bool = False  # scripts hand it to every command: where nothing reads it, it is not refused

@@ -10,6 +10,7 @@ from modeconn_cli.engine.errors import SettingsError
 from modeconn_cli.engine.settings.base import like, setting, without_effect
 from modeconn_cli.engine.settings.shared import (
     DATA,
+    ON_IMAGES,
     BatchNorm,
     ComputeSettings,
     DataSettings,
@@ -107,11 +108,13 @@ class PathSettings(PermutationSettings, ModelSettings, DataSettings, ComputeSett
     bn: BatchNorm = setting(
         "recompute",
         "statistics of batch norm at each t: of the training data, endpoint 0's, interpolated (straight lines "
-        "only), or none (mean 0, variance 1); other buffers are each end's own there and interpolated in between, and "
-        "whole numbers that differ are refused",
+        "only), or none (mean 0, variance 1); repair, of networks without batch norm too, gives each layer's outputs "
+        "mean and deviation between those of the ends; other buffers are each end's own there and interpolated in "
+        "between, and whole numbers that differ are refused",
+        effective=("repair",),
     )
     bn_samples: int | None = setting(
-        None, "training images for the statistics", low=2, shown="all", needs=("bn", "recompute")
+        None, "training images for the statistics", low=2, shown="all", needs=("bn", *ON_IMAGES)
     )
     allow_nonfinite: bool = setting(False, "accept NaN and infinity in the weights", rare=True)
 
@@ -133,11 +136,14 @@ class PathSettings(PermutationSettings, ModelSettings, DataSettings, ComputeSett
             )
 
     def unread(self, has_batch_norm: bool) -> tuple[str, ...]:
-        """The settings that the network at hand does not read: one without batch norm is as any with --bn none."""
-        return () if has_batch_norm else ("bn", *replace(self, bn="none").idle())
+        """The settings that the network at hand does not read: one without batch norm is as any with --bn none, unless
+        its layers are repaired.
+        """
+        reads = has_batch_norm or self.bn == "repair"
+        return () if reads else ("bn", *replace(self, bn="none").idle())
 
     def idle(self) -> dict[str, str]:
-        ordered = self.bn == "recompute" or self.flips_by_seed
+        ordered = self.bn in ON_IMAGES or self.flips_by_seed
         return super().idle() | without_effect(not ordered, f"with --bn {self.bn}", "seed")
 
 
@@ -199,6 +205,6 @@ class CurveExtractSettings(PathSettings, OverwriteSettings):
         self.check_path()
 
     def idle(self) -> dict[str, str]:
-        settled = self.bn != "recompute"
+        settled = self.bn not in ON_IMAGES
         unread = [name for name in DATA if name != "labels"]  # statistics are of images
         return super().idle() | without_effect(settled, f"with --bn {self.bn}", *unread, "batch_size", "seed")

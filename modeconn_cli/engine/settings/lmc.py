@@ -68,8 +68,8 @@ class LmcRunSettings(
     )
     bn: BatchNorm = setting(
         "recompute",
-        "statistics of batch norm on the line; other buffers are each network's own at its end, and interpolated "
-        "between the ends",
+        "statistics of batch norm on the line, or repair: of every layer's outputs, between those of the ends; other "
+        "buffers are each network's own at its end, and interpolated between the ends",
     )
     patience: int | None = like(
         TrainSettings, "patience", help="stop a branch after so many epochs without a better validation loss"

@@ -11,7 +11,8 @@ from modeconn_cli.engine.registry import canonical_dataset, canonical_model
 from modeconn_cli.engine.settings.base import Panel, Settings, like, setting, specs, without_effect
 
 TransformName = Literal["none", "vgg", "resnet", "cifar100", "imagenet", "mnist", "half"]
-BatchNorm = Literal["recompute", "keep", "lerp", "none"]
+BatchNorm = Literal["recompute", "keep", "lerp", "repair", "none"]
+ON_IMAGES = "recompute", "repair"  # the policies that look at training images
 
 SplitName = Literal["fit", "val", "all-train", "test"]
 

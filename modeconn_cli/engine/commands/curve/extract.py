@@ -35,7 +35,8 @@ def run(settings: CurveExtractSettings, runtime: Runtime) -> CurveExtractResult 
     settings = opened.completed(settings)
     files.refuse_inputs([settings.output], opened.files)
     found = opened.subject
-    if opened.has_batch_norm and settings.bn == "recompute" and not runtime.dry_run:
+    read = settings.bn == "repair" or (opened.has_batch_norm and settings.bn == "recompute")
+    if read and not runtime.dry_run:
         found = replace(found, loaded=load_data(found.about, settings, runtime, "data"))
     made = provenance(settings, "curve extract", runtime.opened)
     unread = opened.unread(settings)
@@ -44,9 +45,10 @@ def run(settings: CurveExtractSettings, runtime: Runtime) -> CurveExtractResult 
         runtime.plan([f"write the network at t = {settings.t:g} to {settings.output}"])
         return None
     network = replace(opened, subject=found).network()
+    network.check_written(settings.t)
     network.move_to(settings.t)
     state = weights.snapshot(network.model)
-    statistics = network.statistics()
+    statistics = network.statistics(network.constant)
     about = found.arch.about(
         found.about,
         buffers=tuple(weights.not_parameters(found.model)),

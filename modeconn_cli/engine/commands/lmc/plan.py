@@ -13,7 +13,9 @@ from modeconn_cli.engine.commands.lmc.line import alphas
 from modeconn_cli.engine.datasets import Data
 from modeconn_cli.engine.errors import SettingsError
 from modeconn_cli.engine.machine.runtime import Runtime
+from modeconn_cli.engine.paths import repair
 from modeconn_cli.engine.settings.lmc import LmcRunSettings
+from modeconn_cli.engine.settings.shared import BatchNorm
 from modeconn_cli.engine.training import Recipe, batch_norms, rates, space
 from modeconn_cli.engine.training.folder import stopped_early
 
@@ -133,6 +135,20 @@ def plans(settings: LmcRunSettings) -> list[Plan]:
     ]
 
 
+def _passes(bn: BatchNorm, model: nn.Module, data: Data) -> tuple[float, str]:
+    """How often a position's statistics go over the training images, and that in words.
+
+    Raises InputError for a network whose layers cannot be repaired.
+    """
+    count = f"{len(data.fit):,}"
+    if bn == "recompute" and batch_norms(model):
+        return 1, f", after a pass over {count} for batch norm"
+    if bn == "repair":
+        passes = repair.passes(model, data.input_shape)
+        return passes, f", after about {passes:g} passes over {count} to repair the layers"
+    return 0, ""
+
+
 def lines(every: list[Plan], model: nn.Module, data: Data, recipe: Recipe, runtime: Runtime) -> list[str]:
     """The plan in words, with an estimate of the time that what is left takes here."""
     todo, count = every[0], len(every)
@@ -140,12 +156,13 @@ def lines(every: list[Plan], model: nn.Module, data: Data, recipe: Recipe, runti
     epochs = sum(each.epochs_left(main=k == 0) for k, each in enumerate(every))
     positions = sum(each.positions_left(data.name) for each in every)
     images = len(data.fit) + len(data.held_out)
-    statistics = len(data.fit) if todo.settings.bn == "recompute" and batch_norms(model) else 0
+    passes, what_for = _passes(todo.settings.bn, model, data)
+    statistics = passes * len(data.fit)
     out = [
         f"train on {data.name}: a main branch of {todo.max_epochs} epochs and {count * len(todo.k1)} branches of "
         f"{max(todo.k2)}, {in_all} epochs of {len(data.fit):,} images on {runtime.device}",
         f"evaluate {count * len(todo.pairs)} lines at {len(todo.alphas)} positions on {images:,} images"
-        + (f", after a pass over {statistics:,} for batch norm" if statistics else ""),
+        + what_for,
     ]
     done = f"still to do: {epochs} epochs and {positions} positions"
     if epochs or positions:
