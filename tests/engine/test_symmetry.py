@@ -338,9 +338,8 @@ def test_one_frozen_label_freezes_a_whole_chain():
     labels.freeze(chain[4:], "the last")
     labels.equate(chain[:4], chain[1:])
     roots = labels.expand(chain)
-    assert len(np.unique(roots)) == 1
     assert labels.frozen(roots).all()
-    assert labels.reason(int(roots[0, 0])) == "the last"
+    assert {labels.reason(int(root)) for root in roots[:, 0]} == {"the last"}
 
 
 def test_a_label_that_would_contain_itself_is_frozen():

@@ -16,8 +16,8 @@ class Network:
     """`model` as --model names it, with its arguments, for images of `size` pixels.
 
     `notes`: what is said of it, a pattern for each of: scores, curvature, dormant; none: nothing is said.
-    `groups`: of exchangeable units; `refused`: why there is none. `no_product`: exact Hessian-vector products are
-    refused. `post`: whether plain hooks can tell the units behind its nonlinearities.
+    `groups`: of exchangeable units. `no_product`: exact Hessian-vector products are refused. `post`: whether plain
+    hooks can tell the units behind its nonlinearities.
     """
 
     model: str
@@ -26,7 +26,6 @@ class Network:
     channels: int = 3
     notes: Mapping[str, str] = field(default_factory=dict)
     groups: int | None = None
-    refused: str = ""
     no_product: bool = False
     post: bool = True
 
@@ -106,7 +105,7 @@ QUICK: dict[str, Network] = {
     "shufflenet": small("tv_shufflenet", 19),
     "mnasnet": small("tv_mnasnet", 25),
     "norms": small("norms", 3, 8, notes=one_by_one("group_norm has no rule")),
-    "spectral norm": small("spectral", size=8, notes=TWICE, refused=r"aten\.vdot .* has no symmetry rule"),
+    "spectral norm": small("spectral", 1, 8, notes=TWICE),
     "lengths": small("lengths", 3, 8, notes=one_by_one("conv1d has no rule")),
     "gmlp": small("gmlp", 3),
     "gmixer": small("gmixer", 5),
@@ -174,7 +173,7 @@ WIDE: dict[str, Network] = {
         "img_size": 32, "embed_dims": (16, 32), "num_heads": (2, 4), "depths": (2, 1), "wss": (4, 4),
         "sr_ratios": (4, 2), "mlp_ratios": (2, 2),
     }),
-    "sequencer": timm("sequencer2d_s", 4, args={
+    "sequencer": timm("sequencer2d_s", 24, args={
         "img_size": 32, "layers": (1, 1, 1, 1), "embed_dims": (16, 24, 24, 24), "hidden_sizes": (4, 4, 4, 4),
     }, notes=one_by_one("lstm takes a parameter in a list", "; one sample at a time: torch.func refused: .*")),
     "edgenext": timm("edgenext_xx_small", 20, args={

@@ -14,7 +14,7 @@ from modeconn_cli.engine import keyed, training
 from modeconn_cli.engine.datasets import Samples
 from modeconn_cli.engine.datasets.samples import spans
 from modeconn_cli.engine.datasets.transforms import Transform
-from modeconn_cli.engine.errors import InputError, SettingsError
+from modeconn_cli.engine.errors import SettingsError
 from modeconn_cli.engine.networks import graph as graphs
 from modeconn_cli.engine.networks import models, weights
 from modeconn_cli.engine.networks.activations.observe import observer
@@ -209,10 +209,6 @@ def _mean_losses(made: Made, put: Callable[[nn.Module, Tensor], nn.Module]) -> t
 
 def test_swap(made: Made) -> None:
     images, _ = made.some
-    if made.network.refused:
-        with pytest.raises(InputError, match=made.network.refused):
-            find(made.trace(made.by_mcx(), made.network.shape))
-        return
     symmetry = find(made.trace(made.by_mcx(), made.network.shape))
     draw = np.random.default_rng(0)
     orders = {group: draw.permutation(group.size).tolist() for group in symmetry.groups}

@@ -1,8 +1,9 @@
 """Permutation symmetries of a network, read off its graph: find groups of units, permute them, prove it.
 
 `labels` solves the equations, `tensors` carries labels through reshapes, `registry` says what a rule is, the rules
-are in `elementwise`, `reductions`, `layers`, `products` and `movement`, `walk` applies them, `groups` reads off the
-result, `permutation`, `optimizer` and `proof` use it; `match` finds the permutation that brings two networks together.
+are in `elementwise`, `reductions`, `layers`, `recurrent`, `products` and `movement`, `walk` applies them, `groups`
+reads off the result, `permutation`, `optimizer` and `proof` use it; `match` finds the permutation that brings two
+networks together.
 """
 
 from modeconn_cli.engine.symmetry import optimizer

@@ -30,6 +30,13 @@ ALIKE = (
     "remainder", "rsub", "sub", "subtract", "true_divide", "where", "xlogy", "__and__", "__or__", "__xor__",
     # a direction times a length per row
     "_weight_norm",
+    # complex numbers
+    "complex", "conj", "conj_physical", "imag", "polar", "real", "resolve_conj", "resolve_neg",
+)
+
+CONSTANTS = (
+    "empty", "empty_like", "full", "full_like", "new_empty", "new_full", "new_ones", "new_zeros", "ones",
+    "ones_like", "scalar_tensor", "zeros", "zeros_like",
 )
 # fmt: on
 
@@ -43,6 +50,11 @@ def elementwise(step: Step, **operands: object) -> Labelled:
 def cast(_step: Step, x: Labelled, **_: object) -> Labelled:
     """Only `x` has values here; the other operand lends its type."""
     return x
+
+
+@rule("arange", "linspace", "logspace")
+def numbers(step: Step, **_: object) -> Labelled:
+    return from_axes([step.fixed(size) for size in step.shape])
 
 
 @rule("prelu")
@@ -65,10 +77,7 @@ def glu(step: Step, x: Labelled, dim: int = -1, **_: object) -> Labelled:
     return from_axes(axes)
 
 
-@rule(
-    *("empty", "empty_like", "full", "full_like", "new_empty", "new_full", "new_ones", "new_zeros"),
-    *("ones", "ones_like", "scalar_tensor", "zeros", "zeros_like"),
-)
+@rule(*CONSTANTS)
 def constant(step: Step, **_: object) -> Labelled:
     """Equal numbers everywhere: any permutation leaves them as they are."""
     return from_axes([step.fresh(size) for size in step.shape])

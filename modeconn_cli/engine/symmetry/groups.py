@@ -205,10 +205,10 @@ def _groups(
     rows_in: dict[int, dict[str, Places]] = {}
     moves: dict[int, list[Move]] = {}
     for layer, words in made.items():
-        for group, places in _places(number, unit, words):
+        for group, places in _gathered(_places(number, unit, words)):
             rows_in.setdefault(group, {}).setdefault(layer, np.sort(places, axis=1))
     for (name, axis), words in tensors.items():
-        for group, places in _places(number, unit, words):
+        for group, places in _gathered(_places(number, unit, words)):
             moves.setdefault(group, []).append(Move(name, axis, len(words), places))
             # A group that no layer writes, such as learned tokens that are summed, is named after its tensor.
             rows_in.setdefault(group, {layer_of(name): np.sort(places, axis=1)})
@@ -233,6 +233,21 @@ def _places(number: Places, unit: Places, words: Words) -> Iterator[tuple[int, P
             rest = np.delete(words[rows], factor, axis=1)
             order = np.lexsort((*rest.T, unit[column[rows]]))  # by unit, then by the rest of the word
             yield int(group), rows[order].reshape(len(labels), -1)
+
+
+def _gathered(found: Iterable[tuple[int, Places]]) -> Iterator[tuple[int, Places]]:
+    """One entry for a class that parts of an axis have as different factors (queries beside values under one weight).
+
+    Where an element is of one class twice (an outer product of units with themselves) the entries follow each other.
+    """
+    out: dict[int, list[Places]] = {}
+    for group, places in found:
+        known = out.setdefault(group, [])
+        if known and not np.isin(places, known[-1]).any():
+            known[-1] = np.concatenate([known[-1], places], axis=1)
+        else:
+            known.append(places)
+    return ((group, places) for group, each in out.items() for places in each)
 
 
 def _why(labels: Labels, words: Words) -> str:

@@ -5,12 +5,18 @@ Most words are one label (channel 7 of a convolution). A flattened image has wor
 product. What an operation demands is an equation between words. Equations are solved as they come:
 
     one label = one label         both become one (union-find)
+    one label = a frozen label    the label is frozen; both stay, and remain two
     one label = a longer word     the label is bound: it stands for the word from now on
     two words of equal length     label by label
     anything else                 all labels involved are frozen
 
 Freezing is always sound: a frozen label stays where it is. Too strict an equation costs a symmetry, never
 correctness.
+
+Two frozen labels in equal places need not become one, and must not where an order meets another one: rotary positions
+add the entries (x, y) of a head to (−y, x), and x is not y. What stands in their place is a demand on the equation as
+a whole: which label of one side stands for which of the other is one to one. Then words that hold a free label beside
+them are still permuted alike, since the one word is the other with its frozen labels renamed.
 
 Shapes: words of n elements with f factors are an int64 array (n, f); shorter words are filled with NOTHING.
 """
@@ -48,6 +54,9 @@ class Labels:
         self._length: Words = np.zeros(size, dtype=np.int64)
         self._letters: Words = np.zeros(0, dtype=np.int64)
         self._reasons: dict[str, int] = {"": 0}
+        self._renamed: list[
+            tuple[Words, Words]
+        ] = []  # labels of both sides of equations that rename frozen ones
         self._frozen[NOTHING] = True
 
     def fresh(self, size: int) -> Words:
@@ -107,19 +116,33 @@ class Labels:
             raise Unproven(f"axes of {len(left)} and {len(right)} elements cannot be one")
         if left is right:
             return
+        sides, renamed = (left, right), False
         left, right = self.expand(left), self.expand(right)
         while len(left):
             lengths, others = _lengths(left), _lengths(right)
             same = lengths == others
             if same.any():
                 width = max(1, lengths[same].max())
-                self._unite(left[same, :width].ravel(), right[same, :width].ravel())
+                renamed |= self._alike(left[same, :width], right[same, :width])
                 left, right = self.expand(left[~same]), self.expand(right[~same])
                 continue
             width = max(left.shape[1], right.shape[1])
             left, right = _widened(left, width), _widened(right, width)
             longer = (lengths > others)[:, None]
             left, right = self._bind(np.where(longer, right, left), np.where(longer, left, right))
+        if renamed:
+            self._rename(*(self.expand(side) for side in sides))
+
+    def settle(self) -> None:
+        """To be called when all equations are made: what an equation renames must still be renamed one to one.
+
+        Frozen labels may have become one since. Where they did on one side only, all that moves beside them is frozen.
+        """
+        for left, right in self._renamed:
+            sides = self.expand(left[:, None]), self.expand(right[:, None])
+            pairs = np.unique(np.stack([side.ravel() for side in sides], axis=1), axis=0)
+            if not _one_to_one(pairs):
+                self.freeze(pairs, DISAGREE)
 
     def _roots(self, words: Words) -> Words:
         roots = self._parent[words]
@@ -130,19 +153,46 @@ class Labels:
                 return roots
             roots = above
 
+    def _alike(self, left: Words, right: Words) -> bool:
+        """Equate words of unbound labels, (n, f) and (n, f); two frozen labels remain two.
+
+        Returns whether there are such beside labels that are free.
+        """
+        while True:
+            left, right = self._roots(left), self._roots(right)
+            still, others = self._frozen[left], self._frozen[right]
+            one = still != others
+            if one.any():
+                free, frozen = np.where(still, right, left)[one], np.where(still, left, right)[one]
+                self._reason[free], self._frozen[free] = self._reason[frozen], True
+                continue
+            differ = (left != right) & ~still
+            if not differ.any():
+                return bool(((left != right).any(axis=1) & ~still.all(axis=1)).any())
+            self._unite(left[differ], right[differ])
+
+    def _rename(self, left: Words, right: Words) -> None:
+        """See to it that frozen labels in equal places of words that move are renamed one to one, or are one."""
+        width = max(left.shape[1], right.shape[1])
+        left, right = _widened(left, width), _widened(right, width)
+        moves = ~self._frozen[left].all(axis=1)
+        left, right = left[moves], right[moves]
+        if np.array_equal(left, right):
+            return
+        pairs = np.unique(np.stack([left.ravel(), right.ravel()], axis=1), axis=0)
+        if _one_to_one(pairs):
+            self._renamed.append((pairs[:, 0], pairs[:, 1]))
+        else:
+            self._unite(pairs[:, 0], pairs[:, 1])
+
     def _unite(self, left: Words, right: Words) -> None:
-        """Unite unbound roots pairwise, (n,) and (n,)."""
-        ends = np.concatenate([left, right])
-        frozen = ends[self._frozen[ends]]
+        """Unite unbound roots pairwise, of which both are free or both frozen, (n,) and (n,)."""
         while (differ := left != right).any():
             # Larger roots hang below smaller ones, so no cycle can close; of pairs that share a root the last
             # one wins, and the next round sees the others again.
             low = np.minimum(left[differ], right[differ])
             self._parent[np.maximum(left[differ], right[differ])] = low
             left, right = self._roots(left), self._roots(right)
-        roots = self._roots(frozen)
-        self._reason[roots] = np.where(self._frozen[roots], self._reason[roots], self._reason[frozen])
-        self._frozen[roots] = True
 
     def _bind(self, short: Words, long: Words) -> tuple[Words, Words]:
         """Bind the labels of one-label rows to longer words; returns the rows that remain to be equated."""
@@ -190,6 +240,11 @@ def repeated(words: Words) -> Mask:
     """Which expanded words occur more than once in their axis: (n, f) -> (n,)."""
     _, inverse, counts = np.unique(words, axis=0, return_inverse=True, return_counts=True)
     return np.asarray(counts[inverse.reshape(-1)] > 1)
+
+
+def _one_to_one(pairs: Words) -> bool:
+    """Whether distinct pairs of labels, (n, 2), rename every label of one side to one of the other."""
+    return all(len(np.unique(pairs[:, side])) == len(pairs) for side in (0, 1))
 
 
 def _widened(words: Words, width: int) -> Words:

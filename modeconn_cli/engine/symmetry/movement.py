@@ -12,6 +12,7 @@ from torch import Tensor
 from modeconn_cli.engine.symmetry.labels import Unproven, Words, joined, marked, product, repeated
 from modeconn_cli.engine.symmetry.registry import Step, rule
 from modeconn_cli.engine.symmetry.tensors import (
+    Block,
     Labelled,
     from_axes,
     permuted,
@@ -57,6 +58,32 @@ def repeat(step: Step, x: Labelled, **_: object) -> Labelled:
     for words, size in zip(axes, step.shape[len(out) :], strict=True):
         out.append(words if len(words) == size else product(step.fresh(size // len(words)), words))
     return from_axes(out)
+
+
+@rule("repeat_interleave")
+def repeat_interleave(
+    step: Step, x: Labelled | None = None, repeats: object = None, dim: int | None = None, **_: object
+) -> Labelled:
+    """Copies one beside the other: copy r of element k has the word (k, r)."""
+    if x is None or not isinstance(repeats, int) or dim is None:
+        raise Unproven(f"{step.name} with several numbers of copies, or of the flattened tensor")
+    axes = step.split(x)
+    axes[dim] = product(axes[dim], step.fresh(repeats))
+    return from_axes(axes)
+
+
+@rule("view_as_complex")
+def view_as_complex(step: Step, x: Labelled) -> Labelled:
+    """(…, 2) -> (…,): real and imaginary parts are not exchanged."""
+    last = len(x.shape) - 1
+    x = step.apart(x, [last])
+    step.freeze(x.block(last).words)
+    return Labelled(tuple(block for block in x.blocks if block.axes != (last,)))
+
+
+@rule("view_as_real")
+def view_as_real(step: Step, x: Labelled) -> Labelled:
+    return Labelled((*x.blocks, Block((len(x.shape),), step.fixed(2))))
 
 
 @rule(

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from modeconn_cli.engine.symmetry.elementwise import broadcast, united
-from modeconn_cli.engine.symmetry.labels import Unproven, Words
+from modeconn_cli.engine.symmetry.labels import Unproven, Words, product
 from modeconn_cli.engine.symmetry.registry import Step, rule
 from modeconn_cli.engine.symmetry.tensors import Labelled, from_axes
 
 
-@rule("matmul", "mm", "bmm", "mv", "dot")
+@rule("matmul", "mm", "bmm", "mv", "dot", "vdot")
 def matmul(step: Step, x: Labelled, **arguments: object) -> Labelled:
     """(…, n, k), (…, k, m) -> (…, n, m); vectors as torch.matmul reads them."""
     name, other = next((name, value) for name, value in arguments.items() if isinstance(value, Labelled))
@@ -55,6 +55,7 @@ def attention(
     value: Labelled,
     attn_mask: Labelled | None = None,
     is_causal: bool = False,
+    enable_gqa: bool = False,
     **_: object,
 ) -> Labelled:
     """(…, h, t, d), (…, h, s, d), (…, h, s, v) -> (…, h, t, v), softmax over s in between."""
@@ -63,12 +64,21 @@ def attention(
         raise Unproven(f"{step.name} with inputs of several ranks")
     if is_causal:
         step.freeze(queries[-2], keys[-2])
+    if enable_gqa:
+        keys, values = (_repeated(step, queries, each) for each in (keys, values))
     step.equate(queries[-1], keys[-1])
     step.equate(keys[-2], values[-2])
     batch = broadcast(step, [queries[:-2], keys[:-2], values[:-2]])
     if attn_mask is not None:
         broadcast(step, [[*batch, queries[-2], keys[-2]], step.split(attn_mask)])
     return from_axes([*batch, queries[-2], values[-1]])
+
+
+def _repeated(step: Step, queries: list[Words], shared: list[Words]) -> list[Words]:
+    """Heads that blocks of query heads read: head k beside itself as often as its block has heads."""
+    copies = len(queries[-3]) // len(shared[-3])
+    heads = product(shared[-3], step.fresh(copies)) if copies > 1 else shared[-3]
+    return [*shared[:-3], heads, *shared[-2:]]
 
 
 def _product(step: Step, left: list[Words], right: list[Words]) -> list[Words]:

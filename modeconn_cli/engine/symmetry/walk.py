@@ -16,13 +16,14 @@ from modeconn_cli.engine.networks.flat import is_opaque
 from modeconn_cli.engine.networks.graph import Graph, concrete, location, operation, schema, shape_of
 
 # The rules register themselves.
-from modeconn_cli.engine.symmetry import elementwise, layers, movement, products, reductions  # noqa: F401
-from modeconn_cli.engine.symmetry.labels import Labels, Unproven, Words, repeated
+from modeconn_cli.engine.symmetry import elementwise, layers, movement, products, recurrent, reductions  # noqa: F401
+from modeconn_cli.engine.symmetry.labels import NOTHING, Labels, Unproven, Words, repeated
 from modeconn_cli.engine.symmetry.registry import RULES, Notes, Step
 from modeconn_cli.engine.symmetry.tensors import Labelled, from_axes, split
 
 OUTPUT = "its units are the model's outputs"
 INPUT = "it is an axis of the model's input"
+TABLE = "a table that is computed in forward is tied to it"
 OUTSIDE = "a tensor outside the state dict is tied to it and cannot be permuted"
 
 # Operations that make no tensor and do not see an order: sizes, checks, the number in a tensor of one element.
@@ -69,6 +70,7 @@ class _Walk:
         self.values: dict[fx.Node, Any] = {}
         self.layers: dict[fx.Node, tuple[str, ...]] = {}  # weights and what is computed from weights alone
         self.tensors: dict[str, Labelled] = {}
+        self.tables: set[fx.Node] = set()  # what is computed neither from the input nor from the state dict
         self.recorded: dict[int, Words] = {}  # holds the arrays, so that no id is used twice
 
     def run(self) -> LabelledGraph:
@@ -83,6 +85,7 @@ class _Walk:
                 self._set(node, self._still(getattr(self.graph.module, str(node.target)), OUTSIDE))
             else:
                 self._set(node, self._apply(node))
+            self._keep_table(node)
             inputs = node.all_input_nodes
             if inputs and all(source in self.layers for source in inputs):
                 self.layers[node] = self.layers[inputs[0]]
@@ -91,6 +94,7 @@ class _Walk:
                 self.labels.freeze(words, OUTPUT)
         named = {name: self.tensors.get(self.graph.canonical(name)) for name in self.graph.shapes}
         tensors = {name: split(self.labels, x) for name, x in named.items() if x is not None}
+        self.labels.settle()
         return LabelledGraph(self.labels, self.notes, tensors, self.values)
 
     def _placeholder(self, node: fx.Node) -> None:
@@ -100,14 +104,33 @@ class _Walk:
             return
         name = self.graph.tensors.get(node.name)
         if name is None:
-            reason = OUTSIDE if node.name in self.graph.constants else INPUT
-            self._set(node, self._still(node.meta["val"], reason))
+            outside = node.name in self.graph.constants
+            self._set(node, self._still(node.meta["val"], OUTSIDE if outside else INPUT))
+            if outside:
+                self.tables.add(node)
             return
         names = self.graph.tied[name]
         if names[0] not in self.tensors:
             self.tensors[names[0]] = from_axes(self.labels.fresh(size) for size in shape)
         self.layers[node] = tuple(dict.fromkeys(layer_of(each) for each in names))
         self._set(node, self.tensors[names[0]])
+
+    def _keep_table(self, node: fx.Node) -> None:
+        """Keep copies of numbered elements in order where a table is computed, such as an angle for a pair of entries.
+
+        That they can be exchanged is of no use, and what the table is multiplied with would have to be laid out alike.
+        """
+        if any(
+            source not in self.tables and _tensors(self.values.get(source)) for source in node.all_input_nodes
+        ):
+            return
+        self.tables.add(node)
+        for x in _tensors(self.values[node]):
+            for block in x.blocks:
+                words = self.labels.expand(block.flat)
+                still = self.labels.frozen(words)
+                mixed = ~still.all(axis=1) & (still & (words != NOTHING)).any(axis=1)
+                self.labels.freeze(words[mixed], TABLE)
 
     def _apply(self, node: fx.Node) -> object:
         if node.target is operator.getitem:
