@@ -1,0 +1,70 @@
+"""The groups of exchangeable units of a checkpoint's network, as `mcx info --symmetries` lists them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from modeconn_cli.engine import symmetry
+from modeconn_cli.engine.machine.runtime import Runtime
+from modeconn_cli.engine.networks import graph, subject
+from modeconn_cli.engine.settings.info import InfoSettings
+from modeconn_cli.engine.symmetry import Group
+
+
+@dataclass(frozen=True)
+class AxisMoved:
+    """An axis along which units of a group lie: `length` elements, of which every unit has `per_unit`."""
+
+    tensor: str
+    axis: int
+    length: int
+    per_unit: int
+
+
+@dataclass(frozen=True)
+class GroupOfUnits:
+    """Units that can be exchanged with each other. `layers` are the modules that make them, in execution order, with
+    the number of rows of the module's output axis that are one unit.
+    """
+
+    name: str
+    units: int
+    rows_per_unit: int  # of the first layer
+    layers: Mapping[str, int]
+    moves: tuple[AxisMoved, ...]
+
+
+@dataclass(frozen=True)
+class Symmetries:
+    """All groups of a network, in execution order, and why the units of the other layers have to stay."""
+
+    model: str
+    input_shape: list[int]
+    units: int
+    groups: tuple[GroupOfUnits, ...]
+    fixed: Mapping[str, str]
+
+
+def symmetries(settings: InfoSettings, runtime: Runtime) -> Symmetries:
+    """Build the network of the checkpoint and read its groups off the graph.
+
+    Raises SettingsError where nobody says which network it is, InputError where the weights are another network's, and
+    where no unit can be exchanged because of operations that nothing can be proven about.
+    """
+    read = subject.read(settings.checkpoint, settings, runtime, allow_nonfinite=True)
+    opened = subject.open_networks([read], settings, runtime, "no data")
+    found = symmetry.find(graph.trace(opened.model.cpu(), opened.arch.input_shape))
+    return Symmetries(
+        model=opened.arch.model,
+        input_shape=list(opened.arch.input_shape),
+        units=sum(group.size for group in found.groups),
+        groups=tuple(_described(name, group) for name, group in found.ids.items()),
+        fixed=dict(found.fixed),
+    )
+
+
+def _described(name: str, group: Group) -> GroupOfUnits:
+    rows = {layer: places.shape[1] for layer, places in group.rows_in.items()}
+    moves = (AxisMoved(move.tensor, move.axis, move.length, move.places.shape[1]) for move in group.moves)
+    return GroupOfUnits(name, group.size, rows[group.layer], rows, tuple(moves))
