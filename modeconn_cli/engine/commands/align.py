@@ -144,7 +144,7 @@ def _due(
 
 
 def _symmetry(opened: Subject) -> Symmetry:
-    found = symmetry.find(graph.trace(opened.model.cpu(), opened.arch.input_shape))
+    found = symmetry.find(graph.trace(opened.model.cpu(), opened.arch.inputs(opened.model)))
     if not found.groups:
         raise InputError(
             f"{opened.arch.model} has no units that can be exchanged: "
@@ -173,7 +173,7 @@ def _aligned(
 
     matched = match.by_weights(found, here, there, seed=settings.seed, restarts=settings.restarts, tell=tell)
     state = symmetry.permute(moving.state, matched.orders)
-    inputs = symmetry.random_inputs(opened.arch.input_shape, settings.seed)
+    inputs = symmetry.random_inputs(opened.arch.inputs(model), settings.seed)
     difference = symmetry.output_difference(model, moving.state, state, inputs)
     result = Alignment(
         moving=tilde(moving.path),

@@ -8,11 +8,11 @@ from pathlib import Path
 from modeconn_cli.engine import names
 from modeconn_cli.engine.errors import SettingsError
 from modeconn_cli.engine.settings.base import setting
-from modeconn_cli.engine.settings.shared import ComputeSettings, ModelSettings, OverwriteSettings
+from modeconn_cli.engine.settings.shared import ComputeSettings, OverwriteSettings, TracedSettings
 
 
 @dataclass(frozen=True, kw_only=True)
-class AlignSettings(ModelSettings, ComputeSettings, OverwriteSettings):
+class AlignSettings(TracedSettings, ComputeSettings, OverwriteSettings):
     """Find the permutations that bring networks together."""
 
     checkpoints: tuple[Path, ...] = setting(

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from modeconn_cli.engine.settings.base import setting, without_effect
-from modeconn_cli.engine.settings.shared import NETWORK, ModelSettings
+from modeconn_cli.engine.settings.shared import NETWORK, TracedSettings
 
 
 @dataclass(frozen=True, kw_only=True)
-class InfoSettings(ModelSettings):
+class InfoSettings(TracedSettings):
     """Say what a checkpoint holds."""
 
     checkpoint: Path = setting(None, "the file", positional=True, missing=("no checkpoint", "mcx info FILE"))

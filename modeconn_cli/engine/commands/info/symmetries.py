@@ -37,10 +37,14 @@ class GroupOfUnits:
 
 @dataclass(frozen=True)
 class Symmetries:
-    """All groups of a network, in execution order, and why the units of the other layers have to stay."""
+    """All groups of a network, in execution order, and why the units of the other layers have to stay.
+
+    The graph is that of inputs of a shape or of a number of tokens; both are None of the network's own example.
+    """
 
     model: str
-    input_shape: list[int]
+    input_shape: list[int] | None
+    input_tokens: int | None
     units: int
     groups: tuple[GroupOfUnits, ...]
     fixed: Mapping[str, str]
@@ -54,10 +58,11 @@ def symmetries(settings: InfoSettings, runtime: Runtime) -> Symmetries:
     """
     read = subject.read(settings.checkpoint, settings, runtime, allow_nonfinite=True)
     opened = subject.open_networks([read], settings, runtime, "no data")
-    found = symmetry.find(graph.trace(opened.model.cpu(), opened.arch.input_shape))
+    found = symmetry.find(graph.trace(opened.model.cpu(), opened.arch.inputs(opened.model)))
     return Symmetries(
         model=opened.arch.model,
-        input_shape=list(opened.arch.input_shape),
+        input_shape=list(opened.arch.input_shape) if opened.arch.takes_images else None,
+        input_tokens=opened.arch.input_tokens,
         units=sum(group.size for group in found.groups),
         groups=tuple(_described(name, group) for name, group in found.ids.items()),
         fixed=dict(found.fixed),
