@@ -224,6 +224,14 @@ def test_a_project_may_say_how_many_tokens(mcx, own: ModuleType) -> None:
     assert json.loads(done.out)["symmetries"]["input_tokens"] == 5
 
 
+def test_of_distances_only_one_follows_the_graph(mcx, own: ModuleType) -> None:
+    with Path("a.pt").open("wb") as stream:
+        torch.save(own.Language().state_dict(), stream)
+    done = mcx("l2", "a.pt", "a.pt", *TOKENS)
+    assert (done.code, done.out) == (2, "")
+    assert "--input-tokens has no effect without --modulo-permutation" in done.err
+
+
 @pytest.mark.parametrize("command", ["train", "csl score", "curve train", "dormant"])
 def test_commands_that_need_images_have_no_such_flag(mcx, command: str) -> None:
     done = mcx(*command.split(), "--input-tokens", "6")

@@ -329,10 +329,71 @@ def product(net: Network, values: Sequence[Tensor], at: int, b: int, c: int) -> 
     return (lambda m, x: x @ x.transpose(-1, -2).tanh() / 2), (at,)
 
 
+def assigned(net: Network, values: Sequence[Tensor], at: int, b: int, c: int) -> Step | None:
+    """Parts of a copy, or of zeros, are written in place."""
+    axis = 1 + b % (values[at].ndim - 1)
+    size = values[at].shape[axis]
+    count = 1 + c % size
+
+    def scale(m: Network, x: Tensor) -> Tensor:
+        out = x.clone()
+        out.narrow(axis, size - count, count).mul_(0.5)
+        return out
+
+    def shift(m: Network, x: Tensor) -> Tensor:
+        out = torch.zeros_like(x)
+        out.narrow(axis, 0, count).copy_(x.narrow(axis, size - count, count))
+        return out + x.tanh()
+
+    def replace(m: Network, x: Tensor) -> Tensor:
+        out = x.clone()
+        out.select(axis, count - 1).copy_(x.mean(axis))
+        return out
+
+    def spread(m: Network, x: Tensor) -> Tensor:
+        out = x.new_zeros(*x.shape[:axis], 2 * size, *x.shape[axis + 1 :])
+        out.unflatten(axis, (size, 2)).select(axis + 1, 1).copy_(x)
+        return out
+
+    return (scale, shift, replace, spread)[(b + c) % 4], (at,)
+
+
+def looked_up(net: Network, values: Sequence[Tensor], at: int, b: int, c: int) -> Step | None:
+    """Elements by their numbers, by a mask, or by the order of their values."""
+    x = values[at]
+    axis = 1 + b % (x.ndim - 1)
+    size = x.shape[axis]
+    forms: list[Made] = [
+        lambda m, x: x.index_select(axis, torch.arange(c % size + 1)),
+        lambda m, x: x[:, torch.arange(x.shape[1] - 1, -1, -1)],
+        lambda m, x: x.gather(axis, x.argsort(axis)),
+        lambda m, x: x.masked_fill(x > x.mean(axis, True), 0.5),
+        lambda m, x: x.std(axis, keepdim=True) + x if size > 1 else x,
+    ]
+    if x.ndim > 2:
+        forms += [lambda m, x: x.tril(), lambda m, x: x[:, torch.arange(x.shape[1]), 0]]
+    return forms[c % len(forms)], (at,)
+
+
+def paired(net: Network, values: Sequence[Tensor], at: int, b: int, c: int) -> Step | None:
+    """Two values of one shape and a tensor of weights over both."""
+    x = values[at]
+    second = other(values, at, lambda y: y.shape == x.shape, c)
+    if second is None:
+        return None
+    if c % 2:
+        name = net.add(nn.Bilinear(x.shape[-1], x.shape[-1], 2 + b % 4))
+        return (lambda m, x, y: getattr(m, name)(x, y)), (at, second)
+    name = net.weight(2 + b % 4, x.shape[-1])
+    letters = "abc"[: x.ndim - 2]
+    equation = f"n{letters}i,n{letters}i,ki->n{letters}k"
+    return (lambda m, x, y: torch.einsum(equation, x, y, getattr(m, name))), (at, second)
+
+
 OPERATIONS: dict[str, Callable[[Network, Sequence[Tensor], int, int, int], Step | None]] = {
     function.__name__: function
     for function in (
         linear, embedding, convolution, norm, activation, residual, broadcast, concatenation, reshape, permuted, parts,
-        padded, reduced, pooled, ordered, scaled, tied, repeated, attention, product,
+        padded, reduced, pooled, ordered, scaled, tied, repeated, attention, product, assigned, looked_up, paired,
     )
 }  # fmt: skip
