@@ -13,7 +13,7 @@ from modeconn_cli.engine.settings.info import InfoSettings
 
 if TYPE_CHECKING:
     from modeconn_cli.engine.commands.info import InfoResult
-    from modeconn_cli.engine.commands.info.symmetries import Symmetries
+    from modeconn_cli.engine.commands.info.groups import Symmetries
 
 app = typer.Typer()
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from modeconn_cli.engine import names
+from modeconn_cli.engine.commands.info.groups import Symmetries
 from modeconn_cli.engine.machine.runtime import Runtime
 from modeconn_cli.engine.networks import checkpoints, weights
 from modeconn_cli.engine.networks.checkpoints import Checkpoint, garipov, safe
@@ -20,9 +21,6 @@ from modeconn_cli.engine.results.fingerprints import sha256
 from modeconn_cli.engine.results.records import Record
 from modeconn_cli.engine.settings.base import tilde
 from modeconn_cli.engine.settings.info import InfoSettings
-
-if TYPE_CHECKING:
-    from modeconn_cli.engine.commands.info.symmetries import Symmetries
 
 FLOATS = ("F64", "F32", "F16", "BF16")  # as a safetensors header calls them
 
