@@ -147,17 +147,28 @@ def embedded(program: Program) -> Program:
 
 def shrunk(program: Program, fails: Callable[[Program], bool]) -> Program:
     """The program with as few instructions as still fail, and their numbers as small."""
-    again = True
-    while again:
-        again = False
-        for place in reversed(range(len(program.instructions))):
-            if fails(shorter := program.without(place)):
-                program, again = shorter, True
-    for place, (name, *numbers) in enumerate(program.instructions):
-        for k in range(3):
-            smaller = [*numbers[:k], 0, *numbers[k + 1 :]]
+    while True:
+        found = _with_smaller_numbers(_with_fewer(program, fails), fails)
+        if found == program:
+            return program
+        program = found
+
+
+def _with_fewer(program: Program, fails: Callable[[Program], bool]) -> Program:
+    for place in reversed(range(len(program.instructions))):
+        if fails(shorter := program.without(place)):
+            program = shorter
+    return program
+
+
+def _with_smaller_numbers(program: Program, fails: Callable[[Program], bool]) -> Program:
+    for place in range(len(program.instructions)):
+        for k in (1, 2, 3):
+            changed = list(program.instructions[place])
+            changed[k] = 0
             instructions = list(program.instructions)
-            instructions[place] = (name, smaller[0], smaller[1], smaller[2])
-            if smaller != numbers and fails(tried := replace(program, instructions=tuple(instructions))):
-                program, numbers = tried, smaller
+            instructions[place] = (str(changed[0]), *map(int, changed[1:]))
+            tried = replace(program, instructions=tuple(instructions))
+            if tried != program and fails(tried):
+                program = tried
     return program
