@@ -25,7 +25,7 @@ from modeconn_cli.engine.settings.shared import (
     ComputeSettings,
     DataSettings,
     DistributedSettings,
-    ModelSettings,
+    TracedSettings,
 )
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ Value = str | list[str]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Standing(ModelSettings, DataSettings, ComputeSettings, DistributedSettings):
+class Standing(TracedSettings, DataSettings, ComputeSettings, DistributedSettings):
     """What a project file may say: network, data and machine."""
 
 

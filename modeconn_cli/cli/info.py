@@ -8,11 +8,12 @@ import typer
 
 from modeconn_cli.cli.options import takes
 from modeconn_cli.cli.report import Report
-from modeconn_cli.cli.tables import Block, Table, epoch_words
+from modeconn_cli.cli.tables import Block, Lines, Table, epoch_words
 from modeconn_cli.engine.settings.info import InfoSettings
 
 if TYPE_CHECKING:
     from modeconn_cli.engine.commands.info import InfoResult
+    from modeconn_cli.engine.commands.info.groups import Symmetries
 
 app = typer.Typer()
 
@@ -24,9 +25,12 @@ STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 def info(settings: InfoSettings, report: Report) -> None:
     """Say what a checkpoint holds, without running anything in it.
 
+    With --symmetries its network is built, and the groups of units that can be exchanged are listed.
+
     Examples, after the first of mcx train:
       mcx info runs/seed0/checkpoint-5.pt
       mcx info runs/seed0/checkpoint-5.pt --json
+      mcx info runs/seed0/checkpoint-5.pt --symmetries --show-keys 0
 
     More: mcx help models.
     """
@@ -63,4 +67,40 @@ def table(result: InfoResult) -> list[Block]:
         more = "; --show-keys N: more" if len(shown) < result.num_tensors else ""
         title = f"Tensors ({len(shown)} of {result.num_tensors}{more})"
         parts.append(Table(title, ("name", "shape", "type"), rows, text_columns=3))
+    return parts if result.symmetries is None else parts + _of_symmetries(result.symmetries)
+
+
+def _of_symmetries(found: Symmetries) -> list[Block]:
+    """The groups, every axis that moves with them, and the layers whose units have to stay."""
+    if not found.groups:
+        parts: list[Block] = [Lines(("No units can be exchanged.",))]
+    else:
+        groups = tuple(
+            (group.name, ", ".join(group.layers), f"{group.units:,}", f"{group.rows_per_unit:,}")
+            for group in found.groups
+        )
+        moves = tuple(
+            (group.name, move.tensor, f"{move.axis}", f"{move.length:,}", f"{move.per_unit:,}")
+            for group in found.groups
+            for move in group.moves
+        )
+        of = f"{found.units:,} in {len(groups)} {'group' if len(groups) == 1 else 'groups'}"
+        parts = [
+            Table(
+                f"Exchangeable units ({of})",
+                ("group", "layers", "units", "rows per unit"),
+                groups,
+                text_columns=2,
+            ),
+            Table(
+                "Axes that move with them",
+                ("group", "tensor", "axis", "length", "per unit"),
+                moves,
+                text_columns=2,
+                keys=2,
+            ),
+        ]
+    if found.fixed:
+        title = f"Not exchangeable ({len(found.fixed)})"
+        parts.append(Table(title, ("layer", "reason"), tuple(found.fixed.items()), text_columns=2))
     return parts

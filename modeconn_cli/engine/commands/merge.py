@@ -129,7 +129,7 @@ class _Merging:
         opened, states = self.opened, [each.state for each in self.opened.checkpoints]
         if self.settings.align == "none":
             return list(states)
-        found = symmetry.find(graph.trace(opened.model, opened.arch.input_shape))
+        found = symmetry.find(graph.trace(opened.model, opened.arch.inputs(opened.model)))
         if not found.groups:
             raise InputError(
                 f"'{opened.checkpoints[0].path}' has no units that can be exchanged", "--align none"

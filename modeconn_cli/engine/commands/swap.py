@@ -122,7 +122,7 @@ def run(settings: SwapSettings, runtime: Runtime) -> SwapResult | None:
     write = write or jobs.file_output(output, provenance, settings, **how)  # the same on other data
     arch, model, data = opened.arch, opened.model.cpu(), opened.loaded
     (original,) = opened.checkpoints
-    found = symmetry.find(graph.trace(model, arch.input_shape))
+    found = symmetry.find(graph.trace(model, arch.inputs(model)))
     choice = choose(settings, model, found)
     runtime.note(_describe(choice))
     if runtime.dry_run:
@@ -221,7 +221,7 @@ def verify(
     if settings.verify is False:
         runtime.warn("not verified (--no-verify)")
         return Verification("none", None)
-    inputs = symmetry.random_inputs(arch.input_shape, settings.seed)
+    inputs = symmetry.random_inputs(arch.inputs(model), settings.seed)
     found = symmetry.output_difference(model, original.state, swapped, inputs)
     difference, equivalent = found.off, found.is_rounding
     if found.kind != torch.float64:

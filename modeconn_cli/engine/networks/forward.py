@@ -33,21 +33,36 @@ def guard(what: str, hint: str | Callable[[Exception], str] = "") -> Iterator[No
         raise InputError(f"{what}: {type(error).__name__}: {reason}", advice) from error
 
 
-def forward(model: nn.Module, images: Tensor) -> Any:
-    """What a network gives for images [N, …]. Raises InputError where its forward fails."""
-    with guard(f"the network's forward fails on images {tuple(images.shape)}", partial(_advice, images)):
-        return model(images)
+def forward(model: nn.Module, images: Tensor | tuple[Tensor, ...]) -> Any:
+    """What a network gives for images [N, …], or for tensors of any kind. Raises InputError where its forward fails."""
+    given = images if isinstance(images, tuple) else (images,)
+    with guard(f"the network's forward fails on {_kinds(given)}", partial(_advice, given)):
+        return model(*given)
 
 
-def _advice(images: Tensor, error: Exception) -> str:
+def _kinds(given: tuple[Tensor, ...]) -> str:
+    shapes = " and ".join(str(tuple(each.shape)) for each in given)
+    return f"{'images' if _are_images(given) else 'inputs'} {shapes}"
+
+
+def _are_images(given: tuple[Tensor, ...]) -> bool:
+    return len(given) == 1 and given[0].is_floating_point()
+
+
+def _advice(given: tuple[Tensor, ...], error: Exception) -> str:
     """What may have made a forward fail: it wants more than images, or other ones, or is at fault itself."""
+    images = given[0]
+    if not _are_images(given):
+        return "--input-tokens L says how many tokens, the network's example_input() all of its inputs"
+    if "scalar types: Long" in str(error):
+        return "a network that takes tokens: --input-tokens L, for the commands that have it"
     if isinstance(error, TypeError) and "argument" in str(error):
         return "it is called with one tensor of images: wrap one that takes more"
     if not isinstance(error, RuntimeError | ValueError | AssertionError | IndexError | TypeError):
         return "MCX_DEBUG=1 shows where"
     if found := _CHANNELS.search(str(error)):
-        takes, given = map(int, found.groups())
-        hint = f"the network takes {takes} {'channel' if takes == 1 else 'channels'}, the images have {given}"
+        takes, has = map(int, found.groups())
+        hint = f"the network takes {takes} {'channel' if takes == 1 else 'channels'}, the images have {has}"
         return hint + (f": --data-arg channels={takes} reads files so" if takes in (1, 3) else "")
     if len(images) == 1 and _ONE_VALUE in str(error):
         return "batch norm has no variance over a batch of one: pass a larger --batch-size, or more samples"

@@ -24,6 +24,7 @@ from torch import Tensor, fx, nn
 from modeconn_cli.engine.errors import InputError
 from modeconn_cli.engine.networks import flat, weights
 from modeconn_cli.engine.networks.forward import forward
+from modeconn_cli.engine.networks.inputs import Given, Images, Inputs, placed
 from modeconn_cli.engine.networks.untouched import ask, copy_to_trace
 
 # Rows of the example batch. Export specialises 0 and 1; an odd number keeps batch // 2 from looking exact.
@@ -88,8 +89,10 @@ class Graph:
         return found
 
 
-def trace(model: nn.Module, input_shape: tuple[int, ...]) -> Graph:
-    """Trace `model` in eval mode on inputs of shape (batch, *input_shape), of its parameters' type.
+def trace(model: nn.Module, inputs: Inputs | tuple[int, ...]) -> Graph:
+    """Trace `model` in eval mode on `inputs`, floats among them of its parameters' type; a shape is one of images.
+
+    The graph holds for any number of samples, but for a network's own example, whose number of samples it has.
 
     The trace works on a copy that shares nothing with `model` and costs no memory: its parameters are never
     written. They lie on the CPU and not on the meta device because a forward that calls `torch.arange(n)`
@@ -99,16 +102,19 @@ def trace(model: nn.Module, input_shape: tuple[int, ...]) -> Graph:
         InputError: the model cannot be copied, or export refused it; names the source line.
     """
     state = weights.tensors_of(model)
-    example = torch.empty(EXAMPLE_BATCH, *input_shape, dtype=_dtype(model))
-    ask(model, torch.zeros_like(example, device=next(iter(state.values()), example).device))
+    inputs = Images(inputs) if isinstance(inputs, tuple) else inputs
+    example = placed(inputs.blank(EXAMPLE_BATCH), torch.device("cpu"), _dtype(model))
+    there = placed(example, next(iter(state.values()), example[0]).device, _dtype(model))
+    ask(model, there)
+    if not isinstance(inputs, Images):
+        _check_runs(model, there)  # a trace does not see a place beyond a table's end
     hollow = _hollow_copy(model)
+    free = None if inputs.fixed_samples else ({0: torch.export.Dim("batch")},)
     with _silence(), _symbolic_len(model):
         try:
-            program = torch.export.export(
-                hollow, (example,), strict=False, dynamic_shapes=({0: torch.export.Dim("batch")},)
-            )
+            program = torch.export.export(hollow, example, strict=False, dynamic_shapes=free)
         except Exception as error:  # of the user's own forward, or export's of any kind
-            _check_runs(model, input_shape)
+            _check_runs(model, there)
             raise _refusal(error, model) from error
     named = {
         **program.graph_signature.inputs_to_parameters,
@@ -242,14 +248,11 @@ def _symbolic_len(model: nn.Module) -> Iterator[None]:
             del vars(place)["len"]
 
 
-def _check_runs(model: nn.Module, input_shape: tuple[int, ...]) -> None:
+def _check_runs(model: nn.Module, given: Given) -> None:
     """Raises InputError where not export but the network's own forward fails."""
-    first = next(iter(weights.tensors_of(model).values()), torch.empty(0))
     training = model.training
     with torch.no_grad():
-        forward(
-            model.eval(), torch.zeros(EXAMPLE_BATCH, *input_shape, dtype=_dtype(model), device=first.device)
-        )
+        forward(model.eval(), given)
     model.train(training)
 
 

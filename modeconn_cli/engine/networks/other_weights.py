@@ -35,7 +35,9 @@ def run(model: nn.Module, inputs: Sequence[Any], *, entering: bool = True) -> tu
 
     Draws of torch, numpy and Python are the same in every run, and go on afterwards as if there had been none.
     """
-    few = [value[:FEW].clone() if isinstance(value, Tensor) else value for value in inputs]
+    tensors = [value for value in inputs if isinstance(value, Tensor)]
+    batched = all(tensor.shape[:1] == tensors[0].shape[:1] != () for tensor in tensors)
+    few = [(x[:FEW] if batched else x).clone() if isinstance(x, Tensor) else x for x in inputs]
     with _draws(), warnings.catch_warnings(), _Reads(model) as reads:
         warnings.simplefilter("ignore")
         if entering:

@@ -212,6 +212,8 @@ def open_described(
     if data is not None and needed != "the data's shape":
         _check_fits(arch, data, about, state, runtime)
     model = models.build(arch, note=runtime.note)
+    if _shape(settings, data) is None:
+        arch = models.with_own_example(arch, model, settings, about)
     if is_import_path(arch.model):
         runtime.opened.code[arch.model] = source_of(arch.model)
     return Subject(model.to(runtime.device), arch, about, (), data)

@@ -29,11 +29,11 @@ def watch(model: nn.Module, note: Callable[[str], None] = lambda _: None) -> Non
     model.register_forward_hook(watched.after)
 
 
-def ask(model: nn.Module, images: Tensor) -> None:
+def ask(model: nn.Module, inputs: Sequence[Tensor]) -> None:
     """Try a watched network that is about to be traced, as its first forward does. Raises InputError as that does."""
     watched = _watching(model)
     if watched is not None:
-        watched.ask((images,))
+        watched.ask(inputs)
 
 
 def untouched_copy(model: nn.Module) -> nn.Module:

@@ -13,14 +13,14 @@ from modeconn_cli.engine.settings.shared import (
     DATA,
     ComputeSettings,
     MeasuredDataSettings,
-    ModelSettings,
     OptionalFolderSettings,
     OverwriteSettings,
+    TracedSettings,
 )
 
 
 @dataclass(frozen=True, kw_only=True)
-class AlignSettings(ModelSettings, MeasuredDataSettings, ComputeSettings, OptionalFolderSettings):
+class AlignSettings(TracedSettings, MeasuredDataSettings, ComputeSettings, OptionalFolderSettings):
     """Find the permutations that bring networks together."""
 
     checkpoints: tuple[Path, ...] = setting(
@@ -80,5 +80,9 @@ class AlignSettings(ModelSettings, MeasuredDataSettings, ComputeSettings, Option
             **super().idle(),
             **without_effect(by_weights, "with --method weights", *unread, "batch_size"),
             **without_effect(not by_weights, "with --method activations", "restarts"),
+            **without_effect(
+                bool(self.dataset) or not by_weights, "with a data set, of images", "input_tokens"
+            ),
+            **without_effect(self.input_tokens is not None, "with --input-tokens", "image_size"),
             **without_effect(True, "on images without labels", "labels"),
         }

@@ -17,10 +17,10 @@ from modeconn_cli.engine.settings.shared import (
     ComputeSettings,
     FigureSettings,
     MeasuredDataSettings,
-    ModelSettings,
     OverwriteSettings,
     PermutationSettings,
     SplitName,
+    TracedSettings,
 )
 
 SHAPE = ("dataset", "data_arg", "image_size")  # what says how large images are
@@ -33,7 +33,12 @@ Order = Literal[
 
 @dataclass(frozen=True, kw_only=True)
 class L2Settings(
-    ModelSettings, MeasuredDataSettings, ComputeSettings, FigureSettings, RunFolderSettings, OverwriteSettings
+    TracedSettings,
+    MeasuredDataSettings,
+    ComputeSettings,
+    FigureSettings,
+    RunFolderSettings,
+    OverwriteSettings,
 ):
     """Measure how far apart checkpoints are."""
 
@@ -130,6 +135,7 @@ class L2Settings(
             ),
             **without_effect(unread and self.model is None, f"{where}, or --model", *SHAPE),
             **without_effect(unread and not named, f"{where}, or --model", *NETWORK),
+            **without_effect(not self.permuted, "without permuted units", "input_tokens"),
             **without_effect(self.common, "with --common, which takes what the files hold", *NETWORK, *SHAPE),
             **without_effect(not labelled, "without --fisher empirical on training samples", "labels"),
             **without_effect(not informed, "without fisher in --metric", "fisher", "fisher_samples"),

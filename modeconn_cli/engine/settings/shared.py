@@ -83,6 +83,18 @@ class PermutationSettings(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
+class TracedSettings(ModelSettings):
+    """Which network, for commands that follow its graph and need no data."""
+
+    panel: ClassVar[Panel] = "Network"
+
+    input_shape: tuple[int, ...] = like(NetworkSettings, "input_shape", unless="input_tokens")
+    input_tokens: int | None = setting(
+        None, "number of tokens in an input, for a network that embeds whole numbers", low=1, rare=True
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class DataSettings(Settings):
     """Which samples, and what is done to them before the network sees them."""
 
@@ -183,7 +195,7 @@ class MeasuredDataSettings(DataSettings):
 
 
 DATA = tuple(spec.name for spec in specs(MeasuredDataSettings))
-NETWORK = tuple(spec.name for spec in specs(NetworkSettings))
+NETWORK = (*(spec.name for spec in specs(NetworkSettings)), "input_tokens")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,15 +12,15 @@ from modeconn_cli.engine.settings.shared import (
     DATA,
     ComputeSettings,
     MeasuredDataSettings,
-    ModelSettings,
     OverwriteSettings,
+    TracedSettings,
 )
 
 LARGEST_SEED = 2**32 - 1  # of the generator that the original script draws pairs with
 
 
 @dataclass(frozen=True, kw_only=True)
-class SwapSettings(ModelSettings, MeasuredDataSettings, ComputeSettings, OverwriteSettings):
+class SwapSettings(TracedSettings, MeasuredDataSettings, ComputeSettings, OverwriteSettings):
     """Exchange neurons of a network."""
 
     places = (("checkpoint",),)
@@ -78,6 +78,8 @@ class SwapSettings(ModelSettings, MeasuredDataSettings, ComputeSettings, Overwri
             **without_effect(
                 self.mirror or self.random, whole, "pairs", "num_swaps", "layer_name", "layer_depth"
             ),
+            **without_effect(self.input_tokens is not None, "with --input-tokens", "image_size"),
+            **without_effect(bool(self.verify or self.dataset), "with a data set, of images", "input_tokens"),
             **without_effect(self.use_test, "on the test images", "labels"),
             **without_effect(not (self.verify or self.dataset), "without --verify", *unread),
             **without_effect(not self.verify, "without --verify", "batch_size"),

@@ -123,7 +123,7 @@ def write_orders(path: Path, orders: Orders, symmetry: Symmetry) -> None:
 
 def with_second_permuted(opened: Subject, path: Path) -> Subject:
     """Two networks, the units of the second in the order that a file says (`orders_to_first`)."""
-    found = find(graph.trace(opened.model, opened.arch.input_shape))
+    found = find(graph.trace(opened.model, opened.arch.inputs(opened.model)))
     first, second = opened.checkpoints
     moved = permute(second.state, orders_to_first(path, found))
     return replace(opened, checkpoints=(first, replace(second, state=moved)))

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 
 from modeconn_cli.engine.symmetry.labels import Unproven, Words, joined, marked, product, repeated
-from modeconn_cli.engine.symmetry.registry import Step, rule
+from modeconn_cli.engine.symmetry.registry import Cut, Step, rule
 from modeconn_cli.engine.symmetry.tensors import (
     Block,
     Labelled,
@@ -209,6 +209,9 @@ def _cut(step: Step, x: Labelled, axis: int, index: Words) -> Labelled:
     """Some elements of one axis, in the order of `index`."""
     part = taken(x, axis, index)
     block, whole = part.block(axis), x.block(axis)
+    source = step.node.args[0]
+    if isinstance(source, fx.Node) and source in step.layers and len(whole.axes) == 1:
+        step.notes.cuts.setdefault((source, axis), []).append(Cut(step.node, whole.flat, index))
     if len(block.flat) in (1, len(whole.flat)):
         return part
     step.seam(whole.flat)

@@ -10,15 +10,14 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from modeconn_cli.engine import keyed
 from modeconn_cli.engine.errors import InputError
 from modeconn_cli.engine.networks import weights
 from modeconn_cli.engine.networks.forward import forward
+from modeconn_cli.engine.networks.inputs import Given, Images, Inputs, placed
 from modeconn_cli.engine.networks.untouched import untouched_copy
 
 ORDER = 1e-9  # relative difference of outputs in float64 that the order of sums explains
 ROUNDINGS = 100  # the same in units of rounding of a narrower type
-INPUTS = 16
 
 
 class Difference(NamedTuple):
@@ -38,17 +37,16 @@ class Difference(NamedTuple):
         return self.off <= relative * self.scale
 
 
-def random_inputs(shape: Sequence[int], seed: int) -> Tensor:
-    """Inputs of a shape that functions are compared on where there are no data, in float64."""
-    generator = torch.Generator().manual_seed(keyed.number(seed, "verification"))
-    return torch.randn(INPUTS, *shape, generator=generator, dtype=torch.float64)
+def random_inputs(inputs: Inputs | tuple[int, ...], seed: int) -> Given:
+    """What functions are compared on where there are no data, floats in float64; a shape is one of images."""
+    return (Images(inputs) if isinstance(inputs, tuple) else inputs).drawn(seed)
 
 
 def output_difference(
     model: nn.Module,
     original: Mapping[str, Tensor],
     changed: Mapping[str, Tensor],
-    inputs: Tensor,
+    inputs: Tensor | Given,
     *,
     in_float64: bool = True,
 ) -> Difference:
@@ -59,12 +57,13 @@ def output_difference(
     float64, is compared in the type that it rounds to. Raises InputError where its forward fails.
     """
     failed = None
+    given = (inputs,) if isinstance(inputs, Tensor) else inputs
     for wide in (True, False) if in_float64 else (False,):
         worker = untouched_copy(model).eval()
         if wide:
             worker.double()
-        tensors = [t for t in weights.tensors_of(worker).values() if t.is_floating_point()] or [inputs]
-        place = inputs.to(tensors[0].device, tensors[0].dtype if inputs.is_floating_point() else None)
+        tensors = [t for t in weights.tensors_of(worker).values() if t.is_floating_point()] or [given[0]]
+        place = placed(given, tensors[0].device, tensors[0].dtype)
         own = min((t.dtype for t in tensors), key=_digits)
         try:
             with _Wide(torch.float64 if wide else own) as casts:
@@ -81,7 +80,7 @@ def _digits(kind: torch.dtype) -> float:
     return -torch.finfo(kind).eps
 
 
-def _outputs(worker: nn.Module, state: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
+def _outputs(worker: nn.Module, state: Mapping[str, Tensor], given: Given) -> Tensor:
     """All output tensors of a forward pass as one vector."""
     full = worker.state_dict()
     differ = sorted({name for name, value in full.items() if isinstance(value, Tensor)} ^ state.keys())
@@ -89,7 +88,7 @@ def _outputs(worker: nn.Module, state: Mapping[str, Tensor], inputs: Tensor) -> 
         raise InputError(f"{differ[0]} is {'missing' if differ[0] in full else 'not in the model'}")
     weights.load(worker, state)
     with torch.no_grad():
-        outputs = forward(worker, inputs.clone())  # some networks write into their input
+        outputs = forward(worker, tuple(x.clone() for x in given))  # some networks write into their input
     tensors = [leaf for leaf in pytree.tree_leaves(outputs) if isinstance(leaf, Tensor)]
     return torch.cat([tensor.double().flatten() for tensor in tensors])
 

@@ -46,6 +46,15 @@ def rule(*names: str) -> Callable[[F], F]:
     return register
 
 
+@dataclass(frozen=True)
+class Cut:
+    """Elements `index` of an axis with the words `whole`, which an operation takes."""
+
+    by: fx.Node
+    whole: Words
+    index: Words
+
+
 @dataclass
 class Notes:
     """What one walk over a graph writes down."""
@@ -55,6 +64,7 @@ class Notes:
     producers: dict[str, Words] = field(default_factory=dict)  # module path -> words of its output axis
     seams: dict[str, Words] = field(default_factory=dict)  # node -> an axis it cuts or glues
     unproven: list[str] = field(default_factory=list)  # why operations had all their inputs frozen
+    cuts: dict[tuple[fx.Node, int], list[Cut]] = field(default_factory=dict)  # of an axis of a weight
 
 
 @dataclass(frozen=True)

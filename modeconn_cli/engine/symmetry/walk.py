@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
@@ -24,6 +25,7 @@ from modeconn_cli.engine.symmetry.tensors import Labelled, from_axes, split
 OUTPUT = "its units are the model's outputs"
 INPUT = "it is an axis of the model's input"
 TABLE = "a table that is computed in forward is tied to it"
+UNREAD = "inputs of this size do not read it, others may"
 OUTSIDE = "a tensor outside the state dict is tied to it and cannot be permuted"
 
 # Operations that make no tensor and do not see an order: sizes, checks, the number in a tensor of one element.
@@ -92,10 +94,19 @@ class _Walk:
         for x in _tensors(outputs):
             for words in split(self.labels, x):
                 self.labels.freeze(words, OUTPUT)
+        self._freeze_unread()
         named = {name: self.tensors.get(self.graph.canonical(name)) for name in self.graph.shapes}
         tensors = {name: split(self.labels, x) for name, x in named.items() if x is not None}
         self.labels.settle()
         return LabelledGraph(self.labels, self.notes, tensors, self.values)
+
+    def _freeze_unread(self) -> None:
+        """Freeze what all readers of a weight leave out: positions beyond those of the example, a mask's margin."""
+        for (source, _), cuts in self.notes.cuts.items():
+            if {cut.by for cut in cuts} >= source.users.keys():
+                read = np.concatenate([cut.index for cut in cuts])
+                whole = cuts[0].whole
+                self.labels.freeze(whole[np.setdiff1d(np.arange(len(whole)), read)], UNREAD)
 
     def _placeholder(self, node: fx.Node) -> None:
         shape = shape_of(node.meta.get("val"))

@@ -78,7 +78,7 @@ def _opened(
         runtime,
         by_weights if settings.method == "weights" else "data without held-out images",
     )
-    traced = graph.trace(opened.model.cpu(), opened.arch.input_shape)
+    traced = graph.trace(opened.model.cpu(), opened.arch.inputs(opened.model))
     found = symmetry.find(traced)
     if not found.groups:
         reasons = "; ".join(f"{layer}: {why}" for layer, why in list(found.fixed.items())[:3])
@@ -232,7 +232,7 @@ class _Work:
         """
         moving, output, model = self.moving[label], self.outputs[label], self.opened.model
         state = symmetry.permute(moving.state, found.orders)
-        inputs = symmetry.random_inputs(self.opened.arch.input_shape, self.settings.seed)
+        inputs = symmetry.random_inputs(self.opened.arch.inputs(model), self.settings.seed)
         difference = symmetry.output_difference(model, moving.state, state, inputs)
         if not difference.is_rounding:
             raise AnswerIsNo(

@@ -136,7 +136,7 @@ def _compare_original(settings: CurveAnalyzeSettings, path: Path, curve: CurveFi
 def _swap(path: Path, curve: CurveFile, opened: Subject) -> Swap:
     """The swap that a metadata file describes, applied to endpoint 0."""
     metadata = permutations.read_metadata(path)
-    found = symmetry.find(graph.trace(opened.model.cpu(), opened.arch.input_shape))
+    found = symmetry.find(graph.trace(opened.model.cpu(), opened.arch.inputs(opened.model)))
     orders = permutations.orders_of_swap(metadata, path, found)
     swapped = symmetry.permute(curve.points[0], orders)
     state = {name: swapped[name] for name in curve.points[0]}

@@ -139,7 +139,9 @@ class Permutations:
     def _found(self, opened: Subject) -> Symmetry:
         key = repr(opened.arch)
         if key not in self._symmetries:
-            self._symmetries[key] = symmetry.find(graph.trace(opened.model.cpu(), opened.arch.input_shape))
+            self._symmetries[key] = symmetry.find(
+                graph.trace(opened.model.cpu(), opened.arch.inputs(opened.model))
+            )
         return self._symmetries[key]
 
 

@@ -14,7 +14,7 @@ from modeconn_cli.engine.errors import InputError
 from modeconn_cli.engine.registry import CHECKPOINT_SCHEMA, FIRST_SCHEMA, FORMER_NAMES, todays_name
 from modeconn_cli.engine.results import records
 from modeconn_cli.engine.settings.base import Spec, specs
-from modeconn_cli.engine.settings.shared import ComputeSettings, DataSettings, NetworkSettings
+from modeconn_cli.engine.settings.shared import ComputeSettings, DataSettings, TracedSettings
 
 _LONGEST = 40  # characters of a value that is refused
 _LARGEST = 1 << 31  # of epochs and tasks, which are counted
@@ -35,7 +35,7 @@ _KINDS: dict[str, type] = {
 _SPECS: dict[str, Spec] = {
     spec.name: spec
     for owner, names in (
-        (NetworkSettings, ("model", "num_classes", "input_shape")),
+        (TracedSettings, ("model", "num_classes", "input_shape", "input_tokens")),
         (ComputeSettings, ("seed",)),
         (DataSettings, tuple(remembered.KINDS)),
     )
@@ -93,6 +93,7 @@ class About:
     model: str | None = None
     num_classes: int | None = None
     input_shape: tuple[int, ...] | None = None
+    input_tokens: int | None = None
     model_args: Mapping[str, Any] = field(default_factory=dict)
     data: Remembered | None = None
     seed: int | None = None

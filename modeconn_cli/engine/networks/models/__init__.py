@@ -17,21 +17,37 @@ from modeconn_cli.engine.errors import InputError, SettingsError
 from modeconn_cli.engine.factories import arguments, call, imported
 from modeconn_cli.engine.networks.checkpoints import About
 from modeconn_cli.engine.networks.forward import forward, unwrap
+from modeconn_cli.engine.networks.inputs import Images, Inputs, Own, Tokens, has_example
 from modeconn_cli.engine.networks.untouched import watch
 from modeconn_cli.engine.registry import MODELS, Entry, find_model, is_import_path
-from modeconn_cli.engine.settings.shared import NetworkSettings
+from modeconn_cli.engine.settings.shared import NetworkSettings, TracedSettings
 
-__all__ = ["Architecture", "architecture", "asks_for_classes", "build", "factory_of"]
+__all__ = ["Architecture", "architecture", "asks_for_classes", "build", "factory_of", "with_own_example"]
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """Everything needed to build a network: what a checkpoint remembers of it."""
+    """Everything needed to build a network: what a checkpoint remembers of it.
+
+    Of a network of tokens, or one that is called with its own example, `input_shape` says nothing.
+    """
 
     model: str
     num_classes: int | None  # None: the network's factory knows them
     input_shape: tuple[int, ...]
     args: Mapping[str, Any]
+    input_tokens: int | None = None  # the number of tokens in an input; None where it is none of tokens
+    own_example: bool = False
+
+    @property
+    def takes_images(self) -> bool:
+        return self.input_tokens is None and not self.own_example
+
+    def inputs(self, model: nn.Module) -> Inputs:
+        """What the network is called with where there are no data."""
+        if self.own_example:
+            return Own(model)
+        return Images(self.input_shape) if self.input_tokens is None else Tokens(model, self.input_tokens)
 
     def describe(self) -> dict[str, Any]:
         return {
@@ -47,7 +63,8 @@ class Architecture:
             about or About(),
             model=self.model,
             num_classes=self.num_classes,
-            input_shape=tuple(self.input_shape),
+            input_shape=tuple(self.input_shape) if self.takes_images else None,
+            input_tokens=self.input_tokens,
             model_args=dict(self.args),
             **more,
         )
@@ -62,9 +79,10 @@ def architecture(
     input_shape: tuple[int, ...] | None = None,
 ) -> Architecture:
     """What to build: the classes that flags, the file at `path` or the data say, the images' shape that the data, the
-    file, --input-shape or --image-size say, in this order.
+    file, --input-shape or --image-size say, in this order; or the tokens that --input-tokens or the file says.
 
-    Raises SettingsError where nothing names the network, InputError for an --input-shape that is not that of the data.
+    Raises SettingsError where nothing names the network, InputError for an --input-shape that is not that of the data,
+    and where one says tokens and another images.
     """
     about = about or About()
     name = settings.model or about.model
@@ -88,7 +106,32 @@ def architecture(
     if settings.input_shape and known not in (None, settings.input_shape):
         of = "the data have" if input_shape else f"'{path}' was trained on"
         raise InputError(f"--input-shape is {settings.input_shape}, {of} images {known}", "leave it out")
-    return Architecture(name, classes, tuple(known or settings.input_shape or default), args)
+    tokens = _tokens(settings, about, path, input_shape)
+    return Architecture(name, classes, tuple(known or settings.input_shape or default), args, tokens)
+
+
+def _tokens(
+    settings: NetworkSettings, about: About, path: Path | None, input_shape: tuple[int, ...] | None
+) -> int | None:
+    """How many tokens an input has, None where it is none of tokens."""
+    asked = settings.input_tokens if isinstance(settings, TracedSettings) else None
+    if asked is not None and about.input_shape is not None:
+        raise InputError(
+            f"--input-tokens is {asked}, '{path}' was trained on images {about.input_shape}", "leave it out"
+        )
+    tokens = asked or about.input_tokens
+    images = input_shape or settings.input_shape
+    if tokens is not None and images:
+        raise InputError(f"the network takes {tokens} tokens, not images {tuple(images)}")
+    return tokens
+
+
+def with_own_example(
+    arch: Architecture, model: nn.Module, settings: NetworkSettings, about: About
+) -> Architecture:
+    """The network as it is called where nobody says with what: with its `example_input()`, if it has that."""
+    said = arch.input_tokens or about.input_shape or settings.input_shape
+    return arch if said or not has_example(model) else replace(arch, own_example=True)
 
 
 def build(arch: Architecture, seed: int = 0, note: Callable[[str], None] = lambda _: None) -> nn.Module:
@@ -109,6 +152,7 @@ def build(arch: Architecture, seed: int = 0, note: Callable[[str], None] = lambd
         {**arch.args, **fixed},
         "--model-arg",
         input_shape=arch.input_shape,
+        input_tokens=arch.input_tokens,
         num_classes=arch.num_classes,
     )
     if not isinstance(model, nn.Module):
@@ -117,7 +161,7 @@ def build(arch: Architecture, seed: int = 0, note: Callable[[str], None] = lambd
         raise InputError(f"'{arch.model}' made a script, whose layers cannot be seen", "leave out torch.jit")
     if any(map(is_lazy, model.parameters())):  # which take their shapes from the first forward
         with torch.no_grad():
-            forward(model.eval(), torch.zeros(2, *arch.input_shape))
+            forward(model.eval(), arch.inputs(model).blank(2))
         model.train()
     model.register_forward_hook(unwrap)
     watch(model, note)

@@ -1,4 +1,4 @@
-"""`mcx info`: what a checkpoint holds, without running anything in it."""
+"""`mcx info`: what a checkpoint holds, without running anything in it; with `--symmetries` its network is built."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from modeconn_cli.engine import names
+from modeconn_cli.engine.commands.info.groups import Symmetries
 from modeconn_cli.engine.machine.runtime import Runtime
 from modeconn_cli.engine.networks import checkpoints, weights
 from modeconn_cli.engine.networks.checkpoints import Checkpoint, garipov, safe
@@ -36,7 +37,9 @@ class TensorInfo:
 
 @dataclass(frozen=True, kw_only=True)
 class InfoResult(Record):
-    """`model` says what the file says of itself, or what its keys fit (`recognised`)."""
+    """`model` says what the file says of itself, or what its keys fit (`recognised`); `symmetries` is an entry of the
+    document only where they were asked for.
+    """
 
     schema: ClassVar[str] = "mcx.info/1"
 
@@ -57,18 +60,31 @@ class InfoResult(Record):
     tensors: tuple[TensorInfo, ...]
     show_keys: int
     nonfinite_tensors: list[str] | None
+    symmetries: Symmetries | None = None
+
+    def fields(self) -> dict[str, Any]:
+        found = super().fields()
+        return found if self.symmetries else {k: v for k, v in found.items() if k != "symmetries"}
 
 
 def run(settings: InfoSettings, runtime: Runtime) -> InfoResult | None:
-    """Read a file's table of contents; of a safetensors file no tensor data is read."""
+    """Read a file's table of contents; of a safetensors file no tensor data is read but for its symmetries."""
     path = settings.checkpoint
     if runtime.dry_run:
-        runtime.plan([f"describe {path}"])
+        also = ", and the groups of exchangeable units of its network" if settings.symmetries else ""
+        runtime.plan([f"describe {path}{also}"])
         return None
     if safe.has_header(path):
-        return _of_header(path, settings)
-    checkpoint = checkpoints.read(path, state_key=settings.state_key, allow_nonfinite=True)
-    return _of_checkpoint(checkpoint, settings)
+        result = _of_header(path, settings)
+    else:
+        checkpoint = checkpoints.read(path, state_key=settings.state_key, allow_nonfinite=True)
+        result = _of_checkpoint(checkpoint, settings)
+    if not settings.symmetries:
+        return result
+    # Networks and their graphs take a second to import, which a table of contents does without.
+    from modeconn_cli.engine.commands.info.symmetries import symmetries
+
+    return replace(result, symmetries=symmetries(settings, runtime))
 
 
 def _of_header(path: Path, settings: InfoSettings) -> InfoResult:
