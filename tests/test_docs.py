@@ -27,7 +27,10 @@ README = (ROOT / "README.md").read_text()
 
 
 # In the order of the site: each goes on where those before it ended, in the same folder.
-TUTORIALS = ("README.md", *(f"docs/{name}.md" for name in ("samples", "distances", "barriers", "tasks")))
+TUTORIALS = (
+    "README.md",
+    *(f"docs/{name}.md" for name in ("samples", "distances", "barriers", "symmetries", "tasks")),
+)
 SHORT = ("--epochs", "1", "--curve-epochs", "1", "--num-points", "3")
 # Every run of the documents in small; the words of a command stay what they are.
 SHORTENED = (
