@@ -172,6 +172,17 @@ CASES = {
     "swap": Case(
         ["swap", A, *OWN, "--verify", "-q"], {A: other_weights, "data.npz": other_data}, "out.pt", job=False
     ),
+    "align": Case(
+        ["align", B, "--to", A, *OWN, "-q"], {A: other_weights, B: other_weights}, "out.pt", job=False
+    ),
+    "align several": Case(
+        ["align", f"b={B}", "swapped.pt", "--to", A, "--method", "activations", *OWN, "-q"],
+        {A: other_weights, B: other_weights, "data.npz": other_data}, "out",
+    ),
+    "merge": Case(
+        ["merge", A, B, "--align", "weights", *OWN, "-q"],
+        {A: other_weights, B: other_weights, "data.npz": other_data}, "out.pt", job=False,
+    ),
     "l2": Case(
         ["l2", A, B, *OWN, "--metric", "l2,functional", "-q"],
         {A: other_weights, B: other_weights, "data.npz": other_data}, "out.json", job=False,

@@ -27,7 +27,9 @@ def each(quick: Collection[str], among: Collection[str] = CASES) -> pytest.MarkD
 
 def called(command: str) -> str:
     """The words of a command, of which there are several cases."""
-    return {"train-tasks": "train", "curve eval line": "curve eval"}.get(command, command)
+    return {"train-tasks": "train", "curve eval line": "curve eval", "align several": "align"}.get(
+        command, command
+    )
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -112,7 +114,15 @@ def test_a17_those_that_need_it_name_both_versions(
 
 # A21 ------------------------------------------------------------------------------------------------------
 
-RUNNING = [name for name in CASES if name not in ("curve analyze", "correlate", "animate", "convert")]
+STILL = (
+    "curve analyze",
+    "correlate",
+    "animate",
+    "convert",
+    "align",
+    "align several",
+)  # call no layer on batches
+RUNNING = [name for name in CASES if name not in STILL]
 
 
 BATCH = 20  # images that are no trial of a network
