@@ -345,3 +345,34 @@ def test_without_verification_the_same_mistake_is_written_with_a_warning(
     assert result is not None
     assert (result.verification.level, result.verification.is_equivalent) == ("none", None)
     assert ("warning", "not verified (--no-verify)") in heard
+
+
+class Keeps(nn.Module):
+    """Keeps what it has computed of its weights while it is in eval mode, as networks with attention biases do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last, self.kept = nn.Linear(8, 6), nn.Linear(6, 4), dict[str, Tensor]()
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not torch.compiler.is_exporting() and not self.training:
+            self.kept.setdefault("first", self.first.weight * 2)
+        return self.last(
+            torch.relu(x.flatten(1) @ self.kept.get("first", self.first.weight * 2).T + self.first.bias)
+        )
+
+
+def test_a_network_that_keeps_products_of_its_weights_is_compared_with_a_fresh_one() -> None:
+    model = Keeps().eval()
+    state = model.state_dict()
+    order = torch.randperm(6, generator=torch.Generator().manual_seed(1))
+    swapped = {
+        "first.weight": state["first.weight"][order],
+        "first.bias": state["first.bias"][order],
+        "last.weight": state["last.weight"][:, order],
+        "last.bias": state["last.bias"],
+    }
+    inputs = symmetry.random_inputs((1, 2, 4), 0)
+    assert symmetry.output_difference(model, state, swapped, inputs).is_rounding
+    swapped["last.weight"] = state["last.weight"]
+    assert not symmetry.output_difference(model, state, swapped, inputs).is_rounding

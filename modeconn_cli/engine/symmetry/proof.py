@@ -59,21 +59,30 @@ def output_difference(
     failed = None
     given = (inputs,) if isinstance(inputs, Tensor) else inputs
     for wide in (True, False) if in_float64 else (False,):
-        worker = untouched_copy(model).eval()
-        if wide:
-            worker.double()
-        tensors = [t for t in weights.tensors_of(worker).values() if t.is_floating_point()] or [given[0]]
+        first = _worker(model, wide=wide)
+        tensors = [t for t in weights.tensors_of(first).values() if t.is_floating_point()] or [given[0]]
         place = placed(given, tensors[0].device, tensors[0].dtype)
         own = min((t.dtype for t in tensors), key=_digits)
+        casts = _Wide(torch.float64 if wide else own)
         try:
-            with _Wide(torch.float64 if wide else own) as casts:
-                before, after = (_outputs(worker, state, place) for state in (original, changed))
+            with casts:
+                before = _outputs(first, original, place)
+            del first, tensors  # there is one at a time
+            second = _worker(model, wide=wide)
+            with casts:
+                after = _outputs(second, changed, place)
         except InputError as error:
             failed = failed or error
             continue
         return Difference(float((after - before).abs().max()), float(before.abs().max()), casts.narrowest)
     assert failed is not None
     raise failed
+
+
+def _worker(model: nn.Module, *, wide: bool) -> nn.Module:
+    """A network of one state's own: in eval mode some keep what they have computed of their weights."""
+    worker = untouched_copy(model).eval()
+    return worker.double() if wide else worker
 
 
 def _digits(kind: torch.dtype) -> float:
