@@ -224,3 +224,27 @@ def test_a_broken_permutation_is_refused(
     done = mcx("l2", *ends, "--permutation", path)
     assert (done.code, "Traceback" in done.err) == (3, False)
     assert str(path) in done.err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--permutation", "x.npz", "--align", "weights"], "exclude each other"),
+        (["--modulo-permutation", "--align", "weights"], "exclude each other"),
+        (["--permutation", "x.npz", "--output-dir", "out"], "--permutation is for one pair"),
+        (["--common", "--align", "weights"], "--common compares parts of networks"),
+    ],
+)
+def test_of_distances_one_way_to_permute_is_taken(
+    mcx: Callable,
+    ends: list[Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    words: list[str],
+    said: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("x.npz").touch()
+    done = mcx("l2", *(path.absolute() for path in ends), *words)
+    assert done.code == 2
+    assert said in done.err

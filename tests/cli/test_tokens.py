@@ -229,7 +229,7 @@ def test_of_distances_only_one_follows_the_graph(mcx, own: ModuleType) -> None:
         torch.save(own.Language().state_dict(), stream)
     done = mcx("l2", "a.pt", "a.pt", *TOKENS)
     assert (done.code, done.out) == (2, "")
-    assert "--input-tokens has no effect without --modulo-permutation" in done.err
+    assert "--input-tokens has no effect without permuted units" in done.err
 
 
 @pytest.mark.parametrize("command", ["train", "csl score", "curve train", "dormant"])

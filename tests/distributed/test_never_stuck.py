@@ -152,7 +152,7 @@ def body():
     if what == "deaf":
         for number in launch.STOP_SIGNALS:
             signal.signal(number, signal.SIG_IGN)
-    print("here", flush=True)
+    os.write(1, b"here\\n")  # at once, as two write
     if what == "frozen":
         os.kill(os.getpid(), signal.SIGSTOP)
     if what == "bug" and os.environ["RANK"] == "1":

@@ -127,8 +127,9 @@ def test_random_orders_are_permutations_that_the_seed_decides(found: Symmetry) -
 
 
 def test_the_orders_of_a_swaps_metadata_are_those_that_were_applied(found: Symmetry) -> None:
-    def orders(**said: object) -> files.Orders:
-        return files.orders_of_swap({"seed": 1, "neuron_pairs": [], **said}, Path("swap.json"), found)
+    def orders(**said: object) -> dict[symmetry.Group, list[int]]:
+        read = files.orders_of_swap({"seed": 1, "neuron_pairs": [], **said}, Path("swap.json"), found)
+        return {group: order.tolist() for group, order in read.items()}
 
     group = symmetry.group_of(found, "fc2")
     assert orders(layer_name="fc2", neuron_pairs=[[0, 5]]) == {group: [5, 1, 2, 3, 4, 0]}

@@ -91,16 +91,19 @@ class L2Settings(
         metric = self.sort_by.removesuffix("_distance")
         if metric in ("cosine", "fisher") and metric not in self.metric:
             raise SettingsError(f"--sort-by {self.sort_by} needs that metric", f"--metric l2,{metric}")
+        if self.common and (self.needs_data or self.permuted):
+            raise SettingsError(
+                "--common compares parts of networks, which compute nothing", "--metric l2,cosine"
+            )
+        super().__post_init__()
+
+    def check(self) -> None:
+        super().check()
         ways = [self.modulo_permutation, self.permutation is not None, self.align != "none"]
         if sum(ways) > 1:
             raise SettingsError("--modulo-permutation, --permutation and --align exclude each other")
         if self.permutation is not None and (len(self.words) != 2 or self.output_dir is not None):
             raise SettingsError("--permutation is for one pair", "--align weights finds one for each pair")
-        if self.common and (self.needs_data or any(ways)):
-            raise SettingsError(
-                "--common compares parts of networks, which compute nothing", "--metric l2,cosine"
-            )
-        super().__post_init__()
 
     @property
     def words(self) -> tuple[Path, ...]:
