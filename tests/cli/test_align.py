@@ -248,3 +248,87 @@ def test_of_distances_one_way_to_permute_is_taken(
     done = mcx("l2", *(path.absolute() for path in ends), *words)
     assert done.code == 2
     assert said in done.err
+
+
+MODE = """
+import torch
+from torch import nn
+
+
+class Mode(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.last, self.mode = nn.Linear(64, 5), nn.Linear(5, 10), 0
+
+    def get_extra_state(self):
+        return {"mode": self.mode}
+
+    def set_extra_state(self, state):
+        self.mode = state["mode"]
+
+    def forward(self, x):
+        hidden = torch.relu(self.first(x.flatten(1)))
+        return self.last(hidden * torch.arange(5) if self.mode else hidden)
+
+
+def net():
+    return Mode()
+"""
+
+
+def test_networks_that_keep_other_things_beside_tensors_are_refused(
+    mcx: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    Path("modenet.py").write_text(MODE)
+    space: dict[str, Any] = {}
+    exec(MODE, space)
+    for mode in (0, 1):
+        model = space["net"]()
+        model.mode = mode
+        with Path(f"{mode}.pt").open("wb") as stream:
+            torch.save(model.state_dict(), stream)
+    own = ["--model", "modenet:net"]
+    for words in (
+        ["align", "1.pt", "--to", "0.pt", "--input-shape", "1,8,8", "--output", "x.pt"],
+        ["lmc", "interpolate", "0.pt", "1.pt", "--dataset", "digits", "--num-alphas", "3"],
+        ["merge", "0.pt", "1.pt", "--dataset", "digits", "--output", "x.pt"],
+    ):
+        done = mcx(*words, *own)
+        assert done.code == 3, done.err
+        assert "differ in '_extra_state'" in done.err
+        assert not Path("x.pt").exists()
+
+
+@pytest.mark.parametrize("place", ["files.before_rename:2", "files.after_rename:1", "files.after_rename:2"])
+def test_after_a_failure_between_the_files_the_same_command_goes_on(
+    mcx: Callable, ends: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    from modeconn_cli.engine.results import failpoints
+
+    words = ["align", ends[1], "--to", ends[0], "--output", tmp_path / "x.pt"]
+    failpoints._counts.clear()
+    with monkeypatch.context() as patch:
+        patch.setenv("MCX_TESTING", "1")
+        patch.setenv("MCX_FAILPOINT", f"{place}=eio")
+        assert mcx(*words).code == 5
+    assert not (tmp_path / "x.pt").exists()
+    done = mcx(*words)
+    assert done.code == 0, done.err
+
+
+@pytest.mark.parametrize("folder", [False, True])
+def test_a_damaged_permutation_is_made_again(
+    mcx: Callable, ends: list[Path], tmp_path: Path, folder: bool
+) -> None:
+    place = ["--output-dir", tmp_path] if folder else ["--output", tmp_path / "a.pt"]
+    words = ["align", f"a={ends[1]}", "--to", ends[0], *place]
+    assert mcx(*words).code == 0
+    orders = tmp_path / "a_permutation.npz"
+    whole = orders.read_bytes()
+    orders.write_bytes(whole[:3])
+    done = mcx(*words)
+    assert (done.code, "made again" in done.err) == (0, True), done.err
+    assert orders.read_bytes() == whole
+    assert "already complete" in mcx(*words).err

@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from modeconn_cli.engine.errors import InputError
 from modeconn_cli.engine.networks import checkpoints
 from modeconn_cli.engine.networks.weights import is_continuous
+from modeconn_cli.engine.symmetry.average import average
 
 
 def state(path: Path) -> dict[str, torch.Tensor]:
@@ -147,3 +149,41 @@ def test_what_cannot_be_is_refused(
     done = mcx("merge", *(places.get(word, word) for word in words), "--output", tmp_path / "out.pt")
     assert (done.code, "Traceback" in done.err) == (code, False), done.err
     assert not (tmp_path / "out.pt").exists()
+
+
+def test_huge_weights_are_shares_too(mcx: Callable, ends: list[Path], tmp_path: Path) -> None:
+    words = [
+        "merge",
+        f"a={ends[0]}",
+        f"b={ends[1]}",
+        "--weights",
+        "1e308,1e308",
+        "--output",
+        tmp_path / "out.pt",
+    ]
+    found = json.loads(mcx(*words, "--json").out)
+    assert [each["share"] for each in found["members"]] == [0.5, 0.5]
+
+
+def test_an_average_that_was_changed_is_not_called_complete(
+    mcx: Callable, ends: list[Path], tmp_path: Path
+) -> None:
+    out = tmp_path / "out.pt"
+    words = ["merge", f"a={ends[0]}", f"b={ends[1]}", "--output", out]
+    assert mcx(*words).code == 0
+    content = torch.load(out, weights_only=True)
+    next(iter(content["model_state"].values())).zero_()
+    with out.open("wb") as stream:
+        torch.save(content, stream)
+    done = mcx(*words)
+    assert (done.code, done.out) == (5, "")
+    assert "was changed after it had been made" in done.err
+
+
+def test_whole_numbers_that_differ_are_refused_and_counters_are_not() -> None:
+    one = {"w": torch.ones(2), "index": torch.tensor([0, 1]), "norm.num_batches_tracked": torch.tensor(3)}
+    other = {**one, "w": torch.zeros(2, dtype=torch.float64), "norm.num_batches_tracked": torch.tensor(5)}
+    found = average([one, other], [0.5, 0.5])
+    assert (found["w"].dtype, found["w"].tolist()) == (torch.float64, [0.5, 0.5])
+    with pytest.raises(InputError, match="'index', whose whole numbers cannot be averaged"):
+        average([one, {**other, "index": torch.tensor([1, 0])}], [0.5, 0.5])

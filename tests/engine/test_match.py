@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from modeconn_cli.engine import symmetry
+from modeconn_cli.engine.errors import InputError
 from modeconn_cli.engine.networks import graph, weights
 from modeconn_cli.engine.symmetry import Symmetry, activity, choose, frame, match
 
@@ -261,3 +262,18 @@ def test_correlations_are_numpys_whatever_the_batches() -> None:
         alike = activity._correlations(traced, [place], *states, batches)[place]
         assert np.allclose(alike, wanted, atol=1e-5)
         assert (alike[:, 2] == 0).all()
+
+
+def test_weights_beyond_every_product_are_refused() -> None:
+    found, fixed = made(Residual)
+    huge = {name: tensor.double() * 1e200 for name, tensor in fixed.items()}
+    with pytest.raises(InputError, match="beyond every float"):
+        match.by_weights(found, huge, huge)
+
+
+def test_activations_that_are_not_finite_are_refused() -> None:
+    model, traced, found, batches = act(Residual, 1)
+    state = dict(model.state_dict())
+    broken = {**state, "first.bias": torch.full_like(state["first.bias"], torch.inf)}
+    with pytest.raises(InputError, match=r"the activations of '.*' are not finite"):
+        activity.by_activations(found, traced, state, broken, lambda: batches)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
 from modeconn_cli.engine import names, symmetry
 from modeconn_cli.engine.datasets import Samples
-from modeconn_cli.engine.errors import InputError, SettingsError
+from modeconn_cli.engine.errors import InputError, OutputError, SettingsError
 from modeconn_cli.engine.machine.runtime import Runtime
 from modeconn_cli.engine.networks import checkpoints, graph, subject, weights
 from modeconn_cli.engine.networks.completing import completed
@@ -64,7 +65,7 @@ def run(settings: MergeSettings, runtime: Runtime) -> MergeResult | None:
     if settings.greedy and not len(opened.data.val):
         raise SettingsError("--greedy chooses by validation images and there are none", "pass --val-size N")
     made = records.provenance(settings, "merge", runtime.opened)
-    unread = () if batch_norms(opened.model) else ("bn",)
+    unread = () if batch_norms(opened.model) else ("bn", *replace(settings, bn="average").idle())
     due = jobs.file_output(
         settings.output,
         made,
@@ -89,6 +90,11 @@ def run(settings: MergeSettings, runtime: Runtime) -> MergeResult | None:
         )
         files.write_tensors(settings.output, checkpoints.content(None, {checkpoints.STATE: state}, about))
     else:
+        there = checkpoints.read(settings.output, allow_nonfinite=True).state
+        if any(not torch.equal(there[name], state[name]) for name in there):
+            raise OutputError(
+                f"'{settings.output}' was changed after it had been made", "use --overwrite to replace it"
+            )
         runtime.note(f"already complete: {settings.output}")
     members = [
         Evaluated(label, share, each.loss, each.accuracy)
@@ -109,7 +115,8 @@ def run(settings: MergeSettings, runtime: Runtime) -> MergeResult | None:
 
 def _shares(settings: MergeSettings) -> list[float]:
     given = settings.weights or (1.0,) * len(settings.checkpoints)
-    return [each / sum(given) for each in given]
+    scaled = [each / max(given) for each in given]
+    return [each / sum(scaled) for each in scaled]
 
 
 @dataclass(frozen=True)
@@ -141,6 +148,9 @@ class _Merging:
     def averaged(self, states: Sequence[State], shares: Sequence[float]) -> dict[str, Any]:
         """The average's whole state dict, with the statistics that are asked for."""
         model, settings = self.opened.model, self.settings
+        if max(shares) == 1:  # an average of one network is that network
+            only = shares.index(1)
+            return {**states[only], **self.opened.checkpoints[only].extra}
         mixed = {**average(states, shares), **self.opened.checkpoints[0].extra}
         weights.load_into(model, mixed, "the average")
         if settings.bn == "recompute" and batch_norms(model):

@@ -258,13 +258,18 @@ def _portable(value: Any) -> Any:
 
 def write_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
     """An uncompressed `.npz` without pickles."""
+    atomic_write(path, npz_bytes(arrays))
+
+
+def npz_bytes(arrays: Mapping[str, Any]) -> bytes:
+    """What `write_arrays` writes; the same bytes for the same arrays."""
     plain = {name: np.asarray(value) for name, value in arrays.items()}
     for name, array in plain.items():
         if array.dtype == object:
             raise TypeError(f"array '{name}' would need a pickle")
     buffer = io.BytesIO()
     np.savez(buffer, allow_pickle=False, **plain)  # noqa: TID251
-    atomic_write(path, buffer.getvalue())
+    return buffer.getvalue()
 
 
 def write_array(path: Path, array: Any) -> None:

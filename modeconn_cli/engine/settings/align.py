@@ -75,7 +75,8 @@ class AlignSettings(TracedSettings, MeasuredDataSettings, ComputeSettings, Optio
 
     def idle(self) -> dict[str, str]:
         by_weights = self.method == "weights"
-        unread = [name for name in DATA if name not in ("dataset", "image_size")]
+        shape = ("dataset", "image_size", *(("data_arg", "data_path", "download") if self.dataset else ()))
+        unread = [name for name in DATA if name not in shape]
         return {
             **super().idle(),
             **without_effect(by_weights, "with --method weights", *unread, "batch_size"),

@@ -62,7 +62,7 @@ class _Moments:
         for mean, square in zip(self.mean, self.square, strict=True):
             tiny = 1e-12 * self.count * mean.square()  # what rounding leaves of a constant
             scales.append(torch.where(square > tiny, square.rsqrt(), 0.0))
-        return (self.product * scales[0][:, None] * scales[1]).nan_to_num(0.0, 0.0, 0.0).cpu().numpy()
+        return (self.product * scales[0][:, None] * scales[1]).cpu().numpy()
 
 
 @dataclass(frozen=True, eq=False)
@@ -200,7 +200,12 @@ def _correlations(
         first, second = (recorder.of(state, images) for state in (fixed, moving))
         for place, each in moments.items():
             each.add((first[place], second[place]))
-    return {place: each.correlation() for place, each in moments.items()}
+    found = {place: each.correlation() for place, each in moments.items()}
+    for place, alike in found.items():
+        if not np.isfinite(alike).all():
+            layer = next(iter(place.units)).layer
+            raise InputError(f"the activations of '{layer}' are not finite", "use --method weights")
+    return found
 
 
 def _matched(

@@ -112,13 +112,22 @@ def orders_to_first(path: Path, symmetry: Symmetry) -> Orders:
             raise InputError(f"'{path}' does not fit the network: {error}") from error
         if order.dtype.kind not in "iu" or sorted(order.ravel().tolist()) != list(range(group.size)):
             raise InputError(f"'{path}': '{layer}' is no permutation of 0 … {group.size - 1}")
-        out[group] = order.ravel().astype(np.int64)
+        if order.ndim != 1 or any(_places(group) & _places(other) for other in out):
+            raise InputError(f"'{path}': '{layer}' is no list of units, or its group is there twice")
+        out[group] = order.astype(np.int64)
+    if not out:
+        raise InputError(f"'{path}' holds no order of units")
     return out
 
 
-def write_orders(path: Path, orders: Orders, symmetry: Symmetry) -> None:
-    """What `orders_to_first` reads: the order [units], int64, of every group under its name."""
-    files.write_arrays(path, {name: orders[group] for name, group in symmetry.ids.items()})
+def _places(group: Group) -> set[tuple[str, int, int]]:
+    """Where a group is, whatever its units are numbered by: tensors, their axes, and the first element there."""
+    return {(move.tensor, move.axis, int(move.places.min())) for move in group.moves}
+
+
+def order_bytes(orders: Orders, symmetry: Symmetry) -> bytes:
+    """The .npz that `orders_to_first` reads: the order [units], int64, of every group under its name."""
+    return files.npz_bytes({name: orders[group] for name, group in symmetry.ids.items()})
 
 
 def with_second_permuted(opened: Subject, path: Path) -> Subject:

@@ -20,6 +20,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from modeconn_cli.engine.errors import InputError
 from modeconn_cli.engine.symmetry.groups import Group, Move, Places, Symmetry
 
 Order = Places  # of a group's units
@@ -57,6 +58,7 @@ class _Pair:
 
     def __init__(self, symmetry: Symmetry, fixed: Mapping[str, Tensor], moving: Mapping[str, Tensor]) -> None:
         self.fixed, self.moving, self.groups = fixed, moving, symmetry.groups
+        self._known_apart: dict[tuple[_Use, Group], Places | None] = {}
         in_tensor: dict[str, list[tuple[Group, Move]]] = {}
         for group in symmetry.groups:
             for move in group.moves:
@@ -71,6 +73,12 @@ class _Pair:
         norms = [inner_product(side[name], side[name]) for side in (fixed, moving) for name in in_tensor]
         half = len(norms) // 2
         self.tolerance = ROUNDING * float(np.sqrt(sum(norms[:half]) * sum(norms[half:])))
+
+    def apart(self, use: _Use, inner: Group) -> Places | None:
+        """As `_apart`, which is asked for over and over while nothing changes."""
+        if (use, inner) not in self._known_apart:
+            self._known_apart[use, inner] = _apart(use, inner)
+        return self._known_apart[use, inner]
 
     def neighbours(self, group: Group) -> set[Group]:
         """The groups whose order the assignment of this one depends on."""
@@ -242,7 +250,7 @@ def _blocks(pair: _Pair, group: Group, left: Sequence[Group]) -> dict[Group, lis
         unknown = _open(use, group, left)
         if len(unknown) == 1:
             (inner,) = unknown
-            if inner is not group and _apart(use, inner) is not None:
+            if inner is not group and pair.apart(use, inner) is not None:
                 found.setdefault(inner, []).append(use)
     return found
 
@@ -277,7 +285,7 @@ def _of_blocks(
     units, inners = group.size, inner.size
     total = torch.zeros(units * inners, units * inners, dtype=torch.float64)
     for use in uses:
-        places = _apart(use, inner)
+        places = pair.apart(use, inner)
         assert places is not None  # `_blocks` has taken it apart
         rows = places.reshape(units * inners, -1)
         known = [(other, move) for other, move in use.others if other is not inner]
@@ -294,6 +302,8 @@ def _of_blocks(
 
 def assigned(similarity: Similarity) -> Order:
     """For each unit of the fixed network the one of the moving network that takes its place."""
+    if not np.isfinite(similarity).all():
+        raise InputError("the weights are too large: their products are beyond every float")
     return np.asarray(linear_sum_assignment(similarity, maximize=True)[1], dtype=np.int64)
 
 

@@ -117,9 +117,10 @@ class _Work:
         permutation, alignment, _ = _written(output)
         made = records.provenance(self.settings, "align", self.runtime.opened)
         if not jobs.file_output(output, made, self.settings, record=alignment, beside=[permutation]):
-            self.runtime.note(f"already complete: {output}")
             if kept := self._kept(label):
+                self.runtime.note(f"already complete: {output}")
                 return {label: kept}
+            self.runtime.note(f"'{permutation}' is missing or was changed: made again")
         return {label: self._aligned(label)}
 
     def in_folder(self, folder: Path) -> dict[str, Alignment]:
@@ -153,8 +154,10 @@ class _Work:
         """What an earlier run has found of a network, whose files are all there as it left them."""
         permutation, alignment, output = _written(self.outputs[label])
         kept = records.kept(Alignment, alignment) if alignment.exists() else None
-        whole = kept is not None and permutation.exists() and output.exists()
-        return kept if kept and whole and kept.checkpoint_sha256 == sha256(output) else None
+        if kept is None or not permutation.exists() or not output.exists():
+            return None
+        whole = kept.permutation_sha256 == sha256(permutation) and kept.checkpoint_sha256 == sha256(output)
+        return kept if whole else None
 
     def _aligned(self, label: str) -> Alignment:
         """Align one network to the fixed one."""
@@ -165,7 +168,7 @@ class _Work:
             self.runtime.warn(f"'{self.fixed.path}' and '{moving.path}' are the same network")
 
         found = (
-            self._by_activations(moving)
+            self._by_activations(label, moving)
             if self.settings.method == "activations"
             else self._by_weights(label, fixed, own)
         )
@@ -181,7 +184,7 @@ class _Work:
         )
         return Found(found.orders, found.objective, found.start)
 
-    def _by_activations(self, moving: Checkpoint) -> Found:
+    def _by_activations(self, label: str, moving: Checkpoint) -> Found:
         assert self.fixed is not None
         device, fit = self.runtime.device, self.opened.data.fit
 
@@ -193,7 +196,7 @@ class _Work:
             for batch in fit.batches(self.settings.batch_size):
                 yield batch.images
                 done += len(batch.images)
-                self._tell(done, len(fit), "image")
+                self._tell(done, len(fit), "step", network=label)
 
         orders, alike = activity.by_activations(
             self.found, self.traced, there(self.fixed), there(moving), batches
@@ -244,6 +247,7 @@ class _Work:
         about = self.opened.arch.about(moving.about, buffers=tuple(weights.not_parameters(model)))
         content = {checkpoints.STATE: {**state, **moving.extra}}
         data = files.tensor_bytes(checkpoints.content(moving.epoch, content, about, optimizer))
+        orders = permutations.order_bytes(found.orders, self.found)
         result = Alignment(
             moving=tilde(moving.path),
             fixed=None if self.fixed is None else tilde(self.fixed.path),
@@ -255,11 +259,12 @@ class _Work:
             start=found.start,
             groups=groups_moved(self.found, found.orders),
             max_output_diff_float64=difference.off,
+            permutation_sha256=hashlib.sha256(orders).hexdigest(),
             checkpoint_sha256=hashlib.sha256(data).hexdigest(),
         )
         made = records.provenance(self.settings, "align", self.runtime.opened)
-        permutations.write_orders(names.permutation(output), found.orders, self.found)
         files.write_json(names.alignment(output), records.strict({**result.document(), "provenance": made}))
+        files.atomic_write(names.permutation(output), orders)
         files.atomic_write(output, data)
         return result
 

@@ -76,6 +76,7 @@ class Alignment(Record):
     start: str
     groups: list[GroupMoved]
     max_output_diff_float64: float
+    permutation_sha256: str
     checkpoint_sha256: str
 
     @property
