@@ -446,3 +446,16 @@ def test_the_proof_of_a_swap_goes_past_casts(
     assert found.kind == kind
     assert not output_difference(model, state, wrong, inputs).is_rounding
     assert model.first.weight.dtype == torch.float32
+
+
+def test_a_table_of_numbers_with_a_step_is_no_obstacle() -> None:
+    class Stepped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = nn.Linear(8, 6), nn.Linear(6, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.last(torch.relu(self.first(x.flatten(1)))) + torch.arange(0, 8, 2)
+
+    (group,) = symmetry.find(graph.trace(Stepped(), (1, 2, 4))).groups
+    assert (group.layer, group.size) == ("first", 6)

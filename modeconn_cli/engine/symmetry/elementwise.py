@@ -53,8 +53,9 @@ def cast(_step: Step, x: Labelled, **_: object) -> Labelled:
 
 
 @rule("arange", "linspace", "logspace")
-def numbers(step: Step, **_: object) -> Labelled:
-    return from_axes([step.fixed(size) for size in step.shape])
+def numbers(at: Step, /, **_: object) -> Labelled:
+    """Of which one argument is called `step`."""
+    return from_axes([at.fixed(size) for size in at.shape])
 
 
 @rule("prelu")
