@@ -454,8 +454,8 @@ def test_a_table_of_numbers_with_a_step_is_no_obstacle() -> None:
             super().__init__()
             self.first, self.last = nn.Linear(8, 6), nn.Linear(6, 4)
 
-        def forward(self, x: Tensor) -> Tensor:
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
             return self.last(torch.relu(self.first(x.flatten(1)))) + torch.arange(0, 8, 2)
 
-    (group,) = symmetry.find(graph.trace(Stepped(), (1, 2, 4))).groups
+    (group,) = find(trace(Stepped(), (1, 2, 4))).groups
     assert (group.layer, group.size) == ("first", 6)
