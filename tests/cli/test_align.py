@@ -332,3 +332,10 @@ def test_a_damaged_permutation_is_made_again(
     assert (done.code, "made again" in done.err) == (0, True), done.err
     assert orders.read_bytes() == whole
     assert "already complete" in mcx(*words).err
+
+
+def test_a_dry_run_refuses_what_the_run_refuses(mcx: Callable, ends: list[Path], tmp_path: Path) -> None:
+    out = tmp_path / "x.pt"
+    assert mcx("align", ends[1], "--to", ends[0], "--output", out).code == 0
+    for more in ((), ("--dry-run",)):
+        assert mcx("align", ends[1], "--to", ends[0], "--output", out, "--seed", "9", *more).code == 5

@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 from torch import Tensor
 
@@ -24,17 +23,9 @@ from modeconn_cli.engine.settings.align import AlignSettings
 from modeconn_cli.engine.settings.base import tilde
 from modeconn_cli.engine.symmetry import Symmetry, activity, frame, match
 from modeconn_cli.engine.symmetry import files as permutations
-from modeconn_cli.engine.symmetry.files import Orders
+from modeconn_cli.engine.symmetry.match import Matched
 
 __all__ = ["AlignResult", "Alignment", "run"]
-
-
-class Found(NamedTuple):
-    """The permutation of one network, and how it was found; `objective` and `start` as in Alignment."""
-
-    orders: Orders
-    objective: Sequence[float]
-    start: str
 
 
 def run(settings: AlignSettings, runtime: Runtime) -> AlignResult | None:
@@ -43,9 +34,10 @@ def run(settings: AlignSettings, runtime: Runtime) -> AlignResult | None:
     outputs = _outputs(settings, list(words))
     files.refuse_inputs([file for path in outputs.values() for file in _written(path)], settings.sources)
     work = _opened(settings, words, outputs, runtime)
+    due = settings.output is None or work.is_due(settings.output)
     if runtime.plan(work.plan()):
         return None
-    aligned = work.alone() if settings.output_dir is None else work.in_folder(settings.output_dir)
+    aligned = work.alone(due=due) if settings.output_dir is None else work.in_folder(settings.output_dir)
     fixed = None if settings.to is None else tilde(settings.to)
     return AlignResult(
         fixed=fixed, method=settings.method, seed=settings.seed, restarts=settings.restarts, aligned=aligned
@@ -111,16 +103,20 @@ class _Work:
             *(f"write {path}" for path in self.outputs.values()),
         ]
 
-    def alone(self) -> dict[str, Alignment]:
-        """Align the only network."""
-        ((label, output),) = self.outputs.items()
+    def is_due(self, output: Path) -> bool:
+        """Whether the file of the only network is still to be written. Raises OutputError for one of another origin."""
         permutation, alignment, _ = _written(output)
         made = records.provenance(self.settings, "align", self.runtime.opened)
-        if not jobs.file_output(output, made, self.settings, record=alignment, beside=[permutation]):
+        return jobs.file_output(output, made, self.settings, record=alignment, beside=[permutation])
+
+    def alone(self, *, due: bool) -> dict[str, Alignment]:
+        """Align the only network."""
+        ((label, output),) = self.outputs.items()
+        if not due:
             if kept := self._kept(label):
                 self.runtime.note(f"already complete: {output}")
                 return {label: kept}
-            self.runtime.note(f"'{permutation}' is missing or was changed: made again")
+            self.runtime.note(f"'{names.permutation(output)}' is missing or was changed: made again")
         return {label: self._aligned(label)}
 
     def in_folder(self, folder: Path) -> dict[str, Alignment]:
@@ -174,17 +170,16 @@ class _Work:
         )
         return self._publish(label, found, [fixed], [fixed])
 
-    def _by_weights(self, label: str, fixed: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> Found:
+    def _by_weights(self, label: str, fixed: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> Matched:
         def tell(start: str, sweep: int, objective: float) -> None:
             self._tell(sweep, match.MOST_SWEEPS, "step", network=label, start=start, objective=objective)
 
         settings = self.settings
-        found = match.by_weights(
+        return match.by_weights(
             self.found, fixed, own, seed=settings.seed, restarts=settings.restarts, tell=tell
         )
-        return Found(found.orders, found.objective, found.start)
 
-    def _by_activations(self, label: str, moving: Checkpoint) -> Found:
+    def _by_activations(self, label: str, moving: Checkpoint) -> Matched:
         assert self.fixed is not None
         device, fit = self.runtime.device, self.opened.data.fit
 
@@ -201,7 +196,7 @@ class _Work:
         orders, alike = activity.by_activations(
             self.found, self.traced, there(self.fixed), there(moving), batches
         )
-        return Found(orders, [alike], "activations")
+        return Matched(orders, (alike,), "activations")
 
     def _in_one_frame(self) -> dict[str, Alignment | None]:
         """Align all networks to each other."""
@@ -217,7 +212,7 @@ class _Work:
         moved = [symmetry.permute(each, orders) for each, orders in zip(own, together.orders, strict=True)]
         done: dict[str, Alignment | None] = {}
         for k, label in enumerate(self.moving):
-            found = Found(together.orders[k], together.objective, start)
+            found = Matched(together.orders[k], together.objective, start)
             others = [[*side[:k], *side[k + 1 :]] for side in (own, moved)]
             done[label] = self._publish(label, found, *others)
         return done
@@ -225,7 +220,7 @@ class _Work:
     def _publish(
         self,
         label: str,
-        found: Found,
+        found: Matched,
         others: Sequence[Mapping[str, Tensor]],
         others_after: Sequence[Mapping[str, Tensor]],
     ) -> Alignment:
