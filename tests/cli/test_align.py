@@ -339,3 +339,16 @@ def test_a_dry_run_refuses_what_the_run_refuses(mcx: Callable, ends: list[Path],
     assert mcx("align", ends[1], "--to", ends[0], "--output", out).code == 0
     for more in ((), ("--dry-run",)):
         assert mcx("align", ends[1], "--to", ends[0], "--output", out, "--seed", "9", *more).code == 5
+
+
+@pytest.mark.parametrize("command", ["align", "merge"])
+def test_what_is_not_finite_is_refused_without_a_flag_that_is_not_there(
+    mcx: Callable, ends: list[Path], tmp_path: Path, command: str
+) -> None:
+    content = torch.load(ends[1], weights_only=True)
+    next(iter(content["model_state"].values())).view(-1)[0] = torch.nan
+    with (tmp_path / "nan.pt").open("wb") as stream:
+        torch.save(content, stream)
+    to = ["--to", ends[0]] if command == "align" else [ends[0]]
+    done = mcx(command, tmp_path / "nan.pt", *to, "--output", tmp_path / "x.pt")
+    assert (done.code, "NaN" in done.err, "--allow-nonfinite" in done.err) == (3, True, False)

@@ -91,7 +91,12 @@ def read(
     hint: str = A_POINT,
 ) -> Checkpoint:
     """The checkpoint of a network. Raises InputError for one that is broken, and with `hint` for a curve."""
-    found = checkpoints.read(path, state_key=settings.state_key, allow_nonfinite=allow_nonfinite)
+    try:
+        found = checkpoints.read(path, state_key=settings.state_key, allow_nonfinite=allow_nonfinite)
+    except InputError as error:
+        if "--allow-nonfinite" in error.hint and not hasattr(settings, "allow_nonfinite"):
+            raise InputError(error.message) from error  # the command has no such flag
+        raise
     if found.is_curve:
         raise InputError(f"'{path}' is a curve, not a network", hint)
     runtime.detail(found.found())
