@@ -1,5 +1,5 @@
-"""Every command does what its law in docs/performance.md says, for 4, 8 and 16 of everything: files opened, folders
-listed, files hashed.
+"""Every command does what its law in docs/performance.md says, for 4, 8 and 16 of everything: files opened, bytes in
+them, folders listed, files hashed, operations of the network.
 """
 
 from __future__ import annotations
@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,6 +26,7 @@ pytestmark = pytest.mark.usefixtures("undrawn")
 SIZES = (4, 8, 16)
 LINEAR = 1.05  # times as much for a further epoch at large sizes as at small ones
 OWN = ["--model", "grownet:net", "-q"]
+ENDS = ["run4/seed0/checkpoint-0.pt", "run4/seed0/checkpoint-3.pt"]
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +55,14 @@ def made(made_once: Callable[[str, Callable[[Path], None]], Path]) -> Path:
                 scored = ["--checkpoint-dir", f"run{size}/seed0", *OWN]
                 assert app.main(["csl", "score", *scored, "--output-dir", f"losses{size}"]) == 0
                 assert app.main(["dormant", *scored, "--output-dir", f"dormant{size}"]) == 0
+                words = ["--num-bends", str(size), "--epochs", "1", "--output-dir", f"curve{size}"]
+                assert app.main(["curve", "train", *ENDS, *OWN, "--dataset", "data.npz", *words]) == 0
+                analysed = [f"curve{size}/checkpoints/checkpoint-1.pt", "--num-points", str(size), "-q"]
+                assert app.main(["curve", "analyze", *analysed, "--output-dir", f"layers{size}"]) == 0
+            words = ["--dataset", "data.npz", "--k1", "0", "--k2", "1", "--num-alphas", "3"]
+            assert app.main(["lmc", "run", *OWN, *words, "--output-dir", "branch0"]) == 0
+            for number in range(1, SIZES[-1]):
+                shutil.copytree("branch0", f"branch{number}")
 
     return made_once("growing", make)
 
@@ -78,16 +88,27 @@ Measured = Callable[[str], Callable[[int], Counts]]
 
 @pytest.fixture
 def measured(made: Path, here: Path, monkeypatch: pytest.MonkeyPatch) -> Measured:
-    """What a command does; `{n}` in its words is the size, `{made}` where the runs lie."""
+    """What a command does. In its words `{n}` is the size, `{made}` where the runs lie, `{nets}`, `{branches}` and
+    `{steps}` are so many checkpoints, folders of branches and steps h.
+    """
+
+    def written(words: str, size: int) -> list[str]:
+        return words.format(
+            n=size,
+            made=made,
+            nets=" ".join(f"{k}={made}/run{SIZES[-1]}/seed0/checkpoint-{k}.pt" for k in range(size)),
+            branches=" ".join(f"{made}/branch{k}" for k in range(size)),
+            steps=",".join(f"{1 + k}e-3" for k in range(size)),
+        ).split()
 
     def of(words: str) -> Callable[[int], Counts]:
         def measure(size: int) -> Counts:
             anew(monkeypatch)
             with counted(monkeypatch, made, here) as counts:
-                assert app.main([*words.format(n=size, made=made).split(), "-q"]) == 0
+                assert app.main([*written(words, size), "-q"]) == 0
             return counts
 
-        app.main([*words.format(n=SIZES[0], made=made).replace("out4", "imports").split(), "-q"])
+        app.main([*(word.replace("out4", "imports") for word in written(words, SIZES[0])), "-q"])
         return measure
 
     return of
@@ -100,6 +121,7 @@ def pairs(size: int) -> float:
 SCORED = (
     "--checkpoint-dir {made}/run{n}/seed0 --dataset {made}/data.npz --model grownet:net --output-dir out{n}"
 )
+FOUR = SCORED.replace("run{n}", "run4")
 TRAINED = "--dataset {made}/data.npz --model grownet:net --output-dir out{n}"
 LINE = "{made}/run4/seed0/checkpoint-0.pt {made}/run4/seed0/checkpoint-3.pt"
 
@@ -119,12 +141,56 @@ LINE = "{made}/run4/seed0/checkpoint-0.pt {made}/run4/seed0/checkpoint-3.pt"
         f"curve eval {LINE} {TRAINED} --num-points {{n}}",
         f"lmc run {TRAINED} --k1 0 --k2 1 --num-alphas {{n}}1",
         f"lmc run {TRAINED} --k1 0 --k2 {{n}} --num-alphas 3",
+        f"csl score {FOUR} --max-samples {{n}}",
+        f"dormant {FOUR} --max-samples {{n}}",
+        f"curvature {FOUR} --niter 1 --max-samples {{n}}",
+        f"curvature {FOUR} --niter {{n}}",
+        f"curvature {FOUR} --niter 1 --sweep-h {{steps}}",
+        f"curve train {LINE} {TRAINED} --epochs {{n}} --save-freq 1",
+        f"curve train {LINE} {TRAINED} --epochs 1 --num-bends {{n}}",
+        "curve analyze {made}/curve4/checkpoints/checkpoint-1.pt --num-points {n} --output-dir out{n}",
+        f"lmc interpolate {LINE} {TRAINED} --num-alphas {{n}}1",
+        "curve extract {made}/curve{n}/checkpoints/checkpoint-1.pt --model grownet:net --t 0.5 --output out{n}.pt",
+        "convert {made}/curve{n}/checkpoints/checkpoint-1.pt --layout garipov --output out{n}.pt",
+        "animate {made}/layers{n}/layer_distances_along_curve.npz --output out{n}.gif",
+        "merge {nets} --align weights --dataset {made}/data.npz --model grownet:net --output out{n}.pt",
     ],
 )
 def test_work_grows_as_epochs_and_positions_do(measured: Measured, words: str) -> None:
     found = growth(SIZES, measured(words))
-    assert all(value <= LINEAR for value in found.values()), found
+    assert all(value <= LINEAR for value in found.values()), str(found)
     assert found["listed"] == 0, "as many folders are listed for any number"
+
+
+@pytest.mark.slow
+def test_folders_of_branches_are_listed_once_each(measured: Measured) -> None:
+    found = growth(SIZES, measured("lmc report {branches} --output-dir out{n}"))
+    assert all(value <= LINEAR for value in found.values()), str(found)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("words", "by_pairs"),
+    [
+        (f"curve eval {{made}}/curve{{n}}/checkpoints/checkpoint-1.pt {TRAINED} --num-points 3", "flops"),
+        (
+            "curve analyze {made}/curve{n}/checkpoints/checkpoint-1.pt --num-points 3 --output-dir out{n}",
+            "flops",
+        ),
+        (
+            "align {nets} --to {made}/run4/seed0/checkpoint-3.pt --model grownet:net --output-dir out{n}",
+            "read",
+        ),
+        ("align {nets} --cycle --model grownet:net --output-dir out{n}", "read"),
+    ],
+)
+def test_what_grows_as_pairs_do_is_named(measured: Measured, words: str, by_pairs: str) -> None:
+    """Inner products of all points of a curve; each document of many aligned networks names all of them."""
+    command = measured(words)
+    found = growth(SIZES, command)
+    assert found.pop("listed") == 0
+    assert found.pop(by_pairs) <= 2.1
+    assert all(value <= LINEAR for value in found.values()), str(found)
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -153,9 +219,10 @@ def test_parts_are_read_once_by_name_and_are_of_one_epoch_at_a_time(
 def test_all_pairs_take_work_by_pairs_and_run_again_by_checkpoints(measured: Measured) -> None:
     command = measured("l2 {made}/run{n}/seed0 --pairs all --output-dir out{n}")
     found = growth(SIZES, command, pairs)
-    assert all(value <= LINEAR for value in found.values()), found
+    assert all(value <= LINEAR for value in found.values()), str(found)
     again = growth(SIZES, command)
-    assert all(value <= LINEAR for value in again.values()), again
+    assert growth(SIZES, command, pairs)["read"] <= LINEAR, "the table of all pairs"
+    assert all(value <= LINEAR for name, value in again.items() if name != "read"), again
     most, pairs_ = command(SIZES[-1]).opened.total(), pairs(SIZES[-1])
     assert most < pairs_, "no file of a pair is opened"
 

@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 PIECE = 16 * weights.CHUNK  # values of a tensor that one thread goes through
 CACHED = 8 * weights.CHUNK  # float64 values of all networks that are worked on at a time
-DIRECT = 3  # pairs per network up to which each is subtracted; a Gram matrix is cheaper for more
+DIRECT = 3  # pairs per network up to which each is subtracted, as each is where they are less than half of all pairs
 CANCELS = 1e-3  # a pair so much closer to each other than to the others, squared, leaves too few digits
 
 
@@ -69,11 +69,12 @@ class Squares:
 def among(networks: Sequence[Weights], pairs: Sequence[Pair]) -> list[dict[str, Squares]]:
     """Per pair, the sums over every tensor: of networks that are alike (`weights.check_alike`).
 
-    Many pairs come from one Gram matrix of the networks around their mean; those that are much closer to each other
-    than to it are subtracted all the same.
+    More than half of all pairs come from one Gram matrix of the networks around their mean, which costs as all pairs
+    do; those that are much closer to each other than to it are subtracted all the same.
     """
     flat = {name: [weights.flat(network[name]) for network in networks] for name in networks[0]}
-    direct = len(pairs) <= DIRECT * len(networks)
+    count = len(networks)
+    direct = len(pairs) <= max(DIRECT * count, count * (count - 1) // 4)
     norms, deltas = _over(flat, (lambda part: _subtracted(part, pairs)) if direct else _gram)
     if not direct:
         for name, gram in deltas.items():
