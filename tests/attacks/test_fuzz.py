@@ -23,7 +23,7 @@ NPZ = _npz(**{"0": torch.arange(6).numpy()[::-1].copy(), "1": torch.arange(3).nu
 FOUND = (
     ("pt", 321), ("pt of the old form", 264), ("shards", 122), ("curve", 539), ("permutation", 110),
     ("tracking csv", 21), ("tracking csv", 367), ("tracking npz", 198), ("class names json", 164), ("memo csv", 42),
-    ("webp", 555), ("class names yaml", 7),
+    ("webp", 555), ("class names yaml", 7), ("pair", 722),
 )  # fmt: skip
 
 

@@ -307,6 +307,10 @@ def test_equal_experiments_are_told_apart_by_their_folders(
     assert [series["name"] for series in found["series"]] == [folder.name, "other"]
 
 
+LISTS = ("alphas", "losses_train", "accuracy_lst_train", "losses_test", "accuracy_lst_test")
+STRAIGHT = {"dataset": "digits", "k1": 0, "k2": 1, "distance": 1.0} | {name: [0.0, 1.0] for name in LISTS}
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -314,6 +318,12 @@ def test_equal_experiments_are_told_apart_by_their_folders(
         ("{", "cannot be read"),
         ('{"k1": 0}', "it lacks 'alphas'"),
         ('{"alphas": [0, 1], "losses_train": [1]}', "it lacks 'accuracy_lst_train'"),
+        (
+            json.dumps({**STRAIGHT, "accuracy_lst_test": [91.0, 90.0]}),
+            "accuracy_lst_test holds values that are not shares",
+        ),
+        (json.dumps({**STRAIGHT, "k1": 1.5}), "1.5 is no number of epochs"),
+        (json.dumps({**STRAIGHT, "distance": 10**300 * 10**300}), "beyond every float"),
     ],
 )
 def test_a_report_names_what_it_cannot_read(

@@ -26,7 +26,8 @@ def barriers(ts: np.ndarray, values: np.ndarray) -> dict[str, float | None]:
     """
     first, last = float(values[0]), float(values[-1])
     mean, top = (first + last) / 2, float(values.max())
-    gaps = values - ((1 - ts) * first + ts * last)
+    with np.errstate(invalid="ignore", over="ignore"):  # of an infinite loss the gaps are NaN
+        gaps = values - ((1 - ts) * first + ts * last)
     gaps[0] = gaps[-1] = 0.0  # exactly, whatever the rounding of the line
     middle = np.flatnonzero(ts == 0.5)
     return {

@@ -51,6 +51,9 @@ class Line:
         }
         if len({len(values) for values in lists.values()}) != 1 or len(lists["alphas"]) < 2:
             raise ValueError("its lists differ in length")
+        for name in ("accuracy_lst_train", "accuracy_lst_test"):
+            if ((lists[name] < 0) | (lists[name] > 1 + FLOAT32)).any():
+                raise ValueError(f"{name} holds values that are not shares from 0 to 1")
         return cls(**lists)
 
     def lists(self) -> dict[str, list[float]]:

@@ -202,7 +202,7 @@ def _of_content(content: Mapping[str, Any], path: Path, *, original: bool) -> Pa
     """A pair of a file or of a row. Raises InputError where it is none."""
     try:
         line = Line.read(content)
-        dataset, k1, k2 = str(content["dataset"]), int(content["k1"]), int(content["k2"])
+        dataset, k1, k2 = str(content["dataset"]), _epochs(content["k1"]), _epochs(content["k2"])
         distance = float(content["distance"])
         if original:
             line, k2 = line.flipped(), k2 - k1
@@ -218,6 +218,13 @@ def _of_content(content: Mapping[str, Any], path: Path, *, original: bool) -> Pa
     seed = seed if isinstance(seed, int) and not original else None
     result = PairResult(k1, k2, k1 + k2, distance, line.barriers(), str(path), seed)
     return Pair(dataset, int(named[1]) if named else None, result, line, original)
+
+
+def _epochs(value: Any) -> int:
+    """A number of epochs, of JSON or of a table's text. Raises TypeError or ValueError for any other value."""
+    if not float(value).is_integer():
+        raise ValueError(f"{value} is no number of epochs")
+    return int(float(value))
 
 
 def stable_from(results: Sequence[PairResult | MeanPair]) -> int | None:
