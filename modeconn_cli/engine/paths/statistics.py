@@ -10,7 +10,7 @@ from modeconn_cli.engine import keyed
 from modeconn_cli.engine.datasets import Samples
 from modeconn_cli.engine.errors import InputError
 from modeconn_cli.engine.networks import weights
-from modeconn_cli.engine.paths.carrier import Carrier, Ends
+from modeconn_cli.engine.paths.carrier import Carrier, Ends, statistics_of
 from modeconn_cli.engine.paths.path import WeightPath
 from modeconn_cli.engine.paths.repair import Repair
 from modeconn_cli.engine.settings.shared import BatchNorm
@@ -79,8 +79,7 @@ class NetworkOnPath:
         self.constant = 0  # channels that `repair` has only shifted, where the network is
         self.carrier = Carrier(model, path, buffers)
         self._batch_norms = batch_norms(model)
-        inside = {id(buffer) for layer in self._batch_norms for buffer in layer.buffers()}
-        self._statistics = {name for name, buffer in model.named_buffers() if id(buffer) in inside}
+        self._statistics = statistics_of(model)
         self._policy, self._fit = policy, fit
         self._made: Repair | None = None
         if fit is not None and policy.samples is not None and policy.samples < len(fit):
@@ -143,11 +142,14 @@ class NetworkOnPath:
         if self._batch_norms:
             self.carrier.put_buffers(t, self._statistics)
 
+    @property
+    def unwritten(self) -> list[str]:
+        """The layers whose repair no parameter of theirs can hold: hooks take part in what the network computes."""
+        return self._repaired.unwritten if self._policy.bn == "repair" else []
+
     def check_written(self, t: float) -> None:
         """Raises InputError, naming them, for layers whose repair at t no parameter of theirs can hold."""
-        if self._policy.bn != "repair" or t in (0.0, 1.0):
-            return
-        if names := self._repaired.unwritten:
+        if t not in (0.0, 1.0) and (names := self.unwritten):
             raise InputError(
                 f"no bias and no batch norm directly behind can hold the shift of {weights.shortened(names)}",
                 "mcx curve eval and mcx lmc interpolate measure the repaired network without writing it",

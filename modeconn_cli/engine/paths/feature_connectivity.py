@@ -1,0 +1,163 @@
+"""Linear feature connectivity: are the features on a straight line those of the ends, interpolated?
+
+cos(f_l(w_α), (1 − α) f_l(w_0) + α f_l(w_1)) of every sample and layer, signed. Source: Zhou et al. 2023
+(arXiv:2307.08286). Shapes: N samples, T positions.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from modeconn_cli.engine.machine.runtime import Runtime
+from modeconn_cli.engine.networks import weights
+from modeconn_cli.engine.networks.activations.features import Features, features
+from modeconn_cli.engine.paths.evaluate import AtPosition, visit
+from modeconn_cli.engine.paths.opened import OpenedPath
+from modeconn_cli.engine.paths.statistics import NetworkOnPath
+
+LOG = "features-{}.jsonl"  # as `evaluate.LOG`
+
+
+@dataclass(frozen=True)
+class SiteConnectivity:
+    """The features of one layer: `site` is pre for what the layer gives, post for what a nonlinearity gives.
+
+    `behind` is the layer whose output a nonlinearity takes, empty where there is none. Lists are over α, [T], and means
+    over held-out images; a sample whose features, or whose interpolated features, are all zero has no direction and is
+    left out (`zero` counts these), and where every sample is there is None.
+    `cosine` and `coefficient` ⟨a, b⟩/‖b‖² are of a = f(w_α) and b = (1 − α) f(w_0) + α f(w_1); `baseline` is the cosine
+    of f(w_0) and f(w_1), which says how near they are already.
+    """
+
+    layer: str
+    site: str
+    operation: str
+    behind: str
+    cosine: list[float | None]
+    coefficient: list[float | None]
+    zero: list[int]
+    baseline: float | None
+
+    @property
+    def least(self) -> int | None:
+        """Where the cosine is least, as a place in the lists."""
+        known = [(value, k) for k, value in enumerate(self.cosine) if value is not None]
+        return min(known)[1] if known else None
+
+
+@dataclass(frozen=True)
+class FeaturesAt(AtPosition):
+    """All layers at one position."""
+
+    cosine: list[float | None]
+    coefficient: list[float | None]
+    zero: list[int]
+    baseline: list[float | None]
+
+
+def connectivity(
+    opened: OpenedPath, ts: Sequence[float], runtime: Runtime, log: Path | None
+) -> list[SiteConnectivity]:
+    """The features of every layer at every t of a straight line, on held-out images; three passes over them each.
+
+    Kept in `log` as positions are. Empty, with a note, where hooks take part in the network, whose features the graph
+    does not show. Raises InputError for a network of which nothing is seen.
+    """
+    samples, size = opened.subject.data.held_out, opened.policy.batch_size
+    network = opened.network()
+    with contextlib.closing(network):
+        if names := network.unwritten:
+            runtime.note(f"features are left out: no tensor holds the repair of {weights.shortened(names)}")
+            return []
+        seen = features(opened.subject.model, next(iter(samples.batches(2))).images, runtime.note)
+        ends = list[Mapping[str, Tensor]]()
+
+        def at(t: float) -> FeaturesAt:
+            if not ends:
+                ends.extend(_state(network, end) for end in (0.0, 1.0))
+            sums, states = [_Sums() for _ in seen.layers], (*ends, _state(network, t))
+            for batch in samples.batches(size):
+                for each, (first, last, here) in zip(sums, seen(states, batch.images), strict=True):
+                    each.add(_real(first), _real(last), _real(here), t)
+            columns = zip(*(each.means() for each in sums), strict=True)
+            cosine, coefficient, zero, baseline = map(list, columns)
+            return FeaturesAt(t, cosine, coefficient, zero, baseline)
+
+        found = visit(FeaturesAt, ts, at, runtime, log)
+    return _by_site(seen, found)
+
+
+def _by_site(seen: Features, found: Sequence[FeaturesAt]) -> list[SiteConnectivity]:
+    return [
+        SiteConnectivity(
+            layer.name,
+            layer.kind,
+            layer.operation,
+            layer.behind,
+            [each.cosine[k] for each in found],
+            [each.coefficient[k] for each in found],
+            [each.zero[k] for each in found],
+            found[0].baseline[k],
+        )
+        for k, layer in enumerate(seen.layers)
+    ]
+
+
+def _state(network: NetworkOnPath, t: float) -> Mapping[str, Tensor]:
+    """A copy of the network's tensors at t; tied ones are one."""
+    network.move_to(t)
+    tensors = weights.tensors_of(network.model)
+    copies = {id(tensor): tensor.detach().clone() for tensor in tensors.values()}
+    return {name: copies[id(tensor)] for name, tensor in tensors.items()}
+
+
+def _real(values: Tensor) -> Tensor:
+    """Float64; of complex features real and imaginary parts."""
+    return (torch.view_as_real(values).flatten(1) if values.is_complex() else values).double()
+
+
+class _Sums:
+    """Sums over samples at one layer, in float64."""
+
+    def __init__(self) -> None:
+        self._cosine, self._coefficient, self._baseline = _Mean(), _Mean(), _Mean()
+
+    def add(self, first: Tensor, last: Tensor, here: Tensor, t: float) -> None:
+        """Further samples, [N, features]."""
+        between = torch.lerp(first, last, t)
+        inner, square = (here * between).sum(1), between.square().sum(1)
+        self._cosine.add(*_cosine(here, between))
+        self._coefficient.add(inner / square, square == 0)
+        self._baseline.add(*_cosine(first, last))
+
+    def means(self) -> tuple[float | None, float | None, int, float | None]:
+        """Cosine, coefficient, samples without a cosine, baseline."""
+        return self._cosine.mean, self._coefficient.mean, self._cosine.absent, self._baseline.mean
+
+
+def _cosine(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """The cosine of each row, and where there is none."""
+    norms = a.norm(dim=1) * b.norm(dim=1)
+    return (a * b).sum(1) / norms, norms == 0
+
+
+class _Mean:
+    """The mean of what there is."""
+
+    def __init__(self) -> None:
+        self._sum, self._count, self.absent = 0.0, 0, 0
+
+    def add(self, values: Tensor, absent: Tensor) -> None:
+        self._sum += float(values[~absent].sum())
+        self._count += int((~absent).sum())
+        self.absent += int(absent.sum())
+
+    @property
+    def mean(self) -> float | None:
+        return self._sum / self._count if self._count else None
