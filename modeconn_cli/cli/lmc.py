@@ -49,9 +49,14 @@ def interpolate(settings: LmcInterpolateSettings, report: Report) -> None:
 
       max_gap = max over α of L(α) − ((1−α) L(A) + α L(B))
 
+    --by-layer asks which layers make it: one moves from A to B, then all up to it, and the rest of the network stays
+    A's, then B's (Adilova et al. 2024, arXiv:2307.06966). And are the features of every layer on the line those of A
+    and B, interpolated? cos(f(α), (1−α) f(A) + α f(B)) (Zhou et al. 2023, arXiv:2307.08286).
+
     Examples, after the first of mcx train:
       mcx lmc interpolate runs/seed0/checkpoint-5.pt runs/seed1/checkpoint-5.pt --num-alphas 11
       mcx lmc interpolate runs/seed0/checkpoint-5.pt runs/seed0/checkpoint-3.pt --num-alphas 5 --output-dir near
+      mcx lmc interpolate runs/seed0/checkpoint-5.pt runs/seed1/checkpoint-5.pt --num-alphas 3 --by-layer --layers conv*
 
     More: mcx curve train --help for a path without the barrier, mcx help files.
     """
@@ -248,6 +253,6 @@ def _features_table(result: LmcInterpolateResult) -> Table:
                 str(max(site.zero)),
             )
         )
-    columns = ("layer", "site", "least cosine", "at α", "coefficient", "of the ends", "zero")
+    columns = ("layer", "site", "least cosine", "at α", "coefficient", "of the ends", "zero samples")
     title = f"Features of {result.held_out} images on the line, and those of the ends interpolated"
     return Table(title, columns, tuple(rows), text_columns=2, keys=2)

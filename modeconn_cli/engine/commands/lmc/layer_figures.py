@@ -80,7 +80,9 @@ def draw_layer_map(
 ) -> QuadMesh:
     """Values [layers, T] over layers and α, `room` of the layers named; returns the mesh, for a colour bar.
 
-    With a `low` below zero the colours go both ways from zero.
+    They are columns of `api.read` on an output_dir of `mcx lmc interpolate --by-layer`: `cosine` or `coefficient` of
+    `line_summary/features`, a `gap` of `line_summary/layers` in its rows of one `moves` and `rest`. With a `low` below
+    zero the colours go both ways from zero.
     """
     cells, places = np.asarray(values, dtype=float), np.asarray(alphas, dtype=float)
     middle = places[:-1] + np.diff(places) / 2
