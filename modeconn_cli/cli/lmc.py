@@ -208,7 +208,7 @@ def interpolate_table(result: LmcInterpolateResult) -> list[Block]:
     ]
 
 
-_MOVES = {"alone": "One layer moves", "up_to": "All layers up to one move"}
+_MOVES = {"alone": "One layer moves", "up_to": "All layers up to it move"}
 
 
 def _layers_table(result: LmcInterpolateResult, moves: str) -> Table:

@@ -23,6 +23,7 @@ from modeconn_cli.engine.paths import evaluate
 from modeconn_cli.engine.paths.evaluate import evaluate_path
 from modeconn_cli.engine.paths.opened import open_path
 from modeconn_cli.engine.paths.partial import layers, partial, parts
+from modeconn_cli.engine.results import failpoints
 from modeconn_cli.engine.settings.lmc import LmcInterpolateSettings
 from modeconn_cli.engine.settings.shared import DataSettings
 
@@ -380,6 +381,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_result(
     total = len(measured)
     monkeypatch.setenv("MCX_TESTING", "1")
     for at in (5, 11, 23):  # on the first layer's line, on a later one, among the features
+        monkeypatch.setattr(failpoints, "_counts", {})
         monkeypatch.setenv("MCX_FAILPOINT", f"evaluate.after_position.rank0:{at}=usr2")
         assert run("parts") == 75
     monkeypatch.delenv("MCX_FAILPOINT")

@@ -22,6 +22,7 @@ from modeconn_cli.engine.paths.opened import OpenedPath
 from modeconn_cli.engine.paths.statistics import NetworkOnPath
 
 LOG = "features-{}.jsonl"  # as `evaluate.LOG`
+CHUNK = 1 << 22  # features that are taken in float64 at a time: 32 MB
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ def connectivity(
             sums, states = [_Sums() for _ in seen.layers], (*ends, _state(network, t))
             for batch in samples.batches(size):
                 for each, (first, last, here) in zip(sums, seen(states, batch.images), strict=True):
-                    each.add(_real(first), _real(last), _real(here), t)
+                    each.add(first, last, here, t)
             columns = zip(*(each.means() for each in sums), strict=True)
             cosine, coefficient, zero, baseline = map(list, columns)
             return FeaturesAt(t, cosine, coefficient, zero, baseline)
@@ -129,7 +130,13 @@ class _Sums:
         self._cosine, self._coefficient, self._baseline = _Mean(), _Mean(), _Mean()
 
     def add(self, first: Tensor, last: Tensor, here: Tensor, t: float) -> None:
-        """Further samples, [N, features]."""
+        """Further samples, [N, features] under the weights of the ends and of the line at t."""
+        size = max(1, CHUNK // max(here.shape[1], 1))
+        for part in zip(*(torch.split(each, size) for each in (first, last, here)), strict=True):
+            one, other, value = map(_real, part)
+            self._add(one, other, value, t)
+
+    def _add(self, first: Tensor, last: Tensor, here: Tensor, t: float) -> None:
         between = torch.lerp(first, last, t)
         inner, square = (here * between).sum(1), between.square().sum(1)
         self._cosine.add(*_cosine(here, between))
@@ -148,16 +155,22 @@ def _cosine(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class _Mean:
-    """The mean of what there is."""
+    """The mean of what there is; sums stay on the device until they are read."""
 
     def __init__(self) -> None:
-        self._sum, self._count, self.absent = 0.0, 0, 0
+        self._count = 0
+        self._sum = self._absent = torch.zeros((), dtype=torch.float64)
 
     def add(self, values: Tensor, absent: Tensor) -> None:
-        self._sum += float(values[~absent].sum())
-        self._count += int((~absent).sum())
-        self.absent += int(absent.sum())
+        self._sum = torch.where(absent, 0.0, values).sum() + self._sum.to(values.device)
+        self._absent = absent.sum() + self._absent.to(values.device)
+        self._count += len(absent)
+
+    @property
+    def absent(self) -> int:
+        return int(self._absent)
 
     @property
     def mean(self) -> float | None:
-        return self._sum / self._count if self._count else None
+        count = self._count - self.absent
+        return float(self._sum) / count if count else None

@@ -69,9 +69,10 @@ class ByLayer:
         self._opened, self._ts = opened, ts
         self.parts = parts(opened.subject.model, words)
         self._differing = differing(opened)
-        lines = {self._key(moved, rest) for part in self.parts for _, moved, rest in _lines(part)}
-        # Of one on which nothing moves, or all that differs, every position has been measured already.
-        self._lines = {key for key in lines if key[0] and key[0] != self._differing}
+        self._wanted = [(part, moves, rest) for moves in MOVES for part in self.parts for rest in ENDS]
+        # Where nothing moves, or all that differs, every position has been measured already.
+        keys = {self._key(*each) for each in self._wanted}
+        self._lines = {key for key in keys if key[0] and key[0] != self._differing}
 
     @property
     def plan(self) -> str:
@@ -94,25 +95,21 @@ class ByLayer:
         """Measure the lines and the features; positions are kept in the folder `private`."""
         found, line = dict[tuple[frozenset[str], End], Line](), Line.measured(whole)
         out, stage = list[LayerLine](), 1
-        for moves in MOVES:
-            for part in self.parts:
-                for its, moved, rest in _lines(part):
-                    if its != moves:
-                        continue
-                    key = self._key(moved, rest)
-                    if key not in found:
-                        said = {"layer": part.name, "moves": moves.replace("_", " "), "rest": rest}
-                        own = runtime.part(stage, 1, self.stages, **said)
-                        stage += key in self._lines
-                        found[key] = self._measured(*key, whole, private, own)
-                    out.append(LayerLine.of(part, moves, rest, found[key], line))
+        for part, moves, rest in self._wanted:
+            key = self._key(part, moves, rest)
+            if key not in found:
+                said = {"layer": part.name, "moves": moves.replace("_", " "), "rest": rest}
+                own = runtime.part(stage, 1, self.stages, **said)
+                stage += key in self._lines
+                found[key] = self._measured(*key, whole, private, own)
+            out.append(LayerLine.of(part, moves, rest, found[key], line))
         log = None if private is None else private / feature_connectivity.LOG
-        own = runtime.part(self.stages - 1, 1, self.stages, moves="features")
+        own = runtime.part(self.stages - 1, 1, self.stages, measured="features")
         return out, feature_connectivity.connectivity(self._opened, self._ts, own, log)
 
-    def _key(self, moved: Collection[str], rest: End) -> tuple[frozenset[str], End]:
+    def _key(self, part: Part, moves: Moves, rest: End) -> tuple[frozenset[str], End]:
         """What tells a line from others: tensors that are the same at both ends do not move."""
-        own = self._differing.intersection(moved)
+        own = self._differing & (part.alone if moves == "alone" else part.up_to)
         return own, 0 if own == self._differing else rest
 
     def _measured(
@@ -132,11 +129,6 @@ class ByLayer:
         known: Mapping[float, Measurement] = {end.t: end}
         on_line = evaluate_path(partial(self._opened, moved, rest), self._ts, runtime, log, measured=known)
         return Line.measured(on_line.measurements)
-
-
-def _lines(part: Part) -> list[tuple[Moves, frozenset[str], End]]:
-    """The lines of a part of the network: what is moved, and whose the rest is."""
-    return [(moves, getattr(part, moves), rest) for moves in MOVES for rest in ENDS]
 
 
 def _log(moved: Collection[str], rest: End) -> str:
