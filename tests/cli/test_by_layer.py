@@ -40,7 +40,7 @@ class Own(nn.Module):
         super().__init__()
         self.conv1, self.norm1 = nn.Conv2d(1, 6, 3, padding=1, bias=False), nn.BatchNorm2d(6)
         self.conv2, self.norm2 = nn.Conv2d(6, 6, 3, padding=1), nn.BatchNorm2d(6, affine=False)
-        self.mix, self.relu, self.head = nn.Conv2d(6, 6, 1), nn.ReLU(), nn.Linear(24, 10)
+        self.mix, self.relu, self.head = nn.Conv2d(6, 6, 1), nn.ReLU(True), nn.Linear(24, 10)
 
     def forward(self, x):
         if self.branches and x.sum() > 1e9:  # which export refuses
