@@ -255,7 +255,9 @@ def test_what_a_document_lists_are_tables_of_their_own(ends: tuple[Path, Path], 
     assert {"raw_l2", "normalized_l2"} <= set(layers)
     assert len(api.read(tmp_path / "l2")[name.partition("/")[0]].columns) < 15
 
-    found = api.interpolate(*ends, num_alphas=3, by_layer=True, output_dir=tmp_path / "o")
+    found = api.interpolate(
+        *ends, num_alphas=3, by_layer=True, layers=("fc1", "output"), dpi=30, output_dir=tmp_path / "o"
+    )
     tables = api.read(tmp_path / "o")
     (line,) = [name for name in tables if name.endswith("/line")]
     assert tables[line]["losses_test"].tolist() == found.result.line.losses_test.tolist()

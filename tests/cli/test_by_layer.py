@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,13 @@ from modeconn_cli.engine import datasets
 from modeconn_cli.engine.commands.lmc.line import Line
 from modeconn_cli.engine.errors import SettingsError
 from modeconn_cli.engine.machine.runtime import Runtime
+from modeconn_cli.engine.networks.activations.features import features
 from modeconn_cli.engine.paths import evaluate
 from modeconn_cli.engine.paths.evaluate import evaluate_path
 from modeconn_cli.engine.paths.opened import open_path
 from modeconn_cli.engine.paths.partial import layers, partial, parts
+from modeconn_cli.engine.paths.path import WeightPath
+from modeconn_cli.engine.paths.statistics import NetworkOnPath, StatisticsPolicy
 from modeconn_cli.engine.results import failpoints
 from modeconn_cli.engine.settings.lmc import LmcInterpolateSettings
 from modeconn_cli.engine.settings.shared import DataSettings
@@ -57,6 +60,23 @@ class Branching(Own):
 
 class Once(Own):
     times = 1
+
+class Plain(nn.Sequential):
+    """Its layers have no bias, nor a batch norm behind them, which could be shifted."""
+
+    def __init__(self):
+        first, second = nn.Linear(64, 12, bias=False), nn.Linear(12, 12, bias=False)
+        super().__init__(nn.Flatten(), first, nn.ReLU(True), second, nn.ReLU(True), nn.Linear(12, 10))
+
+class Bare(nn.Module):
+    """No module makes a layer, and export refuses it."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale, self.table = nn.Parameter(torch.ones(64)), nn.Parameter(torch.randn(64, 10))
+
+    def forward(self, x):
+        return x.flatten(1) @ self.table if x.sum() > 1e9 else (x.flatten(1) * self.scale) @ self.table
 '''
 MODEL = ("--model", "own_by_layer:Own")
 FEW = ("--dataset", "digits", "--max-samples", "300")
@@ -239,6 +259,43 @@ def test_the_cosines_are_those_of_hooks_in_float64(mcx: Callable, own: Path, nam
             assert each["zero"][k] == 0
     least = min(min(each["cosine"]) for each in found["features"])
     assert least < 0.95  # two seeds are not connected by their features: the comparison means something
+
+
+def test_features_are_those_of_the_repaired_network(own: Path) -> None:
+    module = importlib.import_module("own_by_layer")
+    torch.manual_seed(0)
+    first, last = (module.Plain().eval() for _ in range(2))
+    x, samples = images()[0].float(), datasets.load(DataSettings(dataset="digits"), torch.device("cpu")).fit
+    path = WeightPath.through("line", [each.state_dict() for each in (first, last)], first)
+    network = NetworkOnPath(first, path, ({}, {}), StatisticsPolicy("repair", 128, 0, 200), samples)
+    seen = features(first, x[:2], lambda _: None)
+    network.move_to(0.5)
+    assert len(network.state.corrections) == 2
+    repaired, plain = network.state, replace(network.state, corrections={})
+    with torch.no_grad():
+        expected = first(x)
+    logits = [[value.clone() for value in values] for values in seen((repaired, plain), x)][-1]
+    assert torch.allclose(logits[0], expected, atol=1e-5)
+    assert not torch.allclose(logits[1], expected, atol=1e-2)
+    network.move_to(1.0)
+    assert not network.state.corrections
+
+
+def test_a_network_of_which_nothing_is_seen_has_lines_and_no_features(
+    mcx: Callable, own: Path, tmp_path: Path
+) -> None:
+    for number in (0, 1):
+        torch.manual_seed(number)
+        (tmp_path / f"seed{number}").mkdir()
+        state = importlib.import_module("own_by_layer").Bare().state_dict()
+        torch.save({"model_state": state}, tmp_path / f"seed{number}/checkpoint-8.pt")
+    words = ("--model", "own_by_layer:Bare", *FEW, "--num-alphas", "3", "--by-layer")
+    done = mcx("lmc", "interpolate", *ends(tmp_path), *words, "--dpi", "30", "--output-dir", tmp_path / "out")
+    assert done.code == 0, done.err
+    assert "features are left out: the network calls no convolution and no linear layer" in done.err
+    assert {path.suffix for path in (tmp_path / "out").iterdir()} == {"", ".json", ".npz", ".png"}
+    assert not (tmp_path / "out/line_features.png").exists()
+    assert json.loads((tmp_path / "out/line_summary.json").read_text())["features"] == []
 
 
 def test_features_that_are_zero_are_null_and_cosines_signed(mcx: Callable, tmp_path: Path) -> None:

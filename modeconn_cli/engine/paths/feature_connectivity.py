@@ -7,19 +7,18 @@ cos(f_l(w_α), (1 − α) f_l(w_0) + α f_l(w_1)) of every sample and layer, sig
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from modeconn_cli.engine.errors import InputError
 from modeconn_cli.engine.machine.runtime import Runtime
-from modeconn_cli.engine.networks import weights
-from modeconn_cli.engine.networks.activations.features import Features, features
+from modeconn_cli.engine.networks.activations.features import Features, State, features
 from modeconn_cli.engine.paths.evaluate import AtPosition, visit
 from modeconn_cli.engine.paths.opened import OpenedPath
-from modeconn_cli.engine.paths.statistics import NetworkOnPath
 
 LOG = "features-{}.jsonl"  # as `evaluate.LOG`
 CHUNK = 1 << 22  # features that are taken in float64 at a time: 32 MB
@@ -67,22 +66,25 @@ def connectivity(
 ) -> list[SiteConnectivity]:
     """The features of every layer at every t of a straight line, on held-out images; three passes over them each.
 
-    Kept in `log` as positions are. Empty, with a note, where hooks take part in the network, whose features the graph
-    does not show. Raises InputError for a network of which nothing is seen.
+    Kept in `log` as positions are. Empty, with a note, for a network of which nothing is seen.
     """
     samples, size = opened.subject.data.held_out, opened.policy.batch_size
     network = opened.network()
     with contextlib.closing(network):
-        if names := network.unwritten:
-            runtime.note(f"features are left out: no tensor holds the repair of {weights.shortened(names)}")
+        try:
+            seen = features(opened.subject.model, next(iter(samples.batches(2))).images, runtime.note)
+        except InputError as error:
+            runtime.note(f"features are left out: {error.message}")
             return []
-        seen = features(opened.subject.model, next(iter(samples.batches(2))).images, runtime.note)
-        ends = list[Mapping[str, Tensor]]()
+        ends = list[State]()
 
         def at(t: float) -> FeaturesAt:
             if not ends:
-                ends.extend(_state(network, end) for end in (0.0, 1.0))
-            sums, states = [_Sums() for _ in seen.layers], (*ends, _state(network, t))
+                for end in (0.0, 1.0):
+                    network.move_to(end)
+                    ends.append(network.state)
+            network.move_to(t)
+            sums, states = [_Sums() for _ in seen.layers], (*ends, network.state)
             for batch in samples.batches(size):
                 for each, (first, last, here) in zip(sums, seen(states, batch.images), strict=True):
                     each.add(first, last, here, t)
@@ -108,14 +110,6 @@ def _by_site(seen: Features, found: Sequence[FeaturesAt]) -> list[SiteConnectivi
         )
         for k, layer in enumerate(seen.layers)
     ]
-
-
-def _state(network: NetworkOnPath, t: float) -> Mapping[str, Tensor]:
-    """A copy of the network's tensors at t; tied ones are one."""
-    network.move_to(t)
-    tensors = weights.tensors_of(network.model)
-    copies = {id(tensor): tensor.detach().clone() for tensor in tensors.values()}
-    return {name: copies[id(tensor)] for name, tensor in tensors.items()}
 
 
 def _real(values: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from modeconn_cli.engine import keyed
 from modeconn_cli.engine.datasets import Samples
 from modeconn_cli.engine.errors import InputError
 from modeconn_cli.engine.networks import weights
+from modeconn_cli.engine.networks.activations.features import State
 from modeconn_cli.engine.paths.carrier import Carrier, Ends, statistics_of
 from modeconn_cli.engine.paths.path import WeightPath
 from modeconn_cli.engine.paths.repair import Repair
@@ -143,13 +144,18 @@ class NetworkOnPath:
             self.carrier.put_buffers(t, self._statistics)
 
     @property
-    def unwritten(self) -> list[str]:
-        """The layers whose repair no parameter of theirs can hold: hooks take part in what the network computes."""
-        return self._repaired.unwritten if self._policy.bn == "repair" else []
+    def state(self) -> State:
+        """What the network computes with where it is; copies, of which tied tensors are one."""
+        tensors = weights.tensors_of(self.model)
+        copies = {id(tensor): tensor.detach().clone() for tensor in tensors.values()}
+        corrections = {} if self._made is None else dict(self._made.corrections)
+        return State({name: copies[id(tensor)] for name, tensor in tensors.items()}, corrections)
 
     def check_written(self, t: float) -> None:
         """Raises InputError, naming them, for layers whose repair at t no parameter of theirs can hold."""
-        if t not in (0.0, 1.0) and (names := self.unwritten):
+        if self._policy.bn != "repair" or t in (0.0, 1.0):
+            return
+        if names := self._repaired.unwritten:
             raise InputError(
                 f"no bias and no batch norm directly behind can hold the shift of {weights.shortened(names)}",
                 "mcx curve eval and mcx lmc interpolate measure the repaired network without writing it",
