@@ -56,7 +56,7 @@ def interpolate(settings: LmcInterpolateSettings, report: Report) -> None:
     Examples, after the first of mcx train:
       mcx lmc interpolate runs/seed0/checkpoint-5.pt runs/seed1/checkpoint-5.pt --num-alphas 11
       mcx lmc interpolate runs/seed0/checkpoint-5.pt runs/seed0/checkpoint-3.pt --num-alphas 5 --output-dir near
-      mcx lmc interpolate runs/seed0/checkpoint-5.pt runs/seed1/checkpoint-5.pt --num-alphas 3 --by-layer --layers conv*
+      mcx lmc interpolate runs/seed0/checkpoint-5.pt runs/seed1/checkpoint-5.pt --num-alphas 3 --by-layer --layers fc1
 
     More: mcx curve train --help for a path without the barrier, mcx help files.
     """

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from modeconn_cli import api
 from modeconn_cli.engine import datasets
 from modeconn_cli.engine.commands.lmc.line import Line
 from modeconn_cli.engine.errors import SettingsError
@@ -413,6 +414,14 @@ def test_it_costs_what_a_dry_run_says_and_what_is_there_is_not_measured_again(
     before = (tmp_path / "line_summary.json").read_bytes()
     assert "already complete" in mcx(*words, "--by-layer").err
     assert ((tmp_path / "line_summary.json").read_bytes(), len(measured)) == (before, 35)
+
+
+def test_progress_counts_the_positions_of_all_lines_and_never_falls(own: Path) -> None:
+    heard: list[tuple[int, int]] = []
+    words = {"model": MODEL[1], "num_alphas": 3, "max_samples": 50, "by_layer": True, "layers": ("mix",)}
+    api.interpolate(*ends(own), progress=lambda done, total, *_: heard.append((done, total)), **words)
+    # The whole network, two lines of the layer alone and two up to it, and the features.
+    assert heard == [(k + 1, 3 * 6) for k in range(3 * 6)]
 
 
 def test_a_network_and_itself_are_measured_once(mcx: Callable, own: Path, measured: list[float]) -> None:
