@@ -239,6 +239,14 @@ def test_a_folder_is_read_with_the_folders_in_it(runs: Path, ends: tuple[Path, P
     assert list(api.read(tmp_path / "c")) == ["checkpoints/metrics"]
 
 
+def draw_on_line(values: pd.Series, layers: pd.Series) -> None:
+    """A column of lists over α, a layer each."""
+    from matplotlib.figure import Figure
+
+    mesh = api.draw.layers_on_line(Figure().subplots(), values.tolist(), [0, 0.5, 1], layers.tolist())
+    assert mesh.get_array().size == 3 * len(layers)
+
+
 def test_what_a_document_lists_are_tables_of_their_own(ends: tuple[Path, Path], tmp_path: Path) -> None:
     api.distance(*ends, output_dir=tmp_path / "l2")
     (name,) = [name for name in api.read(tmp_path / "l2") if name.endswith("/all_layer_distances")]
@@ -247,11 +255,21 @@ def test_what_a_document_lists_are_tables_of_their_own(ends: tuple[Path, Path], 
     assert {"raw_l2", "normalized_l2"} <= set(layers)
     assert len(api.read(tmp_path / "l2")[name.partition("/")[0]].columns) < 15
 
-    found = api.interpolate(*ends, num_alphas=3, output_dir=tmp_path / "o")
+    found = api.interpolate(
+        *ends, num_alphas=3, by_layer=True, layers=("fc1", "output"), dpi=30, output_dir=tmp_path / "o"
+    )
     tables = api.read(tmp_path / "o")
     (line,) = [name for name in tables if name.endswith("/line")]
     assert tables[line]["losses_test"].tolist() == found.result.line.losses_test.tolist()
     assert list(tables[line]["alphas"]) == [0, 0.5, 1]
+    moved = tables["line_summary/layers"].query("moves == 'alone' and rest == 0")
+    assert moved["max_gap.loss_test"].tolist() == [
+        each.max_gap["loss_test"] for each in found.result.layers if (each.moves, each.rest) == ("alone", 0)
+    ]
+    features = tables["line_summary/features"]
+    assert features["baseline"].tolist() == [each.baseline for each in found.result.features]
+    draw_on_line(moved["gap.loss_test"], moved["layer"])
+    draw_on_line(features["cosine"], features["layer"])
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from modeconn_cli.engine.commands.lmc.figures import draw_against_distance as ba
 from modeconn_cli.engine.commands.lmc.figures import draw_against_k1 as barriers_by_k1
 from modeconn_cli.engine.commands.lmc.figures import draw_lines as branch_lines
 from modeconn_cli.engine.commands.lmc.figures import draw_map as barrier_map
+from modeconn_cli.engine.commands.lmc.layer_figures import draw_layer_map as layers_on_line
 from modeconn_cli.engine.paths.figures import draw_path as path
 from modeconn_cli.engine.results.figures import plain_matplotlib as looks
 from modeconn_cli.engine.training.task_results import draw_seen as accuracy_of_seen_classes
@@ -40,6 +41,7 @@ __all__ = [
     "group",
     "histogram",
     "layers_along_curve",
+    "layers_on_line",
     "looks",
     "losses",
     "path",

@@ -49,9 +49,14 @@ def interpolate(settings: LmcInterpolateSettings, report: Report) -> None:
 
       max_gap = max over α of L(α) − ((1−α) L(A) + α L(B))
 
+    --by-layer asks which layers make it: one moves from A to B, then all up to it, and the rest of the network stays
+    A's, then B's (Adilova et al. 2024, arXiv:2307.06966). And are the features of every layer on the line those of A
+    and B, interpolated? cos(f(α), (1−α) f(A) + α f(B)) (Zhou et al. 2023, arXiv:2307.08286).
+
     Examples, after the first of mcx train:
       mcx lmc interpolate runs/seed0/checkpoint-5.pt runs/seed1/checkpoint-5.pt --num-alphas 11
       mcx lmc interpolate runs/seed0/checkpoint-5.pt runs/seed0/checkpoint-3.pt --num-alphas 5 --output-dir near
+      mcx lmc interpolate runs/seed0/checkpoint-5.pt runs/seed1/checkpoint-5.pt --num-alphas 3 --by-layer --layers fc1
 
     More: mcx curve train --help for a path without the barrier, mcx help files.
     """
@@ -198,4 +203,56 @@ def interpolate_table(result: LmcInterpolateResult) -> list[Block]:
         Table(f"On the line ({len(result.line.alphas)} positions)", ("series", *keys), rows),
         *barriers_block(result.barriers, result.held_out, len(result.line.alphas)),
         Lines(tuple(lines)),
+        *(_layers_table(result, moves) for moves in _MOVES if result.layers),
+        *([_features_table(result)] if result.features else []),
     ]
+
+
+_MOVES = {"alone": "One layer moves", "up_to": "All layers up to it move"}
+
+
+def _layers_table(result: LmcInterpolateResult, moves: str) -> Table:
+    """A row per layer and end that the rest is from: the rise over the line between both networks, and over its own."""
+    held_out = result.held_out
+    columns = (
+        "layer", "rest from", f"{held_out} nll", "nll, own ends", f"{held_out} error", "error, own ends",
+    )  # fmt: skip
+    rows = tuple(
+        (
+            line.layer,
+            f"α = {line.rest}",
+            *(
+                significant(found[name], 4 if name == "loss_test" else 2)
+                for name in ("loss_test", "error_test")
+                for found in (line.max_gap, line.max_gap_own)
+            ),
+        )
+        for line in result.layers or ()
+        if line.moves == moves
+    )
+    title = f"{_MOVES[moves]}: max_gap over the line between both networks, and over its own"
+    return Table(title, columns, rows, text_columns=2, keys=2)
+
+
+def _features_table(result: LmcInterpolateResult) -> Table:
+    """A row per layer: the least cosine over α of its features with those of the ends, interpolated."""
+    rows = []
+    for site in result.features or ():
+        at = site.least
+        chosen = (
+            (None, None, None)
+            if at is None
+            else (site.cosine[at], result.line.alphas[at], site.coefficient[at])
+        )
+        rows.append(
+            (
+                site.layer,
+                site.site,
+                *(number(value, digits) for value, digits in zip(chosen, (4, 3, 4), strict=True)),
+                number(site.baseline, 4),
+                str(max(site.zero)),
+            )
+        )
+    columns = ("layer", "site", "least cosine", "at α", "coefficient", "of the ends", "zero samples")
+    title = f"Features of {result.held_out} images on the line, and those of the ends interpolated"
+    return Table(title, columns, tuple(rows), text_columns=2, keys=2)

@@ -25,7 +25,7 @@ COMMANDS = {
     "train": ("--model", "mlp", "--dataset", "digits", *FEW, "--epochs", "1", "--label-noise", "0.1"),
     "swap": ("SEED0", "--output", "OUT/swapped.pt"),
     "l2": ("SEED0", "SEED1"),
-    "lmc interpolate": ("SEED0", "SEED1", "--num-alphas", "3", *FEW),
+    "lmc interpolate": ("SEED0", "SEED1", "--num-alphas", "3", "--by-layer", "--layers", "conv1", *FEW),
     "curve eval": ("--endpoint0", "SEED0", "--endpoint1", "SEED1", "--num-points", "3", *FEW),
     "csl score": ("--checkpoint", "SEED0", *FEW),
     "csl aggregate": ("--input-dir", "SCORES"),

@@ -57,6 +57,34 @@ def test_j3_positions_are_shared_and_the_curve_is_that_of_one(
 
 @pytest.mark.slow
 @pytest.mark.distributed
+def test_positions_where_some_layers_move_are_shared(
+    mcx: Callable, start: Callable, networks: Path, tmp_path: Path
+) -> None:
+    ends = [networks / f"seed{k}/checkpoint-4.pt" for k in (0, 1)]
+    words = (
+        "lmc",
+        "interpolate",
+        *ends,
+        "--num-alphas",
+        "5",
+        "--by-layer",
+        "--layers",
+        "conv2,fc1",
+        "--output-dir",
+    )
+    assert mcx(*words, tmp_path / "one", "--threads", "1").code == 0
+    done = start(*words, tmp_path / "two", "--nproc-per-node", "2")
+    out, err = done.communicate(timeout=100)
+    assert done.returncode == 0, err
+    assert out.count("One layer moves") == 1
+    one, two = (
+        documents(tmp_path / name, "line_summary.json")["line_summary.json"] for name in ("one", "two")
+    )
+    assert {**one, "files": None} == {**two, "files": None}
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
 def test_the_leader_trains_and_pairs_are_shared(mcx: Callable, start: Callable, tmp_path: Path) -> None:
     words = ("lmc", "run", "--preset", "digits", "--max-epochs", "3", "--k1", "0,1", "--k2", "1,2", "--num-alphas", "3",
              "--batch-size", "256", "--output-dir")  # fmt: skip

@@ -161,11 +161,11 @@ def test_l4_a_log_of_positions_cut_off_or_damaged_anywhere_keeps_the_other_posit
     path, whole = tmp_path / evaluate.LOG.format(0), b"".join(rows)
     for at in range(len(whole) + 1):
         path.write_bytes(whole[:at])
-        kept = evaluate._kept(log, runtime)
+        kept = evaluate._kept(evaluate.Measurement, log, runtime)
         assert list(kept.values()) == made[: whole[:at].count(b"\n")]
         path.write_bytes(whole[:at] + b"{" + whole[at:])
         others = [each for k, each in enumerate(made) if k != whole[:at].count(b"\n")]
-        assert list(evaluate._kept(log, runtime).values()) == others
+        assert list(evaluate._kept(evaluate.Measurement, log, runtime).values()) == others
 
 
 # Commands ---------------------------------------------------------------------------------------------------

@@ -84,6 +84,41 @@ def test_f2_what_was_evaluated_before_a_kill_is_not_evaluated_again(
     )
 
 
+@pytest.mark.parametrize("position", [8, 17])  # of 3 + 4 · 3 + 3: on the second line, among the features
+def test_f2_a_line_of_some_layers_goes_on_where_it_was_killed(
+    mcx: Callable, here: Path, forked: Callable, monkeypatch: pytest.MonkeyPatch, position: int
+) -> None:
+    words = [
+        *LINES["lmc interpolate"],
+        "3",
+        "--by-layer",
+        "--layers",
+        "2",
+        "-q",
+        "--dpi",
+        "30",
+        "--output-dir",
+    ]
+    measured: list[float] = []
+    measure = evaluate.measure
+    monkeypatch.setattr(evaluate, "measure", lambda *given: (measured.append(given[3]), measure(*given))[1])
+    assert mcx(*words, "whole").code == 0
+    every = len(measured)
+    kill = {"MCX_TESTING": "1", "MCX_FAILPOINT": f"evaluate.after_position.rank0:{position}=kill"}
+    assert forked([*words, "again"], kill).code == -signal.SIGKILL
+    lines = [(log.name, log.read_text().splitlines()) for log in Path("again").rglob("*.jsonl")]
+    kept = [(name, json.loads(line)["t"]) for name, own in lines for line in own]
+    assert len(kept) == position
+    # Of a line of some layers one end is the whole network's, and nothing is measured there.
+    ends = [(name, t) for name, t in kept if name.startswith("layers") and t == float(name.split("-")[2])]
+    features = [each for each in kept if each[0].startswith("features")]
+    measured.clear()
+    assert mcx(*words, "again").code == 0
+    assert len(measured) == every - len(kept) + len(ends) + len(features)
+    before, after = (json.loads(Path(name, "line_summary.json").read_text()) for name in ("whole", "again"))
+    assert {**before, "files": None} == {**after, "files": None}
+
+
 @EVALUATED
 def test_f3_with_their_own_statistics_the_ends_are_the_plain_evaluation(
     mcx: Callable, here: Path, command: str

@@ -88,6 +88,22 @@ class Runner(fx.Interpreter):
         """What a node stands for; its modes are switched on."""
         return super().run_node(n)
 
+    @torch.no_grad()
+    def steps(self, *arguments: Any) -> Iterator[tuple[fx.Node, Any]]:
+        """Run node by node, and hand each over with what it has computed, before anything overwrites that.
+
+        Several runs can go in step: each holds what its own later nodes still read, and nothing else.
+        """
+        self.env, self.args_iter = {}, iter(arguments)
+        for node in self.graph.nodes:
+            if node.op == "output":
+                break
+            self.env[node] = self.run_node(node)
+            yield node, self.env[node]
+            for read in self.user_to_last_uses.get(node, ()):
+                del self.env[read]
+        self.env = {}
+
 
 def flat(module: fx.GraphModule) -> fx.GraphModule:
     """The same program with the same placeholders, every sub-graph that is called once and as it is in its place."""

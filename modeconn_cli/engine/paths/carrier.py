@@ -73,12 +73,11 @@ def _following(model: nn.Module, ends: Ends) -> tuple[str, ...]:
     """
     if len(ends) < 2:
         return ()
-    of_batch_norm = {id(buffer) for layer in batch_norms(model) for buffer in layer.buffers()}
-    first, last = ends[0], ends[-1]
+    own, first, last = statistics_of(model), ends[0], ends[-1]
     found = [
         name
         for name, buffer in model.named_buffers()
-        if id(buffer) not in of_batch_norm
+        if name not in own
         and name in first
         and not torch.equal(first[name].to(buffer), last[name].to(buffer))
     ]
@@ -89,3 +88,9 @@ def _following(model: nn.Module, ends: Ends) -> tuple[str, ...]:
                 "only networks with equal index buffers can be joined",
             )
     return tuple(found)
+
+
+def statistics_of(model: nn.Module) -> set[str]:
+    """The names of the buffers that are statistics of batch norm."""
+    inside = {id(buffer) for layer in batch_norms(model) for buffer in layer.buffers()}
+    return {name for name, buffer in model.named_buffers() if id(buffer) in inside}

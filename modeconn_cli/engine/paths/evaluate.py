@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from torch import nn
@@ -35,10 +35,23 @@ _BARRIERS = {"loss_train": "tr_nll", "error_train": "tr_err", "loss_test": "te_n
 
 
 @dataclass(frozen=True)
-class Measurement:
-    """The network at one position of a path, on the images trained on and on the held-out images."""
+class AtPosition:
+    """What was found at one position of a path."""
 
     t: float
+
+    def shown(self) -> dict[str, Any]:
+        """What progress says of it."""
+        return {}
+
+
+P = TypeVar("P", bound=AtPosition)
+
+
+@dataclass(frozen=True)
+class Measurement(AtPosition):
+    """The network at one position of a path, on the images trained on and on the held-out images."""
+
     tr_nll: float
     tr_err: float
     tr_acc: float
@@ -47,6 +60,9 @@ class Measurement:
     te_acc: float
     passes: int = 0  # forward passes over batches that its statistics have cost
     constant: int = 0  # channels that repairing them has only shifted
+
+    def shown(self) -> dict[str, Any]:
+        return {"te_nll": self.te_nll}
 
 
 def measure(model: nn.Module, data: Data, batch_size: int, t: float) -> Measurement:
@@ -147,35 +163,51 @@ def evaluate_path(
     progress and messages say which. What was `measured` at some positions already, where another path has passed the
     same network, is taken as it is. Raises InputError where ranks see different files or data, Stopped after a signal.
     """
-    group = runtime.group if pair is None else Group()
     data, batch_size = opened.subject.data, opened.policy.batch_size
-    network, mine = opened.network(), group.share(ts)
+    network = opened.network()
     if network.carrier.note:
         runtime.note(network.carrier.note, once=True)
-    known, found = _kept(log, runtime), list[Measurement]()
+
+    def measured_at(t: float) -> Measurement:
+        if measured is not None and t in measured:
+            return replace(measured[t], passes=0)
+        return _measure_at(network, data, batch_size, t)
+
     with contextlib.closing(network):
-        for t in mine:
-            if t not in known:
-                if runtime.stopping():
-                    raise _stopped(len(found), len(mine), pair)
-                if measured is not None and t in measured:
-                    known[t] = replace(measured[t], passes=0)
-                else:
-                    known[t] = _measure_at(network, data, batch_size, t)
-                if log is not None:
-                    logs.append_line(_of_rank(log, group.rank), json.dumps(asdict(known[t])))
-            found.append(known[t])
-            failpoint(f"evaluate.after_position.rank{group.rank}")
-            place: dict[str, Any] = {"t": t} if pair is None else {**pair, "alpha": t}
-            runtime.progress(len(found), len(mine), **place, te_nll=known[t].te_nll)
-    gathered = group.gather([asdict(each) for each in found])
-    everything = [Measurement(**row) for rows in gathered for row in rows]
+        everything = visit(Measurement, ts, measured_at, runtime, log, pair)
     return Evaluation(
         opened,
-        tuple(sorted(everything, key=lambda each: each.t)),
+        tuple(everything),
         network.statistics(max((each.constant for each in everything), default=0)),
         sum(each.passes for each in everything),
     )
+
+
+def visit(
+    kind: type[P],
+    ts: Sequence[float],
+    at: Callable[[float], P],
+    runtime: Runtime,
+    log: Path | None,
+    pair: Mapping[str, int] | None = None,
+) -> list[P]:
+    """What `at` finds at every t, in the order of t, as `evaluate_path` keeps, shares and reports it."""
+    group = runtime.group if pair is None else Group()
+    mine = group.share(ts)
+    known, found = _kept(kind, log, runtime), list[P]()
+    for t in mine:
+        if t not in known:
+            if runtime.stopping():
+                raise _stopped(len(found), len(mine), pair)
+            known[t] = at(t)
+            if log is not None:
+                logs.append_line(_of_rank(log, group.rank), json.dumps(asdict(known[t])))
+        found.append(known[t])
+        failpoint(f"evaluate.after_position.rank{group.rank}")
+        place: dict[str, Any] = {"t": t} if pair is None else {**pair, "alpha": t}
+        runtime.progress(len(found), len(mine), **place, **known[t].shown())
+    gathered = group.gather([asdict(each) for each in found])
+    return sorted((kind(**row) for rows in gathered for row in rows), key=lambda each: each.t)
 
 
 def _measure_at(network: NetworkOnPath, data: Data, batch_size: int, t: float) -> Measurement:
@@ -197,12 +229,12 @@ def _of_rank(log: Path, rank: int | str) -> Path:
     return log.with_name(log.name.format(rank))
 
 
-def _kept(log: Path | None, runtime: Runtime) -> dict[float, Measurement]:
-    """The measurements that this and other ranks have finished, by position; a damaged one is left out and said."""
+def _kept(kind: type[P], log: Path | None, runtime: Runtime) -> dict[float, P]:
+    """What this and other ranks have finished, by position; a damaged line is left out and said."""
     found = [] if log is None else sorted(log.parent.glob(_of_rank(log, "*").name))
-    kept = dict[float, Measurement]()
+    kept = dict[float, P]()
     for path in found:
-        for line in logs.read(path, Measurement):
+        for line in logs.read(path, kind):
             if line.record is None:
                 runtime.note(f"'{path}' {line.damage}: measured again")
             else:

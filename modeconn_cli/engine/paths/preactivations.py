@@ -26,7 +26,7 @@ class Preactivation:
     `layer` is also there where it stands directly before a batch norm without weight and bias. `own`: the names among
     `weight` and `bias` of layer and norm (`layer.weight`, …) that are parameters which nothing else in the network
     reads. `depth` is the number of pre-activations on the longest way from the input, this one included: those of one
-    depth do not depend on each other.
+    depth do not depend on each other. `node` is the node of the graph that gives it.
     """
 
     name: str
@@ -34,6 +34,7 @@ class Preactivation:
     norm: _BatchNorm | None
     own: frozenset[str]
     depth: int
+    node: str
 
     @property
     def axis(self) -> int:
@@ -74,7 +75,9 @@ def find(model: nn.Module, graph: Graph) -> list[Preactivation]:
             place = _of_norm(node, norms[node], model, graph, layers & hidden, depth + 1)
         elif node in layers and node in hidden and behind not in norms:
             own = _own("layer", node, graph)
-            place = Preactivation(_path(node), _layer(node, model), None, frozenset(own), depth + 1)
+            place = Preactivation(
+                _path(node), _layer(node, model), None, frozenset(own), depth + 1, node.name
+            )
         depths[node] = depth
         if place is not None:
             depths[node] = place.depth
@@ -94,7 +97,7 @@ def _of_norm(
     if norm.weight is None and before in layers and len(before.users) == 1:
         layer = _layer(before, model)
         own |= _own("layer", before, graph)
-    found = Preactivation(_path(node), layer, norm, frozenset(own), depth)
+    found = Preactivation(_path(node), layer, norm, frozenset(own), depth, node.name)
     if not found.affine and _goes_on_inside(node):
         raise _no_module(node, norm)
     return found

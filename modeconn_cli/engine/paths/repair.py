@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,6 +86,8 @@ class Repair:
         self._model, self._samples, self._batch_size = model, samples, batch_size
         self._order = keyed.permutation(seed, "statistics", len(samples))
         self._hooks: list[RemovableHandle] = []
+        # What the hooks do, by the node of the graph whose value they take.
+        self.corrections: dict[str, Callable[[Tensor], Tensor]] = {}
 
     @property
     def unwritten(self) -> list[str]:
@@ -118,6 +120,7 @@ class Repair:
         for hook in self._hooks:
             hook.remove()
         self._hooks.clear()
+        self.corrections.clear()
 
     def _repair(self, place: Preactivation, wanted: Moments, found: Moments) -> None:
         if place.norm is not None:
@@ -129,7 +132,8 @@ class Repair:
         assert module is not None
         if not place.affine:
             act = functools.partial(_corrected, correction, place.axis)
-            self._hooks.append(module.register_forward_hook(act))
+            self._hooks.append(module.register_forward_hook(lambda _module, _inputs, output: act(output)))
+            self.corrections[place.node] = act
         elif place.norm is not None and place.norm.weight is None:
             _fuse_before(place, correction)
         else:
@@ -264,8 +268,8 @@ def _scale(module: nn.Module, scale: Tensor) -> None:
     weight.copy_(weight.double() * scale.view(*scale.shape, *[1] * (weight.ndim - scale.ndim)))
 
 
-def _corrected(correction: Correction, axis: int, _module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
-    """A forward hook that scales and shifts each channel of an output, in float64 and back."""
+def _corrected(correction: Correction, axis: int, output: Tensor) -> Tensor:
+    """Scale and shift each channel of an output, in float64 and back."""
     channels = [1] * output.ndim
     channels[axis] = -1
     scale, shift = correction.scale.view(channels), correction.shift.view(channels)

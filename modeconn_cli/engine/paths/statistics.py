@@ -10,7 +10,8 @@ from modeconn_cli.engine import keyed
 from modeconn_cli.engine.datasets import Samples
 from modeconn_cli.engine.errors import InputError
 from modeconn_cli.engine.networks import weights
-from modeconn_cli.engine.paths.carrier import Carrier, Ends
+from modeconn_cli.engine.networks.activations.features import State
+from modeconn_cli.engine.paths.carrier import Carrier, Ends, statistics_of
 from modeconn_cli.engine.paths.path import WeightPath
 from modeconn_cli.engine.paths.repair import Repair
 from modeconn_cli.engine.settings.shared import BatchNorm
@@ -79,8 +80,7 @@ class NetworkOnPath:
         self.constant = 0  # channels that `repair` has only shifted, where the network is
         self.carrier = Carrier(model, path, buffers)
         self._batch_norms = batch_norms(model)
-        inside = {id(buffer) for layer in self._batch_norms for buffer in layer.buffers()}
-        self._statistics = {name for name, buffer in model.named_buffers() if id(buffer) in inside}
+        self._statistics = statistics_of(model)
         self._policy, self._fit = policy, fit
         self._made: Repair | None = None
         if fit is not None and policy.samples is not None and policy.samples < len(fit):
@@ -142,6 +142,14 @@ class NetworkOnPath:
     def _put_statistics(self, t: float) -> None:
         if self._batch_norms:
             self.carrier.put_buffers(t, self._statistics)
+
+    @property
+    def state(self) -> State:
+        """What the network computes with where it is; copies, of which tied tensors are one."""
+        tensors = weights.tensors_of(self.model)
+        copies = {id(tensor): tensor.detach().clone() for tensor in tensors.values()}
+        corrections = {} if self._made is None else dict(self._made.corrections)
+        return State({name: copies[id(tensor)] for name, tensor in tensors.items()}, corrections)
 
     def check_written(self, t: float) -> None:
         """Raises InputError, naming them, for layers whose repair at t no parameter of theirs can hold."""

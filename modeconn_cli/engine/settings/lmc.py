@@ -117,6 +117,20 @@ class LmcInterpolateSettings(
     endpoint0: Path | None = like(PathSettings, "endpoint0", unless="checkpoints")
     endpoint1: Path | None = like(PathSettings, "endpoint1", unless="checkpoints")
     permutation: Path | None = like(PathSettings, "permutation", unless="")
+    by_layer: bool = setting(
+        False,
+        "also move one layer at a time, and all up to it, the rest of the network staying at one end or the other, and "
+        "compare each layer's features on the line with those of the ends, interpolated",
+        change="grow",
+    )
+    layers: tuple[str, ...] = setting(
+        (),
+        "which layers, comma-listed: a module's path, whose layers move together, or a pattern such as features.*, "
+        "which stands for each that it fits",
+        shown="every module with parameters",
+        change="grow",
+        needs=("by_layer",),
+    )
 
     @property
     def ends(self) -> tuple[Path, ...]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
@@ -137,28 +136,18 @@ def _find(symmetry: Symmetry, graph: Graph) -> list[_Place]:
     return out
 
 
-class _Recorder(Runner):
-    """Runs the graph and lays out what is at the places, before anything overwrites it."""
+class _Recorder:
+    """Runs the graph and lays out what is at the places."""
 
     def __init__(self, graph: Graph, places: Iterable[_Place]) -> None:
-        super().__init__(graph.module)
-        self._graph = graph
+        self._graph, self._runner = graph, Runner(graph.module)
         self._at: dict[fx.Node, list[_Place]] = {}
         for place in places:
             self._at.setdefault(place.node, []).append(place)
-        self._found: dict[_Place, Tensor] = {}
 
-    @torch.no_grad()
     def of(self, state: Mapping[str, Tensor], images: Tensor) -> dict[_Place, Tensor]:
-        self._found = {}
-        self.run(*self._graph.arguments(state, images).values())
-        return self._found
-
-    def compute(self, n: fx.Node) -> Any:
-        out = super().compute(n)
-        for place in self._at.get(n, ()):
-            self._found[place] = place.laid_out(out)
-        return out
+        steps = self._runner.steps(*self._graph.arguments(state, images).values())
+        return {place: place.laid_out(out) for node, out in steps for place in self._at.get(node, ())}
 
 
 def by_activations(
