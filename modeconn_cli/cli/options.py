@@ -38,6 +38,7 @@ def takes(cls: type[Settings], command: str) -> Callable[[Callable[..., None]], 
                 command, **{name: bool(typed.pop(name)) for name in DISPLAY if name not in CONFIG}
             )
             file, print_config = (typed.pop(name) for name in CONFIG)
+            _join(cls, typed)
             _place(cls, typed)
             values, origins, notes = config.resolve(cls, command, typed, Path(file) if file else None)
             given = [name for name, origin in origins.items() if origin != "default"]
@@ -100,6 +101,13 @@ def _check_named(settings: Settings) -> None:
         registry.check_dataset(settings.dataset)
 
 
+def _join(cls: type[Settings], typed: dict[str, Any]) -> None:
+    """Of a flag that takes a comma-listed value and is given several times, all values count."""
+    for spec in specs(cls):
+        if spec.many and not spec.positional and typed[spec.name]:
+            typed[spec.name] = ",".join(typed[spec.name])
+
+
 def _place(cls: type[Settings], typed: dict[str, Any]) -> None:
     """Give words without a flag to the settings that they stand for. Raises SettingsError for one given twice."""
     words = typed.pop(WORDS, None)
@@ -125,7 +133,8 @@ def _of_setting(spec: Spec) -> inspect.Parameter:
     if spec.kind is bool:
         flags = f"{spec.flag}/{spec.negation}" if spec.negation else spec.flag
         return _parameter(spec.name, bool | None, typer.Option(flags))
-    return _parameter(spec.name, str | None, typer.Option(spec.flag, *spec.flags))
+    kind = list[str] | None if spec.many else str | None
+    return _parameter(spec.name, kind, typer.Option(spec.flag, *spec.flags))
 
 
 def _of_display(name: str) -> inspect.Parameter:
