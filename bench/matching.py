@@ -17,7 +17,8 @@ from bench.pairs import Pair
 from modeconn_cli.engine import symmetry
 from modeconn_cli.engine.networks import checkpoints, graph, weights
 from modeconn_cli.engine.results import files
-from modeconn_cli.engine.symmetry import Symmetry, choose, match
+from modeconn_cli.engine.symmetry import Symmetry, blocks, choose, match
+from modeconn_cli.engine.symmetry.pair import Order, Similarity
 
 SHAPE = (3, 32, 32)
 
@@ -44,21 +45,21 @@ def against_floor(_: Path) -> Pair:
     found, fixed, moving = _two()
     products: list[tuple[int, int]] = []
     solved = []
-    add, assigned = match._add_products, match.assigned
+    add, assigned = blocks.add_products, blocks.assigned
 
     def added(total: Tensor, a: Tensor, b: Tensor) -> None:
         products.append((a.shape[0], a.shape[1]))
         add(total, a, b)
 
-    def kept(similarity: match.Similarity) -> match.Order:
+    def kept(similarity: Similarity) -> Order:
         solved.append(similarity)
         return assigned(similarity)
 
-    match._add_products, match.assigned = added, kept
+    blocks.add_products, blocks.assigned = added, kept
     try:
         match.by_weights(found, fixed, moving)
     finally:
-        match._add_products, match.assigned = add, assigned
+        blocks.add_products, blocks.assigned = add, assigned
     sizes = {size: [torch.randn(*size, dtype=torch.float64) for _ in range(2)] for size in set(products)}
 
     def floor() -> None:

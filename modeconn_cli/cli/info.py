@@ -75,8 +75,15 @@ def _of_symmetries(found: Symmetries) -> list[Block]:
     if not found.groups:
         parts: list[Block] = [Lines(("No units can be exchanged.",))]
     else:
+        nested = any(group.within for group in found.groups)
         groups = tuple(
-            (group.name, ", ".join(group.layers), f"{group.units:,}", f"{group.rows_per_unit:,}")
+            (
+                group.name,
+                ", ".join(group.layers),
+                *((group.within or "",) if nested else ()),
+                f"{group.units:,}",
+                f"{group.rows_per_unit:,}",
+            )
             for group in found.groups
         )
         moves = tuple(
@@ -88,9 +95,9 @@ def _of_symmetries(found: Symmetries) -> list[Block]:
         parts = [
             Table(
                 f"Exchangeable units ({of})",
-                ("group", "layers", "units", "rows per unit"),
+                ("group", "layers", *(("in each of",) if nested else ()), "units", "rows per unit"),
                 groups,
-                text_columns=2,
+                text_columns=2 + nested,
             ),
             Table(
                 "Axes that move with them",

@@ -6,9 +6,14 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
+
+from modeconn_cli.engine.networks.graph import trace
+from modeconn_cli.engine.symmetry import find, permute
+from modeconn_cli.engine.symmetry.permutation import random_order
 
 DATA = Path(__file__).parent.parent / "data"
 NETWORKS = '''
@@ -105,6 +110,43 @@ def test_heads_have_the_rows_of_their_queries_and_groups_of_one_layer_are_told_a
     assert groups["q#0"]["layers"] == {"q": 4, "k": 4, "v": 6}
     assert ("o.weight", 1, 18, 6) in moves(groups["q#0"])
     assert [name for name, *_ in moves(groups["q"])] == ["q.weight", "q.bias", "k.weight", "k.bias"]
+    assert {name: g["within"] for name, g in groups.items()} == {
+        "inward": None,
+        "q": "q#0",
+        "q#0": None,
+        "v": "q#0",
+    }
+
+
+def test_the_table_says_in_each_of_which_units_have_their_own_order(mcx, own: Path) -> None:
+    told = mcx("info", *saved(own, "Heads"), "--input-shape", "5,4", "--show-keys", "0").out
+    lines = [line.split() for line in told.partition("Exchangeable")[2].splitlines()]
+    assert ["group", "layers", "in", "each", "of", "units", "rows", "per", "unit"] in lines
+    assert ["v", "v", "q#0", "6", "3"] in lines
+    assert ["q#0", "q,", "k,", "v", "3", "4"] in lines
+
+
+def test_heads_and_their_entries_come_back_from_any_order(mcx, own: Path, tmp_path: Path) -> None:
+    path, *words = saved(own, "Heads")[:3]
+    words += ["--input-shape", "5,4"]
+    state = torch.load(path, weights_only=True)
+    symmetry = find(trace(__import__("networks_of_info").Heads(), (5, 4)))
+    generator = np.random.default_rng(3)
+    moved = permute(state, {group: random_order(group, generator) for group in symmetry.groups})
+    torch.save(moved, tmp_path / "moved.pt")
+    out, beside = tmp_path / "back.pt", tmp_path / "back_permutation.npz"
+    done = mcx("align", tmp_path / "moved.pt", "--to", path, "--output", out, *words, "--json")
+    assert done.code == 0, done.err
+    (one,) = json.loads(done.out)["aligned"].values()
+    assert one["after"]["total_l2"] == 0
+    assert {name: order.shape for name, order in np.load(beside).items()} == {
+        "inward": (8,),
+        "q": (3, 4),
+        "q#0": (3,),
+        "v": (3, 6),
+    }
+    apart = mcx("l2", path, tmp_path / "moved.pt", "--permutation", beside, *words, "--json")
+    assert json.loads(apart.out)["modulo_permutation"]["total_l2"] == 0
 
 
 def test_a_residual_stream_is_one_group_of_all_its_writers(mcx) -> None:

@@ -1,8 +1,9 @@
 """Is every group of units that is found in a network a symmetry of it? `make soundness N=10000`.
 
-Each group is permuted at random, alone and with all others, and the outputs are compared in float64. So that such a
-comparison says something, a tensor of each group is permuted without its others too, which has to change the outputs. A
-network is known by its number: `python -m soundness.check 1 --first 4711`.
+Each group is permuted at random, alone and with all others, units within blocks in every block otherwise, and the
+outputs are compared in float64. So that such a comparison says something, a tensor of each group is permuted without
+its others too, which has to change the outputs. A network is known by its number:
+`python -m soundness.check 1 --first 4711`.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ from modeconn_cli.engine.errors import InputError
 from modeconn_cli.engine.networks.graph import trace
 from modeconn_cli.engine.networks.inputs import Tokens
 from modeconn_cli.engine.symmetry import Group, Symmetry, find, permute
+from modeconn_cli.engine.symmetry.groups import Places
+from modeconn_cli.engine.symmetry.permutation import identity, random_order
 from soundness.networks import STARTS, Generated, Program, drawn, example, shrunk
 
 ORDER = 1e-9  # of the largest output, what the order of sums explains
@@ -37,6 +40,7 @@ class Verdict:
 
     groups: int = 0
     units: int = 0
+    nested: int = 0  # groups within blocks
     refused: Counter[str] = field(default_factory=Counter)  # layers without a group, by their reason
     unsound: str = ""
     untraced: str = ""
@@ -62,6 +66,7 @@ def check(program: Program, seed: int = 0) -> Verdict:
     verdict.refused = Counter(kind(reason) for reason in symmetry.fixed.values())
     verdict.groups = len(symmetry.groups)
     verdict.units = sum(group.size for group in symmetry.groups)
+    verdict.nested = sum(group.within is not None for group in symmetry.groups)
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     inputs = example(program, seed + 1, SAMPLES)
     inputs = inputs.double() if inputs.is_floating_point() else inputs
@@ -70,7 +75,7 @@ def check(program: Program, seed: int = 0) -> Verdict:
         verdict.not_finite = True
         return verdict
     rng = np.random.default_rng(seed)
-    orders = {group: shuffled(group.size, rng) for group in symmetry.groups}
+    orders = {group: shuffled(group, rng) for group in symmetry.groups}
     for names, some in (
         *((f"{group.layer} ({group.size} units)", {group: order}) for group, order in orders.items()),
         ("all groups", orders),
@@ -95,7 +100,7 @@ def outputs(model: Generated, state: Mapping[str, Tensor], inputs: Tensor) -> Te
 def difference(
     model: Generated,
     state: Mapping[str, Tensor],
-    orders: Mapping[Group, list[int]],
+    orders: Mapping[Group, Places],
     inputs: Tensor,
     before: Tensor,
 ) -> float:
@@ -112,7 +117,7 @@ def seen(
     model: Generated,
     state: Mapping[str, Tensor],
     group: Group,
-    order: list[int],
+    order: Places,
     inputs: Tensor,
     before: Tensor,
 ) -> bool:
@@ -125,10 +130,10 @@ def seen(
     return False
 
 
-def shuffled(size: int, rng: np.random.Generator) -> list[int]:
-    """A random permutation that is not the identity."""
-    order = rng.permutation(size).tolist()
-    return order if order != list(range(size)) else order[::-1]
+def shuffled(group: Group, rng: np.random.Generator) -> Places:
+    """A random order that is not the identity."""
+    order = random_order(group, rng)
+    return order if not np.array_equal(order, identity(group)) else order[..., ::-1]
 
 
 def kind(reason: str) -> str:
@@ -142,6 +147,7 @@ class Report:
     with_groups: int = 0
     groups: int = 0
     units: int = 0
+    nested: int = 0
     not_finite: int = 0
     joined: int = 0
     seen: int = 0
@@ -154,6 +160,7 @@ class Report:
         self.with_groups += verdict.groups > 0
         self.groups += verdict.groups
         self.units += verdict.units
+        self.nested += verdict.nested
         self.not_finite += verdict.not_finite
         self.joined += verdict.joined
         self.seen += verdict.seen
@@ -166,7 +173,8 @@ class Report:
     def lines(self) -> list[str]:
         return [
             f"{self.networks:,} networks, {self.with_groups:,} of them with groups: {self.groups:,} groups of "
-            f"{self.units:,} units; {self.not_finite:,} not compared, as their outputs overflow",
+            f"{self.units:,} units, {self.nested:,} of them within blocks; {self.not_finite:,} not compared, as their "
+            "outputs overflow",
             f"of {self.joined:,} groups of several tensors {self.seen:,} are seen where one of these is permuted alone",
             f"unsound: {len(self.unsound)}",
             *(f"  {number}: {what}" for number, what in self.unsound.items()),

@@ -14,7 +14,8 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from soundness.operations import OPERATIONS, Made, Network
+from soundness.layers import Made, Network
+from soundness.operations import OPERATIONS
 
 LARGEST = 384  # entries of a value of one sample
 STARTS = {"vector": (6,), "image": (3, 4, 4), "sequence": (4, 6), "tokens": (4,)}  # shapes of one sample

@@ -12,32 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-Made = Callable[..., Tensor]  # (network, *values) -> value
-Step = tuple[Made, tuple[int, ...]]
-
-
-class Network(nn.Module):
-    """Layers by the name of the instruction that made them."""
-
-    prefix = ""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.again: list[tuple[str, Made]] = []  # layers that may be called once more, by their kind
-
-    def add(self, layer: nn.Module, suffix: str = "") -> str:
-        setattr(self, name := self.prefix + suffix, layer)
-        return name
-
-    def weight(self, *shape: int, suffix: str = "") -> str:
-        setattr(self, name := self.prefix + suffix, nn.Parameter(torch.randn(shape)))
-        return name
-
-    def layer(self, layer: nn.Module) -> Made:
-        """The call of a new layer, which later instructions may repeat."""
-        name = self.add(layer)
-        self.again.append((name, made := lambda m, x: getattr(m, name)(x)))
-        return made
+from soundness.blocks import attention, experts
+from soundness.layers import Made, Network, Step
 
 
 def divisors(number: int) -> list[int]:
@@ -284,41 +260,6 @@ def repeated(net: Network, values: Sequence[Tensor], at: int, b: int, c: int) ->
     return None
 
 
-def attention(net: Network, values: Sequence[Tensor], at: int, b: int, c: int) -> Step | None:
-    """Heads over (N, T, D): separate or fused projections, causal or not, keys and values shared by heads."""
-    x = values[at]
-    if x.ndim != 3:
-        return None
-    width, heads = x.shape[2], 1 + b % 4
-    if c % 4 == 0 and width % heads == 0:
-        name = net.add(nn.MultiheadAttention(width, heads, batch_first=True, bias=b % 2 == 0))
-        return (lambda m, x: getattr(m, name)(x, x, x, need_weights=False)[0]), (at,)
-    shared = heads // 2 if c % 4 == 3 and heads % 2 == 0 else heads  # heads of keys and values
-    inner = 2 + c % 2
-    q, k, v, o = (
-        net.add(nn.Linear(*sizes), suffix)
-        for sizes, suffix in (
-            ((width, heads * 2), "q"), ((width, shared * 2), "k"), ((width, shared * inner), "v"),
-            ((heads * inner, width), "o"),
-        )
-    )  # fmt: skip
-
-    def attend(m: Network, x: Tensor) -> Tensor:
-        query, key, value = (
-            getattr(m, name)(x).unflatten(2, (count, -1)).transpose(1, 2)
-            for name, count in ((q, heads), (k, shared), (v, shared))
-        )
-        if shared < heads:
-            key, value = (each.repeat_interleave(heads // shared, 1) for each in (key, value))
-        if b % 3 == 0:
-            mixed = F.scaled_dot_product_attention(query, key, value, is_causal=c % 2 == 0)
-        else:
-            mixed = (query @ key.transpose(2, 3) / 2).softmax(-1) @ value
-        return getattr(m, o)(mixed.transpose(1, 2).flatten(2))
-
-    return attend, (at,)
-
-
 def product(net: Network, values: Sequence[Tensor], at: int, b: int, c: int) -> Step | None:
     """Values multiplied as matrices: with themselves, or outer products."""
     x = values[at]
@@ -394,6 +335,7 @@ OPERATIONS: dict[str, Callable[[Network, Sequence[Tensor], int, int, int], Step 
     function.__name__: function
     for function in (
         linear, embedding, convolution, norm, activation, residual, broadcast, concatenation, reshape, permuted, parts,
-        padded, reduced, pooled, ordered, scaled, tied, repeated, attention, product, assigned, looked_up, paired,
+        padded, reduced, pooled, ordered, scaled, tied, repeated, attention, experts, product, assigned, looked_up,
+        paired,
     )
 }  # fmt: skip

@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 
-from modeconn_cli.engine.symmetry.registry import RULES
+from modeconn_cli.engine.symmetry.registry import RULES, Step
 from soundness.check import Report, check, kind
 from soundness.networks import Generated, Program, drawn, example, programs, shrunk
 
@@ -57,6 +57,16 @@ def test_a_rule_that_demands_nothing_is_found_out(monkeypatch: pytest.MonkeyPatc
     assert not any(fails(smallest.without(place)) for place in range(len(smallest.instructions)))
     monkeypatch.undo()
     assert check(smallest, found).unsound == ""
+
+
+def test_an_operation_that_hides_what_it_mixes_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A softmax over the entries of two heads: each head may have its own order of them, but no entry one of heads."""
+    made = (("linear", 0, 6, 1), ("reshape", 0, 0, 1), ("activation", 0, 4, 0), ("reshape", 0, 0, 0))
+    program = Program("vector", made)
+    found = check(program)
+    assert (found.unsound, found.groups, found.nested) == ("", 2, 1)
+    monkeypatch.setattr(Step, "mixes", lambda step, *_, **__: step.notes.mixed.setdefault(step.node, []))
+    assert "outputs differ" in check(program).unsound
 
 
 def test_the_program_of_a_number_and_its_network_are_always_the_same() -> None:

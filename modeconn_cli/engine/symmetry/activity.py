@@ -8,6 +8,7 @@ matrix.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -19,10 +20,11 @@ from modeconn_cli.engine.errors import InputError
 from modeconn_cli.engine.networks.activations import nonlinearities
 from modeconn_cli.engine.networks.activations.sites import LAYERS
 from modeconn_cli.engine.networks.flat import Runner
-from modeconn_cli.engine.networks.graph import Graph, operation
-from modeconn_cli.engine.symmetry.groups import Group, Places, Symmetry
-from modeconn_cli.engine.symmetry.match import Order, Similarity, assigned
-from modeconn_cli.engine.symmetry.permutation import permute
+from modeconn_cli.engine.networks.graph import Graph, operation, shape_of
+from modeconn_cli.engine.symmetry.blocks import assigned, parts
+from modeconn_cli.engine.symmetry.groups import Group, Move, Places, Symmetry
+from modeconn_cli.engine.symmetry.pair import Order, Part, Similarity, Use
+from modeconn_cli.engine.symmetry.permutation import identity, permute
 
 MOST_ROUNDS = 100
 
@@ -88,25 +90,60 @@ class _Place:
         return taken.reshape(len(places), -1)
 
     def similarity(self, group: Group, orders: Mapping[Group, Order], alike: Similarity) -> Similarity:
-        """[i, j]: the mean correlation of unit j of the second network with unit i, others being in their order."""
+        """[i, j]: the mean correlation of unit j of the second network with unit i, others being in their order.
+
+        Of units within blocks one such matrix for each of these.
+        """
         if len(self.units) == 1:
             return alike
         places, moved = self.units[group], self._moved(orders, group)
-        mean: Similarity = alike[places[:, None, :], moved[places][None, :, :]].mean(2)
-        return mean
+        blocks = np.zeros(places.shape[1], dtype=np.int64) if group.within is None else self._blocks(group)
+        out = np.empty((int(blocks.max()) + 1, group.size, group.size))
+        for block in range(len(out)):
+            here = places[:, blocks == block]
+            out[block] = alike[here[:, None, :], moved[here][None, :, :]].mean(2)
+        return out if group.within is not None else out[0]
 
-    def _moved(self, orders: Mapping[Group, Order], but: Group) -> Places:
+    def paired(self, group: Group, orders: Mapping[Group, Order], alike: Similarity) -> float:
+        """The mean correlation of a group's units with those that are in their place."""
+        if len(self.units) == 1:
+            return float(alike[np.arange(group.size), orders[group]].mean())
+        places = self.units[group]
+        return float(alike[places, self._moved(orders)[places]].mean())
+
+    def apart(self, group: Group, inner: frozenset[Group]) -> list[Part]:
+        """The elements of a group's units taken apart by units that are inside; none where that is impossible."""
+        moves = {
+            each: Move("", 0, 1 + max(int(found.max()) for found in self.units.values()), places)
+            for each, places in self.units.items()
+        }
+        others = tuple((each, move) for each, move in moves.items() if each is not group)
+        return parts(Use(moves[group], others, 0), inner) or []
+
+    def _blocks(self, group: Group) -> Places:
+        """The block of each place of units that are within blocks."""
+        assert group.within is not None
+        around = self.units[group.within]
+        block = np.full(1 + int(around.max()), -1)
+        block[around] = np.arange(len(around))[:, None]
+        return np.asarray(block[self.units[group][0]])
+
+    def _moved(self, orders: Mapping[Group, Order], but: Group | None = None) -> Places:
         """Which element comes to the place of each."""
         whole = np.arange(1 + max(int(places.max()) for places in self.units.values()))
-        for group, places in self.units.items():
-            if group is not but:
-                whole[places] = whole[places[orders[group]]]
+        for group, places in sorted(self.units.items(), key=lambda each: each[0].within is not None):
+            order = orders[group]
+            if group is not but and order.ndim == 1:
+                whole[places] = whole[places[order]]
+            elif group is not but:
+                whole[places] = whole[places[order[self._blocks(group)].T, np.arange(places.shape[1])]]
         return whole
 
 
 def _places(symmetry: Symmetry, node: fx.Node) -> list[_Place]:
-    """The places at a node; groups that cross share one."""
-    found = list(symmetry.seen(node))
+    """The places at a node; groups that cross share one, and units share it with the blocks that they are within."""
+    value = node.meta.get("val")
+    found = _with_blocks(list(symmetry.seen(node)), shape_of(value) or ())
     out = []
     while found:
         group, axes, places = found.pop(0)
@@ -120,6 +157,26 @@ def _places(symmetry: Symmetry, node: fx.Node) -> list[_Place]:
         _Place(node, axes, units, frozenset(g for its, there in out if its != axes for g in there))
         for axes, units in out
     ]
+
+
+def _with_blocks(
+    found: list[tuple[Group, tuple[int, ...], Places]], shape: Sequence[int]
+) -> list[tuple[Group, tuple[int, ...], Places]]:
+    """Groups along axes, units and the blocks they are within along the same, where these lie along others."""
+    out = list(found)
+    for group, axes, places in found:
+        around = [each for each in found if each[0] is group.within]
+        if group.within is None or any(its == axes for _, its, _ in around):
+            continue
+        out = [each for each in out if each[0] not in (group, group.within)]
+        for blocks, its, where in around:
+            size = math.prod(shape[axis] for axis in axes)
+            both = (where[:, None, :, None] * size + places[None, :, None, :]).reshape(
+                *map(len, (where, places)), -1
+            )
+            out.append((blocks, its + axes, both.reshape(len(where), -1)))
+            out.append((group, its + axes, both.swapaxes(0, 1).reshape(len(places), -1)))
+    return out
 
 
 def _find(symmetry: Symmetry, graph: Graph) -> list[_Place]:
@@ -163,7 +220,7 @@ def by_activations(
     are asked for once, and once more where a group is met beside others alone, whose order has to be known first.
     Raises InputError where that leads nowhere.
     """
-    orders = {group: np.arange(group.size) for group in symmetry.groups}
+    orders = {group: identity(group) for group in symmetry.groups}
     every, left, reached = _find(symmetry, graph), set(symmetry.groups), list[float]()
     while left:
         places = [place for place in every if left & place.units.keys() and not left & place.beside]
@@ -213,36 +270,71 @@ def _matched(
         return sum((place.similarity(group, orders, alike[place]) for place in at), np.zeros(())) / len(at)
 
     for group in due:
-        blocks = [_blocks(place, group, due, alike[place]) for place in places if group in place.units]
-        nested = [each for each in blocks if each is not None]
-        orders[group] = assigned(sum(nested, np.zeros(())) if nested else similarity(group))
+        if group.within not in due:
+            at = {place: alike[place] for place in places if group in place.units}
+            inside = [each for each in due[due.index(group) :] if each is not group]
+            inside += [each for each in due if each.within is group and each not in inside]
+            _match_blocks(group, at, inside, orders) or orders.update({group: _assigned(similarity(group))})
     crossing = [group for group in due if any(group in p.units and len(p.units) > 1 for p in places)]
+    crossing = [group for group in crossing if all(each.within is not group for each in due)]
     for _ in range(MOST_ROUNDS if crossing else 0):
         gain = 0.0
         for group in crossing:
-            found, units = similarity(group), np.arange(group.size)
-            new = assigned(found)
-            more = float((found[units, new] - found[units, orders[group]]).sum())
+            found = similarity(group)
+            new = _assigned(found)
+            more = float((_paired(found, new) - _paired(found, orders[group])).sum())
             if more > 1e-9:
                 orders[group], gain = new, gain + more
         if gain == 0:
             break
-    return [float(similarity(group)[np.arange(group.size), orders[group]].mean()) for group in due]
+    return [
+        float(np.mean([p.paired(group, orders, alike[p]) for p in places if group in p.units]))
+        for group in due
+    ]
 
 
-def _blocks(place: _Place, group: Group, due: Sequence[Group], alike: Similarity) -> Similarity | None:
-    """[i, j]: how alike block j is to block i under the best order of its entries, of the group that comes later."""
-    inside = [other for other in place.units if other is not group and other in due[due.index(group) :]]
-    if len(inside) != 1 or len(place.units) != 2:
-        return None
-    ours, theirs = place.units[group], place.units[inside[0]]
-    common = [[np.intersect1d(one, two) for two in theirs] for one in ours]
-    if any(each.size != common[0][0].size or not each.size for row in common for each in row):
-        return None
-    at = np.array(common)  # (units, entries, the rest)
-    out = np.empty((group.size, group.size))
-    for i in range(group.size):
-        for j in range(group.size):
-            entries = alike[at[i][:, None, :], at[j][None, :, :]].mean(2)
-            out[i, j] = entries[np.arange(len(entries)), assigned(entries)].mean()
-    return out
+def _assigned(similarity: Similarity) -> Order:
+    """The best order of units, of units within blocks in each of these."""
+    return assigned(similarity) if similarity.ndim == 2 else np.stack([assigned(each) for each in similarity])
+
+
+def _paired(similarity: Similarity, order: Order) -> Similarity:
+    """How alike the units are that an order pairs."""
+    return np.take_along_axis(similarity, order[..., None], axis=-1)[..., 0]
+
+
+def _match_blocks(
+    group: Group, places: Mapping[_Place, Similarity], inside: Sequence[Group], orders: dict[Group, Order]
+) -> bool:
+    """Match a group by what is inside of its units, each two of which have the order of it that is best for them.
+
+    Units that are within its own have that order from then on. Returns whether a place says so much of it.
+    """
+    size = group.size
+    direct, of_inner = np.zeros((size, size)), dict[Group, Similarity]()
+    for place, alike in places.items():
+        if len(place.units) == 1:
+            direct += place.units[group].shape[1] * alike
+            continue
+        moved = place._moved({**orders, **{each: np.arange(each.size) for each in inside}}, group)
+        for part in place.apart(group, frozenset(inside).intersection(place.units)):
+            elements = part.elements.reshape(-1, part.elements.shape[-1])
+            if len(part.inner) > 1:
+                continue
+            found = sum((alike[np.ix_(each, moved[each])] for each in elements.T), np.zeros(()))
+            if not part.inner:
+                direct += found
+                continue
+            (inner,) = part.inner
+            shaped = found.reshape(size, inner.size, size, inner.size).transpose(0, 2, 1, 3)
+            of_inner[inner] = of_inner.get(inner, np.zeros(())) + shaped
+    if not of_inner:
+        return False
+    best = {inner: np.stack([_assigned(row) for row in found]) for inner, found in of_inner.items()}
+    for inner, found in of_inner.items():
+        direct += _paired(found, best[inner]).sum(-1)
+    orders[group] = assigned(direct)
+    for inner, order in best.items():
+        if inner.within is group:
+            orders[inner] = order[np.arange(size), orders[group]]
+    return True

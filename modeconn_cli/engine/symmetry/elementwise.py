@@ -28,8 +28,6 @@ ALIKE = (
     "ge", "greater", "gt", "hypot", "le", "lerp", "less", "logaddexp", "logaddexp2", "logical_and", "logical_or",
     "logical_xor", "lt", "masked_fill", "maximum", "minimum", "mul", "multiply", "ne", "not_equal", "pow",
     "remainder", "rsub", "sub", "subtract", "true_divide", "where", "xlogy", "__and__", "__or__", "__xor__",
-    # a direction times a length per row
-    "_weight_norm",
     # complex numbers
     "complex", "conj", "conj_physical", "imag", "polar", "real", "resolve_conj", "resolve_neg",
 )
@@ -41,24 +39,31 @@ CONSTANTS = (
 # fmt: on
 
 
-@rule(*ALIKE)
+@rule(*ALIKE, placewise=True)
 def elementwise(step: Step, **operands: object) -> Labelled:
     return united(step, [operand for operand in operands.values() if isinstance(operand, Labelled)])
 
 
-@rule("to", "type_as")
+@rule("_weight_norm")
+def weight_norm(step: Step, v: Labelled, g: Labelled, dim: int = 0) -> Labelled:
+    """A direction times a length per element of `dim`."""
+    step.mixes(v, *(axis for axis in range(len(v.shape)) if axis != dim % len(v.shape)))
+    return united(step, [v, g])
+
+
+@rule("to", "type_as", placewise=True)
 def cast(_step: Step, x: Labelled, **_: object) -> Labelled:
     """Only `x` has values here; the other operand lends its type."""
     return x
 
 
-@rule("arange", "linspace", "logspace")
+@rule("arange", "linspace", "logspace", placewise=True)
 def numbers(at: Step, /, **_: object) -> Labelled:
     """Of which one argument is called `step`."""
     return from_axes([at.fixed(size) for size in at.shape])
 
 
-@rule("prelu")
+@rule("prelu", placewise=True)
 def prelu(step: Step, x: Labelled, weight: Labelled, **_: object) -> Labelled:
     """One slope per channel (axis 1), or one for all."""
     (slopes,) = step.split(weight)
@@ -68,7 +73,7 @@ def prelu(step: Step, x: Labelled, weight: Labelled, **_: object) -> Labelled:
     return x
 
 
-@rule("glu")
+@rule("glu", placewise=True)
 def glu(step: Step, x: Labelled, dim: int = -1, **_: object) -> Labelled:
     """First half times the gate of the second: unit k is elements k and n + k."""
     axes = step.split(x)
@@ -78,7 +83,7 @@ def glu(step: Step, x: Labelled, dim: int = -1, **_: object) -> Labelled:
     return from_axes(axes)
 
 
-@rule(*CONSTANTS)
+@rule(*CONSTANTS, placewise=True)
 def constant(step: Step, **_: object) -> Labelled:
     """Equal numbers everywhere: any permutation leaves them as they are."""
     return from_axes([step.fresh(size) for size in step.shape])

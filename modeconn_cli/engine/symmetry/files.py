@@ -18,6 +18,7 @@ from modeconn_cli.engine.settings.swap import LARGEST_SEED
 from modeconn_cli.engine.symmetry import Group, Symmetry, find, group_of, permute
 from modeconn_cli.engine.symmetry.choose import Mode, order_of_pairs, orders_of_all, place_in_blocks
 from modeconn_cli.engine.symmetry.groups import Places
+from modeconn_cli.engine.symmetry.permutation import inverse
 
 Orders = dict[Group, Places]
 
@@ -99,20 +100,26 @@ def orders_to_first(path: Path, symmetry: Symmetry) -> Orders:
 
     `path` is the metadata of the swap that made the second network from the first, which is undone, or an .npz
     with an order [units] under the name of each layer that is permuted, or of each group (`Symmetry.ids`): unit k
-    becomes unit order[k] of the second network. Raises InputError for anything else.
+    becomes unit order[k] of the second network. Of units within blocks it may be [blocks, units]. Raises InputError for
+    anything else.
     """
     if path.suffix != ".npz":
         orders = orders_of_swap(read_metadata(path), path, symmetry)
-        return {group: np.argsort(order) for group, order in orders.items()}
+        return inverse(orders)
     out: Orders = {}
     for layer, order in arrays.read_npz(path).items():
         try:
             group = symmetry.ids.get(layer) or group_of(symmetry, layer)
         except SettingsError as error:
             raise InputError(f"'{path}' does not fit the network: {error}") from error
-        if order.dtype.kind not in "iu" or sorted(order.ravel().tolist()) != list(range(group.size)):
+        rows = order if order.shape == group.shape else order.reshape(1, -1)
+        if order.dtype.kind not in "iu" or any(
+            sorted(row) != list(range(group.size)) for row in np.atleast_2d(rows).tolist()
+        ):
             raise InputError(f"'{path}': '{layer}' is no permutation of 0 … {group.size - 1}")
-        if order.ndim != 1 or any(_places(group) & _places(other) for other in out):
+        if order.shape not in ((group.size,), group.shape) or any(
+            _units(group) == _units(each) for each in out
+        ):
             raise InputError(f"'{path}': '{layer}' is no list of units, or its group is there twice")
         out[group] = order.astype(np.int64)
     if not out:
@@ -120,13 +127,14 @@ def orders_to_first(path: Path, symmetry: Symmetry) -> Orders:
     return out
 
 
-def _places(group: Group) -> set[tuple[str, int, int]]:
-    """Where a group is, whatever its units are numbered by: tensors, their axes, and the first element there."""
-    return {(move.tensor, move.axis, int(move.places.min())) for move in group.moves}
+def _units(group: Group) -> tuple[str, int, frozenset[tuple[int, ...]]]:
+    """What its units are, whatever they are numbered by: where they lie in the first tensor that they are in."""
+    move = group.moves[0]
+    return move.tensor, move.axis, frozenset(map(tuple, move.places.tolist()))
 
 
 def order_bytes(orders: Orders, symmetry: Symmetry) -> bytes:
-    """The .npz that `orders_to_first` reads: the order [units], int64, of every group under its name."""
+    """The .npz that `orders_to_first` reads: every group's order under its name, int64 [units] or [blocks, units]."""
     return files.npz_bytes({name: orders[group] for name, group in symmetry.ids.items()})
 
 

@@ -15,11 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from modeconn_cli.engine.symmetry.groups import Group, Symmetry
-from modeconn_cli.engine.symmetry.match import MOST_SWEEPS, Order, by_weights, improve, inner_product
-from modeconn_cli.engine.symmetry.permutation import permute
-
-Orders = dict[Group, Order]
+from modeconn_cli.engine.symmetry.groups import Symmetry
+from modeconn_cli.engine.symmetry.match import MOST_SWEEPS, by_weights, improve
+from modeconn_cli.engine.symmetry.pair import Orders, inner_product
+from modeconn_cli.engine.symmetry.permutation import composed, identity, inverse, permute
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,8 @@ def common_frame(
     by_size = sorted(range(len(networks)), key=sizes.__getitem__)
     found = _common_frame(symmetry, [networks[k] for k in by_size], seed, restarts, tell)
     orders = dict(zip(by_size, found.orders, strict=True))
-    seen = tuple(_seen_from(orders[0], orders[k]) for k in range(len(networks)))
+    # As they are seen from the first network, whose units stay in their places.
+    seen = tuple(composed(orders[k], inverse(orders[0])) for k in range(len(networks)))
     return Frame(seen, found.objective, by_size[found.reference])
 
 
@@ -68,13 +68,13 @@ def _common_frame(
     for done, (i, j) in enumerate(pairs):
         tell(done, len(pairs))
         between[i, j] = by_weights(symmetry, networks[i], networks[j], seed=seed, restarts=restarts).orders
-        between[j, i] = {group: np.argsort(order) for group, order in between[i, j].items()}
+        between[j, i] = inverse(between[i, j])
     tell(len(pairs), len(pairs))
-    identity = {group: np.arange(group.size) for group in symmetry.groups}
-    begin = _objective(networks, [identity] * count)
+    unmoved = {group: identity(group) for group in symmetry.groups}
+    begin = _objective(networks, [unmoved] * count)
     best: Frame | None = None
     for k in range(count):
-        orders = [dict(between.get((k, i), identity)) for i in range(count)]
+        orders = [dict(between.get((k, i), unmoved)) for i in range(count)]
         generator = np.random.default_rng(seed)
         history = [begin, _objective(networks, orders)]
         while len(history) < MOST_SWEEPS and _round(symmetry, networks, orders, generator) > 0:
@@ -123,8 +123,3 @@ def _objective(networks: Sequence[Mapping[str, Tensor]], orders: Sequence[Orders
         own = sum(inner_product(tensor, tensor) for tensor in tensors)
         total += 0.5 * (inner_product(together, together) - own)
     return total
-
-
-def _seen_from(first: Orders, other: Orders) -> Orders:
-    """The order of another network where the first one's units stay in their places."""
-    return {group: order[np.argsort(first[group])] for group, order in other.items()}

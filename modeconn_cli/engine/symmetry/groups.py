@@ -19,6 +19,7 @@ from torch import fx
 from modeconn_cli.engine.errors import InputError, SettingsError, did_you_mean
 from modeconn_cli.engine.networks.graph import Graph
 from modeconn_cli.engine.symmetry.labels import NOTHING, Labels, Words, repeated
+from modeconn_cli.engine.symmetry.nested import within
 from modeconn_cli.engine.symmetry.tensors import Labelled
 from modeconn_cli.engine.symmetry.walk import LabelledGraph, label, layer_of
 
@@ -33,6 +34,10 @@ class Move:
     axis: int
     length: int  # of the axis
     places: Places
+    # Where units are within blocks: the axis along which blocks lie, and the block that is there. Along the axis of
+    # the move itself one for each of a unit's places, along another one for each of its elements.
+    across: int = 0
+    blocks: Places | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,10 +46,15 @@ class Group:
 
     Where the group covers a whole layer, unit k is row k of its weight. Where it covers part of it, or a unit is
     several rows (a head), units are numbered by their first row, and `rows_in` says which they are.
+
+    Units `within` others, such as the entries of heads, can be exchanged in each of these apart from the rest. Then an
+    order of them is (blocks, units), or (units,) for one that all blocks share. Blocks are exchanged first: row k is of
+    the block that has come to place k.
     """
 
     rows_in: Mapping[str, Places]  # every module that makes these units, in execution order: (units, rows)
     moves: tuple[Move, ...]  # in the order of the state dict
+    within: Group | None = None  # which is within none
 
     @property
     def layer(self) -> str:
@@ -55,6 +65,11 @@ class Group:
     def size(self) -> int:
         """The number of units."""
         return len(self.rows_in[self.layer])
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of an order of the units."""
+        return (self.size,) if self.within is None else (self.within.size, self.size)
 
 
 @dataclass(frozen=True)
@@ -104,6 +119,8 @@ def find(graph: Graph) -> Symmetry:
     made = {layer: labels.expand(words) for layer, words in labelled.notes.producers.items()}
     unit = np.full(len(group_number), -1)  # label -> number of the unit in its group
     by_number = _groups(group_number, unit, tensors, made)
+    for number, blocks in within(labelled, group_number, tensors).items():
+        by_number[number] = _nested(by_number[number], by_number[blocks], tensors, blocks, group_number, unit)
     groups = tuple(by_number.values())
 
     def seen(node: fx.Node) -> Iterator[tuple[Group, tuple[int, ...], Places]]:
@@ -145,6 +162,7 @@ def group_of(symmetry: Symmetry, layer: str) -> Group:
     return Group(
         {name: places[order] for name, places in group.rows_in.items()},
         tuple(replace(move, places=move.places[order]) for move in group.moves),
+        group.within,
     )
 
 
@@ -213,6 +231,29 @@ def _groups(
             # A group that no layer writes, such as learned tokens that are summed, is named after its tensor.
             rows_in.setdefault(group, {layer_of(name): np.sort(places, axis=1)})
     return {number: Group(rows, tuple(moves[number])) for number, rows in rows_in.items()}
+
+
+def _nested(
+    group: Group,
+    blocks: Group,
+    tensors: Mapping[tuple[str, int], Words],
+    of_blocks: int,
+    number: Places,
+    unit: Places,
+) -> Group:
+    """The same units, each block of which has an order of its own; `of_blocks` is the number of the blocks' class."""
+    moves = []
+    for move in group.moves:
+        axes = {axis: words for (name, axis), words in tensors.items() if name == move.tensor}
+        across = next(
+            axis
+            for axis in (move.axis, *axes)
+            if (number[axes[axis]] == of_blocks).any(axis=1)[move.places if axis == move.axis else ...].all()
+        )
+        words = axes[across][move.places[0]] if across == move.axis else axes[across]
+        found = np.where(number[words] == of_blocks, unit[words], -1).max(axis=1)
+        moves.append(replace(move, across=across, blocks=found))
+    return Group(group.rows_in, tuple(moves), blocks)
 
 
 def _places(number: Places, unit: Places, words: Words) -> Iterator[tuple[int, Places]]:

@@ -145,13 +145,12 @@ class Labels:
                 self.freeze(pairs, DISAGREE)
 
     def _roots(self, words: Words) -> Words:
-        roots = self._parent[words]
-        while True:
-            above = self._parent[roots]
-            if np.array_equal(above, roots):
-                self._parent[words] = roots
-                return roots
+        known = roots = self._parent[words]
+        while not np.array_equal(above := self._parent[roots], roots):
             roots = above
+        if roots is not known:
+            self._parent[words] = roots
+        return roots
 
     def _alike(self, left: Words, right: Words) -> bool:
         """Equate words of unbound labels, (n, f) and (n, f); two frozen labels remain two.
@@ -238,8 +237,12 @@ def joined(parts: Sequence[Words]) -> Words:
 
 def repeated(words: Words) -> Mask:
     """Which expanded words occur more than once in their axis: (n, f) -> (n,)."""
-    _, inverse, counts = np.unique(words, axis=0, return_inverse=True, return_counts=True)
-    return np.asarray(counts[inverse.reshape(-1)] > 1)
+    keys = words[:, 0]
+    for column in words.T[1:]:  # several times as fast as unique rows
+        _, keys = np.unique(keys, return_inverse=True)
+        keys = keys * (column.max(initial=0) + 1) + column
+    _, inverse, counts = np.unique(keys, return_inverse=True, return_counts=True)
+    return np.asarray(counts[inverse] > 1)
 
 
 def _one_to_one(pairs: Words) -> bool:

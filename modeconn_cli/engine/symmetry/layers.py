@@ -15,6 +15,8 @@ SPACE = "it is a position in space"
 @rule("linear")
 def linear(step: Step, x: Labelled, weight: Labelled, bias: Labelled | None = None, **_: object) -> Labelled:
     """(…, in), (out, in), (out,) -> (…, out)."""
+    for read in (x, weight):
+        step.mixes(read, -1)
     x = step.apart(x, [-1])
     out, inward = step.split(weight)
     last = len(x.shape) - 1
@@ -29,6 +31,8 @@ def bilinear(
     step: Step, input1: Labelled, input2: Labelled, weight: Labelled, bias: Labelled | None = None
 ) -> Labelled:
     """(…, a), (…, b), (out, a, b), (out,) -> (…, out)."""
+    for read, axes in ((input1, [-1]), (input2, [-1]), (weight, [-2, -1])):
+        step.mixes(read, *axes)
     left, right = step.split(input1), step.split(input2)
     out, *inward = step.split(weight)
     for one, other in zip([*left[:-1], *inward], [*right[:-1], left[-1], right[-1]], strict=True):
@@ -41,6 +45,7 @@ def bilinear(
 @rule("embedding")
 def embedding(step: Step, weight: Labelled, indices: Labelled, **_: object) -> Labelled:
     """(entries, features), (…) -> (…, features): the entries are numbered, the features may move."""
+    step.mixes(weight, 0)
     entries, features = step.split(weight)
     step.freeze(entries)
     step.produces("weight", features)
@@ -60,7 +65,8 @@ def convolution(
     number, inner = step.fresh(groups), step.fresh(len(inward))
     step.equate(inward, inner)
     step.equate(out, product(number, step.fresh(len(out) // groups)))
-    return _convolved(step, x, product(number, inner), out, bias, space)
+    step.mixes(weight, *range(1, len(weight.shape)))
+    return _convolved(step, x, product(number, inner), out, bias, space, number)
 
 
 @rule("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
@@ -73,13 +79,15 @@ def transposed_convolution(
     step.equate(inward, product(number, step.fresh(len(inward) // groups)))
     out = inner_out if groups == 1 else step.fresh(groups * len(inner_out))
     step.equate(out, product(number, inner_out))
-    return _convolved(step, x, inward, out, bias, space)
+    step.mixes(weight, 0, *range(2, len(weight.shape)), kept=number)
+    return _convolved(step, x, inward, out, bias, space, number)
 
 
 @rule("batch_norm", "instance_norm")
 def channel_norm(step: Step, x: Labelled, **arguments: Any) -> Labelled:
     """Channels (axis 1) are normalised one by one."""
     axes = step.split(x)
+    step.mixes(x, 0, *range(2, len(axes)))
     step.carry(axes[1], *(arguments.get(name) for name in ("weight", "bias", "running_mean", "running_var")))
     return from_axes(axes)
 
@@ -95,6 +103,8 @@ def layer_norm(
 ) -> Labelled:
     """Statistics over the last axes, which do not see an order; scale and shift per element."""
     axes = range(len(x.shape) - len(normalized_shape), len(x.shape))
+    for read in (x, weight, bias):
+        step.mixes(read, *range(-len(normalized_shape), 0))
     x = step.apart(x, axes)
     for tensor in (weight, bias):
         if tensor is not None:
@@ -113,8 +123,11 @@ def group_norm(
     **_: object,
 ) -> Labelled:
     """Channels in blocks that share statistics: blocks are exchanged, and entries alike in all blocks."""
-    axes = step.split(x)
-    step.equate(axes[1], product(step.fresh(num_groups), step.fresh(len(axes[1]) // num_groups)))
+    axes, number = step.split(x), step.fresh(num_groups)
+    step.mixes(x, *range(1, len(axes)), kept=number)
+    for vector in (weight, bias):
+        step.mixes(vector, 0, kept=number)
+    step.equate(axes[1], product(number, step.fresh(len(axes[1]) // num_groups)))
     step.carry(axes[1], weight, bias)
     return from_axes(axes)
 
@@ -132,11 +145,12 @@ def pooling(step: Step, x: Labelled, **_: object) -> Labelled:
     """Along the trailing axes positions are mixed in place, channel by channel."""
     space = int(step.operation[-2])  # avg_pool2d -> 2
     axes = step.split(x)
+    step.mixes(x, *range(-space, 0))
     step.freeze(*axes[-space:], reason=SPACE)
     return from_axes([*axes[:-space], *_positions(step, space)])
 
 
-@rule("pixel_shuffle")
+@rule("pixel_shuffle", placewise=True)
 def pixel_shuffle(step: Step, x: Labelled, upscale_factor: int, **_: object) -> Labelled:
     """(…, c·r², h, w) -> (…, c, h·r, w·r): a channel of the output is r² channels of the input."""
     axes = step.split(x)
@@ -147,8 +161,15 @@ def pixel_shuffle(step: Step, x: Labelled, upscale_factor: int, **_: object) -> 
 
 
 def _convolved(
-    step: Step, x: Labelled, inward: Words, out: Words, bias: Labelled | None, space: list[Words]
+    step: Step,
+    x: Labelled,
+    inward: Words,
+    out: Words,
+    bias: Labelled | None,
+    space: list[Words],
+    number: Words,
 ) -> Labelled:
+    step.mixes(x, *range(-len(space) - 1, 0), kept=number)
     axes = step.split(x)
     channel = len(axes) - len(space) - 1
     if channel < 0:

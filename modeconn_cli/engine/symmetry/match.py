@@ -4,9 +4,6 @@ Ainsworth et al. 2023 (arXiv:2209.04836): ‖A − P·B‖² is smallest where �
 that is a linear assignment for one group of units while the others stand still. The first sweep goes from the axes
 that never move (inputs, classes, positions) inwards and sees only what is aligned already: from the identity in
 random order deep residual networks stall. Then groups are solved in random order until none gains anything.
-
-Sums are in float64. Tensors are read where they are: the memory is a group's tensors in blocks and a matrix of the
-group's size.
 """
 
 from __future__ import annotations
@@ -15,19 +12,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
-import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from modeconn_cli.engine.errors import InputError
-from modeconn_cli.engine.symmetry.groups import Group, Move, Places, Symmetry
+from modeconn_cli.engine.symmetry.blocks import Blocks, parts
+from modeconn_cli.engine.symmetry.groups import Group, Symmetry
+from modeconn_cli.engine.symmetry.pair import Order, Orders, Pair, Use, root
+from modeconn_cli.engine.symmetry.permutation import identity, random_order
 
-Order = Places  # of a group's units
-Similarity = npt.NDArray[np.float64]
-
-BLOCK = 1 << 22  # elements of a tensor that are in float64 at a time
-ROUNDING = 1e-13  # of the largest objective there could be: a smaller gain is none
 MOST_SWEEPS = 100
 
 
@@ -42,67 +33,6 @@ class Matched:
     orders: dict[Group, Order]
     objective: tuple[float, ...]
     start: str
-
-
-@dataclass(frozen=True, eq=False)
-class _Use:
-    """A group on an axis of a tensor, and what else moves in that tensor."""
-
-    move: Move
-    others: tuple[tuple[Group, Move], ...]
-    elements: int
-
-
-class _Pair:
-    """Two networks of one architecture: what each group moves in them."""
-
-    def __init__(self, symmetry: Symmetry, fixed: Mapping[str, Tensor], moving: Mapping[str, Tensor]) -> None:
-        self.fixed, self.moving, self.groups = fixed, moving, symmetry.groups
-        self._known_apart: dict[tuple[_Use, Group], Places | None] = {}
-        in_tensor: dict[str, list[tuple[Group, Move]]] = {}
-        for group in symmetry.groups:
-            for move in group.moves:
-                if move.tensor in fixed:
-                    in_tensor.setdefault(move.tensor, []).append((group, move))
-        self.in_tensor = in_tensor
-        self.uses: dict[Group, list[_Use]] = {group: [] for group in symmetry.groups}
-        for name, found in in_tensor.items():
-            for k, (group, move) in enumerate(found):
-                others = tuple(found[:k] + found[k + 1 :])
-                self.uses[group].append(_Use(move, others, fixed[name].numel()))
-        norms = [inner_product(side[name], side[name]) for side in (fixed, moving) for name in in_tensor]
-        half = len(norms) // 2
-        self.tolerance = ROUNDING * float(np.sqrt(sum(norms[:half]) * sum(norms[half:])))
-
-    def apart(self, use: _Use, inner: Group) -> Places | None:
-        """As `_apart`, which is asked for over and over while nothing changes."""
-        if (use, inner) not in self._known_apart:
-            self._known_apart[use, inner] = _apart(use, inner)
-        return self._known_apart[use, inner]
-
-    def neighbours(self, group: Group) -> set[Group]:
-        """The groups whose order the assignment of this one depends on."""
-        return {other for use in self.uses[group] for other, _ in use.others}
-
-    def is_linear(self, group: Group) -> bool:
-        """Whether the objective is linear in the group's permutation: it moves one axis of each tensor."""
-        return group not in self.neighbours(group)
-
-    def objective(self, orders: Mapping[Group, Order], names: Sequence[str] | None = None) -> float:
-        """Σ ⟨A, P·B⟩ over some of the tensors, all that anything moves in where none are named."""
-        total = 0.0
-        for name in self.in_tensor if names is None else names:
-            total += inner_product(self.fixed[name], _moved(self.moving[name], self.in_tensor[name], orders))
-        return total
-
-    def similarity(self, group: Group, orders: Mapping[Group, Order], uses: Sequence[_Use]) -> Similarity:
-        """[i, j]: what unit j of the moving network adds to the objective in the place of unit i."""
-        total = torch.zeros(group.size, group.size, dtype=torch.float64)
-        for use in uses:
-            name, places = use.move.tensor, use.move.places
-            other = _moved(self.moving[name], use.others, orders)
-            _add_products(total, _units(self.fixed[name], use.move, places), _units(other, use.move, places))
-        return total.numpy()
 
 
 def by_weights(
@@ -121,12 +51,12 @@ def by_weights(
     `restarts` − 1 random orders; the best objective is kept. `tell` hears of every sweep: the start, the number of
     the sweep, the objective. Identical units are exchanged freely.
     """
-    pair = _Pair(symmetry, fixed, moving)
-    identity = {group: np.arange(group.size) for group in symmetry.groups}
+    pair = Pair(symmetry, fixed, moving)
+    unmoved = {group: identity(group) for group in symmetry.groups}
     generator = np.random.default_rng(seed)
-    begin = pair.objective(identity)
+    begin = pair.objective(unmoved)
     best: Matched | None = None
-    for name, orders, first in _starts(pair, identity, generator, restarts):
+    for name, orders, first in _starts(pair, unmoved, generator, restarts):
         found = [begin, *([] if name == "identity" else [first])]
         tell(name, 0, found[-1])
         for objective in _descent(pair, orders, generator):
@@ -146,7 +76,7 @@ def improve(
     generator: np.random.Generator,
 ) -> float:
     """Match on from the orders there are, which are changed; what the objective gains."""
-    pair = _Pair(symmetry, fixed, moving)
+    pair = Pair(symmetry, fixed, moving)
     before = after = pair.objective(orders)
     for objective in _descent(pair, orders, generator):
         after = objective
@@ -154,18 +84,18 @@ def improve(
 
 
 def _starts(
-    pair: _Pair, identity: Mapping[Group, Order], generator: np.random.Generator, restarts: int
-) -> Iterator[tuple[str, dict[Group, Order], float]]:
+    pair: Pair, unmoved: Mapping[Group, Order], generator: np.random.Generator, restarts: int
+) -> Iterator[tuple[str, Orders, float]]:
     """Where an attempt begins: its name, the orders, their objective."""
-    inwards = _outside_in(pair, dict(identity))
+    inwards = _outside_in(pair, dict(unmoved))
     yield "outside in", inwards, pair.objective(inwards)
-    yield "identity", dict(identity), pair.objective(identity)
+    yield "identity", dict(unmoved), pair.objective(unmoved)
     for k in range(1, restarts):
-        orders = {group: generator.permutation(group.size) for group in pair.groups}
+        orders = {group: random_order(group, generator) for group in unmoved}
         yield f"random {k}", orders, pair.objective(orders)
 
 
-def _descent(pair: _Pair, orders: dict[Group, Order], generator: np.random.Generator) -> Iterator[float]:
+def _descent(pair: Pair, orders: dict[Group, Order], generator: np.random.Generator) -> Iterator[float]:
     """Solve one group after the other until a sweep gains nothing; the objective after each sweep.
 
     A group is left out while nothing has changed around it since it was solved: the same assignment comes out.
@@ -187,27 +117,29 @@ def _descent(pair: _Pair, orders: dict[Group, Order], generator: np.random.Gener
             return
 
 
-def _solve(pair: _Pair, group: Group, orders: dict[Group, Order]) -> float:
-    """The best order of one group while the others stand still, if it is better than the one there is; what it gains.
+def _solve(pair: Pair, group: Group, orders: Orders) -> float:
+    """The best order of one group, and of the units within it, while the others stand still; what it gains.
 
-    Where the group is on two axes of a tensor the objective is taken as linear around the order there is, and what
-    comes out is kept only where the objective itself has risen.
+    It is kept where it is better than the one there is. Where the group is on two axes of a tensor the objective is
+    taken as linear around the order there is.
     """
-    similarity = pair.similarity(group, orders, pair.uses[group])
-    before, found = orders[group], assigned(similarity)
-    units = np.arange(group.size)
-    if pair.is_linear(group):
-        gain = float((similarity[units, found] - similarity[units, before]).sum())
-    else:
-        names = list(dict.fromkeys(use.move.tensor for use in pair.uses[group]))
-        gain = pair.objective({**orders, group: found}, names) - pair.objective(orders, names)
-    if gain <= pair.tolerance:
-        return 0.0
-    orders[group] = found
-    return gain
+    blocks = Blocks(pair, group, pair.uses[group], pair.inner[group], orders)
+    names = list(dict.fromkeys(use.move.tensor for use in pair.uses[group]))
+    exact = blocks.complete and pair.is_linear(group)
+
+    def reached(found: Mapping[Group, Order]) -> float:
+        return blocks.total(group, found) if exact else pair.objective({**orders, **found}, names)
+
+    before = reached(orders)
+    for found in (blocks.best(group), blocks.refined(group, orders)):
+        gain = reached(found) - before
+        if gain > pair.tolerance:
+            orders |= found
+            return gain
+    return 0.0
 
 
-def _outside_in(pair: _Pair, orders: dict[Group, Order]) -> dict[Group, Order]:
+def _outside_in(pair: Pair, orders: Orders) -> Orders:
     """The first sweep: always the group of which the most is next to what does not move, or has been matched.
 
     A tensor with an axis whose units are not matched yet says nothing of this one's, with one exception: where a
@@ -218,127 +150,33 @@ def _outside_in(pair: _Pair, orders: dict[Group, Order]) -> dict[Group, Order]:
     while left:
         found = max(left, key=lambda group: _known(pair, group, left))  # the first of the best
         left.remove(found)
-        known = [use for use in pair.uses[found] if not _open(use, found, left)]
-        blocks = _blocks(pair, found, left)
-        if not known and not blocks:
-            known = pair.uses[found]
-        similarity = pair.similarity(found, orders, known)
-        for inner, uses in blocks.items():
-            similarity += _of_blocks(pair, found, inner, uses, orders)
-        orders[found] = assigned(similarity)
+        inner, known = list(pair.inner[found]), []
+        for use in pair.uses[found]:
+            unknown = _open(use, found, left)
+            if _compares(use, found, unknown):
+                known.append(use)
+                inner += [other for other in unknown if other not in inner]
+        best = Blocks(pair, found, known or pair.uses[found], inner if known else pair.inner[found], orders)
+        orders |= {each: order for each, order in best.best(found).items() if root(each) is found}
     return orders
 
 
-def _open(use: _Use, group: Group, left: Sequence[Group]) -> set[Group]:
+def _open(use: Use, group: Group, left: Sequence[Group]) -> set[Group]:
     """The groups in the tensor whose order is not known; the group itself where it is there on another axis too."""
-    return {other for other, _ in use.others if other in left or other is group}
+    return {other for other, _ in use.others if root(other) in left or other is group}
 
 
-def _known(pair: _Pair, group: Group, left: Sequence[Group]) -> tuple[float, int]:
+def _compares(use: Use, group: Group, unknown: set[Group]) -> bool:
+    """Whether blocks can be compared in a tensor: nothing in it is unknown, or one group that is inside of blocks."""
+    if not unknown:
+        return True
+    inside = frozenset(other for other, _ in use.others if other in unknown or other.within is group)
+    return len(unknown) == 1 and group not in unknown and parts(use, inside) is not None
+
+
+def _known(pair: Pair, group: Group, left: Sequence[Group]) -> tuple[float, int]:
     """The share of what the group moves that can be compared, and how much that is."""
     others = [each for each in left if each is not group]
-    blocks = {use for uses in _blocks(pair, group, others).values() for use in uses}
     uses = pair.uses[group]
-    known = sum(use.elements for use in uses if use in blocks or not _open(use, group, others))
+    known = sum(use.elements for use in uses if _compares(use, group, _open(use, group, others)))
     return known / max(1, sum(use.elements for use in uses)), known
-
-
-def _blocks(pair: _Pair, group: Group, left: Sequence[Group]) -> dict[Group, list[_Use]]:
-    """The uses in which a unit is a block of the units of one group that is not matched, by that group."""
-    found: dict[Group, list[_Use]] = {}
-    for use in pair.uses[group]:
-        unknown = _open(use, group, left)
-        if len(unknown) == 1:
-            (inner,) = unknown
-            if inner is not group and pair.apart(use, inner) is not None:
-                found.setdefault(inner, []).append(use)
-    return found
-
-
-def _apart(use: _Use, inner: Group) -> Places | None:
-    """(units, inner units, the rest): an axis taken apart where each of its elements is of one of either; else None."""
-    moves = [move for other, move in use.others if other is inner]
-    (move,) = moves if len(moves) == 1 else (None,)
-    if move is None or move.axis != use.move.axis or move.places.size != use.move.places.size:
-        return None
-    unit, place, of_inner = (np.full(move.length, -1) for _ in range(3))
-    for k, row in enumerate(use.move.places):
-        unit[row], place[row] = k, np.arange(len(row))
-    for k, row in enumerate(move.places):
-        of_inner[row] = k
-    elements = np.flatnonzero((unit >= 0) & (of_inner >= 0))
-    units, inners = len(use.move.places), len(move.places)
-    if len(elements) != use.move.places.size or len(elements) % (units * inners):
-        return None
-    elements = elements[np.lexsort((place[elements], of_inner[elements], unit[elements]))]
-    shaped = elements.reshape(units, inners, -1)
-    whole = (unit[shaped] == np.arange(units)[:, None, None]) & (
-        of_inner[shaped] == np.arange(inners)[:, None]
-    )
-    return shaped if whole.all() else None
-
-
-def _of_blocks(
-    pair: _Pair, group: Group, inner: Group, uses: Sequence[_Use], orders: Mapping[Group, Order]
-) -> Similarity:
-    """[i, j]: what block j adds in the place of block i with its entries in their best order."""
-    units, inners = group.size, inner.size
-    total = torch.zeros(units * inners, units * inners, dtype=torch.float64)
-    for use in uses:
-        places = pair.apart(use, inner)
-        assert places is not None  # `_blocks` has taken it apart
-        rows = places.reshape(units * inners, -1)
-        known = [(other, move) for other, move in use.others if other is not inner]
-        name = use.move.tensor
-        moved = _moved(pair.moving[name], known, orders)
-        _add_products(total, _units(pair.fixed[name], use.move, rows), _units(moved, use.move, rows))
-    apart = total.numpy().reshape(units, inners, units, inners).transpose(0, 2, 1, 3)
-    out = np.empty((units, units))
-    for i in range(units):
-        for j in range(units):
-            out[i, j] = apart[i, j][np.arange(inners), assigned(apart[i, j])].sum()
-    return out
-
-
-def assigned(similarity: Similarity) -> Order:
-    """For each unit of the fixed network the one of the moving network that takes its place."""
-    if not np.isfinite(similarity).all():
-        raise InputError("the weights are too large: their products are beyond every float")
-    return np.asarray(linear_sum_assignment(similarity, maximize=True)[1], dtype=np.int64)
-
-
-def _moved(tensor: Tensor, moves: Sequence[tuple[Group, Move]], orders: Mapping[Group, Order]) -> Tensor:
-    """A tensor with some of the groups on its axes in their new order."""
-    index: dict[int, Order] = {}
-    for group, move in moves:
-        whole = index.setdefault(move.axis, np.arange(move.length))
-        whole[move.places] = whole[move.places[orders[group]]]
-    for axis, whole in index.items():
-        if not np.array_equal(whole, np.arange(len(whole))):
-            tensor = tensor.index_select(axis, torch.from_numpy(whole))
-    return tensor
-
-
-def _units(tensor: Tensor, move: Move, rows: Places) -> Tensor:
-    """(units, everything that a unit is in this tensor)."""
-    front = tensor.movedim(move.axis, 0)
-    flat = rows.reshape(-1)
-    if not np.array_equal(flat, np.arange(move.length)):
-        front = front.index_select(0, torch.from_numpy(flat))
-    return front.reshape(len(rows), -1)
-
-
-def _add_products(total: Tensor, a: Tensor, b: Tensor) -> None:
-    """total += a · bᵀ in float64, block by block."""
-    columns = max(1, BLOCK // len(a))
-    for start in range(0, a.shape[1], columns):
-        part = slice(start, start + columns)
-        total.addmm_(a[:, part].double(), b[:, part].double().T)
-
-
-def inner_product(a: Tensor, b: Tensor) -> float:
-    """⟨a, b⟩ in float64."""
-    flat = (a.reshape(-1), b.reshape(-1))
-    return sum(
-        float(torch.dot(*(x[k : k + BLOCK].double() for x in flat))) for k in range(0, a.numel(), BLOCK)
-    )

@@ -26,6 +26,7 @@ from modeconn_cli.engine.symmetry.tensors import (
 @rule(
     *("_reshape_alias", "_unsafe_view", "flatten", "ravel", "reshape", "reshape_as", "squeeze", "unflatten"),
     *("unsqueeze", "view", "view_as", "view_copy"),
+    placewise=True,
 )
 def view(step: Step, x: Labelled, **_: object) -> Labelled:
     return reshaped(step.labels, x, step.shape)
@@ -34,6 +35,7 @@ def view(step: Step, x: Labelled, **_: object) -> Labelled:
 @rule(
     *("adjoint", "mT", "moveaxis", "movedim", "numpy_T", "permute", "permute_copy", "swapaxes", "swapdims"),
     *("t", "transpose", "transpose_copy"),
+    placewise=True,
 )
 def reordered(step: Step, x: Labelled, **_: object) -> Labelled:
     """Where each axis goes shows the operation itself, applied to a tensor whose sizes number its axes."""
@@ -42,7 +44,7 @@ def reordered(step: Step, x: Labelled, **_: object) -> Labelled:
     return permuted(x, [number - 1 for number in order])
 
 
-@rule("channel_shuffle", "native_channel_shuffle")
+@rule("channel_shuffle", "native_channel_shuffle", placewise=True)
 def channel_shuffle(step: Step, x: Labelled, groups: int) -> Labelled:
     batch, channels, *space = x.shape
     apart = reshaped(step.labels, x, [batch, groups, channels // groups, *space])
@@ -50,7 +52,7 @@ def channel_shuffle(step: Step, x: Labelled, groups: int) -> Labelled:
     return reshaped(step.labels, mixed, x.shape)
 
 
-@rule("broadcast_to", "expand", "expand_as", "expand_copy", "repeat", "tile")
+@rule("broadcast_to", "expand", "expand_as", "expand_copy", "repeat", "tile", placewise=True)
 def repeat(step: Step, x: Labelled, **_: object) -> Labelled:
     """Copies one after the other: copy r of element k has the word (r, k), and copies permute freely."""
     axes = step.split(x)
@@ -60,7 +62,7 @@ def repeat(step: Step, x: Labelled, **_: object) -> Labelled:
     return from_axes(out)
 
 
-@rule("repeat_interleave")
+@rule("repeat_interleave", placewise=True)
 def repeat_interleave(
     step: Step, x: Labelled | None = None, repeats: object = None, dim: int | None = None, **_: object
 ) -> Labelled:
@@ -72,7 +74,7 @@ def repeat_interleave(
     return from_axes(axes)
 
 
-@rule("view_as_complex")
+@rule("view_as_complex", placewise=True)
 def view_as_complex(step: Step, x: Labelled) -> Labelled:
     """(…, 2) -> (…,): real and imaginary parts are not exchanged."""
     last = len(x.shape) - 1
@@ -81,7 +83,7 @@ def view_as_complex(step: Step, x: Labelled) -> Labelled:
     return Labelled(tuple(block for block in x.blocks if block.axes != (last,)))
 
 
-@rule("view_as_real")
+@rule("view_as_real", placewise=True)
 def view_as_real(step: Step, x: Labelled) -> Labelled:
     return Labelled((*x.blocks, Block((len(x.shape),), step.fixed(2))))
 
@@ -99,6 +101,7 @@ def view_as_real(step: Step, x: Labelled) -> Labelled:
         "split_copy",
     ),
     *("split_with_sizes", "tensor_split", "unbind", "unbind_copy", "unsafe_chunk", "unsafe_split"),
+    placewise=True,
 )
 def parts(at: Step, /, x: Labelled, dim: int = 0, **arguments: Any) -> Labelled | list[Labelled]:
     """Elements of one axis: the operation itself, applied to their numbers, shows which."""
@@ -112,7 +115,7 @@ def parts(at: Step, /, x: Labelled, dim: int = 0, **arguments: Any) -> Labelled 
     return [_part(at, x, axis, each) for each in found]
 
 
-@rule("cat", "concat", "concatenate")
+@rule("cat", "concat", "concatenate", placewise=True)
 def cat(step: Step, tensors: Sequence[Labelled], dim: int = 0) -> Labelled:
     """Parts side by side. Where a label comes twice (x beside x + f(x)) the words say which part they are in."""
     parts = [step.split(tensor) for tensor in tensors]
@@ -132,7 +135,7 @@ def cat(step: Step, tensors: Sequence[Labelled], dim: int = 0) -> Labelled:
     return from_axes(out)
 
 
-@rule("stack")
+@rule("stack", placewise=True)
 def stack(step: Step, tensors: Sequence[Labelled], dim: int = 0) -> Labelled:
     parts = [step.split(tensor) for tensor in tensors]
     for along in zip(*parts, strict=True):
@@ -141,14 +144,14 @@ def stack(step: Step, tensors: Sequence[Labelled], dim: int = 0) -> Labelled:
     return from_axes([*parts[0][:place], step.fixed(len(parts)), *parts[0][place:]])
 
 
-@rule("flip", "fliplr", "flipud")
+@rule("flip", "fliplr", "flipud", placewise=True)
 def flip(step: Step, x: Labelled, dims: Sequence[int] = (), **_: object) -> Labelled:
     for dim in {"fliplr": (1,), "flipud": (0,)}.get(step.operation, dims):
         x = taken(x, dim % len(x.shape), np.arange(x.shape[dim])[::-1])
     return x
 
 
-@rule("roll")
+@rule("roll", placewise=True)
 def roll(step: Step, x: Labelled, shifts: Sequence[int], dims: Sequence[int] = ()) -> Labelled:
     if not dims:
         raise Unproven(f"{step.name} over the flattened tensor")
@@ -157,7 +160,7 @@ def roll(step: Step, x: Labelled, shifts: Sequence[int], dims: Sequence[int] = (
     return x
 
 
-@rule("pad", "constant_pad_nd")
+@rule("pad", "constant_pad_nd", placewise=True)
 def pad(step: Step, x: Labelled, pad: Sequence[int], mode: str = "constant", **_: object) -> Labelled:
     """Pairs (before, after) from the last axis backwards; a constant margin permutes freely."""
     axes = step.split(x)
@@ -174,12 +177,12 @@ def pad(step: Step, x: Labelled, pad: Sequence[int], mode: str = "constant", **_
     return from_axes(axes)
 
 
-@rule("index_select")
+@rule("index_select", placewise=True)
 def index_select(step: Step, x: Labelled, dim: int, index: Labelled) -> Labelled:
     return indexed(step, x, [*[None] * (dim % len(x.shape)), index])
 
 
-@rule("index")
+@rule("index", placewise=True)
 def indexed(step: Step, x: Labelled, indices: Sequence[Labelled | None]) -> Labelled:
     """x[:, i, j]: the indexed axes are numbered and stay; the others are carried over."""
     axes = step.split(x)

@@ -15,6 +15,7 @@ def matmul(step: Step, x: Labelled, **arguments: object) -> Labelled:
     """(…, n, k), (…, k, m) -> (…, n, m); vectors as torch.matmul reads them."""
     name, other = next((name, value) for name, value in arguments.items() if isinstance(value, Labelled))
     left, right = step.split(x), step.split(other)
+    _mixes(step, x, other)
     if len(right) > 1:
         step.produces(name, right[-1])
     if len(left) > 1:
@@ -26,6 +27,7 @@ def matmul(step: Step, x: Labelled, **arguments: object) -> Labelled:
 def add_product(step: Step, x: Labelled, **arguments: object) -> Labelled:
     """x + left @ right, x broadcast."""
     left, right = (value for value in arguments.values() if isinstance(value, Labelled))
+    _mixes(step, left, right)
     return united(step, [from_axes(_product(step, step.split(left), step.split(right))), x])
 
 
@@ -38,6 +40,7 @@ def einsum(step: Step, equation: str, tensors: Sequence[Labelled], **_: object) 
         raise Unproven(f"{step.name}: only plain letters with an output are read")
     axes: dict[str, Words] = {}
     for term, tensor in zip(terms, tensors, strict=True):
+        step.mixes(tensor, *(axis for axis, letter in enumerate(term) if letter not in output))
         for letter, words in zip(term, step.split(tensor), strict=True):
             known = axes.setdefault(letter, words)
             if len(known) == 1:
@@ -62,6 +65,8 @@ def attention(
     queries, keys, values = step.split(query), step.split(key), step.split(value)
     if not len(queries) == len(keys) == len(values):
         raise Unproven(f"{step.name} with inputs of several ranks")
+    for read, axes in ((query, [-1]), (key, [-2, -1]), (value, [-2]), (attn_mask, [-1])):
+        step.mixes(read, *axes)
     if is_causal:
         step.freeze(queries[-2], keys[-2])
     if enable_gqa:
@@ -79,6 +84,11 @@ def _repeated(step: Step, queries: list[Words], shared: list[Words]) -> list[Wor
     copies = len(queries[-3]) // len(shared[-3])
     heads = product(shared[-3], step.fresh(copies)) if copies > 1 else shared[-3]
     return [*shared[:-3], heads, *shared[-2:]]
+
+
+def _mixes(step: Step, left: Labelled, right: Labelled) -> None:
+    step.mixes(left, -1)
+    step.mixes(right, -2 if len(right.shape) > 1 else -1)
 
 
 def _product(step: Step, left: list[Words], right: list[Words]) -> list[Words]:

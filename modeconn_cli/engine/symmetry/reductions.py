@@ -32,6 +32,7 @@ def reduction(step: Step, x: Labelled, dim: Dims = None, keepdim: bool = False, 
     axes = step.split(x)
     dims = [dim] if isinstance(dim, int) else list(dim or range(len(axes)))
     gone = {axis % len(axes) for axis in dims}
+    step.mixes(x, *gone)
     return from_axes(
         step.fixed(1, ALONE) if axis in gone else words
         for axis, words in enumerate(axes)
@@ -44,6 +45,7 @@ def extreme(step: Step, x: Labelled, **arguments: object) -> Labelled:
     """Three operations by one name: of two tensors, of all elements, along an axis with positions."""
     other = arguments.get("other")
     if isinstance(other, Labelled):
+        step.mixes(None)
         return united(step, [x, other])
     if "dim" in arguments:
         return in_order(step, x, **arguments)
@@ -53,6 +55,7 @@ def extreme(step: Step, x: Labelled, **arguments: object) -> Labelled:
 @rule("_log_softmax", "_softmax", "log_softmax", "softmax")
 def softmax(step: Step, x: Labelled, dim: int, **_: object) -> Labelled:
     """A sum over one axis, then element by element."""
+    step.mixes(x, dim)
     return step.apart(x, [dim])
 
 
@@ -66,12 +69,13 @@ def in_order(step: Step, x: Labelled, dim: object = None, **_: object) -> Labell
         raise Unproven(f"{step.name} runs over all axes in order")
     axes = step.split(x)
     dim %= len(axes)
+    step.mixes(x, dim)
     step.freeze(axes[dim])
     still = [step.fixed(step.shape[dim])] if len(step.shape) == len(axes) else []
     return from_axes([*axes[:dim], *still, *axes[dim + 1 :]])
 
 
-@rule("tril", "triu")
+@rule("tril", "triu", placewise=True)
 def triangle(step: Step, x: Labelled, **_: object) -> Labelled:
     axes = step.split(x)
     step.freeze(*axes[-2:])

@@ -12,6 +12,11 @@ It may assume that each axis of its inputs is permuted by some permutation of eq
 permuting the inputs permutes the outputs by theirs. Four tools: `equate` (move alike), `freeze` (stay), `fresh` (a
 new axis that may move) and `fixed` (a new axis that may not). Every axis of every output is recorded by the walk:
 whatever moves must map that axis onto itself, so a slice or a selected element needs no further care.
+
+Units that are blocks (heads) may hold units in an order of their own in each (`nested`). That is read off which axes
+an operation mixes: sums over, normalises over, reads as a whole. A rule says so of each input (`mixes`), or is
+`placewise`, where every element is computed from elements in equal places or only moved. Nothing is nested under a
+rule that says neither.
 """
 
 from __future__ import annotations
@@ -31,9 +36,10 @@ Rule = Callable[..., Any]  # (step, **arguments) -> Labelled; a list where sever
 F = TypeVar("F", bound=Rule)
 
 RULES: dict[str, Rule] = {}
+PLACEWISE: set[str] = set()  # operations that mix no elements
 
 
-def rule(*names: str) -> Callable[[F], F]:
+def rule(*names: str, placewise: bool = False) -> Callable[[F], F]:
     """Register a function for the ATen operations of these names, all overloads, in place or not."""
 
     def register(function: F) -> F:
@@ -41,6 +47,8 @@ def rule(*names: str) -> Callable[[F], F]:
             if name in RULES:
                 raise ValueError(f"two symmetry rules for aten.{name}")
             RULES[name] = function
+            if placewise:
+                PLACEWISE.add(name)
         return function
 
     return register
@@ -55,6 +63,15 @@ class Cut:
     index: Words
 
 
+@dataclass(frozen=True, eq=False)
+class Mixed:
+    """Axes of an input along which an operation mixes elements, each factor of their words but those in `kept`."""
+
+    x: Labelled
+    axes: frozenset[int]
+    kept: Words | None = None
+
+
 @dataclass
 class Notes:
     """What one walk over a graph writes down."""
@@ -65,6 +82,9 @@ class Notes:
     seams: dict[str, Words] = field(default_factory=dict)  # node -> an axis it cuts or glues
     unproven: list[str] = field(default_factory=list)  # why operations had all their inputs frozen
     cuts: dict[tuple[fx.Node, int], list[Cut]] = field(default_factory=dict)  # of an axis of a weight
+    mixed: dict[fx.Node, list[Mixed]] = field(
+        default_factory=dict
+    )  # by operation; what is not there is not known
 
 
 @dataclass(frozen=True)
@@ -139,6 +159,16 @@ class Step:
         if isinstance(source, fx.Node):
             for layer in self.layers.get(source, ()):
                 self.notes.producers.setdefault(layer, words)
+
+    def mixes(self, x: Labelled | None, *axes: int, kept: Words | None = None) -> None:
+        """Say that elements of an input, as it was given, are mixed along these axes and no others.
+
+        Along all other axes the operation does the same to each element. Of words (group, inner) that are mixed within
+        a group only, the groups are `kept`.
+        """
+        known = self.notes.mixed.setdefault(self.node, [])
+        if x is not None:
+            known.append(Mixed(x, frozenset(axis % len(x.shape) for axis in axes), kept))
 
     def seam(self, words: Words) -> None:
         """Remember an axis that is cut or glued here, in case its parts turn out to hold the same labels."""

@@ -113,11 +113,11 @@ def reshaped(labels: Labels, x: Labelled, shape: Sequence[int]) -> Labelled:
 
 def without_constants(words: Words) -> Words:
     """Words without the factors that are equal in all of them: (…, f) -> (…, g), g at least 1."""
-    varies = [factor for factor in range(words.shape[-1]) if _varies(words[..., factor])]
+    varies = [factor for factor in range(words.shape[-1]) if directions(words[..., factor])]
     return words[..., varies or [0]]
 
 
-def _varies(column: Words) -> tuple[int, ...]:
+def directions(column: Words) -> tuple[int, ...]:
     """The axes along which one factor is not constant."""
     return tuple(k for k in range(column.ndim) if (column != column.take([0], axis=k)).any())
 
@@ -138,7 +138,7 @@ def _separate(labels: Labels, block: Block) -> list[Block]:
         ]
     factors: list[list[Words]] = [[] for _ in block.axes]
     for column in flat.reshape(*block.sizes, -1).transpose(-1, *range(len(block.axes))):
-        along = _varies(column)
+        along = directions(column)
         column = _corner(column, along)
         if len(along) == 1:
             factors[along[0]].append(column[:, None])
@@ -213,7 +213,7 @@ def _merged(blocks: Sequence[Block]) -> tuple[tuple[int, ...], Words]:
 
 def _independent(labels: Labels, axes: tuple[int, ...], words: Words) -> list[Block]:
     """Blocks as small as the factors allow: only a factor that varies along two axes ties them together."""
-    varies = [set(_varies(words[..., factor])) for factor in range(words.shape[-1])]
+    varies = [set(directions(words[..., factor])) for factor in range(words.shape[-1])]
     parts: list[set[int]] = [{k} for k in range(len(axes))]
     for places in varies:
         tied = [part for part in parts if part & places]

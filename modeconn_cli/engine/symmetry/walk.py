@@ -19,7 +19,7 @@ from modeconn_cli.engine.networks.graph import Graph, concrete, location, operat
 # The rules register themselves.
 from modeconn_cli.engine.symmetry import elementwise, layers, movement, products, recurrent, reductions  # noqa: F401
 from modeconn_cli.engine.symmetry.labels import NOTHING, Labels, Unproven, Words, repeated
-from modeconn_cli.engine.symmetry.registry import RULES, Notes, Step
+from modeconn_cli.engine.symmetry.registry import PLACEWISE, RULES, Notes, Step
 from modeconn_cli.engine.symmetry.tensors import Labelled, from_axes, split
 
 OUTPUT = "its units are the model's outputs"
@@ -91,7 +91,7 @@ class _Walk:
             inputs = node.all_input_nodes
             if inputs and all(source in self.layers for source in inputs):
                 self.layers[node] = self.layers[inputs[0]]
-        for x in _tensors(outputs):
+        for x in labelled_in(outputs):
             for words in split(self.labels, x):
                 self.labels.freeze(words, OUTPUT)
         self._freeze_unread()
@@ -132,11 +132,12 @@ class _Walk:
         That they can be exchanged is of no use, and what the table is multiplied with would have to be laid out alike.
         """
         if any(
-            source not in self.tables and _tensors(self.values.get(source)) for source in node.all_input_nodes
+            source not in self.tables and labelled_in(self.values.get(source))
+            for source in node.all_input_nodes
         ):
             return
         self.tables.add(node)
-        for x in _tensors(self.values[node]):
+        for x in labelled_in(self.values[node]):
             for block in x.blocks:
                 words = self.labels.expand(block.flat)
                 still = self.labels.frozen(words)
@@ -145,6 +146,7 @@ class _Walk:
 
     def _apply(self, node: fx.Node) -> object:
         if node.target is operator.getitem:
+            self.notes.mixed[node] = []
             return self._read(node.args[0])[node.args[1]]
         if not isinstance(node.target, torch._ops.OpOverload) and not is_opaque(node):
             return None  # Python's arithmetic on sizes
@@ -160,12 +162,14 @@ class _Walk:
         if step.operation not in RULES:
             raise Unproven(f"{step.name} has no symmetry rule")
         inputs = [self.values.get(source) for source in step.node.all_input_nodes]
-        if any(0 in shape for shape in (*step.shapes, *(x.shape for x in _tensors(inputs)))):
+        if any(0 in shape for shape in (*step.shapes, *(x.shape for x in labelled_in(inputs)))):
             raise Unproven(f"{step.name} handles an empty tensor")
+        if step.operation in PLACEWISE:
+            self.notes.mixed[step.node] = []
         result = RULES[step.operation](step, **self._arguments(step.node))
         if isinstance(result, Labelled) and len(step.shapes) > 1:
             result = [result] * len(step.shapes)
-        found = tuple(x.shape for x in _tensors(result))
+        found = tuple(x.shape for x in labelled_in(result))
         if found != step.shapes:
             raise Unproven(f"the symmetry rule of {step.name} gives {found} for {step.shapes}")
         return result
@@ -173,7 +177,7 @@ class _Walk:
     def _frozen(self, step: Step, reason: str) -> object:
         """Freeze what an operation reads. Then it sees what it always saw, and needs no proof."""
         free = False
-        for x in _tensors([self.values.get(source) for source in step.node.all_input_nodes]):
+        for x in labelled_in([self.values.get(source) for source in step.node.all_input_nodes]):
             for block in x.blocks:
                 free |= not self.labels.frozen(self.labels.expand(block.flat)).all()
                 self.labels.freeze(block.flat, reason)
@@ -211,7 +215,7 @@ class _Walk:
 
     def _set(self, node: fx.Node, value: Any) -> None:
         self.values[node] = value
-        for x in _tensors(value):
+        for x in labelled_in(value):
             for block in x.blocks:
                 if id(block.words) not in self.recorded:
                     self.recorded[id(block.words)] = block.words
@@ -226,7 +230,7 @@ def layer_of(name: str) -> str:
     return path if path and "weight" in last else name
 
 
-def _tensors(found: object) -> list[Labelled]:
+def labelled_in(found: object) -> list[Labelled]:
     """All labelled tensors among what is found."""
     return [leaf for leaf in pytree.tree_leaves(found) if isinstance(leaf, Labelled)]
 

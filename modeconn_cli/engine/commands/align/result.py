@@ -39,7 +39,10 @@ def _root_mean_square(values: Sequence[float]) -> float:
 
 @dataclass(frozen=True)
 class GroupMoved:
-    """A group of units, named as in the permutation's file: how many there are, and how many have another place."""
+    """A group of units, named as in the permutation's file: how many there are, and how many have another place.
+
+    Units within blocks, such as the entries of heads, are counted in each of these, after the blocks have moved.
+    """
 
     name: str
     layers: list[str]
@@ -50,7 +53,12 @@ class GroupMoved:
 def groups_moved(symmetry: Symmetry, orders: Orders) -> list[GroupMoved]:
     """What an order of each group's units moves."""
     return [
-        GroupMoved(name, list(group.rows_in), group.size, int((orders[group] != np.arange(group.size)).sum()))
+        GroupMoved(
+            name,
+            list(group.rows_in),
+            orders[group].size,
+            int((orders[group] != np.arange(group.size)).sum()),
+        )
         for name, group in symmetry.ids.items()
     ]
 

@@ -20,6 +20,8 @@ class AxisMoved:
 class GroupOfUnits:
     """Units that can be exchanged with each other. `layers` are the modules that make them, in execution order, with
     the number of rows of the module's output axis that are one unit.
+
+    `within` names the group in each unit of which these can be exchanged apart, as the entries in each head.
     """
 
     name: str
@@ -27,6 +29,7 @@ class GroupOfUnits:
     rows_per_unit: int  # of the first layer
     layers: Mapping[str, int]
     moves: tuple[AxisMoved, ...]
+    within: str | None = None
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from modeconn_cli.engine import symmetry
 from modeconn_cli.engine.commands.info.groups import AxisMoved, GroupOfUnits, Symmetries
 from modeconn_cli.engine.machine.runtime import Runtime
@@ -24,12 +26,13 @@ def symmetries(settings: InfoSettings, runtime: Runtime) -> Symmetries:
         input_shape=list(opened.arch.input_shape) if opened.arch.takes_images else None,
         input_tokens=opened.arch.input_tokens,
         units=sum(group.size for group in found.groups),
-        groups=tuple(_described(name, group) for name, group in found.ids.items()),
+        groups=tuple(_described(name, group, found.ids) for name, group in found.ids.items()),
         fixed=dict(found.fixed),
     )
 
 
-def _described(name: str, group: Group) -> GroupOfUnits:
+def _described(name: str, group: Group, ids: Mapping[str, Group]) -> GroupOfUnits:
     rows = {layer: places.shape[1] for layer, places in group.rows_in.items()}
     moves = (AxisMoved(move.tensor, move.axis, move.length, move.places.shape[1]) for move in group.moves)
-    return GroupOfUnits(name, group.size, rows[group.layer], rows, tuple(moves))
+    within = next((other for other, each in ids.items() if each is group.within), None)
+    return GroupOfUnits(name, group.size, rows[group.layer], rows, tuple(moves), within)
