@@ -332,7 +332,7 @@ def test_keys_of_hydra_and_of_steps_are_named_and_ignored(mcx, tmp_path: Path) -
     assert mcx("train", "--print-config", "--config", written(tmp_path, "optimization_steps: 2\n")).code == 2
 
 
-def test_a_listed_flag_that_is_given_several_times_keeps_all_of_its_values(mcx: Callable) -> None:
+def test_a_listed_flag_that_is_given_several_times_keeps_all_of_its_values(mcx) -> None:
     words = ("train", "--print-config", "--model", "mlp", "--model-arg", "width=3,depth=2", "--seeds", "1")
     found = printed(mcx(*words, "--model-arg", "name='a,b'", "--seeds", "2,3").out)
     assert found["model_arg"] == (["width=3", "depth=2", "name='a,b'"], "flag")
