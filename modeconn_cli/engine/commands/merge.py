@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
@@ -16,6 +17,9 @@ from modeconn_cli.engine.machine.runtime import Runtime
 from modeconn_cli.engine.networks import checkpoints, graph, subject, weights
 from modeconn_cli.engine.networks.completing import completed
 from modeconn_cli.engine.networks.subject import Subject
+from modeconn_cli.engine.paths import repair
+from modeconn_cli.engine.paths.repair import Repair
+from modeconn_cli.engine.paths.statistics import StatisticsRecomputed, StatisticsRepaired, StatisticsUsed
 from modeconn_cli.engine.results import files, jobs, records
 from modeconn_cli.engine.results.records import Provenance, Record
 from modeconn_cli.engine.settings.base import tilde
@@ -46,7 +50,7 @@ class MergeResult(Record):
 
     output: str
     align: str
-    bn: str
+    bn: StatisticsUsed
     greedy: bool
     held_out: str
     images: int
@@ -65,7 +69,8 @@ def run(settings: MergeSettings, runtime: Runtime) -> MergeResult | None:
     if settings.greedy and not len(opened.data.val):
         raise SettingsError("--greedy chooses by validation images and there are none", "pass --val-size N")
     made = records.provenance(settings, "merge", runtime.opened)
-    unread = () if batch_norms(opened.model) else ("bn", *replace(settings, bn="average").idle())
+    merging = _Merging(settings, runtime, opened)
+    unread = () if merging.has_statistics else ("bn", *replace(settings, bn="average").idle())
     due = jobs.file_output(
         settings.output,
         made,
@@ -73,9 +78,8 @@ def run(settings: MergeSettings, runtime: Runtime) -> MergeResult | None:
         stored=checkpoints.provenance_in,
         unread=(*unread, *settings.unflipped),
     )
-    if runtime.plan([f"average {', '.join(words)}, align: {settings.align}", f"write {settings.output}"]):
+    if runtime.plan(merging.plan(list(words))):
         return None
-    merging = _Merging(settings, runtime, opened)
     own = [each.whole for each in opened.checkpoints]
     scores = [merging.evaluated(each, opened.data.held_out) for each in own]
     aligned = merging.aligned()
@@ -103,7 +107,7 @@ def run(settings: MergeSettings, runtime: Runtime) -> MergeResult | None:
     return MergeResult(
         output=tilde(settings.output),
         align=settings.align,
-        bn=settings.bn if batch_norms(opened.model) else "no batch norm",
+        bn=merging.statistics(shares),
         greedy=settings.greedy,
         held_out="test" if opened.data.use_test else "val",
         images=len(opened.data.held_out),
@@ -126,6 +130,39 @@ class _Merging:
     settings: MergeSettings
     runtime: Runtime
     opened: Subject
+
+    @property
+    def has_statistics(self) -> bool:
+        """Whether --bn makes a difference to these networks."""
+        return self.settings.bn == "repair" or bool(batch_norms(self.opened.model))
+
+    def plan(self, labels: Sequence[str]) -> list[str]:
+        """What is done, in words. Raises InputError where layers cannot be repaired in an ordinary checkpoint."""
+        settings, fit = self.settings, self.opened.data.fit
+        lines = [f"average {', '.join(labels)}, align: {settings.align}", f"write {settings.output}"]
+        if settings.bn == "repair":
+            self.repair.check_written("--bn recompute leaves the layers as they are")
+            passes = len(labels) + repair.passes(self.repair.places)
+            lines.insert(1, f"repair the layers: about {passes:g} passes over {len(fit):,} training images")
+        return lines
+
+    @cached_property
+    def repair(self) -> Repair:
+        """Repairs the layers of averages; its members are yet to be measured."""
+        settings = self.settings
+        return Repair(self.opened.model, self.opened.data.fit, settings.batch_size, settings.seed)
+
+    def statistics(self, shares: Sequence[float]) -> StatisticsUsed:
+        """What a record says of the statistics of an average."""
+        settings, fit = self.settings, self.opened.data.fit
+        if not self.has_statistics:
+            return StatisticsUsed("no batch norm")
+        if settings.bn == "average" or max(shares) == 1:
+            return StatisticsUsed("average")
+        used = (settings.bn, len(fit), settings.batch_size, settings.seed)
+        if settings.bn == "recompute":
+            return StatisticsRecomputed(*used)
+        return StatisticsRepaired(*used, len(self.repair.places), self.repair.constant)
 
     def evaluated(self, state: Mapping[str, Any], samples: Samples) -> Score:
         weights.load_into(self.opened.model, state, "the average")
@@ -152,8 +189,13 @@ class _Merging:
             only = shares.index(1)
             return {**states[only], **self.opened.checkpoints[only].extra}
         mixed = {**average(states, shares), **self.opened.checkpoints[0].extra}
+        for state in states[len(self.repair.members) :] if settings.bn == "repair" else ():
+            weights.load_into(model, {**state, **self.opened.checkpoints[0].extra}, "a member")
+            self.repair.take_member()
         weights.load_into(model, mixed, "the average")
-        if settings.bn == "recompute" and batch_norms(model):
+        if settings.bn == "repair":
+            self.repair.apply(shares)
+        elif settings.bn == "recompute" and batch_norms(model):
             recompute_statistics(model, self.opened.data.fit, settings.batch_size, settings.seed)
         return {**weights.snapshot(model), **weights.extra_of(model)}
 

@@ -10,6 +10,7 @@ from modeconn_cli.engine import names
 from modeconn_cli.engine.errors import SettingsError
 from modeconn_cli.engine.settings.base import setting, without_effect
 from modeconn_cli.engine.settings.shared import (
+    ON_IMAGES,
     ComputeSettings,
     MeasuredDataSettings,
     ModelSettings,
@@ -42,8 +43,11 @@ class MergeSettings(ModelSettings, MeasuredDataSettings, ComputeSettings, Overwr
     align: Literal["none", "weights"] = setting(
         "none", "permute all into one common frame first, as mcx align --cycle does"
     )
-    bn: Literal["recompute", "average"] = setting(
-        "recompute", "statistics of batch norm: of the training images under the average, or averaged too"
+    bn: Literal["recompute", "average", "repair"] = setting(
+        "recompute",
+        "statistics of batch norm: of the training images under the average, or averaged too; repair, of networks "
+        "without batch norm too, gives each layer's outputs the weighted mean of the members' means and deviations",
+        effective=("repair",),
     )
     greedy: bool = setting(
         False,
@@ -65,5 +69,5 @@ class MergeSettings(ModelSettings, MeasuredDataSettings, ComputeSettings, Overwr
             )
 
     def idle(self) -> dict[str, str]:
-        drawn = self.bn == "recompute" or self.align != "none" or self.flips_by_seed
+        drawn = self.bn in ON_IMAGES or self.align != "none" or self.flips_by_seed
         return super().idle() | without_effect(not drawn, f"with --bn {self.bn}", "seed")

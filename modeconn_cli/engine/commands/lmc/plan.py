@@ -144,7 +144,7 @@ def _passes(bn: BatchNorm, model: nn.Module, data: Data) -> tuple[float, str]:
     if bn == "recompute" and batch_norms(model):
         return 1, f", after a pass over {count} for batch norm"
     if bn == "repair":
-        passes = repair.passes(model, data.input_shape)
+        passes = repair.passes(repair.places(model, data.input_shape))
         return passes, f", after about {passes:g} passes over {count} to repair the layers"
     return 0, ""
 
