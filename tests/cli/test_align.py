@@ -103,6 +103,21 @@ def test_several_are_aligned_into_a_folder_and_missing_ones_again(
     assert mcx(*words, "--seed", "7").code == 3
 
 
+def test_a_frame_by_activations_has_the_first_as_it_is(
+    mcx: Callable, ends: list[Path], tmp_path: Path
+) -> None:
+    words = ["align", *(f"n{k}={path}" for k, path in enumerate(ends)), "--cycle", "--method", "activations"]
+    found = json.loads(mcx(*words, "--output-dir", tmp_path / "out", "--json").out)["aligned"]
+    moved = ["align", ends[1], "--to", ends[0], "--method", "activations", "--output", tmp_path / "moved.pt"]
+    (alone,) = json.loads(mcx(*moved, "--json").out)["aligned"].values()
+    first, second = (state(tmp_path / f"out/n{k}.pt") for k in (0, 1))
+    assert all(torch.equal(tensor, first[name]) for name, tensor in state(ends[0]).items())
+    by_hand = state(tmp_path / "moved.pt")
+    assert all(torch.equal(tensor, by_hand[name]) for name, tensor in second.items())
+    assert found["n1"]["objective"] == pytest.approx(alone["objective"], rel=1e-9)
+    assert "already complete" in mcx(*words, "--output-dir", tmp_path / "out").err
+
+
 def test_a_frame_is_one_for_all(mcx: Callable, ends: list[Path], tmp_path: Path) -> None:
     moving, out = shuffled(mcx, ends[0], tmp_path), tmp_path / "out"
     words = ["align", f"a={ends[0]}", f"b={moving}", f"c={ends[1]}", "--cycle", "--output-dir", out]

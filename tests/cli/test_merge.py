@@ -77,6 +77,30 @@ def test_copies_in_one_frame_are_averaged_to_themselves(
     assert losses == pytest.approx([found["merged"]["loss"]] * 3, rel=1e-6)
 
 
+def test_two_are_averaged_by_activations_as_align_has_them(
+    mcx: Callable, ends: list[Path], tmp_path: Path
+) -> None:
+    moved = ["align", ends[1], "--to", ends[0], "--method", "activations", "--output", tmp_path / "moved.pt"]
+    assert mcx(*moved).code == 0
+    words = [
+        "merge",
+        f"a={ends[0]}",
+        f"b={ends[1]}",
+        "--align",
+        "activations",
+        "--output",
+        tmp_path / "out.pt",
+    ]
+    done = mcx(*words, "--json")
+    assert (done.code, json.loads(done.out)["align"]) == (0, "activations")
+    assert (
+        mcx("merge", f"a={ends[0]}", f"b={tmp_path}/moved.pt", "--output", tmp_path / "by_hand.pt").code == 0
+    )
+    by_hand = state(tmp_path / "by_hand.pt")
+    assert all(torch.equal(tensor, by_hand[name]) for name, tensor in state(tmp_path / "out.pt").items())
+    assert "already complete" in mcx(*words).err
+
+
 def test_statistics_are_recomputed_or_averaged(mcx: Callable, tmp_path: Path) -> None:
     network = ["train", "--model", "cnn", "--model-arg", "width=2,norm=batch", "--dataset", "digits"]
     more = ["--epochs", "1", "--max-samples", "300", "--seeds", "0,1", "--output-dir", tmp_path]
@@ -160,6 +184,37 @@ def test_a_repaired_average_of_own_networks_has_the_weighted_moments_of_its_memb
             )
     # The frame of the plain average is another one, and so is the average.
     assert not torch.equal(state(Path("plain.pt"))["4.bias"], state(Path("out.pt"))["4.bias"])
+
+
+def test_copies_of_an_own_network_are_averaged_to_themselves_by_activations(
+    mcx: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    Path("ownmerged.py").write_text(OWN)
+    own = ["--model", "ownmerged:net"]  # whose units are never constant
+    words = [
+        "train",
+        *own,
+        "--dataset",
+        "digits",
+        "--max-samples",
+        "300",
+        "--epochs",
+        "2",
+        "--output-dir",
+        "run",
+    ]
+    assert mcx(*words).code == 0
+    members = ["run/seed0/checkpoint-2.pt"]
+    for seed in ("1", "2"):
+        members.append(f"copy{seed}.pt")
+        swap = ["swap", members[0], *own, "--random", "--seed", seed, "--output", members[-1]]
+        assert mcx(*swap).code == 0
+    done = mcx("merge", *members, *own, "--align", "activations", "--output", "out.pt")
+    assert done.code == 0, done.err
+    original, merged = state(Path(members[0])), state(Path("out.pt"))
+    assert all(torch.equal(tensor, original[name]) for name, tensor in merged.items())
 
 
 def test_a_repaired_average_of_two_is_the_repaired_middle_of_their_line(

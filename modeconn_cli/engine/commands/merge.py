@@ -12,9 +12,9 @@ from torch import Tensor
 
 from modeconn_cli.engine import names, symmetry
 from modeconn_cli.engine.datasets import Samples
-from modeconn_cli.engine.errors import InputError, OutputError, SettingsError
+from modeconn_cli.engine.errors import OutputError, SettingsError
 from modeconn_cli.engine.machine.runtime import Runtime
-from modeconn_cli.engine.networks import checkpoints, graph, subject, weights
+from modeconn_cli.engine.networks import checkpoints, subject, weights
 from modeconn_cli.engine.networks.completing import completed
 from modeconn_cli.engine.networks.subject import Subject
 from modeconn_cli.engine.paths import repair
@@ -24,7 +24,7 @@ from modeconn_cli.engine.results import files, jobs, records
 from modeconn_cli.engine.results.records import Provenance, Record
 from modeconn_cli.engine.settings.base import tilde
 from modeconn_cli.engine.settings.merge import MergeSettings
-from modeconn_cli.engine.symmetry import frame
+from modeconn_cli.engine.symmetry.align import Aligner
 from modeconn_cli.engine.symmetry.average import average
 from modeconn_cli.engine.training import batch_norms, evaluate, recompute_statistics
 from modeconn_cli.engine.training.evaluation import Score
@@ -171,15 +171,13 @@ class _Merging:
     def aligned(self) -> list[State]:
         """The state of every network, in one common frame where that is asked for."""
         opened, states = self.opened, [each.state for each in self.opened.checkpoints]
-        if self.settings.align == "none":
+        settings, method = self.settings, self.settings.align
+        if method == "none":
             return list(states)
-        found = symmetry.find(graph.trace(opened.model, opened.arch.inputs(opened.model)))
-        if not found.groups:
-            raise InputError(
-                f"'{opened.checkpoints[0].path}' has no units that can be exchanged", "--align none"
-            )
-        own = [weights.parameters_of(opened.model, state) for state in states]
-        together = frame.common_frame(found, own, seed=self.settings.seed)
+        aligner = Aligner.of(
+            opened, method, batch_size=settings.batch_size, seed=settings.seed, hint="--align none"
+        )
+        together = aligner.frame(states, self.runtime.progress)
         return [symmetry.permute(*each) for each in zip(states, together.orders, strict=True)]
 
     def averaged(self, states: Sequence[State], shares: Sequence[float]) -> dict[str, Any]:

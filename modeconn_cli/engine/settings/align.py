@@ -56,8 +56,6 @@ class AlignSettings(TracedSettings, MeasuredDataSettings, ComputeSettings, Optio
                 "--to and --cycle exclude each other" if self.cycle else "no network to align to",
                 "pass --to FIXED.pt, or --cycle for networks that are aligned to each other",
             )
-        if self.cycle and self.method == "activations":
-            raise SettingsError("--cycle is by weights", "align each to one network with --to")
         if self.cycle and len(self.checkpoints) < 2:
             raise SettingsError("--cycle needs two networks or more", "mcx align A.pt B.pt C.pt --cycle …")
         if (self.output is None) == (self.output_dir is None):

@@ -11,6 +11,7 @@ from modeconn_cli.engine.errors import SettingsError
 from modeconn_cli.engine.settings.base import setting, without_effect
 from modeconn_cli.engine.settings.shared import (
     ON_IMAGES,
+    Align,
     ComputeSettings,
     MeasuredDataSettings,
     ModelSettings,
@@ -40,8 +41,10 @@ class MergeSettings(ModelSettings, MeasuredDataSettings, ComputeSettings, Overwr
         (), "weight of each network, comma-listed, which are made to add up to 1", shown="equal", low=0,
         repeats=True, unless="greedy",
     )  # fmt: skip
-    align: Literal["none", "weights"] = setting(
-        "none", "permute all into one common frame first, as mcx align --cycle does"
+    align: Align = setting(
+        "none",
+        "permute all into one common frame first, by their weights, as mcx align --cycle does, or by how their units "
+        "act on training images",
     )
     bn: Literal["recompute", "average", "repair"] = setting(
         "recompute",
@@ -69,5 +72,5 @@ class MergeSettings(ModelSettings, MeasuredDataSettings, ComputeSettings, Overwr
             )
 
     def idle(self) -> dict[str, str]:
-        drawn = self.bn in ON_IMAGES or self.align != "none" or self.flips_by_seed
+        drawn = self.bn in ON_IMAGES or self.align == "weights" or self.flips_by_seed
         return super().idle() | without_effect(not drawn, f"with --bn {self.bn}", "seed")

@@ -14,6 +14,8 @@ TransformName = Literal["none", "vgg", "resnet", "cifar100", "imagenet", "mnist"
 BatchNorm = Literal["recompute", "keep", "lerp", "repair", "none"]
 ON_IMAGES = "recompute", "repair"  # the policies that look at training images
 
+Align = Literal["none", "weights", "activations"]  # as `mcx align --method` does
+
 SplitName = Literal["fit", "val", "all-train", "test"]
 
 _FROM_FILE = "from the checkpoint"

@@ -24,6 +24,7 @@ from modeconn_cli.engine.errors import InputError
 from modeconn_cli.engine.symmetry.groups import Group, Move, Places, Symmetry
 
 Order = Places  # of a group's units
+Orders = dict[Group, Order]
 Similarity = npt.NDArray[np.float64]
 
 BLOCK = 1 << 22  # elements of a tensor that are in float64 at a time
@@ -39,7 +40,7 @@ class Matched:
     first sweep, and after each that followed. `start` says where the best attempt began.
     """
 
-    orders: dict[Group, Order]
+    orders: Orders
     objective: tuple[float, ...]
     start: str
 
@@ -142,7 +143,7 @@ def improve(
     symmetry: Symmetry,
     fixed: Mapping[str, Tensor],
     moving: Mapping[str, Tensor],
-    orders: dict[Group, Order],
+    orders: Orders,
     generator: np.random.Generator,
 ) -> float:
     """Match on from the orders there are, which are changed; what the objective gains."""
@@ -155,7 +156,7 @@ def improve(
 
 def _starts(
     pair: _Pair, identity: Mapping[Group, Order], generator: np.random.Generator, restarts: int
-) -> Iterator[tuple[str, dict[Group, Order], float]]:
+) -> Iterator[tuple[str, Orders, float]]:
     """Where an attempt begins: its name, the orders, their objective."""
     inwards = _outside_in(pair, dict(identity))
     yield "outside in", inwards, pair.objective(inwards)
@@ -165,7 +166,7 @@ def _starts(
         yield f"random {k}", orders, pair.objective(orders)
 
 
-def _descent(pair: _Pair, orders: dict[Group, Order], generator: np.random.Generator) -> Iterator[float]:
+def _descent(pair: _Pair, orders: Orders, generator: np.random.Generator) -> Iterator[float]:
     """Solve one group after the other until a sweep gains nothing; the objective after each sweep.
 
     A group is left out while nothing has changed around it since it was solved: the same assignment comes out.
@@ -187,7 +188,7 @@ def _descent(pair: _Pair, orders: dict[Group, Order], generator: np.random.Gener
             return
 
 
-def _solve(pair: _Pair, group: Group, orders: dict[Group, Order]) -> float:
+def _solve(pair: _Pair, group: Group, orders: Orders) -> float:
     """The best order of one group while the others stand still, if it is better than the one there is; what it gains.
 
     Where the group is on two axes of a tensor the objective is taken as linear around the order there is, and what
@@ -207,7 +208,7 @@ def _solve(pair: _Pair, group: Group, orders: dict[Group, Order]) -> float:
     return gain
 
 
-def _outside_in(pair: _Pair, orders: dict[Group, Order]) -> dict[Group, Order]:
+def _outside_in(pair: _Pair, orders: Orders) -> Orders:
     """The first sweep: always the group of which the most is next to what does not move, or has been matched.
 
     A tensor with an axis whose units are not matched yet says nothing of this one's, with one exception: where a

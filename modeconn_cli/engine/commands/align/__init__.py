@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,18 +12,17 @@ from torch import Tensor
 
 from modeconn_cli.engine import names, symmetry
 from modeconn_cli.engine.commands.align.result import Alignment, AlignResult, Apart, groups_moved
-from modeconn_cli.engine.errors import CONTINUE, AnswerIsNo, InputError, Stopped
+from modeconn_cli.engine.errors import CONTINUE, AnswerIsNo, Stopped
 from modeconn_cli.engine.machine.runtime import Runtime
-from modeconn_cli.engine.networks import checkpoints, graph, subject, weights
+from modeconn_cli.engine.networks import checkpoints, subject, weights
 from modeconn_cli.engine.networks.checkpoints import Checkpoint
-from modeconn_cli.engine.networks.graph import Graph
-from modeconn_cli.engine.networks.subject import Needed, Subject
+from modeconn_cli.engine.networks.subject import Subject
 from modeconn_cli.engine.results import files, jobs, records
 from modeconn_cli.engine.results.fingerprints import sha256
 from modeconn_cli.engine.settings.align import AlignSettings
 from modeconn_cli.engine.settings.base import tilde
-from modeconn_cli.engine.symmetry import Symmetry, activity, frame, match
 from modeconn_cli.engine.symmetry import files as permutations
+from modeconn_cli.engine.symmetry.align import NEEDED, Aligner
 from modeconn_cli.engine.symmetry.match import Matched
 
 __all__ = ["AlignResult", "Alignment", "run"]
@@ -63,20 +63,20 @@ def _opened(
     """Read all networks and derive the groups of their units. Raises InputError where there are none."""
     fixed = [] if settings.to is None else [settings.to]
     read = [subject.read(path, settings, runtime) for path in (*fixed, *words.values())]
-    by_weights: Needed = "the data's shape" if settings.dataset else "no data"
+    shaped = settings.method == "weights" and settings.dataset
     opened = subject.open_networks(
-        read,
-        settings,
-        runtime,
-        by_weights if settings.method == "weights" else "data without held-out images",
+        read, settings, runtime, "the data's shape" if shaped else NEEDED[settings.method]
     )
-    traced = graph.trace(opened.model.cpu(), opened.arch.inputs(opened.model))
-    found = symmetry.find(traced)
-    if not found.groups:
-        reasons = "; ".join(f"{layer}: {why}" for layer, why in list(found.fixed.items())[:3])
-        raise InputError(f"'{opened.checkpoints[0].path}' has no units that can be exchanged: {reasons}")
+    opened.model.cpu()
+    aligner = Aligner.of(
+        opened,
+        settings.method,
+        batch_size=settings.batch_size,
+        seed=settings.seed,
+        restarts=settings.restarts,
+    )
     moving = dict(zip(words, opened.checkpoints[len(fixed) :], strict=True))
-    return _Work(settings, runtime, opened, traced, found, moving, outputs)
+    return _Work(settings, runtime, opened, aligner, moving, outputs)
 
 
 @dataclass(frozen=True)
@@ -86,8 +86,7 @@ class _Work:
     settings: AlignSettings
     runtime: Runtime
     opened: Subject
-    traced: Graph
-    found: Symmetry
+    aligner: Aligner
     moving: Mapping[str, Checkpoint]
     outputs: Mapping[str, Path]
 
@@ -96,10 +95,11 @@ class _Work:
         return None if self.settings.to is None else self.opened.checkpoints[0]
 
     def plan(self) -> list[str]:
-        units = sum(group.size for group in self.found.groups)
+        groups = self.aligner.symmetry.groups
+        units = sum(group.size for group in groups)
         to = "each other" if self.fixed is None else str(self.fixed.path)
         return [
-            f"match {units:,} units in {len(self.found.groups)} groups to {to}: {', '.join(self.moving)}",
+            f"match {units:,} units in {len(groups)} groups to {to}: {', '.join(self.moving)}",
             *(f"write {path}" for path in self.outputs.values()),
         ]
 
@@ -162,52 +162,13 @@ class _Work:
         fixed, own = self._weights(self.fixed.state), self._weights(moving.state)
         if Apart.of(own, [fixed]).total_l2 == 0:
             self.runtime.warn(f"'{self.fixed.path}' and '{moving.path}' are the same network")
-
-        found = (
-            self._by_activations(label, moving)
-            if self.settings.method == "activations"
-            else self._by_weights(label, fixed, own)
-        )
-        return self._publish(label, found, [fixed], [fixed])
-
-    def _by_weights(self, label: str, fixed: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> Matched:
-        def tell(start: str, sweep: int, objective: float) -> None:
-            self._tell(sweep, match.MOST_SWEEPS, "step", network=label, start=start, objective=objective)
-
-        settings = self.settings
-        return match.by_weights(
-            self.found, fixed, own, seed=settings.seed, restarts=settings.restarts, tell=tell
-        )
-
-    def _by_activations(self, label: str, moving: Checkpoint) -> Matched:
-        assert self.fixed is not None
-        device, fit = self.runtime.device, self.opened.data.fit
-
-        def there(checkpoint: Checkpoint) -> dict[str, Tensor]:
-            return {name: tensor.to(device) for name, tensor in checkpoint.state.items()}
-
-        def batches() -> Iterator[Tensor]:
-            done = 0
-            for batch in fit.batches(self.settings.batch_size):
-                yield batch.images
-                done += len(batch.images)
-                self._tell(done, len(fit), "step", network=label)
-
-        orders, alike = activity.by_activations(
-            self.found, self.traced, there(self.fixed), there(moving), batches
-        )
-        return Matched(orders, (alike,), "activations")
+        tell = functools.partial(self._tell, network=label)
+        return self._publish(label, self.aligner.pair(self.fixed.state, moving.state, tell), [fixed], [fixed])
 
     def _in_one_frame(self) -> dict[str, Alignment | None]:
         """Align all networks to each other."""
         own = [self._weights(each.state) for each in self.moving.values()]
-
-        def tell(done: int, pairs: int) -> None:
-            self._tell(done, pairs, "pair")
-
-        together = frame.common_frame(
-            self.found, own, seed=self.settings.seed, restarts=self.settings.restarts, tell=tell
-        )
+        together = self.aligner.frame([each.state for each in self.moving.values()], self._tell)
         start = f"the frame of {list(self.moving)[together.reference]}"
         moved = [symmetry.permute(each, orders) for each, orders in zip(own, together.orders, strict=True)]
         done: dict[str, Alignment | None] = {}
@@ -242,7 +203,7 @@ class _Work:
         about = self.opened.arch.about(moving.about, buffers=tuple(weights.not_parameters(model)))
         content = {checkpoints.STATE: {**state, **moving.extra}}
         data = files.tensor_bytes(checkpoints.content(moving.epoch, content, about, optimizer))
-        orders = permutations.order_bytes(found.orders, self.found)
+        orders = permutations.order_bytes(found.orders, self.aligner.symmetry)
         result = Alignment(
             moving=tilde(moving.path),
             fixed=None if self.fixed is None else tilde(self.fixed.path),
@@ -252,7 +213,7 @@ class _Work:
             after=Apart.of(self._weights(state), others_after),
             objective=list(found.objective),
             start=found.start,
-            groups=groups_moved(self.found, found.orders),
+            groups=groups_moved(self.aligner.symmetry, found.orders),
             max_output_diff_float64=difference.off,
             permutation_sha256=hashlib.sha256(orders).hexdigest(),
             checkpoint_sha256=hashlib.sha256(data).hexdigest(),
