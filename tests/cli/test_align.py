@@ -75,6 +75,31 @@ def test_two_seeds_come_closer_and_every_command_takes_the_permutation(
     assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
 
 
+def test_distances_are_aligned_by_activations_as_align_has_them(
+    mcx: Callable, ends: list[Path], tmp_path: Path
+) -> None:
+    words = ["align", ends[1], "--to", ends[0], "--method", "activations", "--output", tmp_path / "a.pt"]
+    (one,) = json.loads(mcx(*words, "--json").out)["aligned"].values()
+    alone = ["l2", *ends, "--align", "activations", "--output", tmp_path / "d.json"]
+    done = mcx(*alone, "--json")
+    found = json.loads(done.out)["modulo_permutation"]
+    assert (found["how"], found["total_l2"]) == ("activations", one["after"]["total_l2"])
+    assert json.loads((tmp_path / "d.json").read_text())["provenance"]["data"]["data set"] == "digits"
+    assert "already complete" in mcx(*alone).err
+    pair = [
+        "l2",
+        *(f"n{k}={path}" for k, path in enumerate((*ends, tmp_path / "a.pt"))),
+        "--align",
+        "activations",
+    ]
+    pairs = ["--pairs", "all", "--output-dir", tmp_path / "all"]
+    assert mcx(*pair, *pairs).code == 0
+    several = json.loads((tmp_path / "all/n0-n1.json").read_text())["modulo_permutation"]
+    assert several["total_l2"] == found["total_l2"]
+    assert "has no effect" in mcx(*alone[:-2], "--split", "test").err
+    assert "Total L2 aligned by activations" in mcx(*alone[:-2]).out
+
+
 def test_a_curve_is_trained_to_the_permuted_end(mcx: Callable, ends: list[Path], tmp_path: Path) -> None:
     out = tmp_path / "aligned.pt"
     mcx("align", ends[1], "--to", ends[0], "--output", out)

@@ -113,7 +113,9 @@ IDLE: dict[str, str] = {
     f"{SWAP} --no-verify --max-samples 5": "--max-samples has no effect without --verify",
     f"{SWAP} --data-path d": "--data-path has no effect without --verify",
     f"{SWAP} --verify --labels clean": "--labels has no effect on the test images",
-    "l2 a.pt b.pt --download": "--download has no effect without fisher or functional in --metric",
+    "l2 a.pt b.pt --download": (
+        "--download has no effect without fisher or functional in --metric, or --align activations"
+    ),
     "l2 a.pt b.pt --metric functional --labels clean": (
         "--labels has no effect without --fisher empirical on training samples"
     ),
@@ -126,10 +128,14 @@ IDLE: dict[str, str] = {
     "l2 a.pt b.pt --metric functional --fisher-samples 1000": (
         "--fisher-samples has no effect without fisher in --metric"
     ),
-    "l2 a.pt b.pt --num-classes 3": "--num-classes has no effect without fisher or functional in --metric, or --model",
-    "l2 a.pt b.pt --dataset digits": "--dataset has no effect without fisher or functional in --metric, or --model",
+    "l2 a.pt b.pt --num-classes 3": (
+        "--num-classes has no effect without fisher or functional in --metric, --align activations or --model"
+    ),
+    "l2 a.pt b.pt --dataset digits": (
+        "--dataset has no effect without fisher or functional in --metric, --align activations or --model"
+    ),
     "l2 a.pt b.pt --model mlp --max-samples 9": (
-        "--max-samples has no effect without fisher or functional in --metric"
+        "--max-samples has no effect without fisher or functional in --metric, or --align activations"
     ),
     "l2 a.pt b.pt --labels trained": "--labels has no effect without --fisher empirical on training samples",
     "l2 a.pt b.pt --split test": "--split has no effect without fisher or functional in --metric",
