@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -152,6 +154,23 @@ def test_more_starts_are_never_worse() -> None:
     (found, fixed), (_, moving) = made(Recurrent, 1), made(Recurrent, 2)
     reached = [match.by_weights(found, fixed, moving, restarts=k).objective[-1] for k in (1, 4, 16)]
     assert reached == sorted(reached)
+
+
+@pytest.mark.parametrize("make", SHAPES)
+def test_a_matching_that_goes_on_after_any_sweep_ends_as_if_nothing_had_come_between(
+    make: Callable[[], nn.Module],
+) -> None:
+    (found, fixed), (_, moving) = made(make, 1), made(make, 2)
+    kept: list[match.Progress] = []
+    whole = match.by_weights(found, fixed, moving, seed=3, restarts=3, keep=kept.append)
+    assert {each.attempt for each in kept} == {0, 1, 2, 3}
+    for k in range(0, len(kept), 3):
+        begun = match.Progress(**json.loads(json.dumps(dataclasses.asdict(kept[k]))))
+        further: list[match.Progress] = []
+        again = match.by_weights(found, fixed, moving, seed=3, restarts=3, begun=begun, keep=further.append)
+        assert (again.objective, again.start) == (whole.objective, whole.start)
+        assert all(np.array_equal(order, whole.orders[group]) for group, order in again.orders.items())
+        assert further == kept[k + 1 :], "no sweep is done again"
 
 
 def test_dead_and_identical_units_are_matched() -> None:

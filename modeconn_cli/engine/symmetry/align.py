@@ -16,7 +16,7 @@ from modeconn_cli.engine.networks.subject import Needed, Subject
 from modeconn_cli.engine.symmetry import activity, frame, match
 from modeconn_cli.engine.symmetry.frame import Frame
 from modeconn_cli.engine.symmetry.groups import Symmetry, find
-from modeconn_cli.engine.symmetry.match import Matched
+from modeconn_cli.engine.symmetry.match import Matched, Progress
 
 Method = Literal["weights", "activations"]
 State = Mapping[str, Tensor]
@@ -59,15 +59,31 @@ class Aligner:
         fit = opened.data.fit if method == "activations" else None
         return cls(found, traced, opened.model, method, fit, batch_size, seed, restarts)
 
-    def pair(self, fixed: State, moving: State, tell: Callable[..., None] = _silent) -> Matched:
-        """The order of the moving network's units."""
+    def pair(
+        self,
+        fixed: State,
+        moving: State,
+        tell: Callable[..., None] = _silent,
+        *,
+        begun: Progress | None = None,
+        keep: Callable[[Progress], None] = lambda _: None,
+    ) -> Matched:
+        """The order of the moving network's units; by weights it goes on from what has `begun` (`match.by_weights`)."""
         if self.fit is None:
 
             def swept(start: str, sweep: int, objective: float) -> None:
                 tell(sweep, match.MOST_SWEEPS, "step", start=start, objective=objective)
 
             both = (weights.parameters_of(self.model, state) for state in (fixed, moving))
-            return match.by_weights(self.symmetry, *both, seed=self.seed, restarts=self.restarts, tell=swept)
+            return match.by_weights(
+                self.symmetry,
+                *both,
+                seed=self.seed,
+                restarts=self.restarts,
+                tell=swept,
+                begun=begun,
+                keep=keep,
+            )
         orders, alike = activity.by_activations(
             self.symmetry, self.graph, self._placed(fixed), self._placed(moving), self._batches(tell)
         )

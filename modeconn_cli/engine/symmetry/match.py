@@ -11,6 +11,7 @@ group's size.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -22,6 +23,7 @@ from torch import Tensor
 
 from modeconn_cli.engine.errors import InputError
 from modeconn_cli.engine.symmetry.groups import Group, Move, Places, Symmetry
+from modeconn_cli.engine.symmetry.permutation import whole_axes
 
 Order = Places  # of a group's units
 Orders = dict[Group, Order]
@@ -30,6 +32,7 @@ Similarity = npt.NDArray[np.float64]
 BLOCK = 1 << 22  # elements of a tensor that are in float64 at a time
 ROUNDING = 1e-13  # of the largest objective there could be: a smaller gain is none
 MOST_SWEEPS = 100
+_START = ("outside in", "identity")  # of the first attempts; others begin at random
 
 
 @dataclass(frozen=True)
@@ -106,6 +109,22 @@ class _Pair:
         return total.numpy()
 
 
+@dataclass(frozen=True)
+class Progress:
+    """How far a matching is after a sweep, in plain values: what goes on from there ends as it would have without.
+
+    `attempt` is the number of its start, `orders` are by group in the symmetry's order, `due` the numbers of the groups
+    that have to be solved again, `random` is the generator's state; `best` what the attempts before have reached.
+    """
+
+    attempt: int
+    orders: list[list[int]]
+    objective: list[float]
+    due: list[int]
+    random: str
+    best: tuple[list[list[int]], list[float], str] | None
+
+
 def by_weights(
     symmetry: Symmetry,
     fixed: Mapping[str, Tensor],
@@ -114,29 +133,57 @@ def by_weights(
     seed: int = 0,
     restarts: int = 1,
     tell: Callable[[str, int, float], None] = lambda *_: None,
+    begun: Progress | None = None,
+    keep: Callable[[Progress], None] = lambda _: None,
 ) -> Matched:
     """Match the units of `moving` to those of `fixed` by their weights.
 
     Both hold the parameters of one architecture, whose groups `symmetry` has; statistics of normalisation layers are
     left out, which move along with their units. It is tried from outside in, from the units as they are, and from
     `restarts` − 1 random orders; the best objective is kept. `tell` hears of every sweep: the start, the number of
-    the sweep, the objective. Identical units are exchanged freely.
+    the sweep, the objective; `keep` first of the progress, from which another call goes on where it has `begun` so.
+    Identical units are exchanged freely.
     """
     pair = _Pair(symmetry, fixed, moving)
     identity = {group: np.arange(group.size) for group in symmetry.groups}
     generator = np.random.default_rng(seed)
     begin = pair.objective(identity)
     best: Matched | None = None
-    for name, orders, first in _starts(pair, identity, generator, restarts):
-        found = [begin, *([] if name == "identity" else [first])]
-        tell(name, 0, found[-1])
-        for objective in _descent(pair, orders, generator):
-            found.append(objective)
-            tell(name, len(found) - 1, objective)
+    if begun is not None:
+        generator.bit_generator.state = json.loads(begun.random)
+        if begun.best is not None:
+            best = Matched(_of_groups(pair, begun.best[0]), tuple(begun.best[1]), begun.best[2])
+    for number in range(0 if begun is None else begun.attempt, restarts + 1):
+        name = _START[number] if number < len(_START) else f"random {number - 1}"
+        if begun is not None and number == begun.attempt:
+            orders, found = _of_groups(pair, begun.orders), list(begun.objective)
+            due = {pair.groups[k] for k in begun.due}
+        else:
+            orders, due = _start(pair, identity, generator, number), set(pair.groups)
+            found = [begin] if name == "identity" else [begin, pair.objective(orders)]
+            tell(name, 0, found[-1])
+        for _ in _descent(pair, orders, generator, found, due, 1 if name == "identity" else 2):
+            reached = None if best is None else (_plain(pair, best.orders), list(best.objective), best.start)
+            numbers = [k for k, group in enumerate(pair.groups) if group in due]
+            random = json.dumps(generator.bit_generator.state)
+            keep(Progress(number, _plain(pair, orders), list(found), numbers, random, reached))
+            tell(name, len(found) - 1, found[-1])
         if best is None or found[-1] > best.objective[-1] + pair.tolerance:
             best = Matched(orders, tuple(found), name)
     assert best is not None
     return best
+
+
+def _plain(pair: _Pair, orders: Mapping[Group, Order]) -> list[list[int]]:
+    return [orders[group].tolist() for group in pair.groups]
+
+
+def _of_groups(pair: _Pair, orders: Sequence[Sequence[int]]) -> Orders:
+    """The orders of `_plain`. Raises ValueError where they are not of these groups."""
+    found = {group: np.array(order, dtype=np.int64) for group, order in zip(pair.groups, orders, strict=True)}
+    if any(not np.array_equal(np.sort(order), np.arange(group.size)) for group, order in found.items()):
+        raise ValueError("no orders of these units")
+    return found
 
 
 def improve(
@@ -148,33 +195,39 @@ def improve(
 ) -> float:
     """Match on from the orders there are, which are changed; what the objective gains."""
     pair = _Pair(symmetry, fixed, moving)
-    before = after = pair.objective(orders)
-    for objective in _descent(pair, orders, generator):
-        after = objective
-    return after - before
+    found = [pair.objective(orders)]
+    for _ in _descent(pair, orders, generator, found, set(pair.groups), 1):
+        pass
+    return found[-1] - found[0]
 
 
-def _starts(
-    pair: _Pair, identity: Mapping[Group, Order], generator: np.random.Generator, restarts: int
-) -> Iterator[tuple[str, Orders, float]]:
-    """Where an attempt begins: its name, the orders, their objective."""
-    inwards = _outside_in(pair, dict(identity))
-    yield "outside in", inwards, pair.objective(inwards)
-    yield "identity", dict(identity), pair.objective(identity)
-    for k in range(1, restarts):
-        orders = {group: generator.permutation(group.size) for group in pair.groups}
-        yield f"random {k}", orders, pair.objective(orders)
+def _start(
+    pair: _Pair, identity: Mapping[Group, Order], generator: np.random.Generator, number: int
+) -> Orders:
+    """Where an attempt begins: from outside in, from the units as they are, then from random orders."""
+    if number == 0:
+        return _outside_in(pair, dict(identity))
+    if number == 1:
+        return dict(identity)
+    return {group: generator.permutation(group.size) for group in pair.groups}
 
 
-def _descent(pair: _Pair, orders: Orders, generator: np.random.Generator) -> Iterator[float]:
-    """Solve one group after the other until a sweep gains nothing; the objective after each sweep.
+def _descent(
+    pair: _Pair,
+    orders: Orders,
+    generator: np.random.Generator,
+    found: list[float],
+    due: set[Group],
+    begin: int,
+) -> Iterator[None]:
+    """Solve one group after the other until a sweep gains nothing; after each sweep its objective is in `found`, of
+    which `begin` come before the first.
 
-    A group is left out while nothing has changed around it since it was solved: the same assignment comes out.
+    A group is left out while nothing has changed around it since it was solved: the same assignment comes out. Those
+    that are `due` are not.
     """
-    due = set(pair.groups)
-    objective = pair.objective(orders)
-    for _ in range(MOST_SWEEPS):
-        before = objective
+    while len(found) - begin < MOST_SWEEPS and not (len(found) > begin and found[-1] == found[-2]):
+        objective = found[-1]
         for k in generator.permutation(len(pair.groups)):
             group = pair.groups[k]
             if group in due:
@@ -183,9 +236,8 @@ def _descent(pair: _Pair, orders: Orders, generator: np.random.Generator) -> Ite
                 if gain > 0:
                     objective += gain
                     due |= pair.neighbours(group)
-        yield objective
-        if objective == before:
-            return
+        found.append(objective)
+        yield
 
 
 def _solve(pair: _Pair, group: Group, orders: Orders) -> float:
@@ -310,13 +362,8 @@ def assigned(similarity: Similarity) -> Order:
 
 def _moved(tensor: Tensor, moves: Sequence[tuple[Group, Move]], orders: Mapping[Group, Order]) -> Tensor:
     """A tensor with some of the groups on its axes in their new order."""
-    index: dict[int, Order] = {}
-    for group, move in moves:
-        whole = index.setdefault(move.axis, np.arange(move.length))
-        whole[move.places] = whole[move.places[orders[group]]]
-    for axis, whole in index.items():
-        if not np.array_equal(whole, np.arange(len(whole))):
-            tensor = tensor.index_select(axis, torch.from_numpy(whole))
+    for axis, whole in whole_axes((move, orders[group]) for group, move in moves).items():
+        tensor = tensor.index_select(axis, torch.from_numpy(whole))
     return tensor
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ def permute(state: Mapping[str, Tensor], orders: Mapping[Group, Order]) -> dict[
         InputError: an order holds other things than whole numbers, or a tensor of `state` does not have the shape of
             the traced model's.
     """
-    index: dict[tuple[str, int], Places] = {}
+    moved: dict[str, list[tuple[Move, Places]]] = {}
     for group, order in orders.items():
         new = exact.ids(order, f"the order for '{group.layer}'", repeats=True, what="units")
         if not np.array_equal(np.sort(new), np.arange(group.size)):
@@ -37,14 +37,24 @@ def permute(state: Mapping[str, Tensor], orders: Mapping[Group, Order]) -> dict[
         for move in group.moves:
             if move.tensor in state:
                 _check(state[move.tensor], move)
-                whole = index.setdefault((move.tensor, move.axis), np.arange(move.length))
-                whole[move.places] = whole[move.places[new]]
+                moved.setdefault(move.tensor, []).append((move, new))
     changed = dict(state)
-    for (name, axis), whole in index.items():
-        if not np.array_equal(whole, np.arange(len(whole))):
+    for name, moves in moved.items():
+        for axis, whole in whole_axes(moves).items():
             tensor = changed[name].detach()
             changed[name] = tensor.index_select(axis, torch.from_numpy(whole).to(tensor.device))
     return changed
+
+
+def whole_axes(moves: Iterable[tuple[Move, Places]]) -> dict[int, Places]:
+    """The order of all elements of each axis of a tensor, of the groups on it and the orders of their units; without
+    the axes on which everything stays in its place.
+    """
+    index: dict[int, Places] = {}
+    for move, order in moves:
+        whole = index.setdefault(move.axis, np.arange(move.length))
+        whole[move.places] = whole[move.places[order]]
+    return {axis: whole for axis, whole in index.items() if not np.array_equal(whole, np.arange(len(whole)))}
 
 
 def _check(tensor: Tensor, move: Move) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -11,6 +12,7 @@ from pathlib import Path
 from torch import Tensor
 
 from modeconn_cli.engine import names, symmetry
+from modeconn_cli.engine.commands.align.progress import Kept
 from modeconn_cli.engine.commands.align.result import Alignment, AlignResult, Apart, groups_moved
 from modeconn_cli.engine.errors import CONTINUE, AnswerIsNo, Stopped
 from modeconn_cli.engine.machine.runtime import Runtime
@@ -105,6 +107,7 @@ class _Work:
 
     def is_due(self, output: Path) -> bool:
         """Whether the file of the only network is still to be written. Raises OutputError for one of another origin."""
+        self._progress(names.alignment_progress(output))
         permutation, alignment, _ = _written(output)
         made = records.provenance(self.settings, "align", self.runtime.opened)
         return jobs.file_output(output, made, self.settings, record=alignment, beside=[permutation])
@@ -112,12 +115,23 @@ class _Work:
     def alone(self, *, due: bool) -> dict[str, Alignment]:
         """Align the only network."""
         ((label, output),) = self.outputs.items()
+        progress = self._progress(names.alignment_progress(output))
         if not due:
             if kept := self._kept(label):
+                progress.remove()  # a kill may have come between
                 self.runtime.note(f"already complete: {output}")
                 return {label: kept}
             self.runtime.note(f"'{names.permutation(output)}' is missing or was changed: made again")
-        return {label: self._aligned(label)}
+        by_weights = self.settings.method == "weights"
+        with self.runtime.catching_signals() if by_weights else contextlib.nullcontext():
+            return {label: self._aligned(label, progress)}
+
+    def _progress(self, path: Path) -> Kept:
+        """Where it is written down how far a network is. Raises OutputError for a file of any other origin."""
+        made = records.provenance(self.settings, "align", self.runtime.opened)
+        found = Kept(path, made, self.settings)
+        found.check()
+        return found
 
     def in_folder(self, folder: Path) -> dict[str, Alignment]:
         """Align all networks that the folder does not hold yet."""
@@ -140,7 +154,8 @@ class _Work:
             else:
                 for count, label in enumerate(self.moving, start=1):
                     if done[label] is None:
-                        done[label] = self._aligned(label)
+                        progress = self._progress(job.private / f"{label}.progress.json")
+                        done[label] = self._aligned(label, progress)
                         self._tell(count, len(self.moving), "network", network=label)
             if not job.complete:
                 job.finish(written)
@@ -155,15 +170,26 @@ class _Work:
         whole = kept.permutation_sha256 == sha256(permutation) and kept.checkpoint_sha256 == sha256(output)
         return kept if whole else None
 
-    def _aligned(self, label: str) -> Alignment:
-        """Align one network to the fixed one."""
+    def _aligned(self, label: str, progress: Kept) -> Alignment:
+        """Align one network to the fixed one, from where an earlier run was ended."""
         assert self.fixed is not None
         moving = self.moving[label]
         fixed, own = self._weights(self.fixed.state), self._weights(moving.state)
         if Apart.of(own, [fixed]).total_l2 == 0:
             self.runtime.warn(f"'{self.fixed.path}' and '{moving.path}' are the same network")
-        tell = functools.partial(self._tell, network=label)
-        return self._publish(label, self.aligner.pair(self.fixed.state, moving.state, tell), [fixed], [fixed])
+        begun = progress.read([group.size for group in self.aligner.symmetry.groups])
+        if begun is not None:
+            self.runtime.note(f"'{moving.path}': the matching goes on where it was ended")
+        found = self.aligner.pair(
+            self.fixed.state,
+            moving.state,
+            functools.partial(self._tell, network=label),
+            begun=begun,
+            keep=progress.write,
+        )
+        result = self._publish(label, found, [fixed], [fixed])
+        progress.remove()
+        return result
 
     def _in_one_frame(self) -> dict[str, Alignment | None]:
         """Align all networks to each other."""
