@@ -39,6 +39,19 @@ def test_an_average_is_what_float64_says(mcx: Callable, ends: list[Path], tmp_pa
     assert [each["share"] for each in found["members"]] == [0.75, 0.25]
 
 
+def test_an_average_says_what_it_is_of_and_nothing_of_a_training(
+    mcx: Callable, ends: list[Path], tmp_path: Path
+) -> None:
+    out = tmp_path / "out.pt"
+    assert mcx("merge", f"a={ends[0]}", f"b={ends[1]}", "--weights", "3,1", "--output", out).code == 0
+    member, about = (checkpoints.read(path).about for path in (ends[0], out))
+    assert (about.seed, about.settings, member.seed is None) == (None, None, False)
+    assert (about.merged_from, about.wd) == ({"a": 0.75, "b": 0.25}, member.wd)
+    assert (about.data, about.model, about.buffers) == (member.data, member.model, member.buffers)
+    done = mcx("lmc", "interpolate", out, ends[0], "--num-alphas", "3", "--json")
+    assert done.code == 0, done.err
+
+
 def test_the_average_has_the_figures_of_the_middle_of_the_line(
     mcx: Callable, ends: list[Path], tmp_path: Path
 ) -> None:

@@ -197,6 +197,27 @@ IDLE: dict[str, str] = {
 }  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "align a.pt --to b.pt",
+        "merge a.pt b.pt",
+        "swap a.pt",
+        "convert a.pt --layout mcx",
+        "curve extract --endpoint0 a.pt --endpoint1 b.pt --t 0.5",
+    ],
+)
+def test_a_name_of_a_format_that_is_not_written_is_refused(
+    mcx, tmp_path: Path, monkeypatch, line: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.pt", "b.pt"):
+        Path(name).touch()
+    done = mcx(*line.split(), "--output", "out.safetensors")
+    assert (done.code, done.out) == (2, "")
+    assert "'out.safetensors': safetensors files are read, not written\nhint: end the name in .pt" in done.err
+
+
 @pytest.mark.parametrize("line", IDLE)
 def test_a_flag_that_nothing_would_read_is_refused(mcx, tmp_path: Path, monkeypatch, line: str) -> None:
     monkeypatch.chdir(tmp_path)

@@ -87,9 +87,12 @@ def run(settings: MergeSettings, runtime: Runtime) -> MergeResult | None:
     state = merging.averaged(aligned, shares)
     score = merging.evaluated(state, opened.data.held_out)
     if due:
-        about = opened.arch.about(
-            opened.about,
+        decays = {each.about.wd for each in opened.checkpoints}
+        about = opened.arch.about(  # no training has made it: neither seed nor settings of one are its own
+            data=opened.about.data,
+            wd=decays.pop() if len(decays) == 1 else None,
             buffers=tuple(weights.not_parameters(opened.model)),
+            merged_from=dict(zip(words, shares, strict=True)),
             provenance=records.strict(vars(made)),
         )
         files.write_tensors(settings.output, checkpoints.content(None, {checkpoints.STATE: state}, about))

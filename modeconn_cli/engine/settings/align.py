@@ -38,7 +38,9 @@ class AlignSettings(TracedSettings, MeasuredDataSettings, ComputeSettings, Optio
         False, "align all to each other, in a common frame, in which any cycle is the identity"
     )
     restarts: int = setting(1, "starts: from outside in, and random ones beyond the first", low=1)
-    output: Path | None = setting(None, "of one network: file of the aligned one", change="free", absent=True)
+    output: Path | None = setting(
+        None, "of one network: file of the aligned one", change="free", absent=True, tensors=True
+    )
     output_dir: Path | None = like(
         OptionalFolderSettings, "output_dir", help="of several: folder of the aligned ones, each <label>.pt"
     )

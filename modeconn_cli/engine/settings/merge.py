@@ -35,6 +35,7 @@ class MergeSettings(ModelSettings, MeasuredDataSettings, ComputeSettings, Overwr
         "file of the average",
         change="free",
         absent=True,
+        tensors=True,
         missing=("no file for the average", "pass --output FILE.pt"),
     )
     weights: tuple[float, ...] = setting(
