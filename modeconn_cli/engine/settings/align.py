@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from modeconn_cli.engine import names
 from modeconn_cli.engine.errors import SettingsError
 from modeconn_cli.engine.settings.base import like, setting, without_effect
 from modeconn_cli.engine.settings.shared import (
     DATA,
     ComputeSettings,
+    LabelledNetworksSettings,
     MeasuredDataSettings,
     OptionalFolderSettings,
     OverwriteSettings,
@@ -20,14 +20,15 @@ from modeconn_cli.engine.settings.shared import (
 
 
 @dataclass(frozen=True, kw_only=True)
-class AlignSettings(TracedSettings, MeasuredDataSettings, ComputeSettings, OptionalFolderSettings):
+class AlignSettings(
+    LabelledNetworksSettings, TracedSettings, MeasuredDataSettings, ComputeSettings, OptionalFolderSettings
+):
     """Find the permutations that bring networks together."""
 
-    checkpoints: tuple[Path, ...] = setting(
-        (),
-        "the networks whose units are permuted, each as path or label=path",
-        positional=True,
-        labelled=True,
+    checkpoints: tuple[Path, ...] = like(
+        LabelledNetworksSettings,
+        "checkpoints",
+        help="the networks whose units are permuted, each as path or label=path",
         missing=("no network to align", "mcx align MOVING.pt --to FIXED.pt --output FILE"),
     )
     to: Path | None = setting(None, "the network that they are aligned to, which stays as it is")
@@ -48,8 +49,7 @@ class AlignSettings(TracedSettings, MeasuredDataSettings, ComputeSettings, Optio
 
     @property
     def sources(self) -> tuple[Path, ...]:
-        moving = tuple(names.label_and_path(word)[1] for word in self.checkpoints)
-        return moving if self.to is None else (self.to, *moving)
+        return super().sources if self.to is None else (self.to, *super().sources)
 
     def check(self) -> None:
         super().check()

@@ -6,28 +6,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from modeconn_cli.engine import names
 from modeconn_cli.engine.errors import SettingsError
-from modeconn_cli.engine.settings.base import setting, without_effect
+from modeconn_cli.engine.settings.base import like, setting, without_effect
 from modeconn_cli.engine.settings.shared import (
     ON_IMAGES,
     Align,
     ComputeSettings,
+    LabelledNetworksSettings,
     MeasuredDataSettings,
-    ModelSettings,
     OverwriteSettings,
 )
 
 
 @dataclass(frozen=True, kw_only=True)
-class MergeSettings(ModelSettings, MeasuredDataSettings, ComputeSettings, OverwriteSettings):
+class MergeSettings(LabelledNetworksSettings, MeasuredDataSettings, ComputeSettings, OverwriteSettings):
     """Average networks."""
 
-    checkpoints: tuple[Path, ...] = setting(
-        (),
-        "the networks, each as path or label=path",
-        positional=True,
-        labelled=True,
+    checkpoints: tuple[Path, ...] = like(
+        LabelledNetworksSettings,
+        "checkpoints",
         missing=("no networks to merge", "mcx merge A.pt B.pt --output FILE"),
     )
     output: Path = setting(
@@ -58,10 +55,6 @@ class MergeSettings(ModelSettings, MeasuredDataSettings, ComputeSettings, Overwr
         "a greedy soup: the best network on the validation images, and each next one that makes the average no worse "
         "there (--val-size says how many)",
     )
-
-    @property
-    def sources(self) -> tuple[Path, ...]:
-        return tuple(names.label_and_path(word)[1] for word in self.checkpoints)
 
     def check(self) -> None:
         super().check()
