@@ -24,8 +24,9 @@ def demo(settings: DemoSettings, report: Report) -> None:
     """Run the whole story on the built-in digits: no download, about a minute on two cores.
 
     Trains two networks, swaps a pair of neurons in one and proves the swap, measures distances, trains Bezier curves,
-    evaluates and analyses them, and draws the result. With --full a third network is trained with 5 % of the labels
-    flipped, every sample is scored by every metric, and the metrics are joined and correlated.
+    evaluates and analyses them, aligns one network to the other, and draws the result. With --full a third network is
+    trained with 5 % of the labels flipped, every sample is scored by every metric, and the metrics are joined and
+    correlated.
 
     Examples:
       mcx demo
@@ -76,6 +77,19 @@ def _networks(result: DemoResult) -> list[Block]:
                 f"{percent(result.share_swapped, 1)} in the swapped layer, {percent(result.share_neighbours, 1)} in "
                 f"the layers that read it, {percent(result.share_elsewhere, 1)} elsewhere.",
             )
+        ),
+        Table(
+            "On the straight line from seed0 to seed1 (max_gap on the test images)",
+            ("seed1", "L2", "barrier", "error"),
+            tuple(
+                (
+                    line.name,
+                    number(line.total_l2, 4),
+                    f"{number(line.barrier, 4)} nats",
+                    f"{number(line.error_barrier, 2)} pp",
+                )
+                for line in result.aligned
+            ),
         ),
     ]
 

@@ -171,8 +171,9 @@ def table(result: L2Result) -> list[Block]:
             ),
         ]
     if result.permuted is not None:
-        how = {"swap": "with the swap undone", "file": "permuted", "weights": "aligned by weights"}
-        further.append((f"Total L2 {how[result.permuted.how]}", number(result.permuted.distance.total_l2)))
+        words = {"swap": "with the swap undone", "file": "permuted"}
+        how = words.get(result.permuted.how, f"aligned by {result.permuted.how}")
+        further.append((f"Total L2 {how}", number(result.permuted.distance.total_l2)))
     if further:
         width = max(len(name) for name, _ in further) + 1
         lines = (f"  {name + ':':{width}} {value}" for name, value in further)

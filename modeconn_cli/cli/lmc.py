@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from modeconn_cli.engine.commands.lmc.interpolate import LmcInterpolateResult
     from modeconn_cli.engine.commands.lmc.pairs import MeanPair, PairResult, Spread
     from modeconn_cli.engine.commands.lmc.report import LmcReportResult, Series
+    from modeconn_cli.engine.commands.lmc.run import Lines as MeasuredLines
     from modeconn_cli.engine.commands.lmc.run import LmcRunResult
 
 app = typer.Typer(rich_markup_mode=None, no_args_is_help=True)
@@ -29,7 +30,8 @@ def run(settings: LmcRunSettings, report: Report) -> None:
 
     Frankle et al. 2020 (arXiv:1912.05671): once no barrier is left, noise of SGD no longer decides where a run
     ends. Writes checkpoints/, processed/*.json, dataframes/*.csv and figures to <output-dir>; what is there is
-    reused, and more epochs, branches or positions cost only what is new.
+    reused, and more epochs, branches or positions cost only what is new. With --align every line is measured a
+    second time with the units of the branch in the order of the main branch's.
 
     Examples:
       mcx lmc run --model mlp --dataset digits --k1 0,1 --k2 1,2 --num-alphas 5 --output-dir branches
@@ -83,12 +85,38 @@ def report_(settings: LmcReportSettings, report: Report) -> None:
     report.run(engine.run, settings, report_table)
 
 
+COLUMNS = (
+    "k1", "k2", "epoch", "L2 distance", "train nll max_gap", "test nll max_gap", "test nll midpoint",
+    "train error sup_minus_mean", "test error sup_minus_mean",
+)  # fmt: skip
+
+
 def run_table(result: LmcRunResult) -> list[Block]:
-    columns = (
-        "k1", "k2", "epoch", "L2 distance", "train nll max_gap", "test nll max_gap", "test nll midpoint",
-        "train error sup_minus_mean", "test error sup_minus_mean",
-    )  # fmt: skip
-    rows = tuple(
+    rows = _lines_rows(result)
+    seeds = result.branch_seed
+    branches = (
+        f"branch (seed {seeds})"
+        if isinstance(seeds, int)
+        else f"branches (seeds {', '.join(map(str, seeds))})"
+    )
+    title = f"{result.model} on {result.dataset}: {branches} against main (seed {result.seed})"
+    if result.means:
+        title += ", mean ± standard deviation"
+    tables, lines = [Table(title, COLUMNS, rows, text_columns=0, keys=2)], [_stable(result.stable_from)]
+    if result.aligned is not None:
+        by = f"aligned by {result.align}"
+        moved = _lines_rows(result.aligned)
+        tables.append(Table(f"The same lines, each branch {by}", COLUMNS, moved, text_columns=0, keys=2))
+        lines.append(f"{by.capitalize()}: {_lower(_stable(result.aligned.stable_from))}")
+    lines += [
+        f"In this run: {result.trained_epochs} epochs trained, {result.evaluated_positions} positions evaluated",
+    ]
+    lines += [f"Missing (stopped early): {path}" for path in result.missing]
+    return [*tables, Lines(tuple(lines))]
+
+
+def _lines_rows(found: MeasuredLines) -> tuple[tuple[str, ...], ...]:
+    return tuple(
         (
             str(pair.k1),
             str(pair.k2),
@@ -100,23 +128,13 @@ def run_table(result: LmcRunResult) -> list[Block]:
             _figure(pair.barriers["sup_minus_mean"]["error_train"], 2),
             _figure(pair.barriers["sup_minus_mean"]["error_test"], 2),
         )
-        for pair in result.means or result.pairs
+        for pair in found.means or found.pairs
     )
-    seeds = result.branch_seed
-    branches = (
-        f"branch (seed {seeds})"
-        if isinstance(seeds, int)
-        else f"branches (seeds {', '.join(map(str, seeds))})"
-    )
-    title = f"{result.model} on {result.dataset}: {branches} against main (seed {result.seed})"
-    if result.means:
-        title += ", mean ± standard deviation"
-    lines = [
-        _stable(result.stable_from),
-        f"In this run: {result.trained_epochs} epochs trained, {result.evaluated_positions} positions evaluated",
-    ]
-    lines += [f"Missing (stopped early): {path}" for path in result.missing]
-    return [Table(title, columns, rows, text_columns=0, keys=2), Lines(tuple(lines))]
+
+
+def _lower(sentence: str) -> str:
+    """A sentence behind a colon."""
+    return sentence[0].lower() + sentence[1:]
 
 
 def _figure(value: float | Spread | None, digits: int) -> str:
@@ -138,10 +156,7 @@ def _stable(k1: int | None) -> str:
 def report_table(result: LmcReportResult) -> list[Block]:
     columns = ("series", "k1", "pairs", "k2", "L2 distance", f"{result.barrier} {result.which}", "at k2")
     rows = tuple(row for series in result.series for row in _report_rows(series, result))
-    lines = [
-        f"{series.name}: {_stable(series.stable_from)[0].lower()}{_stable(series.stable_from)[1:]}"
-        for series in result.series
-    ]
+    lines = [f"{series.name}: {_lower(_stable(series.stable_from))}" for series in result.series]
     lines += [
         f"{series.name}: files of the original study, α turned round"
         for series in result.series

@@ -43,5 +43,5 @@ def table(result: MergeResult) -> list[Block]:
         for each in (*result.members, result.merged)
     )
     title = f"Networks and their average on {result.images:,} {result.held_out} images"
-    how = f"Aligned: {result.align}; batch norm: {result.bn}" + ("; greedy" if result.greedy else "")
+    how = f"Aligned: {result.align}; batch norm: {result.bn.policy}" + ("; greedy" if result.greedy else "")
     return [Table(title, ("network", "share", "loss", "accuracy (%)"), rows), Lines((how,))]

@@ -187,6 +187,11 @@ def alignment(output: Path) -> Path:
     return output.with_name(f"{output.stem}_alignment.json")
 
 
+def alignment_progress(output: Path) -> Path:
+    """Beside an aligned checkpoint that is not written yet: how far the matching is."""
+    return output.with_name(f"{output.stem}_alignment.partial.json")
+
+
 def permutation(output: Path) -> Path:
     """`<stem>_permutation.npz` beside an aligned checkpoint."""
     return output.with_name(f"{output.stem}_permutation.npz")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+from modeconn_cli.engine.commands.align import progress
 from modeconn_cli.engine.networks import checkpoints
 from modeconn_cli.engine.symmetry import match
 
@@ -75,6 +79,31 @@ def test_two_seeds_come_closer_and_every_command_takes_the_permutation(
     assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
 
 
+def test_distances_are_aligned_by_activations_as_align_has_them(
+    mcx: Callable, ends: list[Path], tmp_path: Path
+) -> None:
+    words = ["align", ends[1], "--to", ends[0], "--method", "activations", "--output", tmp_path / "a.pt"]
+    (one,) = json.loads(mcx(*words, "--json").out)["aligned"].values()
+    alone = ["l2", *ends, "--align", "activations", "--output", tmp_path / "d.json"]
+    done = mcx(*alone, "--json")
+    found = json.loads(done.out)["modulo_permutation"]
+    assert (found["how"], found["total_l2"]) == ("activations", one["after"]["total_l2"])
+    assert json.loads((tmp_path / "d.json").read_text())["provenance"]["data"]["data set"] == "digits"
+    assert "already complete" in mcx(*alone).err
+    pair = [
+        "l2",
+        *(f"n{k}={path}" for k, path in enumerate((*ends, tmp_path / "a.pt"))),
+        "--align",
+        "activations",
+    ]
+    pairs = ["--pairs", "all", "--output-dir", tmp_path / "all"]
+    assert mcx(*pair, *pairs).code == 0
+    several = json.loads((tmp_path / "all/n0-n1.json").read_text())["modulo_permutation"]
+    assert several["total_l2"] == found["total_l2"]
+    assert "has no effect" in mcx(*alone[:-2], "--split", "test").err
+    assert "Total L2 aligned by activations" in mcx(*alone[:-2]).out
+
+
 def test_a_curve_is_trained_to_the_permuted_end(mcx: Callable, ends: list[Path], tmp_path: Path) -> None:
     out = tmp_path / "aligned.pt"
     mcx("align", ends[1], "--to", ends[0], "--output", out)
@@ -103,6 +132,21 @@ def test_several_are_aligned_into_a_folder_and_missing_ones_again(
     assert mcx(*words, "--seed", "7").code == 3
 
 
+def test_a_frame_by_activations_has_the_first_as_it_is(
+    mcx: Callable, ends: list[Path], tmp_path: Path
+) -> None:
+    words = ["align", *(f"n{k}={path}" for k, path in enumerate(ends)), "--cycle", "--method", "activations"]
+    found = json.loads(mcx(*words, "--output-dir", tmp_path / "out", "--json").out)["aligned"]
+    moved = ["align", ends[1], "--to", ends[0], "--method", "activations", "--output", tmp_path / "moved.pt"]
+    (alone,) = json.loads(mcx(*moved, "--json").out)["aligned"].values()
+    first, second = (state(tmp_path / f"out/n{k}.pt") for k in (0, 1))
+    assert all(torch.equal(tensor, first[name]) for name, tensor in state(ends[0]).items())
+    by_hand = state(tmp_path / "moved.pt")
+    assert all(torch.equal(tensor, by_hand[name]) for name, tensor in second.items())
+    assert found["n1"]["objective"] == pytest.approx(alone["objective"], rel=1e-9)
+    assert "already complete" in mcx(*words, "--output-dir", tmp_path / "out").err
+
+
 def test_a_frame_is_one_for_all(mcx: Callable, ends: list[Path], tmp_path: Path) -> None:
     moving, out = shuffled(mcx, ends[0], tmp_path), tmp_path / "out"
     words = ["align", f"a={ends[0]}", f"b={moving}", f"c={ends[1]}", "--cycle", "--output-dir", out]
@@ -121,9 +165,6 @@ def test_a_frame_is_one_for_all(mcx: Callable, ends: list[Path], tmp_path: Path)
 def test_a_signal_between_networks_stops_and_the_same_command_goes_on(
     mcx: Callable, ends: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import os
-    import signal
-
     out, real = tmp_path / "out", match.by_weights
     words = ["align", f"a={ends[1]}", f"b={ends[0]}", "--to", ends[0], "--output-dir", out]
 
@@ -140,6 +181,74 @@ def test_a_signal_between_networks_stops_and_the_same_command_goes_on(
     assert mcx(*words).code == 0
     assert (out / "a.pt").stat().st_mtime_ns == first
     assert (out / "b.pt").exists()
+
+
+def stopped_at(patch: pytest.MonkeyPatch, number: int) -> None:
+    """A signal after so many sweeps."""
+    write, count = progress.Kept.write, itertools.count(1)
+
+    def signalled(kept: progress.Kept, how_far: match.Progress) -> None:
+        write(kept, how_far)
+        if next(count) == number:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    patch.setattr(progress.Kept, "write", signalled)
+
+
+@pytest.mark.parametrize("folder", [False, True])
+def test_a_matching_that_was_stopped_goes_on_at_its_sweep(
+    mcx: Callable, ends: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: bool
+) -> None:
+    words = ["align", f"a={ends[1]}", "--to", ends[0], "--restarts", "3"]
+    place = ["--output-dir", "."] if folder else ["--output", "a.pt"]
+    for name in ("whole", "part"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / "whole")
+    sweeps: list[match.Progress] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(progress.Kept, "write", lambda _, how_far: sweeps.append(how_far))
+        assert mcx(*words, *place).code == 0
+    monkeypatch.chdir(tmp_path / "part")
+    for number in range(1, len(sweeps), 2):  # after one sweep, after three of which two are new, …
+        with monkeypatch.context() as patch:
+            stopped_at(patch, min(number, 2))
+            done = mcx(*words, *place)
+            assert (done.code, Path("a.pt").exists()) == (75, False), done.err
+            assert ("goes on where it was ended" in done.err) == (number > 1)
+        if number == 5:
+            break
+    done = mcx(*words, *place)
+    assert done.code == 0, done.err
+    assert "goes on where it was ended" in done.err
+    for name in ("a.pt", "a_permutation.npz"):
+        assert Path(name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    one, other = (
+        json.loads((tmp_path / name / "a_alignment.json").read_text()) for name in ("whole", "part")
+    )
+    assert {**one, "provenance": None} == {**other, "provenance": None}
+    left = {path.name for path in Path().iterdir()} - {".mcx"}
+    assert left == {"a.pt", "a_permutation.npz", "a_alignment.json"}
+    assert not list(Path().rglob("*progress*"))
+
+
+def test_a_matching_of_other_settings_does_not_go_on_and_a_file_of_others_stays(
+    mcx: Callable, ends: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words, partial = (
+        ["align", ends[1], "--to", ends[0], "--output", tmp_path / "a.pt"],
+        tmp_path / "a_alignment.partial.json",
+    )
+    with monkeypatch.context() as patch:
+        stopped_at(patch, 1)
+        assert mcx(*words).code == 75
+    assert partial.exists()
+    done = mcx(*words, "--seed", "9")
+    assert (done.code, "goes on" in done.err, partial.exists()) == (0, False, False)
+    (tmp_path / "a.pt").unlink()
+    partial.write_text('{"mine": 1}')
+    for more in (["--dry-run"], []):
+        done = mcx(*words, "--overwrite", *more)
+        assert (done.code, partial.read_text()) == (5, '{"mine": 1}')
 
 
 def test_by_activations_a_shuffled_network_comes_back(
@@ -310,6 +419,7 @@ def test_after_a_failure_between_the_files_the_same_command_goes_on(
     words = ["align", ends[1], "--to", ends[0], "--output", tmp_path / "x.pt"]
     failpoints._counts.clear()
     with monkeypatch.context() as patch:
+        patch.setattr(progress.Kept, "write", lambda *_: None)  # whose files are not those that are meant
         patch.setenv("MCX_TESTING", "1")
         patch.setenv("MCX_FAILPOINT", f"{place}=eio")
         assert mcx(*words).code == 5

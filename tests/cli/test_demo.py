@@ -36,6 +36,11 @@ def test_the_second_run_changes_nothing_and_tells_the_same(mcx: Callable, demo: 
     assert seeds["line_barrier"] > 5 * max(swap["line_barrier"], 0.01)
     assert seeds["curve_barrier"] < seeds["line_barrier"] / 3
     assert swap["total_l2"] < seeds["total_l2"]
+    naive, aligned, repaired = done["aligned"]
+    assert (naive["barrier"], naive["total_l2"]) == (seeds["line_barrier"], seeds["total_l2"])
+    assert aligned["barrier"] < naive["barrier"] / 2
+    assert repaired["barrier"] < aligned["barrier"]
+    assert aligned["total_l2"] == repaired["total_l2"] < naive["total_l2"]
     assert done["share_swapped"] + done["share_neighbours"] + done["share_elsewhere"] == pytest.approx(1)
 
 
@@ -53,6 +58,9 @@ def test_the_results_lie_as_in_the_documents(demo: Path) -> None:
         "curve_neuronswap_mid2_reg/analysis/analysis_summary.json",
         "curve_neuronswap_mid2_reg/analysis/layer_distances_evolution.gif",
         "curve_neuronswap_mid2_reg/analysis/layer_distances_evolution_heatmap.png",
+        "aligned/seed1.pt",
+        "aligned/seed1_permutation.npz",
+        "aligned/line_repaired/curve.npz",
         "linear_against_curve.png",
     ):
         assert (root / name).is_file(), name

@@ -421,6 +421,75 @@ def test_a_line_that_a_signal_cut_off_is_gone_on_with(
     assert (path.read_bytes(), log.exists()) == (before, False)
 
 
+ALIGNED = [*RUN[:-2], "--num-alphas", "3"]
+
+
+# Learning rates with which branches get into another order within two epochs.
+@pytest.mark.parametrize(("method", "k1", "lr"), [("weights", "0", "4"), ("activations", "2", "1")])
+def test_aligned_lines_stand_beside_the_others_and_are_those_of_aligned_branches(
+    mcx: Callable, tmp_path: Path, method: str, k1: str, lr: str
+) -> None:
+    words = [*ALIGNED, "--k1", k1, "--lr", lr]
+    folder = tmp_path / "lmc"
+    assert mcx(*words, "--output-dir", folder).code == 0
+    before = {
+        path: path.read_bytes() for path in folder.rglob("*") if ".mcx" not in path.parts and path.is_file()
+    }
+    done = mcx(*words, "--output-dir", folder, "--align", method, "--json")
+    assert done.code == 0, done.err
+    found = json.loads(done.out)
+    assert (found["trained_epochs"], found["evaluated_positions"]) == (0, 2 * 3)
+    assert {path: path.read_bytes() for path in before} == before
+    moved = 0
+    for pair, aligned in zip(found["pairs"], found["aligned"]["pairs"], strict=True):
+        epoch = pair["epoch"]
+        main, branch = (folder / f"checkpoints/{name}/checkpoint-{epoch}.pt" for name in ("main", f"k1_{k1}"))
+        out = tmp_path / f"{k1}_{epoch}.pt"
+        assert mcx("align", branch, "--to", main, "--method", method, "--output", out).code == 0
+        line = json.loads(mcx("lmc", "interpolate", main, out, "--num-alphas", "3", "--json").out)
+        wrote = json.loads(Path(aligned["file"]).read_text())
+        assert wrote["align"] == method
+        assert json.loads(Path(pair["file"]).read_text())["align"] == "none"
+        for name in ("losses_train", "losses_test", "accuracy_lst_test"):
+            assert wrote[name] == pytest.approx(line[name], rel=1e-5)
+        assert aligned["distance"] == pytest.approx(line["distance"], rel=1e-6)
+        moved += aligned["distance"] != pair["distance"]
+    assert moved
+    assert str(folder / f"aligned_by_{method}") in found["aligned"]["table"]
+    assert "already complete" in mcx(*words, "--output-dir", folder, "--align", method).err
+    report = mcx("lmc", "report", folder, folder / f"aligned_by_{method}", "--json")
+    assert len(json.loads(report.out)["series"]) == 2
+
+
+@pytest.mark.slow
+def test_aligned_lines_of_several_seeds_have_a_folder_of_the_same_form(
+    mcx: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logs, real = [], lmc_run.evaluate_path
+
+    def noted(opened: Any, ts: Any, runtime: Any, log: Path, *rest: Any) -> Any:
+        logs.append(log)
+        return real(opened, ts, runtime, log, *rest)
+
+    monkeypatch.setattr(lmc_run, "evaluate_path", noted)
+    words = [*ALIGNED, "--k1", "0", "--k2", "1", "--branch-seed", "1,2", "--align", "weights"]
+    done = mcx(*words, "--output-dir", tmp_path)
+    assert done.code == 0, done.err
+    assert "The same lines, each branch aligned by weights" in done.out
+    place = "processed/digits_batch_128_k1_0_k2_1.json"
+    for folder in ("branch1", "branch2", "aligned_by_weights/branch1", "aligned_by_weights/branch2"):
+        assert json.loads((tmp_path / folder / place).read_text())["branch_seed"] == int(folder[-1])
+    assert (tmp_path / "aligned_by_weights/dataframes/digits_mean.csv").exists()
+    assert len({*logs}) == len(logs) == 4, "what is left of an interrupted line is no other's"
+
+
+def test_lines_of_a_network_without_units_are_not_aligned(mcx: Callable, tmp_path: Path) -> None:
+    words = [*ALIGNED, "--model-arg", "depth=0", "--align", "weights", "--output-dir", tmp_path, "--dry-run"]
+    done = mcx(*words)
+    assert (done.code, "hint: --align none" in done.err) == (3, True)
+    assert "mlp has no units that can be exchanged" in done.err
+
+
 def test_values_that_are_no_numbers_are_named_and_never_stable(
     mcx: Callable, folder: Path, tmp_path: Path
 ) -> None:

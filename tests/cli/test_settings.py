@@ -113,7 +113,9 @@ IDLE: dict[str, str] = {
     f"{SWAP} --no-verify --max-samples 5": "--max-samples has no effect without --verify",
     f"{SWAP} --data-path d": "--data-path has no effect without --verify",
     f"{SWAP} --verify --labels clean": "--labels has no effect on the test images",
-    "l2 a.pt b.pt --download": "--download has no effect without fisher or functional in --metric",
+    "l2 a.pt b.pt --download": (
+        "--download has no effect without fisher or functional in --metric, or --align activations"
+    ),
     "l2 a.pt b.pt --metric functional --labels clean": (
         "--labels has no effect without --fisher empirical on training samples"
     ),
@@ -126,10 +128,14 @@ IDLE: dict[str, str] = {
     "l2 a.pt b.pt --metric functional --fisher-samples 1000": (
         "--fisher-samples has no effect without fisher in --metric"
     ),
-    "l2 a.pt b.pt --num-classes 3": "--num-classes has no effect without fisher or functional in --metric, or --model",
-    "l2 a.pt b.pt --dataset digits": "--dataset has no effect without fisher or functional in --metric, or --model",
+    "l2 a.pt b.pt --num-classes 3": (
+        "--num-classes has no effect without fisher or functional in --metric, --align activations or --model"
+    ),
+    "l2 a.pt b.pt --dataset digits": (
+        "--dataset has no effect without fisher or functional in --metric, --align activations or --model"
+    ),
     "l2 a.pt b.pt --model mlp --max-samples 9": (
-        "--max-samples has no effect without fisher or functional in --metric"
+        "--max-samples has no effect without fisher or functional in --metric, or --align activations"
     ),
     "l2 a.pt b.pt --labels trained": "--labels has no effect without --fisher empirical on training samples",
     "l2 a.pt b.pt --split test": "--split has no effect without fisher or functional in --metric",
@@ -189,6 +195,27 @@ IDLE: dict[str, str] = {
         "--class-map has no effect without class_id in --by"
     ),
 }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "align a.pt --to b.pt",
+        "merge a.pt b.pt",
+        "swap a.pt",
+        "convert a.pt --layout mcx",
+        "curve extract --endpoint0 a.pt --endpoint1 b.pt --t 0.5",
+    ],
+)
+def test_a_name_of_a_format_that_is_not_written_is_refused(
+    mcx, tmp_path: Path, monkeypatch, line: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.pt", "b.pt"):
+        Path(name).touch()
+    done = mcx(*line.split(), "--output", "out.safetensors")
+    assert (done.code, done.out) == (2, "")
+    assert "'out.safetensors': safetensors files are read, not written\nhint: end the name in .pt" in done.err
 
 
 @pytest.mark.parametrize("line", IDLE)

@@ -131,14 +131,10 @@ def test_a9_only_leftovers_of_dead_processes_are_removed(tmp_path: Path) -> None
     assert names_in(tmp_path) == sorted(left[1:]), "living processes and other hosts keep theirs"
 
 
-def test_a_name_that_is_taken_needs_overwrite(tmp_path: Path) -> None:
+def test_a_name_is_taken_by_folders_and_by_links_that_lead_nowhere(tmp_path: Path) -> None:
     (tmp_path / "dangling").symlink_to("nowhere")
     (tmp_path / "folder").mkdir()
-    for name in ("dangling", "folder"):
-        with pytest.raises(OutputError, match="exists"):
-            files.refuse_existing(tmp_path / name, overwrite=False)
-        files.refuse_existing(tmp_path / name, overwrite=True)
-    files.refuse_existing(tmp_path / "free", overwrite=False)
+    assert [files.occupied(tmp_path / name) for name in ("dangling", "folder", "free")] == [True, True, False]
 
 
 def test_a_name_that_cannot_be_is_refused(tmp_path: Path) -> None:

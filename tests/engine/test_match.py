@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
+import json
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -65,7 +68,7 @@ class Grouped(nn.Module):
         self.last = nn.Linear(12 * 16, 5)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = torch.relu(self.norm(self.grouped(torch.relu(self.first(x)))))
+        x = nn.functional.gelu(self.norm(self.grouped(torch.relu(self.first(x)))))  # two dead units are alike
         return self.last(self.depthwise(x).flatten(1))
 
 
@@ -158,6 +161,23 @@ def test_more_starts_are_never_worse() -> None:
     (found, fixed), (_, moving) = made(Recurrent, 1), made(Recurrent, 2)
     reached = [match.by_weights(found, fixed, moving, restarts=k).objective[-1] for k in (1, 4, 16)]
     assert reached == sorted(reached)
+
+
+@pytest.mark.parametrize("make", SHAPES)
+def test_a_matching_that_goes_on_after_any_sweep_ends_as_if_nothing_had_come_between(
+    make: Callable[[], nn.Module],
+) -> None:
+    (found, fixed), (_, moving) = made(make, 1), made(make, 2)
+    kept: list[match.Progress] = []
+    whole = match.by_weights(found, fixed, moving, seed=3, restarts=3, keep=kept.append)
+    assert {each.attempt for each in kept} == {0, 1, 2, 3}
+    for k in range(0, len(kept), 3):
+        begun = match.Progress(**json.loads(json.dumps(dataclasses.asdict(kept[k]))))
+        further: list[match.Progress] = []
+        again = match.by_weights(found, fixed, moving, seed=3, restarts=3, begun=begun, keep=further.append)
+        assert (again.objective, again.start) == (whole.objective, whole.start)
+        assert all(np.array_equal(order, whole.orders[group]) for group, order in again.orders.items())
+        assert further == kept[k + 1 :], "no sweep is done again"
 
 
 def test_dead_and_identical_units_are_matched() -> None:
@@ -268,9 +288,104 @@ def test_correlations_are_numpys_whatever_the_batches() -> None:
     with np.errstate(invalid="ignore"):
         wanted = np.nan_to_num(np.corrcoef(*units)[:6, 6:])
     for batches in ([inputs], list(inputs.split([7, 43]))):
-        alike = activity._correlations(traced, [place], *states, batches)[place]
+        alike = activity._correlations(traced, [place], states, batches)[0, 1][place]
         assert np.allclose(alike, wanted, atol=1e-5)
         assert (alike[:, 2] == 0).all()
+
+
+class TestFrameByActivations:
+    """Networks of one architecture that SGD has brought somewhere, each from its own seed."""
+
+    @pytest.fixture(params=SHAPES)
+    def few(
+        self, request: pytest.FixtureRequest
+    ) -> tuple[Symmetry, graph.Graph, list[Weights], list[Tensor]]:
+        make, states = request.param, []
+        for seed in range(3):
+            model, traced, found, batches = act(make, seed)
+            inputs = torch.cat(batches)
+            labels = torch.arange(len(inputs)) % 5
+            optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+            for _ in range(20):
+                optimizer.zero_grad()
+                nn.functional.cross_entropy(model.train()(inputs), labels).backward()
+                nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+                optimizer.step()
+            states.append({name: tensor.detach().clone() for name, tensor in model.state_dict().items()})
+        return found, traced, states, list(torch.randn(60, *SHAPES[make]).split(25))
+
+    def test_permuted_copies_come_together(self, few: Any) -> None:
+        found, traced, (first, *_), batches = few
+        copies = [
+            first,
+            *(symmetry.permute(first, shuffled(found, k)) for k in (1, 2, 3)),
+        ]
+        together = frame.common_frame_by_activations(found, traced, copies, lambda: batches)
+        for copy, orders in zip(copies, together.orders, strict=True):
+            back = symmetry.permute(copy, orders)
+            assert all(torch.equal(back[name], first[name]) for name in first)
+
+    def test_of_two_networks_it_is_their_matching(self, few: Any) -> None:
+        found, traced, (first, second, _), batches = few
+        together = frame.common_frame_by_activations(found, traced, [first, second], lambda: batches)
+        orders, alike = activity.by_activations(found, traced, first, second, lambda: batches)
+        assert all((order == np.arange(group.size)).all() for group, order in together.orders[0].items())
+        assert together.objective[-1] >= alike - 1e-9
+        if not any(len(place.units) > 1 for place in activity._find(found, traced)):
+            for group, order in orders.items():
+                assert np.array_equal(together.orders[1][group], order)
+
+    @pytest.mark.parametrize(
+        "few", [Residual, Grouped, Recurrent], indirect=True
+    )  # with all groups in one phase
+    def test_its_mean_correlation_is_no_lower_than_that_of_any_single_reference(self, few: Any) -> None:
+        found, traced, networks, batches = few
+        together = frame.common_frame_by_activations(found, traced, networks, lambda: batches)
+        moved = [symmetry.permute(*each) for each in zip(networks, together.orders, strict=True)]
+        assert together.objective[-1] == pytest.approx(paired(found, traced, moved, batches), abs=1e-6)
+        for reference in networks:
+            star = [
+                symmetry.permute(
+                    each, activity.by_activations(found, traced, reference, each, lambda: batches)[0]
+                )
+                for each in networks
+            ]
+            assert together.objective[-1] >= paired(found, traced, star, batches) - 1e-6
+
+    def test_the_order_of_the_networks_makes_no_difference(self, few: Any) -> None:
+        found, traced, networks, batches = few
+        reached = [
+            frame.common_frame_by_activations(
+                found, traced, [networks[k] for k in order], lambda: batches
+            ).objective
+            for order in ((0, 1, 2), (2, 0, 1))
+        ]
+        assert reached[0] == reached[1]
+
+
+def paired(found: Symmetry, traced: graph.Graph, networks: list[Weights], batches: list[Tensor]) -> float:
+    """The mean correlation of units with one place over pairs: NumPy's, at every place, on all inputs at once."""
+    values: dict[symmetry.Group, list[float]] = {group: [] for group in found.groups}
+    for one, other in itertools.combinations(networks, 2):
+        for group in found.groups:
+            means = []
+            for place in activity._find(found, traced):
+                if group in place.units:
+                    rows = [
+                        activity._Recorder(traced, [place])
+                        .of(state, torch.cat(batches))[place]
+                        .double()
+                        .numpy()
+                        for state in (one, other)
+                    ]
+                    means.append(np.mean([correlation(a, b) for a, b in zip(*rows, strict=True)]))
+            values[group].append(float(np.mean(means)))
+    sizes = [group.size for group in found.groups]
+    return float(np.average([np.mean(values[group]) for group in found.groups], weights=sizes))
+
+
+def correlation(a: Any, b: Any) -> float:
+    return 0.0 if np.ptp(a) == 0 or np.ptp(b) == 0 else float(np.corrcoef(a, b)[0, 1])
 
 
 def test_weights_beyond_every_product_are_refused() -> None:

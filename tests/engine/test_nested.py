@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -212,6 +214,59 @@ def test_copies_of_one_network_have_one_frame(make: Callable[[], Made]) -> None:
     copies = [state, *(permute(state, shuffled(symmetry, seed)) for seed in (5, 6))]
     together = frame.common_frame(symmetry, copies)
     assert all(same(permute(*each), state) for each in zip(copies, together.orders, strict=True))
+
+
+@pytest.mark.parametrize("make", NETWORKS)
+def test_copies_of_one_network_have_one_frame_by_activations(make: Callable[[], Made]) -> None:
+    model, shape = make()
+    traced = trace(model, shape)
+    symmetry, state = find(traced), dict(model.state_dict())
+    copies = [permute(state, shuffled(symmetry, seed)) for seed in (5, 6, 7)]
+    batches = [torch.randn(40, *shape) for _ in range(2)]
+    together = frame.common_frame_by_activations(symmetry, traced, copies, lambda: batches)
+    assert all(same(permute(*each), copies[0]) for each in zip(copies, together.orders, strict=True))
+    assert together.objective[-1] == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize("make", [multihead, grouped, experts])
+def test_a_matching_that_goes_on_after_any_sweep_ends_with_the_same_orders(
+    make: Callable[[], Made],
+) -> None:
+    (model, shape), (other, _) = make(), make()
+    generator = torch.Generator().manual_seed(9)
+    with torch.no_grad():
+        for each in other.parameters():
+            each.copy_(torch.randn(each.shape, generator=generator))
+    symmetry, states = find(trace(model, shape)), (model.state_dict(), other.state_dict())
+    kept: list[match.Progress] = []
+    whole = match.by_weights(symmetry, *states, restarts=2, keep=kept.append)
+    for how_far in kept:
+        begun = match.Progress(**json.loads(json.dumps(dataclasses.asdict(how_far))))
+        begun.check(symmetry)
+        again = match.by_weights(symmetry, *states, restarts=2, begun=begun)
+        assert (again.objective, again.start) == (whole.objective, whole.start)
+        assert files.order_bytes(again.orders, symmetry) == files.order_bytes(whole.orders, symmetry)
+
+
+def test_progress_of_other_groups_is_told() -> None:
+    model, shape = multihead()
+    symmetry = find(trace(model, shape))
+    kept: list[match.Progress] = []
+    match.by_weights(symmetry, model.state_dict(), model.state_dict(), keep=kept.append)
+    orders, attempt = kept[-1].orders, kept[-1].best
+    assert attempt is not None
+    nested = next(k for k, order in enumerate(orders) if np.ndim(order) == 2)
+    shared = [*orders[:nested], orders[nested][0], *orders[nested + 1 :]]
+    twice = [*orders[:nested], [[0] * SIZE] * HEADS, *orders[nested + 1 :]]
+    for wrong in (
+        {"orders": orders[1:]},
+        {"orders": shared},
+        {"orders": twice},
+        {"best": (twice, *attempt[1:])},
+        {"due": [99]},
+    ):
+        with pytest.raises(ValueError):
+            dataclasses.replace(kept[-1], **wrong).check(symmetry)
 
 
 @pytest.mark.parametrize("make", [multihead, grouped, convolutions])

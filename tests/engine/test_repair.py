@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import pytest
 import torch
@@ -14,7 +14,9 @@ from modeconn_cli.engine.datasets.transforms import Transform
 from modeconn_cli.engine.errors import InputError
 from modeconn_cli.engine.networks import weights
 from modeconn_cli.engine.paths.path import Kind, WeightPath
+from modeconn_cli.engine.paths.repair import Repair
 from modeconn_cli.engine.paths.statistics import NetworkOnPath, StatisticsPolicy, StatisticsRepaired
+from modeconn_cli.engine.symmetry.average import average
 
 COUNT, BATCH = 90, 32
 IMAGES = torch.randn(COUNT, 2, 6, 6, generator=torch.Generator().manual_seed(0))
@@ -141,6 +143,63 @@ def test_means_and_deviations_lie_between_those_of_the_ends(
             assert not torch.allclose(ends[0][name][k], ends[1][name][k], atol=1e-3) or name in ("bn3", "bn4")
     used = path.statistics(path.constant)
     assert used == StatisticsRepaired("repair", COUNT, BATCH, 1, len(names), 0)
+
+
+SHARES = (0.2, 0.5, 0.3)
+
+
+def repaired_average(
+    make: type[Plain] | type[Normed], states: list[State], shares: Sequence[float]
+) -> nn.Module:
+    """The average of networks, its layers repaired."""
+    model = make()
+    found = Repair(model, SAMPLES, BATCH, 1)
+    for state in (*states, average(states, shares)):
+        if len(found.members) < len(states):
+            model.load_state_dict(state)
+            found.take_member()
+    model.load_state_dict(state)
+    found.apply(shares)
+    return model
+
+
+@pytest.mark.parametrize("make", [Plain, Normed])
+def test_means_and_deviations_of_an_average_are_the_weighted_means_of_its_members(
+    make: type[Plain] | type[Normed],
+) -> None:
+    states, names, members = [trained(make, seed) for seed in range(3)], make.preactivations, []
+    for state in states:
+        member = make()
+        member.load_state_dict(state)
+        members.append(moments(member, names))
+    plain = make()
+    plain.load_state_dict(average(states, SHARES))
+    before, found = moments(plain, names), moments(repaired_average(make, states, SHARES), names)
+    for name in names:
+        for k in (0, 1):
+            wanted = sum(share * each[name][k] for share, each in zip(SHARES, members, strict=True))
+            torch.testing.assert_close(found[name][k], wanted, rtol=1e-5, atol=1e-5)
+    assert any(not torch.allclose(before[name][1], found[name][1], rtol=1e-2) for name in names)
+
+
+@pytest.mark.parametrize("make", [Plain, Normed])
+def test_an_average_of_two_is_the_network_on_their_line(make: type[Plain] | type[Normed]) -> None:
+    states = [trained(make, seed) for seed in (0, 1)]
+    path = on_path(make, *states)
+    path.move_to(T)
+    found = repaired_average(make, states, (1 - T, T)).eval()(IMAGES)
+    torch.testing.assert_close(found, path.model.eval()(IMAGES), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("make", [Plain, Normed])
+def test_the_repaired_average_of_a_network_with_itself_is_that_network(
+    make: type[Plain] | type[Normed],
+) -> None:
+    state = trained(make, 0)
+    alone = make().eval()
+    alone.load_state_dict(state)
+    found = repaired_average(make, [state, state], (0.25, 0.75)).eval()(IMAGES)
+    torch.testing.assert_close(found, alone(IMAGES), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("make", [Plain, Normed])

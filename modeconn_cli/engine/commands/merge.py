@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
@@ -11,16 +12,19 @@ from torch import Tensor
 
 from modeconn_cli.engine import names, symmetry
 from modeconn_cli.engine.datasets import Samples
-from modeconn_cli.engine.errors import InputError, OutputError, SettingsError
+from modeconn_cli.engine.errors import OutputError, SettingsError
 from modeconn_cli.engine.machine.runtime import Runtime
-from modeconn_cli.engine.networks import checkpoints, graph, subject, weights
+from modeconn_cli.engine.networks import checkpoints, subject, weights
 from modeconn_cli.engine.networks.completing import completed
 from modeconn_cli.engine.networks.subject import Subject
+from modeconn_cli.engine.paths import repair
+from modeconn_cli.engine.paths.repair import Repair
+from modeconn_cli.engine.paths.statistics import StatisticsRecomputed, StatisticsRepaired, StatisticsUsed
 from modeconn_cli.engine.results import files, jobs, records
 from modeconn_cli.engine.results.records import Provenance, Record
 from modeconn_cli.engine.settings.base import tilde
 from modeconn_cli.engine.settings.merge import MergeSettings
-from modeconn_cli.engine.symmetry import frame
+from modeconn_cli.engine.symmetry.align import Aligner
 from modeconn_cli.engine.symmetry.average import average
 from modeconn_cli.engine.training import batch_norms, evaluate, recompute_statistics
 from modeconn_cli.engine.training.evaluation import Score
@@ -46,7 +50,7 @@ class MergeResult(Record):
 
     output: str
     align: str
-    bn: str
+    bn: StatisticsUsed
     greedy: bool
     held_out: str
     images: int
@@ -65,7 +69,8 @@ def run(settings: MergeSettings, runtime: Runtime) -> MergeResult | None:
     if settings.greedy and not len(opened.data.val):
         raise SettingsError("--greedy chooses by validation images and there are none", "pass --val-size N")
     made = records.provenance(settings, "merge", runtime.opened)
-    unread = () if batch_norms(opened.model) else ("bn", *replace(settings, bn="average").idle())
+    merging = _Merging(settings, runtime, opened)
+    unread = () if merging.has_statistics else ("bn", *replace(settings, bn="average").idle())
     due = jobs.file_output(
         settings.output,
         made,
@@ -73,9 +78,8 @@ def run(settings: MergeSettings, runtime: Runtime) -> MergeResult | None:
         stored=checkpoints.provenance_in,
         unread=(*unread, *settings.unflipped),
     )
-    if runtime.plan([f"average {', '.join(words)}, align: {settings.align}", f"write {settings.output}"]):
+    if runtime.plan(merging.plan(list(words))):
         return None
-    merging = _Merging(settings, runtime, opened)
     own = [each.whole for each in opened.checkpoints]
     scores = [merging.evaluated(each, opened.data.held_out) for each in own]
     aligned = merging.aligned()
@@ -83,9 +87,12 @@ def run(settings: MergeSettings, runtime: Runtime) -> MergeResult | None:
     state = merging.averaged(aligned, shares)
     score = merging.evaluated(state, opened.data.held_out)
     if due:
-        about = opened.arch.about(
-            opened.about,
+        decays = {each.about.wd for each in opened.checkpoints}
+        about = opened.arch.about(  # no training has made it: neither seed nor settings of one are its own
+            data=opened.about.data,
+            wd=decays.pop() if len(decays) == 1 else None,
             buffers=tuple(weights.not_parameters(opened.model)),
+            merged_from=dict(zip(words, shares, strict=True)),
             provenance=records.strict(vars(made)),
         )
         files.write_tensors(settings.output, checkpoints.content(None, {checkpoints.STATE: state}, about))
@@ -103,7 +110,7 @@ def run(settings: MergeSettings, runtime: Runtime) -> MergeResult | None:
     return MergeResult(
         output=tilde(settings.output),
         align=settings.align,
-        bn=settings.bn if batch_norms(opened.model) else "no batch norm",
+        bn=merging.statistics(shares),
         greedy=settings.greedy,
         held_out="test" if opened.data.use_test else "val",
         images=len(opened.data.held_out),
@@ -127,6 +134,39 @@ class _Merging:
     runtime: Runtime
     opened: Subject
 
+    @property
+    def has_statistics(self) -> bool:
+        """Whether --bn makes a difference to these networks."""
+        return self.settings.bn == "repair" or bool(batch_norms(self.opened.model))
+
+    def plan(self, labels: Sequence[str]) -> list[str]:
+        """What is done, in words. Raises InputError where layers cannot be repaired in an ordinary checkpoint."""
+        settings, fit = self.settings, self.opened.data.fit
+        lines = [f"average {', '.join(labels)}, align: {settings.align}", f"write {settings.output}"]
+        if settings.bn == "repair":
+            self.repair.check_written("--bn recompute leaves the layers as they are")
+            passes = len(labels) + repair.passes(self.repair.places)
+            lines.insert(1, f"repair the layers: about {passes:g} passes over {len(fit):,} training images")
+        return lines
+
+    @cached_property
+    def repair(self) -> Repair:
+        """Repairs the layers of averages; its members are yet to be measured."""
+        settings = self.settings
+        return Repair(self.opened.model, self.opened.data.fit, settings.batch_size, settings.seed)
+
+    def statistics(self, shares: Sequence[float]) -> StatisticsUsed:
+        """What a record says of the statistics of an average."""
+        settings, fit = self.settings, self.opened.data.fit
+        if not self.has_statistics:
+            return StatisticsUsed("no batch norm")
+        if settings.bn == "average" or max(shares) == 1:
+            return StatisticsUsed("average")
+        used = (settings.bn, len(fit), settings.batch_size, settings.seed)
+        if settings.bn == "recompute":
+            return StatisticsRecomputed(*used)
+        return StatisticsRepaired(*used, len(self.repair.places), self.repair.constant)
+
     def evaluated(self, state: Mapping[str, Any], samples: Samples) -> Score:
         weights.load_into(self.opened.model, state, "the average")
         return evaluate(self.opened.model, samples, self.settings.batch_size)
@@ -134,15 +174,13 @@ class _Merging:
     def aligned(self) -> list[State]:
         """The state of every network, in one common frame where that is asked for."""
         opened, states = self.opened, [each.state for each in self.opened.checkpoints]
-        if self.settings.align == "none":
+        settings, method = self.settings, self.settings.align
+        if method == "none":
             return list(states)
-        found = symmetry.find(graph.trace(opened.model, opened.arch.inputs(opened.model)))
-        if not found.groups:
-            raise InputError(
-                f"'{opened.checkpoints[0].path}' has no units that can be exchanged", "--align none"
-            )
-        own = [weights.parameters_of(opened.model, state) for state in states]
-        together = frame.common_frame(found, own, seed=self.settings.seed)
+        aligner = Aligner.of(
+            opened, method, batch_size=settings.batch_size, seed=settings.seed, hint="--align none"
+        )
+        together = aligner.frame(states, self.runtime.progress)
         return [symmetry.permute(*each) for each in zip(states, together.orders, strict=True)]
 
     def averaged(self, states: Sequence[State], shares: Sequence[float]) -> dict[str, Any]:
@@ -152,8 +190,13 @@ class _Merging:
             only = shares.index(1)
             return {**states[only], **self.opened.checkpoints[only].extra}
         mixed = {**average(states, shares), **self.opened.checkpoints[0].extra}
+        for state in states[len(self.repair.members) :] if settings.bn == "repair" else ():
+            weights.load_into(model, {**state, **self.opened.checkpoints[0].extra}, "a member")
+            self.repair.take_member()
         weights.load_into(model, mixed, "the average")
-        if settings.bn == "recompute" and batch_norms(model):
+        if settings.bn == "repair":
+            self.repair.apply(shares)
+        elif settings.bn == "recompute" and batch_norms(model):
             recompute_statistics(model, self.opened.data.fit, settings.batch_size, settings.seed)
         return {**weights.snapshot(model), **weights.extra_of(model)}
 

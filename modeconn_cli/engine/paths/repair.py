@@ -1,8 +1,9 @@
-"""REPAIR: between the ends of a path every channel keeps mean and standard deviation between those of the ends.
+"""REPAIR: in a blend of networks every channel keeps mean and standard deviation between those of its members.
 
-At t each pre-activation (`preactivations`) is scaled and shifted by channel, so that over the training images and all
-positions its mean is (1 − t) μ_0 + t μ_1 and its standard deviation (1 − t) σ_0 + t σ_1, those of the two ends in eval
-mode with their own statistics. Source: Jordan et al. 2023, arXiv:2211.08403. Shapes: C channels of a layer.
+Each pre-activation (`preactivations`) is scaled and shifted by channel, so that over the training images and all
+positions its mean is Σ share · μ and its standard deviation Σ share · σ, those of the members in eval mode with their
+own statistics: at t between two ends the shares are 1 − t and t. Source: Jordan et al. 2023, arXiv:2211.08403. Shapes:
+C channels of a layer.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from torch.utils.hooks import RemovableHandle
 from modeconn_cli.engine import keyed
 from modeconn_cli.engine.datasets import Samples
 from modeconn_cli.engine.errors import InputError
-from modeconn_cli.engine.networks import graph
+from modeconn_cli.engine.networks import graph, weights
 from modeconn_cli.engine.networks.forward import forward
 from modeconn_cli.engine.paths import preactivations
 from modeconn_cli.engine.paths.preactivations import Preactivation
@@ -36,8 +37,12 @@ class Moments:
     mean: Tensor
     sd: Tensor
 
-    def between(self, other: Moments, t: float) -> Moments:
-        return Moments((1 - t) * self.mean + t * other.mean, (1 - t) * self.sd + t * other.sd)
+    @classmethod
+    def between(cls, members: Sequence[Moments], shares: Sequence[float]) -> Moments:
+        """Σ share · mean, and Σ share · standard deviation."""
+        share = torch.tensor(shares, dtype=torch.float64, device=members[0].mean.device)[:, None]
+        mean, sd = (torch.stack([getattr(each, name) for each in members]) for name in ("mean", "sd"))
+        return cls((share * mean).sum(0), (share * sd).sum(0))
 
 
 @dataclass(frozen=True)
@@ -56,33 +61,31 @@ class Correction:
         return cls(scale, wanted.mean - scale * found.mean, int(constant.sum()))
 
 
-def passes(model: nn.Module, input_shape: tuple[int, ...]) -> float:
-    """About how many passes over the images it takes to repair a network at one position (`Repair`).
-
-    Raises InputError for a network whose layers cannot be repaired.
-    """
-    depth = max((each.depth for each in _places(model, input_shape)), default=0)
+def passes(places: Sequence[Preactivation]) -> float:
+    """About how many passes over the images it takes to repair these pre-activations in one blend (`Repair`)."""
+    depth = max((each.depth for each in places), default=0)
     return (depth + 1) / 2 if depth else 0
 
 
-def _places(model: nn.Module, input_shape: tuple[int, ...]) -> list[Preactivation]:
+def places(model: nn.Module, input_shape: tuple[int, ...]) -> list[Preactivation]:
+    """The pre-activations of a network. Raises InputError for layers that cannot be repaired."""
     return preactivations.find(model, graph.trace(model, input_shape))
 
 
 class Repair:
-    """A network whose pre-activations are repaired in the positions of one path.
+    """A network whose pre-activations are repaired in blends of the same members.
 
     Exact, layer by layer: the moments of a layer are measured with all layers before it repaired. That costs one pass
-    over the images per depth and position, which ends behind the layers of that depth: about half as many whole passes
-    as the network is deep. The ends cost one pass each.
+    over the images per depth and blend, which ends behind the layers of that depth: about half as many whole passes
+    as the network is deep. The members cost one pass each.
     """
 
     def __init__(self, model: nn.Module, samples: Samples, batch_size: int, seed: int) -> None:
         first = next(iter(samples.batches(1))).images
-        self.places = _places(model, tuple(first.shape[1:]))
-        self.ends: list[list[Moments]] = []
+        self.places = places(model, tuple(first.shape[1:]))
+        self.members: list[list[Moments]] = []
         self.passes = 0  # forward passes over batches
-        self.constant = 0  # channels that were only shifted at the last position
+        self.constant = 0  # channels that were only shifted in the last blend
         self._model, self._samples, self._batch_size = model, samples, batch_size
         self._order = keyed.permutation(seed, "statistics", len(samples))
         self._hooks: list[RemovableHandle] = []
@@ -94,20 +97,30 @@ class Repair:
         """The layers that have no parameters for what repairs them: forward hooks do it."""
         return [place.name for place in self.places if not place.affine]
 
-    def take_end(self) -> None:
-        """Measure the network as it is, which is an end of the path: first endpoint 0, then endpoint 1."""
+    def check_written(self, hint: str) -> None:
+        """Raises InputError, naming them, for layers whose repair no parameter of theirs can hold."""
+        if self.unwritten:
+            raise InputError(
+                f"no bias and no batch norm directly behind can hold the shift of {weights.shortened(self.unwritten)}",
+                hint,
+            )
+
+    def take_member(self) -> None:
+        """Measure the network as it is, which is the next member; of a path first endpoint 0, then endpoint 1."""
         found = self._measure(self.places)
-        self.ends.append([_behind_norm(place, each) for place, each in zip(self.places, found, strict=True)])
+        self.members.append(
+            [_behind_norm(place, each) for place, each in zip(self.places, found, strict=True)]
+        )
 
     @torch.no_grad()
-    def apply(self, t: float) -> None:
-        """Repair the network, which holds the weights of the path at t.
+    def apply(self, shares: Sequence[float]) -> None:
+        """Repair the network, which holds the blend with these shares, a share per member; they add up to 1.
 
         Scale and shift go into the parameters of a batch norm, of a layer, or, where a batch norm has none, of the
         layer before it and the running mean. Other layers get a hook, until `undo`.
         """
         self.constant = 0
-        wanted = [one.between(other, t) for one, other in zip(*self.ends, strict=True)]
+        wanted = [Moments.between(each, shares) for each in zip(*self.members, strict=True)]
         places = sorted(zip(self.places, wanted, strict=True), key=lambda each: each[0].depth)  # stable
         for _, level in itertools.groupby(places, key=lambda each: each[0].depth):
             aims = list(level)

@@ -8,7 +8,6 @@ from torch import nn
 
 from modeconn_cli.engine import keyed
 from modeconn_cli.engine.datasets import Samples
-from modeconn_cli.engine.errors import InputError
 from modeconn_cli.engine.networks import weights
 from modeconn_cli.engine.networks.activations.features import State
 from modeconn_cli.engine.paths.carrier import Carrier, Ends, statistics_of
@@ -53,7 +52,7 @@ class StatisticsRecomputed(StatisticsUsed):
 @dataclass(frozen=True)
 class StatisticsRepaired(StatisticsRecomputed):
     """What a record says of repaired layers: how many, and how many of their channels were constant and only shifted,
-    the most at one position.
+    the most in one blend.
     """
 
     layers: int
@@ -128,15 +127,15 @@ class NetworkOnPath:
     def _repair(self, t: float) -> None:
         """Repair the network, which holds w(t). The ends are as their own files hold them."""
         if t not in (0.0, 1.0):
-            while len(self._repaired.ends) < 2:
-                end = float(len(self._repaired.ends))
+            while len(self._repaired.members) < 2:
+                end = float(len(self._repaired.members))
                 self.carrier.move_to(end)
                 self._put_statistics(end)
-                self._repaired.take_end()
+                self._repaired.take_member()
             self.carrier.move_to(t)
         self._put_statistics(t)
         if t not in (0.0, 1.0):
-            self._repaired.apply(t)
+            self._repaired.apply((1 - t, t))
             self.passes, self.constant = self._repaired.passes, self._repaired.constant
 
     def _put_statistics(self, t: float) -> None:
@@ -153,12 +152,9 @@ class NetworkOnPath:
 
     def check_written(self, t: float) -> None:
         """Raises InputError, naming them, for layers whose repair at t no parameter of theirs can hold."""
-        if self._policy.bn != "repair" or t in (0.0, 1.0):
-            return
-        if names := self._repaired.unwritten:
-            raise InputError(
-                f"no bias and no batch norm directly behind can hold the shift of {weights.shortened(names)}",
-                "mcx curve eval and mcx lmc interpolate measure the repaired network without writing it",
+        if self._policy.bn == "repair" and t not in (0.0, 1.0):
+            self._repaired.check_written(
+                "mcx curve eval and mcx lmc interpolate measure the repaired network without writing it"
             )
 
     def statistics(self, constant: int) -> StatisticsUsed:

@@ -293,12 +293,6 @@ def occupied(path: Path) -> bool:
     return True
 
 
-def refuse_existing(path: Path, overwrite: bool) -> None:
-    """Nothing is overwritten without being asked."""
-    if occupied(path) and not overwrite:
-        raise OutputError(f"'{path}' exists", "use --overwrite to replace it")
-
-
 def refuse_inputs(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
     """No command replaces what it reads, by whatever name: the same path, a symbolic or a hard link."""
     for path, source in itertools.product(outputs, map(names.file_of, inputs)):

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from modeconn_cli.engine import names
 from modeconn_cli.engine.errors import SettingsError
 from modeconn_cli.engine.settings.base import like, setting, without_effect
 from modeconn_cli.engine.settings.shared import (
     DATA,
     ComputeSettings,
+    LabelledNetworksSettings,
     MeasuredDataSettings,
     OptionalFolderSettings,
     OverwriteSettings,
@@ -20,14 +20,15 @@ from modeconn_cli.engine.settings.shared import (
 
 
 @dataclass(frozen=True, kw_only=True)
-class AlignSettings(TracedSettings, MeasuredDataSettings, ComputeSettings, OptionalFolderSettings):
+class AlignSettings(
+    LabelledNetworksSettings, TracedSettings, MeasuredDataSettings, ComputeSettings, OptionalFolderSettings
+):
     """Find the permutations that bring networks together."""
 
-    checkpoints: tuple[Path, ...] = setting(
-        (),
-        "the networks whose units are permuted, each as path or label=path",
-        positional=True,
-        labelled=True,
+    checkpoints: tuple[Path, ...] = like(
+        LabelledNetworksSettings,
+        "checkpoints",
+        help="the networks whose units are permuted, each as path or label=path",
         missing=("no network to align", "mcx align MOVING.pt --to FIXED.pt --output FILE"),
     )
     to: Path | None = setting(None, "the network that they are aligned to, which stays as it is")
@@ -38,7 +39,9 @@ class AlignSettings(TracedSettings, MeasuredDataSettings, ComputeSettings, Optio
         False, "align all to each other, in a common frame, in which any cycle is the identity"
     )
     restarts: int = setting(1, "starts: from outside in, and random ones beyond the first", low=1)
-    output: Path | None = setting(None, "of one network: file of the aligned one", change="free", absent=True)
+    output: Path | None = setting(
+        None, "of one network: file of the aligned one", change="free", absent=True, tensors=True
+    )
     output_dir: Path | None = like(
         OptionalFolderSettings, "output_dir", help="of several: folder of the aligned ones, each <label>.pt"
     )
@@ -46,8 +49,7 @@ class AlignSettings(TracedSettings, MeasuredDataSettings, ComputeSettings, Optio
 
     @property
     def sources(self) -> tuple[Path, ...]:
-        moving = tuple(names.label_and_path(word)[1] for word in self.checkpoints)
-        return moving if self.to is None else (self.to, *moving)
+        return super().sources if self.to is None else (self.to, *super().sources)
 
     def check(self) -> None:
         super().check()
@@ -56,8 +58,6 @@ class AlignSettings(TracedSettings, MeasuredDataSettings, ComputeSettings, Optio
                 "--to and --cycle exclude each other" if self.cycle else "no network to align to",
                 "pass --to FIXED.pt, or --cycle for networks that are aligned to each other",
             )
-        if self.cycle and self.method == "activations":
-            raise SettingsError("--cycle is by weights", "align each to one network with --to")
         if self.cycle and len(self.checkpoints) < 2:
             raise SettingsError("--cycle needs two networks or more", "mcx align A.pt B.pt C.pt --cycle …")
         if (self.output is None) == (self.output_dir is None):

@@ -62,6 +62,7 @@ class Spec:
     canonical: Callable[[str], str] | None = None  # gives the one spelling of names that have several
     absent: bool = False  # a path that need not be there
     labelled: bool = False  # a path may have a label before it: label=path
+    tensors: bool = False  # a file that torch.save writes
     adds_up: bool = False  # a file that is one of several, given one after the other, that make up a result
     recorded: bool = True  # a part of what a result was made with
     rare: bool = False  # --help-all shows it, --help does not
@@ -201,8 +202,13 @@ class Settings:
         """
         own = inspect.get_annotations(type(self))
         for spec in sorted(specs(type(self)), key=lambda spec: spec.name not in own):
-            if spec.missing is not None and getattr(self, spec.name) in (None, ()):
+            value = getattr(self, spec.name)
+            if spec.missing is not None and value in (None, ()):
                 raise SettingsError(*spec.missing)
+            if spec.tensors and value is not None and value.suffix == ".safetensors":
+                raise SettingsError(
+                    f"'{value}': safetensors files are read, not written", "end the name in .pt"
+                )
         idle = self.idle()
         for spec in specs(type(self)):
             if spec.name in idle and not spec.everywhere:

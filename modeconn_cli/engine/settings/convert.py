@@ -32,6 +32,7 @@ class ConvertSettings(ModelSettings, OverwriteSettings):
         "file to write",
         change="free",
         absent=True,
+        tensors=True,
         missing=("no file to write", "pass --output FILE.pt"),
     )
     allow_nonfinite: bool = setting(False, "accept NaN and infinity in the weights", rare=True)

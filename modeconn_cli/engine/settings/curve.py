@@ -197,6 +197,7 @@ class CurveExtractSettings(PathSettings, OverwriteSettings):
         "file of the network",
         change="free",
         absent=True,
+        tensors=True,
         missing=("no file for the network", "pass --output FILE.pt"),
     )
 

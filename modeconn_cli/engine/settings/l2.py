@@ -14,6 +14,7 @@ from modeconn_cli.engine.settings.scoring import RunFolderSettings
 from modeconn_cli.engine.settings.shared import (
     DATA,
     NETWORK,
+    Align,
     ComputeSettings,
     FigureSettings,
     MeasuredDataSettings,
@@ -73,8 +74,10 @@ class L2Settings(
         help="measure also with the units of the second network permuted: an .npz of "
         "mcx align, or the metadata of the swap that made it from the first",
     )
-    align: Literal["none", "weights"] = setting(
-        "none", "measure also with the second network of each pair aligned to the first, as mcx align does"
+    align: Align = setting(
+        "none",
+        "measure also with the second network of each pair aligned to the first, as mcx align does, by weights or by "
+        "activations on training images",
     )
     fisher: Literal["true", "empirical"] = setting(
         "true",
@@ -131,19 +134,21 @@ class L2Settings(
         informed, written = "fisher" in self.metric, self.output is not None or self.output_dir is not None
         labelled = informed and self.fisher == "empirical" and self.split != "test"
         where = "without fisher or functional in --metric"
+        nor, none = f"{where}, or --align activations", f"{where}, --align activations or --model"
         return {
             **super().idle(),
-            **without_effect(
-                unread, where, *(name for name in DATA if name not in SHAPE), "split", "batch_size"
-            ),
-            **without_effect(unread and self.model is None, f"{where}, or --model", *SHAPE),
-            **without_effect(unread and not named, f"{where}, or --model", *NETWORK),
+            **without_effect(unread, nor, *(name for name in DATA if name not in SHAPE), "batch_size"),
+            **without_effect(not self.asks_functions, where, "split"),
+            **without_effect(unread and self.model is None, none, *SHAPE),
+            **without_effect(unread and not named, none, *NETWORK),
             **without_effect(not self.permuted, "without permuted units", "input_tokens"),
             **without_effect(self.common, "with --common, which takes what the files hold", *NETWORK, *SHAPE),
             **without_effect(not labelled, "without --fisher empirical on training samples", "labels"),
             **without_effect(not informed, "without fisher in --metric", "fisher", "fisher_samples"),
             **without_effect(
-                not informed and self.align == "none", "without fisher in --metric or --align", "seed"
+                not informed and self.align != "weights",
+                "without fisher in --metric or --align weights",
+                "seed",
             ),
             **without_effect(not written, "without --output or --output-dir", "overwrite"),
         }
@@ -165,4 +170,9 @@ class L2Settings(
 
     @property
     def needs_data(self) -> bool:
+        return self.asks_functions or self.align == "activations"
+
+    @property
+    def asks_functions(self) -> bool:
+        """Whether networks are compared by what they compute."""
         return "fisher" in self.metric or "functional" in self.metric

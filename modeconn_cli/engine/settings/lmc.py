@@ -10,6 +10,7 @@ from modeconn_cli.engine.errors import SettingsError
 from modeconn_cli.engine.settings.base import Settings, like, setting
 from modeconn_cli.engine.settings.curve import MOST_POSITIONS, PathSettings
 from modeconn_cli.engine.settings.shared import (
+    Align,
     BatchNorm,
     ComputeSettings,
     DataSettings,
@@ -70,6 +71,12 @@ class LmcRunSettings(
         "recompute",
         "statistics of batch norm on the line, or repair: of every layer's outputs, between those of the ends; other "
         "buffers are each network's own at its end, and interpolated between the ends",
+    )
+    align: Align = setting(
+        "none",
+        "measure every line a second time with the branch aligned to the main branch, as mcx align does, into "
+        "aligned_by_<method>/",
+        change="grow",
     )
     patience: int | None = like(
         TrainSettings, "patience", help="stop a branch after so many epochs without a better validation loss"

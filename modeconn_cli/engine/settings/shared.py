@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
 
+from modeconn_cli.engine import names
 from modeconn_cli.engine.errors import SettingsError
 from modeconn_cli.engine.registry import canonical_dataset, canonical_model
 from modeconn_cli.engine.settings.base import Panel, Settings, like, setting, specs, without_effect
@@ -13,6 +14,8 @@ from modeconn_cli.engine.settings.base import Panel, Settings, like, setting, sp
 TransformName = Literal["none", "vgg", "resnet", "cifar100", "imagenet", "mnist", "half"]
 BatchNorm = Literal["recompute", "keep", "lerp", "repair", "none"]
 ON_IMAGES = "recompute", "repair"  # the policies that look at training images
+
+Align = Literal["none", "weights", "activations"]  # as `mcx align --method` does
 
 SplitName = Literal["fit", "val", "all-train", "test"]
 
@@ -69,6 +72,19 @@ class FileSettings(Settings):
 @dataclass(frozen=True, kw_only=True)
 class ModelSettings(FileSettings, NetworkSettings):
     """Which network, and where its weights lie in a file."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelledNetworksSettings(ModelSettings):
+    """Several networks of one architecture, each under a label of its own."""
+
+    checkpoints: tuple[Path, ...] = setting(
+        (), "the networks, each as path or label=path", positional=True, labelled=True
+    )
+
+    @property
+    def sources(self) -> tuple[Path, ...]:
+        return tuple(names.label_and_path(word)[1] for word in self.checkpoints)
 
 
 @dataclass(frozen=True, kw_only=True)

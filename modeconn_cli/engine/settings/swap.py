@@ -33,6 +33,7 @@ class SwapSettings(TracedSettings, MeasuredDataSettings, ComputeSettings, Overwr
         "file of the swapped network",
         change="free",
         absent=True,
+        tensors=True,
         missing=("no file for the swapped network", "pass --output FILE"),
     )
     layer_depth: Literal["early", "mid", "late"] = setting(

@@ -2,8 +2,8 @@
 
 `labels` solves the equations, `tensors` carries labels through reshapes, `registry` says what a rule is, the rules
 are in `elementwise`, `reductions`, `layers`, `recurrent`, `products` and `movement`, `walk` applies them, `groups`
-reads off the result, `permutation`, `optimizer` and `proof` use it; `match` finds the permutation that brings two
-networks together.
+reads off the result, `permutation`, `optimizer` and `proof` use it; `match` and `activity` find the permutation that
+brings two networks together, `frame` those of several, and `align` is what commands ask for them.
 """
 
 from modeconn_cli.engine.symmetry import optimizer

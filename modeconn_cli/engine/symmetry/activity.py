@@ -3,14 +3,16 @@
 Li et al. 2015 (arXiv:1511.07543). Two units are as alike as their activations correlate over samples and positions,
 after the nonlinearity; of a group without one, where its layers give it. What several places of a network say of one
 group is added. A unit that never changes correlates with none. Data are streamed: of each place the memory holds one
-matrix.
+matrix for each two networks.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -23,10 +25,11 @@ from modeconn_cli.engine.networks.flat import Runner
 from modeconn_cli.engine.networks.graph import Graph, operation, shape_of
 from modeconn_cli.engine.symmetry.blocks import assigned, parts
 from modeconn_cli.engine.symmetry.groups import Group, Move, Places, Symmetry
-from modeconn_cli.engine.symmetry.pair import Order, Part, Similarity, Use
+from modeconn_cli.engine.symmetry.pair import Order, Orders, Part, Similarity, Use
 from modeconn_cli.engine.symmetry.permutation import identity, permute
 
 MOST_ROUNDS = 100
+ROUNDING = 1e-9  # of a sum of correlations: a smaller gain is none
 
 
 @dataclass
@@ -67,7 +70,7 @@ class _Moments:
 
 
 @dataclass(frozen=True, eq=False)
-class _Place:
+class Place:
     """Where groups lie along axes of what a node computes: `units` says on which elements of these axes, flattened.
 
     Of a group alone an element is a unit, and its places are further rows; where groups cross (heads and their
@@ -89,58 +92,73 @@ class _Place:
         taken = flat.index_select(0, torch.from_numpy(places.reshape(-1)).to(value.device))
         return taken.reshape(len(places), -1)
 
-    def similarity(self, group: Group, orders: Mapping[Group, Order], alike: Similarity) -> Similarity:
-        """[i, j]: the mean correlation of unit j of the second network with unit i, others being in their order.
+    def similarity(
+        self, group: Group, alike: Similarity, first: Mapping[Group, Order], second: Mapping[Group, Order]
+    ) -> Similarity:
+        """[i, j]: the mean correlation of unit j of the second network with what the first has in the place of unit i.
 
-        Of units within blocks one such matrix for each of these.
+        Groups are in the order that they have in either; one that is not named is as it is. Of units within blocks one
+        such matrix for each of these.
         """
         if len(self.units) == 1:
-            return alike
-        places, moved = self.units[group], self._moved(orders, group)
+            return alike[first[group]] if group in first else alike
+        places = self.units[group]
+        rows, columns = self.moved(first)[places], self.moved(second, group)[places]
         blocks = np.zeros(places.shape[1], dtype=np.int64) if group.within is None else self._blocks(group)
         out = np.empty((int(blocks.max()) + 1, group.size, group.size))
         for block in range(len(out)):
-            here = places[:, blocks == block]
-            out[block] = alike[here[:, None, :], moved[here][None, :, :]].mean(2)
+            here = blocks == block
+            out[block] = alike[rows[:, None, here], columns[None, :, here]].mean(2)
         return out if group.within is not None else out[0]
 
-    def paired(self, group: Group, orders: Mapping[Group, Order], alike: Similarity) -> float:
-        """The mean correlation of a group's units with those that are in their place."""
+    def paired(
+        self, group: Group, alike: Similarity, first: Mapping[Group, Order], second: Mapping[Group, Order]
+    ) -> float:
+        """The mean correlation of a group's units that have one place."""
         if len(self.units) == 1:
-            return float(alike[np.arange(group.size), orders[group]].mean())
+            return float(alike[first[group], second[group]].mean())
         places = self.units[group]
-        return float(alike[places, self._moved(orders)[places]].mean())
+        return float(alike[self.moved(first)[places], self.moved(second)[places]].mean())
 
     def apart(self, group: Group, inner: frozenset[Group]) -> list[Part]:
         """The elements of a group's units taken apart by units that are inside; none where that is impossible."""
-        moves = {
-            each: Move("", 0, 1 + max(int(found.max()) for found in self.units.values()), places)
-            for each, places in self.units.items()
+        return parts(self._uses[group], inner) or []
+
+    def moved(self, orders: Mapping[Group, Order], *but: Group) -> Places:
+        """Which element comes to the place of each, of groups that have an order, blocks before what is within them."""
+        whole = np.arange(self._length)
+        for group, places in sorted(self.units.items(), key=lambda each: each[0].within is not None):
+            if group in but or group not in orders:
+                continue
+            order = orders[group]
+            if order.ndim == 1:
+                whole[places] = whole[places[order]]
+            else:
+                whole[places] = whole[places[order[self._blocks(group)].T, np.arange(places.shape[1])]]
+        return whole
+
+    @cached_property
+    def _length(self) -> int:
+        return 1 + max(int(places.max()) for places in self.units.values())
+
+    @cached_property
+    def _uses(self) -> dict[Group, Use]:
+        moves = {group: Move("", 0, self._length, places) for group, places in self.units.items()}
+        return {
+            group: Use(move, tuple(each for each in moves.items() if each[0] is not group), 0)
+            for group, move in moves.items()
         }
-        others = tuple((each, move) for each, move in moves.items() if each is not group)
-        return parts(Use(moves[group], others, 0), inner) or []
 
     def _blocks(self, group: Group) -> Places:
         """The block of each place of units that are within blocks."""
         assert group.within is not None
         around = self.units[group.within]
-        block = np.full(1 + int(around.max()), -1)
+        block = np.full(self._length, -1)
         block[around] = np.arange(len(around))[:, None]
         return np.asarray(block[self.units[group][0]])
 
-    def _moved(self, orders: Mapping[Group, Order], but: Group | None = None) -> Places:
-        """Which element comes to the place of each."""
-        whole = np.arange(1 + max(int(places.max()) for places in self.units.values()))
-        for group, places in sorted(self.units.items(), key=lambda each: each[0].within is not None):
-            order = orders[group]
-            if group is not but and order.ndim == 1:
-                whole[places] = whole[places[order]]
-            elif group is not but:
-                whole[places] = whole[places[order[self._blocks(group)].T, np.arange(places.shape[1])]]
-        return whole
 
-
-def _places(symmetry: Symmetry, node: fx.Node) -> list[_Place]:
+def _places(symmetry: Symmetry, node: fx.Node) -> list[Place]:
     """The places at a node; groups that cross share one, and units share it with the blocks that they are within."""
     value = node.meta.get("val")
     found = _with_blocks(list(symmetry.seen(node)), shape_of(value) or ())
@@ -154,7 +172,7 @@ def _places(symmetry: Symmetry, node: fx.Node) -> list[_Place]:
                 found = [each for each in found if each[0] is not other or each[1] != axes]
         out.append((axes, units))
     return [
-        _Place(node, axes, units, frozenset(g for its, there in out if its != axes for g in there))
+        Place(node, axes, units, frozenset(g for its, there in out if its != axes for g in there))
         for axes, units in out
     ]
 
@@ -179,7 +197,7 @@ def _with_blocks(
     return out
 
 
-def _find(symmetry: Symmetry, graph: Graph) -> list[_Place]:
+def _find(symmetry: Symmetry, graph: Graph) -> list[Place]:
     """Behind nonlinearities; of a group that meets none where layers make it, else where it is met first."""
     curved, _ = nonlinearities.find(graph)
     fixed = graph.made_of()
@@ -196,15 +214,183 @@ def _find(symmetry: Symmetry, graph: Graph) -> list[_Place]:
 class _Recorder:
     """Runs the graph and lays out what is at the places."""
 
-    def __init__(self, graph: Graph, places: Iterable[_Place]) -> None:
+    def __init__(self, graph: Graph, places: Iterable[Place]) -> None:
         self._graph, self._runner = graph, Runner(graph.module)
-        self._at: dict[fx.Node, list[_Place]] = {}
+        self._at: dict[fx.Node, list[Place]] = {}
         for place in places:
             self._at.setdefault(place.node, []).append(place)
 
-    def of(self, state: Mapping[str, Tensor], images: Tensor) -> dict[_Place, Tensor]:
+    def of(self, state: Mapping[str, Tensor], images: Tensor) -> dict[Place, Tensor]:
         steps = self._runner.steps(*self._graph.arguments(state, images).values())
         return {place: place.laid_out(out) for node, out in steps for place in self._at.get(node, ())}
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Groups that can be matched by now, the places that they are met at, and how alike the elements there are.
+
+    `alike`, by the numbers of two networks, the lower one first, and by place: [i, j] is the correlation of element i
+    of the one with element j of the other. Orders are of the groups that are due; others have been brought into order.
+    """
+
+    due: tuple[Group, ...]
+    places: tuple[Place, ...]
+    alike: Mapping[tuple[int, int], Mapping[Place, Similarity]]
+
+    @property
+    def as_they_are(self) -> Orders:
+        return {group: identity(group) for group in self.due}
+
+    def between(self, one: int, other: int, place: Place) -> Similarity:
+        """[i, j]: the correlation of element i of network `one` with element j of network `other`."""
+        return self.alike[one, other][place] if one < other else self.alike[other, one][place].T
+
+    def paired(self, group: Group, one: int, other: int, orders: tuple[Orders, Orders]) -> float:
+        """The mean correlation of the units of two networks that have one place."""
+        at = self._places(group)
+        return float(np.mean([place.paired(group, self.between(one, other, place), *orders) for place in at]))
+
+    def matched(self, one: int, other: int) -> Orders:
+        """The orders under which `other` is most like `one`, which stays as it is.
+
+        Groups that cross are matched in turn, first the units of the larger blocks under the best order of what is
+        inside.
+        """
+        orders, stays = self.as_they_are, {one: self.as_they_are}
+        for k, group in enumerate(self.due):
+            if group.within not in self.due:
+                orders |= self._best(group, other, orders, stays, self.due[k + 1 :])
+        crossing = [group for group in self.due if any(len(p.units) > 1 for p in self._places(group))]
+        for _ in range(MOST_ROUNDS if crossing else 0):
+            if sum([self._improve(group, other, orders, stays) for group in crossing]) == 0:
+                break
+        return orders
+
+    def improve(self, orders: list[Orders]) -> float:
+        """Match every network to all others in its turn, whose orders are changed; what the sum over pairs gains."""
+        gain = 0.0
+        for k, own in enumerate(orders):
+            others = {j: each for j, each in enumerate(orders) if j != k}
+            gain += sum([self._improve(group, k, own, others) for group in self.due])
+        return gain
+
+    def _places(self, group: Group) -> list[Place]:
+        return [place for place in self.places if group in place.units]
+
+    def _improve(self, group: Group, k: int, own: Orders, others: Mapping[int, Orders]) -> float:
+        """Give a group of network k, and what is within its units, the best order, if it is better; what it gains."""
+        near = {each for place in self._places(group) for each in place.units}
+
+        def reached(orders: Orders) -> float:
+            return sum(
+                each.size * self.paired(each, other, k, (its, orders))
+                for each in self.due
+                if each in near
+                for other, its in others.items()
+            )
+
+        found = self._best(group, k, own, others)
+        gain = reached(own | found) - reached(own)
+        if gain <= ROUNDING:
+            return 0.0
+        own |= found
+        return gain
+
+    def _best(
+        self,
+        group: Group,
+        k: int,
+        own: Orders,
+        others: Mapping[int, Orders],
+        later: Sequence[Group] = (),
+    ) -> Orders:
+        """The order of a group of network k under which its units are most like those of the others, and the orders of
+        what is within its units.
+
+        Units are compared under the best order of what is within them, and of groups that come `later`, for each two.
+        Where no place says anything of that alone, units within blocks go along as they are ordered in these.
+        """
+        nested = [each for each in self.due if each.within is group]
+        orders = {**own, **{each: own[each][np.argsort(own[group])] for each in nested}}
+        direct, of_inner = self._inside(group, k, orders, others, frozenset([*nested, *later]))
+        best = {inner: _assigned(found) for inner, found in of_inner.items()}
+        if not best:
+            direct = self._similarity(group, k, orders, others)
+        for inner, order in best.items():
+            direct = direct + _paired(of_inner[inner], order).sum(-1)
+        found = {group: _assigned(direct)}
+        for inner in nested:
+            if inner in best:
+                found[inner] = best[inner][np.arange(group.size), found[group]]
+            else:
+                found[inner] = orders[inner][found[group]]
+        return found
+
+    def _similarity(self, group: Group, k: int, own: Orders, others: Mapping[int, Orders]) -> Similarity:
+        """[i, j]: how alike unit j of network k is to those that others have in place i; their mean over places."""
+        at = self._places(group)
+        each = [
+            place.similarity(group, self.between(other, k, place), orders, own)
+            for other, orders in others.items()
+            for place in at
+        ]
+        return sum(each, np.zeros(())) / len(at)
+
+    def _inside(
+        self, group: Group, k: int, own: Orders, others: Mapping[int, Orders], inside: frozenset[Group]
+    ) -> tuple[Similarity, dict[Group, Similarity]]:
+        """How alike units of a group are in elements that nothing `inside` orders; and in others, by what does: [i, j,
+        a, b] says it of b in unit j of network k and of a in what the others have in place i.
+        """
+        size = group.size
+        direct, of_inner = np.zeros((size, size)), dict[Group, Similarity]()
+        if group.within is not None or not any(
+            inside.intersection(place.units) for place in self._places(group)
+        ):
+            return direct, of_inner
+        for place, (other, orders) in itertools.product(self._places(group), others.items()):
+            alike = self.between(other, k, place)
+            if len(place.units) == 1:
+                direct += place.units[group].shape[1] * place.similarity(group, alike, orders, own)
+                continue
+            first, second = place.moved(orders), place.moved(own, group, *inside)
+            for part in place.apart(group, inside.intersection(place.units)):
+                elements = part.elements.reshape(-1, part.elements.shape[-1])
+                if len(part.inner) > 1:
+                    continue
+                found = sum((alike[np.ix_(first[each], second[each])] for each in elements.T), np.zeros(()))
+                if not part.inner:
+                    direct += found
+                    continue
+                (inner,) = part.inner
+                shaped = found.reshape(size, inner.size, size, inner.size).transpose(0, 2, 1, 3)
+                of_inner[inner] = of_inner.get(inner, np.zeros(())) + shaped
+        return direct, of_inner
+
+
+def phases(
+    symmetry: Symmetry,
+    graph: Graph,
+    networks: Sequence[Mapping[str, Tensor]],
+    orders: Sequence[Mapping[Group, Order]],
+    batches: Callable[[], Iterable[Tensor]],
+) -> Iterator[Phase]:
+    """One phase after the other, as a rule there is one. The caller puts what it finds into the `orders` of the
+    networks: a group that is met beside others alone waits for their order.
+
+    `networks` are whole state dicts in the names of the traced network, on the device of the `batches`, which are asked
+    for once in a phase. Raises InputError where that leads nowhere.
+    """
+    every, left = _find(symmetry, graph), set(symmetry.groups)
+    while left:
+        places = tuple(place for place in every if left & place.units.keys() and not left & place.beside)
+        due = tuple(g for g in symmetry.groups if g in left and any(g in place.units for place in places))
+        if not due:
+            named = next(group for group in symmetry.groups if group in left)
+            raise InputError(f"the units of '{named.layer}' are nowhere met alone", "match them by weights")
+        moved = [permute(*each) for each in zip(networks, orders, strict=True)]
+        yield Phase(due, places, _correlations(graph, places, moved, batches()))
+        left -= set(due)
 
 
 def by_activations(
@@ -213,128 +399,56 @@ def by_activations(
     fixed: Mapping[str, Tensor],
     moving: Mapping[str, Tensor],
     batches: Callable[[], Iterable[Tensor]],
-) -> tuple[dict[Group, Order], float]:
+) -> tuple[Orders, float]:
     """The order of each group's units, and the mean correlation of the units that are paired.
 
-    `fixed` and `moving` are whole state dicts in the names of the traced network, on the device of the `batches`, which
-    are asked for once, and once more where a group is met beside others alone, whose order has to be known first.
-    Raises InputError where that leads nowhere.
+    Arguments as of `phases`.
     """
-    orders = {group: identity(group) for group in symmetry.groups}
-    every, left, reached = _find(symmetry, graph), set(symmetry.groups), list[float]()
-    while left:
-        places = [place for place in every if left & place.units.keys() and not left & place.beside]
-        due = [group for group in symmetry.groups if group in left and any(group in p.units for p in places)]
-        if not due:
-            named = next(group for group in symmetry.groups if group in left)
-            raise InputError(f"the units of '{named.layer}' are nowhere met alone", "use --method weights")
-        alike = _correlations(graph, places, fixed, permute(moving, orders), batches())
-        reached += _matched(due, places, alike, orders)
-        left -= set(due)
-    return orders, float(np.average(reached, weights=[group.size for group in symmetry.groups]))
+    orders, reached = Orders(), dict[Group, float]()
+    for phase in phases(symmetry, graph, (fixed, moving), ({}, orders), batches):
+        found = phase.matched(0, 1)
+        reached |= {group: phase.paired(group, 0, 1, (phase.as_they_are, found)) for group in phase.due}
+        orders |= found
+    return {group: orders[group] for group in symmetry.groups}, mean_over_units(reached)
+
+
+def mean_over_units(values: Mapping[Group, float]) -> float:
+    """The mean of a value that each group has, over all units."""
+    return float(np.average(list(values.values()), weights=[group.size for group in values]))
 
 
 def _correlations(
     graph: Graph,
-    places: Sequence[_Place],
-    fixed: Mapping[str, Tensor],
-    moving: Mapping[str, Tensor],
+    places: Sequence[Place],
+    networks: Sequence[Mapping[str, Tensor]],
     batches: Iterable[Tensor],
-) -> dict[_Place, Similarity]:
-    recorder, moments = _Recorder(graph, places), {place: _Moments() for place in places}
+) -> dict[tuple[int, int], dict[Place, Similarity]]:
+    recorder = _Recorder(graph, places)
+    pairs = itertools.combinations(range(len(networks)), 2)
+    moments = {pair: {place: _Moments() for place in places} for pair in pairs}
     for images in batches:
-        first, second = (recorder.of(state, images) for state in (fixed, moving))
-        for place, each in moments.items():
-            each.add((first[place], second[place]))
-    found = {place: each.correlation() for place, each in moments.items()}
-    for place, alike in found.items():
+        seen = [recorder.of(state, images) for state in networks]
+        for (one, other), of_pair in moments.items():
+            for place, each in of_pair.items():
+                each.add((seen[one][place], seen[other][place]))
+    found = {
+        pair: {place: each.correlation() for place, each in of_pair.items()}
+        for pair, of_pair in moments.items()
+    }
+    for place, alike in ((place, alike) for of_pair in found.values() for place, alike in of_pair.items()):
         if not np.isfinite(alike).all():
             layer = next(iter(place.units)).layer
-            raise InputError(f"the activations of '{layer}' are not finite", "use --method weights")
+            raise InputError(f"the activations of '{layer}' are not finite", "match them by weights")
     return found
-
-
-def _matched(
-    due: Sequence[Group],
-    places: Sequence[_Place],
-    alike: Mapping[_Place, Similarity],
-    orders: dict[Group, Order],
-) -> list[float]:
-    """Match some groups; the mean correlation of the units of each. Groups that cross are matched in turn.
-
-    Of two that cross, units of the larger blocks come first, compared under the best order of what is inside.
-    """
-
-    def similarity(group: Group) -> Similarity:
-        at = [place for place in places if group in place.units]
-        return sum((place.similarity(group, orders, alike[place]) for place in at), np.zeros(())) / len(at)
-
-    for group in due:
-        if group.within not in due:
-            at = {place: alike[place] for place in places if group in place.units}
-            inside = [each for each in due[due.index(group) :] if each is not group]
-            inside += [each for each in due if each.within is group and each not in inside]
-            _match_blocks(group, at, inside, orders) or orders.update({group: _assigned(similarity(group))})
-    crossing = [group for group in due if any(group in p.units and len(p.units) > 1 for p in places)]
-    crossing = [group for group in crossing if all(each.within is not group for each in due)]
-    for _ in range(MOST_ROUNDS if crossing else 0):
-        gain = 0.0
-        for group in crossing:
-            found = similarity(group)
-            new = _assigned(found)
-            more = float((_paired(found, new) - _paired(found, orders[group])).sum())
-            if more > 1e-9:
-                orders[group], gain = new, gain + more
-        if gain == 0:
-            break
-    return [
-        float(np.mean([p.paired(group, orders, alike[p]) for p in places if group in p.units]))
-        for group in due
-    ]
 
 
 def _assigned(similarity: Similarity) -> Order:
     """The best order of units, of units within blocks in each of these."""
-    return assigned(similarity) if similarity.ndim == 2 else np.stack([assigned(each) for each in similarity])
+    if similarity.ndim == 2:
+        return assigned(similarity)
+    return np.stack([_assigned(each) for each in similarity])
 
 
 def _paired(similarity: Similarity, order: Order) -> Similarity:
     """How alike the units are that an order pairs."""
     return np.take_along_axis(similarity, order[..., None], axis=-1)[..., 0]
-
-
-def _match_blocks(
-    group: Group, places: Mapping[_Place, Similarity], inside: Sequence[Group], orders: dict[Group, Order]
-) -> bool:
-    """Match a group by what is inside of its units, each two of which have the order of it that is best for them.
-
-    Units that are within its own have that order from then on. Returns whether a place says so much of it.
-    """
-    size = group.size
-    direct, of_inner = np.zeros((size, size)), dict[Group, Similarity]()
-    for place, alike in places.items():
-        if len(place.units) == 1:
-            direct += place.units[group].shape[1] * alike
-            continue
-        moved = place._moved({**orders, **{each: np.arange(each.size) for each in inside}}, group)
-        for part in place.apart(group, frozenset(inside).intersection(place.units)):
-            elements = part.elements.reshape(-1, part.elements.shape[-1])
-            if len(part.inner) > 1:
-                continue
-            found = sum((alike[np.ix_(each, moved[each])] for each in elements.T), np.zeros(()))
-            if not part.inner:
-                direct += found
-                continue
-            (inner,) = part.inner
-            shaped = found.reshape(size, inner.size, size, inner.size).transpose(0, 2, 1, 3)
-            of_inner[inner] = of_inner.get(inner, np.zeros(())) + shaped
-    if not of_inner:
-        return False
-    best = {inner: np.stack([_assigned(row) for row in found]) for inner, found in of_inner.items()}
-    for inner, found in of_inner.items():
-        direct += _paired(found, best[inner]).sum(-1)
-    orders[group] = assigned(direct)
-    for inner, order in best.items():
-        if inner.within is group:
-            orders[inner] = order[np.arange(size), orders[group]]
-    return True

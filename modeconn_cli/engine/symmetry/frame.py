@@ -2,20 +2,23 @@
 
 Crisostomi et al. 2024 (arXiv:2405.17897). What is maximised is Σ over pairs of ⟨Pᵢ·Wᵢ, Pⱼ·Wⱼ⟩. Every network in its
 turn is the frame that the others are matched to, and from there each is matched to the sum of the others, which never
-lowers the sum over pairs, until none gains anything. The best end is kept.
+lowers the sum over pairs, until none gains anything. The best end is kept. By activations the same is done with the
+correlations of units in the place of the products of weights.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from modeconn_cli.engine.symmetry.groups import Symmetry
+from modeconn_cli.engine.networks.graph import Graph
+from modeconn_cli.engine.symmetry import activity
+from modeconn_cli.engine.symmetry.groups import Group, Symmetry
 from modeconn_cli.engine.symmetry.match import MOST_SWEEPS, by_weights, improve
 from modeconn_cli.engine.symmetry.pair import Orders, inner_product
 from modeconn_cli.engine.symmetry.permutation import composed, identity, inverse, permute
@@ -46,13 +49,82 @@ def common_frame(
 
     `tell` hears of every pair that has been matched: how many, and of how many.
     """
-    sizes = [sum(inner_product(tensor, tensor) for tensor in each.values()) for each in networks]
+    return _in_any_order(networks, lambda by_size: _common_frame(symmetry, by_size, seed, restarts, tell))
+
+
+def common_frame_by_activations(
+    symmetry: Symmetry,
+    graph: Graph,
+    networks: Sequence[Mapping[str, Tensor]],
+    batches: Callable[[], Iterable[Tensor]],
+) -> Frame:
+    """As `common_frame`, by how units act: the objective is the mean correlation of units that have one place, over
+    pairs of networks. Arguments as of `activity.phases`.
+    """
+
+    def find(by_size: Sequence[Mapping[str, Tensor]]) -> Frame:
+        orders, reached, reference = [Orders() for _ in by_size], dict[Group, float](), 0
+        for phase in activity.phases(symmetry, graph, by_size, orders, batches):
+            best = _frame_of_phase(phase, len(by_size))
+            reached |= _alike(phase, best.orders)
+            reference = best.reference
+            for own, new in zip(orders, best.orders, strict=True):
+                own |= new
+        return Frame(tuple(orders), (activity.mean_over_units(reached),), reference)
+
+    return _in_any_order(networks, find)
+
+
+def _frame_of_phase(phase: activity.Phase, count: int) -> Frame:
+    return _best(
+        [[phase.as_they_are if i == k else phase.matched(k, i) for i in range(count)] for k in range(count)],
+        lambda orders: activity.mean_over_units(_alike(phase, orders)),
+        lambda orders, _: phase.improve(orders),
+        seed=0,
+    )
+
+
+def _alike(phase: activity.Phase, orders: Sequence[Orders]) -> dict[Group, float]:
+    """The mean correlation of each group's units that have one place, over all pairs of networks."""
+    pairs = list(itertools.combinations(range(len(orders)), 2))
+    return {
+        group: float(np.mean([phase.paired(group, i, j, (orders[i], orders[j])) for i, j in pairs]))
+        for group in phase.due
+    }
+
+
+def _in_any_order(
+    networks: Sequence[Mapping[str, Tensor]], find: Callable[[Sequence[Mapping[str, Tensor]]], Frame]
+) -> Frame:
+    """The frame that is found of the networks by their size, seen from the first."""
+    sizes = [
+        sum(inner_product(tensor, tensor) for tensor in each.values() if tensor.is_floating_point())
+        for each in networks
+    ]
     by_size = sorted(range(len(networks)), key=sizes.__getitem__)
-    found = _common_frame(symmetry, [networks[k] for k in by_size], seed, restarts, tell)
+    found = find([networks[k] for k in by_size])
     orders = dict(zip(by_size, found.orders, strict=True))
-    # As they are seen from the first network, whose units stay in their places.
     seen = tuple(composed(orders[k], inverse(orders[0])) for k in range(len(networks)))
     return Frame(seen, found.objective, by_size[found.reference])
+
+
+def _best(
+    starts: Sequence[list[Orders]],
+    objective: Callable[[Sequence[Orders]], float],
+    improve: Callable[[list[Orders], np.random.Generator], float],
+    seed: int,
+) -> Frame:
+    """The best frame that is reached from the orders of all networks in the frame of each."""
+    best: Frame | None = None
+    for k, orders in enumerate(starts):
+        generator = np.random.default_rng(seed)
+        history = [objective(orders)]
+        while len(history) < MOST_SWEEPS and improve(orders, generator) > 0:
+            history.append(objective(orders))
+        if best is None or history[-1] > best.objective[-1]:
+            best = Frame(tuple(orders), tuple(history), k)
+    assert best is not None
+    return best
 
 
 def _common_frame(
@@ -71,18 +143,14 @@ def _common_frame(
         between[j, i] = inverse(between[i, j])
     tell(len(pairs), len(pairs))
     unmoved = {group: identity(group) for group in symmetry.groups}
+    best = _best(
+        [[dict(between.get((k, i), unmoved)) for i in range(count)] for k in range(count)],
+        lambda orders: _objective(networks, orders),
+        lambda orders, generator: _round(symmetry, networks, orders, generator),
+        seed,
+    )
     begin = _objective(networks, [unmoved] * count)
-    best: Frame | None = None
-    for k in range(count):
-        orders = [dict(between.get((k, i), unmoved)) for i in range(count)]
-        generator = np.random.default_rng(seed)
-        history = [begin, _objective(networks, orders)]
-        while len(history) < MOST_SWEEPS and _round(symmetry, networks, orders, generator) > 0:
-            history.append(_objective(networks, orders))
-        if best is None or history[-1] > best.objective[-1]:
-            best = Frame(tuple(orders), tuple(history), k)
-    assert best is not None
-    return best
+    return Frame(best.orders, (begin, *best.objective), best.reference)
 
 
 def _round(

@@ -8,18 +8,22 @@ random order deep residual networks stall. Then groups are solved in random orde
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from torch import Tensor
 
 from modeconn_cli.engine.symmetry.blocks import Blocks, parts
 from modeconn_cli.engine.symmetry.groups import Group, Symmetry
-from modeconn_cli.engine.symmetry.pair import Order, Orders, Pair, Use, root
+from modeconn_cli.engine.symmetry.pair import Order, Orders, Pair, Use, every_group, root
 from modeconn_cli.engine.symmetry.permutation import identity, random_order
 
 MOST_SWEEPS = 100
+_START = ("outside in", "identity")  # of the first attempts; others begin at random
+
+PlainOrder = list[int] | list[list[int]]
 
 
 @dataclass(frozen=True)
@@ -30,9 +34,32 @@ class Matched:
     first sweep, and after each that followed. `start` says where the best attempt began.
     """
 
-    orders: dict[Group, Order]
+    orders: Orders
     objective: tuple[float, ...]
     start: str
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a matching is after a sweep, in plain values: what goes on from there ends as it would have without.
+
+    `attempt` is the number of its start, `orders` are by group as `pair.every_group` has them, `due` the numbers of the
+    groups that have to be solved again, `random` is the generator's state; `best` what earlier attempts have reached.
+    """
+
+    attempt: int
+    orders: list[PlainOrder]
+    objective: list[float]
+    due: list[int]
+    random: str
+    best: tuple[list[PlainOrder], list[float], str] | None
+
+    def check(self, symmetry: Symmetry) -> None:
+        """Raises ValueError where it is not of a matching of these groups."""
+        for orders in (self.orders, *([] if self.best is None else [self.best[0]])):
+            _of_groups(every_group(symmetry), orders)
+        if not set(self.due) <= set(range(len({root(group) for group in symmetry.groups}))):
+            raise ValueError("no numbers of these groups")
 
 
 def by_weights(
@@ -43,67 +70,102 @@ def by_weights(
     seed: int = 0,
     restarts: int = 1,
     tell: Callable[[str, int, float], None] = lambda *_: None,
+    begun: Progress | None = None,
+    keep: Callable[[Progress], None] = lambda _: None,
 ) -> Matched:
     """Match the units of `moving` to those of `fixed` by their weights.
 
     Both hold the parameters of one architecture, whose groups `symmetry` has; statistics of normalisation layers are
     left out, which move along with their units. It is tried from outside in, from the units as they are, and from
     `restarts` − 1 random orders; the best objective is kept. `tell` hears of every sweep: the start, the number of
-    the sweep, the objective. Identical units are exchanged freely.
+    the sweep, the objective; `keep` first of the progress, from which another call goes on where it has `begun` so.
+    Identical units are exchanged freely.
     """
     pair = Pair(symmetry, fixed, moving)
-    unmoved = {group: identity(group) for group in symmetry.groups}
+    unmoved = {group: identity(group) for group in pair.every}
     generator = np.random.default_rng(seed)
     begin = pair.objective(unmoved)
     best: Matched | None = None
-    for name, orders, first in _starts(pair, unmoved, generator, restarts):
-        found = [begin, *([] if name == "identity" else [first])]
-        tell(name, 0, found[-1])
-        for objective in _descent(pair, orders, generator):
-            found.append(objective)
-            tell(name, len(found) - 1, objective)
+    if begun is not None:
+        generator.bit_generator.state = json.loads(begun.random)
+        if begun.best is not None:
+            best = Matched(_of_groups(pair.every, begun.best[0]), tuple(begun.best[1]), begun.best[2])
+    for number in range(0 if begun is None else begun.attempt, restarts + 1):
+        name = _START[number] if number < len(_START) else f"random {number - 1}"
+        if begun is not None and number == begun.attempt:
+            orders, found = _of_groups(pair.every, begun.orders), list(begun.objective)
+            due = {pair.groups[k] for k in begun.due}
+        else:
+            orders, due = _start(pair, unmoved, generator, number), set(pair.groups)
+            found = [begin] if name == "identity" else [begin, pair.objective(orders)]
+            tell(name, 0, found[-1])
+        for _ in _descent(pair, orders, generator, found, due, 1 if name == "identity" else 2):
+            reached = None if best is None else (_plain(pair, best.orders), list(best.objective), best.start)
+            numbers = [k for k, group in enumerate(pair.groups) if group in due]
+            random = json.dumps(generator.bit_generator.state)
+            keep(Progress(number, _plain(pair, orders), list(found), numbers, random, reached))
+            tell(name, len(found) - 1, found[-1])
         if best is None or found[-1] > best.objective[-1] + pair.tolerance:
             best = Matched(orders, tuple(found), name)
     assert best is not None
-    return best
+    return replace(best, orders={group: best.orders[group] for group in symmetry.groups})
+
+
+def _plain(pair: Pair, orders: Mapping[Group, Order]) -> list[PlainOrder]:
+    return [orders[group].tolist() for group in pair.every]
+
+
+def _of_groups(groups: Sequence[Group], orders: Sequence[PlainOrder]) -> Orders:
+    """The orders of `_plain`. Raises ValueError where they are not of these groups."""
+    found = {group: np.array(order, dtype=np.int64) for group, order in zip(groups, orders, strict=True)}
+    for group, order in found.items():
+        if order.shape != group.shape or (np.sort(order, axis=-1) != np.arange(group.size)).any():
+            raise ValueError("no orders of these units")
+    return found
 
 
 def improve(
     symmetry: Symmetry,
     fixed: Mapping[str, Tensor],
     moving: Mapping[str, Tensor],
-    orders: dict[Group, Order],
+    orders: Orders,
     generator: np.random.Generator,
 ) -> float:
     """Match on from the orders there are, which are changed; what the objective gains."""
     pair = Pair(symmetry, fixed, moving)
-    before = after = pair.objective(orders)
-    for objective in _descent(pair, orders, generator):
-        after = objective
-    return after - before
+    full = {group: identity(group) for group in pair.every} | orders
+    found = [pair.objective(full)]
+    for _ in _descent(pair, full, generator, found, set(pair.groups), 1):
+        pass
+    orders |= {group: full[group] for group in orders}
+    return found[-1] - found[0]
 
 
-def _starts(
-    pair: Pair, unmoved: Mapping[Group, Order], generator: np.random.Generator, restarts: int
-) -> Iterator[tuple[str, Orders, float]]:
-    """Where an attempt begins: its name, the orders, their objective."""
-    inwards = _outside_in(pair, dict(unmoved))
-    yield "outside in", inwards, pair.objective(inwards)
-    yield "identity", dict(unmoved), pair.objective(unmoved)
-    for k in range(1, restarts):
-        orders = {group: random_order(group, generator) for group in unmoved}
-        yield f"random {k}", orders, pair.objective(orders)
+def _start(pair: Pair, unmoved: Mapping[Group, Order], generator: np.random.Generator, number: int) -> Orders:
+    """Where an attempt begins: from outside in, from the units as they are, then from random orders."""
+    if number == 0:
+        return _outside_in(pair, dict(unmoved))
+    if number == 1:
+        return dict(unmoved)
+    return {group: random_order(group, generator) for group in pair.every}
 
 
-def _descent(pair: Pair, orders: dict[Group, Order], generator: np.random.Generator) -> Iterator[float]:
-    """Solve one group after the other until a sweep gains nothing; the objective after each sweep.
+def _descent(
+    pair: Pair,
+    orders: Orders,
+    generator: np.random.Generator,
+    found: list[float],
+    due: set[Group],
+    begin: int,
+) -> Iterator[None]:
+    """Solve one group after the other until a sweep gains nothing; after each sweep its objective is in `found`, of
+    which `begin` come before the first.
 
-    A group is left out while nothing has changed around it since it was solved: the same assignment comes out.
+    A group is left out while nothing has changed around it since it was solved: the same assignment comes out. Those
+    that are `due` are not.
     """
-    due = set(pair.groups)
-    objective = pair.objective(orders)
-    for _ in range(MOST_SWEEPS):
-        before = objective
+    while len(found) - begin < MOST_SWEEPS and not (len(found) > begin and found[-1] == found[-2]):
+        objective = found[-1]
         for k in generator.permutation(len(pair.groups)):
             group = pair.groups[k]
             if group in due:
@@ -112,9 +174,8 @@ def _descent(pair: Pair, orders: dict[Group, Order], generator: np.random.Genera
                 if gain > 0:
                     objective += gain
                     due |= pair.neighbours(group)
-        yield objective
-        if objective == before:
-            return
+        found.append(objective)
+        yield
 
 
 def _solve(pair: Pair, group: Group, orders: Orders) -> float:

@@ -47,22 +47,23 @@ class Part:
 class Pair:
     """Two networks of one architecture: what each group moves in them.
 
-    `groups` are those that are within none; `inner` those within each.
+    `groups` are those that are within none, `inner` those within each, `every` all of them.
     """
 
     def __init__(self, symmetry: Symmetry, fixed: Mapping[str, Tensor], moving: Mapping[str, Tensor]) -> None:
         self.fixed, self.moving = fixed, moving
         self.groups = tuple(group for group in symmetry.groups if group.within is None)
         self.inner: dict[Group, list[Group]] = {group: [] for group in self.groups}
+        self.every = every_group(symmetry)
         in_tensor: dict[str, list[tuple[Group, Move]]] = {}
-        for group in sorted(symmetry.groups, key=lambda each: each.within is not None):
+        for group in self.every:
             if group.within is not None:
                 self.inner[group.within].append(group)
             for move in group.moves:
                 if move.tensor in fixed:
                     in_tensor.setdefault(move.tensor, []).append((group, move))
         self.in_tensor = in_tensor
-        self.uses: dict[Group, list[Use]] = {group: [] for group in symmetry.groups}
+        self.uses: dict[Group, list[Use]] = {group: [] for group in self.every}
         for name, found in in_tensor.items():
             for k, (group, move) in enumerate(found):
                 others = tuple(found[:k] + found[k + 1 :])
@@ -90,6 +91,12 @@ class Pair:
     def moved(self, name: str, moves: Sequence[tuple[Group, Move]], orders: Mapping[Group, Order]) -> Tensor:
         """A tensor of the moving network with some of the groups on its axes in their new order."""
         return moved(self.moving[name], [(move, orders[group]) for group, move in moves])
+
+
+def every_group(symmetry: Symmetry) -> tuple[Group, ...]:
+    """All groups whose units have an order, those within none first."""
+    inner = (group for group in symmetry.groups if group.within is not None)
+    return tuple(dict.fromkeys([*map(root, symmetry.groups), *inner]))
 
 
 def root(group: Group) -> Group:

@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from torch import Tensor
 
 from modeconn_cli.engine import names, symmetry
+from modeconn_cli.engine.commands.align.progress import Kept
 from modeconn_cli.engine.commands.align.result import Alignment, AlignResult, Apart, groups_moved
-from modeconn_cli.engine.errors import CONTINUE, AnswerIsNo, InputError, Stopped
+from modeconn_cli.engine.errors import CONTINUE, AnswerIsNo, Stopped
 from modeconn_cli.engine.machine.runtime import Runtime
-from modeconn_cli.engine.networks import checkpoints, graph, subject, weights
+from modeconn_cli.engine.networks import checkpoints, subject, weights
 from modeconn_cli.engine.networks.checkpoints import Checkpoint
-from modeconn_cli.engine.networks.graph import Graph
-from modeconn_cli.engine.networks.subject import Needed, Subject
+from modeconn_cli.engine.networks.subject import Subject
 from modeconn_cli.engine.results import files, jobs, records
 from modeconn_cli.engine.results.fingerprints import sha256
 from modeconn_cli.engine.settings.align import AlignSettings
 from modeconn_cli.engine.settings.base import tilde
-from modeconn_cli.engine.symmetry import Symmetry, activity, frame, match
 from modeconn_cli.engine.symmetry import files as permutations
+from modeconn_cli.engine.symmetry.align import NEEDED, Aligner
 from modeconn_cli.engine.symmetry.match import Matched
 
 __all__ = ["AlignResult", "Alignment", "run"]
@@ -63,20 +65,20 @@ def _opened(
     """Read all networks and derive the groups of their units. Raises InputError where there are none."""
     fixed = [] if settings.to is None else [settings.to]
     read = [subject.read(path, settings, runtime) for path in (*fixed, *words.values())]
-    by_weights: Needed = "the data's shape" if settings.dataset else "no data"
+    shaped = settings.method == "weights" and settings.dataset
     opened = subject.open_networks(
-        read,
-        settings,
-        runtime,
-        by_weights if settings.method == "weights" else "data without held-out images",
+        read, settings, runtime, "the data's shape" if shaped else NEEDED[settings.method]
     )
-    traced = graph.trace(opened.model.cpu(), opened.arch.inputs(opened.model))
-    found = symmetry.find(traced)
-    if not found.groups:
-        reasons = "; ".join(f"{layer}: {why}" for layer, why in list(found.fixed.items())[:3])
-        raise InputError(f"'{opened.checkpoints[0].path}' has no units that can be exchanged: {reasons}")
+    opened.model.cpu()
+    aligner = Aligner.of(
+        opened,
+        settings.method,
+        batch_size=settings.batch_size,
+        seed=settings.seed,
+        restarts=settings.restarts,
+    )
     moving = dict(zip(words, opened.checkpoints[len(fixed) :], strict=True))
-    return _Work(settings, runtime, opened, traced, found, moving, outputs)
+    return _Work(settings, runtime, opened, aligner, moving, outputs)
 
 
 @dataclass(frozen=True)
@@ -86,8 +88,7 @@ class _Work:
     settings: AlignSettings
     runtime: Runtime
     opened: Subject
-    traced: Graph
-    found: Symmetry
+    aligner: Aligner
     moving: Mapping[str, Checkpoint]
     outputs: Mapping[str, Path]
 
@@ -96,15 +97,17 @@ class _Work:
         return None if self.settings.to is None else self.opened.checkpoints[0]
 
     def plan(self) -> list[str]:
-        units = sum(group.size for group in self.found.groups)
+        groups = self.aligner.symmetry.groups
+        units = sum(group.size for group in groups)
         to = "each other" if self.fixed is None else str(self.fixed.path)
         return [
-            f"match {units:,} units in {len(self.found.groups)} groups to {to}: {', '.join(self.moving)}",
+            f"match {units:,} units in {len(groups)} groups to {to}: {', '.join(self.moving)}",
             *(f"write {path}" for path in self.outputs.values()),
         ]
 
     def is_due(self, output: Path) -> bool:
         """Whether the file of the only network is still to be written. Raises OutputError for one of another origin."""
+        self._progress(names.alignment_progress(output))
         permutation, alignment, _ = _written(output)
         made = records.provenance(self.settings, "align", self.runtime.opened)
         return jobs.file_output(output, made, self.settings, record=alignment, beside=[permutation])
@@ -112,12 +115,23 @@ class _Work:
     def alone(self, *, due: bool) -> dict[str, Alignment]:
         """Align the only network."""
         ((label, output),) = self.outputs.items()
+        progress = self._progress(names.alignment_progress(output))
         if not due:
             if kept := self._kept(label):
+                progress.remove()  # a kill may have come between
                 self.runtime.note(f"already complete: {output}")
                 return {label: kept}
             self.runtime.note(f"'{names.permutation(output)}' is missing or was changed: made again")
-        return {label: self._aligned(label)}
+        by_weights = self.settings.method == "weights"
+        with self.runtime.catching_signals() if by_weights else contextlib.nullcontext():
+            return {label: self._aligned(label, progress)}
+
+    def _progress(self, path: Path) -> Kept:
+        """Where it is written down how far a network is. Raises OutputError for a file of any other origin."""
+        made = records.provenance(self.settings, "align", self.runtime.opened)
+        found = Kept(path, made, self.settings)
+        found.check()
+        return found
 
     def in_folder(self, folder: Path) -> dict[str, Alignment]:
         """Align all networks that the folder does not hold yet."""
@@ -140,7 +154,8 @@ class _Work:
             else:
                 for count, label in enumerate(self.moving, start=1):
                     if done[label] is None:
-                        done[label] = self._aligned(label)
+                        progress = self._progress(job.private / f"{label}.progress.json")
+                        done[label] = self._aligned(label, progress)
                         self._tell(count, len(self.moving), "network", network=label)
             if not job.complete:
                 job.finish(written)
@@ -155,59 +170,31 @@ class _Work:
         whole = kept.permutation_sha256 == sha256(permutation) and kept.checkpoint_sha256 == sha256(output)
         return kept if whole else None
 
-    def _aligned(self, label: str) -> Alignment:
-        """Align one network to the fixed one."""
+    def _aligned(self, label: str, progress: Kept) -> Alignment:
+        """Align one network to the fixed one, from where an earlier run was ended."""
         assert self.fixed is not None
         moving = self.moving[label]
         fixed, own = self._weights(self.fixed.state), self._weights(moving.state)
         if Apart.of(own, [fixed]).total_l2 == 0:
             self.runtime.warn(f"'{self.fixed.path}' and '{moving.path}' are the same network")
-
-        found = (
-            self._by_activations(label, moving)
-            if self.settings.method == "activations"
-            else self._by_weights(label, fixed, own)
+        begun = progress.read(self.aligner.symmetry)
+        if begun is not None:
+            self.runtime.note(f"'{moving.path}': the matching goes on where it was ended")
+        found = self.aligner.pair(
+            self.fixed.state,
+            moving.state,
+            functools.partial(self._tell, network=label),
+            begun=begun,
+            keep=progress.write,
         )
-        return self._publish(label, found, [fixed], [fixed])
-
-    def _by_weights(self, label: str, fixed: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> Matched:
-        def tell(start: str, sweep: int, objective: float) -> None:
-            self._tell(sweep, match.MOST_SWEEPS, "step", network=label, start=start, objective=objective)
-
-        settings = self.settings
-        return match.by_weights(
-            self.found, fixed, own, seed=settings.seed, restarts=settings.restarts, tell=tell
-        )
-
-    def _by_activations(self, label: str, moving: Checkpoint) -> Matched:
-        assert self.fixed is not None
-        device, fit = self.runtime.device, self.opened.data.fit
-
-        def there(checkpoint: Checkpoint) -> dict[str, Tensor]:
-            return {name: tensor.to(device) for name, tensor in checkpoint.state.items()}
-
-        def batches() -> Iterator[Tensor]:
-            done = 0
-            for batch in fit.batches(self.settings.batch_size):
-                yield batch.images
-                done += len(batch.images)
-                self._tell(done, len(fit), "step", network=label)
-
-        orders, alike = activity.by_activations(
-            self.found, self.traced, there(self.fixed), there(moving), batches
-        )
-        return Matched(orders, (alike,), "activations")
+        result = self._publish(label, found, [fixed], [fixed])
+        progress.remove()
+        return result
 
     def _in_one_frame(self) -> dict[str, Alignment | None]:
         """Align all networks to each other."""
         own = [self._weights(each.state) for each in self.moving.values()]
-
-        def tell(done: int, pairs: int) -> None:
-            self._tell(done, pairs, "pair")
-
-        together = frame.common_frame(
-            self.found, own, seed=self.settings.seed, restarts=self.settings.restarts, tell=tell
-        )
+        together = self.aligner.frame([each.state for each in self.moving.values()], self._tell)
         start = f"the frame of {list(self.moving)[together.reference]}"
         moved = [symmetry.permute(each, orders) for each, orders in zip(own, together.orders, strict=True)]
         done: dict[str, Alignment | None] = {}
@@ -242,7 +229,7 @@ class _Work:
         about = self.opened.arch.about(moving.about, buffers=tuple(weights.not_parameters(model)))
         content = {checkpoints.STATE: {**state, **moving.extra}}
         data = files.tensor_bytes(checkpoints.content(moving.epoch, content, about, optimizer))
-        orders = permutations.order_bytes(found.orders, self.found)
+        orders = permutations.order_bytes(found.orders, self.aligner.symmetry)
         result = Alignment(
             moving=tilde(moving.path),
             fixed=None if self.fixed is None else tilde(self.fixed.path),
@@ -252,7 +239,7 @@ class _Work:
             after=Apart.of(self._weights(state), others_after),
             objective=list(found.objective),
             start=found.start,
-            groups=groups_moved(self.found, found.orders),
+            groups=groups_moved(self.aligner.symmetry, found.orders),
             max_output_diff_float64=difference.off,
             permutation_sha256=hashlib.sha256(orders).hexdigest(),
             checkpoint_sha256=hashlib.sha256(data).hexdigest(),

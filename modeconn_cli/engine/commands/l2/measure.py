@@ -77,7 +77,7 @@ def measure(
             met = [error for label, error in functions.problems.items() if label in pair]
             if met:
                 problems[pair] = met[0]
-    permuted = _permuted(own, usable, problems, settings, runtime)
+    permuted = _permuted(own, usable, problems, settings, completed, runtime)
     distance = {
         pair: replace(distances.distance(squares), fisher_distance_stderr=errors.get(pair))
         for pair, squares in found.items()
@@ -105,6 +105,7 @@ def _permuted(
     usable: Mapping[str, Network],
     problems: dict[Pair, InputError],
     settings: L2Settings,
+    completed: Mapping[str, L2Settings],
     runtime: Runtime,
 ) -> dict[Pair, Permuted | None]:
     """The distance of every pair with units permuted, where that is asked for; `problems` hears why one has none."""
@@ -112,7 +113,7 @@ def _permuted(
     permutations = Permutations(settings, runtime)
     for first, second in pairs if settings.permuted else ():
         try:
-            found[first, second] = permutations.of(usable[first], usable[second])
+            found[first, second] = permutations.of(usable[first], usable[second], completed[first])
         except InputError as error:
             problems.setdefault((first, second), error)
     return found

@@ -14,23 +14,23 @@ from modeconn_cli.engine import names, symmetry
 from modeconn_cli.engine.commands.l2.network import Network
 from modeconn_cli.engine.errors import InputError
 from modeconn_cli.engine.machine.runtime import Runtime
-from modeconn_cli.engine.networks import distances, graph, subject, weights
+from modeconn_cli.engine.networks import distances, subject, weights
 from modeconn_cli.engine.networks.checkpoints import STATE
 from modeconn_cli.engine.networks.distances import Distance
 from modeconn_cli.engine.networks.subject import Subject
 from modeconn_cli.engine.results.fingerprints import identify, sha256
 from modeconn_cli.engine.settings.l2 import L2Settings
-from modeconn_cli.engine.symmetry import Symmetry, match
 from modeconn_cli.engine.symmetry import files as permutations
+from modeconn_cli.engine.symmetry.align import NEEDED, Aligner, Method
 
 
 @dataclass(frozen=True)
 class Permuted:
     """The distance of a pair with units permuted, and `how`: taken back to what both were made from (`swap`), by a
-    permutation's `file`, or by `weights`. `metadata` are the files that say it.
+    permutation's `file`, or to the first network by `weights` or `activations`. `metadata` are the files that say it.
     """
 
-    how: Literal["swap", "file", "weights"]
+    how: Literal["swap", "file", "weights", "activations"]
     metadata: tuple[str, ...]
     distance: Distance
 
@@ -88,27 +88,36 @@ def _original(said: Mapping[str, Any]) -> tuple[str, Path | None]:
 
 
 class Permutations:
-    """Permutes networks as the settings ask; the symmetries of an architecture are found once."""
+    """Permutes networks as the settings ask; the graph of an architecture is traced once."""
 
     def __init__(self, settings: L2Settings, runtime: Runtime) -> None:
         self._settings, self._runtime = settings, runtime
-        self._symmetries: dict[str, Symmetry] = {}
+        self._aligners: dict[str, Aligner] = {}
 
-    def of(self, first: Network, second: Network) -> Permuted | None:
-        """The distance with units permuted; None for a pair without swaps to undo."""
+    def of(self, first: Network, second: Network, completed: L2Settings) -> Permuted | None:
+        """The distance with units permuted; None for a pair without swaps to undo. The settings that are `completed`
+        say the pair's data, where it is aligned by activations.
+        """
         if self._settings.modulo_permutation:
             return self._undone(first, second)
-        settings, read = self._settings, [first.checkpoint, second.checkpoint]
-        opened = subject.open_networks(read, settings, self._runtime, "no data")
-        found, (fixed, moving) = self._found(opened), opened.checkpoints
-        if settings.permutation is not None:
-            orders = permutations.orders_to_first(settings.permutation, found)
+        file, read = self._settings.permutation, [first.checkpoint, second.checkpoint]
+        needed, runtime = NEEDED[self._method], self._runtime
+        if needed != "no data":  # which are told and recorded once for all pairs
+            runtime = runtime.for_command().hushed()
+        opened = subject.open_networks(read, completed, runtime, needed)
+        aligner, (fixed, moving) = self._aligner(opened), opened.checkpoints
+        if file is None:
+            orders = aligner.pair(fixed.state, moving.state).orders
         else:
-            sides = (weights.parameters_of(opened.model, each.state) for each in (fixed, moving))
-            orders = match.by_weights(found, *sides, seed=settings.seed).orders
+            orders = permutations.orders_to_first(file, aligner.symmetry)
         distance = distances.l2(first.weights, _compared(symmetry.permute(moving.state, orders), second))
-        file = settings.permutation
-        return Permuted("weights", (), distance) if file is None else Permuted("file", (str(file),), distance)
+        return (
+            Permuted(self._method, (), distance) if file is None else Permuted("file", (str(file),), distance)
+        )
+
+    @property
+    def _method(self) -> Method:
+        return "activations" if self._settings.align == "activations" else "weights"
 
     def _undone(self, first: Network, second: Network) -> Permuted | None:
         """The distance without swaps; None where the two have no common original, and where none was swapped."""
@@ -131,18 +140,19 @@ class Permutations:
         if not steps:
             return network.weights
         opened = subject.open_networks([network.checkpoint], self._settings, self._runtime, "no data")
-        found, state = self._found(opened), opened.checkpoints[0].state
+        found, state = self._aligner(opened).symmetry, opened.checkpoints[0].state
         for step in steps:
             state = symmetry.permute(state, permutations.orders_to_first(step, found))
         return _compared(state, network)
 
-    def _found(self, opened: Subject) -> Symmetry:
+    def _aligner(self, opened: Subject) -> Aligner:
         key = repr(opened.arch)
-        if key not in self._symmetries:
-            self._symmetries[key] = symmetry.find(
-                graph.trace(opened.model.cpu(), opened.arch.inputs(opened.model))
+        if key not in self._aligners:
+            opened.model.cpu()
+            self._aligners[key] = Aligner.of(
+                opened, self._method, batch_size=self._settings.batch_size, seed=self._settings.seed
             )
-        return self._symmetries[key]
+        return self._aligners[key]
 
 
 def _compared(state: Mapping[str, Tensor], network: Network) -> dict[str, Tensor]:

@@ -30,7 +30,9 @@ _NAME = re.compile(r".+_batch_(\d+)_k1_(\d+)_k2_(\d+)\.json")
 
 @dataclass(frozen=True, kw_only=True)
 class PairDocument(Record):
-    """A pair's file as `mcx lmc run` writes it. `alpha_0` and `alpha_1` say which branch lies at which end."""
+    """A pair's file as `mcx lmc run` writes it. `alpha_0` and `alpha_1` say which branch lies at which end, `align` by
+    what the second's units are in the order of the first's.
+    """
 
     schema: ClassVar[str] = "mcx.lmc_pair/1"
 
@@ -45,6 +47,7 @@ class PairDocument(Record):
     alpha_1: str
     seed: int
     branch_seed: int
+    align: str
     bn: StatisticsUsed
 
     def fields(self) -> dict[str, Any]:

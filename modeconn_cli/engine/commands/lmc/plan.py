@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import nn
@@ -15,7 +15,7 @@ from modeconn_cli.engine.errors import SettingsError
 from modeconn_cli.engine.machine.runtime import Runtime
 from modeconn_cli.engine.paths import repair
 from modeconn_cli.engine.settings.lmc import LmcRunSettings
-from modeconn_cli.engine.settings.shared import BatchNorm
+from modeconn_cli.engine.settings.shared import Align, BatchNorm
 from modeconn_cli.engine.training import Recipe, batch_norms, rates, space
 from modeconn_cli.engine.training.folder import stopped_early
 
@@ -24,7 +24,9 @@ from modeconn_cli.engine.training.folder import stopped_early
 class Plan:
     """The branches of one seed, and the epochs of the main one. A branch goes by its k1, the main one by None.
 
-    The main branch and what is said of all seeds lie in `root`, the branches and their lines in `place`.
+    The main branch and what is said of all seeds lie in `root`, the branches and their lines in `place`. Lines with one
+    end aligned (`align`) have folders of their own, of the same form: what is said of all seeds in `lines_root`, the
+    lines in `lines_place`.
     """
 
     settings: LmcRunSettings
@@ -36,6 +38,15 @@ class Plan:
     schedule_epochs: int
     branch_seed: int
     alphas: tuple[float, ...]
+    align: Align = "none"
+
+    @property
+    def lines_root(self) -> Path:
+        return self.root if self.align == "none" else self.root / f"aligned_by_{self.align}"
+
+    @property
+    def lines_place(self) -> Path:
+        return self.lines_root / self.place.relative_to(self.root)
 
     @property
     def pairs(self) -> list[tuple[int, int]]:
@@ -63,11 +74,11 @@ class Plan:
 
     def file(self, dataset: str, k1: int, k2: int) -> Path:
         """Where a pair has its numbers."""
-        return self.place / "processed" / pairs.name(dataset, self.settings.batch_size, k1, k2)
+        return self.lines_place / "processed" / pairs.name(dataset, self.settings.batch_size, k1, k2)
 
     def table(self, dataset: str) -> Path:
         """Where the pairs of this seed are listed."""
-        return self.place / "dataframes" / f"{dataset}.csv"
+        return self.lines_place / "dataframes" / f"{dataset}.csv"
 
     def epochs_left(self, *, main: bool = True) -> int:
         """Epochs that no checkpoint is there for, with those of the main branch or without."""
@@ -135,6 +146,11 @@ def plans(settings: LmcRunSettings) -> list[Plan]:
     ]
 
 
+def aligned(every: list[Plan]) -> list[Plan]:
+    """The same branches with one end of every line aligned, where the settings ask for that."""
+    return [replace(each, align=each.settings.align) for each in every if each.settings.align != "none"]
+
+
 def _passes(bn: BatchNorm, model: nn.Module, data: Data) -> tuple[float, str]:
     """How often a position's statistics go over the training images, and that in words.
 
@@ -144,7 +160,7 @@ def _passes(bn: BatchNorm, model: nn.Module, data: Data) -> tuple[float, str]:
     if bn == "recompute" and batch_norms(model):
         return 1, f", after a pass over {count} for batch norm"
     if bn == "repair":
-        passes = repair.passes(model, data.input_shape)
+        passes = repair.passes(repair.places(model, data.input_shape))
         return passes, f", after about {passes:g} passes over {count} to repair the layers"
     return 0, ""
 
@@ -154,15 +170,17 @@ def lines(every: list[Plan], model: nn.Module, data: Data, recipe: Recipe, runti
     todo, count = every[0], len(every)
     in_all = todo.max_epochs + count * len(todo.k1) * max(todo.k2)
     epochs = sum(each.epochs_left(main=k == 0) for k, each in enumerate(every))
-    positions = sum(each.positions_left(data.name) for each in every)
+    positions = sum(each.positions_left(data.name) for each in (*every, *aligned(every)))
+    align = todo.settings.align
     images = len(data.fit) + len(data.held_out)
     passes, what_for = _passes(todo.settings.bn, model, data)
     statistics = passes * len(data.fit)
     out = [
         f"train on {data.name}: a main branch of {todo.max_epochs} epochs and {count * len(todo.k1)} branches of "
         f"{max(todo.k2)}, {in_all} epochs of {len(data.fit):,} images on {runtime.device}",
-        f"evaluate {count * len(todo.pairs)} lines at {len(todo.alphas)} positions on {images:,} images"
-        + what_for,
+        f"evaluate {count * len(todo.pairs)} lines"
+        + ("" if align == "none" else f", as they are and aligned by {align},")
+        + f" at {len(todo.alphas)} positions on {images:,} images{what_for}",
     ]
     done = f"still to do: {epochs} epochs and {positions} positions"
     if epochs or positions:

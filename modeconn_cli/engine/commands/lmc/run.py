@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+from modeconn_cli.engine import symmetry
 from modeconn_cli.engine.commands.lmc import figures, pairs
 from modeconn_cli.engine.commands.lmc import plan as planning
 from modeconn_cli.engine.commands.lmc.branches import Branches
@@ -32,10 +33,11 @@ from modeconn_cli.engine.results.figures import about
 from modeconn_cli.engine.results.records import Record
 from modeconn_cli.engine.settings.lmc import LmcRunSettings
 from modeconn_cli.engine.settings.shared import FIGURE_FORMATS
+from modeconn_cli.engine.symmetry.align import Aligner
 
 OWNED = tuple(
     f"{place}{pattern}"
-    for place in ("", "branch*/")
+    for place in ("", "branch*/", "aligned_by_*/", "aligned_by_*/branch*/")
     for pattern in (
         "checkpoints/*/*.pt",
         "checkpoints/*/metrics.jsonl",
@@ -47,11 +49,31 @@ OWNED = tuple(
 
 
 @dataclass(frozen=True, kw_only=True)
-class LmcRunResult(Record):
-    """`stable_from`: the first k1 from which on the error rises by less than 2 points on every line.
+class Lines:
+    """Lines of all pairs, and what is said of them. `stable_from`: the first k1 from which on the error rises by less
+    than 2 points on every line.
 
     Of several seeds of the branches `pairs` are of one after the other, `means` over them, and `stable_from` is judged
     by the means.
+    """
+
+    stable_from: int | None
+    pairs: tuple[PairResult, ...]
+    means: tuple[MeanPair, ...]
+    table: str
+    mean_table: str | None  # of several seeds
+    figures: list[str]  # those of all seeds together come first
+
+    @property
+    def files(self) -> list[Path]:
+        tables = [self.table, *([] if self.mean_table is None else [self.mean_table])]
+        return [Path(each) for each in (*tables, *self.figures, *(pair.file for pair in self.pairs))]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LmcRunResult(Lines, Record):
+    """The lines of the branches as they are; `aligned` are those with each branch aligned to the main one by the method
+    `align`, None where that was not asked for.
     """
 
     schema: ClassVar[str] = "mcx.lmc_run/1"
@@ -63,13 +85,9 @@ class LmcRunResult(Record):
     max_epochs: int
     trained_epochs: int  # in this run; 0 where everything was there already
     evaluated_positions: int  # in this run
-    stable_from: int | None
-    pairs: tuple[PairResult, ...]
-    means: tuple[MeanPair, ...]
     missing: list[str]  # checkpoints that early stopping left out
-    table: str
-    mean_table: str | None  # of several seeds
-    figures: list[str]  # those of all seeds together come first
+    align: str
+    aligned: Lines | None
 
 
 def run(settings: LmcRunSettings, runtime: Runtime) -> LmcRunResult | None:
@@ -79,6 +97,8 @@ def run(settings: LmcRunSettings, runtime: Runtime) -> LmcRunResult | None:
     found = subject.open_untrained(settings, runtime, watched=settings.patience is not None)
     data, group = found.data, runtime.group
     first = Branches(todo, found, runtime)
+    aligned = planning.aligned(plans)
+    aligner = _aligner(found, settings)
     words = planning.lines(plans, first.network(), data, first.recipe(None), runtime)
     if runtime.plan(words):
         return None
@@ -88,9 +108,9 @@ def run(settings: LmcRunSettings, runtime: Runtime) -> LmcRunResult | None:
         jobs.opened(settings, root, "lmc run", runtime, owned=OWNED, mends=True) as job,
     ):
         main = _Main(todo, job)
-        lines = [_Lines(each, found, main, job, runtime) for each in plans]
+        lines = [_Lines(each, found, main, job, runtime, aligner) for each in (*plans, *aligned)]
         # By epoch: the lines of one begin at the same network.
-        units = sorted(((own, pair) for own in lines for pair in todo.pairs), key=lambda unit: sum(unit[1]))
+        units = sorted(((line, pair) for line in lines for pair in todo.pairs), key=lambda unit: sum(unit[1]))
         epochs = [list(each) for _, each in itertools.groupby(units, key=lambda unit: sum(unit[1]))]
         # All lines of an epoch at one rank, where every rank has an epoch then.
         shared = epochs if len(epochs) >= group.world else [[unit] for unit in units]
@@ -102,21 +122,19 @@ def run(settings: LmcRunSettings, runtime: Runtime) -> LmcRunResult | None:
         trained = group.lead(
             lambda: [Branches(p, found, training).train(job, k, len(plans)) for k, p in enumerate(plans)]
         )
-        for k, (own, pair) in enumerate(mine):
-            own.result(*pair, measuring.part(k, 1, len(mine)))
-        evaluated = sum(group.gather(sum(own.evaluated for own in lines)))
-        by_seed = [own.results() if group.leader else [] for own in lines]  # results are the leader's to read
-        results = [pair for each in by_seed for pair in each]
-        if not results and group.leader:
-            runtime.warn("early stopping left no pair to compare: use a larger --patience")
+        for k, (line, pair) in enumerate(mine):
+            line.result(*pair, measuring.part(k, 1, len(mine)))
+        evaluated = sum(group.gather(sum(each.evaluated for each in lines)))
+        by_seed = [
+            each.results() if group.leader else [] for each in lines
+        ]  # results are the leader's to read
         summary = _Summary(todo, data.name, found.arch.model, write=not job.complete)
-        means = pairs.means(results) if len(plans) > 1 else []
-        tables, drawn = summary.of_all(root, results, means) if means else ([], [])
-        for each, of_seed in zip(plans, by_seed, strict=True):
-            tables.append(summary.table(each.place, of_seed))
-            drawn += summary.figures(each.place, of_seed, f"branch seed {each.branch_seed}")
+        own = summary.lines(plans, by_seed[: len(plans)])
+        moved = summary.lines(aligned, by_seed[len(plans) :]) if aligned else None
+        if not own.pairs and group.leader:
+            runtime.warn("early stopping left no pair to compare: use a larger --patience")
         if not job.complete:
-            job.finish([*tables, *drawn, *(Path(pair.file) for pair in results)])
+            job.finish([*own.files, *(moved.files if moved else [])])
     return LmcRunResult(
         dataset=data.name,
         model=found.arch.model,
@@ -125,13 +143,19 @@ def run(settings: LmcRunSettings, runtime: Runtime) -> LmcRunResult | None:
         max_epochs=todo.max_epochs,
         trained_epochs=sum(epochs for epochs, _ in trained),
         evaluated_positions=evaluated,
-        stable_from=pairs.stable_from(means or results),
-        pairs=tuple(results),
-        means=tuple(means),
+        **vars(own),
         missing=list(dict.fromkeys(path for _, missing in trained for path in missing)),
-        table=str(tables[0]),
-        mean_table=str(tables[1]) if means else None,
-        figures=[str(path) for path in drawn],
+        align=settings.align,
+        aligned=moved,
+    )
+
+
+def _aligner(found: Subject, settings: LmcRunSettings) -> Aligner | None:
+    """What aligns one end of a line. Raises InputError for a network without units that can be exchanged."""
+    if settings.align == "none":
+        return None
+    return Aligner.of(
+        found, settings.align, batch_size=settings.batch_size, seed=settings.seed, hint="--align none"
     )
 
 
@@ -165,9 +189,18 @@ def _own(job: jobs.Job, path: Path) -> Checkpoint:
 class _Lines:
     """The lines between the branches, evaluated into the pairs' files."""
 
-    def __init__(self, todo: Plan, found: Subject, main: _Main, job: jobs.Job, runtime: Runtime) -> None:
+    def __init__(
+        self,
+        todo: Plan,
+        found: Subject,
+        main: _Main,
+        job: jobs.Job,
+        runtime: Runtime,
+        aligner: Aligner | None,
+    ) -> None:
         self._todo, self._subject, self._main = todo, found, main
         self._job, self._runtime = job, runtime
+        self._aligner = None if todo.align == "none" else aligner
         settings = todo.settings
         self._policy = StatisticsPolicy(settings.bn, settings.batch_size, settings.seed)
         self.evaluated = 0  # positions
@@ -194,9 +227,11 @@ class _Lines:
         """Measure the positions that a pair's file lacks, and write it."""
         there = [] if known is None else known.line.alphas.tolist()
         new = [alpha for alpha in self._todo.alphas if alpha not in there]
-        log = self._job.private / f"k1_{k1}_k2_{k2}.jsonl"
+        folder = self._todo.lines_place.relative_to(self._todo.root)
+        log = self._job.private / "-".join([*folder.parts, f"k1_{k1}_k2_{k2}.jsonl"])
         main, measured = self._main.at(k1 + k2)
-        opened = self._open(main, _own(self._job, self._todo.checkpoint(k1, k1 + k2)))
+        branch = _own(self._job, self._todo.checkpoint(k1, k1 + k2))
+        opened = self._open(main, self._aligned(main, branch))
         on_line = evaluate_path(opened, new, runtime, log, {"k1": k1, "k2": k2}, measured)
         self._main.take(on_line.measurements)
         self.evaluated += len(new)
@@ -214,10 +249,18 @@ class _Lines:
             alpha_1=f"k1_{k1}",
             seed=self._policy.seed,
             branch_seed=self._todo.branch_seed,
+            align=self._todo.align,
             bn=on_line.statistics,
         )
         files.write_json(path, document.document())
         log.unlink(missing_ok=True)
+
+    def _aligned(self, main: Checkpoint, branch: Checkpoint) -> Checkpoint:
+        """The branch with its units in the order of the main branch's, where lines are so."""
+        if self._aligner is None:
+            return branch
+        orders = self._aligner.pair(main.state, branch.state).orders
+        return replace(branch, state=symmetry.permute(branch.state, orders))
 
     def _open(self, *ends: Checkpoint) -> OpenedPath:
         """The straight line between two checkpoints of the experiment."""
@@ -232,6 +275,24 @@ class _Summary:
     def __init__(self, todo: Plan, dataset: str, model: str, *, write: bool) -> None:
         self._dataset, self._model, self._epochs = dataset, model, todo.max_epochs
         self._look, self._write = todo.settings, write
+
+    def lines(self, plans: Sequence[Plan], by_seed: Sequence[Sequence[PairResult]]) -> Lines:
+        """Everything of the lines of one kind."""
+        results = [pair for each in by_seed for pair in each]
+        means = pairs.means(results) if len(plans) > 1 else []
+        align = "" if plans[0].align == "none" else f", aligned by {plans[0].align}"
+        tables, drawn = self._of_all(plans[0].lines_root, results, means, align) if means else ([], [])
+        for each, of_seed in zip(plans, by_seed, strict=True):
+            tables.append(self.table(each.lines_place, of_seed))
+            drawn += self.figures(each.lines_place, of_seed, f"branch seed {each.branch_seed}{align}")
+        return Lines(
+            stable_from=pairs.stable_from(means or results),
+            pairs=tuple(results),
+            means=tuple(means),
+            table=str(tables[0]),
+            mean_table=str(tables[1]) if means else None,
+            figures=[str(path) for path in drawn],
+        )
 
     def table(self, folder: Path, results: Sequence[PairResult]) -> Path:
         """One row per pair; of several seeds each row names its own."""
@@ -252,13 +313,13 @@ class _Summary:
                 files.atomic_write(path, content)
         return drawn
 
-    def of_all(
-        self, folder: Path, results: Sequence[PairResult], means: Sequence[MeanPair]
+    def _of_all(
+        self, folder: Path, results: Sequence[PairResult], means: Sequence[MeanPair], align: str
     ) -> tuple[list[Path], list[Path]]:
         """All seeds together: every pair, the means with their spread, and the figures of these."""
         mean = self._text(folder / "dataframes" / f"{self._dataset}_mean.csv", pairs.mean_table(means))
         seeds = sorted({pair.branch_seed for pair in results if pair.branch_seed is not None})
-        said = f"mean ± sd of the branch seeds {', '.join(map(str, seeds))}"
+        said = f"mean ± sd of the branch seeds {', '.join(map(str, seeds))}{align}"
         return [self.table(folder, results), mean], self.figures(folder, results, said)
 
     def _text(self, path: Path, content: str) -> Path:

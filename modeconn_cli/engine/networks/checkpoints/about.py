@@ -29,6 +29,7 @@ _KINDS: dict[str, type] = {
     "task": int,
     "weights_of_epoch": int,
     "path": dict,
+    "merged_from": dict,
     "provenance": dict,
 }
 # What is a setting is within the setting's own bounds.
@@ -86,7 +87,8 @@ class About:
     `buffers` are the names in its state dict that are no parameters: buffers, and second names of tied weights.
     `settings` are those of the training, `wd` its weight decay, `schedule_epochs` the epochs that its learning rates
     span. Of a run that learnt its classes task by task there are `tasks`, and of a task's end `task` and
-    `weights_of_epoch`. `path` says where on a path the network lies, `provenance` who has made the file from what.
+    `weights_of_epoch`. `path` says where on a path the network lies, `merged_from` the share of each network in an
+    average, by its label, `provenance` who has made the file from what.
     `further` holds entries that this version does not know; they are handed on.
     """
 
@@ -105,6 +107,7 @@ class About:
     task: int | None = None
     weights_of_epoch: int | None = None
     path: Mapping[str, Any] | None = None
+    merged_from: Mapping[str, float] | None = None
     provenance: Mapping[str, Any] | None = None
     further: Mapping[str, Any] = field(default_factory=dict)
 

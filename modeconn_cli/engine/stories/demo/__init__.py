@@ -1,4 +1,5 @@
-"""`mcx demo`: two networks, a swap, the lines and curves between them, and pictures, on the built-in digits.
+"""`mcx demo`: two networks, a swap, the lines and curves between them, one network in the order of the other, and
+pictures, on the built-in digits.
 
 Every part is the command of that name with its own settings, so that each can be repeated by hand.
 """
@@ -12,21 +13,23 @@ from typing import Any, ClassVar
 import numpy as np
 
 from modeconn_cli.engine import names
-from modeconn_cli.engine.commands import animate, l2, swap, train
+from modeconn_cli.engine.commands import align, animate, l2, swap, train
 from modeconn_cli.engine.commands.curve import analyze
 from modeconn_cli.engine.commands.curve import eval as curve_eval
 from modeconn_cli.engine.commands.curve import train as curve_train
 from modeconn_cli.engine.commands.curve.analyze import CurveAnalyzeResult
 from modeconn_cli.engine.commands.curve.eval import CurveEvalResult
+from modeconn_cli.engine.errors import OutputError
 from modeconn_cli.engine.machine.runtime import Runtime
 from modeconn_cli.engine.results import files
 from modeconn_cli.engine.results.figures import about
 from modeconn_cli.engine.results.records import Record
+from modeconn_cli.engine.settings.align import AlignSettings
 from modeconn_cli.engine.settings.animate import AnimateSettings
 from modeconn_cli.engine.settings.curve import CurveAnalyzeSettings, CurveEvalSettings, CurveTrainSettings
 from modeconn_cli.engine.settings.demo import DemoSettings
 from modeconn_cli.engine.settings.l2 import L2Settings
-from modeconn_cli.engine.settings.shared import FIGURES
+from modeconn_cli.engine.settings.shared import FIGURES, BatchNorm
 from modeconn_cli.engine.settings.swap import SwapSettings
 from modeconn_cli.engine.settings.train import TrainSettings
 from modeconn_cli.engine.stories.demo import figures
@@ -35,7 +38,8 @@ from modeconn_cli.engine.stories.demo.parts import Parts
 from modeconn_cli.engine.stories.demo.samples import Samples
 
 FIGURE = "linear_against_curve.png"
-PARTS = 12
+PARTS = 15
+SEEDS = "seed0-seed1"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +57,19 @@ class Pair:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Straight:
+    """The straight line from seed0 to seed1 as it is, aligned to seed0, and with the layers on the way repaired too.
+
+    Barriers in nats of test loss (max_gap) and in percentage points of test error.
+    """
+
+    name: str
+    total_l2: float
+    barrier: float
+    error_barrier: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class DemoResult(Record):
     schema: ClassVar[str] = "mcx.demo/1"
 
@@ -64,6 +81,7 @@ class DemoResult(Record):
     share_swapped: float
     share_neighbours: float
     share_elsewhere: float
+    aligned: tuple[Straight, ...]
     folder: str
     figure: str
     animation: str
@@ -75,7 +93,7 @@ def run(settings: DemoSettings, runtime: Runtime) -> DemoResult | None:
     if runtime.plan(
         [
             f"train two networks ({settings.epochs} epochs) and two curves ({settings.curve_epochs} epochs) on the "
-            f"built-in digits, on {runtime.device} with {runtime.threads} threads"
+            f"built-in digits and align the networks, on {runtime.device} with {runtime.threads} threads"
             + (", and score every sample of a third network" if settings.full else ""),
             f"results in {settings.output_dir}",
         ]
@@ -102,16 +120,28 @@ def run(settings: DemoSettings, runtime: Runtime) -> DemoResult | None:
         SwapSettings(checkpoint=seed0, output=swapped, layer_depth="mid", verify=True, **machine),
     )
     pairs, arrays = [], {}
-    for name, other in {"seed0-seed1": seed1, "seed0-mid2": swapped}.items():
+    for name, other in {SEEDS: seed1, "seed0-mid2": swapped}.items():
         pair, arrays[name] = _connect(parts, settings, name, seed0, other)
         pairs.append(pair)
+    aligned, lines = _align(parts, settings, seed0, seed1)
+    arrays[f"{SEEDS}, aligned"] = {"line": arrays[SEEDS]["line"], **lines}
+    straight = (
+        Straight(
+            name="as it is",
+            total_l2=pairs[0].total_l2,
+            barrier=pairs[0].line_barrier,
+            error_barrier=pairs[0].line_error_barrier,
+        ),
+        *aligned,
+    )
     analysis, animation = _analyze(parts, settings, "seed0-mid2", seed0, swapped)
     assert analysis.share_swapped is not None
     figure = parts.root / settings.named(FIGURE)
     title = f"{about('cnn', 'digits', [settings.epochs])}, curves of {settings.curve_epochs} epochs"
     picture = figures.lines_against_curves(arrays, title, settings)
     if not (figure.exists() and figure.read_bytes() == picture):
-        files.refuse_existing(figure, overwrite=False)
+        if files.occupied(figure):
+            raise OutputError(f"'{figure}' exists", "move it away, or use another --output-dir")
         files.atomic_write(figure, picture)
     return DemoResult(
         accuracies=[n.held_out_accuracy for n in trained.networks if n.held_out_accuracy is not None],
@@ -122,6 +152,7 @@ def run(settings: DemoSettings, runtime: Runtime) -> DemoResult | None:
         share_swapped=analysis.share_swapped,
         share_neighbours=analysis.share_neighbours or 0.0,
         share_elsewhere=analysis.share_elsewhere or 0.0,
+        aligned=straight,
         folder=str(parts.root),
         figure=str(figure),
         animation=str(animation),
@@ -175,6 +206,40 @@ def _connect(
         length=curve.length,
     )
     return pair, {"line": _arrays(line), "curve": _arrays(curve)}
+
+
+def _align(
+    parts: Parts, settings: DemoSettings, seed0: Path, seed1: Path
+) -> tuple[list[Straight], dict[str, dict[str, np.ndarray]]]:
+    """seed1 in the order of seed0, the straight lines there, as they are and repaired, and the values along them."""
+    folder = parts.root / "aligned"
+    output = folder / "seed1.pt"
+    found = parts.do(
+        "aligned seed1 to seed0", align.run,
+        AlignSettings(checkpoints=(seed1,), to=seed0, output=output, **parts.machine),
+    )  # fmt: skip
+    (moved,) = found.aligned.values()
+    lines, arrays = [], {}
+    ways: dict[str, BatchNorm] = {"aligned": "recompute", "repaired": "repair"}
+    for name, bn in ways.items():
+        line = parts.do(
+            f"{SEEDS}, {name}: straight line",
+            curve_eval.run,
+            CurveEvalSettings(
+                endpoint0=seed0, endpoint1=output, output_dir=folder / f"line_{name}", num_points=settings.num_points,
+                bn=bn, **parts.machine, **parts.look,
+            ),
+        )  # fmt: skip
+        lines.append(
+            Straight(
+                name="aligned" if name == "aligned" else "aligned and repaired",
+                total_l2=moved.after.total_l2,
+                barrier=_barrier(line, "loss_test"),
+                error_barrier=_barrier(line, "error_test"),
+            )
+        )
+        arrays[name] = _arrays(line)
+    return lines, arrays
 
 
 def _curve_folder(parts: Parts, name: str) -> Path:

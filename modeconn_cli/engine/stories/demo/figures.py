@@ -1,4 +1,4 @@
-"""The demo's picture: straight lines against curves."""
+"""The demo's picture: straight lines against curves, and against lines between aligned networks."""
 
 from __future__ import annotations
 
@@ -8,32 +8,40 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from modeconn_cli.engine.paths.barriers import HEADLINE, barriers
-from modeconn_cli.engine.results.figures import BLUE, VERMILION, page
+from modeconn_cli.engine.results.figures import BLUE, GREEN, PURPLE, VERMILION, page
 from modeconn_cli.engine.settings.shared import FigureSettings
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
+# What a path is called, and how it is drawn.
+PATHS = {
+    "line": ("straight line", VERMILION, "--"),
+    "curve": ("Bezier curve", BLUE, "-"),
+    "aligned": ("aligned", GREEN, "-."),
+    "repaired": ("aligned and repaired", PURPLE, "-"),
+}
+
+
 def lines_against_curves(
     pairs: Mapping[str, Mapping[str, Mapping[str, np.ndarray]]], title: str, look: FigureSettings
 ) -> bytes:
-    """One panel per pair of networks: test loss on the straight line and along the trained curve.
+    """One panel per pair of networks: test loss along the paths between them.
 
-    pair -> {`line`, `curve`} -> {`ts`, `te_nll`}, each [T]. All panels share one scale.
+    pair -> key of PATHS -> {`ts`, `te_nll`}, each [T]. All panels share one scale.
     """
     with page(look, title, len(pairs), sharey=True) as drawn:
         for axis, (name, paths) in zip(drawn.panels, pairs.items(), strict=True):
-            draw_line_and_curve(axis, paths["line"], paths["curve"])
+            draw_paths(axis, paths)
             axis.set_title(name, parse_math=False)
     return drawn.content
 
 
-def draw_line_and_curve(axis: Axes, line: Mapping[str, np.ndarray], curve: Mapping[str, np.ndarray]) -> None:
-    """Test loss on the straight line and along the curve between two networks; `ts` and `te_nll`, [T] each."""
-    for path, label, colour, dashes in (
-        (line, "straight line", VERMILION, "--"), (curve, "Bezier curve", BLUE, "-"),
-    ):  # fmt: skip
+def draw_paths(axis: Axes, paths: Mapping[str, Mapping[str, np.ndarray]]) -> None:
+    """Test loss along the paths between two networks; `ts` and `te_nll` of each, [T]."""
+    for name, path in paths.items():
+        label, colour, dashes = PATHS[name]
         ts, loss = path["ts"], path["te_nll"]
         shown = f"{label}: barrier {barriers(ts, loss)[HEADLINE]:.4f}"
         axis.plot(ts, loss, color=colour, linestyle=dashes, linewidth=1.6, label=shown)
