@@ -231,7 +231,8 @@ def by_activations(
     are asked for once, and once more where a group is met beside others alone, whose order has to be known first.
     Raises InputError where that leads nowhere.
     """
-    orders = {group: identity(group) for group in symmetry.groups}
+    every_group = (*symmetry.groups, *(group.within for group in symmetry.groups if group.within is not None))
+    orders = {group: identity(group) for group in every_group}
     every, left, reached = _find(symmetry, graph), set(symmetry.groups), list[float]()
     while left:
         places = [place for place in every if left & place.units.keys() and not left & place.beside]
@@ -242,6 +243,7 @@ def by_activations(
         alike = _correlations(graph, places, fixed, permute(moving, orders), batches())
         reached += _matched(due, places, alike, orders)
         left -= set(due)
+    orders = {group: orders[group] for group in symmetry.groups}
     return orders, float(np.average(reached, weights=[group.size for group in symmetry.groups]))
 
 

@@ -52,7 +52,7 @@ def by_weights(
     the sweep, the objective. Identical units are exchanged freely.
     """
     pair = Pair(symmetry, fixed, moving)
-    unmoved = {group: identity(group) for group in symmetry.groups}
+    unmoved = {group: identity(group) for group in (*pair.groups, *symmetry.groups)}
     generator = np.random.default_rng(seed)
     begin = pair.objective(unmoved)
     best: Matched | None = None
@@ -63,7 +63,7 @@ def by_weights(
             found.append(objective)
             tell(name, len(found) - 1, objective)
         if best is None or found[-1] > best.objective[-1] + pair.tolerance:
-            best = Matched(orders, tuple(found), name)
+            best = Matched({group: orders[group] for group in symmetry.groups}, tuple(found), name)
     assert best is not None
     return best
 
@@ -77,9 +77,11 @@ def improve(
 ) -> float:
     """Match on from the orders there are, which are changed; what the objective gains."""
     pair = Pair(symmetry, fixed, moving)
-    before = after = pair.objective(orders)
-    for objective in _descent(pair, orders, generator):
+    full = {**{group: identity(group) for group in pair.groups}, **orders}
+    before = after = pair.objective(full)
+    for objective in _descent(pair, full, generator):
         after = objective
+    orders |= {group: full[group] for group in orders}
     return after - before
 
 
@@ -91,7 +93,10 @@ def _starts(
     yield "outside in", inwards, pair.objective(inwards)
     yield "identity", dict(unmoved), pair.objective(unmoved)
     for k in range(1, restarts):
-        orders = {group: random_order(group, generator) for group in unmoved}
+        orders = {
+            group: order if group.still else random_order(group, generator)
+            for group, order in unmoved.items()
+        }
         yield f"random {k}", orders, pair.objective(orders)
 
 

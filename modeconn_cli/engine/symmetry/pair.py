@@ -47,22 +47,22 @@ class Part:
 class Pair:
     """Two networks of one architecture: what each group moves in them.
 
-    `groups` are those that are within none; `inner` those within each.
+    `groups` are those that are within none; `inner` those within each. Blocks that cannot be exchanged are among them.
     """
 
     def __init__(self, symmetry: Symmetry, fixed: Mapping[str, Tensor], moving: Mapping[str, Tensor]) -> None:
         self.fixed, self.moving = fixed, moving
-        self.groups = tuple(group for group in symmetry.groups if group.within is None)
+        self.groups = tuple(dict.fromkeys(map(root, symmetry.groups)))
         self.inner: dict[Group, list[Group]] = {group: [] for group in self.groups}
         in_tensor: dict[str, list[tuple[Group, Move]]] = {}
-        for group in sorted(symmetry.groups, key=lambda each: each.within is not None):
+        for group in (*self.groups, *(each for each in symmetry.groups if each.within is not None)):
             if group.within is not None:
                 self.inner[group.within].append(group)
             for move in group.moves:
                 if move.tensor in fixed:
                     in_tensor.setdefault(move.tensor, []).append((group, move))
         self.in_tensor = in_tensor
-        self.uses: dict[Group, list[Use]] = {group: [] for group in symmetry.groups}
+        self.uses: dict[Group, list[Use]] = {group: [] for group in (*self.groups, *symmetry.groups)}
         for name, found in in_tensor.items():
             for k, (group, move) in enumerate(found):
                 others = tuple(found[:k] + found[k + 1 :])
