@@ -113,6 +113,32 @@ def experts() -> Made:
     return over_stream(mixed, up=up, down=down, router=nn.Linear(WIDTH, 3))
 
 
+def chosen() -> Made:
+    """Two of three experts of each sample by their rank: no proof would see equal ranks, and experts stay."""
+
+    def mixed(m: Net, x: Tensor) -> Tensor:
+        best, which = m.router(x).softmax(-1).topk(2, -1)
+        weight = (F.one_hot(which, 3) * best[..., None]).sum(-2)
+        hidden = F.silu(torch.einsum("btd,edf->btef", x, m.gate)) * torch.einsum("btd,edf->btef", x, m.up)
+        return torch.einsum("btef,efd,bte->btd", hidden, m.down, weight)
+
+    up, gate, down = (nn.Parameter(torch.randn(3, *shape)) for shape in ((WIDTH, 5), (WIDTH, 5), (5, WIDTH)))
+    return over_stream(mixed, up=up, gate=gate, down=down, router=nn.Linear(WIDTH, 3))
+
+
+def sloped() -> Made:
+    """Every head has a slope of its own, as ALiBi has them, and stays."""
+
+    def mixed(m: Net, x: Tensor) -> Tensor:
+        q, k, v = (in_heads(each(x), HEADS) for each in (m.q, m.k, m.v))
+        far = (torch.arange(x.shape[1]) - torch.arange(x.shape[1])[:, None]).abs()
+        slopes = 2.0 ** -torch.arange(1, HEADS + 1)
+        scores = q @ k.transpose(2, 3) - far * slopes[:, None, None]
+        return m.o((scores.softmax(-1) @ v).transpose(1, 2).flatten(2))
+
+    return over_stream(mixed, **{name: nn.Linear(WIDTH, WIDTH) for name in "qkvo"})
+
+
 def convolutions() -> Made:
     """Three groups of four channels, read by channels of three groups and normalised in them."""
     made = nn.Sequential(
@@ -134,7 +160,8 @@ def within(symmetry: Symmetry) -> dict[str, str | None]:
     """Group -> the group whose units hold units of it in an order of their own."""
     names = {group: name for name, group in symmetry.ids.items()}
     return {
-        name: None if group.within is None else names[group.within] for name, group in symmetry.ids.items()
+        name: None if group.within is None else names.get(group.within, f"{group.within.layer}, still")
+        for name, group in symmetry.ids.items()
     }
 
 
@@ -145,6 +172,8 @@ NETWORKS: dict[Callable[[], Made], dict[str, str | None]] = {
     grouped_in_order: {"first": None, "q": None, "q#1": "q", "v": "q"},
     normed: {"first": None, "q": None, "q#1": None, "v#1": "q"},
     experts: {"first": None, "up": "router", "router": None},
+    chosen: {"first": None, "up": "up, still"},
+    sloped: {"first": None, "q": "q, still", "v": "v, still"},
     convolutions: {"0#0": None, "0": "0#0", "2": "0#0", "5#1": "0#0"},
     transposed: {"0#0": None, "0": "0#0", "2": "0#0"},
 }
@@ -207,7 +236,7 @@ def test_orders_within_blocks_are_undone_and_composed(make: Callable[[], Made]) 
     )
 
 
-@pytest.mark.parametrize("make", [multihead, grouped, experts])
+@pytest.mark.parametrize("make", [multihead, grouped, experts, sloped])
 def test_copies_of_one_network_have_one_frame(make: Callable[[], Made]) -> None:
     model, shape = make()
     symmetry, state = find(trace(model, shape)), dict(model.state_dict())
@@ -228,7 +257,7 @@ def test_copies_of_one_network_have_one_frame_by_activations(make: Callable[[], 
     assert together.objective[-1] == pytest.approx(1, abs=1e-5)
 
 
-@pytest.mark.parametrize("make", [multihead, grouped, experts])
+@pytest.mark.parametrize("make", [multihead, grouped, experts, sloped])
 def test_a_matching_that_goes_on_after_any_sweep_ends_with_the_same_orders(
     make: Callable[[], Made],
 ) -> None:
@@ -337,6 +366,10 @@ MIXED: dict[str, Callable[[Net, Tensor], Tensor]] = {
     ),
     "products of entries of one head with those of another": lambda m, v: (
         v * torch.einsum("nhti,ngti->nhgt", v, v).mean((1, 2))[:, None, :, None]
+    ),
+    "a head is multiplied with its mirror image": lambda m, v: v * v.flip(1),
+    "a head that stays is multiplied with the one before": lambda m, v: (
+        (v + torch.arange(HEADS)[:, None, None]) * v.roll(1, 1)
     ),
     "all heads share a scale": lambda m, v: v * m.scale,
     "an entry is scaled by the largest of all heads": lambda m, v: v / (1 + v.amax(1, keepdim=True).exp()),

@@ -11,10 +11,26 @@ from torch import Tensor, nn
 from soundness.layers import Network, Step
 
 
+def seen(value: Tensor, b: int) -> Tensor:
+    """Values of heads, to which others' may be added."""
+    if b == 6:
+        return value + value.mean(1, keepdim=True)
+    return value + value.flip(1) if b == 11 else value
+
+
+def scored(scores: Tensor, b: int, talk: nn.Module | None) -> Tensor:
+    """Scores of heads, which may be mixed, or have a slope of their own."""
+    if talk is not None:
+        return scores + talk(scores.transpose(1, 3)).transpose(1, 3)
+    heads = scores.shape[1]
+    return scores - torch.arange(heads)[:, None, None] / heads if b == 10 else scores
+
+
 def attention(net: Network, values: Sequence[Tensor], at: int, b: int, c: int) -> Step | None:
     """Heads over (N, T, D): separate or fused projections, causal or not, keys and values shared by heads.
 
-    Some heads share a scale of their entries, some see a mean of all heads, some mix what they attend to.
+    Some heads share a scale of their entries, some see a mean of all heads or one other, some mix what they attend to,
+    and some have slopes of their own, so that they stay.
     """
     x = values[at]
     if x.ndim != 3:
@@ -46,8 +62,7 @@ def attention(net: Network, values: Sequence[Tensor], at: int, b: int, c: int) -
         )
         if b in (5, 9):
             query, key = (each * getattr(m, f"{prefix}scale") for each in (query, key))
-        if b == 6:
-            value = value + value.mean(1, keepdim=True)
+        value = seen(value, b)
         if shared < heads and b % 3 == 0:
             mixed = F.scaled_dot_product_attention(query, key, value, is_causal=b == 3, enable_gqa=True)
             return getattr(m, o)(mixed.transpose(1, 2).flatten(2))
@@ -56,17 +71,15 @@ def attention(net: Network, values: Sequence[Tensor], at: int, b: int, c: int) -
         if b % 3 == 0:
             mixed = F.scaled_dot_product_attention(query, key, value, is_causal=c % 2 == 0)
         else:
-            scores = query @ key.transpose(2, 3) / 2
-            if b == 7:
-                scores = scores + getattr(m, f"{prefix}talk")(scores.transpose(1, 3)).transpose(1, 3)
-            mixed = scores.softmax(-1) @ value
+            talk = getattr(m, f"{prefix}talk") if b == 7 else None
+            mixed = scored(query @ key.transpose(2, 3) / 2, b, talk).softmax(-1) @ value
         return getattr(m, o)(mixed.transpose(1, 2).flatten(2))
 
     return attend, (at,)
 
 
 def experts(net: Network, values: Sequence[Tensor], at: int, b: int, c: int) -> Step | None:
-    """All experts of a mixture, weighted by a router; their weights in one tensor, biases in another or none."""
+    """Experts of a mixture, all of them or the best of each sample; weights in one tensor, with biases or none."""
     x = values[at]
     count, hidden, width = 2 + b % 3, 2 + c % 3, x.shape[-1]
     up, down = net.weight(count, width, hidden, suffix="up"), net.weight(count, hidden, width, suffix="down")
@@ -80,6 +93,8 @@ def experts(net: Network, values: Sequence[Tensor], at: int, b: int, c: int) -> 
         if b == 5:
             inside = inside + inside.mean(0, keepdim=True)
         weight = getattr(m, router)(flat[0]).softmax(-1)
+        if b > 8:
+            weight = weight * F.one_hot(weight.argmax(-1), count)
         return torch.einsum("eth,ehd,te->td", inside, getattr(m, down), weight).view(x.shape)
 
     return mix, (at,)

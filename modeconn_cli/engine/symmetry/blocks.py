@@ -116,10 +116,10 @@ class Blocks:
 
     def best(self, group: Group) -> Orders:
         """The best order of the blocks, the units of `group`, and of the units within each."""
-        if not self._inner:
-            return {
-                group: assigned(self._direct.numpy())
-            }  # thousands of units, whose pairs are not looked at one by one
+        if group.still:
+            return self.refined(group, {group: np.arange(self._size)})
+        if not self._inner:  # thousands of units, whose pairs are not looked at one by one
+            return {group: assigned(self._direct.numpy())}
         found = [[self.within(i, j) for j in range(self._size)] for i in range(self._size)]
         order = assigned(np.array([[value for value, _ in row] for row in found]))
         inside = [row[j][1] for row, j in zip(found, order, strict=True)]
@@ -128,7 +128,7 @@ class Blocks:
     def refined(self, group: Group, orders: Orders) -> Orders:
         """As `best`, of the order that blocks have, beginning with the orders that there are within them."""
         inside = [
-            self.within(i, int(j), {each: orders[each][i] for each in self._inner})[1]
+            self.within(i, int(j), {each: orders[each][i] for each in self._inner if each in orders})[1]
             for i, j in enumerate(orders[group])
         ]
         return {

@@ -55,6 +55,7 @@ class Group:
     rows_in: Mapping[str, Places]  # every module that makes these units, in execution order: (units, rows)
     moves: tuple[Move, ...]  # in the order of the state dict
     within: Group | None = None  # which is within none
+    still: bool = False  # blocks that cannot be exchanged, which are in no list of groups
 
     @property
     def layer(self) -> str:
@@ -117,11 +118,15 @@ def find(graph: Graph) -> Symmetry:
     }
     group_number = _classes(labels, axes, tensors.values())
     made = {layer: labels.expand(words) for layer, words in labelled.notes.producers.items()}
+    movable = int(group_number.max())
+    nests = within(labelled, group_number, tensors)
     unit = np.full(len(group_number), -1)  # label -> number of the unit in its group
     by_number = _groups(group_number, unit, tensors, made)
-    for number, blocks in within(labelled, group_number, tensors).items():
-        by_number[number] = _nested(by_number[number], by_number[blocks], tensors, blocks, group_number, unit)
-    groups = tuple(by_number.values())
+    for number in [each for each in by_number if each > movable]:
+        by_number[number] = replace(by_number[number], still=True)
+    for units, blocks in nests.items():
+        by_number[units] = _nested(by_number[units], by_number[blocks], tensors, blocks, group_number, unit)
+    groups = tuple(group for group in by_number.values() if not group.still)
 
     def seen(node: fx.Node) -> Iterator[tuple[Group, tuple[int, ...], Places]]:
         value = labelled.values.get(node)
@@ -130,8 +135,8 @@ def find(graph: Graph) -> Symmetry:
                 if number in by_number:
                     yield by_number[number], block.axes, places
 
-    movable = _movable(groups)
-    fixed = {layer: _why(labels, words) for layer, words in made.items() if layer not in movable}
+    with_units = _movable(groups)
+    fixed = {layer: _why(labels, words) for layer, words in made.items() if layer not in with_units}
     if not groups and labelled.notes.unproven:
         raise InputError(
             f"no units can be exchanged: {labelled.notes.unproven[0]}",
@@ -271,6 +276,8 @@ def _places(number: Places, unit: Places, words: Words) -> Iterator[tuple[int, P
             labels, starts = np.unique(column[rows], return_index=True)
             if unit[labels[0]] < 0:
                 unit[labels[np.argsort(starts)]] = np.arange(len(labels))
+            if len(rows) % len(labels):
+                continue  # blocks that cannot be exchanged, of which this axis has more of one than of another
             rest = np.delete(words[rows], factor, axis=1)
             order = np.lexsort((*rest.T, unit[column[rows]]))  # by unit, then by the rest of the word
             yield int(group), rows[order].reshape(len(labels), -1)

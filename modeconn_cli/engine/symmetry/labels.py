@@ -57,6 +57,7 @@ class Labels:
         self._renamed: list[
             tuple[Words, Words]
         ] = []  # labels of both sides of equations that rename frozen ones
+        self._two: list[tuple[Words, Words]] = []  # frozen labels that stand in equal places of an equation
         self._frozen[NOTHING] = True
 
     def fresh(self, size: int) -> Words:
@@ -133,6 +134,17 @@ class Labels:
         if renamed:
             self._rename(*(self.expand(side) for side in sides))
 
+    def stand_apart(self, labels: Words) -> bool:
+        """Whether no two of some frozen labels have been in equal places: wherever they are they number the same."""
+        chosen = np.zeros(self.count, dtype=bool)
+        chosen[labels] = True
+        chosen[NOTHING] = False
+        for pair in self._two:
+            left, right = (self._roots(side) for side in pair)
+            if (chosen[left] & chosen[right] & (left != right)).any():
+                return False
+        return True
+
     def settle(self) -> None:
         """To be called when all equations are made: what an equation renames must still be renamed one to one.
 
@@ -167,6 +179,7 @@ class Labels:
                 continue
             differ = (left != right) & ~still
             if not differ.any():
+                self._two.append((left[left != right], right[left != right]))
                 return bool(((left != right).any(axis=1) & ~still.all(axis=1)).any())
             self._unite(left[differ], right[differ])
 
@@ -201,6 +214,7 @@ class Labels:
             frozen = label[~fit & self._frozen[label] & (label != NOTHING)]
             reason = self.reason(int(frozen[0])) if len(frozen) else DISAGREE
             self.freeze(np.concatenate([short[~fit], long[~fit]]), reason)
+            self._two.append((np.repeat(label[~fit], long.shape[1]), long[~fit].reshape(-1)))
         short, long = short[fit], long[fit]
         labels, first = np.unique(short[:, 0], return_index=True)
         lengths = _lengths(long[first])

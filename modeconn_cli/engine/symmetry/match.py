@@ -147,7 +147,7 @@ def _start(pair: Pair, unmoved: Mapping[Group, Order], generator: np.random.Gene
         return _outside_in(pair, dict(unmoved))
     if number == 1:
         return dict(unmoved)
-    return {group: random_order(group, generator) for group in pair.every}
+    return {group: unmoved[group] if group.still else random_order(group, generator) for group in pair.every}
 
 
 def _descent(

@@ -8,6 +8,8 @@ operation compares the entries of one head with those of another. That is so whe
     an operation that reads such elements does the same to each head, apart: it mixes nothing along heads, and what
     it gives for a head is of that head alone; or it mixes all heads and all entries into one sum or one norm.
 
+Heads may be such that cannot be exchanged, as those with slopes of their own (ALiBi), or experts chosen by rank.
+
 For a permutation of the entries that is common to all heads goes through every operation. Where an operation treats
 heads apart, that holds for each head by itself, whatever the others do; and a sum, or a norm, over heads and entries
 together does not see in which order they come.
@@ -22,7 +24,7 @@ from functools import cached_property
 import numpy as np
 from torch import fx
 
-from modeconn_cli.engine.symmetry.labels import Words
+from modeconn_cli.engine.symmetry.labels import NOTHING, Labels, Mask, Words
 from modeconn_cli.engine.symmetry.registry import Mixed
 from modeconn_cli.engine.symmetry.tensors import Block, Labelled, directions
 from modeconn_cli.engine.symmetry.walk import LabelledGraph, labelled_in
@@ -36,20 +38,49 @@ def within(
     """Class of units -> class of the blocks that may each have them in another order.
 
     `number` says the class of each label, `tensors` the expanded words of the axes of the state dict. Blocks are not
-    within blocks themselves.
+    within blocks themselves. Those that cannot be exchanged are given classes of their own in `number`, where they hold
+    others.
     """
     found: dict[int, int] = {}
-    beside = _beside(number, tensors)
-    if not any(beside.values()):
-        return found
-    values = _Values(labelled, number)
+    movable = int(number.max())
+    _number_still(labelled.labels, number, tensors)
+    beside = {each: others for each, others in _beside(number, tensors).items() if each <= movable}
+    values = _Values(labelled, number if any(beside.values()) else np.zeros_like(number))
+
+    def fit(blocks: int) -> bool:
+        return blocks <= movable or _fit_for_blocks(labelled.labels, number == blocks, tensors)
+
     for units in sorted(beside):
         # Blocks of blocks first: whatever is in one of the smaller ones is in one of the larger ones too.
-        for blocks in sorted(beside[units], key=lambda each: -len(values.nodes_of[each])):
-            if blocks not in found and units not in found.values() and values.holds(units, blocks):
+        for blocks in sorted(beside[units], key=lambda each: -len(values.nodes_of.get(each, ()))):
+            free = blocks not in found and units not in found.values()
+            if free and values.holds(units, blocks) and fit(blocks):
                 found[units] = blocks
                 break
+    number[(number > movable) & ~np.isin(number, list(found.values()))] = 0
     return found
+
+
+def _number_still(labels: Labels, number: Classes, tensors: Mapping[tuple[str, int], Words]) -> None:
+    """Give labels that cannot be exchanged, and stand together in tensors beside others that can, a class."""
+    known: dict[bytes, int] = {}
+    having = {name for (name, _), words in tensors.items() if number[words].any()}
+    for (name, _), words in tensors.items():
+        for column in words.T if name in having else ():
+            found = np.unique(column)
+            if len(found) < 2 or not labels.frozen(found).all() or found.tobytes() in known:
+                continue
+            if not number[found].any() and found[0] != NOTHING:
+                known[found.tobytes()] = number[found] = int(number.max()) + 1
+
+
+def _fit_for_blocks(labels: Labels, chosen: Mask, tensors: Mapping[tuple[str, int], Words]) -> bool:
+    """Whether labels that cannot be exchanged lie on every axis alike, and number the same wherever they are."""
+    for words in tensors.values():
+        _, counts = np.unique(words[chosen[words]], return_counts=True)
+        if len(counts) not in (0, chosen.sum()) or len(set(counts.tolist())) > 1:
+            return False
+    return labels.stand_apart(np.flatnonzero(chosen))
 
 
 def _beside(number: Classes, tensors: Mapping[tuple[str, int], Words]) -> dict[int, set[int]]:

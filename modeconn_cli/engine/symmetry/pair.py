@@ -47,12 +47,13 @@ class Part:
 class Pair:
     """Two networks of one architecture: what each group moves in them.
 
-    `groups` are those that are within none, `inner` those within each, `every` all of them.
+    `groups` are those that are within none, `inner` those within each, `every` all of them. Blocks that cannot be
+    exchanged are among them.
     """
 
     def __init__(self, symmetry: Symmetry, fixed: Mapping[str, Tensor], moving: Mapping[str, Tensor]) -> None:
         self.fixed, self.moving = fixed, moving
-        self.groups = tuple(group for group in symmetry.groups if group.within is None)
+        self.groups = tuple(dict.fromkeys(map(root, symmetry.groups)))
         self.inner: dict[Group, list[Group]] = {group: [] for group in self.groups}
         self.every = every_group(symmetry)
         in_tensor: dict[str, list[tuple[Group, Move]]] = {}
@@ -94,7 +95,7 @@ class Pair:
 
 
 def every_group(symmetry: Symmetry) -> tuple[Group, ...]:
-    """All groups whose units have an order, those within none first."""
+    """All groups whose units have an order, also blocks that cannot be exchanged; those within none first."""
     inner = (group for group in symmetry.groups if group.within is not None)
     return tuple(dict.fromkeys([*map(root, symmetry.groups), *inner]))
 

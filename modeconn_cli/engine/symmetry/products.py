@@ -73,7 +73,9 @@ def attention(
         keys, values = (_repeated(step, queries, each) for each in (keys, values))
     step.equate(queries[-1], keys[-1])
     step.equate(keys[-2], values[-2])
-    batch = broadcast(step, [queries[:-2], keys[:-2], values[:-2]])
+    batch = broadcast(
+        step, [values[:-2], keys[:-2], queries[:-2]]
+    )  # labels of heads that stay may be two: as values'
     if attn_mask is not None:
         broadcast(step, [[*batch, queries[-2], keys[-2]], step.split(attn_mask)])
     return from_axes([*batch, queries[-2], values[-1]])
@@ -94,5 +96,5 @@ def _mixes(step: Step, left: Labelled, right: Labelled) -> None:
 def _product(step: Step, left: list[Words], right: list[Words]) -> list[Words]:
     """The axes of a matrix product."""
     step.equate(left[-1], right[-2] if len(right) > 1 else right[-1])
-    batch = broadcast(step, [left[:-2], right[:-2]])
+    batch = broadcast(step, [right[:-2], left[:-2]])
     return [*batch, *left[-2:-1], *right[-1:] * (len(right) > 1)]

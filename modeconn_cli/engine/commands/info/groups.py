@@ -21,7 +21,8 @@ class GroupOfUnits:
     """Units that can be exchanged with each other. `layers` are the modules that make them, in execution order, with
     the number of rows of the module's output axis that are one unit.
 
-    `within` names the group in each unit of which these can be exchanged apart, as the entries in each head.
+    `within` names the group in each unit of which these can be exchanged apart, as the entries in each head; the layer,
+    where these blocks themselves have to stay.
     """
 
     name: str

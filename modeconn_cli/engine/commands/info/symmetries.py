@@ -34,5 +34,7 @@ def symmetries(settings: InfoSettings, runtime: Runtime) -> Symmetries:
 def _described(name: str, group: Group, ids: Mapping[str, Group]) -> GroupOfUnits:
     rows = {layer: places.shape[1] for layer, places in group.rows_in.items()}
     moves = (AxisMoved(move.tensor, move.axis, move.length, move.places.shape[1]) for move in group.moves)
-    within = next((other for other, each in ids.items() if each is group.within), None)
+    around = group.within
+    names = (other for other, each in ids.items() if each is around)
+    within = None if around is None else next(names, around.layer)
     return GroupOfUnits(name, group.size, rows[group.layer], rows, tuple(moves), within)
