@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from torch import nn
+
+CLASSES = 7
+
 # Of each of torchvision's families the smallest.
 SMALLEST = (
     "alexnet", "convnext_tiny", "densenet121", "efficientnet_b0", "efficientnet_v2_s", "googlenet",
@@ -38,3 +44,24 @@ def torchvision() -> list[str]:
     from torchvision import models
 
     return list(models.list_models(module=models))
+
+
+def plain(name: str) -> nn.Module:
+    """The network as its library makes it."""
+    library, _, inside = name.partition(":")
+    if library == "timm":
+        import timm
+
+        made: nn.Module = timm.create_model(inside, num_classes=CLASSES)
+        return made
+    from torchvision import models
+
+    more: dict[str, Any] = {}
+    if inside in ("googlenet", "inception_v3"):
+        more = {"aux_logits": False, "init_weights": False}
+    return models.get_model(inside, weights=None, num_classes=CLASSES, **more)
+
+
+def image_size(model: nn.Module | None) -> int:
+    """The pixels that timm says; 224 else."""
+    return 224 if model is None else int(getattr(model, "pretrained_cfg", {}).get("input_size", (3, 224))[1])

@@ -9,29 +9,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from libraries.networks import LARGE, SMALLEST, TIMM, torchvision
+from libraries.networks import CLASSES, LARGE, SMALLEST, TIMM, image_size, plain, torchvision
 from modeconn_cli.engine.machine.runtime import Runtime
 from modeconn_cli.engine.networks import subject
 from modeconn_cli.engine.networks.models import Architecture, recognise
 from modeconn_cli.engine.settings.shared import ModelSettings
 
-CLASSES = 7
 WHOLE = 100_000_000  # parameters up to which a file is written and read
-
-
-def plain(name: str) -> nn.Module:
-    """The network as its library makes it."""
-    library, _, inside = name.partition(":")
-    if library == "timm":
-        import timm
-
-        return timm.create_model(inside, num_classes=CLASSES)
-    from torchvision import models
-
-    more: dict[str, Any] = {}
-    if inside in ("googlenet", "inception_v3"):
-        more = {"aux_logits": False, "init_weights": False}
-    return models.get_model(inside, weights=None, num_classes=CLASSES, **more)
 
 
 def on_meta(name: str) -> nn.Module | None:
@@ -41,11 +25,6 @@ def on_meta(name: str) -> nn.Module | None:
             return plain(name)
     except (RuntimeError, NotImplementedError, ValueError):
         return None
-
-
-def image_size(model: nn.Module | None) -> int:
-    """The pixels that timm says; 224 else."""
-    return 224 if model is None else int(getattr(model, "pretrained_cfg", {}).get("input_size", (3, 224))[1])
 
 
 @torch.no_grad()
