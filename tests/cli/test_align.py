@@ -231,6 +231,54 @@ def test_a_matching_that_was_stopped_goes_on_at_its_sweep(
     assert not list(Path().rglob("*progress*"))
 
 
+HEADS = """
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(8, 16), nn.Linear(16, 10)
+        self.heads = nn.MultiheadAttention(16, 4, batch_first=True)
+
+    def forward(self, x):
+        x = self.first(x.flatten(1, 2))
+        return self.last((x + self.heads(x, x, x, need_weights=False)[0]).mean(1))
+
+def net():
+    return Net()
+"""
+
+
+@pytest.mark.slow
+def test_a_matching_of_heads_that_was_stopped_goes_on_with_the_orders_in_each(
+    mcx: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    Path("ownheads.py").write_text(HEADS)
+    own = ["--model", "ownheads:net", "--dataset", "digits"]
+    few = ["--max-samples", "200", "--epochs", "1", "--seeds", "0,1", "--output-dir", "run"]
+    assert mcx("train", *own, *few).code == 0
+    ends = [f"run/seed{k}/checkpoint-1.pt" for k in (1, 0)]
+    words = ["align", ends[0], "--to", ends[1], *own[:2], "--output", "a.pt"]
+    assert mcx(*words).code == 0
+    files = [Path("a.pt"), Path("a_permutation.npz")]
+    whole = [path.read_bytes() for path in files]
+    assert {order.ndim for order in np.load(files[1]).values()} == {1, 2}
+    for path in (*files, Path("a_alignment.json")):
+        path.unlink()
+    for number in range(1, 20):
+        with monkeypatch.context() as patch:
+            stopped_at(patch, 1)
+            done = mcx(*words)
+        assert ("goes on where it was ended" in done.err) == (number > 1), done.err
+        if done.code == 0:
+            break
+        assert done.code == 75
+    assert number > 2
+    assert [path.read_bytes() for path in files] == whole
+
+
 def test_a_matching_of_other_settings_does_not_go_on_and_a_file_of_others_stays(
     mcx: Callable, ends: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -247,7 +247,7 @@ class Phase:
 
     def paired(self, group: Group, one: int, other: int, orders: tuple[Orders, Orders]) -> float:
         """The mean correlation of the units of two networks that have one place."""
-        at = self._places(group)
+        at = self._met(group)
         return float(np.mean([place.paired(group, self.between(one, other, place), *orders) for place in at]))
 
     def matched(self, one: int, other: int) -> Orders:
@@ -260,7 +260,7 @@ class Phase:
         for k, group in enumerate(self.due):
             if group.within not in self.due:
                 orders |= self._best(group, other, orders, stays, self.due[k + 1 :])
-        crossing = [group for group in self.due if any(len(p.units) > 1 for p in self._places(group))]
+        crossing = [group for group in self.due if any(len(p.units) > 1 for p in self._met(group))]
         for _ in range(MOST_ROUNDS if crossing else 0):
             if sum([self._improve(group, other, orders, stays) for group in crossing]) == 0:
                 break
@@ -274,12 +274,12 @@ class Phase:
             gain += sum([self._improve(group, k, own, others) for group in self.due])
         return gain
 
-    def _places(self, group: Group) -> list[Place]:
+    def _met(self, group: Group) -> list[Place]:
         return [place for place in self.places if group in place.units]
 
     def _improve(self, group: Group, k: int, own: Orders, others: Mapping[int, Orders]) -> float:
         """Give a group of network k, and what is within its units, the best order, if it is better; what it gains."""
-        near = {each for place in self._places(group) for each in place.units}
+        near = {each for place in self._met(group) for each in place.units}
 
         def reached(orders: Orders) -> float:
             return sum(
@@ -328,7 +328,7 @@ class Phase:
 
     def _similarity(self, group: Group, k: int, own: Orders, others: Mapping[int, Orders]) -> Similarity:
         """[i, j]: how alike unit j of network k is to those that others have in place i; their mean over places."""
-        at = self._places(group)
+        at = self._met(group)
         each = [
             place.similarity(group, self.between(other, k, place), orders, own)
             for other, orders in others.items()
@@ -345,10 +345,10 @@ class Phase:
         size = group.size
         direct, of_inner = np.zeros((size, size)), dict[Group, Similarity]()
         if group.within is not None or not any(
-            inside.intersection(place.units) for place in self._places(group)
+            inside.intersection(place.units) for place in self._met(group)
         ):
             return direct, of_inner
-        for place, (other, orders) in itertools.product(self._places(group), others.items()):
+        for place, (other, orders) in itertools.product(self._met(group), others.items()):
             alike = self.between(other, k, place)
             if len(place.units) == 1:
                 direct += place.units[group].shape[1] * place.similarity(group, alike, orders, own)
