@@ -293,6 +293,7 @@ def test_progress_of_other_groups_is_told() -> None:
         {"orders": twice},
         {"best": (twice, *attempt[1:])},
         {"due": [99]},
+        {"random": {**kept[-1].random, "bit_generator": "MT19937"}},
     ):
         with pytest.raises(ValueError):
             dataclasses.replace(kept[-1], **wrong).check(symmetry)

@@ -8,9 +8,9 @@ random order deep residual networks stall. Then groups are solved in random orde
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -51,15 +51,16 @@ class Progress:
     orders: list[PlainOrder]
     objective: list[float]
     due: list[int]
-    random: str
+    random: Mapping[str, Any]
     best: tuple[list[PlainOrder], list[float], str] | None
 
     def check(self, symmetry: Symmetry) -> None:
-        """Raises ValueError where it is not of a matching of these groups."""
+        """Raises ValueError or TypeError where it is not of a matching of these groups."""
         for orders in (self.orders, *([] if self.best is None else [self.best[0]])):
             _of_groups(every_group(symmetry), orders)
         if not set(self.due) <= set(range(len({root(group) for group in symmetry.groups}))):
             raise ValueError("no numbers of these groups")
+        np.random.default_rng().bit_generator.state = self.random
 
 
 def by_weights(
@@ -87,7 +88,7 @@ def by_weights(
     begin = pair.objective(unmoved)
     best: Matched | None = None
     if begun is not None:
-        generator.bit_generator.state = json.loads(begun.random)
+        generator.bit_generator.state = begun.random
         if begun.best is not None:
             best = Matched(_of_groups(pair.every, begun.best[0]), tuple(begun.best[1]), begun.best[2])
     for number in range(0 if begun is None else begun.attempt, restarts + 1):
@@ -102,7 +103,7 @@ def by_weights(
         for _ in _descent(pair, orders, generator, found, due, 1 if name == "identity" else 2):
             reached = None if best is None else (_plain(pair, best.orders), list(best.objective), best.start)
             numbers = [k for k, group in enumerate(pair.groups) if group in due]
-            random = json.dumps(generator.bit_generator.state)
+            random = generator.bit_generator.state
             keep(Progress(number, _plain(pair, orders), list(found), numbers, random, reached))
             tell(name, len(found) - 1, found[-1])
         if best is None or found[-1] > best.objective[-1] + pair.tolerance:
