@@ -62,6 +62,23 @@ def test_logits_that_are_no_numbers_stay_none_in_every_column() -> None:
         assert values.isnan().tolist() == [True, False]
 
 
+@pytest.mark.parametrize("column", scores.COLUMNS, ids=lambda column: column.name)
+def test_a_column_of_the_table_is_that_of_the_sample_alone(column: scores.Column) -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = 3 * torch.randn(40, 5, generator=generator, dtype=torch.float64)
+    labels = torch.arange(40) % 5
+    found = scores.of_logits(logits, labels)[column.name]
+    assert found.shape == (40,), "a column is one value per sample"
+    assert bool(found.isfinite().all()), "finite logits have finite values"
+    alone = [float(scores.of_logits(logits[k : k + 1], labels[k : k + 1])[column.name]) for k in range(40)]
+    assert found.tolist() == pytest.approx(alone, rel=1e-12), "the rest of the batch does not matter"
+    assert column.within[0] <= min(alone) <= max(alone) <= column.within[1]
+    sure = torch.full((1, 5), -9.0, dtype=torch.float64).index_fill(1, torch.tensor([2]), 9.0)
+    easy, hard = (float(scores.of_logits(sure, torch.tensor([label]))[column.name]) for label in (2, 0))
+    sign = {"hard": 1, "easy": -1, "either": 0}[column.large]
+    assert np.sign(hard - easy) == sign, f"of a sample that is wrong for sure; large is '{column.large}'"
+
+
 def test_margins_in_closed_form() -> None:
     epochs = ([3.0, -1.0], [-2.0, -5.0], [5.0, 0.0])
     assert over("aum", *epochs) == [2.0, -2.0]

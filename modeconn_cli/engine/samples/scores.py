@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from modeconn_cli.engine.networks.cross_entropy import cross_entropy
 from modeconn_cli.engine.samples.folds import (
     Deviation,
     First,
@@ -37,50 +36,48 @@ Columns = Mapping[str, np.ndarray]  # of one epoch, each [N]
 
 @dataclass(frozen=True)
 class Column:
-    """`function` maps logits float64 [B, C] and labels [B] to one value per sample, [B].
+    """`function` maps logits z and probabilities p, float64 [B, C], and labels y, [B, 1], to a value per sample, [B].
 
     `large` says which samples have large values, hard or easy ones, or either; `within` says what values there are.
     """
 
     name: str
-    function: Callable[[Tensor, Tensor], Tensor]
+    function: Callable[[Tensor, Tensor, Tensor], Tensor]
     large: Literal["hard", "easy", "either"]
     within: tuple[float, float]
 
 
-def label_logit(logits: Tensor, labels: Tensor) -> Tensor:
+def label_logit(z: Tensor, p: Tensor, y: Tensor) -> Tensor:  # noqa: ARG001
     """z_y."""
-    return logits.gather(1, labels[:, None])[:, 0]
+    return z.gather(1, y)[:, 0]
 
 
-def other_logit(logits: Tensor, labels: Tensor) -> Tensor:
+def other_logit(z: Tensor, p: Tensor, y: Tensor) -> Tensor:  # noqa: ARG001
     """max_{j≠y} z_j; −∞ where there is no other class."""
-    others: Tensor = logits.scatter(1, labels[:, None], -torch.inf)
-    return others.amax(1)
+    return z.scatter(1, y, -torch.inf).amax(1)
 
 
-def label_prob(logits: Tensor, labels: Tensor) -> Tensor:
+def label_prob(z: Tensor, p: Tensor, y: Tensor) -> Tensor:  # noqa: ARG001
     """p_y."""
-    return label_logit(logits.softmax(1), labels)
+    return p.gather(1, y)[:, 0]
 
 
-def correct(logits: Tensor, labels: Tensor) -> Tensor:
+def correct(z: Tensor, p: Tensor, y: Tensor) -> Tensor:  # noqa: ARG001
     """1 where the largest logit is the label's, 0 elsewhere; the first of equal ones, as accuracies count."""
-    hits = (logits.argmax(1) == labels).to(logits.dtype)
-    return hits.masked_fill(logits.isnan().any(1), torch.nan)
+    hits = (z.argmax(1) == y[:, 0]).to(z.dtype)
+    return hits.masked_fill(z.isnan().any(1), torch.nan)
 
 
-def entropy(logits: Tensor, labels: Tensor) -> Tensor:  # noqa: ARG001
+def entropy(z: Tensor, p: Tensor, y: Tensor) -> Tensor:  # noqa: ARG001
     """−Σ p log p, in nats."""
-    summands: Tensor = torch.special.entr(logits.softmax(1))
+    summands: Tensor = torch.special.entr(p)
     return summands.sum(1)
 
 
-def el2n(logits: Tensor, labels: Tensor) -> Tensor:
-    """‖p − onehot(y)‖₂; 1 − p_y = 1 − exp(−ℓ) without cancellation, however well the sample is fitted."""
-    lacking = -torch.expm1(-cross_entropy(logits, labels))
-    off: Tensor = logits.softmax(1).scatter(1, labels[:, None], lacking[:, None])
-    return off.square().sum(1).sqrt()
+def el2n(z: Tensor, p: Tensor, y: Tensor) -> Tensor:  # noqa: ARG001
+    """‖p − onehot(y)‖₂; 1 − p_y is the sum of the others, which keeps its digits however well the sample is fitted."""
+    others = p.scatter(1, y, 0.0)
+    return (others.square().sum(1) + others.sum(1).square()).sqrt()
 
 
 COLUMNS = (
@@ -99,7 +96,9 @@ def of_logits(logits: Tensor, labels: Tensor, classes: Tensor | None = None) -> 
     every label must be among them.
     """
     logits, labels = among(logits, labels, classes)
-    found = {column.name: column.function(logits.double(), labels) for column in COLUMNS}
+    z, y = logits.double(), labels[:, None]
+    p = z.softmax(1)
+    found = {column.name: column.function(z, p, y) for column in COLUMNS}
     for name, values in found.items():
         if values.shape != labels.shape:
             raise ValueError(f"the column '{name}' is {tuple(values.shape)} for {len(labels)} samples")
