@@ -209,3 +209,40 @@ def test_the_table_is_a_source_of_metrics(mcx: Callable, here: Path, undrawn: No
     assert done.code == 0, done.err
     named = {each["metric"] for each in json.loads(done.out)["auroc"]}
     assert {"aum", "forgetting", "el2n_mean"} <= named
+
+
+def test_scores_begin_when_a_class_is_seen(mcx: Callable, here: Path, undrawn: None) -> None:
+    """A class more every epoch, in the order 2, 0, 1: the columns are NaN before, and no score counts that epoch."""
+    order = ("--class-order", "order.npy")
+    words = (
+        "--seen-classes",
+        *order,
+        "--classes-per-task",
+        "1",
+        "--epochs-per-task",
+        "1",
+        "--output-dir",
+        "own",
+    )
+    done = mcx(*SCORE, *words)
+    assert done.code == 0, done.err
+    columns = []
+    for epoch in range(3):
+        with np.load(dynamics("own", epoch)) as file:
+            columns.append(
+                {name: file[name].astype(np.float64) for name in ("correct", "el2n", "label_prob")}
+            )
+    right = np.stack([each["correct"] for each in columns])
+    there = ~np.isnan(right)
+    assert len(np.unique(there.sum(0))) > 1, "classes begin at several epochs"
+    for name in ("el2n", "label_prob"):
+        assert np.array_equal(there, ~np.isnan(np.stack([each[name] for each in columns])))
+    assert mcx(*AGGREGATE, "own", *order, "--output-dir", "out").code == 0
+    found, any_ = table("out"), there.any(0)
+    mean = np.nansum(right, 0)[any_] / there.sum(0)[any_]
+    np.testing.assert_allclose(found["correctness"][any_], mean, rtol=1e-6)
+    assert found["correctness"][~any_].isna().all()
+    spread = np.nanstd(np.stack([each["label_prob"] for each in columns])[:, any_], axis=0)
+    np.testing.assert_allclose(found["variability"][any_], spread, rtol=1e-4, atol=1e-7)
+    first = np.where(np.nan_to_num(right[:, any_]).any(0), np.nan_to_num(right[:, any_]).argmax(0), np.inf)
+    assert np.array_equal(found["first_learnt"][any_], first)
