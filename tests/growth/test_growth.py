@@ -11,6 +11,7 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -261,21 +262,26 @@ def test_each_array_is_read_once_for_its_sum_and_twice_for_learning_times(
     made: Path, here: Path, monkeypatch: pytest.MonkeyPatch, size: int
 ) -> None:
     read: Counter[str] = Counter()
-    stream = arrays.stream
+    stream, opened = arrays.stream, arrays.npz
 
     def streamed(paths: list[Path], length: int) -> Iterator[np.ndarray]:
         for path, values in zip(paths, stream(paths, length), strict=True):
             read[path.name.partition("_data")[0]] += 1
             yield values
 
+    def npz(path: Path) -> Any:
+        read[path.name.partition("_data")[0]] += 1
+        return opened(path)
+
     monkeypatch.setattr(arrays, "stream", streamed)
+    monkeypatch.setattr(arrays, "npz", npz)
     assert (
         app.main(
             ["csl", "aggregate", "--input-dir", str(made / f"losses{size}"), "--output-dir", "out", "-q"]
         )
         == 0
     )
-    assert read == {"loss": size, "loss_ce": size, "loss_grad": 2 * size}
+    assert read == {"loss": size, "loss_ce": size, "loss_grad": 2 * size, "dynamics": size}
 
 
 def test_a_finished_aggregation_reads_no_array_again(
@@ -288,6 +294,7 @@ def test_a_finished_aggregation_reads_no_array_again(
             assert app.main(words) == 0
         printed.append(json.loads(out.getvalue()))
         monkeypatch.setattr(arrays, "stream", lambda *_: [][0])
+        monkeypatch.setattr(arrays, "npz", lambda *_: [][0])
     assert printed[0] == printed[1]
 
 
