@@ -298,6 +298,46 @@ def test_progress_of_other_groups_is_told() -> None:
             dataclasses.replace(kept[-1], **wrong).check(symmetry)
 
 
+@pytest.mark.parametrize("make", [multihead, grouped, experts, sloped, convolutions])
+def test_no_exchange_makes_networks_more_alike_in_a_frame_by_activations(make: Callable[[], Made]) -> None:
+    """Of two blocks, whose units go along, or of two units in one block of any of three networks."""
+    model, shape = make()
+    traced, generator = trace(model, shape), torch.Generator().manual_seed(9)
+    symmetry, networks = find(traced), [dict(model.state_dict())]
+    for _ in range(2):
+        networks.append(
+            {name: torch.randn(each.shape, generator=generator) for name, each in networks[0].items()}
+        )
+    batches = [torch.randn(40, *shape, generator=generator)]
+    orders: list[dict[Group, np.ndarray]] = [{}, {}, {}]
+    for phase in activity.phases(symmetry, traced, networks, orders, lambda: batches):
+
+        def alike(found: list[dict[Group, np.ndarray]], phase: activity.Phase = phase) -> float:
+            pairs = itertools.combinations(range(3), 2)
+            return sum(
+                group.size * phase.paired(group, i, j, (found[i], found[j]))
+                for i, j in pairs
+                for group in phase.due
+            )
+
+        own = [phase.as_they_are, phase.matched(0, 1), phase.matched(0, 2)]
+        before, gains = alike(own), [phase.improve(own)]
+        while gains[-1] > 0:
+            gains.append(phase.improve(own))
+        best = alike(own)
+        assert best - before == pytest.approx(sum(gains), abs=1e-9)
+        for k, group in itertools.product(range(3), phase.due):
+            for row in range(group.within.size if group.within else 1):
+                for i, j in itertools.combinations(range(group.size), 2):
+                    swapped = identity(group)
+                    line = swapped[row] if group.within else swapped
+                    line[[i, j]] = line[[j, i]]
+                    moved = composed(own[k], {**phase.as_they_are, group: swapped})
+                    assert alike([*own[:k], moved, *own[k + 1 :]]) <= best + 1e-9
+        for each, found in zip(orders, own, strict=True):
+            each |= found
+
+
 @pytest.mark.parametrize("make", [multihead, grouped, convolutions])
 def test_no_match_of_two_networks_gains_by_an_exchange(make: Callable[[], Made]) -> None:
     """Of two blocks, or of two units in one block: matched together they are at least at a local maximum."""
