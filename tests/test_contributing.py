@@ -19,7 +19,7 @@ DIFFS = re.findall(
 TESTS = {
     "a network": ("tests/engine/test_models.py", "tests/engine/test_symmetry.py"),
     "a distance": ("tests/engine/test_distances.py",),
-    "a score of samples": ("tests/cli/test_csl.py",),
+    "a score of samples": ("tests/engine/test_scores.py",),
     "a command": (
         "tests/cli/test_info.py",
         "tests/cli/test_completion.py",

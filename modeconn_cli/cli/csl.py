@@ -25,8 +25,10 @@ def score(settings: CslScoreSettings, report: Report) -> None:
     """Score the loss and the gradient norm of every sample at every checkpoint of a run.
 
     Writes loss_*.npy, loss_grad_*.npy and, with weight decay, loss_ce_*.npy (the loss without it) per epoch, in id
-    order, beside sample_ids.npy, and a file for each further score of the table (samples/scores.py). Epochs that
-    are there are not scored again.
+    order, beside sample_ids.npy. Of the same logits dynamics_*.npz per epoch holds the label's logit, the largest
+    other one, the label's probability, whether it is correct, the entropy and |p - onehot|, which csl aggregate makes
+    its table of scores of. Epochs that are there are not scored again; those of earlier versions, without
+    dynamics_*.npz, are.
 
     Examples, after the first of mcx train:
       mcx csl score runs/seed0 --output-dir scores
@@ -51,6 +53,10 @@ def aggregate(settings: CslAggregateSettings, report: Report) -> None:
     original's arrays too. lt_first_epoch is the paper's first epoch below tau, which may be the one before training
     for every sample; lt_stays_*.npy is the first epoch from which on a sample stays below.
 
+    scores_*.csv has a line per sample and a column per score of training dynamics that the arrays allow: AUM and
+    margins, confidence, variability, correctness, EL2N, forgetting events, entropy, dynamic uncertainty and others;
+    scores_*.json says what each is, which end is hard, and why others are absent. mcx correlate --with takes the table.
+
     Examples, after the first of mcx csl score:
       mcx csl aggregate scores --output-dir scores/csl
 
@@ -63,7 +69,6 @@ def aggregate(settings: CslAggregateSettings, report: Report) -> None:
 
 def score_table(result: CslScoreResult) -> list[Block]:
     chosen, omitted = ends(result.epochs, EPOCHS, "epochs")
-    further = tuple(dict.fromkeys(name for each in result.epochs for name in each.means))
     rows = tuple(
         (
             str(each.epoch),
@@ -71,7 +76,6 @@ def score_table(result: CslScoreResult) -> list[Block]:
             number(each.mean_loss),
             number(each.shift),
             number(each.mean_grad),
-            *(number(each.means.get(name)) for name in further),
             str(each.nonfinite),
             each.checkpoint,
         )
@@ -83,7 +87,6 @@ def score_table(result: CslScoreResult) -> list[Block]:
         "mean loss",
         "weight decay",
         f"mean grad norm ({result.grad})",
-        *(f"mean {name}" for name in further),
         "non-finite",
         "checkpoint",
     )

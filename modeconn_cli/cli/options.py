@@ -102,9 +102,9 @@ def _check_named(settings: Settings) -> None:
 
 
 def _join(cls: type[Settings], typed: dict[str, Any]) -> None:
-    """Of a flag that takes a comma-listed value and is given several times, all values count."""
+    """Make one comma-listed value of what a flag that gathers values was given."""
     for spec in specs(cls):
-        if spec.many and not spec.positional and typed[spec.name]:
+        if spec.gathers and typed[spec.name]:
             typed[spec.name] = ",".join(typed[spec.name])
 
 
@@ -133,7 +133,7 @@ def _of_setting(spec: Spec) -> inspect.Parameter:
     if spec.kind is bool:
         flags = f"{spec.flag}/{spec.negation}" if spec.negation else spec.flag
         return _parameter(spec.name, bool | None, typer.Option(flags))
-    kind = list[str] | None if spec.many else str | None
+    kind = list[str] | None if spec.gathers else str | None
     return _parameter(spec.name, kind, typer.Option(spec.flag, *spec.flags))
 
 

@@ -147,6 +147,24 @@ def _tested(x: np.ndarray | None, y: np.ndarray | None, n: int) -> _Tested:
     return _Tested(r, max(chance, sys.float_info.min))
 
 
+def average_precision(values: np.ndarray, positive: np.ndarray) -> float | None:
+    """The mean precision at the positive ones, the largest values [N] first; equal values come together.
+
+    NaN values are left out; None where there are no positive ones.
+
+    >>> average_precision(np.array([1.0, 2.0, 2.0, 3.0]), np.array([False, False, True, True]))
+    0.8333333333333333
+    """
+    keep = ~np.isnan(values)
+    order = np.argsort(-values[keep], kind="stable")
+    ranked, marks = values[keep][order], positive[keep].astype(bool)[order]
+    if not marks.any():
+        return None
+    last = np.flatnonzero(np.append(ranked[1:] != ranked[:-1], True))  # of equal ones
+    hits = np.cumsum(marks)[last]
+    return float((np.diff(hits, prepend=0) * hits / (last + 1)).sum() / marks.sum())
+
+
 def wilson(n: int) -> float:
     """How far a share that all or none of n samples have may be off: Wilson's interval at one standard error.
 

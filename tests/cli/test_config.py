@@ -332,8 +332,8 @@ def test_keys_of_hydra_and_of_steps_are_named_and_ignored(mcx, tmp_path: Path) -
     assert mcx("train", "--print-config", "--config", written(tmp_path, "optimization_steps: 2\n")).code == 2
 
 
-def test_a_listed_flag_that_is_given_several_times_keeps_all_of_its_values(mcx) -> None:
+def test_arguments_of_a_network_are_gathered_and_of_other_flags_the_last_counts(mcx) -> None:
     words = ("train", "--print-config", "--model", "mlp", "--model-arg", "width=3,depth=2", "--seeds", "1")
     found = printed(mcx(*words, "--model-arg", "name='a,b'", "--seeds", "2,3").out)
     assert found["model_arg"] == (["width=3", "depth=2", "name='a,b'"], "flag")
-    assert found["seeds"] == ([1, 2, 3], "flag")
+    assert found["seeds"] == ([2, 3], "flag")

@@ -191,6 +191,9 @@ def test_auroc_is_the_share_of_pairs_in_the_right_order(tmp_path: Path, joined: 
         assert row.flag == "flipped", "clean and trained are labels"
         assert (row.n, row.flagged) == (len(values), len(positive))
         assert row.auroc == pytest.approx(wins)
+        at_least = values[:, 0] >= positive[:, None]  # of every flagged sample, those that come no later
+        precision = (at_least & (values[:, 1] == 1)).sum(1) / at_least.sum(1)
+        assert row.average_precision == pytest.approx(precision.mean())
 
 
 def test_categories_are_median_splits(tmp_path: Path, joined: dict) -> None:

@@ -26,7 +26,6 @@ from modeconn_cli.engine.networks.cross_entropy import cross_entropy
 from modeconn_cli.engine.networks.models import Architecture
 from modeconn_cli.engine.results import arrays
 from modeconn_cli.engine.samples import losses as metrics
-from modeconn_cli.engine.samples.scores import SCORES, SampleScore
 from modeconn_cli.engine.settings.shared import DataSettings
 from modeconn_cli.engine.statistics import auroc
 
@@ -106,31 +105,6 @@ def test_g12_scores_have_the_weight_decay_that_the_run_was_trained_with(run: Pat
         assert array(scored, "loss", epoch).dtype == np.float32
     ids = np.load(scored / "sample_ids.npy")
     assert (len(ids), ids.dtype, bool((np.diff(ids) > 0).all())) == (300, np.int64, True)
-
-
-@pytest.mark.parametrize("score", SCORES, ids=lambda score: score.name)
-def test_a_score_of_the_table_is_that_of_the_sample_alone(score: SampleScore) -> None:
-    generator = torch.Generator().manual_seed(0)
-    logits = 3 * torch.randn(40, 5, generator=generator, dtype=torch.float64)
-    labels = torch.arange(40) % 5
-    found = score.function(logits, labels)
-    assert found.shape == (40,), "a score is one value per sample"
-    assert bool(found.isfinite().all()), "finite logits have finite scores"
-    alone = [float(score.function(logits[k : k + 1], labels[k : k + 1])) for k in range(40)]
-    assert found.tolist() == pytest.approx(alone, rel=1e-12), "the rest of the batch does not matter"
-    assert score.within[0] <= min(alone) <= max(alone) <= score.within[1]
-    sure = torch.full((1, 5), -9.0, dtype=torch.float64).index_fill(1, torch.tensor([2]), 9.0)
-    easy, hard = (float(score.function(sure, torch.tensor([label]))) for label in (2, 0))
-    sign = {"hard": 1, "easy": -1, "either": 0}[score.large]
-    assert np.sign(hard - easy) == sign, f"of a sample that is wrong for sure; large is '{score.large}'"
-
-
-def test_the_names_of_scores_read_as_no_losses() -> None:
-    """Files begin with them, and `loss_x_digits_epoch_1.npy` would be the losses of a data set called x_digits."""
-    further = [score.name for score in SCORES if score.name != "loss"]
-    assert len(further) == len(set(further)) == len(SCORES) - 1
-    with pytest.raises(ValueError, match="read as those of losses"):
-        SampleScore("loss_x", cross_entropy, paper="", large="hard", within=(0, 1))
 
 
 def test_cross_entropy_in_closed_form() -> None:

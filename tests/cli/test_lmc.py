@@ -24,11 +24,10 @@ from modeconn_cli.engine.networks.models import Architecture
 from modeconn_cli.engine.paths.opened import OpenedPath, line_between
 from modeconn_cli.engine.settings.shared import DataSettings
 
-BASE = (
+RUN = (
     "lmc", "run", "--model", "mlp", "--model-arg", "width=8,depth=1", "--dataset", "digits", "--max-samples", "200",
-    "--lr", "0.1", "--num-alphas", "5",
+    "--lr", "0.1", "--k1", "0,2", "--k2", "1,2", "--num-alphas", "5",
 )  # fmt: skip
-RUN = (*BASE, "--k1", "0,2", "--k2", "1,2")
 
 
 @pytest.fixture
@@ -103,7 +102,7 @@ def test_two_runs_give_identical_files(mcx: Callable, folder: Path, tmp_path: Pa
 
 def test_more_branches_epochs_and_positions_cost_only_what_is_new(mcx: Callable, folder: Path) -> None:
     kept = {path: path.read_bytes() for path in folder.glob("checkpoints/*/*.pt")}
-    words = [*BASE, "--k1", "0,1,2", "--k2", "1,2,3", "--num-alphas", "9", "--output-dir", folder, "--json"]
+    words = [*RUN, "--k1", "0,1,2", "--k2", "1,2,3", "--num-alphas", "9", "--output-dir", folder, "--json"]
     done = json.loads(mcx(*words).out)
     # main 4 -> 5; k1=0 and k1=2 one more epoch each; k1=1 three epochs.
     assert done["trained_epochs"] == 1 + 1 + 1 + 3
@@ -226,7 +225,7 @@ def test_f6_a_lost_checkpoint_is_named(mcx: Callable, folder: Path) -> None:
     (folder / "checkpoints/main/checkpoint-2.pt").unlink()
     (folder / "checkpoints/main/checkpoint-3.pt").unlink()
     kept = {path: path.read_bytes() for path in folder.glob("checkpoints/*/*.pt")}
-    done = mcx(*BASE, "--k1", "0,2", "--k2", "1,2,3", "--output-dir", folder)
+    done = mcx(*RUN, "--k2", "1,2,3", "--output-dir", folder)
     assert done.code == 3
     assert "lacks checkpoint-2.pt, checkpoint-3.pt" in done.err
     assert all(path.read_bytes() == content for path, content in kept.items())
@@ -236,9 +235,7 @@ def test_epochs_that_early_stopping_left_out_are_named_and_the_rest_is_compared(
     mcx: Callable, tmp_path: Path
 ) -> None:
     words = (
-        *BASE,
-        "--k1",
-        "0,2",
+        *RUN,
         "--lr",
         "5",
         "--patience",
@@ -260,8 +257,7 @@ def test_the_plan_says_what_is_left_and_how_long_it_takes(mcx: Callable, folder:
     before = sorted(path.name for path in folder.rglob("*"))
     again = mcx(*RUN, "--output-dir", folder, "--dry-run")
     assert "still to do: 0 epochs and 0 positions\n" in again.err
-    words = [*BASE, "--k1", "0,2", "--k2", "1,2,3", "--num-alphas", "9", "--output-dir", folder]
-    more = mcx(*words, "--dry-run")
+    more = mcx(*RUN, "--k2", "1,2,3", "--num-alphas", "9", "--output-dir", folder, "--dry-run")
     assert "still to do: 3 epochs and 34 positions, about " in more.err
     assert sorted(path.name for path in folder.rglob("*")) == before
 
@@ -378,12 +374,12 @@ def test_evaluation_costs_a_pass_per_position_and_one_for_batch_norm(
     assert sum(seen) == 5 * (len(data.fit) * (1 + statistics) + len(data.test))
 
 
-COSINE = (*BASE, "--schedule", "cosine", "--k2", "1,2")
+COSINE = (*RUN, "--schedule", "cosine", "--k1", "0,1", "--k2", "1,2")
 
 
 def test_a_schedule_spans_what_the_experiment_began_with(mcx: Callable, tmp_path: Path) -> None:
     """More branches must not change the learning rates of the epochs that are there."""
-    assert mcx(*COSINE, "--k1", "0,1", "--output-dir", tmp_path / "grown").code == 0
+    assert mcx(*COSINE, "--output-dir", tmp_path / "grown").code == 0
     longer = ("--k1", "0,1,2", "--output-dir", tmp_path / "grown")
     done = mcx(*COSINE, *longer)
     assert (done.code, "spans 3 epochs, now 4" in done.err) == (3, True)
@@ -425,7 +421,7 @@ def test_a_line_that_a_signal_cut_off_is_gone_on_with(
     assert (path.read_bytes(), log.exists()) == (before, False)
 
 
-ALIGNED = [*BASE, "--num-alphas", "3"]
+ALIGNED = [*RUN[:-2], "--num-alphas", "3"]
 
 
 # Learning rates with which branches get into another order within two epochs.
@@ -433,7 +429,7 @@ ALIGNED = [*BASE, "--num-alphas", "3"]
 def test_aligned_lines_stand_beside_the_others_and_are_those_of_aligned_branches(
     mcx: Callable, tmp_path: Path, method: str, k1: str, lr: str
 ) -> None:
-    words = [*ALIGNED, "--k1", k1, "--k2", "1,2", "--lr", lr]
+    words = [*ALIGNED, "--k1", k1, "--lr", lr]
     folder = tmp_path / "lmc"
     assert mcx(*words, "--output-dir", folder).code == 0
     before = {
@@ -488,8 +484,8 @@ def test_aligned_lines_of_several_seeds_have_a_folder_of_the_same_form(
 
 
 def test_lines_of_a_network_without_units_are_not_aligned(mcx: Callable, tmp_path: Path) -> None:
-    words = [word.replace("depth=1", "depth=0") for word in RUN]
-    done = mcx(*words, "--align", "weights", "--output-dir", tmp_path, "--dry-run")
+    words = [*ALIGNED, "--model-arg", "depth=0", "--align", "weights", "--output-dir", tmp_path, "--dry-run"]
+    done = mcx(*words)
     assert (done.code, "hint: --align none" in done.err) == (3, True)
     assert "mlp has no units that can be exchanged" in done.err
 

@@ -299,6 +299,7 @@ def test_norms_are_those_of_a_loop_of_one(name: str) -> None:
     same(found.losses, losses)
     same(found.squares, squares)
     same(found.inner, inner)
+    same(found.logits, model(images).detach())
 
 
 @pytest.mark.parametrize("largest", [0, 10**6], ids=["loop", "torch.func"])
@@ -318,6 +319,7 @@ def test_what_has_no_rule_is_left_to_the_fallback_and_said(
     same(found.losses, losses)
     same(found.squares, squares)
     same(found.inner, inner)
+    same(found.logits, model(images).detach())
 
 
 def test_both_ways_of_the_fallback_agree(monkeypatch: pytest.MonkeyPatch) -> None:

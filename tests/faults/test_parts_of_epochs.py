@@ -43,7 +43,7 @@ def parts(folder: str) -> list[Path]:
 
 
 def results(folder: str) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in Path(folder).glob("*.npy")}
+    return {path.name: path.read_bytes() for path in Path(folder).glob("*.np[yz]")}
 
 
 def test_what_a_kill_has_left_is_taken_and_nothing_of_it_stays(

@@ -30,6 +30,7 @@ from modeconn_cli.engine.results import failpoints, hashes, strict_json
 from modeconn_cli.engine.results.failpoints import failpoint
 from modeconn_cli.engine.results.streams import Written, size_of
 
+ROWS = 4096  # of a table that are written at a time
 MANY, AT_ONCE = 256, 16  # files that are published together, and how many of them at a time
 _CANNOT = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)  # what a disk says that has no such thing
 _FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
@@ -186,6 +187,26 @@ def csv_text(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     return out.getvalue()
 
 
+def write_rows(
+    path: Path, header: Sequence[str], formats: Sequence[str], count: int, rows: Callable[[slice], np.ndarray]
+) -> None:
+    """A table as CSV, from `rows` [n, columns] of objects, some thousands at a time; NaN is an empty cell.
+
+    One format for thousands of rows takes a quarter of the time of pandas' `to_csv`, which makes a string of each
+    number and knows one format for all columns.
+    """
+    line = ",".join(formats) + "\n"
+
+    def write(stream: Any) -> None:
+        stream.write(csv_text(header, []).encode())
+        for begin in range(0, count, ROWS):
+            cells = rows(slice(begin, min(begin + ROWS, count)))
+            text = (line * len(cells)) % tuple(cells.ravel())
+            stream.write(text.replace(",nan", ",").encode())
+
+    atomic_write(path, write)
+
+
 def write_jsons(documents: Iterable[tuple[Path, Mapping[str, Any]]]) -> None:
     """Many documents, each at its path: a disk that waits for one file takes a dozen others meanwhile."""
     left = iter(documents)
@@ -256,9 +277,9 @@ def _portable(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
 
 
-def write_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
-    """An uncompressed `.npz` without pickles."""
-    atomic_write(path, npz_bytes(arrays))
+def write_arrays(path: Path, arrays: Mapping[str, Any], *, remember: bool = False) -> None:
+    """An uncompressed `.npz` without pickles; `remember` as in `atomic_write`."""
+    atomic_write(path, npz_bytes(arrays), remember=remember)
 
 
 def npz_bytes(arrays: Mapping[str, Any]) -> bytes:

@@ -68,13 +68,15 @@ def cumulative_loss(
 @dataclass(frozen=True)
 class Learnt:
     """What two passes over gradient norms tell: `total` [N] their sums and `epochs` [N] over how many, as
-    `cumulative_loss` gives them of losses, and the learning times by the norms and, where asked for, by their squares.
+    `cumulative_loss` gives them of losses, and the learning times by the norms and, where asked for, by their squares,
+    whose sums are `squares` [N] then.
     """
 
     total: np.ndarray
     epochs: np.ndarray
     plain: LearningTime
     squared: LearningTime | None
+    squares: np.ndarray | None
 
 
 def learning_time(
@@ -100,7 +102,8 @@ def learning_time(
     for power, k, condition, block in _conditions(norms, count, powers, leading):
         power.compare(condition, block, epochs[k], hits)
     times = [power.time(seen) for power in powers]
-    return Learnt(total, seen.astype(np.int64), times[0], times[1] if squares else None)
+    of_squares = np.where(seen == 0, np.nan, powers[1].sums) if squares else None
+    return Learnt(total, seen.astype(np.int64), times[0], times[1] if squares else None, of_squares)
 
 
 class _Running:

@@ -1,65 +1,224 @@
-"""The table of scores that a sample's logits and label give: `csl score` writes each of them for every epoch.
+"""The tables of scores: `COLUMNS` of an epoch, from a sample's logits and label, and `SCORES` over the epochs of a run.
 
-A new one is a function of at most 15 lines and a row of `SCORES`.
+`csl score` writes the columns from the logits of its own forward pass; `csl aggregate` reads each once and folds it.
+z are the logits, p = softmax(z), y the label that was scored; all are of eval mode and un-augmented. A new score is a
+row, whose function has at most 15 lines; the tests hold every row to its range and to its hard end.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from modeconn_cli.engine.datasets import Batch
-from modeconn_cli.engine.networks.cross_entropy import cross_entropy
-from modeconn_cli.engine.networks.forward import forward
+from modeconn_cli.engine.samples.folds import (
+    Deviation,
+    First,
+    Fold,
+    Forgotten,
+    Last,
+    Least,
+    Mean,
+    at,
+    windows,
+)
 from modeconn_cli.engine.training.evaluation import among
+
+WINDOW = 10  # epochs of a window of the dynamic uncertainty, as in the paper
+REAL = (-math.inf, math.inf)
+Columns = Mapping[str, np.ndarray]  # of one epoch, each [N]
 
 
 @dataclass(frozen=True)
-class SampleScore:
-    """`function` maps logits [B, C] and labels [B] to one value per sample, [B]; the logits come in float64.
+class Column:
+    """`function` maps logits z and probabilities p, float64 [B, C], and labels y, [B, 1], to a value per sample, [B].
 
-    `name` begins the names of its files, and no name may begin with `loss`, which those of csl do. `large` says which
-    samples have large values, hard or easy ones, or either where the label does not matter; `within` says what values
-    there are. The tests hold every row to both.
+    `large` says which samples have large values, hard or easy ones, or either; `within` says what values there are.
     """
 
     name: str
-    function: Callable[[Tensor, Tensor], Tensor]
-    paper: str
+    function: Callable[[Tensor, Tensor, Tensor], Tensor]
     large: Literal["hard", "easy", "either"]
     within: tuple[float, float]
 
-    def __post_init__(self) -> None:
-        if self.name.startswith("loss") and self.name != "loss":
-            raise ValueError(f"'{self.name}': the names of a score's files would be read as those of losses")
+
+def label_logit(z: Tensor, p: Tensor, y: Tensor) -> Tensor:  # noqa: ARG001
+    """z_y."""
+    return z.gather(1, y)[:, 0]
 
 
-SCORES = (
-    SampleScore(
-        "loss", cross_entropy, paper="Ravikumar et al. 2025, eq. 1", large="hard", within=(0.0, math.inf)
-    ),
+def other_logit(z: Tensor, p: Tensor, y: Tensor) -> Tensor:  # noqa: ARG001
+    """max_{j≠y} z_j; −∞ where there is no other class."""
+    return z.scatter(1, y, -torch.inf).amax(1)
+
+
+def label_prob(z: Tensor, p: Tensor, y: Tensor) -> Tensor:  # noqa: ARG001
+    """p_y."""
+    return p.gather(1, y)[:, 0]
+
+
+def correct(z: Tensor, p: Tensor, y: Tensor) -> Tensor:  # noqa: ARG001
+    """1 where the largest logit is the label's, 0 elsewhere; the first of equal ones, as accuracies count."""
+    hits = (z.argmax(1) == y[:, 0]).to(z.dtype)
+    return hits.masked_fill(z.isnan().any(1), torch.nan)
+
+
+def entropy(z: Tensor, p: Tensor, y: Tensor) -> Tensor:  # noqa: ARG001
+    """−Σ p log p, in nats."""
+    summands: Tensor = torch.special.entr(p)
+    return summands.sum(1)
+
+
+def el2n(z: Tensor, p: Tensor, y: Tensor) -> Tensor:  # noqa: ARG001
+    """‖p − onehot(y)‖₂; 1 − p_y is the sum of the others, which keeps its digits however well the sample is fitted."""
+    others = p.scatter(1, y, 0.0)
+    return (others.square().sum(1) + others.sum(1).square()).sqrt()
+
+
+COLUMNS = (
+    Column("label_logit", label_logit, "easy", REAL),
+    Column("other_logit", other_logit, "hard", REAL),
+    Column("label_prob", label_prob, "easy", (0.0, 1.0)),
+    Column("correct", correct, "easy", (0.0, 1.0)),
+    Column("entropy", entropy, "either", (0.0, math.inf)),
+    Column("el2n", el2n, "hard", (0.0, math.sqrt(2.0) * (1 + 1e-7))),  # rounded to float32
 )
 
 
 @torch.no_grad()
-def of_batch(
-    model: nn.Module, batch: Batch, classes: Tensor | None, names: Collection[str]
-) -> dict[str, Tensor]:
-    """The named scores of a batch, [B] each, in one forward pass; none is needed for no score.
-
-    With `classes`, ascending, they are over the logits of these alone; every label must be among them.
+def of_logits(logits: Tensor, labels: Tensor, classes: Tensor | None = None) -> dict[str, Tensor]:
+    """The columns of a batch, float64 [B] each on the CPU. With `classes`, ascending, over the logits of these alone;
+    every label must be among them.
     """
-    wanted = [score for score in SCORES if score.name in names]
-    if not wanted:
-        return {}
-    logits, labels = among(forward(model, batch.images), batch.labels, classes)
-    found = {score.name: score.function(logits.double(), labels).double() for score in wanted}
+    logits, labels = among(logits, labels, classes)
+    z, y = logits.double(), labels[:, None]
+    p = z.softmax(1)
+    found = {column.name: column.function(z, p, y) for column in COLUMNS}
     for name, values in found.items():
         if values.shape != labels.shape:
-            raise ValueError(f"the score '{name}' is {tuple(values.shape)} for {len(labels)} samples")
+            raise ValueError(f"the column '{name}' is {tuple(values.shape)} for {len(labels)} samples")
+    return {name: values.cpu() for name, values in found.items()}
+
+
+@dataclass(frozen=True)
+class Score:
+    """A score over epochs: `fold` of what `of` makes of the `needs`, columns of an epoch.
+
+    Without `fold` it is one of the sums and times of `losses`. `hard` is the end at which hard samples lie; `epochs`
+    says which it is of: all that were kept, the last, or one number.
+    """
+
+    name: str
+    formula: str  # in words
+    paper: str
+    hard: Literal["high", "low", "either"]
+    within: tuple[float, float]
+    needs: tuple[str, ...]
+    fold: Callable[[int], Fold] | None = None
+    of: Callable[[Columns], np.ndarray] = lambda columns: next(iter(columns.values()))
+    epochs: Literal["all", "last"] | int = "all"
+    least: int = 1  # epochs that it takes
+
+    def step(self, fold: Fold, epoch: int, columns: Columns, seen: np.ndarray) -> None:
+        """Take up an epoch."""
+        wanted = {name: columns[name].astype(np.float64) for name in self.needs}
+        fold.add(epoch, self.of(wanted), seen)
+
+
+def margin(columns: Columns) -> np.ndarray:
+    """z_y − max_{j≠y} z_j."""
+    found: np.ndarray = columns["label_logit"] - columns["other_logit"]
     return found
+
+
+def wrong(columns: Columns) -> np.ndarray:
+    """1 where the sample is misclassified."""
+    found: np.ndarray = 1.0 - columns["correct"]
+    return found
+
+
+def squared(columns: Columns) -> np.ndarray:
+    """‖p − onehot(y)‖₂²."""
+    return np.square(columns["el2n"])
+
+
+_CSL, _PLEISS = "Ravikumar et al. 2025", "Pleiss et al. 2020, arXiv:2001.10528"
+_MAPS, _EL2N = "Swayamdipta et al. 2020, arXiv:2009.10795", "Paul et al. 2021, arXiv:2107.07075"
+_TONEVA = "Toneva et al. 2019, arXiv:1812.05159"
+_LOGITS, _LOSS, _GRAD = ("label_logit", "other_logit"), ("loss",), ("loss_grad",)
+_POSITIVE, _SHARE = (0.0, math.inf), (0.0, 1.0)
+_NORM = (0.0, math.sqrt(2.0) * (1 + 1e-7))
+
+
+def scores(el2n_epoch: int) -> tuple[Score, ...]:
+    """The table; `el2n_epoch` is the one whose EL2N is the paper's."""
+    return (
+        Score(
+            "csl", "sum of the loss, with weight decay where it was scored so", _CSL, "high", _POSITIVE, _LOSS),
+        Score(
+            "csl_ce", "sum of the loss without weight decay", _CSL, "high", _POSITIVE, ("loss_ce",)),
+        Score(
+            "csl_per_epoch", "mean of the loss over the epochs since the class was seen", _CSL, "high", _POSITIVE,
+            _LOSS),
+        Score(
+            "final_loss", "loss at the last epoch, without weight decay where it was scored so", "", "high", _POSITIVE,
+            _LOSS, epochs="last"),
+        Score(
+            "lt", "1 − share of epochs whose running mean of the gradient norm is below tau", _CSL, "high", _SHARE,
+            _GRAD),
+        Score(
+            "lt_first_epoch", "first epoch whose running mean of the gradient norm is at most tau; never: ∞", _CSL,
+            "high", _POSITIVE, _GRAD),
+        Score(
+            "lt_first_epoch_sq", "the same with squared norms and the tau of the squares", _CSL, "high", _POSITIVE,
+            _GRAD),
+        Score(
+            "lt_stays", "first epoch from which on the running mean stays at most tau; never: ∞", "", "high",
+            _POSITIVE, _GRAD),
+        Score(
+            "csg", "sum of the squared norm of the loss's gradient by the input", _CSL, "high", _POSITIVE, _GRAD),
+        Score(
+            "aum", "mean of the margin, the label's logit minus the largest other one", _PLEISS, "low", REAL, _LOGITS,
+            Mean, margin),
+        Score(
+            "margin_last", "margin at the last epoch", _PLEISS, "low", REAL, _LOGITS, Last, margin, "last"),
+        Score(
+            "margin_min", "smallest margin", _PLEISS, "low", REAL, _LOGITS, Least, margin),
+        Score(
+            "confidence", "mean of the label's probability", _MAPS, "low", _SHARE, ("label_prob",), Mean),
+        Score(
+            "variability", "standard deviation (ddof 0) of the label's probability", _MAPS, "either", (0.0, 0.5),
+            ("label_prob",), Deviation),
+        Score(
+            "correctness", "share of epochs at which the sample is correct", _MAPS, "low", _SHARE, ("correct",), Mean),
+        Score(
+            "share_wrong", "1 − correctness", "", "high", _SHARE, ("correct",), Mean, wrong),
+        Score(
+            "el2n", "norm of probabilities minus one-hot label at one epoch", _EL2N, "high", _NORM, ("el2n",),
+            at(el2n_epoch), epochs=el2n_epoch),
+        Score(
+            "el2n_mean", "mean over epochs of that norm", "", "high", _NORM, ("el2n",), Mean),
+        Score(
+            "el2n_squared_mean", "mean over epochs of that norm's square", "", "high", (0.0, 2 * (1 + 1e-6)),
+            ("el2n",), Mean, squared),
+        Score(
+            "forgetting", "changes from correct to wrong between consecutive epochs; never correct: ∞", _TONEVA, "high",
+            _POSITIVE, ("correct",), Forgotten),
+        Score(
+            "first_learnt", "first epoch at which the sample is correct; never: ∞", _TONEVA, "high", _POSITIVE,
+            ("correct",), First),
+        Score(
+            "entropy", "entropy of the probabilities at the last epoch, in nats",
+            "Coleman et al. 2020, arXiv:1906.11829", "high", _POSITIVE, ("entropy",), Last, epochs="last"),
+        Score(
+            "entropy_mean", "mean over epochs of the entropy, in nats", "", "high", _POSITIVE, ("entropy",), Mean),
+        Score(
+            "dynamic_uncertainty", f"mean over all windows of {WINDOW} epochs of the standard deviation (ddof 0) of "
+            "the label's probability", "He et al. 2024, arXiv:2306.05175", "high", (0.0, 0.5), ("label_prob",),
+            windows(WINDOW), least=WINDOW),
+    )  # fmt: skip

@@ -56,6 +56,7 @@ class Spec:
         str, ...
     ] = ()  # values that have an effect where the inputs leave the others without any
     unless: str = ""  # the setting with which this one has no effect
+    gathers: bool = False  # of a flag that is given several times all values count, not the last alone
     repeats: bool = False  # a list may hold a value twice; elsewhere it would change nothing
     everywhere: bool = False  # scripts hand it to every command: where nothing reads it, it is not refused
     machine: bool = False  # files list it whatever they are about: only a flag or a variable counts as given

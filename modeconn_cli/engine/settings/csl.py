@@ -82,4 +82,5 @@ class CslAggregateSettings(FigureSettings, FolderSettings, EpochSettings, NameSe
         False,
         "arrays without ids hold sample 0, 1, 2 …, as the original scripts' do; without it no sample is named",
     )
+    el2n_epoch: int = setting(10, "epoch of the score el2n; the paper's are of about the tenth", low=0)
     num_samples: int = setting(10, "hardest and easiest samples that are drawn", low=1, change="free")

@@ -39,7 +39,11 @@ class NetworkSettings(Settings):
         (), "shape C,H,W of an input where neither data nor checkpoint say it", low=1, repeats=True, rare=True
     )
     model_arg: tuple[str, ...] = setting(
-        (), "argument of the network's factory, key=value, comma-listed", repeats=True, rare=True
+        (),
+        "argument of the network's factory, key=value, comma-listed",
+        repeats=True,
+        gathers=True,
+        rare=True,
     )
 
     @property

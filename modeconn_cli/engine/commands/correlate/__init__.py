@@ -38,7 +38,7 @@ from modeconn_cli.engine.results.figures import about, said_beside
 from modeconn_cli.engine.results.records import Record
 from modeconn_cli.engine.settings.correlate import CorrelateSettings
 from modeconn_cli.engine.settings.shared import in_every_format
-from modeconn_cli.engine.statistics import Correlation, auroc, correlations
+from modeconn_cli.engine.statistics import Correlation, auroc, average_precision, correlations
 
 PER_SAMPLE, PARQUET, SUMMARY = "per_sample.csv", "per_sample.parquet", "correlate_summary.json"
 CORRELATIONS, AUROC = "correlations.csv", "auroc.csv"
@@ -67,8 +67,8 @@ class Metric:
 
 @dataclass(frozen=True)
 class Auroc:
-    """The chance that a flagged sample has the larger value, and its standard error, over the `n` samples with both;
-    `flagged` of them are flagged.
+    """The chance that a flagged sample has the larger value, its standard error, and the average precision of the
+    samples with the largest values first, over the `n` samples with both; `flagged` of them are flagged.
     """
 
     flag: str
@@ -77,6 +77,7 @@ class Auroc:
     auroc: float | None
     stderr: float | None
     n: int
+    average_precision: float | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -254,7 +255,8 @@ def _compare_names(names: Mapping[int, str], classes: pd.Series | None, runtime:
 
 def _auroc(marks: pd.Series, values: pd.Series) -> Auroc:
     known = marks.notna()
-    found = auroc(values[known].to_numpy(), marks[known].to_numpy())
+    both = values[known].to_numpy(), marks[known].to_numpy()
+    found = auroc(*both)
     return Auroc(
         flag=str(marks.name),
         flagged=found.positive,
@@ -262,6 +264,7 @@ def _auroc(marks: pd.Series, values: pd.Series) -> Auroc:
         auroc=found.value,
         stderr=found.stderr,
         n=found.n,
+        average_precision=average_precision(*both),
     )
 
 

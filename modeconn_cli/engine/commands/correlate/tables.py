@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 import pandas as pd
@@ -13,7 +12,6 @@ from modeconn_cli.engine.commands.correlate.join import CATEGORY, METRICS, SPLIT
 from modeconn_cli.engine.results import files
 from modeconn_cli.engine.results.listing import FILE
 
-ROWS = 4096  # written at a time
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 _DECIMALS, _DIGITS = 6, 1e9  # so many decimals of numbers so large are told apart by 15 digits
 
@@ -50,23 +48,18 @@ def per_sample(joined: Joined, category: pd.Series, of_files: pd.Series | None) 
 def write_csv(path: Path, table: pd.DataFrame, joined: Joined) -> None:
     """Write the table of samples, a row each."""
     formats = {name: _format(table[name], name in joined.metrics) for name in table}
-    line = ",".join({**formats, SPLIT: joined.split}.values()) + "\n"
-    header = files.csv_text([safe(name) for name in table.columns], [])
     cells = table.drop(columns=SPLIT)
     for name in (CATEGORY, FILE):
         if name in cells:
             cells[name] = cells[name].cat.rename_categories(_quoted).astype(object)
 
-    def write(stream: IO[bytes]) -> None:
-        stream.write(header.encode())
-        for begin in range(0, len(cells), ROWS):
-            rows = cells.iloc[begin : begin + ROWS]
-            # One format for thousands of rows: a quarter of the time of `to_csv`, which makes a string of each number
-            # and knows one format for all columns.
-            text = (line * len(rows)) % tuple(rows.to_numpy(object).ravel())
-            stream.write(text.replace(",nan", ",").encode())
-
-    files.atomic_write(path, write)
+    files.write_rows(
+        path,
+        [safe(name) for name in table.columns],
+        list({**formats, SPLIT: joined.split}.values()),
+        len(cells),
+        lambda rows: cells.iloc[rows].to_numpy(object),
+    )
 
 
 def write_parquet(path: Path, table: pd.DataFrame, joined: Joined) -> None:

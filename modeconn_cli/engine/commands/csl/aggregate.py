@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from modeconn_cli.engine import datasets, names
-from modeconn_cli.engine.commands.csl import figures, inputs
+from modeconn_cli.engine.commands.csl import figures, inputs, table
 from modeconn_cli.engine.commands.csl.inputs import Drawn, RunArrays
 from modeconn_cli.engine.commands.csl.naming import IDS
 from modeconn_cli.engine.errors import OutputError
@@ -68,9 +68,12 @@ class CslAggregateResult(Record):
 
 @dataclass(frozen=True)
 class _Metrics:
-    """Per-sample `values`, float64 [N], by the name of their file, in the order of the run's ids."""
+    """Per-sample `values`, float64 [N], by the name of their file, in the order of the run's ids; `further` are those
+    that the same passes give and that have no file of their own.
+    """
 
     values: dict[str, np.ndarray]
+    further: dict[str, np.ndarray]
     learnt: LearningTime | None
     squared: LearningTime | None
 
@@ -115,6 +118,7 @@ def run(settings: CslAggregateSettings, runtime: Runtime) -> CslAggregateResult 
         *(name.aggregated(array) for array in ARRAYS),
         *(each for figure in documented for each in in_every_format(figure)),
         name.aggregated("metrics", ".json"),
+        *(name.aggregated(table.STEM, ending) for ending in table.ENDINGS),
         name.aggregated(listing.STEM, ".csv"),
     ]
     how: dict[str, Any] = {
@@ -125,9 +129,7 @@ def run(settings: CslAggregateSettings, runtime: Runtime) -> CslAggregateResult 
     }
     noise = found.label_noise(runtime)
     with jobs.opened(settings, folder, "csl aggregate", runtime, **how) as job:
-        if job.complete and not all(
-            (folder / name.aggregated(each)).exists() for each in _arrays(found, settings)
-        ):
+        if job.complete and not all((folder / each).exists() for each in _made(found, settings)):
             job.reopen()  # an earlier version has finished it without them
         metrics_file = folder / name.aggregated("metrics", ".json")
         kept = job.found(CslAggregateResult, metrics_file, settings, "num_samples")
@@ -139,7 +141,10 @@ def run(settings: CslAggregateSettings, runtime: Runtime) -> CslAggregateResult 
         assert metrics.values.keys() == set(_arrays(found, settings)), "a finished job would lack the others"
         result = _result(settings, folder, found, metrics, noise, drawn)
         if not job.complete:
+            known = {each: metrics.score(each) for each in metrics.values} | metrics.further
+            scored = table.measured(found, settings, known)
             _write(folder, found, metrics.values, result, anew=job.anew(settings))
+            table.write(folder, found, scored, noise, result.losses)
             _draw(settings, data, found, metrics, noise, drawn, runtime)
             stale = {each for figure in documented for each in in_every_format(figure)}
             stale -= {path.name for path in drawn}
@@ -163,14 +168,20 @@ def _arrays(found: RunArrays, settings: CslAggregateSettings) -> list[str]:
     return [name for name, there in conditions.items() if there]
 
 
+def _made(found: RunArrays, settings: CslAggregateSettings) -> list[str]:
+    """What a finished job has at least, by the names of its files."""
+    tables = [found.named.aggregated(table.STEM, ending) for ending in table.ENDINGS]
+    return [*(found.named.aggregated(each) for each in _arrays(found, settings)), *tables]
+
+
 def _measured(found: RunArrays, settings: CslAggregateSettings, runtime: Runtime) -> _Metrics:
     count, unseen = found.count, settings.class_order is not None
     if settings.class_order is not None:
         read_order(settings.class_order)
-    grads, learnt = found.grads, None
+    grads, learnt, final = found.grads, None, table.Final(found)
     if grads is not None:
         learnt = learning_time(
-            lambda: found.values(grads),
+            lambda: final.heard(grads) if grads == found.losses else found.values(grads),
             found.epochs,
             count,
             squares=found.summary.get("grad") == "input",  # the norms are the paper's, which squares them
@@ -179,7 +190,7 @@ def _measured(found: RunArrays, settings: CslAggregateSettings, runtime: Runtime
     if learnt is not None and grads == found.losses:
         csl, epochs = learnt.total, learnt.epochs
     else:
-        csl, epochs = cumulative_loss(found.values(found.losses), count, skip_unseen=unseen)
+        csl, epochs = cumulative_loss(final.heard(found.losses), count, skip_unseen=unseen)
     values: dict[str, np.ndarray] = {"csl": csl}
     never = epochs == 0
     if unseen:
@@ -192,18 +203,21 @@ def _measured(found: RunArrays, settings: CslAggregateSettings, runtime: Runtime
             f"{bad:,} samples have a NaN or an infinity among their losses, and so has their CSL{hint}"
         )
     if found.ce is not None:
-        values["csl_ce"], _ = cumulative_loss(found.values(found.ce), count, skip_unseen=unseen)
+        values["csl_ce"], _ = cumulative_loss(final.heard(found.ce), count, skip_unseen=unseen)
     if unseen:
         # Without the decay, which is another sum for other epochs.
         values["csl_per_epoch"] = values.get("csl_ce", csl) / np.where(never, 1, epochs)
+    further = {"final_loss": final.values()}
     if learnt is None:
-        return _Metrics(values, None, None)
+        return _Metrics(values, further, None, None)
     plain = learnt.plain
     values |= {"lt": plain.lt, "lt_first_epoch": plain.first, "lt_stays": plain.stays}
     if learnt.squared is not None:
         values["lt_first_epoch_sq"] = learnt.squared.first
+    if learnt.squares is not None and not found.stand_ins:
+        further["csg"] = learnt.squares
     _check_learnt(found, plain, int(never.sum()), runtime)
-    return _Metrics(values, plain, learnt.squared)
+    return _Metrics(values, further, plain, learnt.squared)
 
 
 def _check_learnt(found: RunArrays, plain: LearningTime, never: int, runtime: Runtime) -> None:

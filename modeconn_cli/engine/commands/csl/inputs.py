@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ class RunArrays:
 
     `ids` int64 [N] are places in the arrays where no file names the samples; `named_ids`: they may be taken for ids.
     `own_ids` are the files that name an array's own samples, where every epoch has one; the others are NaN there.
+    `dynamics` are the files of the columns of `samples/scores.py`, None where an epoch has none.
     `named` is what its results are called after, `summary` what the scoring says of itself, where it has left one.
     """
 
@@ -43,6 +44,7 @@ class RunArrays:
     losses: list[Path]
     grads: list[Path] | None
     ce: list[Path] | None
+    dynamics: list[Path] | None
     ids: np.ndarray
     named_ids: bool
     stand_ins: list[int]  # epochs whose losses stand for missing gradient norms
@@ -56,6 +58,11 @@ class RunArrays:
 
     @property
     def files(self) -> list[Path]:
+        return [*self.vectors, *(self.dynamics or ())]
+
+    @property
+    def vectors(self) -> list[Path]:
+        """The arrays of one value per sample."""
         return [*self.losses, *(self.grads or ()), *(self.ce or ())]
 
     def values(self, paths: list[Path]) -> Iterator[np.ndarray]:
@@ -69,6 +76,23 @@ class RunArrays:
             whole[:] = np.nan
             whole[np.searchsorted(self.ids, ids)] = arrays.read(path, len(ids))
             yield whole
+
+    def columns(self, names: Collection[str]) -> Iterator[dict[str, np.ndarray]]:
+        """Columns [N] of one epoch after the other, each file read once.
+
+        Raises InputError for a file that does not hold them, or not of these samples.
+        """
+        for path in self.dynamics or ():
+            with arrays.npz(path) as archive:
+                if lacking := [name for name in names if name not in archive]:
+                    raise InputError(f"'{path}' has no column {', '.join(lacking)}", "score its epoch again")
+                found = {name: archive[name] for name in names}
+            for name, values in found.items():
+                if values.shape != (self.count,) or values.dtype.kind != "f":
+                    raise InputError(
+                        f"'{path}' holds {values.dtype} {values.shape} as {name}, expected float ({self.count},)"
+                    )
+            yield found
 
     def of_samples(self, paths: list[Path], places: np.ndarray) -> np.ndarray:
         """The values [E, samples] of a few samples; where all arrays have them in one order, nothing else is read."""
@@ -126,7 +150,7 @@ def find(settings: CslAggregateSettings, runtime: Runtime) -> RunArrays:
         noise=settings.noise_level,
         scheme=settings.scheme,
     )
-    losses, ce = found.files["loss"], found.files["loss_ce"]
+    losses, ce, dynamics = (found.files[kind] for kind in ("loss", "loss_ce", naming.DYNAMICS))
     if not settings.allow_missing:
         _check_made(found, settings)
     epochs, missing = between(
@@ -163,6 +187,7 @@ def find(settings: CslAggregateSettings, runtime: Runtime) -> RunArrays:
         losses=[losses[epoch] for epoch in epochs],
         grads=grads,
         ce=[ce[epoch] for epoch in epochs] if all(epoch in ce for epoch in epochs) else None,
+        dynamics=None if by_epoch or set(epochs) - set(dynamics) else [dynamics[epoch] for epoch in epochs],
         ids=ids,
         named_ids=named_ids,
         stand_ins=stand_ins,
@@ -174,7 +199,7 @@ def find(settings: CslAggregateSettings, runtime: Runtime) -> RunArrays:
             if epoch in found.files[kind]
         },
     )
-    for path in run.files:
+    for path in run.vectors:
         own = run.own_ids.get(path)
         arrays.read(path, run.count if own is None else len(arrays.read_ids(own)))
     manifest.check([*run.files, folder / found.run.aggregated(listing.STEM, ".csv")], JOBS)

@@ -2,7 +2,8 @@
 
 long   loss_<dataset>_run<r>_epoch_<e>_noise_<n>.npy
 short  loss_<dataset>_epoch_<e>.npy
-Gradient norms are `loss_grad_…`, losses without weight decay `loss_ce_…`.
+Gradient norms are `loss_grad_…`, losses without weight decay `loss_ce_…`; the columns of an epoch's logits are all in
+one `dynamics_….npz`.
 """
 
 from __future__ import annotations
@@ -14,10 +15,10 @@ from typing import Literal
 
 from modeconn_cli.engine.datasets import name_of
 from modeconn_cli.engine.errors import InputError, SettingsError, did_you_mean, must_exist
-from modeconn_cli.engine.samples.scores import SCORES
 
 Scheme = Literal["long", "short"]
-KINDS = ("loss", "loss_grad", "loss_ce")
+DYNAMICS = "dynamics"
+KINDS = ("loss", "loss_grad", "loss_ce", DYNAMICS)
 
 IDS = "sample_ids.npy"
 EPOCH_IDS = "sample_ids_epoch_{}.npy"  # of an epoch's own samples, as the original's arrays have them
@@ -26,9 +27,9 @@ LABEL_NOISE = "label_noise"  # of the run that was scored, .csv
 
 # Kinds in this order: `loss` would take the others for data sets.
 _LONG = re.compile(
-    r"(loss_grad|loss_ce|loss)_(.+)_run(\d+)_epoch_(\d+)_noise_(\d+(?:\.\d+)?(?:e-?\d+)?)\.npy"
+    r"(loss_grad|loss_ce|loss|dynamics)_(.+)_run(\d+)_epoch_(\d+)_noise_(\d+(?:\.\d+)?(?:e-?\d+)?)(\.np[yz])"
 )
-_SHORT = re.compile(r"(loss_grad|loss_ce|loss)_(.+)_epoch_(\d+)\.npy")
+_SHORT = re.compile(r"(loss_grad|loss_ce|loss|dynamics)_(.+)_epoch_(\d+)(\.np[yz])")
 
 
 @dataclass(frozen=True)
@@ -45,9 +46,10 @@ class RunName:
 
     def per_epoch(self, kind: str, epoch: int | Literal["*"]) -> str:
         """The array of an epoch; with `*` a glob for those of all epochs."""
+        suffix = _suffix(kind)
         if self.run_idx is None:
-            return f"{kind}_{self.dataset}_epoch_{epoch}.npy"
-        return f"{kind}_{self.dataset}_run{self.run_idx}_epoch_{epoch}_noise_{self.noise:g}.npy"
+            return f"{kind}_{self.dataset}_epoch_{epoch}{suffix}"
+        return f"{kind}_{self.dataset}_run{self.run_idx}_epoch_{epoch}_noise_{self.noise:g}{suffix}"
 
     def aggregated(self, what: str, suffix: str = ".npy") -> str:
         """`csl_<dataset>_run<r>_noise_<n>.npy`; run 1 and noise 0 where the short names do not say."""
@@ -56,9 +58,7 @@ class RunName:
 
     def patterns(self) -> list[str]:
         """Globs of the run's per-epoch files."""
-        return [
-            self.per_epoch(kind, "*") for kind in dict.fromkeys((*KINDS, *(score.name for score in SCORES)))
-        ]
+        return [self.per_epoch(kind, "*") for kind in KINDS]
 
     @property
     def key(self) -> str:
@@ -73,15 +73,21 @@ class RunName:
         return f"{self.dataset}, run {self.run_idx}, noise {self.noise:g}"
 
 
+def _suffix(kind: str) -> str:
+    return ".npz" if kind == DYNAMICS else ".npy"
+
+
 def parse(name: str) -> tuple[RunName, str, int] | None:
     """Run, kind and epoch that a file name says; None for other files."""
     if found := _LONG.fullmatch(name):
-        kind, dataset, run_idx, epoch, noise = found.groups()
-        return RunName(dataset, int(run_idx), float(noise)), kind, int(epoch)
-    if found := _SHORT.fullmatch(name):
-        kind, dataset, epoch = found.groups()
-        return RunName(dataset, None, None), kind, int(epoch)
-    return None
+        kind, dataset, run_idx, epoch, noise, suffix = found.groups()
+        run = RunName(dataset, int(run_idx), float(noise))
+    elif found := _SHORT.fullmatch(name):
+        kind, dataset, epoch, suffix = found.groups()
+        run = RunName(dataset, None, None)
+    else:
+        return None
+    return (run, kind, int(epoch)) if suffix == _suffix(kind) else None
 
 
 @dataclass(frozen=True)

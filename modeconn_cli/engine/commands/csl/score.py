@@ -1,8 +1,8 @@
 """`mcx csl score`: loss and gradient norm of every sample at every checkpoint of a run.
 
 Losses are cross-entropies in eval mode on un-augmented images, with the weight decay term that the document adds;
-without it they are written beside. Source: Ravikumar et al. 2025; the definitions are those of the CSL framework's
-document.
+without it they are written beside. From the same logits come the columns of `samples/scores.py`, in one file per epoch.
+Source: Ravikumar et al. 2025; the definitions are those of the CSL framework's document.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 import numpy as np
 from torch import Tensor
 
-from modeconn_cli.engine.commands.csl.naming import IDS, LABEL_NOISE, SUMMARY, RunName
+from modeconn_cli.engine.commands.csl.naming import DYNAMICS, IDS, LABEL_NOISE, SUMMARY, RunName
 from modeconn_cli.engine.datasets import Batch
 from modeconn_cli.engine.machine.runtime import Runtime
 from modeconn_cli.engine.networks import weights
@@ -46,7 +46,7 @@ class EpochScore(ScoredEpoch):
     nonfinite: int
     skipped: int  # samples whose class had not been seen
     grad_method: str
-    means: dict[str, float | None] = field(default_factory=dict)  # of the further scores of the table
+    means: dict[str, float | None] = field(default_factory=dict)  # of the columns
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,7 +120,7 @@ class Decay:
 
 
 class _Losses(Measure[CslScoreSettings, EpochScore, CslScoreResult]):
-    """The scores of the table and the gradient norms of samples."""
+    """The losses, the columns of the table and the gradient norms of samples."""
 
     row, record, ids = EpochScore, CslScoreResult, IDS
 
@@ -137,8 +137,8 @@ class _Losses(Measure[CslScoreSettings, EpochScore, CslScoreResult]):
             self.label_noise.name,
             self.listed,
         ]  # all runs share the ids
-        self.further = [each.name for each in scores.SCORES if each.name != "loss"]
-        self.columns = ("loss", *self.further, *(() if settings.grad == "none" else ("loss_grad",)))
+        self.dynamics = tuple(column.name for column in scores.COLUMNS)
+        self.columns = ("loss", *self.dynamics, *(() if settings.grad == "none" else ("loss_grad",)))
         self.decay = Decay.of(settings, run)
         self._decay_terms: tuple[float, float] | None = None
 
@@ -159,7 +159,6 @@ class _Losses(Measure[CslScoreSettings, EpochScore, CslScoreResult]):
             f"score {len(run.samples):,} samples ({self.settings.split}) of {run.data.name} at "
             f"{len(run.checkpoints)} epochs of {run.arch.model} on {self.runtime.device}: losses with "
             f"{self.decay.words()}, gradient norm: {self.settings.grad}"
-            + (f", {', '.join(self.further)}" if self.further else "")
         )
 
     def begin(self) -> None:
@@ -173,7 +172,7 @@ class _Losses(Measure[CslScoreSettings, EpochScore, CslScoreResult]):
         classes = self.run.seen.classes
         found = self._gradients.score(batch.images, batch.labels, classes)
         columns: dict[str, Tensor] = {"loss": found.losses}
-        columns |= scores.of_batch(self.run.model, batch, classes, self.further)
+        columns |= scores.of_logits(found.logits, batch.labels, classes)
         squares = found.squares
         if squares is not None:
             if found.inner is not None and self._decay_terms is not None:
@@ -186,7 +185,7 @@ class _Losses(Measure[CslScoreSettings, EpochScore, CslScoreResult]):
         kinds = ["loss"]
         kinds += ["loss_ce"] if self.decay.wd else []
         kinds += ["loss_grad"] if self.settings.grad != "none" else []
-        return {k: self.folder / self.named.per_epoch(k, epoch) for k in (*kinds, *self.further)}
+        return {k: self.folder / self.named.per_epoch(k, epoch) for k in (*kinds, DYNAMICS)}
 
     def files(self, epoch: int) -> list[Path]:
         return list(self._paths(epoch).values())
@@ -197,9 +196,16 @@ class _Losses(Measure[CslScoreSettings, EpochScore, CslScoreResult]):
         shift = self.decay.wd * self.decay.factor * squares
         values = {**whole, "loss": losses + shift, "loss_ce": losses}
         for kind, path in self._paths(checkpoint.epoch).items():
-            files.write_array(path, np.asarray(values[kind], dtype=np.float32))
+            if kind != DYNAMICS:
+                files.write_array(path, np.asarray(values[kind], dtype=np.float32))
+                continue
+            columns = {name: np.asarray(whole[name], dtype=np.float32) for name in self.dynamics}
+            files.write_arrays(path, columns, remember=True)
         wanted = self.run.seen.of(losses)
-        broken = {kind: int((~np.isfinite(self.run.seen.of(column))).sum()) for kind, column in whole.items()}
+        told = {
+            kind: column for kind, column in whole.items() if kind not in self.dynamics
+        }  # whose NaN are the loss's
+        broken = {kind: int((~np.isfinite(self.run.seen.of(column))).sum()) for kind, column in told.items()}
         for kind in (kind for kind, count in broken.items() if count):
             self.runtime.warn(
                 f"epoch {checkpoint.epoch}: {broken[kind]:,} values of {kind} are NaN or infinite; they are kept as "
@@ -211,7 +217,7 @@ class _Losses(Measure[CslScoreSettings, EpochScore, CslScoreResult]):
             mean_loss=_mean(losses),
             mean_grad=_mean(norms),
             nonfinite=broken["loss"],
-            means={name: _mean(whole[name]) for name in self.further},
+            means={name: _mean(whole[name]) for name in self.dynamics},
             skipped=len(losses) - len(wanted),
             grad_method=self._gradients.method,
         )

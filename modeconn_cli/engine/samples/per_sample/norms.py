@@ -28,11 +28,36 @@ Gradient = Literal["param", "input", "none"]
 
 @dataclass(frozen=True)
 class Scores:
-    """Scores of N samples, float64 [N] on the CPU: cross-entropy in nats, ‖∇ℓ_i‖², ⟨θ, ∇ℓ_i⟩; None if not asked for."""
+    """Scores of N samples, float64 [N] on the CPU: cross-entropy in nats, ‖∇ℓ_i‖², ⟨θ, ∇ℓ_i⟩; None if not asked for.
+
+    `logits` [N, classes] are those that they are of, all classes on the model's device.
+    """
 
     losses: Tensor
     squares: Tensor | None
     inner: Tensor | None
+    logits: Tensor
+
+
+class _Kept:
+    """A loss that keeps the logits it is told of: every way to gradients asks for the targets of all rows once."""
+
+    def __init__(self, loss: CrossEntropy) -> None:
+        self._loss, self._logits = loss, torch.empty(0)
+        self.losses = loss.losses
+
+    def targets(self, logits: Tensor, rows: slice) -> Tensor:
+        if not len(self._logits):
+            self._logits = torch.full(
+                (len(self._loss.labels), logits.shape[1]), torch.nan, dtype=logits.dtype, device=logits.device
+            )
+        self._logits[rows] = logits.detach()
+        return self._loss.targets(logits, rows)
+
+    @property
+    def logits(self) -> Tensor:
+        """[N, classes]; NaN where no row was told of."""
+        return self._logits
 
 
 class PerSample:
@@ -86,21 +111,24 @@ class PerSample:
         """
         loss = CrossEntropy(labels, classes)
         if self._gradients is not None:
+            kept = _Kept(loss)
             found = self._gradients.reduce(
-                images, loss, lambda: _Norms(len(images), images.device, self.trainable, self._wants_inner)
+                images, kept, lambda: _Norms(len(images), images.device, self.trainable, self._wants_inner)
             )
             inner = found.inner.cpu() if self._wants_inner else None
-            return Scores(found.losses.cpu(), found.squares.cpu(), inner)
+            return Scores(found.losses.cpu(), found.squares.cpu(), inner, kept.logits)
         if self.gradient == "none":
             with torch.no_grad():
-                return Scores(loss.losses(forward(self.model, images), labels).cpu(), None, None)
+                logits = forward(self.model, images)
+                return Scores(loss.losses(logits, labels).cpu(), None, None, logits)
         inputs = images.detach().requires_grad_()
         with frozen(self.trainable), torch.enable_grad(), guard(NO_GRADIENT):
             with one_sample.exact(inputs):
                 logits = self.model(inputs.clone())  # some networks write into their input
             losses = loss.losses(logits, labels)
             (gradient,) = torch.autograd.grad(losses.sum(), inputs)
-        return Scores(losses.detach().cpu(), gradient.flatten(1).double().square().sum(1).cpu(), None)
+        squares = gradient.flatten(1).double().square().sum(1).cpu()
+        return Scores(losses.detach().cpu(), squares, None, logits.detach())
 
 
 class _Norms(Reduction):

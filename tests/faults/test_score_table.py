@@ -1,0 +1,248 @@
+"""The table of scores of an own trained network, against a plain loop, and what becomes of arrays that lack parts."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import shutil
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import torch.nn.functional as F
+
+from faults.commands import OWN
+from modeconn_cli.engine import datasets
+from modeconn_cli.engine.settings.shared import DataSettings
+
+NAMES = "data_run1_noise_0"
+TABLE, SAID = f"scores_{NAMES}.csv", f"scores_{NAMES}.json"
+SCORE = ("csl", "score", "--checkpoint-dir", "runs/seed0", *OWN, "-q")
+AGGREGATE = ("csl", "aggregate", "--input-dir")
+
+
+def dynamics(folder: str, epoch: int) -> Path:
+    return Path(folder, f"dynamics_data_run1_epoch_{epoch}_noise_0.npz")
+
+
+def table(folder: str) -> pd.DataFrame:
+    return pd.read_csv(Path(folder, TABLE), index_col="sample_id")
+
+
+def said(folder: str) -> dict:
+    document: dict = json.loads(Path(folder, SAID).read_text())
+    return document
+
+
+def looped(here: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[np.ndarray, np.ndarray]:
+    """Logits [E, N, C] in float64, one sample at a time, and labels [N]."""
+    monkeypatch.syspath_prepend(here)
+    model = importlib.import_module("mixnet").net().double().eval()
+    data = datasets.load(DataSettings(dataset="data.npz"), torch.device("cpu")).split("all-train")
+    logits = []
+    for epoch in range(3):
+        model.load_state_dict(
+            torch.load(f"runs/seed0/checkpoint-{epoch}.pt", weights_only=True)["model_state"]
+        )
+        with torch.no_grad():
+            logits.append([model(batch.images.double())[0].tolist() for batch in data.batches(1)])
+    return np.array(logits), data.labels.numpy()
+
+
+def test_every_score_is_that_of_a_plain_loop_in_float64(
+    mcx: Callable, here: Path, undrawn: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logits, y = looped(here, monkeypatch)
+    assert mcx(*SCORE, "--weight-decay", "0", "--grad", "input", "--output-dir", "own").code == 0
+    done = mcx(*AGGREGATE, "own", "--output-dir", "out", "--el2n-epoch", "1")
+    assert done.code == 0, done.err
+    found, expected = table("out"), dict[str, list[float]]()
+    for i in range(len(y)):
+        z = torch.tensor(logits[:, i])
+        p, label = z.softmax(1), int(y[i])
+        margins = [float(row[label] - max(v for j, v in enumerate(row) if j != label)) for row in z]
+        right = [int(row.argmax()) == label for row in z]
+        el2n = [float((row - F.one_hot(torch.tensor(label), 3)).norm()) for row in p]
+        own, losses = p[:, label].numpy(), [float(F.cross_entropy(row, torch.tensor(label))) for row in z]
+        entropies = [-float((row * row.log()).sum()) for row in p]
+        one = {
+            "csl": sum(losses),
+            "final_loss": losses[-1],
+            "aum": np.mean(margins),
+            "margin_last": margins[-1],
+            "margin_min": min(margins),
+            "confidence": own.mean(),
+            "variability": own.std(),
+            "correctness": np.mean(right),
+            "share_wrong": 1 - np.mean(right),
+            "el2n": el2n[1],
+            "el2n_mean": np.mean(el2n),
+            "el2n_squared_mean": np.mean(np.square(el2n)),
+            "forgetting": sum(a and not b for a, b in pairwise(right)) if any(right) else np.inf,
+            "first_learnt": right.index(True) if any(right) else np.inf,
+            "entropy": entropies[-1],
+            "entropy_mean": np.mean(entropies),
+        }
+        for name, value in one.items():
+            expected.setdefault(name, []).append(float(value))
+    for name, values in expected.items():
+        np.testing.assert_allclose(found[name], values, rtol=1e-5, atol=2e-6, err_msg=name)
+    norms = [np.load(f"own/loss_grad_data_run1_epoch_{e}_noise_0.npy").astype(np.float64) for e in range(3)]
+    np.testing.assert_allclose(found["csg"], sum(np.square(each) for each in norms), rtol=1e-6)
+    document = said("out")
+    assert [each["name"] for each in document["scores"]] == list(found.columns)
+    assert {each["name"] for each in document["absent"]} == {"csl_ce", "csl_per_epoch", "dynamic_uncertainty"}
+    assert document["epochs"] == [0, 1, 2]
+    assert len(np.unique(found["aum"])) > 50, "values in another order would be seen"
+
+
+@pytest.mark.parametrize("grad", ["param", "input", "none"])
+def test_columns_come_from_the_pass_of_the_gradients_whatever_these_are_by(
+    mcx: Callable, here: Path, grad: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logits, y = looped(here, monkeypatch)
+    assert mcx(*SCORE, "--grad", grad, "--batch-size", "16", "--output-dir", "own").code == 0
+    for epoch in range(3):
+        with np.load(dynamics("own", epoch)) as file:
+            found = dict(file)
+        assert {each.dtype for each in found.values()} == {np.dtype(np.float32)}
+        np.testing.assert_allclose(
+            found["label_logit"], logits[epoch][np.arange(len(y)), y], rtol=1e-4, atol=2e-6
+        )
+        assert np.array_equal(found["correct"], logits[epoch].argmax(1) == y)
+
+
+def test_scores_of_older_folders_are_absent_and_say_why(mcx: Callable, here: Path, undrawn: None) -> None:
+    shutil.rmtree("losses/.mcx")
+    dynamics("losses", 1).unlink()
+    assert mcx(*AGGREGATE, "losses", "--output-dir", "out").code == 0
+    assert list(table("out").columns) == ["csl", "csl_ce", "final_loss", "lt", "lt_first_epoch", "lt_stays"]
+    absent = {each["name"]: each["why"] for each in said("out")["absent"]}
+    assert "dynamics_*.npz" in absent["aum"]
+    assert "--grad input" in absent["csg"]
+
+
+def test_a_lost_file_of_columns_is_missed_where_a_scoring_had_made_it(mcx: Callable, here: Path) -> None:
+    dynamics("losses", 1).unlink()
+    done = mcx(*AGGREGATE, "losses", "--output-dir", "out")
+    assert (done.code, "is missing, which mcx csl score had made" in done.err) == (3, True)
+    assert mcx(*AGGREGATE, "losses", "--output-dir", "out", "--allow-missing").code == 0
+
+
+def test_an_older_job_folder_is_scored_anew_and_has_the_same_losses(mcx: Callable, here: Path) -> None:
+    """As before there were columns: the log knows of three files an epoch."""
+    (log,) = Path("losses/.mcx").glob("csl-score*/scored.jsonl")
+    rows = [json.loads(line) for line in log.read_text().splitlines()]
+    log.write_text("".join(json.dumps({**row, "sizes": row["sizes"][:-1]}) + "\n" for row in rows))
+    before = {path.name: path.read_bytes() for path in Path("losses").glob("*.np[yz]")}
+    for path in Path("losses").glob("dynamics_*"):
+        path.unlink()
+    done = mcx(*SCORE, "--output-dir", "losses", "--json")
+    assert (done.code, json.loads(done.out)["scored"]) == (0, 3), done.err
+    assert {path.name: path.read_bytes() for path in Path("losses").glob("*.np[yz]")} == before
+
+
+def damaged(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[200] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (damaged, "dynamics_data_run1_epoch_1_noise_0.npz"),
+        (lambda path: np.savez(path, correct=np.zeros(60, dtype=np.float32)), "has no column label_logit"),
+        (lambda path: path.write_bytes(b"PK\3\4"), "is not a readable .npz file"),
+    ],
+)
+def test_columns_that_are_broken_are_named_and_nothing_is_written(
+    mcx: Callable, here: Path, undrawn: None, change: Callable[[Path], None], message: str
+) -> None:
+    shutil.rmtree("losses/.mcx")
+    change(dynamics("losses", 1))
+    done = mcx(*AGGREGATE, "losses", "--output-dir", "out")
+    assert (done.code, done.out, message in done.err) == (3, "", True), done.err
+    assert list(Path("out").glob("*.csv")) == []
+
+
+def test_gaps_between_epochs_and_columns_that_are_no_numbers(
+    mcx: Callable, here: Path, undrawn: None
+) -> None:
+    shutil.rmtree("losses/.mcx")
+    for path in Path("losses").glob("*_epoch_1_*"):
+        path.unlink()
+    with np.load(dynamics("losses", 2)) as file:
+        columns = dict(file)
+    columns = {
+        name: np.where(np.arange(60) == 7, np.nan, values).astype(np.float32)
+        for name, values in columns.items()
+    }
+    np.savez(dynamics("losses", 2), **columns)
+    done = mcx(*AGGREGATE, "losses", "--output-dir", "out", "--step", "2")
+    assert done.code == 0, done.err
+    found, document = table("out"), said("out")
+    assert document["epochs"] == [0, 2]
+    assert np.flatnonzero(found["aum"].isna()).tolist() == [7]
+    assert {
+        each["nan"] for each in document["scores"] if each["name"] in ("aum", "forgetting", "el2n_mean")
+    } == {1}
+
+
+def test_the_table_is_a_source_of_metrics(mcx: Callable, here: Path, undrawn: None) -> None:
+    assert mcx(*AGGREGATE, "losses", "--output-dir", "out").code == 0
+    words = (
+        "correlate",
+        "--with",
+        f"out/{TABLE}",
+        "--flags",
+        "flags.csv",
+        "--output-dir",
+        "joined",
+        "--json",
+    )
+    done = mcx(*words)
+    assert done.code == 0, done.err
+    named = {each["metric"] for each in json.loads(done.out)["auroc"]}
+    assert {"aum", "forgetting", "el2n_mean"} <= named
+
+
+def test_scores_begin_when_a_class_is_seen(mcx: Callable, here: Path, undrawn: None) -> None:
+    """A class more every epoch, in the order 2, 0, 1: the columns are NaN before, and no score counts that epoch."""
+    order = ("--class-order", "order.npy")
+    words = (
+        "--seen-classes",
+        *order,
+        "--classes-per-task",
+        "1",
+        "--epochs-per-task",
+        "1",
+        "--output-dir",
+        "own",
+    )
+    done = mcx(*SCORE, *words)
+    assert done.code == 0, done.err
+    columns = []
+    for epoch in range(3):
+        with np.load(dynamics("own", epoch)) as file:
+            columns.append(
+                {name: file[name].astype(np.float64) for name in ("correct", "el2n", "label_prob")}
+            )
+    right = np.stack([each["correct"] for each in columns])
+    there = ~np.isnan(right)
+    assert len(np.unique(there.sum(0))) > 1, "classes begin at several epochs"
+    for name in ("el2n", "label_prob"):
+        assert np.array_equal(there, ~np.isnan(np.stack([each[name] for each in columns])))
+    assert mcx(*AGGREGATE, "own", *order, "--output-dir", "out").code == 0
+    found, any_ = table("out"), there.any(0)
+    mean = np.nansum(right, 0)[any_] / there.sum(0)[any_]
+    np.testing.assert_allclose(found["correctness"][any_], mean, rtol=1e-6)
+    assert found["correctness"][~any_].isna().all()
+    spread = np.nanstd(np.stack([each["label_prob"] for each in columns])[:, any_], axis=0)
+    np.testing.assert_allclose(found["variability"][any_], spread, rtol=1e-4, atol=1e-7)
+    first = np.where(np.nan_to_num(right[:, any_]).any(0), np.nan_to_num(right[:, any_]).argmax(0), np.inf)
+    assert np.array_equal(found["first_learnt"][any_], first)
