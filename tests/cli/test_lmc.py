@@ -484,8 +484,8 @@ def test_aligned_lines_of_several_seeds_have_a_folder_of_the_same_form(
 
 
 def test_lines_of_a_network_without_units_are_not_aligned(mcx: Callable, tmp_path: Path) -> None:
-    words = [*ALIGNED, "--model-arg", "depth=0", "--align", "weights", "--output-dir", tmp_path, "--dry-run"]
-    done = mcx(*words)
+    words = [word.replace("depth=1", "depth=0") for word in RUN]
+    done = mcx(*words, "--align", "weights", "--output-dir", tmp_path, "--dry-run")
     assert (done.code, "hint: --align none" in done.err) == (3, True)
     assert "mlp has no units that can be exchanged" in done.err
 
