@@ -197,6 +197,11 @@ def permutation(output: Path) -> Path:
     return output.with_name(f"{output.stem}_permutation.npz")
 
 
+def alignment_beside(permutation: Path) -> Path:
+    """`<stem>_alignment.json` beside `<stem>_permutation.npz`."""
+    return permutation.with_name(f"{permutation.stem.removesuffix('_permutation')}_alignment.json")
+
+
 def swap_distances(output: Path) -> Path:
     """`<stem>_layer_distances.json` beside a swapped checkpoint."""
     return output.with_name(f"{output.stem}_layer_distances.json")

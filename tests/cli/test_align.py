@@ -79,6 +79,22 @@ def test_two_seeds_come_closer_and_every_command_takes_the_permutation(
     assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
 
 
+@pytest.mark.parametrize("command", [("l2",), ("lmc", "interpolate", "--num-alphas", "3")])
+def test_orders_that_were_found_for_another_network_are_warned_of(
+    mcx: Callable, ends: list[Path], tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    assert mcx("align", ends[1], "--to", ends[0], "--output", tmp_path / "aligned.pt").code == 0
+    orders = ("--permutation", tmp_path / "aligned_permutation.npz")
+    right, wrong = (mcx(*command, *pair, *orders) for pair in (ends, ends[::-1]))
+    assert (right.code, wrong.code) == (0, 0)
+    assert [f"found for '{ends[1]}', and is used for '{ends[0]}'" in done.err for done in (right, wrong)] == [
+        False,
+        True,
+    ]
+    (tmp_path / "aligned_alignment.json").write_text('{"moving": 1, "provenance": {"inputs": [3]}}')
+    assert "found for" not in mcx(*command, *ends[::-1], *orders).err
+
+
 def test_distances_are_aligned_by_activations_as_align_has_them(
     mcx: Callable, ends: list[Path], tmp_path: Path
 ) -> None:

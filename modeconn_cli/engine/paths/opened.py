@@ -99,7 +99,7 @@ def open_path(settings: PathSettings, runtime: Runtime, needed: Needed = "data")
     line = line_between(found, policy)
     if settings.permutation is None:
         return line
-    permuted = line_between(permutations.with_second_permuted(found, settings.permutation), policy)
+    permuted = line_between(permutations.with_second_permuted(found, settings.permutation, runtime), policy)
     return replace(permuted, distance_unpermuted=line.path.endpoint_distance())
 
 

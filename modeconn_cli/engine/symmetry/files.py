@@ -9,11 +9,13 @@ from typing import Any, get_args
 
 import numpy as np
 
-from modeconn_cli.engine import exact
+from modeconn_cli.engine import exact, names
 from modeconn_cli.engine.errors import InputError, SettingsError
+from modeconn_cli.engine.machine.runtime import Runtime
 from modeconn_cli.engine.networks import graph
 from modeconn_cli.engine.networks.subject import Subject
 from modeconn_cli.engine.results import arrays, files, records
+from modeconn_cli.engine.results.fingerprints import identify
 from modeconn_cli.engine.settings.swap import LARGEST_SEED
 from modeconn_cli.engine.symmetry import Group, Symmetry, find, group_of, permute
 from modeconn_cli.engine.symmetry.choose import Mode, order_of_pairs, orders_of_all, place_in_blocks
@@ -138,8 +140,23 @@ def order_bytes(orders: Orders, symmetry: Symmetry) -> bytes:
     return files.npz_bytes({name: orders[group] for name, group in symmetry.ids.items()})
 
 
-def with_second_permuted(opened: Subject, path: Path) -> Subject:
+def check_found_for(path: Path, second: Path, runtime: Runtime) -> None:
+    """Warn where the record beside a file of mcx align says that its orders were found for another network."""
+    document = records.peek_object(names.alignment_beside(path))
+    try:
+        moving = document["moving"]
+        (known,) = [each for each in document["provenance"]["inputs"] if each["path"] == moving]
+        found = identify(second)
+        same = (found.size, found.sha256) == (known["size"], known["sha256"])
+    except (KeyError, TypeError, ValueError):
+        return  # not a record of that command, which knows nothing of these networks
+    if not same:
+        runtime.warn(f"'{path}' holds the orders that were found for '{moving}', and is used for '{second}'")
+
+
+def with_second_permuted(opened: Subject, path: Path, runtime: Runtime) -> Subject:
     """Two networks, the units of the second in the order that a file says (`orders_to_first`)."""
+    check_found_for(path, opened.checkpoints[1].path, runtime)
     found = find(graph.trace(opened.model, opened.arch.inputs(opened.model)))
     first, second = opened.checkpoints
     moved = permute(second.state, orders_to_first(path, found))

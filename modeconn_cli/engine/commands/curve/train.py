@@ -59,7 +59,7 @@ def run(settings: CurveTrainSettings, runtime: Runtime) -> CurveTrainResult | No
     folder = checkpoints_folder(settings)
     found = subject.open_networks(_endpoints(settings, runtime), settings, runtime)
     if settings.permutation is not None:
-        found = permutations.with_second_permuted(found, settings.permutation)
+        found = permutations.with_second_permuted(found, settings.permutation, runtime)
     settings = completing.completed(
         settings, found.about, settings.endpoint0
     )  # the record says what they were

@@ -109,6 +109,7 @@ class Permutations:
         if file is None:
             orders = aligner.pair(fixed.state, moving.state).orders
         else:
+            permutations.check_found_for(file, moving.path, self._runtime)
             orders = permutations.orders_to_first(file, aligner.symmetry)
         distance = distances.l2(first.weights, _compared(symmetry.permute(moving.state, orders), second))
         return (
