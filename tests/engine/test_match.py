@@ -16,7 +16,16 @@ from torch import Tensor, nn
 from modeconn_cli.engine import symmetry
 from modeconn_cli.engine.errors import InputError
 from modeconn_cli.engine.networks import graph, weights
-from modeconn_cli.engine.symmetry import Group, Symmetry, activity, frame, match, pair
+from modeconn_cli.engine.symmetry import (
+    Group,
+    Symmetry,
+    activity,
+    correlations,
+    frame,
+    match,
+    pair,
+    places,
+)
 from modeconn_cli.engine.symmetry.permutation import random_order
 
 Weights = dict[str, Tensor]
@@ -281,14 +290,14 @@ def test_correlations_are_numpys_whatever_the_batches() -> None:
     traced = graph.trace(model, (1, 4, 4))
     found = symmetry.find(traced)
     inputs = torch.randn(50, 1, 4, 4)
-    (place,) = activity._find(found, traced)
+    (place,) = places.find(found, traced)
     states = (model.state_dict(), other.state_dict())
     with torch.no_grad():
         units = [each[2](each[1](each[0](inputs))).double().numpy().T for each in (model, other)]
     with np.errstate(invalid="ignore"):
         wanted = np.nan_to_num(np.corrcoef(*units)[:6, 6:])
     for batches in ([inputs], list(inputs.split([7, 43]))):
-        alike = activity._correlations(traced, [place], states, batches)[0, 1][place]
+        alike = correlations.correlations(traced, [place], states, batches)[0, 1][place]
         assert np.allclose(alike, wanted, atol=1e-5)
         assert (alike[:, 2] == 0).all()
 
@@ -331,7 +340,7 @@ class TestFrameByActivations:
         orders, alike = activity.by_activations(found, traced, first, second, lambda: batches)
         assert all((order == np.arange(group.size)).all() for group, order in together.orders[0].items())
         assert together.objective[-1] >= alike - 1e-9
-        if not any(len(place.units) > 1 for place in activity._find(found, traced)):
+        if not any(len(place.units) > 1 for place in places.find(found, traced)):
             for group, order in orders.items():
                 assert np.array_equal(together.orders[1][group], order)
 
@@ -369,10 +378,10 @@ def paired(found: Symmetry, traced: graph.Graph, networks: list[Weights], batche
     for one, other in itertools.combinations(networks, 2):
         for group in found.groups:
             means = []
-            for place in activity._find(found, traced):
+            for place in places.find(found, traced):
                 if group in place.units:
                     rows = [
-                        activity._Recorder(traced, [place])
+                        correlations.Recorder(traced, [place])
                         .of(state, torch.cat(batches))[place]
                         .double()
                         .numpy()
