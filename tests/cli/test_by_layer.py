@@ -69,6 +69,25 @@ class Plain(nn.Sequential):
         first, second = nn.Linear(64, 12, bias=False), nn.Linear(12, 12, bias=False)
         super().__init__(nn.Flatten(), first, nn.ReLU(True), second, nn.ReLU(True), nn.Linear(12, 10))
 
+class Shift(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("by", torch.randn(12))
+
+    def forward(self, x):
+        return x + self.by
+
+class Buffers(nn.Sequential):
+    """Keeps numbers that are no parameters and no statistics."""
+
+    def __init__(self):
+        super().__init__(
+            nn.Flatten(),
+            *(nn.Linear(64, 12), Shift(), nn.ReLU()),
+            *(nn.Linear(12, 12), Shift(), nn.ReLU()),
+            nn.Linear(12, 10),
+        )
+
 class Bare(nn.Module):
     """No module makes a layer, and export refuses it."""
 
@@ -182,6 +201,29 @@ def test_every_line_is_that_of_a_loop_in_plain_torch(mcx: Callable, own: Path) -
     hybrids = [each["gap"]["loss_test"][-1 if each["rest"] == 0 else 0] for each in found["layers"]]
     assert min(map(abs, hybrids[:-2])) > 1e-3  # the other is none, until everything moves
     assert hybrids[-2:] == [0, 0]
+
+
+def test_what_one_line_leaves_in_buffers_is_not_in_the_next(mcx: Callable, own: Path, tmp_path: Path) -> None:
+    kind = importlib.import_module("own_by_layer").Buffers
+    torch.manual_seed(3)
+    pair = [kind().state_dict() for _ in range(2)]
+    paths = [tmp_path / "a.pt", tmp_path / "b.pt"]
+    for state, path in zip(pair, paths, strict=True):
+        torch.save(state, path)
+    words = ("--model", "own_by_layer:Buffers", *FEW, "--num-alphas", "3", "--by-layer", "--json")
+    found = json.loads(mcx("lmc", "interpolate", *paths, *words).out)
+    a, b = ({name: tensor.double() for name, tensor in state.items()} for state in pair)
+    x, labels = images()
+    model, modules = kind().double(), {"1": ["1", "2"], "4": ["4", "5"], "7": ["7"]}
+    for each in found["layers"]:
+        names = [each["layer"]] if each["moves"] == "alone" else [n for n in modules if n <= each["layer"]]
+        moved = [name for layer in names for name in modules[layer]]
+        for alpha, loss in zip(found["alphas"], each["values"]["loss_test"], strict=True):
+            model.load_state_dict(blend(a, b, alpha, moved, each["rest"]))
+            with torch.no_grad():
+                assert loss == pytest.approx(float(F.cross_entropy(model(x), labels)), rel=1e-5), each[
+                    "layer"
+                ]
 
 
 @pytest.mark.parametrize("policy", ["recompute", "keep", "lerp", "none", "repair"])

@@ -36,7 +36,9 @@ class Carrier:
         views = path.layout.views(self.flat)
         for name, parameter in model.named_parameters():
             parameter.data = views[name]
-        self._following = _following(model, ends)
+        own, self._following = statistics_of(model), _following(model, ends)
+        if len(ends) > 1:  # another path may have left its own in the model
+            self.put_buffers(0.0, {name for name, _ in model.named_buffers()} - {*self._following, *own})
 
     @property
     def note(self) -> str:

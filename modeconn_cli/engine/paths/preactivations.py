@@ -104,7 +104,7 @@ def _of_norm(
 
 
 _ONCE = "what repairs one call of it would change the other"
-_OTHERS = "--bn recompute, keep, lerp and none leave the layers as they are"
+_OTHERS = "--bn recompute leaves the layers as they are"
 
 
 def _before(layers: set[fx.Node], graph: Graph) -> set[fx.Node]:

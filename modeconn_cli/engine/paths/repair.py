@@ -101,7 +101,8 @@ class Repair:
         """Raises InputError, naming them, for layers whose repair no parameter of theirs can hold."""
         if self.unwritten:
             raise InputError(
-                f"no bias and no batch norm directly behind can hold the shift of {weights.shortened(self.unwritten)}",
+                f"no parameters of their own can hold the shift of {weights.shortened(self.unwritten)}: no bias and no "
+                "batch norm directly behind, or a weight that is shared or computed from others",
                 hint,
             )
 
