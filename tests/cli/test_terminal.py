@@ -54,6 +54,7 @@ from modeconn_cli.engine.commands.l2 import pair, summary
 from modeconn_cli.engine.commands.l2.trajectory import Waypoint
 from modeconn_cli.engine.commands.lmc import interpolate, report
 from modeconn_cli.engine.commands.lmc import run as lmc_run
+from modeconn_cli.engine.commands.lmc.line import Line
 from modeconn_cli.engine.paths.evaluate import SeriesSummary
 from modeconn_cli.engine.settings.l2 import L2Settings
 from modeconn_cli.engine.stories import demo as demo_
@@ -121,7 +122,12 @@ TABLES: dict[str, Callable[[], Sequence[tables.Block]]] = {
     "curve extract": lambda: curve.extract_table(made(extract.CurveExtractResult)),
     "lmc run": lambda: lmc.run_table(made(lmc_run.LmcRunResult)),
     "lmc interpolate": lambda: lmc.interpolate_table(
-        made(interpolate.LmcInterpolateResult, statistics=LINE, barriers=BARRIERS)
+        made(
+            interpolate.LmcInterpolateResult,
+            statistics=LINE,
+            barriers=BARRIERS,
+            line=made(Line, alphas=(0.0, 1.0)),
+        )
     ),
     "lmc report": lambda: lmc.report_table(made(report.LmcReportResult)),
     "csl score": lambda: csl.score_table(made(score.CslScoreResult)),

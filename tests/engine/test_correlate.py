@@ -15,7 +15,7 @@ from modeconn_cli.engine import statistics
 from modeconn_cli.engine.commands.correlate import categories, figures, groups, tables
 from modeconn_cli.engine.commands.correlate.join import Joined
 from modeconn_cli.engine.errors import InputError
-from modeconn_cli.engine.results import tracking_file
+from modeconn_cli.engine.results import files, tracking_file
 from modeconn_cli.engine.results.columns import read_csv
 from modeconn_cli.engine.settings.shared import FigureSettings
 
@@ -135,7 +135,7 @@ def test_high_is_above_the_median_and_a_missing_value_has_no_category() -> None:
 
 def test_numbers_in_the_table_read_back_as_they_were(tmp_path: Path) -> None:
     generator = np.random.default_rng(2)
-    count = tables.ROWS + 7
+    count = files.ROWS + 7
     bits = generator.integers(0, 2**32, count, dtype=np.uint32).view(np.float32)
     wide = generator.integers(0, 2**63, count, dtype=np.uint64).view(np.float64)
     bits[~np.isfinite(bits)] = np.nan

@@ -123,7 +123,8 @@ SCORED = (
     "--checkpoint-dir {made}/run{n}/seed0 --dataset {made}/data.npz --model grownet:net --output-dir out{n}"
 )
 FOUR = SCORED.replace("run{n}", "run4")
-TRAINED = "--dataset {made}/data.npz --model grownet:net --output-dir out{n}"
+STORED = "--dataset {made}/data.npz --model grownet:net"
+TRAINED = f"{STORED} --output-dir out{{n}}"
 LINE = "{made}/run4/seed0/checkpoint-0.pt {made}/run4/seed0/checkpoint-3.pt"
 
 
@@ -151,7 +152,7 @@ LINE = "{made}/run4/seed0/checkpoint-0.pt {made}/run4/seed0/checkpoint-3.pt"
         f"curve train {LINE} {TRAINED} --epochs 1 --num-bends {{n}}",
         "curve analyze {made}/curve4/checkpoints/checkpoint-1.pt --num-points {n} --output-dir out{n}",
         f"lmc interpolate {LINE} {TRAINED} --num-alphas {{n}}1",
-        "curve extract {made}/curve{n}/checkpoints/checkpoint-1.pt --model grownet:net --t 0.5 --output out{n}.pt",
+        f"curve extract {{made}}/curve{{n}}/checkpoints/checkpoint-1.pt --t 0.5 {STORED} --output out{{n}}.pt",
         "convert {made}/curve{n}/checkpoints/checkpoint-1.pt --layout garipov --output out{n}.pt",
         "animate {made}/layers{n}/layer_distances_along_curve.npz --output out{n}.gif",
         "merge {nets} --align weights --dataset {made}/data.npz --model grownet:net --output out{n}.pt",
