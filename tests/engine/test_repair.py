@@ -308,7 +308,9 @@ def test_nothing_stays_in_the_network_when_the_path_is_closed() -> None:
 
 def test_layers_that_no_parameter_can_shift_are_named() -> None:
     path = on_path(Normed, *[trained(Normed, seed) for seed in (0, 1)])
-    with pytest.raises(InputError, match=r"hold the shift of stem, inner, bn3, shortcut, tied and 1 more: no bias and no"):
+    with pytest.raises(
+        InputError, match=r"hold the shift of stem, inner, bn3, shortcut, tied and 1 more: no bias and no"
+    ):
         path.check_written(0.5)
     path.check_written(1.0)
     on_path(Plain, *[trained(Plain, seed) for seed in (0, 1)]).check_written(0.5)
