@@ -49,7 +49,9 @@ def unmoved(step: Any, x: Any, **_: object) -> Any:
 @pytest.mark.parametrize("name", ["layer_norm", "group_norm", "batch_norm", "cumsum", "mul"])
 def test_a_rule_that_demands_nothing_is_found_out(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setitem(RULES, name, unmoved)
-    found = next(n for n in range(400) if check(drawn(n), n).unsound)
+    rare = {"cumsum": "ordered"}.get(name)  # the instruction that makes it, where few programs have one
+    numbers = (n for n in range(800) if rare in (None, *(each[0] for each in drawn(n).instructions)))
+    found = next(n for n in numbers if check(drawn(n), n).unsound)
     fails: Callable[[Program], bool] = lambda program: bool(check(program, found).unsound)  # noqa: E731
     smallest = shrunk(drawn(found), fails)
     assert fails(smallest)
