@@ -11,17 +11,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from modeconn_cli.engine import datasets
 from modeconn_cli.engine.datasets import Data
 from modeconn_cli.engine.errors import InputError, McxError, SettingsError
 from modeconn_cli.engine.factories import source_of
 from modeconn_cli.engine.machine.runtime import Runtime
-from modeconn_cli.engine.networks import checkpoints, models, weights
+from modeconn_cli.engine.networks import checkpoints, extra, models, weights
 from modeconn_cli.engine.networks.checkpoints import About, Checkpoint
 from modeconn_cli.engine.networks.completing import ONE_CHANNEL, completed
 from modeconn_cli.engine.networks.forward import forward
@@ -139,30 +137,10 @@ def open_networks(
     own = found.model.state_dict()
     named = tuple(named_as(each, own, runtime) for each in (first, *read[1:]))
     for each in named[1:]:
-        _check_extra(named[0], each)
+        extra.check(named[0], each)
     for each in reversed(named):
         weights.load_into(found.model, each.whole, str(each.path))
     return replace(found, checkpoints=named)
-
-
-def _check_extra(first: Checkpoint, other: Checkpoint) -> None:
-    """Raises InputError where modules keep other things beside tensors in one network than in another: what they
-    compute may depend on it, and it can neither be interpolated nor permuted.
-    """
-    for name in sorted({*first.extra, *other.extra}):
-        if not _same(first.extra.get(name), other.extra.get(name)):
-            raise InputError(
-                f"'{first.path}' and '{other.path}' differ in '{name}', the extra state of a module"
-            )
-
-
-def _same(one: Any, other: Any) -> bool:
-    """Whether two values that modules keep are the same, tensors within them by what they hold."""
-    (ours, form), (theirs, its) = pytree.tree_flatten(one), pytree.tree_flatten(other)
-    return form == its and all(
-        torch.equal(a, b) if isinstance(a, Tensor) and isinstance(b, Tensor) else bool(np.all(a == b))
-        for a, b in zip(ours, theirs, strict=True)
-    )
 
 
 def named_as(
