@@ -152,6 +152,21 @@ def test_gradients_of_the_control_points_are_those_of_autograd(
             assert torch.allclose(view, expected, rtol=1e-10, atol=1e-14)
 
 
+@pytest.mark.parametrize(
+    "value", [torch.tensor([3, 1, 2]), torch.tensor([0.5, -1.0, 2.0]), torch.tensor([True, False, True])]
+)
+def test_a_path_brings_the_buffers_that_its_ends_have_in_common(value: Tensor) -> None:
+    """Another path through the same model has left its own there: an index, a scale, a mask."""
+    model = network(0)
+    model.register_buffer("kept", torch.zeros_like(value))
+    found = WeightPath.through("polychain", states(2), model)
+    for t in (0.5, 1.0):
+        carrier = Carrier(model, found, [{"kept": value}, {"kept": value.clone()}])
+        carrier.move_to(t)
+        assert torch.equal(model.get_buffer("kept"), value)
+        model.get_buffer("kept").zero_()
+
+
 def test_the_symmetry_plane_keeps_equal_distances_from_both_ends() -> None:
     model = network(0).double()
     found = WeightPath.through("bezier", [{n: p.double() for n, p in s.items()} for s in states(3)], model)
