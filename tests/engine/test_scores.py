@@ -10,6 +10,7 @@ import torch
 
 from modeconn_cli.engine.samples import scores
 from modeconn_cli.engine.samples.folds import windows
+from modeconn_cli.engine.samples.per_sample import PerSample
 from modeconn_cli.engine.statistics import average_precision
 
 L3, INF, NAN = math.log(3.0), math.inf, math.nan
@@ -17,13 +18,15 @@ TABLE = {score.name: score for score in scores.scores(el2n_epoch=2)}
 
 
 def over(name: str, *epochs: list[float], seen: list[list[bool]] | None = None) -> list[float]:
-    """The score of columns that hold these values [N] at epochs 1, 2, …; of two columns the second is 0."""
+    """The score of columns that hold these values [N] at epochs 1, 2, …; of two columns the second is 0, a learning
+    rate is ½.
+    """
     score = TABLE[name]
     assert score.fold is not None
     fold = score.fold(len(epochs[0]))
     for k, values in enumerate(epochs):
         columns = {each: np.zeros(len(values), dtype=np.float32) for each in score.needs}
-        columns[score.needs[0]] = np.array(values, dtype=np.float32)
+        columns |= {"lr": np.asarray(0.5), score.needs[0]: np.array(values, dtype=np.float32)}
         mask = np.ones(len(values), dtype=bool) if seen is None else np.array(seen[k])
         score.step(fold, k + 1, columns, mask)
     found: list[float] = fold.result().tolist()
@@ -103,6 +106,28 @@ def test_el2n_is_of_one_epoch_its_mean_and_that_of_its_squares_are_others() -> N
     assert over("el2n_squared_mean", *epochs) == pytest.approx([0.875 / 3, 2.8125 / 3])
 
 
+def test_norms_of_gradients_in_closed_form() -> None:
+    epochs = ([3.0, 0.0], [1.0, 2.0], [2.0, 4.0])
+    for name in ("grand", "grand_input"):
+        assert over(name, *epochs) == [1.0, 2.0]
+        assert over(f"{name}_mean", *epochs) == [2.0, 2.0]
+    assert over("tracin_self", *epochs) == [7.0, 10.0], "half of the sums of the squares"
+
+
+def test_the_gradient_norm_of_softmax_regression_is_that_of_its_error_and_its_input() -> None:
+    """∇ℓ = (p − onehot(y)) (x, 1)ᵀ, whose norm is the product of the two."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(30, 1, 2, 4, generator=generator, dtype=torch.float64)
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(8, 5)).double()
+    labels, notes = torch.arange(30) % 5, list[str]()
+    found = PerSample(model, (1, 2, 4), "param", inner=False, note=notes.append).score(x, labels)
+    assert found.squares is not None
+    el2n = scores.of_logits(found.logits, labels)["el2n"]
+    exact = el2n * (x.flatten(1).square().sum(1) + 1).sqrt()
+    assert found.squares.sqrt().tolist() == pytest.approx(exact.tolist(), rel=1e-12)
+    assert notes == []
+
+
 def test_forgetting_counts_changes_from_correct_to_wrong_and_never_learnt_is_infinite() -> None:
     """Columns: always, never, twice forgotten, learnt late, forgotten at the end."""
     epochs = [
@@ -162,7 +187,7 @@ def test_epochs_before_a_class_was_seen_are_left_out(name: str) -> None:
     assert math.isnan(found[2])
     assert not math.isnan(found[1])
     later = over(name, *([[v[1]] for v in epochs[1:].tolist()]))
-    if name not in ("el2n", "first_learnt"):  # which speak of the number of the epoch
+    if name not in ("el2n", "grand", "grand_input", "first_learnt"):  # which speak of the number of the epoch
         assert found[1] == pytest.approx(later[0], rel=1e-12)
 
 
@@ -178,7 +203,7 @@ def test_every_row_says_all_of_itself() -> None:
     for score in TABLE.values():
         assert score.formula
         assert score.within[0] < score.within[1]
-        assert score.fold is None or set(score.needs) <= set(names)
+        assert score.fold is None or set(score.needs) <= {*names, scores.NORM, "lr"}
 
 
 @pytest.mark.parametrize("name", FOLDED)
@@ -192,6 +217,7 @@ def test_a_score_is_within_its_range_and_its_hard_end_is_that_of_hard_samples(na
         wavering = [0.0, 0.9, 0.0] if epoch == 0 else wavering
         columns = scores.of_logits(torch.tensor([[9.0, -9.0, -9.0], wavering]), labels)
         stored = {key: values.numpy().astype(np.float32) for key, values in columns.items()}
+        stored |= {"lr": np.asarray(1.0), scores.NORM: stored["el2n"]}  # of softmax regression in the same input
         score.step(fold, epoch, stored, np.ones(2, dtype=bool))
     easy, hard = fold.result().tolist()
     assert all(score.within[0] <= value <= score.within[1] for value in (easy, hard))

@@ -95,9 +95,56 @@ def test_every_score_is_that_of_a_plain_loop_in_float64(
     np.testing.assert_allclose(found["csg"], sum(np.square(each) for each in norms), rtol=1e-6)
     document = said("out")
     assert [each["name"] for each in document["scores"]] == list(found.columns)
-    assert {each["name"] for each in document["absent"]} == {"csl_ce", "csl_per_epoch", "dynamic_uncertainty"}
+    np.testing.assert_allclose(found["grand_input"], norms[1], rtol=1e-6)
+    np.testing.assert_allclose(found["grand_input_mean"], np.mean(norms, 0), rtol=1e-6)
+    of_parameters = {"grand", "grand_mean", "tracin_self"}
+    assert {each["name"] for each in document["absent"]} == {
+        "csl_ce", "csl_per_epoch", "dynamic_uncertainty", *of_parameters,
+    }  # fmt: skip
     assert document["epochs"] == [0, 1, 2]
     assert len(np.unique(found["aum"])) > 50, "values in another order would be seen"
+
+
+def test_gradient_scores_are_those_of_plain_autograd_without_the_decay_that_losses_carry(
+    mcx: Callable, here: Path, undrawn: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(here)
+    model = importlib.import_module("mixnet").net().double().eval()
+    samples = datasets.load(DataSettings(dataset="data.npz"), torch.device("cpu")).split("all-train")
+    squares, rates = [], []
+    for epoch in range(3):
+        file = torch.load(f"runs/seed0/checkpoint-{epoch}.pt", weights_only=True)
+        model.load_state_dict(file["model_state"])
+        rates.append(file["optimizer_state"]["param_groups"][0]["lr"])
+        of_samples = []
+        for batch in samples.batches(1):
+            loss = F.cross_entropy(model(batch.images.double()), batch.labels)
+            gradients = torch.autograd.grad(loss, list(model.parameters()))
+            of_samples.append(sum(float(g.square().sum()) for g in gradients))
+        squares.append(of_samples)
+    exact = np.array(squares)
+    assert mcx(*SCORE, "--weight-decay", "0.01", "--output-dir", "own").code == 0
+    assert mcx(*AGGREGATE, "own", "--output-dir", "out", "--el2n-epoch", "2").code == 0
+    found = table("out")
+    np.testing.assert_allclose(found["grand"], np.sqrt(exact[2]), rtol=1e-4)
+    np.testing.assert_allclose(found["grand_mean"], np.sqrt(exact).mean(0), rtol=1e-4)
+    np.testing.assert_allclose(found["tracin_self"], np.array(rates) @ exact, rtol=1e-4)
+    assert mcx(*AGGREGATE, "own", "--output-dir", "other", "--lr", "2").code == 0
+    np.testing.assert_allclose(table("other")["tracin_self"], 2 * exact.sum(0), rtol=1e-4)
+
+
+def test_a_run_without_learning_rates_has_no_tracin_unless_it_is_told_one(
+    mcx: Callable, here: Path, undrawn: None
+) -> None:
+    for path in Path("runs/seed0").glob("checkpoint-*.pt"):
+        file = torch.load(path, weights_only=True)
+        torch.save({name: value for name, value in file.items() if name != "optimizer_state"}, path)
+    assert mcx(*SCORE, "--output-dir", "own").code == 0
+    assert mcx(*AGGREGATE, "own", "--output-dir", "out").code == 0
+    absent = {each["name"]: each["why"] for each in said("out")["absent"]}
+    assert "say no learning rate (--lr says one)" in absent["tracin_self"]
+    assert mcx(*AGGREGATE, "own", "--output-dir", "told", "--lr", "0.1").code == 0
+    assert "tracin_self" in table("told")
 
 
 @pytest.mark.parametrize("grad", ["param", "input", "none"])

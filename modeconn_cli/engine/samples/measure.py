@@ -12,6 +12,7 @@ from torch import Tensor
 
 from modeconn_cli.engine.datasets import Batch
 from modeconn_cli.engine.machine.runtime import Runtime
+from modeconn_cli.engine.networks.checkpoints import Checkpoint
 from modeconn_cli.engine.results import listing
 from modeconn_cli.engine.results.records import Record
 from modeconn_cli.engine.samples.log import Row, ScoredEpoch
@@ -46,8 +47,8 @@ class Measure(ABC, Generic[Settings, Row, Result]):
     def plan(self) -> str:
         """What is going to be done, in words."""
 
-    def begin(self) -> None:
-        """The network has another epoch's weights."""
+    def begin(self, checkpoint: Checkpoint) -> None:
+        """The network has another epoch's weights, which are those of `checkpoint`."""
 
     @abstractmethod
     def batch(self, batch: Batch) -> dict[str, Tensor]:

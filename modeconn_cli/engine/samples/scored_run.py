@@ -63,11 +63,13 @@ class ScoredRun:
             "network": network,
         }
 
-    def take_up(self, epoch: int) -> None:
+    def take_up(self, epoch: int) -> Checkpoint:
         """Give the network an epoch's weights. Raises InputError where they do not fit."""
         path = self.checkpoints[epoch]
-        weights.load_into(self.model, self.read(path).whole, str(path))
+        checkpoint = self.read(path)
+        weights.load_into(self.model, checkpoint.whole, str(path))
         self.seen.begin(epoch)
+        return checkpoint
 
 
 def open_run(settings: ScoringSettings, runtime: Runtime) -> ScoredRun:

@@ -24,11 +24,13 @@ from modeconn_cli.engine.samples.folds import (
     Last,
     Least,
     Mean,
+    Total,
     at,
     windows,
 )
 from modeconn_cli.engine.training.evaluation import among
 
+NORM = "grad_norm"  # ‖∇ℓ‖₂ without weight decay, by the parameters or the input as it was scored; no column of logits
 WINDOW = 10  # epochs of a window of the dynamic uncertainty, as in the paper
 REAL = (-math.inf, math.inf)
 Columns = Mapping[str, np.ndarray]  # of one epoch, each [N]
@@ -123,6 +125,7 @@ class Score:
     of: Callable[[Columns], np.ndarray] = lambda columns: next(iter(columns.values()))
     epochs: Literal["all", "last"] | int = "all"
     least: int = 1  # epochs that it takes
+    by: Literal["param", "input"] | None = None  # what its gradients are by
 
     def step(self, fold: Fold, epoch: int, columns: Columns, seen: np.ndarray) -> None:
         """Take up an epoch."""
@@ -147,16 +150,22 @@ def squared(columns: Columns) -> np.ndarray:
     return np.square(columns["el2n"])
 
 
+def steps(columns: Columns) -> np.ndarray:
+    """η‖∇ℓ‖²; η is one number for all samples."""
+    found: np.ndarray = columns["lr"] * np.square(columns[NORM])
+    return found
+
+
 _CSL, _PLEISS = "Ravikumar et al. 2025", "Pleiss et al. 2020, arXiv:2001.10528"
 _MAPS, _EL2N = "Swayamdipta et al. 2020, arXiv:2009.10795", "Paul et al. 2021, arXiv:2107.07075"
-_TONEVA = "Toneva et al. 2019, arXiv:1812.05159"
+_TRACIN, _TONEVA = "Pruthi et al. 2020, arXiv:2002.08484", "Toneva et al. 2019, arXiv:1812.05159"
 _LOGITS, _LOSS, _GRAD = ("label_logit", "other_logit"), ("loss",), ("loss_grad",)
 _POSITIVE, _SHARE = (0.0, math.inf), (0.0, 1.0)
 _NORM = (0.0, math.sqrt(2.0) * (1 + 1e-7))
 
 
 def scores(el2n_epoch: int) -> tuple[Score, ...]:
-    """The table; `el2n_epoch` is the one whose EL2N is the paper's."""
+    """The table; `el2n_epoch` is the one whose EL2N and GraNd are the paper's."""
     return (
         Score(
             "csl", "sum of the loss, with weight decay where it was scored so", _CSL, "high", _POSITIVE, _LOSS),
@@ -206,6 +215,19 @@ def scores(el2n_epoch: int) -> tuple[Score, ...]:
         Score(
             "el2n_squared_mean", "mean over epochs of that norm's square", "", "high", (0.0, 2 * (1 + 1e-6)),
             ("el2n",), Mean, squared),
+        Score(
+            "grand", "norm of the loss's gradient by the parameters at one epoch", _EL2N, "high", _POSITIVE, (NORM,),
+            at(el2n_epoch), epochs=el2n_epoch, by="param"),
+        Score(
+            "grand_mean", "mean over epochs of that norm", "", "high", _POSITIVE, (NORM,), Mean, by="param"),
+        Score(
+            "grand_input", "norm of the loss's gradient by the input at one epoch", _EL2N, "high", _POSITIVE, (NORM,),
+            at(el2n_epoch), epochs=el2n_epoch, by="input"),
+        Score(
+            "grand_input_mean", "mean over epochs of that norm", "", "high", _POSITIVE, (NORM,), Mean, by="input"),
+        Score(
+            "tracin_self", "sum of learning rate times the squared norm of the loss's gradient by the parameters",
+            _TRACIN, "high", _POSITIVE, (NORM, "lr"), Total, steps, by="param"),
         Score(
             "forgetting", "changes from correct to wrong between consecutive epochs; never correct: ∞", _TONEVA, "high",
             _POSITIVE, ("correct",), Forgotten),

@@ -183,8 +183,7 @@ class Sweep(Generic[Row]):
 
     def _take_up(self, epoch: int) -> None:
         if self._standing != epoch:
-            self._run.take_up(epoch)
-            self._measure.begin()
+            self._measure.begin(self._run.take_up(epoch))
             self._standing = epoch
 
     def _finish(self, checkpoint: ScoredEpoch, count: int) -> None:

@@ -82,5 +82,10 @@ class CslAggregateSettings(FigureSettings, FolderSettings, EpochSettings, NameSe
         False,
         "arrays without ids hold sample 0, 1, 2 …, as the original scripts' do; without it no sample is named",
     )
-    el2n_epoch: int = setting(10, "epoch of the score el2n; the paper's are of about the tenth", low=0)
+    el2n_epoch: int = setting(
+        10, "epoch of the scores el2n and grand; the paper's are of about the tenth", low=0
+    )
+    lr: float | None = setting(
+        None, "learning rate of every epoch, for tracin_self", low=0, shown="what each checkpoint says"
+    )
     num_samples: int = setting(10, "hardest and easiest samples that are drawn", low=1, change="free")

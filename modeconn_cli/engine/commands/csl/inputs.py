@@ -94,6 +94,18 @@ class RunArrays:
                     )
             yield found
 
+    @property
+    def said_columns(self) -> list[str]:
+        """The columns that the scoring says it has written at every epoch."""
+        return list(self.summary.get("columns") or ())
+
+    def rates(self, lr: float | None) -> dict[int, float]:
+        """epoch -> learning rate: `lr` for all, else what the checkpoints said when they were scored."""
+        if lr is not None:
+            return dict.fromkeys(self.epochs, lr)
+        rows = {row["epoch"]: row.get("lr") for row in self.summary.get("epochs") or ()}
+        return {epoch: rows[epoch] for epoch in self.epochs if rows.get(epoch) is not None}
+
     def of_samples(self, paths: list[Path], places: np.ndarray) -> np.ndarray:
         """The values [E, samples] of a few samples; where all arrays have them in one order, nothing else is read."""
         if self.own_ids:

@@ -20,6 +20,7 @@ from modeconn_cli.engine.commands.csl.naming import DYNAMICS, IDS, LABEL_NOISE, 
 from modeconn_cli.engine.datasets import Batch
 from modeconn_cli.engine.machine.runtime import Runtime
 from modeconn_cli.engine.networks import weights
+from modeconn_cli.engine.networks.checkpoints import Checkpoint
 from modeconn_cli.engine.results import files, listing
 from modeconn_cli.engine.results.records import Record
 from modeconn_cli.engine.samples import (
@@ -47,6 +48,7 @@ class EpochScore(ScoredEpoch):
     skipped: int  # samples whose class had not been seen
     grad_method: str
     means: dict[str, float | None] = field(default_factory=dict)  # of the columns
+    lr: float | None = None  # what the checkpoint says of its optimizer, a learning rate per step
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +70,7 @@ class CslScoreResult(Record):
     scored: int  # epochs in this run
     samples_per_second: float | None
     output_dir: str
+    columns: list[str] | None = None  # of the files dynamics_*.npz
 
 
 def run(settings: CslScoreSettings, runtime: Runtime) -> CslScoreResult | None:
@@ -137,9 +140,11 @@ class _Losses(Measure[CslScoreSettings, EpochScore, CslScoreResult]):
             self.label_noise.name,
             self.listed,
         ]  # all runs share the ids
-        self.dynamics = tuple(column.name for column in scores.COLUMNS)
-        self.columns = ("loss", *self.dynamics, *(() if settings.grad == "none" else ("loss_grad",)))
+        norms = settings.grad != "none"
+        self.dynamics = (*(column.name for column in scores.COLUMNS), *((scores.NORM,) if norms else ()))
+        self.columns = ("loss", *self.dynamics, *(("loss_grad",) if norms else ()))
         self.decay = Decay.of(settings, run)
+        self._lr: float | None = None
         self._decay_terms: tuple[float, float] | None = None
 
     @cached_property
@@ -161,7 +166,8 @@ class _Losses(Measure[CslScoreSettings, EpochScore, CslScoreResult]):
             f"{self.decay.words()}, gradient norm: {self.settings.grad}"
         )
 
-    def begin(self) -> None:
+    def begin(self, checkpoint: Checkpoint) -> None:
+        self._lr = checkpoint.learning_rate
         self._gradients.refresh()
         if self.settings.grad == "param" and self.decay.wd:
             # What ‖∇ℓ + cθ‖² adds to ‖∇ℓ‖²: a factor of ⟨θ, ∇ℓ⟩ and a constant; c is 2·wd, or wd in SGD's form.
@@ -175,6 +181,7 @@ class _Losses(Measure[CslScoreSettings, EpochScore, CslScoreResult]):
         columns |= scores.of_logits(found.logits, batch.labels, classes)
         squares = found.squares
         if squares is not None:
+            columns[scores.NORM] = squares.clamp_min(0.0).sqrt()
             if found.inner is not None and self._decay_terms is not None:
                 squares = squares + self._decay_terms[0] * found.inner + self._decay_terms[1]
             columns["loss_grad"] = squares.clamp_min(0.0).sqrt()
@@ -218,6 +225,7 @@ class _Losses(Measure[CslScoreSettings, EpochScore, CslScoreResult]):
             mean_grad=_mean(norms),
             nonfinite=broken["loss"],
             means={name: _mean(whole[name]) for name in self.dynamics},
+            lr=self._lr,
             skipped=len(losses) - len(wanted),
             grad_method=self._gradients.method,
         )
@@ -230,6 +238,7 @@ class _Losses(Measure[CslScoreSettings, EpochScore, CslScoreResult]):
             "run_idx": self.named.run_idx,
             "noise_level": self.named.noise,
             "grad_method": rows[-1].grad_method,
+            "columns": list(self.dynamics),
             "weight_decay": self.decay.wd,
             "wd_form": self.decay.form,
             "wd_origin": self.decay.origin,

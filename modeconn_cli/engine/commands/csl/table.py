@@ -14,12 +14,13 @@ from modeconn_cli.engine.commands.csl.inputs import RunArrays
 from modeconn_cli.engine.results import files
 from modeconn_cli.engine.results.columns import ID
 from modeconn_cli.engine.samples.folds import Fold
-from modeconn_cli.engine.samples.scores import Score, scores
+from modeconn_cli.engine.samples.scores import NORM, Score, scores
 from modeconn_cli.engine.settings.csl import CslAggregateSettings
 from modeconn_cli.engine.statistics import auroc, average_precision
 
 STEM, ENDINGS = "scores", (".csv", ".json")
 SCHEMA = "mcx.scores/1"
+BY = {"param": "parameters", "input": "input"}  # what gradients are by, in words
 POSITION = "position"  # in the place of the id where no file names the samples
 
 
@@ -52,13 +53,14 @@ class Scored:
 def measured(found: RunArrays, settings: CslAggregateSettings, known: Mapping[str, np.ndarray]) -> Scored:
     """Fold the columns of every epoch, each read once; `known` are the scores that other arrays have given."""
     table = scores(settings.el2n_epoch)
-    absent = {score.name: why for score in table if (why := _absent(score, found, known))}
+    absent = {score.name: why for score in table if (why := _absent(score, found, known, settings.lr))}
     folds = {s.name: s.fold(found.count) for s in table if s.fold is not None and s.name not in absent}
     _fold(
         found,
         [score for score in table if score.name in folds],
         folds,
         begins=settings.class_order is not None,
+        lr=settings.lr,
     )
     values: dict[str, np.ndarray] = {}
     for score in table:
@@ -68,19 +70,23 @@ def measured(found: RunArrays, settings: CslAggregateSettings, known: Mapping[st
     return Scored(table, values, absent)
 
 
-def _fold(found: RunArrays, table: list[Score], folds: Mapping[str, Fold], *, begins: bool) -> None:
+def _fold(
+    found: RunArrays, table: list[Score], folds: Mapping[str, Fold], *, begins: bool, lr: float | None
+) -> None:
     """Take up every epoch; where classes begin later, NaNs before a sample's first value are left out."""
     if not table:
         return
-    wanted = list(dict.fromkeys((*(name for score in table for name in score.needs), "correct")))
+    needed = dict.fromkeys((*(name for score in table for name in score.needs), "correct"))
+    wanted, rates = [name for name in needed if name != "lr"], found.rates(lr)
     seen = np.full(found.count, not begins)
     for epoch, columns in zip(found.epochs, found.columns(wanted), strict=True):
         seen |= ~np.isnan(columns["correct"])
+        columns["lr"] = np.asarray(rates.get(epoch, np.nan))
         for score in table:
             score.step(folds[score.name], epoch, columns, seen)
 
 
-def _absent(score: Score, found: RunArrays, known: Mapping[str, np.ndarray]) -> str:
+def _absent(score: Score, found: RunArrays, known: Mapping[str, np.ndarray], lr: float | None) -> str:
     """Why a score is not there; nothing where it is."""
     if score.fold is None:
         if score.name in known:
@@ -93,6 +99,10 @@ def _absent(score: Score, found: RunArrays, known: Mapping[str, np.ndarray]) -> 
         }.get(score.name, "there are no gradient norms")
     if found.dynamics is None:
         return "not every epoch has a file dynamics_*.npz (csl score writes them)"
+    if score.by is not None and (score.by != found.summary.get("grad") or NORM not in found.said_columns):
+        return f"gradient norms by the {BY[score.by]} were not scored (csl score --grad {score.by})"
+    if "lr" in score.needs and (lacking := set(found.epochs) - set(found.rates(lr))):
+        return f"the checkpoints of {len(lacking)} epochs, such as {min(lacking)}, say no learning rate (--lr says one)"
     if isinstance(score.epochs, int) and score.epochs not in found.epochs:
         return f"epoch {score.epochs} is not among the epochs (--el2n-epoch)"
     if len(found.epochs) < score.least:

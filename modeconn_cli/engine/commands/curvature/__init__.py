@@ -16,6 +16,7 @@ from torch import Tensor
 
 from modeconn_cli.engine.datasets import Batch
 from modeconn_cli.engine.machine.runtime import Runtime
+from modeconn_cli.engine.networks.checkpoints import Checkpoint
 from modeconn_cli.engine.results import arrays, files
 from modeconn_cli.engine.results.records import Record
 from modeconn_cli.engine.samples import Measure, ScoredEpoch, score, write_summary
@@ -85,7 +86,7 @@ class _Curvatures(Measure[CurvatureSettings, EpochCurvature, CurvatureResult]):
             f"on {self.runtime.device}: {passes} passes each"
         )
 
-    def begin(self) -> None:
+    def begin(self, checkpoint: Checkpoint) -> None:  # noqa: ARG002
         self._execution.refresh()
         if self.settings.method == "hvp":
             first = next(iter(self.run.samples.batches(FEW)))
