@@ -74,10 +74,12 @@ def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Figures take most of the time of a small run."""
     from modeconn_cli.engine.commands.correlate import figures as correlate_figures
     from modeconn_cli.engine.commands.csl import figures as csl_figures
+    from modeconn_cli.engine.samples import pictures
 
     drawn = {
         correlate_figures: ("scatter", "groups", "evolution"),
-        csl_figures: ("histograms", "curves", "gallery"),
+        csl_figures: ("histograms", "curves"),
+        pictures: ("gallery",),
     }
     for module, names in drawn.items():
         for name in names:

@@ -19,13 +19,14 @@ from hypothesis import strategies as st
 
 from modeconn_cli.cli import app
 from modeconn_cli.engine import datasets, keyed
-from modeconn_cli.engine.commands.csl import figures, naming
+from modeconn_cli.engine.commands.csl import naming
 from modeconn_cli.engine.datasets.noise import flip
 from modeconn_cli.engine.networks import checkpoints, models
 from modeconn_cli.engine.networks.cross_entropy import cross_entropy
 from modeconn_cli.engine.networks.models import Architecture
 from modeconn_cli.engine.results import arrays
 from modeconn_cli.engine.samples import losses as metrics
+from modeconn_cli.engine.samples import pictures
 from modeconn_cli.engine.settings.shared import DataSettings
 from modeconn_cli.engine.statistics import auroc
 
@@ -662,8 +663,8 @@ def test_the_pictures_are_those_of_the_data_that_were_scored(
     assert mcx("train", *words, "--epochs", "1", "--output-dir", "run").code == 0
     where = ("--checkpoint-dir", "run/seed0", "--data-path", "data", "--split", split)
     assert mcx("csl", "score", *where, "--output-dir", "scores").code == 0
-    drawn: list[dict[int, figures.Picture]] = []
-    monkeypatch.setattr(figures, "gallery", lambda *parts: drawn.append(parts[3]) or b"")
+    drawn: list[dict[int, pictures.Picture]] = []
+    monkeypatch.setattr(pictures, "gallery", lambda *parts: drawn.append(parts[3]) or b"")
 
     found, err = aggregated(mcx, Path("scores"), Path("out"))
     assert "no pictures" not in err
@@ -692,7 +693,7 @@ def test_the_pictures_of_generated_data_are_made_with_the_same_arguments(
     words = ("--model", "mlp", "--dataset", "synthetic", "--data-arg", "noise=0.25", "--record-csl")
     assert mcx("train", *words, "--epochs", "1", "--output-dir", tmp_path).code == 0
     asked: list[DataSettings] = []
-    monkeypatch.setattr(figures, "images_of", lambda data, *_: asked.append(data) or {})
+    monkeypatch.setattr(pictures, "images_of", lambda data, *_: asked.append(data.settings) or {})
     aggregated(mcx, tmp_path / "seed0/recorded_losses", tmp_path / "out")
     assert (asked[0].dataset, asked[0].data_arg) == ("synthetic", ("noise=0.25",))
 

@@ -30,6 +30,7 @@ from modeconn_cli.engine.commands.lmc.line import Line
 from modeconn_cli.engine.commands.lmc.pairs import Pair, PairResult
 from modeconn_cli.engine.paths import figures as paths
 from modeconn_cli.engine.results import figures
+from modeconn_cli.engine.samples import pictures
 from modeconn_cli.engine.settings.shared import FIGURE_FORMATS, FigureSettings
 from modeconn_cli.engine.statistics import correlations, statistics
 from modeconn_cli.engine.stories.demo import figures as demo
@@ -92,7 +93,7 @@ def _drawn() -> dict[str, Callable[[FigureSettings], bytes]]:
         DRAW.random((11, 9)), "from_line_l2", 0, "",
     )  # fmt: skip
     losses = {"hardest": DRAW.random((4, 3)) + 1, "easiest": DRAW.random((4, 3))}
-    pictures = {k: csl.Picture(DRAW.random((8, 8)), 3) for k in range(12)}
+    images = {k: pictures.Picture(DRAW.random((8, 8)), 3) for k in range(12)}
     chosen = {"hardest": np.arange(6), "easiest": np.arange(6, 12)}
     values = {
         "csl": DRAW.exponential(size=60),
@@ -112,8 +113,8 @@ def _drawn() -> dict[str, Callable[[FigureSettings], bytes]]:
         "across": lambda look: lmc.across(results, barrier, TITLE, look),
         "histograms": lambda look: csl.histograms(values, TITLE, look),
         "curves": lambda look: csl.curves(range(4), losses, "loss (nats)", TITLE, look),
-        "gallery": lambda look: csl.gallery(
-            np.arange(12), chosen, np.arange(12.0), pictures, {0: (1, 2)}, TITLE, look
+        "gallery": lambda look: pictures.gallery(
+            np.arange(12), chosen, ("CSL", np.arange(12.0)), images, {0: (1, 2)}, TITLE, look
         ),
         "scatter": lambda look: correlate.scatter(samples, found, flag, TITLE, look),
         "groups": lambda look: correlate.groups({"class_id": group}, ["csl"], (), TITLE, look),

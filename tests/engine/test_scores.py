@@ -217,7 +217,10 @@ def test_a_score_is_within_its_range_and_its_hard_end_is_that_of_hard_samples(na
         wavering = [0.0, 0.9, 0.0] if epoch == 0 else wavering
         columns = scores.of_logits(torch.tensor([[9.0, -9.0, -9.0], wavering]), labels)
         stored = {key: values.numpy().astype(np.float32) for key, values in columns.items()}
-        stored |= {"lr": np.asarray(1.0), scores.NORM: stored["el2n"]}  # of softmax regression in the same input
+        stored |= {
+            "lr": np.asarray(1.0),
+            scores.NORM: stored["el2n"],
+        }  # of softmax regression in the same input
         score.step(fold, epoch, stored, np.ones(2, dtype=bool))
     easy, hard = fold.result().tolist()
     assert all(score.within[0] <= value <= score.within[1] for value in (easy, hard))

@@ -11,14 +11,16 @@ import numpy as np
 
 from modeconn_cli.engine import datasets, names
 from modeconn_cli.engine.commands.csl import figures, inputs, table
-from modeconn_cli.engine.commands.csl.inputs import Drawn, RunArrays
+from modeconn_cli.engine.commands.csl.inputs import RunArrays
 from modeconn_cli.engine.commands.csl.naming import IDS
 from modeconn_cli.engine.errors import OutputError
 from modeconn_cli.engine.machine.runtime import Runtime
 from modeconn_cli.engine.results import arrays, files, jobs, listing
 from modeconn_cli.engine.results.figures import about, said_beside
 from modeconn_cli.engine.results.records import Record
+from modeconn_cli.engine.samples import pictures
 from modeconn_cli.engine.samples.losses import LearningTime, cumulative_loss, learning_time
+from modeconn_cli.engine.samples.pictures import Pictured
 from modeconn_cli.engine.settings.csl import CslAggregateSettings
 from modeconn_cli.engine.settings.shared import in_every_format
 from modeconn_cli.engine.statistics import auroc
@@ -144,7 +146,7 @@ def run(settings: CslAggregateSettings, runtime: Runtime) -> CslAggregateResult 
             known = {each: metrics.score(each) for each in metrics.values} | metrics.further
             scored = table.measured(found, settings, known)
             _write(folder, found, metrics.values, result, anew=job.anew(settings))
-            table.write(folder, found, scored, noise, result.losses)
+            table.write(folder, found, scored, noise, result.losses, data)
             _draw(settings, data, found, metrics, noise, drawn, runtime)
             stale = {each for figure in documented for each in in_every_format(figure)}
             stale -= {path.name for path in drawn}
@@ -347,7 +349,7 @@ def _write(
 
 def _draw(
     settings: CslAggregateSettings,
-    data: Drawn,
+    data: Pictured,
     found: RunArrays,
     metrics: _Metrics,
     noise: Mapping[int, tuple[int, int]],
@@ -365,14 +367,15 @@ def _draw(
     said = said_beside(found.losses) or found.run.dataset
     title = about(None, said, [found.epochs[0], found.epochs[-1], None])
     ends = f"Hardest and easiest samples of {title}"
-    pictures = [
+    drawings = [
         figures.histograms(metrics.values, f"Samples of {title}", settings),
         figures.curves(found.epochs, curves, label, ends, settings),
     ]
     if found.named_ids:
         ids = np.concatenate([found.ids[places] for places in chosen.values()])
         split = found.summary.get("split", "all-train")
-        images = figures.images_of(data.settings, data.scored, split, ids, runtime)
-        pictures.append(figures.gallery(found.ids, chosen, metrics.shown, images, noise, ends, settings))
-    for path, picture in zip(drawn, pictures, strict=True):
+        images = pictures.images_of(data, split, ids, runtime)
+        score = "CSL", metrics.shown
+        drawings.append(pictures.gallery(found.ids, chosen, score, images, noise, ends, settings))
+    for path, picture in zip(drawn, drawings, strict=True):
         files.atomic_write(path, picture)

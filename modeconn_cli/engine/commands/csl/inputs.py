@@ -13,12 +13,12 @@ from modeconn_cli.engine import names
 from modeconn_cli.engine.commands.csl import naming
 from modeconn_cli.engine.commands.csl.naming import EPOCH_IDS, IDS, Found, RunName
 from modeconn_cli.engine.datasets import TRAINING, name_of
-from modeconn_cli.engine.datasets.remembered import KINDS
 from modeconn_cli.engine.errors import InputError, SettingsError
 from modeconn_cli.engine.machine.runtime import Runtime
 from modeconn_cli.engine.networks.checkpoints.epochs import between
 from modeconn_cli.engine.registry import is_import_path
 from modeconn_cli.engine.results import arrays, jobs, listing, manifest, records
+from modeconn_cli.engine.samples.pictures import Pictured
 from modeconn_cli.engine.settings.csl import CslAggregateSettings
 from modeconn_cli.engine.settings.shared import MeasuredDataSettings
 from modeconn_cli.engine.training.tracking import ABOUT
@@ -218,15 +218,7 @@ def find(settings: CslAggregateSettings, runtime: Runtime) -> RunArrays:
     return run
 
 
-@dataclass(frozen=True)
-class Drawn:
-    """The data whose images are drawn; `scored` is the fingerprint of the samples that were scored, where known."""
-
-    settings: MeasuredDataSettings
-    scored: str | None
-
-
-def data_of(found: RunArrays, settings: CslAggregateSettings) -> Drawn:
+def data_of(found: RunArrays, settings: CslAggregateSettings) -> Pictured:
     """The data whose images are drawn: those that --dataset says, else those that the arrays were made from.
 
     The job that has made the arrays remembers them, and what changes an image; a name alone says no more than the file
@@ -246,14 +238,12 @@ def data_of(found: RunArrays, settings: CslAggregateSettings) -> Drawn:
     place = Path(said["data_path"]).expanduser() if isinstance(said.get("data_path"), str) else None
     if said and name_of(said["dataset"], place) != name:
         said, place, scored = {}, None, None
-    dataset = settings.dataset
-    if dataset is None or (dataset == name and not is_import_path(name)):
-        dataset = said.get("dataset", name)
-        dataset = None if is_import_path(dataset) else dataset
-    kept = [key for key, kind in KINDS.items() if key != "dataset" and isinstance(said.get(key), kind)]
-    brought = {key: tuple(said[key]) if KINDS[key] is list else said[key] for key in kept}
-    data = MeasuredDataSettings(dataset=dataset, data_path=settings.data_path or place)
-    return Drawn(data.with_brought(brought | {"labels": said.get("labels", data.labels)}), scored)
+    other = settings.dataset
+    if other == name and not is_import_path(name):
+        other = None  # no more than the file names say
+    if other is None and "dataset" not in said:
+        said = {**said, "dataset": name}
+    return Pictured.of({**said, "data_path": place and str(place)}, scored, other, settings.data_path)
 
 
 def _ids_by_epoch(folder: Path, epochs: list[int]) -> dict[int, Path]:

@@ -14,6 +14,7 @@ from modeconn_cli.engine.commands.csl.inputs import RunArrays
 from modeconn_cli.engine.results import files
 from modeconn_cli.engine.results.columns import ID
 from modeconn_cli.engine.samples.folds import Fold
+from modeconn_cli.engine.samples.pictures import Pictured
 from modeconn_cli.engine.samples.scores import NORM, Score, scores
 from modeconn_cli.engine.settings.csl import CslAggregateSettings
 from modeconn_cli.engine.statistics import auroc, average_precision
@@ -111,7 +112,12 @@ def _absent(score: Score, found: RunArrays, known: Mapping[str, np.ndarray], lr:
 
 
 def write(
-    folder: Path, found: RunArrays, scored: Scored, noise: Mapping[int, tuple[int, int]], losses: str
+    folder: Path,
+    found: RunArrays,
+    scored: Scored,
+    noise: Mapping[int, tuple[int, int]],
+    losses: str,
+    data: Pictured,
 ) -> None:
     """`scores_….csv`, a line per sample in the order of the ids, and `scores_….json`, what its columns are."""
     order = np.argsort(found.ids)
@@ -124,7 +130,7 @@ def write(
     table, document = (folder / found.named.aggregated(STEM, ending) for ending in ENDINGS)
     header = [ID if found.named_ids else POSITION, *scored.values]
     files.write_rows(table, header, ["%d", *["%.9g"] * len(scored.values)], len(ids), cells)
-    files.write_json(document, _document(found, scored, noise, losses))
+    files.write_json(document, {**_document(found, scored, noise, losses), "images": data.document()})
 
 
 def _document(

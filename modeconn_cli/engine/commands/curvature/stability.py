@@ -15,6 +15,7 @@ from torch import Tensor
 from modeconn_cli.engine.datasets import Batch
 from modeconn_cli.engine.errors import SettingsError
 from modeconn_cli.engine.machine.runtime import Runtime
+from modeconn_cli.engine.networks.checkpoints import Checkpoint
 from modeconn_cli.engine.results import files
 from modeconn_cli.engine.results.figures import (
     BLUE,
@@ -123,7 +124,7 @@ class _Swept(Measure[CurvatureSettings, EpochStability, StabilityResult]):
             f"along the same directions: {passes} passes on {self.runtime.device}"
         )
 
-    def begin(self) -> None:
+    def begin(self, checkpoint: Checkpoint) -> None:  # noqa: ARG002
         self._execution.refresh()
 
     def batch(self, batch: Batch) -> dict[str, Tensor]:

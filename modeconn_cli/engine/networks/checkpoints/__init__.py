@@ -133,7 +133,7 @@ class Checkpoint:
     def learning_rate(self) -> float | None:
         """The learning rate of the optimizer's groups; None where the file does not say it, or says several."""
         groups = (self.optimizer_state or {}).get("param_groups")
-        rates = [group.get("lr") if isinstance(group, Mapping) else None for group in groups or ()]
+        rates: list[Any] = [group.get("lr") if isinstance(group, Mapping) else None for group in groups or ()]
         known = bool(rates) and all(type(rate) in (int, float) and rate == rates[0] for rate in rates)
         return float(rates[0]) if known and math.isfinite(rates[0]) else None
 
