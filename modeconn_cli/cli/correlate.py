@@ -9,7 +9,7 @@ import typer
 
 from modeconn_cli.cli.options import takes
 from modeconn_cli.cli.report import Report
-from modeconn_cli.cli.tables import Block, Table, number, with_error
+from modeconn_cli.cli.tables import Block, Lines, Table, number, with_error
 from modeconn_cli.engine.settings.correlate import CorrelateSettings
 
 if TYPE_CHECKING:
@@ -30,8 +30,13 @@ def correlate(settings: CorrelateSettings, report: Report) -> None:
     by_task.csv, auroc.csv and figures. Reads the files of mcx and of the original scripts. Correlations come with 95 %
     intervals and with p among all pairs of the table (Holm), AUROCs with DeLong's standard error.
 
+    --scores takes every score of mcx csl aggregate by the end at which hard samples lie: which finds the flagged samples
+    best and which are as good, how far the hardest of each agree (agreement.csv, scores.png), and the hardest by the
+    best one (hardest.csv, and hardest.png with their images).
+
     Examples, after those of mcx csl aggregate and mcx dormant:
       mcx correlate --csl scores/csl --dormant dormant --output-dir joined
+      mcx correlate --scores scores/csl --output-dir hardest
 
     More: mcx help files.
     """
@@ -50,15 +55,17 @@ def table(result: CorrelateResult) -> list[Block]:
             (
                 a.flag,
                 a.metric,
+                a.end,
                 f"{a.n:,}",
                 f"{a.flagged:,}",
-                with_error(a.auroc, a.stderr, partial(number, digits=4)),
+                with_error(a.at_end, a.stderr, partial(number, digits=4)),
+                number(a.average_precision, digits=4),
             )
             for a in result.auroc
         )
-        parts.append(
-            Table("Finding the flagged samples", ("flag", "metric", "n", "flagged", "AUROC"), rows, 2, 2)
-        )
+        columns = ("flag", "metric", "end", "n", "flagged", "AUROC", "avg precision")
+        parts.append(Table("Finding the flagged samples", columns, rows, 3, 2))
+    parts += [Lines(tuple(f"{text[0].upper()}{text[1:]}" for text in result.advice))] if result.advice else []
     return parts
 
 

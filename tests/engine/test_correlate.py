@@ -144,7 +144,7 @@ def test_numbers_in_the_table_read_back_as_they_were(tmp_path: Path) -> None:
     short = np.round(generator.random(count), 4)
     columns = {"csl": bits, "lt": wide, "memo_score": short, "class_id": np.where(short < 0.5, np.nan, 7.0)}
     order = ["class_id", "memo_score", "csl", "lt"]
-    joined = Joined(pd.DataFrame(columns)[order].rename_axis("sample_id"), "train", order[1:], [], [])
+    joined = Joined(pd.DataFrame(columns)[order].rename_axis("sample_id"), "train", order[1:], [], [], {})
     code = np.where(short < 0.2, -1, 0)
     category = pd.Series(pd.Categorical.from_codes(code, ["high csl, low memo"]))
     tables.write_csv(tmp_path / "x.csv", tables.per_sample(joined, category, None), joined)

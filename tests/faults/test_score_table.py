@@ -293,3 +293,65 @@ def test_scores_begin_when_a_class_is_seen(mcx: Callable, here: Path, undrawn: N
     np.testing.assert_allclose(found["variability"][any_], spread, rtol=1e-4, atol=1e-7)
     first = np.where(np.nan_to_num(right[:, any_]).any(0), np.nan_to_num(right[:, any_]).argmax(0), np.inf)
     assert np.array_equal(found["first_learnt"][any_], first)
+
+
+def flags_of(path: str, marked: list[int]) -> None:
+    ids = np.load("losses/sample_ids.npy")
+    pd.DataFrame({"sample_id": ids, "wrong": np.isin(ids, marked).astype(int)}).to_csv(path, index=False)
+
+
+def test_scores_are_joined_by_their_hard_ends_and_the_hardest_are_listed_and_drawn(
+    mcx: Callable, here: Path, undrawn: None
+) -> None:
+    assert mcx(*AGGREGATE, "losses", "--output-dir", "out").code == 0
+    scores = table("out")
+    hardest = scores["aum"].sort_values(kind="stable").index[:7].tolist()
+    flags_of("flags.csv", hardest)
+    words = ("correlate", "--scores", "out", "--flags", "flags.csv", "--output-dir", "joined")
+    done = mcx(*words, "--json")
+    assert done.code == 0, done.err
+    found = json.loads(done.out)
+    rows = {row["metric"]: row for row in found["auroc"]}
+    assert list(rows) == [name for name in rows if name in scores], "every score and nothing else"
+    assert len(rows) == scores.shape[1]
+    assert (rows["aum"]["end"], rows["aum"]["at_end"], rows["aum"]["auroc"]) == ("low", 1.0, 0.0)
+    assert (found["hardest"], rows["aum"]["behind"], rows[found["best"]]["at_end"]) == (7, 0.0, 1.0)
+    listed = pd.read_csv("joined/hardest.csv")
+    assert len(listed) == 7
+    assert listed.loc[0, "sample_id"] in hardest
+    agreed = pd.read_csv("joined/agreement.csv", index_col="metric")
+    assert agreed.shape == (len(rows), len(rows))
+    assert agreed.loc["correctness", "share_wrong"] == pytest.approx(1.0, abs=1)
+    assert {"scores.png", "hardest.png"} <= {path.name for path in Path("joined").iterdir()}
+    again = mcx(*words)
+    assert "already complete" in again.err
+    assert "Best at finding wrong: " in again.out
+
+
+def test_arrays_and_the_table_of_one_run_give_each_score_once(
+    mcx: Callable, here: Path, undrawn: None
+) -> None:
+    assert mcx(*AGGREGATE, "losses", "--output-dir", "out").code == 0
+    done = mcx("correlate", "--csl", "out", "--scores", "out", "--output-dir", "joined", "--json")
+    assert done.code == 0, done.err
+    names = [each["name"] for each in json.loads(done.out)["metrics"]]
+    assert len(names) == len(set(names)) == table("out").shape[1]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda: Path("out", SAID).unlink(), "no table of scores with its .json beside it"),
+        (lambda: Path("out", SAID).write_text('{"schema": "mcx.scores/1"}'), SAID),
+        (lambda: Path("out", TABLE).write_text("a,b\n1,2\n"), TABLE),
+        (lambda: Path("out", TABLE).unlink(), "holds no scores_*.csv"),
+    ],
+    ids=["no document", "another document", "another table", "no table"],
+)
+def test_a_table_of_scores_that_is_not_whole_is_refused(
+    mcx: Callable, here: Path, undrawn: None, spoil: Callable, said: str
+) -> None:
+    assert mcx(*AGGREGATE, "losses", "--output-dir", "out").code == 0
+    spoil()
+    done = mcx("correlate", "--scores", "out", "--output-dir", "joined")
+    assert (done.code, said in done.err) == (3, True), done.err

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import os
 import textwrap
 import warnings
@@ -88,6 +89,8 @@ def plain_matplotlib() -> Iterator[None]:
             os.environ["MPLBACKEND"] = backend
     plain = {k: v for k, v in matplotlib.rcParamsDefault.items() if not k.startswith("backend")}
     settings: Any = plain | _LOOK
+    # It logs which fonts it does not find, and that it looks for fonts: no news for who waits for a result.
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
     with matplotlib.rc_context(settings), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph ")
         yield

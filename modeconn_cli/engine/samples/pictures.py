@@ -106,7 +106,7 @@ def gallery(
                     axis.set_axis_off()
                     continue
                 sample = int(ids[places[k]])
-                words = [f"id {sample}", f"{called} {values[places[k]]:.3g}"]
+                words = [f"id {sample}", f"{called} {values[places[k]]:.3g}".strip()]
                 draw_sample(axis, images.get(sample), words, noise.get(sample))
     return drawn.content
 

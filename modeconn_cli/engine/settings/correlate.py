@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Literal
 
 from modeconn_cli.engine.errors import SettingsError
-from modeconn_cli.engine.settings.base import setting, without_effect
-from modeconn_cli.engine.settings.shared import FigureSettings, FolderSettings
+from modeconn_cli.engine.settings.base import like, setting, without_effect
+from modeconn_cli.engine.settings.csl import CslAggregateSettings
+from modeconn_cli.engine.settings.shared import DataSettings, FigureSettings, FolderSettings
 
 GroupName = Literal["class_id", "task_num"]
 
@@ -22,6 +23,9 @@ class CorrelateSettings(FigureSettings, FolderSettings):
         None, "csl_*.npy, or the folder of mcx csl aggregate (its lt_*.npy is taken too)"
     )
     lt: Path | None = setting(None, "lt_*.npy, or the folder that holds it")
+    scores: Path | None = setting(
+        None, "scores_*.csv of mcx csl aggregate, or the folder that holds it: every score, by its hard end"
+    )
     curvature: Path | None = setting(
         None, "folder of mcx curvature, its per_image_curvature.npy or a curvature_results_*.csv"
     )
@@ -38,6 +42,27 @@ class CorrelateSettings(FigureSettings, FolderSettings):
     flags: Path | None = setting(
         None, "what the metrics should find: .csv with sample_id and columns of 0 and 1, or .npy"
     )
+    hardest: int | None = setting(
+        None,
+        "how many samples are the hardest by a score, whose agreement is told",
+        low=1,
+        shown="as many as are flagged, else 1 %, but 10",
+        needs=("scores",),
+    )
+    num_samples: int = like(
+        CslAggregateSettings, "num_samples", help="hardest samples that are drawn", needs=("scores",)
+    )
+    dataset: str | None = like(
+        DataSettings,
+        "dataset",
+        help="the data whose images are drawn",
+        shown="those that were scored",
+        change="free",
+        needs=("scores",),
+    )
+    data_path: Path | None = like(
+        DataSettings, "data_path", help="folder of the data, for the images", needs=("scores",)
+    )
     by: tuple[GroupName, ...] = setting(("class_id", "task_num"), "what the groups are made by, comma-listed")
     class_map: Path | None = setting(
         None, "names of the classes: .csv with class_id,class_name, or a JSON or YAML object"
@@ -52,10 +77,20 @@ class CorrelateSettings(FigureSettings, FolderSettings):
 
     def check(self) -> None:
         super().check()
-        named = self.tracking, self.csl, self.lt, self.curvature, self.dormant, self.memo, *self.with_files
+        named = (
+            self.tracking,
+            self.csl,
+            self.lt,
+            self.scores,
+            self.curvature,
+            self.dormant,
+            self.memo,
+            *self.with_files,
+        )
         if not any(named):
             raise SettingsError(
-                "no metrics", "pass --csl, --lt, --curvature, --dormant, --memo, --tracking or --with"
+                "no metrics",
+                "pass --csl, --lt, --scores, --curvature, --dormant, --memo, --tracking or --with",
             )
 
     def idle(self) -> dict[str, str]:

@@ -17,7 +17,9 @@ from modeconn_cli.engine.commands.correlate import (
     described,
     evolution,
     figures,
+    hardness,
     inputs,
+    sources,
     tables,
 )
 from modeconn_cli.engine.commands.correlate.evolution import DormancyAt
@@ -28,26 +30,35 @@ from modeconn_cli.engine.commands.correlate.groups import (
     with_exposures,
     with_names,
 )
+from modeconn_cli.engine.commands.correlate.hardness import Auroc
 from modeconn_cli.engine.commands.correlate.inputs import Inputs
 from modeconn_cli.engine.commands.correlate.join import CLASS, TASK, Coverage, Joined, join
 from modeconn_cli.engine.commands.correlate.sources import PER_EPOCH, Source
 from modeconn_cli.engine.errors import SettingsError
 from modeconn_cli.engine.machine.runtime import Runtime
-from modeconn_cli.engine.results import files, jobs
+from modeconn_cli.engine.results import files, jobs, records
+from modeconn_cli.engine.results.columns import ID
 from modeconn_cli.engine.results.figures import about, said_beside
+from modeconn_cli.engine.results.listing import FILE
 from modeconn_cli.engine.results.records import Record
 from modeconn_cli.engine.settings.correlate import CorrelateSettings
-from modeconn_cli.engine.settings.shared import in_every_format
-from modeconn_cli.engine.statistics import Correlation, auroc, average_precision, correlations
+from modeconn_cli.engine.settings.shared import SplitName, in_every_format
+from modeconn_cli.engine.statistics import Correlation, correlations
 
 PER_SAMPLE, PARQUET, SUMMARY = "per_sample.csv", "per_sample.parquet", "correlate_summary.json"
 CORRELATIONS, AUROC = "correlations.csv", "auroc.csv"
 GROUP_FILES = {(CLASS,): "by_class.csv", (TASK,): "by_task.csv", (CLASS, TASK): "by_class_and_task.csv"}
 SCATTER, GROUPS_FIGURE, TASKS_FIGURE = "scatter.png", "groups.png", "tasks.png"
+AGREEMENT, HARDEST = "agreement.csv", "hardest.csv"
+SCORES_FIGURE, HARDEST_FIGURE = "scores.png", "hardest.png"
 EVOLUTION, EVOLUTION_FIGURE = "evolution.csv", "evolution.png"
 OWNED = (
-    PER_SAMPLE, PARQUET, CORRELATIONS, AUROC, *GROUP_FILES.values(), EVOLUTION, SUMMARY,
-    *(name for each in (SCATTER, GROUPS_FIGURE, TASKS_FIGURE, EVOLUTION_FIGURE) for name in in_every_format(each)),
+    PER_SAMPLE, PARQUET, CORRELATIONS, AUROC, AGREEMENT, HARDEST, *GROUP_FILES.values(), EVOLUTION, SUMMARY,
+    *(
+        name
+        for each in (SCATTER, SCORES_FIGURE, HARDEST_FIGURE, GROUPS_FIGURE, TASKS_FIGURE, EVOLUTION_FIGURE)
+        for name in in_every_format(each)
+    ),
 )  # fmt: skip
 
 Keys = tuple[str, ...]  # what a kind of group is made by
@@ -65,24 +76,13 @@ class Metric:
     median: float | None
 
 
-@dataclass(frozen=True)
-class Auroc:
-    """The chance that a flagged sample has the larger value, its standard error, and the average precision of the
-    samples with the largest values first, over the `n` samples with both; `flagged` of them are flagged.
-    """
-
-    flag: str
-    flagged: int
-    metric: str
-    auroc: float | None
-    stderr: float | None
-    n: int
-    average_precision: float | None
-
-
 @dataclass(frozen=True, kw_only=True)
 class CorrelateResult(Record):
-    """`categories`: name -> samples, those without one under an empty name; `assumed_index`: sources without ids."""
+    """`categories`: name -> samples, those without one under an empty name; `assumed_index`: sources without ids.
+
+    Of a table of scores, `hardest` is how many samples are the hardest by a score, `best` the score that finds the
+    first flag best, or that stands first, and `advice` what the run shows of which score to use.
+    """
 
     schema: ClassVar[str] = "mcx.correlate/1"
 
@@ -97,6 +97,9 @@ class CorrelateResult(Record):
     categories: dict[str, int]
     medians: dict[str, float]
     auroc: list[Auroc]
+    hardest: int | None
+    best: str | None
+    advice: list[str]
     tasks: list[TaskSamples]
     evolution: list[DormancyAt]
     groups: dict[str, int]  # file -> groups
@@ -154,7 +157,15 @@ def _title(joined: Joined, found: Inputs, paths: Sequence[Path]) -> str:
 
 
 def _plan(settings: CorrelateSettings, found: Inputs, folder: Path) -> list[str]:
-    paths = (settings.tracking, found.csl, found.lt, settings.curvature, settings.dormant, settings.memo)
+    paths = (
+        settings.tracking,
+        found.csl,
+        found.lt,
+        settings.scores,
+        settings.curvature,
+        settings.dormant,
+        settings.memo,
+    )
     named = [str(path) for path in (*paths, *settings.with_files, settings.flags) if path is not None]
     return [f"join {', '.join(named)}", f"results in {folder}"]
 
@@ -198,6 +209,9 @@ def _measure(
     tasks = by_task(table, joined.metrics) if (TASK,) in groups else []
     several = found.dormant if len(found.dormant) > 1 else {}
     flag, task = next(iter(joined.flags), None), TASK if tasks else None
+    found_flags = hardness.finding(table, joined.flags, joined.metrics, joined.ends)
+    ranked = settings.scores is not None
+    best = hardness.best_of(found_flags, joined.metrics, joined.ends) if ranked else None
     result = CorrelateResult(
         samples=len(table),
         split=joined.split or None,
@@ -209,7 +223,10 @@ def _measure(
         correlations=correlations({name: table[name].to_numpy() for name in joined.metrics}),
         categories={name: int(count) for name, count in counts.items() if count},
         medians=medians,
-        auroc=[_auroc(table[marks], table[name]) for marks in joined.flags for name in joined.metrics],
+        auroc=found_flags,
+        hardest=_count(settings, table, flag) if ranked else None,
+        best=best,
+        advice=hardness.advice(table, found_flags, best, joined.metrics) if ranked else [],
         tasks=tasks,
         evolution=evolution.follow(several, settings.assume_index, table, flag, task),
         groups={GROUP_FILES[keys]: len(group) for keys, group in groups.items()},
@@ -217,7 +234,70 @@ def _measure(
         output_dir=str(settings.output_dir),
     )
     samples = tables.per_sample(joined, category, of_files)
-    return result, _writers(settings, joined, samples, groups, result, title)
+    writers = _writers(settings, joined, samples, groups, result, title)
+    if result.hardest is not None:
+        writers |= _of_hardest(settings, joined, of_files, result, title, runtime)
+    return result, writers
+
+
+def _count(settings: CorrelateSettings, table: pd.DataFrame, flag: str | None) -> int:
+    """How many samples are the hardest by a score."""
+    flagged = 0 if flag is None else int((table[flag] == 1).sum())
+    asked = settings.hardest or flagged or max(10, len(table) // 100)
+    return min(asked, len(table))
+
+
+def _of_hardest(
+    settings: CorrelateSettings,
+    joined: Joined,
+    of_files: pd.Series | None,
+    result: CorrelateResult,
+    title: str,
+    runtime: Runtime,
+) -> dict[str, Writer]:
+    """What writes the files that scores have and other metrics have not."""
+    table, metrics, ends, best = joined.table, joined.metrics, joined.ends, result.best
+    assert result.hardest is not None, "there are scores"
+    shares = hardness.agreement(table, metrics, ends, result.hardest)
+    ranks = hardness.oriented(result.correlations, metrics, ends)
+    square = pd.DataFrame(shares, columns=metrics)
+    square.insert(0, "metric", metrics)
+    drawn = figures.scores(metrics, ranks, shares, result.hardest, title, settings)
+    writers: dict[str, Writer] = {
+        AGREEMENT: lambda path: tables.write_small(path, square),
+        settings.named(SCORES_FIGURE): lambda path: files.atomic_write(path, drawn),
+    }
+    if best is None:
+        return writers
+    listed = hardness.listed(table, best, ends, joined.flags, result.hardest)
+    if of_files is not None:
+        listed.insert(2, FILE, of_files.reindex(listed[ID]).to_numpy())
+    writers[HARDEST] = lambda path: tables.write_small(path, listed)
+    writers[settings.named(HARDEST_FIGURE)] = lambda path: files.atomic_write(
+        path, _pictured(settings, joined, listed, best, title, runtime)
+    )
+    return writers
+
+
+def _pictured(
+    settings: CorrelateSettings, joined: Joined, listed: pd.DataFrame, best: str, title: str, runtime: Runtime
+) -> bytes:
+    """The hardest samples by the best score, with their images where the data are there."""
+    from modeconn_cli.engine.samples import pictures  # the images alone need torch
+
+    assert settings.scores is not None, "there are scores"
+    said = records.read_object(sources.said_of(settings.scores))
+    images: Any = said.get("images") if isinstance(said.get("images"), dict) else {}
+    known = images.get("said")
+    pictured = pictures.Pictured.of(
+        known if isinstance(known, dict) else {}, images.get("scored"), settings.dataset, settings.data_path
+    )
+    ids = listed[ID].to_numpy()[: settings.num_samples]
+    split: SplitName = "test" if said.get("split") == "test" else "all-train"
+    found = pictures.images_of(pictured, split, ids, runtime)
+    every, score = joined.table.index.to_numpy(), ("", joined.table[best].to_numpy(np.float64))
+    chosen = {"hardest": np.searchsorted(every, ids)}
+    return pictures.gallery(every, chosen, score, found, {}, f"Hardest by {best} of {title}", settings)
 
 
 def _metric(values: pd.Series) -> Metric:
@@ -251,21 +331,6 @@ def _compare_names(names: Mapping[int, str], classes: pd.Series | None, runtime:
         runtime.note(f"{unknown:,} classes of --class-map have no sample")
     if unnamed:
         runtime.note(f"{unnamed:,} classes have no name in --class-map")
-
-
-def _auroc(marks: pd.Series, values: pd.Series) -> Auroc:
-    known = marks.notna()
-    both = values[known].to_numpy(), marks[known].to_numpy()
-    found = auroc(*both)
-    return Auroc(
-        flag=str(marks.name),
-        flagged=found.positive,
-        metric=str(values.name),
-        auroc=found.value,
-        stderr=found.stderr,
-        n=found.n,
-        average_precision=average_precision(*both),
-    )
 
 
 def _writers(

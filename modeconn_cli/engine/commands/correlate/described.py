@@ -11,7 +11,13 @@ from modeconn_cli.engine.commands.correlate.sources import EPOCH_FOLDER, JOBS, S
 from modeconn_cli.engine.results import listing, manifest
 from modeconn_cli.engine.results.listing import Listing
 
-_SCORED = {"csl": "csl_", "lt": "lt_", "curvature": "", "dormant": ""}  # source -> how its files' names begin
+_SCORED = {
+    "csl": "csl_",
+    "lt": "lt_",
+    "scores": "scores_",
+    "curvature": "",
+    "dormant": "",
+}  # source -> how its files' names begin
 
 
 def beside(sources: Sequence[Source]) -> Listing:

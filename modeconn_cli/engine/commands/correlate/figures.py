@@ -21,6 +21,7 @@ from modeconn_cli.engine.results.figures import (
     Page,
     draw_bands,
     draw_boxes,
+    draw_cells,
     lines_of,
     page,
     shades,
@@ -38,6 +39,7 @@ BINS = 60
 MOST = 12  # metrics in a figure
 NAMED = 10  # tasks that are named one by one
 LARGEST = 1e300  # an axis bears no more
+WRITTEN = 12  # metrics whose cells have numbers
 TAIL = 4.0  # a range of so many times the middle 80 % of the samples is a heavy tail
 
 
@@ -178,6 +180,26 @@ def draw_correlation(axis: Axes, found: Correlation) -> None:
     strength = found.spearman or 0.0
     axis.set_facecolor(to_rgba(VERMILION if strength > 0 else BLUE, 0.5 * abs(strength)))
     axis.grid(visible=False)
+
+
+def scores(
+    metrics: Sequence[str], ranks: np.ndarray, shares: np.ndarray, k: int, title: str, look: FigureSettings
+) -> bytes:
+    """Rank correlations of all metrics and the share of the hardest k that they have in common, [M, M] each."""
+    count = len(metrics)
+    side, written = max(2.2, 0.17 * count + 0.8), count <= WRITTEN
+    with page(look, title, 2, width=max(WIDTH, side + 1.4), height=side) as drawn:
+        panels = zip(drawn.panels, (ranks, shares), (-1.0, 0.0), strict=True)
+        words = ("Spearman, hard ends together", f"share of the hardest {k:,} in common")
+        for (axis, values, low), said in zip(panels, words, strict=True):
+            image = draw_cells(axis, values, low=low, high=1.0, written=written, form=".2f", size=5.0)
+            axis.set_xticks(
+                range(count), [shortened(name) for name in metrics], rotation=90, parse_math=False
+            )
+            axis.set_yticks(range(count), [shortened(name) for name in metrics], parse_math=False)
+            axis.tick_params(labelsize=5.5)
+            drawn.figure.colorbar(image, ax=axis, label=said).outline.set_visible(False)
+    return drawn.content
 
 
 def groups(

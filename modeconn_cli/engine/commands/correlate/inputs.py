@@ -48,10 +48,7 @@ def read(settings: CorrelateSettings, inputs: Inputs, runtime: Runtime) -> tuple
             runtime.warn(
                 f"only one epoch of {every} was tracked: times_seen and the last exposure are of those"
             )
-    if inputs.csl is not None:
-        read.append(sources.csl(inputs.csl, assume))
-    if inputs.lt is not None:
-        read.append(sources.array("lt", inputs.lt, "lt", ("csl",), assume))
+    read += _of_losses(settings, inputs)
     if settings.curvature is not None:
         read.append(sources.curvature(settings.curvature, assume))
     if inputs.dormant:
@@ -62,7 +59,7 @@ def read(settings: CorrelateSettings, inputs: Inputs, runtime: Runtime) -> tuple
     if settings.memo is not None:
         read = [_without_memo(source, runtime) for source in read]
         read.append(sources.memo(settings.memo, assume))
-    known, taken = described.beside(read), {*join.RESERVED}
+    known, taken = described.beside(read), {*join.RESERVED, *(name for each in read for name in each.metrics)}
     for path in settings.with_files:
         read.append(further.metrics(path, taken, assume, runtime))
         taken |= set(read[-1].metrics)
@@ -74,6 +71,18 @@ def read(settings: CorrelateSettings, inputs: Inputs, runtime: Runtime) -> tuple
             "pass --csl, --memo or another one",
         )
     return read, known
+
+
+def _of_losses(settings: CorrelateSettings, inputs: Inputs) -> list[Source]:
+    """What mcx csl aggregate has made: arrays first, and the table of scores without them."""
+    read, assume = [], settings.assume_index
+    if inputs.csl is not None:
+        read.append(sources.csl(inputs.csl, assume))
+    if inputs.lt is not None:
+        read.append(sources.array("lt", inputs.lt, "lt", ("csl",), assume))
+    if settings.scores is not None:
+        read.append(sources.scores(settings.scores, {name for each in read for name in each.metrics}, assume))
+    return read
 
 
 def _without_memo(source: Source, runtime: Runtime) -> Source:

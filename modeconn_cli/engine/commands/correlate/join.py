@@ -17,6 +17,7 @@ from modeconn_cli.engine.results.columns import ID
 METRICS = (
     "memo_score", "csl", "csl_per_epoch", "lt", "curvature", "directional_eig", "dormant_prop", "dormant_post"
 )  # fmt: skip
+HARD = dict.fromkeys(("memo_score", "csl", "csl_per_epoch", "lt", "curvature"), "high")
 CLASS, TASK = "class_id", "task_num"
 SEEN = ("first_epoch", "last_epoch", "times_seen")
 CATEGORY, SPLIT = "category", "split"
@@ -39,7 +40,8 @@ class Coverage:
 class Joined:
     """All columns of the samples. `table` has a row per sample, indexed by its id (int64, ascending); NaN is missing.
 
-    `metrics` and `flags` are names of columns; the other ones are facts, whole numbers in float64.
+    `metrics` and `flags` are names of columns; the other ones are facts, whole numbers in float64. `ends` say of a
+    metric at which end hard samples lie: high, low or either.
     """
 
     table: pd.DataFrame
@@ -47,6 +49,7 @@ class Joined:
     metrics: list[str]
     flags: list[str]
     coverage: list[Coverage]
+    ends: Mapping[str, str]
 
 
 def join(sources: Sequence[Source], how: str | None) -> Joined:
@@ -67,7 +70,9 @@ def join(sources: Sequence[Source], how: str | None) -> Joined:
     flags = [name for source in sources for name in source.flags]
     further = [name for name in metrics if name not in METRICS]
     order = [CLASS, TASK, *METRICS, *SEEN, *further, *flags]
-    return Joined(table[[name for name in order if name in table]], split, metrics, flags, coverage)
+    ends = HARD | {name: end for source in sources for name, end in source.ends.items()}
+    ends = {name: end for name, end in ends.items() if name in metrics}
+    return Joined(table[[name for name in order if name in table]], split, metrics, flags, coverage, ends)
 
 
 def _split(sources: Sequence[Source]) -> str:

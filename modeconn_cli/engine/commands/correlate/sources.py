@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +12,13 @@ import pandas as pd
 
 from modeconn_cli.engine.commands.correlate import splits
 from modeconn_cli.engine.errors import InputError, must_exist
-from modeconn_cli.engine.results import arrays, columns, manifest, memo_scores, tracking_file
+from modeconn_cli.engine.results import arrays, columns, manifest, memo_scores, records, tracking_file
 from modeconn_cli.engine.results.memo_scores import MEMO
 
 IDS = "sample_ids.npy"
 JOBS = ("csl", "curvature", "dormant")  # that make arrays per sample
 CURVATURE, DIRECTIONAL = "per_image_curvature.npy", "per_image_directional_eig.npy"
+SCORES, POSITION = "mcx.scores/1", "position"  # of the tables of scores
 CURVATURE_LABELS = "per_image_labels.npy"
 PER_EPOCH = "csl_per_epoch"
 _DORMANT = re.compile(r"dormant_(?:props|post)_epoch_(\d+)\.npy")
@@ -40,6 +41,9 @@ class Source:
     split: str = ""
     assumed: bool = False
     files: tuple[Path, ...] = ()
+    ends: Mapping[str, str] = field(
+        default_factory=dict
+    )  # metric -> high, low or either: where hard samples lie
 
 
 def existing(path: Path) -> Path:
@@ -124,6 +128,51 @@ def csl(path: Path, assume: bool) -> Source:
     """Cumulative loss, and its mean per epoch where the number of epochs differs between samples."""
     per_epoch = path.with_name(f"{PER_EPOCH}_{path.name.removeprefix('csl_')}")
     return array("csl", path, "csl", ("csl",), assume, beside={PER_EPOCH: per_epoch})
+
+
+def scores(path: Path, taken: Collection[str], assume: bool) -> Source:
+    """The table of scores of a run, without those that are `taken`, each with the end at which hard samples lie.
+
+    Raises InputError for a table that does not say what its columns are, or whose samples nobody names.
+    """
+    path, said = only(path, "scores_*.csv"), said_of(path)
+    if path.suffix.lower() != ".csv" or not existing(path).is_file() or not said.exists():
+        raise InputError(
+            f"'{path}' is no table of scores with its .json beside it", "mcx csl aggregate writes both"
+        )
+    manifest.check([path, said], JOBS)
+    document = records.read_object(said)
+    rows = document.get("scores")
+    if document.get("schema") != SCORES or not isinstance(rows, list):
+        raise InputError(f"'{said}' does not say what the scores are", "aggregate the arrays again")
+    table = columns.read_samples(path, (columns.ID, *((POSITION,) if assume else ())))
+    ends = {
+        row["name"]: str(row.get("hard"))
+        for row in rows
+        if isinstance(row, dict) and row.get("name") in table
+    }
+    wanted = [str(name) for name in table if name in ends and name not in taken]
+    found = {name: columns.measurements(table[name], path) for name in wanted}
+    return Source(
+        name="scores",
+        path=path,
+        table=pd.DataFrame(found, table.index),
+        metrics=tuple(wanted),
+        split=splits.FILES.get(str(document.get("split")), ""),
+        assumed=assume and not _has_ids(path),
+        files=(path, said),
+        ends=ends,
+    )
+
+
+def said_of(path: Path) -> Path:
+    """What says what the columns of a table of scores are, or of the only one of a folder."""
+    return only(path, "scores_*.csv").with_suffix(".json")
+
+
+def _has_ids(path: Path) -> bool:
+    with path.open(encoding="utf-8") as file:
+        return columns.ID in file.readline().strip().split(",")
 
 
 def only(path: Path, pattern: str, others: tuple[str, ...] = ()) -> Path:
