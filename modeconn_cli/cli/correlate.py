@@ -30,7 +30,7 @@ def correlate(settings: CorrelateSettings, report: Report) -> None:
     by_task.csv, auroc.csv and figures. Reads the files of mcx and of the original scripts. Correlations come with 95 %
     intervals and with p among all pairs of the table (Holm), AUROCs with DeLong's standard error.
 
-    --scores takes every score of mcx csl aggregate by the end at which hard samples lie: which finds the flagged samples
+    --scores takes every score of mcx csl aggregate by the end at which hard samples lie: which finds flagged samples
     best and which are as good, how far the hardest of each agree (agreement.csv, scores.png), and the hardest by the
     best one (hardest.csv, and hardest.png with their images).
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from modeconn_cli.engine.samples import scores
+from modeconn_cli.engine.samples import scores, vog
 from modeconn_cli.engine.samples.folds import windows
 from modeconn_cli.engine.samples.per_sample import PerSample
 from modeconn_cli.engine.statistics import average_precision
@@ -225,3 +226,35 @@ def test_a_score_is_within_its_range_and_its_hard_end_is_that_of_hard_samples(na
     easy, hard = fold.result().tolist()
     assert all(score.within[0] <= value <= score.within[1] for value in (easy, hard))
     assert (score.hard == "either") or np.sign(hard - easy) == (1 if score.hard == "high" else -1)
+
+
+def test_the_variance_of_gradients_is_that_of_all_epochs_at_once(tmp_path: Path) -> None:
+    """Against numpy over whole epochs in float64; a sample that begins later has fewer, one never seen has none."""
+    rng = np.random.default_rng(0)
+    values = (3 + rng.normal(size=(7, 5, 2, 3))).astype(np.float32)
+    values[:3, 1] = np.nan
+    values[:, 4] = np.nan
+    moments = vog.Moments(tmp_path / "vog.npz")
+    for epoch in (0, 1, 2, 2, 3, 4, 5, 6):  # one comes twice, as after a kill
+        moments.add(epoch, values[epoch])
+    assert moments.epochs() == list(range(7))
+    found, exact = moments.deviation(), values.astype(np.float64)
+    expected = [exact[:, k].std(0).mean() for k in (0, 2, 3)]
+    np.testing.assert_allclose(found[[0, 2, 3]], expected, rtol=1e-5)
+    assert found[1] == pytest.approx(exact[3:, 1].std(0).mean(), rel=1e-5)
+    assert math.isnan(found[4])
+
+
+def test_gradients_of_label_logits_of_a_linear_network_are_its_rows() -> None:
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(6, 3)).double()
+    images, labels = torch.randn(5, 1, 2, 3, dtype=torch.float64), torch.arange(5) % 3
+    for gradient in ("param", "input", "none"):
+        found = PerSample(model, (1, 2, 3), gradient, of_label=True).score(images, labels)
+        assert found.of_label is not None
+        torch.testing.assert_close(
+            found.of_label.flatten(1).double(), model[1].weight[labels].detach(), rtol=1e-6, atol=0
+        )
+        plain = PerSample(model, (1, 2, 3), gradient).score(images, labels)
+        torch.testing.assert_close(found.losses, plain.losses, rtol=1e-12, atol=0)
+        assert (found.squares is None) == (plain.squares is None) == (gradient == "none")
+        assert plain.of_label is None

@@ -188,7 +188,7 @@ CASES = {
         {A: other_weights, B: other_weights, "data.npz": other_data}, "out.json", job=False,
     ),
     "csl score": Case(
-        ["csl", "score", "--checkpoint-dir", "runs/seed0", *OWN, "-q"],
+        ["csl", "score", "--checkpoint-dir", "runs/seed0", *OWN, "--vog", "-q"],
         {A: other_weights, "data.npz": other_data}, "out",
     ),
     "curvature": Case(

@@ -97,7 +97,7 @@ def test_every_score_is_that_of_a_plain_loop_in_float64(
     assert [each["name"] for each in document["scores"]] == list(found.columns)
     np.testing.assert_allclose(found["grand_input"], norms[1], rtol=1e-6)
     np.testing.assert_allclose(found["grand_input_mean"], np.mean(norms, 0), rtol=1e-6)
-    of_parameters = {"grand", "grand_mean", "tracin_self"}
+    of_parameters = {"grand", "grand_mean", "tracin_self", "vog", "vog_class"}
     assert {each["name"] for each in document["absent"]} == {
         "csl_ce", "csl_per_epoch", "dynamic_uncertainty", *of_parameters,
     }  # fmt: skip
@@ -355,3 +355,42 @@ def test_a_table_of_scores_that_is_not_whole_is_refused(
     spoil()
     done = mcx("correlate", "--scores", "out", "--output-dir", "joined")
     assert (done.code, said in done.err) == (3, True), done.err
+
+
+@pytest.mark.parametrize("compat", [(), ("--compat", "vog")], ids=["every element", "channels first"])
+def test_the_variance_of_gradients_is_that_of_a_plain_loop_and_goes_on_after_a_kill(
+    mcx: Callable, here: Path, undrawn: None, monkeypatch: pytest.MonkeyPatch, compat: tuple[str, ...]
+) -> None:
+    monkeypatch.syspath_prepend(here)
+    model = importlib.import_module("mixnet").net().double().eval()
+    samples = datasets.load(DataSettings(dataset="data.npz"), torch.device("cpu")).split("all-train")
+    epochs = []
+    for epoch in range(3):
+        file = torch.load(f"runs/seed0/checkpoint-{epoch}.pt", weights_only=True)
+        model.load_state_dict(file["model_state"])
+        of_samples = []
+        for batch in samples.batches(1):
+            image = batch.images.double().requires_grad_()
+            (gradient,) = torch.autograd.grad(model(image)[0, batch.labels[0]], image)
+            of_samples.append(gradient[0].mean(0).numpy() if compat else gradient[0].numpy())
+        epochs.append(of_samples)
+    exact = np.array(epochs).std(0)
+    exact = exact.reshape(len(exact), -1).mean(1)
+    words = (*SCORE, "--vog", *compat, "--output-dir", "own")
+    assert mcx(*words, "--end-epoch", "1").code == 0
+    assert mcx(*words).code == 0, "more epochs are taken up"
+    assert mcx(*words, "--output-dir", "once").code == 0
+    for name in ("vog", "vog_class"):
+        files = [Path(folder, f"{name}_{NAMES}.npy").read_bytes() for folder in ("own", "once")]
+        assert files[0] == files[1]
+    np.testing.assert_allclose(np.load(f"own/vog_{NAMES}.npy"), exact, rtol=1e-4)
+    assert mcx(*AGGREGATE, "own", "--output-dir", "out").code == 0
+    found, labels = table("out"), samples.labels.numpy()
+    np.testing.assert_allclose(found["vog"], exact, rtol=1e-4)
+    of_class = exact[labels == 1]
+    np.testing.assert_allclose(
+        found["vog_class"][labels == 1], (of_class - of_class.mean()) / of_class.std(), rtol=1e-2, atol=1e-4
+    )
+    assert mcx(*AGGREGATE, "own", "--start-epoch", "1", "--output-dir", "later").code == 0
+    absent = {each["name"]: each["why"] for each in said("later")["absent"]}
+    assert "--vog" in absent["vog"]

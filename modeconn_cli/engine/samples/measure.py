@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -26,7 +27,8 @@ Result = TypeVar("Result", bound=Record)
 class Measure(ABC, Generic[Settings, Row, Result]):
     """A score of samples under one checkpoint after the other, and the files in `folder` that it goes to.
 
-    `columns` name the values that each sample has; what else a batch yields adds up over samples. `row` is what is said
+    `columns` name the values that each sample has, `fields` the arrays with the shape of one sample's, float32; what
+    else a batch yields adds up over samples. `row` is what is said
     of an epoch, `record` what is said in the end. `owned` are glob patterns of all files of the job in its folder;
     `key` tells it from other jobs of the same command there. `ids` is the name of the file of the samples' ids, where
     all epochs share one, `listed` that of the table of the samples, where there is one.
@@ -35,6 +37,7 @@ class Measure(ABC, Generic[Settings, Row, Result]):
     row: type[Row]
     record: type[Result]
     columns: tuple[str, ...]
+    fields: Mapping[str, tuple[int, ...]] = MappingProxyType({})
     owned: Sequence[str]
     key = ""
     ids: str | None = None
@@ -52,7 +55,7 @@ class Measure(ABC, Generic[Settings, Row, Result]):
 
     @abstractmethod
     def batch(self, batch: Batch) -> dict[str, Tensor]:
-        """Score a batch: columns [n], and sums of any shape, float64."""
+        """Score a batch: columns [n], fields [n, …], and sums of any shape, float64."""
 
     @abstractmethod
     def files(self, epoch: int) -> list[Path]:
@@ -60,7 +63,7 @@ class Measure(ABC, Generic[Settings, Row, Result]):
 
     @abstractmethod
     def write(self, checkpoint: ScoredEpoch, whole: Mapping[str, np.ndarray]) -> Row:
-        """Write the files of an epoch, with columns [N] and sums; say what is in them.
+        """Write the files of an epoch, with columns [N], fields [N, …] and sums; say what is in them.
 
         Samples that are not scored are NaN.
         """

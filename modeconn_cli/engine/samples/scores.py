@@ -158,6 +158,7 @@ def steps(columns: Columns) -> np.ndarray:
 
 _CSL, _PLEISS = "Ravikumar et al. 2025", "Pleiss et al. 2020, arXiv:2001.10528"
 _MAPS, _EL2N = "Swayamdipta et al. 2020, arXiv:2009.10795", "Paul et al. 2021, arXiv:2107.07075"
+_VOG = "Agarwal et al. 2022, arXiv:2008.11600"
 _TRACIN, _TONEVA = "Pruthi et al. 2020, arXiv:2002.08484", "Toneva et al. 2019, arXiv:1812.05159"
 _LOGITS, _LOSS, _GRAD = ("label_logit", "other_logit"), ("loss",), ("loss_grad",)
 _POSITIVE, _SHARE = (0.0, math.inf), (0.0, 1.0)
@@ -228,6 +229,12 @@ def scores(el2n_epoch: int) -> tuple[Score, ...]:
         Score(
             "tracin_self", "sum of learning rate times the squared norm of the loss's gradient by the parameters",
             _TRACIN, "high", _POSITIVE, (NORM, "lr"), Total, steps, by="param"),
+        Score(
+            "vog", "mean over input elements of the standard deviation (ddof 0) over epochs of the gradient of the "
+            "label's logit by the input", _VOG, "either", _POSITIVE, ("vog",), by="input"),
+        Score(
+            "vog_class", "the same, standardised within the samples of the class", _VOG, "either", REAL, ("vog",),
+            by="input"),
         Score(
             "forgetting", "changes from correct to wrong between consecutive epochs; never correct: ∞", _TONEVA, "high",
             _POSITIVE, ("correct",), Forgotten),

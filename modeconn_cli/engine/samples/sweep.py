@@ -50,6 +50,7 @@ class Sweep(Generic[Row]):
         self._measure, self._job, self._runtime = measure, job, runtime
         self._run, self._group, self._batch_size = measure.run, runtime.group, batch_size
         self._count = len(measure.run.samples)
+        self._of_samples = (*measure.columns, *measure.fields)
         self._log = EpochLog(job, measure.row)
         self._parts = job.private / PARTS
         size = max(1, UNIT // batch_size) * batch_size
@@ -149,7 +150,7 @@ class Sweep(Generic[Row]):
                 places += [self._place(checkpoint, unit) for unit in self._units]
             else:
                 shutil.rmtree(self._folder(epoch), ignore_errors=True)
-        return [self._name(path) for path in places if read_part(path, self._measure.columns) is not None]
+        return [self._name(path) for path in places if read_part(path, self._of_samples) is not None]
 
     def _unfinished(self, mine: Mapping[str, Any]) -> list[int]:
         """Raises InputError where the job began with another network or other samples."""
@@ -192,7 +193,7 @@ class Sweep(Generic[Row]):
         Raises InputError where the ranks saw other files.
         """
         epoch, places = checkpoint.epoch, [self._place(checkpoint, unit) for unit in self._units]
-        found = [read_part(path, self._measure.columns) for path in places]
+        found = [read_part(path, self._of_samples) for path in places]
         parts = [part for part in found if part is not None]
         if len(parts) < len(found):
             files.check_guarded(self._parts)
@@ -202,7 +203,7 @@ class Sweep(Generic[Row]):
                 "all ranks need the same checkpoints and the same --output-dir",
             )
         self._take_up(epoch)
-        row = self._measure.write(checkpoint, joined(parts, self._measure.columns))
+        row = self._measure.write(checkpoint, joined(parts, self._of_samples))
         self._log.add(row, self._measure.files(epoch))
         self._remove(epoch, places)
         self.scored += 1
@@ -256,6 +257,8 @@ class Sweep(Generic[Row]):
         (begin, end), chosen = unit, self._run.seen.chosen
         wanted = slice(None) if chosen is None else chosen[begin:end].numpy()
         part: Values = {name: np.full(end - begin, np.nan) for name in self._measure.columns}
+        for name, shape in self._measure.fields.items():
+            part[name] = np.full((end - begin, *shape), np.nan, dtype=np.float32)
         for name in found[0] if found else ():
             of_batches = [values[name] for values in found]
             if name in part:

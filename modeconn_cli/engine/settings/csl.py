@@ -39,6 +39,13 @@ class CslScoreSettings(ScoringSettings, NameSettings):
         shown="half for the run's own decay, else seed",
     )
     scheme: Literal["long", "short"] = setting("long", "file names with run and noise, or without")
+    vog: bool = setting(
+        False,
+        "variance of gradients too: one backward pass by the input more, and two copies of the images on the disk",
+    )
+    compat: Literal["vog"] | None = setting(
+        None, "vog: the mean over an image's channels first, as the original code", needs=("vog",)
+    )
 
     @property
     def run(self) -> int | None:

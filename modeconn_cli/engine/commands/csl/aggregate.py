@@ -209,7 +209,7 @@ def _measured(found: RunArrays, settings: CslAggregateSettings, runtime: Runtime
     if unseen:
         # Without the decay, which is another sum for other epochs.
         values["csl_per_epoch"] = values.get("csl_ce", csl) / np.where(never, 1, epochs)
-    further = {"final_loss": final.values()}
+    further = {"final_loss": final.values(), **found.vogs()}
     if learnt is None:
         return _Metrics(values, further, None, None)
     plain = learnt.plain

@@ -58,7 +58,7 @@ class RunArrays:
 
     @property
     def files(self) -> list[Path]:
-        return [*self.vectors, *(self.dynamics or ())]
+        return [*self.vectors, *(self.dynamics or ()), *self.vog_files.values()]
 
     @property
     def vectors(self) -> list[Path]:
@@ -105,6 +105,17 @@ class RunArrays:
             return dict.fromkeys(self.epochs, lr)
         rows = {row["epoch"]: row.get("lr") for row in self.summary.get("epochs") or ()}
         return {epoch: rows[epoch] for epoch in self.epochs if rows.get(epoch) is not None}
+
+    @property
+    def vog_files(self) -> dict[str, Path]:
+        """The variance of gradients by kind, where it was scored over these epochs."""
+        if self.summary.get("vog_epochs") != self.epochs:
+            return {}
+        return {kind: self.folder / self.run.aggregated(kind) for kind in naming.VOGS}
+
+    def vogs(self) -> dict[str, np.ndarray]:
+        """The variance of gradients [N] by kind."""
+        return {kind: np.asarray(arrays.read(path, self.count)) for kind, path in self.vog_files.items()}
 
     def of_samples(self, paths: list[Path], places: np.ndarray) -> np.ndarray:
         """The values [E, samples] of a few samples; where all arrays have them in one order, nothing else is read."""

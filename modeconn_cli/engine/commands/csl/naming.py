@@ -23,6 +23,8 @@ KINDS = ("loss", "loss_grad", "loss_ce", DYNAMICS)
 IDS = "sample_ids.npy"
 EPOCH_IDS = "sample_ids_epoch_{}.npy"  # of an epoch's own samples, as the original's arrays have them
 SUMMARY = "csl_score"  # of a scoring, .json
+VOG, VOG_CLASS = "vog", "vog_class"  # variance of gradients, and standardised within classes
+VOGS = (VOG, VOG_CLASS)
 LABEL_NOISE = "label_noise"  # of the run that was scored, .csv
 
 # Kinds in this order: `loss` would take the others for data sets.

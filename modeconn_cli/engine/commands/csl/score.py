@@ -16,12 +16,12 @@ from typing import Any, ClassVar
 import numpy as np
 from torch import Tensor
 
-from modeconn_cli.engine.commands.csl.naming import DYNAMICS, IDS, LABEL_NOISE, SUMMARY, RunName
+from modeconn_cli.engine.commands.csl.naming import DYNAMICS, IDS, LABEL_NOISE, SUMMARY, VOG, VOGS, RunName
 from modeconn_cli.engine.datasets import Batch
 from modeconn_cli.engine.machine.runtime import Runtime
 from modeconn_cli.engine.networks import weights
 from modeconn_cli.engine.networks.checkpoints import Checkpoint
-from modeconn_cli.engine.results import files, listing
+from modeconn_cli.engine.results import files, jobs, listing
 from modeconn_cli.engine.results.records import Record
 from modeconn_cli.engine.samples import (
     Measure,
@@ -32,6 +32,7 @@ from modeconn_cli.engine.samples import (
 )
 from modeconn_cli.engine.samples.per_sample import PerSample
 from modeconn_cli.engine.samples.scored_run import ScoredRun
+from modeconn_cli.engine.samples.vog import Moments, within_classes
 from modeconn_cli.engine.settings.csl import CslScoreSettings
 
 DOCUMENTED = 1e-4  # the weight decay of the document's losses
@@ -71,6 +72,7 @@ class CslScoreResult(Record):
     samples_per_second: float | None
     output_dir: str
     columns: list[str] | None = None  # of the files dynamics_*.npz
+    vog_epochs: list[int] | None = None  # that vog_*.npy is over
 
 
 def run(settings: CslScoreSettings, runtime: Runtime) -> CslScoreResult | None:
@@ -139,8 +141,12 @@ class _Losses(Measure[CslScoreSettings, EpochScore, CslScoreResult]):
             self.summary.name,
             self.label_noise.name,
             self.listed,
+            *(named.aggregated(kind) for kind in VOGS),
         ]  # all runs share the ids
         norms = settings.grad != "none"
+        shape = run.arch.input_shape
+        self.fields = {VOG: shape[1:] if settings.compat else shape} if settings.vog else {}
+        self._moments = Moments(jobs.private_folder(folder, "csl score", named.key) / "vog.npz")
         self.dynamics = (*(column.name for column in scores.COLUMNS), *((scores.NORM,) if norms else ()))
         self.columns = ("loss", *self.dynamics, *(("loss_grad",) if norms else ()))
         self.decay = Decay.of(settings, run)
@@ -155,6 +161,7 @@ class _Losses(Measure[CslScoreSettings, EpochScore, CslScoreResult]):
             self.run.arch.input_shape,
             self.settings.grad,
             inner=self.decay.wd > 0,
+            of_label=self.settings.vog,
             note=self.runtime.note,
         )
 
@@ -179,6 +186,8 @@ class _Losses(Measure[CslScoreSettings, EpochScore, CslScoreResult]):
         found = self._gradients.score(batch.images, batch.labels, classes)
         columns: dict[str, Tensor] = {"loss": found.losses}
         columns |= scores.of_logits(found.logits, batch.labels, classes)
+        if found.of_label is not None:
+            columns[VOG] = found.of_label.mean(1) if self.settings.compat else found.of_label
         squares = found.squares
         if squares is not None:
             columns[scores.NORM] = squares.clamp_min(0.0).sqrt()
@@ -199,6 +208,8 @@ class _Losses(Measure[CslScoreSettings, EpochScore, CslScoreResult]):
 
     def write(self, checkpoint: ScoredEpoch, whole: Mapping[str, np.ndarray]) -> EpochScore:
         losses, norms = whole["loss"], whole.get("loss_grad")
+        if VOG in whole:
+            self._moments.add(checkpoint.epoch, whole[VOG])
         squares = sum(float(weights.flat(p).double().square().sum()) for p in self.run.model.parameters())
         shift = self.decay.wd * self.decay.factor * squares
         values = {**whole, "loss": losses + shift, "loss_ce": losses}
@@ -210,7 +221,7 @@ class _Losses(Measure[CslScoreSettings, EpochScore, CslScoreResult]):
             files.write_arrays(path, columns, remember=True)
         wanted = self.run.seen.of(losses)
         told = {
-            kind: column for kind, column in whole.items() if kind not in self.dynamics
+            kind: column for kind, column in whole.items() if kind not in (*self.dynamics, VOG)
         }  # whose NaN are the loss's
         broken = {kind: int((~np.isfinite(self.run.seen.of(column))).sum()) for kind, column in told.items()}
         for kind in (kind for kind, count in broken.items() if count):
@@ -239,6 +250,7 @@ class _Losses(Measure[CslScoreSettings, EpochScore, CslScoreResult]):
             "noise_level": self.named.noise,
             "grad_method": rows[-1].grad_method,
             "columns": list(self.dynamics),
+            "vog_epochs": self._moments.epochs() if self.fields and self.runtime.group.leader else None,
             "weight_decay": self.decay.wd,
             "wd_form": self.decay.form,
             "wd_origin": self.decay.origin,
@@ -248,10 +260,21 @@ class _Losses(Measure[CslScoreSettings, EpochScore, CslScoreResult]):
         flips = self.run.data.flips
         if flips is not None and self.settings.split in ("fit", "val", "all-train"):
             files.write_text(self.label_noise, flips.table())
-        write_summary(self.summary, result, by_epoch=False)
         made = [self.folder / IDS, self.summary, self.label_noise]
+        if self.fields:
+            made += self._write_vog()
+        write_summary(self.summary, result, by_epoch=False)
         made += [path for each in result.epochs for path in self.files(each.epoch)]
         return [path for path in made if path.exists()]
+
+    def _write_vog(self) -> list[Path]:
+        """The variance of gradients of every sample, and the same standardised within its class."""
+        vog = self._moments.deviation()
+        within = within_classes(vog, self.run.samples.labels.cpu().numpy())
+        paths = [self.folder / self.named.aggregated(kind) for kind in VOGS]
+        for path, values in zip(paths, (vog, within), strict=True):
+            files.write_array(path, values.astype(np.float32))
+        return paths
 
 
 def _mean(values: np.ndarray | None) -> float | None:

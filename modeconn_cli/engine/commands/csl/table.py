@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from modeconn_cli.engine.commands.csl import naming
 from modeconn_cli.engine.commands.csl.inputs import RunArrays
 from modeconn_cli.engine.results import files
 from modeconn_cli.engine.results.columns import ID
@@ -95,6 +96,7 @@ def _absent(score: Score, found: RunArrays, known: Mapping[str, np.ndarray], lr:
         return {
             "csl_ce": "the losses were scored without weight decay, or are there with it alone",
             "csl_per_epoch": "classes came at once: --class-order was not given",
+            **dict.fromkeys(naming.VOGS, "it was not scored at these epochs (csl score --vog)"),
             "csg": "gradient norms by the input were not scored at every epoch (csl score --grad input)",
             "lt_first_epoch_sq": "gradient norms by the input were not scored (csl score --grad input)",
         }.get(score.name, "there are no gradient norms")

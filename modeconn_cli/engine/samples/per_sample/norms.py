@@ -30,13 +30,15 @@ Gradient = Literal["param", "input", "none"]
 class Scores:
     """Scores of N samples, float64 [N] on the CPU: cross-entropy in nats, ‖∇ℓ_i‖², ⟨θ, ∇ℓ_i⟩; None if not asked for.
 
-    `logits` [N, classes] are those that they are of, all classes on the model's device.
+    `logits` [N, classes] are those that they are of, all classes on the model's device; `of_label` [N, …] the gradient
+    of the label's logit by the input.
     """
 
     losses: Tensor
     squares: Tensor | None
     inner: Tensor | None
     logits: Tensor
+    of_label: Tensor | None = None
 
 
 class _Kept:
@@ -64,7 +66,8 @@ class PerSample:
     """Scores batches under a model's present weights; `refresh` after they have changed.
 
     `gradient` is by the trainable parameters, by the input, or none; how the norms by parameters come about is said
-    in `method`. With `inner` ⟨θ, ∇ℓ_i⟩ by parameters too.
+    in `method`. With `inner` ⟨θ, ∇ℓ_i⟩ by parameters too; with `of_label` the gradient of the label's logit by the
+    input, one backward pass by the input more.
     """
 
     def __init__(
@@ -74,10 +77,11 @@ class PerSample:
         gradient: Gradient,
         *,
         inner: bool = False,
+        of_label: bool = False,
         note: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.model = model.eval()
-        self.gradient, self._wants_inner = gradient, inner
+        self.gradient, self._wants_inner, self._of_label = gradient, inner, of_label
         self.trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self._gradients: SampleGradients | None = None
         if gradient == "param":
@@ -116,19 +120,32 @@ class PerSample:
                 images, kept, lambda: _Norms(len(images), images.device, self.trainable, self._wants_inner)
             )
             inner = found.inner.cpu() if self._wants_inner else None
-            return Scores(found.losses.cpu(), found.squares.cpu(), inner, kept.logits)
-        if self.gradient == "none":
+            of_label = self._by_input(images, loss)[1] if self._of_label else None
+            return Scores(found.losses.cpu(), found.squares.cpu(), inner, kept.logits, of_label)
+        if self.gradient == "none" and not self._of_label:
             with torch.no_grad():
                 logits = forward(self.model, images)
                 return Scores(loss.losses(logits, labels).cpu(), None, None, logits)
-        inputs = images.detach().requires_grad_()
+        logits, of_label, losses, squares = self._by_input(images, loss)
+        return Scores(losses, squares, None, logits, of_label)
+
+    def _by_input(
+        self, images: Tensor, loss: CrossEntropy
+    ) -> tuple[Tensor, Tensor | None, Tensor, Tensor | None]:
+        """Logits, the gradient of the label's one where it is wanted, losses, and ‖∇_x ℓ‖² where that is."""
+        inputs, squares, of_label = images.detach().requires_grad_(), None, None
+        by_loss = self.gradient == "input"
         with frozen(self.trainable), torch.enable_grad(), guard(NO_GRADIENT):
             with one_sample.exact(inputs):
                 logits = self.model(inputs.clone())  # some networks write into their input
-            losses = loss.losses(logits, labels)
-            (gradient,) = torch.autograd.grad(losses.sum(), inputs)
-        squares = gradient.flatten(1).double().square().sum(1).cpu()
-        return Scores(losses.detach().cpu(), squares, None, logits.detach())
+            losses = loss.losses(logits, loss.labels)
+            if by_loss:
+                (gradient,) = torch.autograd.grad(losses.sum(), inputs, retain_graph=self._of_label)
+                squares = gradient.flatten(1).double().square().sum(1).cpu()
+            if self._of_label:
+                chosen = logits.gather(1, loss.labels[:, None]).sum()
+                of_label = torch.autograd.grad(chosen, inputs)[0].detach().float().cpu()
+        return logits.detach(), of_label, losses.detach().cpu(), squares
 
 
 class _Norms(Reduction):
