@@ -294,7 +294,7 @@ class _Training:
             else:
                 out.append(TrackedCsv(folder / names.TRACKING, *of))
         if settings.record_csl:
-            out.append(RecordedDynamics(folder / names.RECORDED, data.name, self.curriculum))
+            out.append(RecordedDynamics(folder / names.RECORDED, data.name, self.curriculum, data.flips))
         return out
 
     def _finished(self) -> Network:

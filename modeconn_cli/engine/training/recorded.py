@@ -28,7 +28,7 @@ KINDS: dict[Mode, str] = {
 }
 SCORING = "csl-score"  # how the folders of the jobs begin that evaluate
 ALONE = "give it a folder of its own: recorded and evaluated values are different quantities"
-MARK = "recorded"  # beside the columns of an epoch: how many samples, missing, repeated and not finite
+MARK = "recorded"  # beside the columns of an epoch: how many samples, missing and not finite
 UNKNOWN = -1  # label of a sample that no epoch has had
 _NAME = re.compile(r"(?!grad_|ce_)[^/\x00-\x1f]+")  # of data; `loss_grad_x` is another kind of array
 _ARRAY = re.compile(r"(loss|dynamics)_.+_epoch_\d+.*")
@@ -84,10 +84,9 @@ class Folder:
         """The columns of its logits, float32 [N] each."""
         return self.path / f"dynamics_{self.name}_epoch_{epoch}.npz"
 
-    @property
-    def listed(self) -> Path:
-        """The table of the samples with their labels, called as `csl aggregate` looks for it."""
-        return self.path / f"{listing.STEM}_{self.name}_run1_noise_0.csv"
+    def table(self, stem: str) -> Path:
+        """A table of the samples, called as `csl aggregate` looks for it."""
+        return self.path / f"{stem}_{self.name}_run1_noise_0.csv"
 
     def epochs(self) -> list[int]:
         """The epochs that are there, ascending."""
@@ -134,11 +133,11 @@ class Folder:
         if not np.array_equal(labels, self._labels):
             rows = zip(ids.tolist(), labels.tolist(), strict=True)
             lines = ((i, None if label == UNKNOWN else label, None, None, None) for i, label in rows)
-            files.write_text(self.listed, files.csv_text(listing.COLUMNS, lines))
+            files.write_text(self.table(listing.STEM), files.csv_text(listing.COLUMNS, lines))
             self._labels = labels.copy()
         self.losses(epoch.epoch).unlink(missing_ok=True)
         rest = {name: values for name, values in columns.items() if name != "loss"}
-        counts = (epoch.samples, epoch.missing, epoch.repeated, epoch.nonfinite)
+        counts = (epoch.samples, epoch.missing, epoch.nonfinite)
         files.write_arrays(self.dynamics(epoch.epoch), rest | {MARK: np.array(counts, dtype=np.int64)})
         files.write_array(self.losses(epoch.epoch), columns["loss"])
 
@@ -174,16 +173,17 @@ class Folder:
     def _read_labels(self, ids: np.ndarray) -> np.ndarray:
         """int64 [N]. Raises InputError for a table that is none of these samples."""
         labels = np.full(len(ids), UNKNOWN, dtype=np.int64)
-        if not self.listed.exists():
+        table = self.table(listing.STEM)
+        if not table.exists():
             return labels
-        with files.reading(self.listed), self.listed.open(encoding="utf-8", newline="") as stream:
+        with files.reading(table), table.open(encoding="utf-8", newline="") as stream:
             rows = list(csv.DictReader(stream))
         try:
             found = [(int(row["sample_id"]), int(row[listing.LABEL] or UNKNOWN)) for row in rows]
         except (KeyError, TypeError, ValueError) as error:
-            raise InputError(f"'{self.listed}' is no table of samples and labels") from error
+            raise InputError(f"'{table}' is no table of samples and labels") from error
         if [number for number, _ in found] != ids.tolist():
-            raise InputError(f"'{self.listed}' is no table of these samples")
+            raise InputError(f"'{table}' is no table of these samples")
         labels[:] = [label for _, label in found]
         return labels
 

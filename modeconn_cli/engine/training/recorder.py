@@ -94,14 +94,14 @@ class Recorder:
 
     @property
     def last(self) -> int | None:
-        """The last epoch that is there, None where there is none; rank 0 knows it."""
-        epochs = [] if self._folder is None else self._folder.epochs()
-        return epochs[-1] if epochs else None
+        """The last epoch that is there, None where there is none; of rank 0."""
+        return max(self.folder.epochs(), default=None)
 
-    def path(self, epoch: int) -> Path:
-        """The losses of an epoch, which are there when it has ended; of rank 0."""
-        assert self._folder is not None
-        return self._folder.losses(epoch)
+    @property
+    def folder(self) -> Folder:
+        """Where its files are; of rank 0."""
+        assert self._folder is not None, "only the first rank writes"
+        return self._folder
 
     def step(self, ids: Any, logits: Any, labels: Any, classes: Any = None) -> None:
         """A batch, before or after its step: ids [B], logits [B, C], labels [B] or one-hot [B, C].
@@ -149,6 +149,11 @@ class Recorder:
     def drop(self) -> None:
         """Forget the steps since the last epoch."""
         self._begin()
+
+    def abandon(self, epoch: int) -> None:
+        """Forget them, as the loop has left the epoch before its end, and say so."""
+        self.drop()
+        self.warn(f"epoch {epoch} has not ended, and is not recorded")
 
     def state_dict(self) -> dict[str, Tensor]:
         """The epoch in progress, for a loop that goes on within it: after `load_state_dict` it ends the same."""
@@ -269,16 +274,14 @@ class Recorder:
 
     def _written(self, epoch: int | None, shares: list[_Rows]) -> tuple[Epoch, np.ndarray]:
         """Write what all ranks have recorded, each sample's first row; also the ids of all."""
-        folder = self._folder
-        assert folder is not None, "only the first rank writes"
-        rows = _Rows.of(shares)
+        folder, rows = self.folder, _Rows.of(shares)
         if not len(rows.ids):
             raise InputError(
                 "epoch_end: no step since the last epoch", "call step(ids, logits, labels) for every batch"
             )
         for count in (share.classes for share in shares):
             _check_count(folder.classes or rows.classes, count)
-        number = self._number_of(epoch, folder)
+        number = self._number_of(epoch)
         # By step, then by rank, then by row: as one process would have seen them.
         rows = rows.take(np.argsort(rows.steps, kind="stable"))
         ids, first = np.unique(rows.ids, return_index=True)
@@ -301,16 +304,16 @@ class Recorder:
         self._labels = labels
         return found, self._ids
 
-    def _number_of(self, epoch: int | None, folder: Folder) -> int:
+    def _number_of(self, epoch: int | None) -> int:
         """The epoch's number. Raises InputError for one that is there, and is not to be overwritten, or is none."""
         last = self.last
         if epoch is None:
             return 1 if last is None else last + 1
         if isinstance(epoch, bool) or not isinstance(epoch, int | np.integer) or epoch < 0:
             raise InputError(f"epoch_end: epoch {epoch!r} is no whole number from 0 on")
-        if not self._overwrite and folder.losses(int(epoch)).exists():
+        if not self._overwrite and self.folder.losses(int(epoch)).exists():
             raise InputError(
-                f"'{folder.path}' holds epoch {epoch} already",
+                f"'{self.folder.path}' holds epoch {epoch} already",
                 "leave its number out to go on after the last, or pass Recorder(…, overwrite=True)",
             )
         if last is not None and epoch > last + 1:

@@ -14,7 +14,9 @@ from typing import IO, Any
 import numpy as np
 from torch import Tensor
 
+from modeconn_cli.engine import names
 from modeconn_cli.engine.datasets import Batch
+from modeconn_cli.engine.datasets.noise import Flips
 from modeconn_cli.engine.errors import InputError
 from modeconn_cli.engine.results import arrays, files
 from modeconn_cli.engine.results.manifest import ANEW
@@ -190,10 +192,12 @@ class TrackedColumns(_TrackedRows):
 class RecordedDynamics:
     """Loss and logits that every sample was trained with in each epoch: augmented, in train mode, before the step."""
 
-    def __init__(self, folder: Path, name: str, curriculum: Curriculum) -> None:
+    def __init__(self, folder: Path, name: str, curriculum: Curriculum, flips: Flips | None) -> None:
         self._samples, self._curriculum = curriculum.samples.ids.cpu().numpy(), curriculum
         # An epoch that is made again is the same; what is missing has not been seen yet.
         self._recorder = Recorder(folder, self._samples, name=name, overwrite=True, warn=lambda _: None)
+        if flips is not None:
+            files.write_text(self._recorder.folder.table(Path(names.LABEL_NOISE).stem), flips.table())
 
     def begin(self, epoch: int, batch: int, state: Mapping[str, Tensor]) -> None:
         """Raises InputError where the losses of an earlier epoch are missing or cut off.
@@ -201,7 +205,7 @@ class RecordedDynamics:
         Epochs count from 1 here, as checkpoints do: 1 is the epoch that ends with the first.
         """
         for earlier in range(1, epoch + 1):
-            path = self._recorder.path(earlier)
+            path = self._recorder.folder.losses(earlier)
             if not path.exists():
                 raise InputError(f"'{path}' is missing", ANEW)
             arrays.read(path, len(self._samples))

@@ -72,8 +72,7 @@ def attach(recorder: Recorder, trainer: Trainer) -> None:
             if abs(state.epoch - epoch) < WHOLE:
                 recorder.epoch_end(epoch)
             else:
-                recorder.drop()
-                recorder.warn(f"epoch {math.ceil(state.epoch)} has not ended, and is not recorded")
+                recorder.abandon(math.ceil(state.epoch))
 
     trainer.compute_loss = compute_loss
     trainer.add_callback(Ends())
@@ -119,6 +118,6 @@ class _Collator:
 
 
 def _grouped(args: Any) -> bool:
-    return bool(getattr(args, "group_by_length", False)) or "length" in str(
-        getattr(args, "train_sampling_strategy", "")
-    )
+    """Whether samples are chosen by their lengths; the name of it has changed."""
+    strategy = getattr(args, "train_sampling_strategy", "random")
+    return bool(getattr(args, "group_by_length", False)) or strategy not in ("random", "sequential")
