@@ -55,7 +55,14 @@ class Texts(torch.utils.data.Dataset[dict[str, Any]]):
         }
 
 
-def hf_trainer(folder: Path, **more: Any) -> Any:
+class SeveralTexts(Texts):
+    """As the data sets of `datasets` give a whole batch."""
+
+    def __getitems__(self, places: list[int]) -> list[dict[str, Any]]:
+        return [self[k] for k in places]
+
+
+def hf_trainer(folder: Path, data: Any = None, **more: Any) -> Any:
     transformers = pytest.importorskip("transformers")
     torch.manual_seed(0)
     config = transformers.BertConfig(
@@ -73,15 +80,16 @@ def hf_trainer(folder: Path, **more: Any) -> Any:
     return transformers.Trainer(
         transformers.BertForSequenceClassification(config),
         arguments,
-        train_dataset=Texts(),
+        train_dataset=data or Texts(),
         eval_dataset=Texts(),
     )
 
 
+@pytest.mark.parametrize("data", [Texts, SeveralTexts])
 def test_a_trainer_of_transformers_is_recorded_step_by_step(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mcx: Callable
+    tmp_path: Path, mcx: Callable, data: type[Texts]
 ) -> None:
-    trainer = hf_trainer(tmp_path, num_train_epochs=2)
+    trainer = hf_trainer(tmp_path, data(), num_train_epochs=2)
     seen: dict[int, dict[int, tuple[Tensor, int]]] = {1: {}, 2: {}}
 
     def hook(model: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> None:
