@@ -254,6 +254,17 @@ def test_without_ids_they_are_those_of_the_first_epoch(tmp_path: Path) -> None:
         Recorder(tmp_path).step([unknown], z[:1], y[:1])
 
 
+def test_a_trainer_that_goes_on_before_the_last_epoch_is_stopped_at_once(tmp_path: Path) -> None:
+    for _ in range(2):
+        rec = Recorder(tmp_path, IDS)
+        go_over(rec, *table())
+        rec.epoch_end()
+    rec.go_on(2)
+    with pytest.raises(InputError, match="holds epochs up to 2, and the trainer is at 1"):
+        rec.go_on(1)
+    Recorder(tmp_path, IDS, overwrite=True).go_on(0)
+
+
 z1, y1 = torch.zeros(2, C), [0, 1]
 TWO = IDS[:2]
 SOFT = torch.tensor([[0.5, 0.5, 0, 0], [1, 0, 0, 0]])
@@ -267,6 +278,8 @@ BAD: dict[str, tuple[tuple[Any, ...], str]] = {
         (TWO, z1, [0, -100]),
         f"label -100 of sample {IDS[1]}, expected a number or a one-hot row of 4",
     ),
+    "a label of minus one": ((TWO, z1, [0, -1]), f"label -1 of sample {IDS[1]}"),
+    "classes that descend": ((TWO, z1, y1, [3, 2, 1, 0]), r"classes \[3, 2, 1, 0\] are not ascending"),
     "a large label": ((TWO, z1, [4, 0]), f"label 4 of sample {IDS[0]}"),
     "soft labels": ((TWO, z1, SOFT), f"a row of labels that is not one-hot of sample {IDS[0]}"),
     "float labels": ((TWO, z1, [0.0, 1.0]), r"labels are float64 \(2,\), expected whole numbers"),
@@ -419,9 +432,35 @@ def test_recorded_and_evaluated_values_are_never_mixed(tmp_path: Path, mcx: Call
     done = mcx(*aggregate)
     assert (done.code, "loss_grad_digits_epoch_1.npy" in done.err) == (3, True), done.err
     (folder / "loss_grad_digits_epoch_1.npy").unlink()
+    (folder / "loss_digits_epoch_4.npy").write_bytes((scored / "loss_digits_epoch_4.npy").read_bytes())
+    done = mcx(*aggregate)
+    assert (done.code, "such as 'loss_digits_epoch_4.npy'" in done.err) == (3, True), done.err
+    (folder / "loss_digits_epoch_4.npy").unlink()
     (folder / ".mcx/csl-score-digits-short").mkdir(parents=True)
     done = mcx(*aggregate)
     assert (done.code, "and those of 'csl-score-digits-short'" in done.err) == (3, True), done.err
+
+
+def test_losses_that_an_earlier_version_has_recorded_are_gone_on_from(
+    tmp_path: Path, mcx: Callable, undrawn: None
+) -> None:
+    folder = tmp_path / "recorded"
+    rec = Recorder(folder, IDS)
+    go_over(rec, *table())
+    rec.epoch_end()
+    said = json.loads((folder / "recorded.json").read_text())
+    (folder / "dynamics_data_epoch_1.npz").unlink()
+    (folder / "recorded.json").write_text(
+        json.dumps({"schema": "mcx.recorded_losses/1", "losses": said["losses"]})
+    )
+    aggregate = ("csl", "aggregate", "--input-dir", folder, "--json", "--output-dir")
+    assert mcx(*aggregate, tmp_path / "a").code == 0
+    for epoch in (2, 3):
+        rec = Recorder(folder, IDS)
+        go_over(rec, *table())
+        assert rec.epoch_end().epoch == epoch
+    done = mcx(*aggregate, tmp_path / "b")
+    assert (done.code, json.loads(done.out)["kept_epochs"]) == (0, [1, 2, 3]), done.err
 
 
 def test_values_of_eval_mode_are_labelled_so(tmp_path: Path, mcx: Callable, undrawn: None) -> None:

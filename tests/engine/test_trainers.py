@@ -105,6 +105,10 @@ def test_a_trainer_of_transformers_is_recorded_step_by_step(
     rec = modeconn_cli.Recorder(tmp_path / "dynamics").attach(trainer)
     trainer.train()
     assert rec.last == 2
+    again = hf_trainer(tmp_path, data(), num_train_epochs=2)
+    modeconn_cli.Recorder(tmp_path / "dynamics").attach(again)
+    with pytest.raises(InputError, match="holds epochs up to 2, and the trainer is at 0"):
+        again.train()
     held(tmp_path / "dynamics", seen)
     assert "eval_loss" in trainer.evaluate()
     done = mcx("csl", "aggregate", "--input-dir", tmp_path / "dynamics", "--output-dir", tmp_path / "out")

@@ -63,6 +63,9 @@ def callback() -> type:
         def on_fit_start(self, trainer: Any, pl_module: Any) -> None:  # noqa: ARG002
             self.recorder = self._made()  # by now the ranks know each other
 
+        def on_train_start(self, trainer: Any, pl_module: Any) -> None:  # noqa: ARG002
+            self._recording().go_on(trainer.current_epoch)
+
         def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:  # noqa: ARG002
             self._recording().drop()
 

@@ -70,7 +70,10 @@ class Folder:
         files.make_folder(path)
         files.check_writable(path)
         self._check(mode, name)
-        self.classes: int | None = self._said().get("classes")
+        said = self._said()
+        self.classes: int | None = said.get("classes")
+        # Of before a training wrote more than its losses.
+        self._alone: list[int] = said.get("alone", self.epochs() if said and "dataset" not in said else [])
         self._labels = np.empty(0, dtype=np.int64)
         for epoch in self._epochs("dynamics"):
             if not self.losses(epoch).exists():
@@ -127,7 +130,7 @@ class Folder:
         """An epoch: `columns` float32 [N] each, the loss among them, `labels` int64 [N] as far as they are known."""
         if not (self.path / IDS).exists():
             files.write_array(self.path / IDS, ids)
-        if classes != self.classes:
+        if classes not in (None, self.classes):
             self.classes = classes
             self._describe()
         if not np.array_equal(labels, self._labels):
@@ -167,6 +170,7 @@ class Folder:
             "mode": self.mode,
             "dataset": self.name,
             "classes": self.classes,
+            "alone": self._alone,
         }
         files.write_json(self.path / ABOUT, document)
 
@@ -198,20 +202,26 @@ def check_alone(folder: Path, found: Iterable[Path]) -> None:
         raise InputError(
             f"'{folder}' holds values that were recorded ('{ABOUT}') and those of '{jobs[0]}'", ALONE
         )
-    name = records.read_object(about).get("dataset")
-    if name is None:  # of before a training wrote more than its losses
+    said = records.read_object(about)
+    if not isinstance(said.get("dataset"), str):  # of before a training wrote more than its losses
         return
-    own = re.compile(rf"(loss|dynamics)_{re.escape(name)}_epoch_\d+\.np[yz]")
+    own = re.compile(rf"(loss|dynamics)_({re.escape(said['dataset'])}_epoch_(\d+))\.np[yz]")
     for path in sorted(found):
-        ours = own.fullmatch(path.name) is not None
-        if ours and path.suffix == ".npz":
-            with arrays.npz(path) as archive:
-                ours = MARK in archive
-        if not ours:
+        if not (parts := own.fullmatch(path.name)) or not _marked(
+            folder / f"dynamics_{parts[2]}.npz", int(parts[3]) in said.get("alone", [])
+        ):
             raise InputError(
                 f"'{folder}' holds values that were recorded ('{ABOUT}') and others, such as '{path.name}'",
                 ALONE,
             )
+
+
+def _marked(dynamics: Path, alone: bool) -> bool:
+    """Whether the columns of an epoch are a recorder's; where it has none, whether its losses may be `alone`."""
+    if not dynamics.exists():
+        return alone
+    with arrays.npz(dynamics) as archive:
+        return MARK in archive
 
 
 def refuse(folder: Path) -> None:

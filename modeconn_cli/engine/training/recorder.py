@@ -35,11 +35,10 @@ if TYPE_CHECKING:
     from transformers import Trainer
 
 VALUES = ("loss", *(column.name for column in columns.COLUMNS))
-TOGETHER = (
-    32  # steps that are reduced at a time; the first of an epoch sooner, so that mistakes are seen early
-)
+TOGETHER = 32  # steps that are reduced at a time; the first ones sooner, so that mistakes are seen early
 MOST = 1 << 22  # logits that are kept until then
 MOVED = 1 << 18  # rows that stay on a GPU before the epoch ends
+SHARED = -(1 << 62)  # in the place of a label that is not one-hot
 
 
 class Recorder:
@@ -76,17 +75,9 @@ class Recorder:
         if given is not None and not len(given):
             raise InputError("ids: there are none")
 
-        def opened(shares: list[np.ndarray | None]) -> np.ndarray | None:
-            if any(not _same(share, shares[0]) for share in shares):
-                raise InputError(
-                    "the ranks have other ids", "pass the same ids to every rank: those of all samples"
-                )
-            self._folder = Folder(Path(folder), name, mode)
-            known, self._labels = self._folder.open(given)
-            return known
-
-        self._know(collective.together(lambda: given, opened))
+        self._open(given, lambda: Folder(Path(folder), name, mode))
         self._classes: int | None = None
+        self._seen: Tensor | None = None
         self._steps: list[_Step] = []
         self._blocks: list[_Block] = []
         self._rows: list[_Rows] = []
@@ -107,7 +98,8 @@ class Recorder:
         """A batch, before or after its step: ids [B], logits [B, C], labels [B] or one-hot [B, C].
 
         Tensors of any device, arrays or lists; gradients are not followed. `classes` int64 [C], ascending, where the
-        logits are of some classes alone, of which there may be more later: which one each column is.
+        logits are of some classes alone, of which there may be more later: which one each column is, a tensor that is
+        not written over.
 
         Raises InputError for shapes and types that do not fit, another number of classes than before, ids that are not
         the recorder's and labels that are no class. Values are looked at some steps at a time, on a GPU at the end of
@@ -145,6 +137,25 @@ class Recorder:
             self._begin()
         self._know(ids)
         return found
+
+    def expect(self, ids: Any) -> None:
+        """These are the ids of all samples, where none are known yet."""
+        if self._ids is None:
+            self._open(exact.ids(_listed(ids), "ids"), lambda: self.folder)
+
+    def go_on(self, epoch: int) -> None:
+        """A trainer goes on after `epoch` finished ones. Raises InputError where later ones are there, and are not to
+        be overwritten: at once, and not after the first of them.
+        """
+
+        def look(_: Sequence[None]) -> None:
+            if self.last is not None and self.last > epoch and not self._overwrite:
+                raise InputError(
+                    f"'{self.folder.path}' holds epochs up to {self.last}, and the trainer is at {epoch}",
+                    "use another folder, or pass Recorder(…, overwrite=True)",
+                )
+
+        collective.together(lambda: None, look)
 
     def drop(self) -> None:
         """Forget the steps since the last epoch."""
@@ -198,6 +209,20 @@ class Recorder:
         self._classes, self._steps, self._blocks, self._rows = None, [], [], []
         self._number = self._waiting = 0
 
+    def _open(self, given: np.ndarray | None, folder: Callable[[], Folder]) -> None:
+        """Open the folder on rank 0; all ranks know its ids then. Raises InputError where theirs are not the same."""
+
+        def opened(shares: list[np.ndarray | None]) -> np.ndarray | None:
+            if any(not _same(share, shares[0]) for share in shares):
+                raise InputError(
+                    "the ranks have other ids", "pass the same ids to every rank: those of all samples"
+                )
+            self._folder = folder()
+            known, self._labels = self._folder.open(given)
+            return known
+
+        self._know(collective.together(lambda: given, opened))
+
     def _know(self, ids: np.ndarray | None) -> None:
         """The ids of all samples, which are known from now on."""
         if ids is not None and self._ids is None:
@@ -224,8 +249,13 @@ class Recorder:
         """Raises InputError for another number of classes than before."""
         count = taken.logits.shape[1]
         if taken.classes is not None:
+            if taken.classes is self._seen:  # looked at, for which a GPU would have to be waited for
+                return
             if taken.classes.shape != (count,):
                 raise InputError(f"step: {tuple(taken.classes.shape)} classes for logits of {count}")
+            if not bool((taken.classes[1:] > taken.classes[:-1]).all()):
+                raise InputError(f"step: classes {taken.classes.tolist()} are not ascending")
+            self._seen = taken.classes
             return
         if self._classes is None:
             self._classes = count
@@ -410,8 +440,7 @@ class _Step:
             _kind(self.logits) == _kind(other.logits)
             and _kind(self.labels) == _kind(other.labels)
             and self.ids.device == other.ids.device
-            and (self.classes is None) == (other.classes is None)
-            and (self.classes is None or other.classes is None or torch.equal(self.classes, other.classes))
+            and _equal(self.classes, other.classes)
         )
 
     def reduced(self, steps: np.ndarray) -> _Block:
@@ -420,7 +449,7 @@ class _Step:
         count, given = z.shape[1], self.labels.to(z.device)
         if given.ndim == 2:
             right = ((given == 0) | (given == 1)).all(1) & ((given == 1).sum(1) == 1)
-            labels = given.to(torch.uint8).argmax(1).masked_fill(~right, UNKNOWN)
+            labels = given.to(torch.uint8).argmax(1).masked_fill(~right, SHARED)
         else:
             labels = given.long()
             right = (labels >= 0) & (labels < count)
@@ -452,14 +481,19 @@ def _kind(values: Tensor) -> tuple[Any, ...]:
     return values.shape[1:], values.dtype, values.device
 
 
+def _equal(a: Tensor | None, b: Tensor | None) -> bool:
+    """Whether both are the same classes; a GPU is not waited for where it is one tensor."""
+    return a is b or (a is not None and b is not None and torch.equal(a, b))
+
+
 def _listed(ids: Any) -> Any:
     return ids if hasattr(ids, "dtype") else list(ids)
 
 
 def _ids(values: Any) -> Tensor:
     """int64 [B], a copy."""
-    if isinstance(values, Tensor) and values.dtype == torch.int64 and values.ndim == 1:
-        return values.detach().clone()
+    if isinstance(values, Tensor) and values.ndim == 1 and values.dtype in (torch.int64, torch.int32):
+        return values.detach().to(torch.int64, copy=True)
     return torch.from_numpy(exact.ids(values, "step", repeats=True))
 
 
@@ -513,7 +547,7 @@ def _same(a: np.ndarray | None, b: np.ndarray | None) -> bool:
 
 
 def _spelled(label: int) -> str:
-    return "a row of labels that is not one-hot" if label == UNKNOWN else f"label {label}"
+    return "a row of labels that is not one-hot" if label == SHARED else f"label {label}"
 
 
 def _warn(text: str) -> None:

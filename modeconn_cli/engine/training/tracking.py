@@ -196,6 +196,7 @@ class RecordedDynamics:
         self._samples, self._curriculum = curriculum.samples.ids.cpu().numpy(), curriculum
         # An epoch that is made again is the same; what is missing has not been seen yet.
         self._recorder = Recorder(folder, self._samples, name=name, overwrite=True, warn=lambda _: None)
+        self._epoch, self._classes = -1, curriculum.classes(0)
         if flips is not None:
             files.write_text(self._recorder.folder.table(Path(names.LABEL_NOISE).stem), flips.table())
 
@@ -215,7 +216,9 @@ class RecordedDynamics:
             self._recorder.load_state_dict(own)
 
     def step(self, epoch: int, _number: int, batch: Batch, done: Step) -> None:
-        self._recorder.step(batch.ids, done.logits, batch.labels, self._curriculum.classes(epoch))
+        if epoch != self._epoch:
+            self._epoch, self._classes = epoch, self._curriculum.classes(epoch)
+        self._recorder.step(batch.ids, done.logits, batch.labels, self._classes)
 
     def state(self) -> dict[str, Tensor]:
         return {OWN + name: each for name, each in self._recorder.state_dict().items()}

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.utils.data import Dataset, IterableDataset
 
 from modeconn_cli.engine.errors import InputError
 
@@ -30,7 +31,7 @@ def attach(recorder: Recorder, trainer: Trainer) -> None:
     from transformers import TrainerCallback
 
     data = trainer.train_dataset
-    if data is None or not (hasattr(data, "__len__") and hasattr(data, "__getitem__")):
+    if not (hasattr(data, "__len__") and hasattr(data, "__getitem__")) or isinstance(data, IterableDataset):
         raise InputError(
             "the trainer's train_dataset has no places, which are the ids", "pass a map-style data set"
         )
@@ -40,6 +41,7 @@ def attach(recorder: Recorder, trainer: Trainer) -> None:
         raise InputError(
             "the trainer groups samples by length, for which items have to be its own", "turn that off"
         )
+    recorder.expect(range(len(data)))
     # The trainer drops what the model does not take from items that are dicts: here it has to do so within them.
     trainer.data_collator = _Collator(
         trainer._get_collator_with_removed_columns(trainer.data_collator, description="training"),
@@ -64,6 +66,9 @@ def attach(recorder: Recorder, trainer: Trainer) -> None:
     class Ends(TrainerCallback):  # type: ignore[misc] # of a library that the checker does not read
         """Says where epochs begin and end."""
 
+        def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
+            recorder.go_on(int(state.epoch or 0))
+
         def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
             recorder.drop()
 
@@ -85,7 +90,7 @@ class Item:
         self.place, self.value = place, value
 
 
-class Placed(torch.utils.data.Dataset[Item]):
+class Placed(Dataset[Item]):
     """A data set whose items say their places."""
 
     def __init__(self, data: Any) -> None:
