@@ -23,6 +23,7 @@ from modeconn_cli.engine.errors import InputError, SettingsError
 from modeconn_cli.engine.networks.cross_entropy import cross_entropy
 from modeconn_cli.engine.results import listing
 from modeconn_cli.engine.samples import scores
+from modeconn_cli.engine.training import recorder
 from modeconn_cli.engine.training.recorded import Epoch
 from modeconn_cli.engine.training.recorder import MOST, TOGETHER, Recorder
 
@@ -109,6 +110,25 @@ def test_what_is_passed_may_be_written_over_after_the_step(tmp_path: Path) -> No
             each.zero_()
     rec.epoch_end()
     np.testing.assert_array_equal(columns(tmp_path)["label_logit"], z.gather(1, y[:, None])[:, 0].numpy())
+
+
+def test_what_a_gpu_would_keep_comes_to_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    z, y = table()
+    for name in ("here", "there"):
+        rec = Recorder(tmp_path / name, IDS)
+        go_over(rec, z, y, batch=1)
+        there = sum(len(block.steps) for block in rec._blocks)
+        assert there == (0 if name == "here" else TOGETHER - 1), "all but the first step"
+        rec.epoch_end()
+        monkeypatch.setattr(recorder, "_at_hand", lambda _: False)
+    assert everything(tmp_path / "here") == everything(tmp_path / "there")
+    monkeypatch.setattr(recorder, "MOVED", 8)
+    rec = Recorder(tmp_path / "moved", IDS)
+    for k in range(N):
+        rec.step(IDS[[k]], z[[k]], y[[k]])
+        assert sum(len(block.steps) for block in rec._blocks) < 8
+    rec.epoch_end()
+    assert everything(tmp_path / "here") == everything(tmp_path / "moved")
 
 
 def test_many_logits_are_not_kept(tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ class Epoch:
 class Folder:
     """The files of a recorder. Only one process works with them.
 
-    An epoch is there when its losses are, which are written last.
+    An epoch is there when its losses are, which are written last; columns without them are of an epoch that was killed.
     """
 
     def __init__(self, path: Path, name: str, mode: Mode) -> None:
@@ -75,9 +75,6 @@ class Folder:
         # Of before a training wrote more than its losses.
         self._alone: list[int] = said.get("alone", self.epochs() if said and "dataset" not in said else [])
         self._labels = np.empty(0, dtype=np.int64)
-        for epoch in self._epochs("dynamics"):
-            if not self.losses(epoch).exists():
-                self.dynamics(epoch).unlink()  # of an epoch that a kill has ended
 
     def losses(self, epoch: int) -> Path:
         """The losses of an epoch, float32 [N]."""
@@ -93,10 +90,7 @@ class Folder:
 
     def epochs(self) -> list[int]:
         """The epochs that are there, ascending."""
-        return self._epochs("loss")
-
-    def _epochs(self, kind: str) -> list[int]:
-        own = re.compile(rf"{kind}_{re.escape(self.name)}_epoch_(\d+)\.np[yz]")
+        own = re.compile(rf"loss_{re.escape(self.name)}_epoch_(\d+)\.npy")
         found = (own.fullmatch(path.name) for path in self.path.iterdir())
         return sorted(int(each[1]) for each in found if each)
 

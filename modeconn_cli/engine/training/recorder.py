@@ -270,8 +270,11 @@ class Recorder:
         numbers = np.repeat(np.arange(self._number - len(self._steps), self._number), self._sizes())
         self._steps, self._waiting = [], 0
         self._blocks.append(waiting.reduced(numbers))
-        host = waiting.logits.device.type == "cpu"
-        if host or self._number <= 1 or sum(len(block.steps) for block in self._blocks) >= MOVED:
+        if (
+            _at_hand(waiting.logits)
+            or self._number <= 1
+            or sum(len(block.steps) for block in self._blocks) >= MOVED
+        ):
             self._settle()
 
     def _settle(self) -> None:
@@ -475,6 +478,11 @@ def _joined(steps: list[_Step]) -> _Step | None:
         torch.cat([getattr(step, name) for step in steps]) for name in ("ids", "logits", "labels")
     )
     return _Step(ids, logits, labels, steps[0].classes)
+
+
+def _at_hand(values: Tensor) -> bool:
+    """Whether nothing has to be waited for to read them."""
+    return values.device.type == "cpu"
 
 
 def _kind(values: Tensor) -> tuple[Any, ...]:
