@@ -28,6 +28,7 @@ from bench import (
     matching,
     per_sample,
     processes,
+    recording,
     table,
     tracking,
 )  # fmt: skip
@@ -55,6 +56,7 @@ CASES = (
     Case("curvature-floor", 1.15, partial(curvature.against_floor, count=32)),
     Case("dormant", 1.25, partial(dormancy.prepare, count=64)),
     Case("tracking", 0.02, partial(tracking.prepare, count=128)),
+    Case("recorder", 0.01, recording.prepare),
     Case("two-processes-csl", 1 / 1.7, processes.csl),
     Case("two-processes-dormant", 1 / 1.7, processes.dormant),
     Case("merge", 2.0, processes.merge),

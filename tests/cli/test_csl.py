@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 import os
@@ -696,6 +697,24 @@ def test_the_pictures_of_generated_data_are_made_with_the_same_arguments(
     monkeypatch.setattr(pictures, "images_of", lambda data, *_: asked.append(data.settings) or {})
     aggregated(mcx, tmp_path / "seed0/recorded_losses", tmp_path / "out")
     assert (asked[0].dataset, asked[0].data_arg) == ("synthetic", ("noise=0.25",))
+
+
+def test_flips_are_found_among_what_a_training_has_recorded(
+    mcx: Callable, tmp_path: Path, undrawn: None
+) -> None:
+    words = ("--model", "mlp", "--dataset", "digits", "--label-noise", "0.2", "--lr", "0.1", "--record-csl")
+    assert mcx("train", *words, "--epochs", "4", "--output-dir", tmp_path).code == 0
+    found, _ = aggregated(mcx, tmp_path / "seed0/recorded_losses", tmp_path / "out")
+    assert found["losses"].startswith("of training")
+    assert found["auroc"]["csl"] > 0.9
+    said = json.loads((tmp_path / "out/scores_digits_run1_noise_0.json").read_text())
+    finds = {row["name"]: row["finds_flips"]["auroc"] for row in said["scores"]}
+    assert min(finds["aum"], finds["el2n_mean"]) > 0.9
+    with (tmp_path / "out/samples_digits_run1_noise_0.csv").open() as stream:
+        labels = {int(row["sample_id"]): int(row["label"]) for row in csv.DictReader(stream)}
+    with (tmp_path / "seed0/label_noise.csv").open() as stream:
+        trained = {int(row["sample_id"]): int(row["trained"]) for row in csv.DictReader(stream)}
+    assert labels == {number: trained[number] for number in labels}
 
 
 def test_no_pictures_are_made_by_code_that_a_folder_of_arrays_names(

@@ -20,6 +20,7 @@ from torch import nn
 
 from modeconn_cli.engine import datasets, keyed
 from modeconn_cli.engine.results import failpoints
+from modeconn_cli.engine.samples import scores
 from modeconn_cli.engine.samples.per_sample.curvature import directions
 from modeconn_cli.engine.settings.shared import DataSettings
 from modeconn_cli.engine.training import loop, tracking
@@ -171,8 +172,20 @@ def test_recorded_losses_are_those_of_the_steps(mcx: Callable, run: Path, tmp_pa
         row = int(np.flatnonzero(ids == sample)[0])
         expected = F.cross_entropy(logits[row], torch.searchsorted(seen, split.labels[row]))
         assert losses[row] == pytest.approx(float(expected), rel=1e-5)
+    with np.load(run / "recorded_losses/dynamics_digits_epoch_1.npz") as file:
+        columns = dict(file)
+    rows = np.flatnonzero(np.isin(ids, first[:20]))
+    places = torch.searchsorted(seen, split.labels[rows])
+    expected = scores.of_logits(logits[rows], places)
+    for name, values in expected.items():
+        np.testing.assert_allclose(columns[name][rows], values, rtol=1e-5, atol=1e-6, err_msg=name)
     unseen = ~np.isin(split.labels.numpy(), ORDER[:4])
     assert np.isnan(losses[unseen]).all()
+    assert np.isnan(columns["label_prob"][unseen]).all()
+    listed = rows_of(run / "recorded_losses/samples_digits_run1_noise_0.csv")
+    assert {int(row["sample_id"]): int(row["label"]) for row in listed} == dict(
+        zip(ids.tolist(), split.labels.tolist(), strict=True)
+    )
     assert np.isfinite(losses[~unseen]).all()
     words = ("--class-order", run / "class_order.npy", "--output-dir", tmp_path / "csl")
     done = mcx("csl", "aggregate", "--input-dir", run / "recorded_losses", *words)

@@ -31,7 +31,7 @@ from modeconn_cli.engine.training.loop import Watcher
 from modeconn_cli.engine.training.metrics import LoggedEpoch, MetricsLog
 from modeconn_cli.engine.training.task_results import TaskResult
 from modeconn_cli.engine.training.tasks import Curriculum, Tasks, tasks_of
-from modeconn_cli.engine.training.tracking import RecordedLosses, TrackedColumns, TrackedCsv
+from modeconn_cli.engine.training.tracking import RecordedDynamics, TrackedColumns, TrackedCsv
 
 ROWS = "tracking.rows"  # of a run in progress
 
@@ -294,7 +294,7 @@ class _Training:
             else:
                 out.append(TrackedCsv(folder / names.TRACKING, *of))
         if settings.record_csl:
-            out.append(RecordedLosses(folder / names.RECORDED, data.name, data.fit))
+            out.append(RecordedDynamics(folder / names.RECORDED, data.name, self.curriculum, data.flips))
         return out
 
     def _finished(self) -> Network:

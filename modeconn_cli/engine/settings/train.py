@@ -96,7 +96,7 @@ class WatchSettings(Settings):
     )
     record_csl: bool = setting(
         False,
-        "every sample's training loss of each epoch (augmented, in train mode): recorded_losses/",
+        "every sample's training loss and logits of each epoch (augmented, in train mode): recorded_losses/",
     )
 
 

@@ -12,14 +12,16 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from modeconn_cli.engine.datasets import Batch, Samples
+from modeconn_cli.engine import names
+from modeconn_cli.engine.datasets import Batch
+from modeconn_cli.engine.datasets.noise import Flips
 from modeconn_cli.engine.errors import InputError
 from modeconn_cli.engine.results import arrays, files
 from modeconn_cli.engine.results.manifest import ANEW
 from modeconn_cli.engine.training.loop import Step
+from modeconn_cli.engine.training.recorder import Recorder
 from modeconn_cli.engine.training.tasks import Curriculum
 
 HEADER = b"sample_id,memo_score,true_label,class_id,epoch_num,batch_num,task_num\n"
@@ -29,8 +31,7 @@ ROW = np.dtype(
 )
 BLOCK = 1 << 16  # bytes on either side of a place in which its line is looked for
 COUNTED = 1 << 24  # bytes whose lines are counted at a time
-ABOUT, TRAINED = "recorded.json", "of training: augmented images, train mode, before each step"
-LOSSES = "recorded losses"  # of an epoch that a signal has left, in the checkpoint that continues it
+OWN = "recorded "  # begins what a checkpoint within an epoch says of it
 
 
 class _TrackedRows(ABC):
@@ -188,44 +189,43 @@ class TrackedColumns(_TrackedRows):
         files.atomic_write(path, write)
 
 
-class RecordedLosses:
-    """The loss that every sample was trained with in each epoch: augmented, in train mode, before the step."""
+class RecordedDynamics:
+    """Loss and logits that every sample was trained with in each epoch: augmented, in train mode, before the step."""
 
-    def __init__(self, folder: Path, name: str, samples: Samples) -> None:
-        self._folder, self._name = folder, name
-        ids = samples.ids.cpu().numpy()
-        self._order = np.argsort(ids)
-        self._ids = ids[self._order]
-        self._losses = np.full(len(ids), np.nan)
-        files.make_folder(folder)
-        files.write_array(folder / "sample_ids.npy", ids)
-        files.write_json(folder / ABOUT, {"schema": "mcx.recorded_losses/1", "losses": TRAINED})
-
-    def path(self, epoch: int) -> Path:
-        """Epochs count from 1 here, as checkpoints do: the losses of the epoch that ends with this one."""
-        return self._folder / f"loss_{self._name}_epoch_{epoch}.npy"
+    def __init__(self, folder: Path, name: str, curriculum: Curriculum, flips: Flips | None) -> None:
+        self._samples, self._curriculum = curriculum.samples.ids.cpu().numpy(), curriculum
+        # An epoch that is made again is the same; what is missing has not been seen yet.
+        self._recorder = Recorder(folder, self._samples, name=name, overwrite=True, warn=lambda _: None)
+        self._epoch, self._classes = -1, curriculum.classes(0)
+        if flips is not None:
+            files.write_text(self._recorder.folder.table(Path(names.LABEL_NOISE).stem), flips.table())
 
     def begin(self, epoch: int, batch: int, state: Mapping[str, Tensor]) -> None:
-        """Raises InputError where the losses of an earlier epoch are missing or cut off."""
-        for earlier in range(1, epoch + 1):
-            if not self.path(earlier).exists():
-                raise InputError(f"'{self.path(earlier)}' is missing", ANEW)
-            arrays.read(self.path(earlier), len(self._ids))
-        self._losses[:] = np.nan
-        if batch and LOSSES in state:
-            self._losses[:] = state[LOSSES].numpy()
+        """Raises InputError where the losses of an earlier epoch are missing or cut off.
 
-    def step(self, _epoch: int, _number: int, batch: Batch, done: Step) -> None:
-        rows = self._order[np.searchsorted(self._ids, batch.ids.cpu().numpy())]
-        self._losses[rows] = done.losses().cpu().numpy()
+        Epochs count from 1 here, as checkpoints do: 1 is the epoch that ends with the first.
+        """
+        for earlier in range(1, epoch + 1):
+            path = self._recorder.folder.losses(earlier)
+            if not path.exists():
+                raise InputError(f"'{path}' is missing", ANEW)
+            arrays.read(path, len(self._samples))
+        self._recorder.drop()
+        own = {name.removeprefix(OWN): each for name, each in state.items() if name.startswith(OWN)}
+        if batch and own:
+            self._recorder.load_state_dict(own)
+
+    def step(self, epoch: int, _number: int, batch: Batch, done: Step) -> None:
+        if epoch != self._epoch:
+            self._epoch, self._classes = epoch, self._curriculum.classes(epoch)
+        self._recorder.step(batch.ids, done.logits, batch.labels, self._classes)
 
     def state(self) -> dict[str, Tensor]:
-        return {LOSSES: torch.from_numpy(self._losses.copy())}
+        return {OWN + name: each for name, each in self._recorder.state_dict().items()}
 
     def end(self, epoch: int) -> None:
         """Write an epoch; samples that it did not go over are NaN."""
-        files.write_array(self.path(epoch), self._losses.astype(np.float32))
-        self._losses[:] = np.nan
+        self._recorder.epoch_end(epoch)
 
     def close(self) -> None:
         """Everything is written."""

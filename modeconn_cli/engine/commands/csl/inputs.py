@@ -21,7 +21,7 @@ from modeconn_cli.engine.results import arrays, jobs, listing, manifest, records
 from modeconn_cli.engine.samples.pictures import Pictured
 from modeconn_cli.engine.settings.csl import CslAggregateSettings
 from modeconn_cli.engine.settings.shared import MeasuredDataSettings
-from modeconn_cli.engine.training.tracking import ABOUT
+from modeconn_cli.engine.training import recorded
 
 JOBS = ("csl-score", "train")  # that make such arrays
 
@@ -133,8 +133,7 @@ class RunArrays:
 
     def losses_of(self) -> str:
         """Losses that training has recorded are other numbers than those of an evaluation."""
-        said = records.peek_object(self.folder / ABOUT).get("losses")
-        return said if isinstance(said, str) else "of evaluation"
+        return recorded.kind_of(self.folder)
 
     def label_noise(self, runtime: Runtime) -> dict[int, tuple[int, int]]:
         """id -> clean and trained label, where the run says so; empty otherwise.
@@ -173,6 +172,7 @@ def find(settings: CslAggregateSettings, runtime: Runtime) -> RunArrays:
         noise=settings.noise_level,
         scheme=settings.scheme,
     )
+    recorded.check_alone(folder, (path for files in found.files.values() for path in files.values()))
     losses, ce, dynamics = (found.files[kind] for kind in ("loss", "loss_ce", naming.DYNAMICS))
     if not settings.allow_missing:
         _check_made(found, settings)

@@ -34,6 +34,7 @@ from modeconn_cli.engine.samples.per_sample import PerSample
 from modeconn_cli.engine.samples.scored_run import ScoredRun
 from modeconn_cli.engine.samples.vog import Moments, within_classes
 from modeconn_cli.engine.settings.csl import CslScoreSettings
+from modeconn_cli.engine.training import recorded
 
 DOCUMENTED = 1e-4  # the weight decay of the document's losses
 
@@ -77,6 +78,7 @@ class CslScoreResult(Record):
 
 def run(settings: CslScoreSettings, runtime: Runtime) -> CslScoreResult | None:
     """Score the epochs that have not been scored yet."""
+    recorded.refuse(settings.output_dir)
     return score(settings, runtime, "csl score", _Losses)
 
 
