@@ -19,6 +19,7 @@ from modeconn_cli.engine.results import arrays, files, jobs, listing
 from modeconn_cli.engine.results.figures import about, said_beside
 from modeconn_cli.engine.results.records import Record
 from modeconn_cli.engine.samples.losses import LearningTime, cumulative_loss, learning_time
+from modeconn_cli.engine.samples.scores import scores
 from modeconn_cli.engine.settings.csl import CslAggregateSettings
 from modeconn_cli.engine.settings.shared import in_every_format
 from modeconn_cli.engine.statistics import auroc
@@ -142,9 +143,11 @@ def run(settings: CslAggregateSettings, runtime: Runtime) -> CslAggregateResult 
         result = _result(settings, folder, found, metrics, noise, drawn)
         if not job.complete:
             known = {each: metrics.score(each) for each in metrics.values} | metrics.further
-            scored = table.measured(found, settings, known)
+            begins = settings.class_order is not None
+            scored = table.measured(found, scores(settings.el2n_epoch), known, begins=begins)
             _write(folder, found, metrics.values, result, anew=job.anew(settings))
-            table.write(folder, found, scored, noise, result.losses)
+            facts = {"split": found.summary.get("split"), "losses": result.losses}
+            table.write(folder, name, found, scored, noise, **facts)
             _draw(settings, data, found, metrics, noise, drawn, runtime)
             stale = {each for figure in documented for each in in_every_format(figure)}
             stale -= {path.name for path in drawn}

@@ -19,6 +19,7 @@ from modeconn_cli.engine.machine.runtime import Runtime
 from modeconn_cli.engine.networks.checkpoints.epochs import between
 from modeconn_cli.engine.registry import is_import_path
 from modeconn_cli.engine.results import arrays, jobs, listing, manifest, records
+from modeconn_cli.engine.samples.scores import COLUMNS
 from modeconn_cli.engine.settings.csl import CslAggregateSettings
 from modeconn_cli.engine.settings.shared import MeasuredDataSettings
 from modeconn_cli.engine.training.tracking import ABOUT
@@ -55,6 +56,16 @@ class RunArrays:
     def count(self) -> int:
         """How many samples there are."""
         return len(self.ids)
+
+    @property
+    def holds(self) -> tuple[str, ...]:
+        """The columns that every epoch has."""
+        return tuple(column.name for column in COLUMNS) if self.dynamics is not None else ()
+
+    @property
+    def lacks(self) -> str:
+        """Why there are no columns."""
+        return "not every epoch has a file dynamics_*.npz (csl score writes them)"
 
     @property
     def files(self) -> list[Path]:
