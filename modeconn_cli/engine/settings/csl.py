@@ -10,6 +10,8 @@ from modeconn_cli.engine.settings.base import Settings, like, setting, without_e
 from modeconn_cli.engine.settings.scoring import EpochSettings, ScoringSettings
 from modeconn_cli.engine.settings.shared import DataSettings, FigureSettings, FolderSettings
 
+ExportName = Literal["aum", "cartography", "feldman", "cleanlab"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class NameSettings(Settings):
@@ -110,6 +112,12 @@ class CslAggregateSettings(FigureSettings, FolderSettings, EpochSettings, NameSe
     el2n_epoch: int = setting(10, "epoch of the score el2n; the paper's are of about the tenth", low=0)
     num_samples: int = setting(
         10, "hardest and easiest samples that are drawn", low=1, change="free", unless="from_files"
+    )
+
+    export: tuple[ExportName, ...] = setting(
+        (),
+        "write the files of these tools too, in their definitions, comma-listed",
+        change="grow",
     )
 
     @property

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from modeconn_cli.engine import datasets, names
-from modeconn_cli.engine.commands.csl import figures, inputs, table
+from modeconn_cli.engine.commands.csl import export, figures, inputs, table
 from modeconn_cli.engine.commands.csl.inputs import Drawn, RunArrays
 from modeconn_cli.engine.commands.csl.naming import IDS
 from modeconn_cli.engine.errors import OutputError
@@ -120,6 +120,7 @@ def run(settings: CslAggregateSettings, runtime: Runtime) -> CslAggregateResult 
         *(each for figure in documented for each in in_every_format(figure)),
         name.aggregated("metrics", ".json"),
         *(name.aggregated(table.STEM, ending) for ending in table.ENDINGS),
+        *export.names(export.STEMS, name),
         name.aggregated(listing.STEM, ".csv"),
     ]
     how: dict[str, Any] = {
@@ -129,6 +130,8 @@ def run(settings: CslAggregateSettings, runtime: Runtime) -> CslAggregateResult 
         "listing": found.listing(data.settings),
     }
     noise = found.label_noise(runtime)
+    labels = found.labels() if settings.export else None
+    export.check(settings.export, found, (), labels)
     with jobs.opened(settings, folder, "csl aggregate", runtime, **how) as job:
         if job.complete and not all((folder / each).exists() for each in _made(found, settings)):
             job.reopen()  # an earlier version has finished it without them
@@ -148,6 +151,9 @@ def run(settings: CslAggregateSettings, runtime: Runtime) -> CslAggregateResult 
             _write(folder, found, metrics.values, result, anew=job.anew(settings))
             facts = {"split": found.summary.get("split"), "losses": result.losses}
             table.write(folder, name, found, scored, noise, **facts)
+            epochs = metrics.values.get("epochs_seen", np.full(found.count, len(found.epochs)))
+            exported = export.Exported(found, labels, scored.values, epochs)
+            export.write(settings.export, folder, name, exported)
             _draw(settings, data, found, metrics, noise, drawn, runtime)
             stale = {each for figure in documented for each in in_every_format(figure)}
             stale -= {path.name for path in drawn}
@@ -174,7 +180,8 @@ def _arrays(found: RunArrays, settings: CslAggregateSettings) -> list[str]:
 def _made(found: RunArrays, settings: CslAggregateSettings) -> list[str]:
     """What a finished job has at least, by the names of its files."""
     tables = [found.named.aggregated(table.STEM, ending) for ending in table.ENDINGS]
-    return [*(found.named.aggregated(each) for each in _arrays(found, settings)), *tables]
+    arrays_ = [found.named.aggregated(each) for each in _arrays(found, settings)]
+    return [*arrays_, *tables, *export.certain(settings.export, found.named)]
 
 
 def _measured(found: RunArrays, settings: CslAggregateSettings, runtime: Runtime) -> _Metrics:

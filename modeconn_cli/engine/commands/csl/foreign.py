@@ -7,7 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from modeconn_cli.engine.commands.csl import table
+import numpy as np
+
+from modeconn_cli.engine.commands.csl import export, table
 from modeconn_cli.engine.commands.csl.naming import RunName
 from modeconn_cli.engine.datasets import name_of
 from modeconn_cli.engine.machine.runtime import Runtime
@@ -56,7 +58,9 @@ def run(settings: CslAggregateSettings, runtime: Runtime) -> CslForeignResult | 
     if runtime.plan([f"read {kind.name} of {len(paths)} files", f"results in {folder}"]):
         return None
     metrics = folder / named.aggregated("metrics", ".json")
-    owned = [metrics.name, *(named.aggregated(table.STEM, ending) for ending in table.ENDINGS)]
+    certain = [metrics.name, *(named.aggregated(table.STEM, ending) for ending in table.ENDINGS)]
+    certain += export.certain(settings.export, named)
+    owned = list(dict.fromkeys((*certain, *export.names(export.STEMS, named))))
     how: dict[str, Any] = {
         "owned": owned,
         "mends": True,
@@ -64,18 +68,24 @@ def run(settings: CslAggregateSettings, runtime: Runtime) -> CslForeignResult | 
         "further": [path for path in paths if path not in settings.from_files],
     }
     with jobs.opened(settings, folder, COMMAND, runtime, **how) as job:
+        if job.complete and not all((folder / each).exists() for each in certain):
+            job.reopen()
         kept = job.found(CslForeignResult, metrics, settings)
         if kept is not None:
             return replace(kept, scores_path=str(folder / named.aggregated(table.STEM, table.ENDINGS[0])))
         names = None if settings.id_map is None else foreign.id_map(settings.id_map)
         source = kind.read(looks, Told(settings, job.private, runtime.note, runtime.warn, names))
+        export.check(settings.export, source, source.known, source.labels)
         scored = table.measured(source, _rows(source, settings), source.known)
         result = _result(folder, named, kind.name, paths, source, scored)
         if not job.complete:
             facts = {"split": None, "losses": f"recorded by another tool ({kind.name})"}
             table.write(folder, named, source, scored, {}, **facts)
+            epochs = np.full(source.count, len(source.epochs))
+            exported = export.Exported(source, source.labels, scored.values, epochs, source.probs)
+            export.write(settings.export, folder, named, exported)
             files.write_json(metrics, result.document())
-            job.finish(folder / each for each in owned)
+            job.finish(path for path in (folder / each for each in owned) if path.exists())
     return result
 
 

@@ -119,6 +119,12 @@ class RunArrays:
         scored = " ".join(f"{name} {self.summary.get(name)}" for name in ("grad", "split"))
         return f"{made_of}{scored}\nimages of {data.dataset} {data.data_path or ''}\n"
 
+    def labels(self) -> np.ndarray | None:
+        """The labels that were scored, int64 [N], where a table of the samples says all of them."""
+        said = listing.read([self.folder / self.run.aggregated(listing.STEM, ".csv")]).labels
+        found = np.array([]) if said is None else said.reindex(self.ids).to_numpy()
+        return None if said is None or np.isnan(found).any() else found.astype(np.int64)
+
     def losses_of(self) -> str:
         """Losses that training has recorded are other numbers than those of an evaluation."""
         said = records.peek_object(self.folder / ABOUT).get("losses")

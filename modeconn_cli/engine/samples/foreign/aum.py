@@ -7,8 +7,6 @@ of the logits, tells which is which, so that a file with these names the other w
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,9 +14,9 @@ import numpy as np
 import pandas as pd
 
 from modeconn_cli.engine.errors import InputError, SettingsError
-from modeconn_cli.engine.results import columns, files
+from modeconn_cli.engine.results import columns
 from modeconn_cli.engine.samples.foreign.look import Look
-from modeconn_cli.engine.samples.foreign.source import Columns, Source, Told, described, in_order
+from modeconn_cli.engine.samples.foreign.source import Columns, Source, Told, described, in_order, room
 
 ROWS = 1 << 16  # records that are treated at a time
 CLOSE = 1e-5  # of margins, by the larger of the two logits: they are differences in float32
@@ -75,7 +73,13 @@ def records(looks: list[Look], told: Told) -> Source:
             yield found
 
     return Source(
-        epochs=epochs, missing=missing, ids=ids, labels=labels, holds=PLANES, lacks=_LACKS, begin=begin
+        epochs=epochs,
+        missing=missing,
+        ids=ids,
+        labels=None if (labels < 0).any() else labels,
+        holds=PLANES,
+        lacks=_LACKS,
+        begin=begin,
     )
 
 
@@ -141,7 +145,7 @@ def _spooled(path: Path, told: Told, ids: np.ndarray, epochs: list[int]) -> np.n
     """
     place = np.full(max(epochs) + 1, -1)
     place[epochs] = np.arange(len(epochs))
-    found = _room(told.room, (len(epochs), len(PLANES), len(ids)))
+    found = room(told.room, (len(epochs), len(PLANES), len(ids)))
     swapped: bool | None = None
     for line, piece in _pieces(path, told):
         swapped = _swapped(piece) if swapped is None else swapped
@@ -185,20 +189,6 @@ def _logits(piece: pd.DataFrame, swapped: bool, path: Path, line: int) -> list[n
     correct = np.where(target == other, label < rival, target > other).astype(np.float64)
     correct[np.isnan(target) | np.isnan(other) | ((target == other) & np.isnan(label + rival))] = np.nan
     return [target, other, correct + 1.0]
-
-
-def _room(folder: Path, shape: tuple[int, int, int]) -> np.ndarray:
-    """Zeros on disk, which nobody has to remove. Raises OutputError where there is no space for them."""
-    files.make_folder(folder)
-    size = int(np.prod(shape)) * 4
-    try:
-        with tempfile.TemporaryFile(dir=folder) as stream:
-            if hasattr(os, "posix_fallocate"):  # a page that finds no space later would kill the process
-                os.posix_fallocate(stream.fileno(), 0, size)
-            return np.memmap(stream, dtype=np.float32, mode="r+" if os.fstat(stream.fileno()).st_size else "w+",
-                             shape=shape)  # fmt: skip
-    except OSError as error:
-        raise files.refused(folder, error) from error
 
 
 def _check_filled(found: np.ndarray, ids: np.ndarray, epochs: list[int], path: Path) -> None:

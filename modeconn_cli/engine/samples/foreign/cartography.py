@@ -8,7 +8,7 @@ learnt; here the one is a share and the other ∞.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -17,13 +17,14 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from modeconn_cli.engine.errors import InputError, SettingsError
 from modeconn_cli.engine.results import strict_json
 from modeconn_cli.engine.results.parsing import opened
 from modeconn_cli.engine.samples import scores
 from modeconn_cli.engine.samples.foreign.look import LONGEST, Look
-from modeconn_cli.engine.samples.foreign.source import LOSS, Columns, Source, Told, described, in_order
+from modeconn_cli.engine.samples.foreign.source import LOSS, Columns, Source, Told, described, in_order, room
 
 NEVER = 1000  # its forgetfulness of a sample that is never learnt
 ROWS = 4096  # lines that are treated at a time
@@ -78,6 +79,12 @@ def dynamics(looks: list[Look], told: Told) -> Source:
             described(told, found.columns, f"epoch {epoch}")
             yield found.columns
 
+    def probs() -> np.ndarray:
+        whole = room(told.room, (len(first.ids), first.classes))
+        for ids, _, z in _pieces(files[epochs[-1]], epochs[-1], told, first.classes):
+            whole[np.searchsorted(first.ids, ids)] = z.softmax(1).float().numpy()
+        return whole
+
     return Source(
         epochs=epochs,
         missing=missing,
@@ -85,16 +92,18 @@ def dynamics(looks: list[Look], told: Told) -> Source:
         labels=first.labels,
         holds=tuple(first.columns),
         begin=begin,
+        probs=probs,
     )
 
 
-def _read(look: Look, epoch: int, told: Told, first: _Epoch | None) -> _Epoch:
-    """A file. Raises InputError where its samples, labels or classes are not those of the `first` one."""
-    parts: list[tuple[np.ndarray, np.ndarray, Columns]] = []
-    classes, where = None if first is None else first.classes, f"'{look.path}'"
-    lines = _lines(look)
+def _pieces(
+    look: Look, epoch: int, told: Told, classes: int | None
+) -> Iterator[tuple[np.ndarray, np.ndarray, Tensor]]:
+    """Ids and labels, int64 [n], and logits, float64 [n, K], of some thousands of lines, one after the other."""
+    where, name = f"'{look.path}'", f"logits_epoch_{epoch}"
+    lines = _lines(look, ("guid", "gold", name))
     while some := list(islice(lines, ROWS)):
-        rows = [_logits(record, f"logits_epoch_{epoch}", look, number) for number, record in some]
+        rows = [_logits(record, name, look, number) for number, record in some]
         classes = len(rows[0]) if classes is None else classes
         for (number, _), row in zip(some, rows, strict=True):
             if len(row) != classes:
@@ -106,12 +115,20 @@ def _read(look: Look, epoch: int, told: Told, first: _Epoch | None) -> _Epoch:
         ids = told.ids(
             [record["guid"] for _, record in some], f"{where}, lines {some[0][0]} to {some[-1][0]}"
         )
-        z, y = torch.tensor(rows, dtype=torch.float64), torch.from_numpy(labels)
+        yield ids, labels, torch.tensor(rows, dtype=torch.float64)
+
+
+def _read(look: Look, epoch: int, told: Told, first: _Epoch | None) -> _Epoch:
+    """A file. Raises InputError where its samples, labels or classes are not those of the `first` one."""
+    parts: list[tuple[np.ndarray, np.ndarray, Columns]] = []
+    classes, where = 0 if first is None else first.classes, f"'{look.path}'"
+    for ids, labels, z in _pieces(look, epoch, told, classes or None):
+        y, classes = torch.from_numpy(labels), z.shape[1]
         found = {**scores.of_logits(z, y), LOSS: F.cross_entropy(z, y, reduction="none")}
         parts.append(
             (ids, labels, {name: values.numpy().astype(np.float32) for name, values in found.items()})
         )
-    if not parts or classes is None:
+    if not parts:
         raise InputError(f"{where} names no samples")
     ids = np.concatenate([ids for ids, _, _ in parts])
     order = in_order(ids, where)
@@ -142,8 +159,8 @@ def _check_same(read: _Epoch, first: _Epoch, where: str) -> None:
         )
 
 
-def _lines(look: Look) -> Iterator[Line]:
-    """The objects of a file, line by line. Raises InputError for a line that is none."""
+def _lines(look: Look, needed: Iterable[str]) -> Iterator[Line]:
+    """The objects of a file, line by line. Raises InputError for a line that is none, or has not what is `needed`."""
     with opened(look.path) as stream:
         number = 0
         while line := stream.readline(LONGEST + 1):
@@ -155,12 +172,9 @@ def _lines(look: Look) -> Iterator[Line]:
             if not line.strip():
                 continue
             record = strict_json.parsed(line, look.path, WHOLE_LINES, line=number)
-            if not isinstance(record, dict) or record.keys() < set(look.names):
-                lacking = set(look.names) - set(record if isinstance(record, dict) else ())
-                raise InputError(
-                    f"'{look.path}', line {number}, has no {', '.join(sorted(lacking)) or 'object'}",
-                    WHOLE_LINES,
-                )
+            lacking = [name for name in needed if not isinstance(record, dict) or name not in record]
+            if lacking:
+                raise InputError(f"'{look.path}', line {number}, has no {', '.join(lacking)}", WHOLE_LINES)
             yield number, record
 
 
@@ -193,12 +207,12 @@ def metrics(looks: list[Look], told: Told) -> Source:
     guids: list[Any] = []
     names = ("confidence", "variability", "forgetfulness", "correctness", "epochs")
     read: dict[str, list[float]] = {name: [] for name in names if name in look.names}
-    for number, record in _lines(look):
+    for number, record in _lines(look, ("guid", *read)):
         guids.append(record["guid"])
         for name, values in read.items():
             values.append(_number(record[name], partial(_refuse, look, number, name)))
-    order_of, where = told.ids(guids, f"'{look.path}'"), f"'{look.path}'"
-    order = in_order(order_of, where)
+    ids = told.ids(guids, f"'{look.path}'")
+    order = in_order(ids, f"'{look.path}'")
     found = {name: np.array(values)[order] for name, values in read.items()}
     known = {"confidence": found["confidence"], "variability": found["variability"]}
     known["forgetting"] = np.where(found["forgetfulness"] == NEVER, np.inf, found["forgetfulness"])
@@ -211,7 +225,7 @@ def metrics(looks: list[Look], told: Told) -> Source:
     told.note(
         f"forgetfulness {NEVER}, never learnt, is inf here; variability is taken for the one without --include_ci"
     )
-    return Source(epochs=[], ids=order_of[order], known=known, lacks=lacks)
+    return Source(epochs=[], ids=ids[order], known=known, lacks=lacks)
 
 
 def _number(value: Any, refuse: Any) -> float:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +15,7 @@ import pandas as pd
 from modeconn_cli.engine import exact
 from modeconn_cli.engine.errors import InputError
 from modeconn_cli.engine.networks.checkpoints.epochs import between
-from modeconn_cli.engine.results import columns
+from modeconn_cli.engine.results import columns, files
 from modeconn_cli.engine.samples.foreign.look import Look
 from modeconn_cli.engine.samples.scores import Score
 from modeconn_cli.engine.settings.csl import CslAggregateSettings
@@ -31,7 +33,8 @@ class Source:
 
     `holds` are the columns that every epoch has, `lacks` says why there are no others; `begin` begins a pass over the
     epochs. `known` are scores that the files hold themselves, float64 [N], in our definitions, and `further` rows of
-    the table that stand for those of them which no fold gives. `labels`, int64 [N], are those that were trained on.
+    the table that stand for those of them which no fold gives. `labels`, int64 [N], are those that were trained on;
+    `probs` gives the probabilities of the last epoch, float32 [N, K], where the files hold all of them.
     """
 
     epochs: list[int]
@@ -44,6 +47,7 @@ class Source:
     known: Mapping[str, np.ndarray] = field(default_factory=dict)
     further: tuple[Score, ...] = ()
     begin: Callable[[], Iterator[Columns]] = lambda: iter(())
+    probs: Callable[[], np.ndarray] | None = None
 
     @property
     def count(self) -> int:
@@ -112,6 +116,20 @@ class Format(NamedTuple):
     name: str
     fits: Callable[[Look], bool]
     read: Callable[[list[Look], Told], Source]
+
+
+def room(folder: Path, shape: tuple[int, ...]) -> np.ndarray:
+    """float32 zeros on disk, which nobody has to remove. Raises OutputError where there is no space for them."""
+    files.make_folder(folder)
+    size = int(np.prod(shape)) * 4
+    try:
+        with tempfile.TemporaryFile(dir=folder) as stream:
+            if hasattr(os, "posix_fallocate"):  # a page that finds no space later would kill the process
+                os.posix_fallocate(stream.fileno(), 0, size)
+            stream.truncate(size)
+            return np.memmap(stream, dtype=np.float32, mode="r+", shape=shape)
+    except OSError as error:
+        raise files.refused(folder, error) from error
 
 
 def id_map(path: Path) -> dict[str, int]:
