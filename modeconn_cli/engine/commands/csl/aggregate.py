@@ -119,7 +119,7 @@ def run(settings: CslAggregateSettings, runtime: Runtime) -> CslAggregateResult 
         *(name.aggregated(array) for array in ARRAYS),
         *(each for figure in documented for each in in_every_format(figure)),
         name.aggregated("metrics", ".json"),
-        *(name.aggregated(table.STEM, ending) for ending in table.ENDINGS),
+        *(name.aggregated(table.STEM, ending) for ending in (*table.ENDINGS, table.PARQUET)),
         *export.names(export.STEMS, name),
         name.aggregated(listing.STEM, ".csv"),
     ]

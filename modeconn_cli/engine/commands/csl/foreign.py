@@ -60,7 +60,8 @@ def run(settings: CslAggregateSettings, runtime: Runtime) -> CslForeignResult | 
     metrics = folder / named.aggregated("metrics", ".json")
     certain = [metrics.name, *(named.aggregated(table.STEM, ending) for ending in table.ENDINGS)]
     certain += export.certain(settings.export, named)
-    owned = list(dict.fromkeys((*certain, *export.names(export.STEMS, named))))
+    possible = (named.aggregated(table.STEM, table.PARQUET), *export.names(export.STEMS, named))
+    owned = list(dict.fromkeys((*certain, *possible)))
     how: dict[str, Any] = {
         "owned": owned,
         "mends": True,

@@ -9,17 +9,20 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import pandas as pd
 
 from modeconn_cli.engine.commands.csl.inputs import RunArrays
 from modeconn_cli.engine.commands.csl.naming import RunName
-from modeconn_cli.engine.results import files
+from modeconn_cli.engine.results import files, parquet
 from modeconn_cli.engine.results.columns import ID
 from modeconn_cli.engine.samples.folds import Fold
 from modeconn_cli.engine.samples.scores import Score
 from modeconn_cli.engine.statistics import auroc, average_precision
 
 STEM, ENDINGS = "scores", (".csv", ".json")
+PARQUET = ".parquet"  # beside them, where pyarrow is installed
 SCHEMA = "mcx.scores/1"
+AT_ONCE = 1 << 16  # rows of a Parquet file that are written at a time
 POSITION = "position"  # in the place of the id where no file names the samples
 
 
@@ -140,6 +143,7 @@ def write(
     table, document = (folder / named.aggregated(STEM, ending) for ending in ENDINGS)
     header = [ID if found.named_ids else POSITION, *scored.values]
     files.write_rows(table, header, ["%d", *["%.9g"] * len(scored.values)], len(ids), cells)
+    _write_parquet(folder / named.aggregated(STEM, PARQUET), header[0], ids, order, scored.values)
     flips = np.array([noise[i][0] != noise[i][1] for i in found.ids.tolist()]) if noise else None
     described = [_described(score, scored.values[score.name], flips) for score in scored.rows
                  if score.name in scored.values]  # fmt: skip
@@ -155,6 +159,22 @@ def write(
         "absent": [{"name": name, "why": why} for name, why in scored.absent.items()],
     }
     files.write_json(document, said)
+
+
+def _write_parquet(
+    path: Path, named: str, ids: np.ndarray, order: np.ndarray, values: Mapping[str, np.ndarray]
+) -> None:
+    """The same columns, where pyarrow is installed; where it is not, there is none of an earlier run either."""
+    if not parquet.available():
+        path.unlink(missing_ok=True)
+        return
+
+    def pieces() -> Iterator[pd.DataFrame]:
+        for begin in range(0, len(ids), AT_ONCE):
+            rows = slice(begin, begin + AT_ONCE)
+            yield pd.DataFrame({named: ids[rows], **{name: v[order[rows]] for name, v in values.items()}})
+
+    parquet.write(path, pieces)
 
 
 def _described(score: Score, values: np.ndarray, flips: np.ndarray | None) -> dict[str, Any]:
