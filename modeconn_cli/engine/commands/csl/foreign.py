@@ -13,6 +13,7 @@ from modeconn_cli.engine.commands.csl import export, table
 from modeconn_cli.engine.commands.csl.naming import RunName
 from modeconn_cli.engine.datasets import name_of
 from modeconn_cli.engine.machine.runtime import Runtime
+from modeconn_cli.engine.names import MANIFEST_FILE
 from modeconn_cli.engine.results import files, jobs
 from modeconn_cli.engine.results.records import Record
 from modeconn_cli.engine.samples import foreign
@@ -68,16 +69,23 @@ def run(settings: CslAggregateSettings, runtime: Runtime) -> CslForeignResult | 
         "key": f"{named.key} from",
         "further": [path for path in paths if path not in settings.from_files],
     }
+
+    def read() -> tuple[Source, table.Scored]:
+        names = None if settings.id_map is None else foreign.id_map(settings.id_map)
+        source = kind.read(looks, Told(settings, runtime, folder, names))
+        export.check(settings.export, source, source.known, source.labels)
+        return source, table.measured(source, _rows(source, settings), source.known)
+
+    # A job remembers what it was begun with: what cannot be used is refused before there is one.
+    done = (jobs.private_folder(folder, COMMAND, how["key"]) / MANIFEST_FILE).exists()
+    found = None if done else read()
     with jobs.opened(settings, folder, COMMAND, runtime, **how) as job:
         if job.complete and not all((folder / each).exists() for each in certain):
             job.reopen()
         kept = job.found(CslForeignResult, metrics, settings)
         if kept is not None:
             return replace(kept, scores_path=str(folder / named.aggregated(table.STEM, table.ENDINGS[0])))
-        names = None if settings.id_map is None else foreign.id_map(settings.id_map)
-        source = kind.read(looks, Told(settings, job.private, runtime.note, runtime.warn, names))
-        export.check(settings.export, source, source.known, source.labels)
-        scored = table.measured(source, _rows(source, settings), source.known)
+        source, scored = found or read()
         result = _result(folder, named, kind.name, paths, source, scored)
         if not job.complete:
             facts = {"split": None, "losses": f"recorded by another tool ({kind.name})"}

@@ -7,6 +7,7 @@ of the logits, tells which is which, so that a file with these names the other w
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import pandas as pd
 
 from modeconn_cli.engine.errors import InputError, SettingsError
 from modeconn_cli.engine.results import columns
+from modeconn_cli.engine.results.parsing import opened
 from modeconn_cli.engine.samples.foreign.look import Look
 from modeconn_cli.engine.samples.foreign.source import Columns, Source, Told, described, in_order, room
 
@@ -50,9 +52,17 @@ def values(looks: list[Look], told: Told) -> Source:
 
 
 def _only(looks: list[Look]) -> Path:
+    """The one file. Raises InputError where its last line has no end: missing cells would be NaN, and digits lost."""
     if len(looks) > 1:
         raise SettingsError(f"--from takes one file of aum at a time, got {len(looks)}")
-    return looks[0].path
+    path = looks[0].path
+    with opened(path) as stream:
+        stream.seek(-1, os.SEEK_END)
+        if stream.read() not in b"\r\n":
+            raise InputError(
+                f"'{path}' ends within a line: it was cut off", "end its last line if it is whole"
+            )
+    return path
 
 
 def records(looks: list[Look], told: Told) -> Source:
@@ -62,12 +72,13 @@ def records(looks: list[Look], told: Told) -> Source:
     path = _only(looks)
     ids, labels, most = _counted(path, told)
     epochs, missing = told.epochs(range(1, most + 1), "measurements")
-    told.note("epochs are the measurements of the records, whose first one is 1")
+    told.runtime.note("epochs are the measurements of the records, whose first one is 1")
     spooled = _spooled(path, told, ids, epochs)
 
     def begin() -> Iterator[Columns]:
-        for epoch, planes in zip(epochs, spooled, strict=True):
-            found = {name: np.array(planes[k]) for k, name in enumerate(PLANES)}
+        for k, (epoch, planes) in enumerate(zip(epochs, spooled, strict=True)):
+            told.runtime.progress(k + 1, len(epochs), "epoch", epoch=epoch)
+            found = {name: np.array(plane) for name, plane in zip(PLANES, planes, strict=True)}
             found["correct"] -= 1.0
             described(told, found, f"measurement {epoch}")
             yield found
@@ -88,25 +99,26 @@ def _pieces(path: Path, told: Told) -> Iterator[tuple[int, pd.DataFrame]]:
     kinds = {} if told.names is None else {SAMPLE: str}  # names as they are spelled
     line = 2
     for piece in columns.read_pieces(path, ROWS, usecols=list(_NEEDED), dtype=kinds):
-        yield line, piece
+        if len(piece):
+            yield line, piece
         line += len(piece)
 
 
 def _counted(path: Path, told: Told) -> tuple[np.ndarray, np.ndarray, int]:
     """The sample ids, ascending, their labels, and how many measurements there are at most."""
-    seen, most = np.empty(0, dtype=np.int64), 0
+    seen, most, lines = np.empty(0, dtype=np.int64), 0, 0
     labels = np.empty(0, dtype=np.int64)
     swapped: bool | None = None
     for line, piece in _pieces(path, told):
-        swapped = _swapped(piece) if swapped is None else swapped
-        ids = told.ids(piece[SAMPLE].tolist(), _lines(path, line, piece))
+        swapped = _swapped(piece, path) if swapped is None else swapped
+        ids = told.ids(piece[SAMPLE].to_numpy(), _lines(path, line, piece))
         numbers = columns.whole(piece[MEASURED], path)
         if not (numbers >= 1).all():
             where = line + int((~(numbers >= 1)).argmax())
             raise InputError(
                 f"'{path}', line {where}, has no {MEASURED} from 1 on", "it may have been cut off"
             )
-        most = max(most, int(numbers.max()))
+        most, lines = max(most, int(numbers.max())), lines + len(piece)
         classes = columns.whole(piece[_PAIRS[0 if swapped else 1][0]], path)
         some, place = np.unique(ids, return_index=True)
         new = ~np.isin(some, seen)
@@ -122,15 +134,20 @@ def _counted(path: Path, told: Told) -> tuple[np.ndarray, np.ndarray, int]:
             )
     if not len(seen):
         raise InputError(f"'{path}' names no samples")
+    if most > lines:
+        raise InputError(f"'{path}' counts {most:,} measurements in {lines:,} lines")
     return seen, labels, most
 
 
-def _swapped(piece: pd.DataFrame) -> bool:
+def _swapped(piece: pd.DataFrame, path: Path) -> bool:
     """Whether the columns whose names say logit hold the logits, and not the classes."""
-    apart = []
-    for target, other in _PAIRS:
-        difference = piece[target] - piece[other] - piece["margin"]
-        apart.append(float(np.nanmedian(np.abs(difference))) if difference.notna().any() else np.inf)
+    margin, apart = columns.measurements(piece["margin"], path), []
+    for pair in _PAIRS:
+        target, other = (columns.measurements(piece[name], path) for name in pair)
+        with np.errstate(invalid="ignore"):
+            difference = np.abs(target - other - margin)
+        known = ~np.isnan(difference)
+        apart.append(float(np.median(difference[known])) if known.any() else np.inf)
     return apart[1] < apart[0]
 
 
@@ -145,11 +162,11 @@ def _spooled(path: Path, told: Told, ids: np.ndarray, epochs: list[int]) -> np.n
     """
     place = np.full(max(epochs) + 1, -1)
     place[epochs] = np.arange(len(epochs))
-    found = room(told.room, (len(epochs), len(PLANES), len(ids)))
+    found = room(told.folder, (len(epochs), len(PLANES), len(ids)))
     swapped: bool | None = None
     for line, piece in _pieces(path, told):
-        swapped = _swapped(piece) if swapped is None else swapped
-        rows = told.ids(piece[SAMPLE].tolist(), _lines(path, line, piece))
+        swapped = _swapped(piece, path) if swapped is None else swapped
+        rows = told.ids(piece[SAMPLE].to_numpy(), _lines(path, line, piece))
         at = piece[MEASURED].to_numpy(np.int64)
         kept = (at < len(place)) & (place[np.minimum(at, len(place) - 1)] >= 0)
         z = _logits(piece, swapped, path, line)

@@ -27,7 +27,7 @@ from modeconn_cli.engine.samples.foreign.look import LONGEST, Look
 from modeconn_cli.engine.samples.foreign.source import LOSS, Columns, Source, Told, described, in_order, room
 
 NEVER = 1000  # its forgetfulness of a sample that is never learnt
-ROWS = 4096  # lines that are treated at a time
+ROWS = 1024  # lines that are treated at a time
 WHOLE_LINES = "it takes a whole object a line; write the file of this epoch again"
 _LOGITS = re.compile(r"logits_epoch_(\d{1,9})")
 
@@ -68,19 +68,20 @@ def dynamics(looks: list[Look], told: Told) -> Source:
             raise SettingsError(f"'{files[epoch].path}' and '{look.path}' both hold epoch {epoch}")
         files[epoch] = look
     epochs, missing = told.epochs(files, "training dynamics")
-    told.note("epochs are numbered as in the files, whose first one is 0")
+    told.runtime.note("epochs are numbered as in the files, whose first one is 0")
     first = _read(files[epochs[0]], epochs[0], told, None)
     described(told, first.columns, f"epoch {epochs[0]}")
 
     def begin() -> Iterator[Columns]:
         yield first.columns
-        for epoch in epochs[1:]:
+        for k, epoch in enumerate(epochs[1:], 2):
+            told.runtime.progress(k, len(epochs), "epoch", epoch=epoch)
             found = _read(files[epoch], epoch, told, first)
             described(told, found.columns, f"epoch {epoch}")
             yield found.columns
 
     def probs() -> np.ndarray:
-        whole = room(told.room, (len(first.ids), first.classes))
+        whole = room(told.folder, (len(first.ids), first.classes))
         for ids, _, z in _pieces(files[epochs[-1]], epochs[-1], told, first.classes):
             whole[np.searchsorted(first.ids, ids)] = z.softmax(1).float().numpy()
         return whole
@@ -102,20 +103,24 @@ def _pieces(
     """Ids and labels, int64 [n], and logits, float64 [n, K], of some thousands of lines, one after the other."""
     where, name = f"'{look.path}'", f"logits_epoch_{epoch}"
     lines = _lines(look, ("guid", "gold", name))
-    while some := list(islice(lines, ROWS)):
-        rows = [_logits(record, name, look, number) for number, record in some]
-        classes = len(rows[0]) if classes is None else classes
-        for (number, _), row in zip(some, rows, strict=True):
+    while True:
+        guids, labels, rows, numbers = [], [], [], []
+        for number, record in islice(lines, ROWS):
+            row = _logits(record, name, look, number)
+            classes = len(row) if classes is None else classes
             if len(row) != classes:
                 raise InputError(
                     f"{where}, line {number}, has {len(row)} logits, where there were {classes} before",
                     "every line of every epoch takes one logit per class",
                 )
-        labels = np.array([_gold(record, classes, look, number) for number, record in some], dtype=np.int64)
-        ids = told.ids(
-            [record["guid"] for _, record in some], f"{where}, lines {some[0][0]} to {some[-1][0]}"
-        )
-        yield ids, labels, torch.tensor(rows, dtype=torch.float64)
+            labels.append(_gold(record, classes, look, number))
+            guids.append(record["guid"])
+            rows.append(row)
+            numbers.append(number)
+        if not rows:
+            return
+        ids = told.ids(guids, f"{where}, lines {numbers[0]} to {numbers[-1]}")
+        yield ids, np.array(labels, dtype=np.int64), torch.from_numpy(np.stack(rows))
 
 
 def _read(look: Look, epoch: int, told: Told, first: _Epoch | None) -> _Epoch:
@@ -178,12 +183,12 @@ def _lines(look: Look, needed: Iterable[str]) -> Iterator[Line]:
             yield number, record
 
 
-def _logits(record: dict[str, Any], name: str, look: Look, number: int) -> list[float]:
-    """The logits of a line; null, as pandas writes NaN, is one. Raises InputError for what are no numbers."""
+def _logits(record: dict[str, Any], name: str, look: Look, number: int) -> np.ndarray:
+    """Logits [K], float64; null, as pandas writes NaN, is one. Raises InputError for what are no numbers."""
     found = record.get(name)
     if not isinstance(found, list) or not found or not {type(each) for each in found} <= _NUMBERS:
         raise InputError(f"'{look.path}', line {number}, has no list of numbers '{name}'", WHOLE_LINES)
-    return [np.nan if each is None else float(each) for each in found]
+    return np.array(found, dtype=np.float64)  # NaN where there is null
 
 
 _NUMBERS = {int, float, type(None)}
@@ -218,11 +223,14 @@ def metrics(looks: list[Look], told: Told) -> Source:
     known["forgetting"] = np.where(found["forgetfulness"] == NEVER, np.inf, found["forgetfulness"])
     lacks = "cartography's metrics hold confidence, variability, correctness and forgetfulness alone"
     if "epochs" in found and "correctness" in found:
+        wrong = ~(found["correctness"] <= found["epochs"]) & ~np.isnan(found["correctness"])
+        if wrong.any() or not (found["epochs"] >= 1).all():
+            raise InputError(f"'{look.path}' counts more correct epochs than there are")
         known["correctness"] = found["correctness"] / found["epochs"]
         known["share_wrong"] = 1.0 - known["correctness"]
     else:
         lacks += ", and do not say of how many epochs correctness is the count"
-    told.note(
+    told.runtime.note(
         f"forgetfulness {NEVER}, never learnt, is inf here; variability is taken for the one without --include_ci"
     )
     return Source(epochs=[], ids=ids[order], known=known, lacks=lacks)

@@ -70,7 +70,8 @@ def _columns(labels: np.ndarray, probs: np.ndarray, path: str) -> Columns:
     """float32 [N] each. Raises InputError for rows that are no probabilities; NaN is kept."""
     parts = []
     for start in range(0, len(labels), ROWS):
-        p = np.asarray(probs[start : start + ROWS], dtype=np.float64)
+        with np.errstate(invalid="ignore"):  # of NaN that signal
+            p = np.array(probs[start : start + ROWS], dtype=np.float64)
         known = ~np.isnan(p).any(1)
         wrong = known & ((p < 0).any(1) | (p > 1).any(1) | (np.abs(p.sum(1) - 1) > NEAR))
         if wrong.any():

@@ -35,13 +35,13 @@ def read(looks: list[Look], told: Told) -> Source:
     ids = found.index.to_numpy(np.int64)
     if assumed:
         ids = told.positions(len(ids), path)
-        told.note(
+        told.runtime.note(
             "the order of the published files may be that of TensorFlow Datasets, not that of the data set's own files"
         )
     elif told.names is not None:
         ids = told.ids(ids, f"'{path}'")
     if left := [name for name in looks[0].names if name.startswith("infl")]:
-        told.note(f"left out, as it is not one value per sample: {', '.join(left[:3])}")
+        told.runtime.note(f"left out, as it is not one value per sample: {', '.join(left[:3])}")
     order = in_order(ids, f"'{path}'")
     return Source(
         epochs=[],

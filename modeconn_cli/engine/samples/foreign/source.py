@@ -14,6 +14,7 @@ import pandas as pd
 
 from modeconn_cli.engine import exact
 from modeconn_cli.engine.errors import InputError
+from modeconn_cli.engine.machine.runtime import Runtime
 from modeconn_cli.engine.networks.checkpoints.epochs import between
 from modeconn_cli.engine.results import columns, files
 from modeconn_cli.engine.samples.foreign.look import Look
@@ -62,12 +63,13 @@ class Source:
 
 @dataclass(frozen=True)
 class Told:
-    """What the user says of the files, and where a reader may put what does not fit into memory."""
+    """What the user says of the files, the conversation, and `folder`, that of the results, beside or above which a
+    reader may put what does not fit into memory.
+    """
 
     settings: CslAggregateSettings
-    room: Path
-    note: Callable[[str], None]
-    warn: Callable[[str], None]
+    runtime: Runtime
+    folder: Path
     names: Mapping[str, int] | None  # id of a sample in the files -> its id here, where --id-map says so
 
     def epochs(self, found: Iterable[int], what: str) -> tuple[list[int], list[int]]:
@@ -77,7 +79,7 @@ class Told:
         lenient = asked.allow_missing
         kept, missing = between(there, first, asked.end_epoch, asked.epoch_step, what, lenient=lenient)
         if missing:
-            self.warn(f"{len(missing)} epochs of the range are missing and left out: {missing[:10]}")
+            self.runtime.warn(f"{len(missing)} epochs of the range are missing and left out: {missing[:10]}")
         return kept, missing
 
     def ids(self, given: Any, where: str) -> np.ndarray:
@@ -120,7 +122,7 @@ class Format(NamedTuple):
 
 def room(folder: Path, shape: tuple[int, ...]) -> np.ndarray:
     """float32 zeros on disk, which nobody has to remove. Raises OutputError where there is no space for them."""
-    files.make_folder(folder)
+    folder = next(each for each in (folder, *folder.parents) if each.is_dir())
     size = int(np.prod(shape)) * 4
     try:
         with tempfile.TemporaryFile(dir=folder) as stream:
@@ -163,4 +165,4 @@ def described(told: Told, columns_of_epoch: Mapping[str, np.ndarray], where: str
     for values in columns_of_epoch.values():
         broken |= np.isnan(values)
     if broken.any():
-        told.warn(f"{where}: {int(broken.sum()):,} samples have a NaN; it stays one in their scores")
+        told.runtime.warn(f"{where}: {int(broken.sum()):,} samples have a NaN; it stays one in their scores")
