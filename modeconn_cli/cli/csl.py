@@ -58,8 +58,12 @@ def aggregate(settings: CslAggregateSettings, report: Report) -> None:
     margins, confidence, variability, correctness, EL2N, forgetting events, entropy, dynamic uncertainty and others;
     scores_*.json says what each is, which end is hard, and why others are absent. mcx correlate --with takes the table.
 
+    --from makes the table of what other tools have recorded: aum's records, cartography's training_dynamics,
+    cleanlab's labels and pred_probs, memorization scores; --export writes their files, in their definitions.
+
     Examples, after the first of mcx csl score:
-      mcx csl aggregate scores --output-dir scores/csl
+      mcx csl aggregate scores --output-dir scores/csl --export aum,cartography
+      mcx csl aggregate --from scores/csl/aum_values_digits_run1_noise_0.csv --output-dir scores/aum
 
     More: mcx correlate --help, mcx help files.
     """
