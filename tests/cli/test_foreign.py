@@ -527,6 +527,9 @@ def test_what_the_columns_do_not_hold_is_not_exported(mcx: Callable, tmp_path: P
     assert "needs label_logit, other_logit: not every epoch has a file dynamics_*.npz" in err
     err = refused(mcx, out, "--from", AUM / "full_aum_records.csv", "--export", "cartography")
     assert "needs label_prob: aum's records hold" in err
+    one = dynamics(tmp_path / "td") / "dynamics_epoch_0.jsonl"
+    err = refused(mcx, out, "--from", one, "--export", "cartography")
+    assert "needs variability, forgetting: it takes 2 epochs, there are 1" in err
 
 
 # The job ---------------------------------------------------------------------------------------------------

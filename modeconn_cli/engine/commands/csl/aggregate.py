@@ -148,6 +148,7 @@ def run(settings: CslAggregateSettings, runtime: Runtime) -> CslAggregateResult 
             known = {each: metrics.score(each) for each in metrics.values} | metrics.further
             begins = settings.class_order is not None
             scored = table.measured(found, scores(settings.el2n_epoch), known, begins=begins)
+            export.check_scores(settings.export, scored.absent)
             _write(folder, found, metrics.values, result, anew=job.anew(settings))
             facts = {"split": found.summary.get("split"), "losses": result.losses}
             table.write(folder, name, found, scored, noise, **facts)

@@ -13,7 +13,7 @@ cleanlab                labels, and the label quality of the last epoch as `get_
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -90,6 +90,13 @@ def check(kinds: Iterable[str], found: Given, known: Iterable[str], labels: np.n
                 "--export cleanlab needs the labels, which no file beside the columns says",
                 "mcx csl score writes them into samples_*.csv",
             )
+
+
+def check_scores(kinds: Iterable[str], absent: Mapping[str, str]) -> None:
+    """Raises InputError for scores that a kind is made of and that are `absent`, each with its reason."""
+    lacking = [name for name in _METRICS if name in absent and "cartography" in kinds]
+    if lacking:
+        raise InputError(f"--export cartography needs {', '.join(lacking)}: {absent[lacking[0]]}")
 
 
 def write(kinds: Sequence[str], folder: Path, named: RunName, exported: Exported) -> None:

@@ -74,7 +74,9 @@ def run(settings: CslAggregateSettings, runtime: Runtime) -> CslForeignResult | 
         names = None if settings.id_map is None else foreign.id_map(settings.id_map)
         source = kind.read(looks, Told(settings, runtime, folder, names))
         export.check(settings.export, source, source.known, source.labels)
-        return source, table.measured(source, _rows(source, settings), source.known)
+        scored = table.measured(source, _rows(source, settings), source.known)
+        export.check_scores(settings.export, scored.absent)
+        return source, scored
 
     # A job remembers what it was begun with: what cannot be used is refused before there is one.
     done = (jobs.private_folder(folder, COMMAND, how["key"]) / MANIFEST_FILE).exists()
