@@ -20,7 +20,7 @@ from modeconn_cli.engine.machine.runtime import Runtime
 from modeconn_cli.engine.results import parquet
 from modeconn_cli.engine.results.streams import Written
 from modeconn_cli.engine.samples import foreign, scores
-from modeconn_cli.engine.samples.foreign import cartography
+from modeconn_cli.engine.samples.foreign import aum, cartography
 from modeconn_cli.engine.settings.csl import CslAggregateSettings
 
 AUM = Path(__file__).parents[1] / "data/aum"  # made by the package aum 1.0.2 of these logits
@@ -96,6 +96,26 @@ def test_aum_is_that_of_the_package_from_its_records_its_values_and_the_same_log
     ours = table(tmp_path / "of logits", "cartography")
     for name in ("aum", "margin_last", "margin_min", "correctness", "forgetting"):
         np.testing.assert_allclose(ours[name], of_records[name], atol=1e-6, err_msg=name)
+
+
+def test_files_are_read_in_pieces_with_the_lines_of_the_whole(
+    mcx: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records, folder = AUM / "full_aum_records.csv", dynamics(tmp_path / "td")
+    made(mcx, tmp_path / "whole", "--from", records)
+    made(mcx, tmp_path / "whole", "--from", folder)
+    monkeypatch.setattr(aum, "ROWS", 5)
+    monkeypatch.setattr(cartography, "ROWS", 3)
+    made(mcx, tmp_path / "pieces", "--from", records)
+    made(mcx, tmp_path / "pieces", "--from", folder, "--export", "cleanlab")
+    for name in ("aum", "cartography"):
+        pd.testing.assert_frame_equal(table(tmp_path / "pieces", name), table(tmp_path / "whole", name))
+    rows = lines_of(records)
+    (tmp_path / "a.csv").write_text("".join([*rows, rows[2]]))
+    err = refused(mcx, tmp_path / "out", "--from", tmp_path / "a.csv")
+    assert "line 34, is measurement 2 of sample 0 a second time" in err
+    in_dynamics(2, with_record(8, gold=17))(folder)
+    assert "epoch_2.jsonl', line 9, has gold '17'" in refused(mcx, tmp_path / "out", "--from", folder)
 
 
 def test_records_in_any_order_and_with_the_names_of_logits_and_classes_exchanged_are_the_same(

@@ -154,7 +154,7 @@ def run(settings: CslAggregateSettings, runtime: Runtime) -> CslAggregateResult 
             table.write(folder, name, found, scored, noise, **facts)
             epochs = metrics.values.get("epochs_seen", np.full(found.count, len(found.epochs)))
             exported = export.Exported(found, labels, scored.values, epochs)
-            export.write(settings.export, folder, name, exported)
+            export.write(settings.export, folder, name, exported, runtime.note)
             _draw(settings, data, found, metrics, noise, drawn, runtime)
             stale = {each for figure in documented for each in in_every_format(figure)}
             stale -= {path.name for path in drawn}

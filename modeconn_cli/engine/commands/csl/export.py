@@ -44,6 +44,12 @@ NEEDS = {
     "cartography": ("label_prob", "correct"),
     "cleanlab": ("label_prob",),
 }
+NOTES = {
+    "aum": "aum's records: the class of the largest other logit is not kept, its cells are empty",
+    "cartography": f"cartography's metrics: correctness counts epochs, forgetfulness is {NEVER} for never learnt; its "
+    "training_dynamics take the logits of all classes",
+    "cleanlab": "cleanlab's label quality is of the last epoch, of one network that was trained on these labels",
+}
 _METRICS = ("confidence", "variability", "correctness", "forgetting")
 
 
@@ -99,9 +105,13 @@ def check_scores(kinds: Iterable[str], absent: Mapping[str, str]) -> None:
         raise InputError(f"--export cartography needs {', '.join(lacking)}: {absent[lacking[0]]}")
 
 
-def write(kinds: Sequence[str], folder: Path, named: RunName, exported: Exported) -> None:
-    """Write the files of these kinds."""
+def write(
+    kinds: Sequence[str], folder: Path, named: RunName, exported: Exported, note: Callable[[str], None]
+) -> None:
+    """Write the files of these kinds, and say what is to be known of them."""
     for kind in kinds:
+        if kind in NOTES:
+            note(NOTES[kind])
         paths = {stem: folder / named.aggregated(*stem) for stem in STEMS[kind]}
         if kind == "aum":
             _aum(paths[RECORDS], paths[VALUES], exported)

@@ -94,7 +94,7 @@ def run(settings: CslAggregateSettings, runtime: Runtime) -> CslForeignResult | 
             table.write(folder, named, source, scored, {}, **facts)
             epochs = np.full(source.count, len(source.epochs))
             exported = export.Exported(source, source.labels, scored.values, epochs, source.probs)
-            export.write(settings.export, folder, named, exported)
+            export.write(settings.export, folder, named, exported, runtime.note)
             files.write_json(metrics, result.document())
             job.finish(path for path in (folder / each for each in owned) if path.exists())
     return result
@@ -103,7 +103,8 @@ def run(settings: CslAggregateSettings, runtime: Runtime) -> CslForeignResult | 
 def _named(settings: CslAggregateSettings, kind: str) -> RunName:
     """What the results are called after: the data set that is said, else the tool."""
     name = kind.partition(" ")[0] if settings.dataset is None else name_of(settings.dataset)
-    return RunName(name, settings.run_idx or 1, settings.noise_level or 0.0)
+    run_idx = 1 if settings.run_idx is None else settings.run_idx
+    return RunName(name, run_idx, settings.noise_level or 0.0)
 
 
 def _rows(source: Source, settings: CslAggregateSettings) -> list[Score]:

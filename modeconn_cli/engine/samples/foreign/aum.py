@@ -20,7 +20,7 @@ from modeconn_cli.engine.results.parsing import opened
 from modeconn_cli.engine.samples.foreign.look import Look
 from modeconn_cli.engine.samples.foreign.source import Columns, Source, Told, described, in_order, room
 
-ROWS = 1 << 16  # records that are treated at a time
+ROWS = 1 << 18  # records that are treated at a time
 CLOSE = 1e-5  # of margins, by the larger of the two logits: they are differences in float32
 MEASURED, SAMPLE = "num_measurements", "sample_id"
 _PAIRS = (
@@ -120,12 +120,12 @@ def _counted(path: Path, told: Told) -> tuple[np.ndarray, np.ndarray, int]:
             )
         most, lines = max(most, int(numbers.max())), lines + len(piece)
         classes = columns.whole(piece[_PAIRS[0 if swapped else 1][0]], path)
-        some, place = np.unique(ids, return_index=True)
-        new = ~np.isin(some, seen)
-        whole = np.concatenate([seen, some[new]])
-        order = np.argsort(whole)
-        given = np.nan_to_num(classes[place[new]], nan=-1.0).astype(np.int64)
-        seen, labels = whole[order], np.concatenate([labels, given])[order]
+        some, first = np.unique(ids, return_index=True)
+        at = np.searchsorted(seen, some)
+        new = np.append(seen, -1)[at] != some
+        if new.any():
+            given = np.nan_to_num(classes[first[new]], nan=-1.0).astype(np.int64)
+            seen, labels = np.insert(seen, at[new], some[new]), np.insert(labels, at[new], given)
         other = labels[np.searchsorted(seen, ids)] != np.nan_to_num(classes, nan=-1.0)
         if other.any():
             row = int(other.argmax())
