@@ -14,6 +14,7 @@ from modeconn_cli.engine.settings.csl import CslAggregateSettings, CslScoreSetti
 
 if TYPE_CHECKING:
     from modeconn_cli.engine.commands.csl.aggregate import CslAggregateResult
+    from modeconn_cli.engine.commands.csl.foreign import CslForeignResult
     from modeconn_cli.engine.commands.csl.score import CslScoreResult
 
 app = typer.Typer(rich_markup_mode=None, no_args_is_help=True)
@@ -57,11 +58,20 @@ def aggregate(settings: CslAggregateSettings, report: Report) -> None:
     margins, confidence, variability, correctness, EL2N, forgetting events, entropy, dynamic uncertainty and others;
     scores_*.json says what each is, which end is hard, and why others are absent. mcx correlate --with takes the table.
 
+    --from makes the table of what other tools have recorded: aum's records, cartography's training_dynamics,
+    cleanlab's labels and pred_probs, memorization scores; --export writes their files, in their definitions.
+
     Examples, after the first of mcx csl score:
-      mcx csl aggregate scores --output-dir scores/csl
+      mcx csl aggregate scores --output-dir scores/csl --export aum,cartography
+      mcx csl aggregate --from scores/csl/aum_values_digits_run1_noise_0.csv --output-dir scores/aum
 
     More: mcx correlate --help, mcx help files.
     """
+    if settings.from_files:
+        from modeconn_cli.engine.commands.csl import foreign
+
+        report.run(foreign.run, settings, foreign_table)
+        return
     from modeconn_cli.engine.commands.csl import aggregate as engine
 
     report.run(engine.run, settings, aggregate_table)
@@ -138,6 +148,21 @@ def aggregate_table(result: CslAggregateResult) -> list[Block]:
         )
         parts.append(Table(f"Finding the {result.flipped} flipped labels", ("metric", "n", "AUROC"), cells))
     return parts
+
+
+def foreign_table(result: CslForeignResult) -> list[Block]:
+    epochs = result.kept_epochs
+    head = (
+        ("samples", f"{result.samples:,}"),
+        *((("epochs", f"{len(epochs)} ({epochs[0]} … {epochs[-1]})"),) if epochs else ()),
+        ("scores", f"{len(result.scores)}"),
+    )
+    whys: dict[str, list[str]] = {}
+    for name, why in result.absent.items():
+        whys.setdefault(why, []).append(name)
+    lines = [f"Columns: {', '.join(result.scores)}", f"Table: {result.scores_path}"]
+    lines += [f"Absent: {', '.join(names)}: {why}" for why, names in whys.items()]
+    return [Table(f"Scores of {result.kind}", ("figure", "value"), head), Lines(tuple(lines))]
 
 
 def _value(value: float, name: str) -> str:

@@ -34,6 +34,8 @@ from modeconn_cli.engine.networks.checkpoints import About
 from modeconn_cli.engine.paths import file as curves
 from modeconn_cli.engine.results import arrays, manifest, memo_scores, records, tracking_file
 from modeconn_cli.engine.results.listing import Listing
+from modeconn_cli.engine.samples import foreign
+from modeconn_cli.engine.settings.csl import CslAggregateSettings
 from modeconn_cli.engine.settings.curve import CurveTrainSettings
 from modeconn_cli.engine.settings.shared import ModelSettings
 from modeconn_cli.engine.symmetry import files as permutations
@@ -476,6 +478,44 @@ _CONFIG = (
 _MANIFEST = {"schema": "mcx.manifest/1", "files": [{"file": "a.npy", "size": 3, "sha256": "0" * 64}]}
 _PAIR = {"schema": "mcx.lmc_pair/1", "dataset": "digits", "k1": 1, "k2": 2, "distance": 3.0, **_LINE}
 
+
+def _foreign(path: Path) -> Any:
+    """What a file of another tool gives; beside probabilities lie their labels."""
+    paths = [path.with_name("labels.npy"), path] if path.name == "pred_probs.npy" else [path]
+    kind, looks = foreign.recognised(paths)
+    settings = CslAggregateSettings(assume_index=True, checked=True)
+    source = kind.read(looks, foreign.Told(settings, Runtime(), path.parent, None))
+    return source.ids, source.labels, source.known, list(source.begin()), source.probs and source.probs()
+
+
+def _probabilities(folder: Path) -> Path:
+    (folder / "labels.npy").write_bytes(_npy(np.arange(6) % 3))
+    return _bytes("pred_probs.npy", lambda: _npy(np.full((6, 3), 1 / 3, np.float32)))(folder)
+
+
+def _records() -> dict[str, Any]:
+    target, other = RNG.random(12).astype(np.float32), RNG.random(12).astype(np.float32)
+    return {
+        "sample_id": np.repeat([3, 5, 8, 9], 3), "num_measurements": np.tile([1, 2, 3], 4),
+        "target_logit": np.repeat([0, 1, 1, 0], 3), "target_val": target,
+        "other_logit": np.repeat([1, 0, 0, 1], 3), "other_val": other,
+        "margin": target - other, "aum": target - other,
+    }  # fmt: skip
+
+
+def _lines(*objects: dict[str, Any]) -> bytes:
+    return "".join(json.dumps(each) + "\n" for each in objects).encode()
+
+
+_DYNAMICS = [{"guid": k * 3, "logits_epoch_2": [0.5 * k, -1.0, 2.0], "gold": k % 3} for k in range(5)]
+_TD = {
+    "threshold_closeness": 0.1,
+    "confidence": 0.5,
+    "variability": 0.2,
+    "correctness": 3,
+    "forgetfulness": 1,
+}
+
 FORMATS: tuple[Format, ...] = (
     Format(
         "pt",
@@ -594,6 +634,21 @@ FORMATS: tuple[Format, ...] = (
         True,
         structure=_of_npz,
     ),
+    Format("aum records", _bytes("a.csv", lambda: _csv(_records())), _foreign, text=True),
+    Format(
+        "aum values",
+        _bytes("a.csv", lambda: _csv({"sample_id": range(9), "aum": range(9)})),
+        _foreign,
+        text=True,
+    ),
+    Format("cartography dynamics", _bytes("a.jsonl", lambda: _lines(*_DYNAMICS)), _foreign, text=True),
+    Format(
+        "cartography metrics",
+        _bytes("a.jsonl", lambda: _lines(*({"guid": k, "index": k, **_TD, "epochs": 4} for k in range(5)))),
+        _foreign,
+        text=True,
+    ),
+    Format("probabilities", _probabilities, _foreign, structure=_of_npy),
     Format("distances", _bytes("a.npz", lambda: _npz(**_ANIMATED)), _distances, True, structure=_of_npz),
     Format("config", _bytes("a.yaml", lambda: _CONFIG), _configured, text=True, structure=_of_yaml),
     *(

@@ -53,7 +53,7 @@ MISSING: dict[str, tuple[str, str]] = {
     "csl score": FOLDER,
     "csl score --output-dir o": CHECKPOINTS,
     "csl score --output-dir o --checkpoint a.pt --checkpoint-dir d": CHECKPOINTS,
-    "csl aggregate": ("no arrays", "pass --input-dir DIR"),
+    "csl aggregate": ("no arrays", "pass --input-dir DIR, or --from FILE for other tools' files"),
     "csl aggregate --input-dir i": FOLDER,
     "curvature": CHECKPOINTS,
     "dormant": CHECKPOINTS,

@@ -204,7 +204,7 @@ def test_every_row_says_all_of_itself() -> None:
     for score in TABLE.values():
         assert score.formula
         assert score.within[0] < score.within[1]
-        assert score.fold is None or set(score.needs) <= {*names, scores.NORM, "lr"}
+        assert score.fold is None or set(score.needs) <= {*names, *scores.NORMS.values(), "lr"}
 
 
 @pytest.mark.parametrize("name", FOLDED)

@@ -191,6 +191,9 @@ CASES = {
         ["csl", "score", "--checkpoint-dir", "runs/seed0", *OWN, "--vog", "-q"],
         {A: other_weights, "data.npz": other_data}, "out",
     ),
+    "csl aggregate --from": Case(
+        ["csl", "aggregate", "--from", "memo.csv", "--export", "feldman", "-q"], {"memo.csv": other_text}, "out"
+    ),
     "curvature": Case(
         ["curvature", "--checkpoint-dir", "runs/seed0", *OWN, "-q"],
         {A: other_weights, "data.npz": other_data}, "out",

@@ -34,7 +34,7 @@ DISK, SHARED = (1 * GIB, 10 * GIB), (32 * MIB, 1 * GIB)
 SLOW_WRITE, SLOW_SYNC = 20 * MIB, 0.2  # bytes a second; seconds for a small file
 MOUNT = Path("/dev/shm")  # where processes that read images hand them over
 REQUIRED = ("torchvision", "numpy", "scipy", "pandas", "safetensors", "imageio", "yaml")
-OPTIONAL = {"timm": "networks as timm:NAME", "pyarrow": "correlate --parquet"}
+OPTIONAL = {"timm": "networks as timm:NAME", "pyarrow": "tables as Parquet"}
 PACKAGES = {"yaml": "pyyaml"}  # whose modules are called otherwise
 AGAIN = "install mcx again: pip install --force-reinstall modeconn-cli"
 

@@ -208,6 +208,20 @@ def read(path: Path, length: int | None = None, kinds: str = "f") -> np.ndarray:
     `kinds` are the accepted NumPy kinds. Raises InputError for anything else: pickles, matrices, truncated files,
     trailing bytes, other lengths.
     """
+    values = mapped(path)
+    if values.ndim == 2 and 1 in values.shape:
+        values = values.reshape(-1)
+    if values.ndim != 1 or values.dtype.kind not in kinds:
+        raise InputError(
+            f"'{path}' holds {values.dtype} {tuple(values.shape)}, expected {'float' if kinds == 'f' else 'int'} [N]"
+        )
+    if length is not None and len(values) != length:
+        raise InputError(f"'{path}' holds {len(values):,} samples, the others {length:,}")
+    return values
+
+
+def mapped(path: Path) -> np.ndarray:
+    """An array of any shape, mapped, not loaded. Raises InputError as `read` does."""
     with opened(path) as stream, parsing(path, ".npy array", "save it as float32 [N]"):
         header = _Header.of(stream)
         size = stream.seek(0, 2) - header.length
@@ -221,14 +235,6 @@ def read(path: Path, length: int | None = None, kinds: str = "f") -> np.ndarray:
             else np.empty(header.shape, header.dtype)
         )
         check_text(values)
-    if values.ndim == 2 and 1 in values.shape:
-        values = values.reshape(-1)
-    if values.ndim != 1 or values.dtype.kind not in kinds:
-        raise InputError(
-            f"'{path}' holds {values.dtype} {tuple(values.shape)}, expected {'float' if kinds == 'f' else 'int'} [N]"
-        )
-    if length is not None and len(values) != length:
-        raise InputError(f"'{path}' holds {len(values):,} samples, the others {length:,}")
     return values
 
 

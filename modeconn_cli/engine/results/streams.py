@@ -13,6 +13,8 @@ from modeconn_cli.engine.results.failpoints import failpoint
 class Written:
     """A file while it is written: the sha256 of what it was given, and the system's refusal, which torch hides."""
 
+    closed = False  # pyarrow asks
+
     def __init__(self, stream: IO[bytes], *, hashed: bool) -> None:
         self._stream, self._hash = stream, hashlib.sha256() if hashed else None
         self._begun = False
@@ -47,6 +49,8 @@ class Written:
 
 class _Counted:
     """A stream that keeps nothing of what it is given but the number of bytes."""
+
+    closed = False
 
     def __init__(self) -> None:
         self.size = 0

@@ -16,11 +16,11 @@ def text(document: Mapping[str, Any], indent: int | None = 2) -> str:
     return json.dumps(document, indent=indent, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def parsed(text: str | bytes, path: Path, hint: str = "") -> Any:
+def parsed(text: str | bytes, path: Path, hint: str = "", *, line: int | None = None) -> Any:
     """The JSON value that a text of the file at `path` is: the one reader of JSON from files.
 
     Raises InputError with `hint` for what is none, and for entries that occur twice in an object, nesting that is too
-    deep and numbers beyond every float.
+    deep and numbers beyond every float. `line` is the number of the line that the text is, of a file of many.
     """
     try:
         return json.loads(
@@ -33,7 +33,8 @@ def parsed(text: str | bytes, path: Path, hint: str = "") -> Any:
         reason: object = "it is nested too deeply"
     except ValueError as error:
         reason = error
-    raise InputError(f"'{path}' cannot be read: {reason}", hint)
+    where = f"'{path}'" if line is None else f"'{path}', line {line},"
+    raise InputError(f"{where} cannot be read: {reason}", hint)
 
 
 def _float(digits: str) -> float:

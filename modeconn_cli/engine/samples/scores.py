@@ -30,7 +30,10 @@ from modeconn_cli.engine.training.columns import REAL
 from modeconn_cli.engine.training.columns import Column as Column
 from modeconn_cli.engine.training.columns import of_logits as of_logits
 
-NORM = "grad_norm"  # ‖∇ℓ‖₂ without weight decay, by the parameters or the input as it was scored; no column of logits
+NORMS = {
+    "param": "param_norm",
+    "input": "input_norm",
+}  # ‖∇ℓ‖₂ without weight decay, by what; no columns of logits
 WINDOW = 10  # epochs of a window of the dynamic uncertainty, as in the paper
 Columns = Mapping[str, np.ndarray]  # of one epoch, each [N]
 
@@ -53,7 +56,6 @@ class Score:
     of: Callable[[Columns], np.ndarray] = lambda columns: next(iter(columns.values()))
     epochs: Literal["all", "last"] | int = "all"
     least: int = 1  # epochs that it takes
-    by: Literal["param", "input"] | None = None  # what its gradients are by
 
     def step(self, fold: Fold, epoch: int, columns: Columns, seen: np.ndarray) -> None:
         """Take up an epoch."""
@@ -80,7 +82,7 @@ def squared(columns: Columns) -> np.ndarray:
 
 def steps(columns: Columns) -> np.ndarray:
     """η‖∇ℓ‖²; η is one number for all samples."""
-    found: np.ndarray = columns["lr"] * np.square(columns[NORM])
+    found: np.ndarray = columns["lr"] * np.square(columns["param_norm"])
     return found
 
 
@@ -89,6 +91,7 @@ _MAPS, _EL2N = "Swayamdipta et al. 2020, arXiv:2009.10795", "Paul et al. 2021, a
 _VOG = "Agarwal et al. 2022, arXiv:2008.11600"
 _TRACIN, _TONEVA = "Pruthi et al. 2020, arXiv:2002.08484", "Toneva et al. 2019, arXiv:1812.05159"
 _LOGITS, _LOSS, _GRAD = ("label_logit", "other_logit"), ("loss",), ("loss_grad",)
+_PARAM, _INPUT = (NORMS["param"],), (NORMS["input"],)
 _POSITIVE, _SHARE = (0.0, math.inf), (0.0, 1.0)
 _NORM = (0.0, math.sqrt(2.0) * (1 + 1e-7))
 
@@ -145,24 +148,23 @@ def scores(el2n_epoch: int) -> tuple[Score, ...]:
             "el2n_squared_mean", "mean over epochs of that norm's square", "", "high", (0.0, 2 * (1 + 1e-6)),
             ("el2n",), Mean, squared),
         Score(
-            "grand", "norm of the loss's gradient by the parameters at one epoch", _EL2N, "high", _POSITIVE, (NORM,),
-            at(el2n_epoch), epochs=el2n_epoch, by="param"),
+            "grand", "norm of the loss's gradient by the parameters at one epoch", _EL2N, "high", _POSITIVE, _PARAM,
+            at(el2n_epoch), epochs=el2n_epoch),
         Score(
-            "grand_mean", "mean over epochs of that norm", "", "high", _POSITIVE, (NORM,), Mean, by="param"),
+            "grand_mean", "mean over epochs of that norm", "", "high", _POSITIVE, _PARAM, Mean),
         Score(
-            "grand_input", "norm of the loss's gradient by the input at one epoch", _EL2N, "high", _POSITIVE, (NORM,),
-            at(el2n_epoch), epochs=el2n_epoch, by="input"),
+            "grand_input", "norm of the loss's gradient by the input at one epoch", _EL2N, "high", _POSITIVE, _INPUT,
+            at(el2n_epoch), epochs=el2n_epoch),
         Score(
-            "grand_input_mean", "mean over epochs of that norm", "", "high", _POSITIVE, (NORM,), Mean, by="input"),
+            "grand_input_mean", "mean over epochs of that norm", "", "high", _POSITIVE, _INPUT, Mean),
         Score(
             "tracin_self", "sum of learning rate times the squared norm of the loss's gradient by the parameters",
-            _TRACIN, "high", _POSITIVE, (NORM, "lr"), Total, steps, by="param"),
+            _TRACIN, "high", _POSITIVE, (*_PARAM, "lr"), Total, steps),
         Score(
             "vog", "mean over input elements of the standard deviation (ddof 0) over epochs of the gradient of the "
-            "label's logit by the input", _VOG, "either", _POSITIVE, ("vog",), by="input"),
+            "label's logit by the input", _VOG, "either", _POSITIVE, ("vog",)),
         Score(
-            "vog_class", "the same, standardised within the samples of the class", _VOG, "either", REAL, ("vog",),
-            by="input"),
+            "vog_class", "the same, standardised within the samples of the class", _VOG, "either", REAL, ("vog",)),
         Score(
             "forgetting", "changes from correct to wrong between consecutive epochs; never correct: ∞", _TONEVA, "high",
             _POSITIVE, ("correct",), Forgotten),

@@ -204,7 +204,8 @@ class Settings:
         own = inspect.get_annotations(type(self))
         for spec in sorted(specs(type(self)), key=lambda spec: spec.name not in own):
             value = getattr(self, spec.name)
-            if spec.missing is not None and value in (None, ()):
+            replaced = spec.unless and getattr(self, spec.unless)
+            if spec.missing is not None and value in (None, ()) and not replaced:
                 raise SettingsError(*spec.missing)
             if spec.tensors and value is not None and value.suffix == ".safetensors":
                 raise SettingsError(

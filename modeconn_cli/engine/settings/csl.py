@@ -10,6 +10,8 @@ from modeconn_cli.engine.settings.base import Settings, like, setting, without_e
 from modeconn_cli.engine.settings.scoring import EpochSettings, ScoringSettings
 from modeconn_cli.engine.settings.shared import DataSettings, FigureSettings, FolderSettings
 
+ExportName = Literal["aum", "cartography", "feldman", "cleanlab"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class NameSettings(Settings):
@@ -69,7 +71,24 @@ class CslAggregateSettings(FigureSettings, FolderSettings, EpochSettings, NameSe
     places = (("input_dir",),)
 
     input_dir: Path = setting(
-        None, "folder of the loss_*.npy and loss_grad_*.npy", missing=("no arrays", "pass --input-dir DIR")
+        None,
+        "folder of the loss_*.npy and loss_grad_*.npy",
+        missing=("no arrays", "pass --input-dir DIR, or --from FILE for other tools' files"),
+        unless="from_files",
+    )
+    from_files: tuple[Path, ...] = setting(
+        (),
+        "files of other tools, or a folder of them, in the place of arrays: aum's records, cartography's "
+        "training_dynamics, cleanlab's labels and pred_probs, memorization scores; comma-listed",
+        flags=("--from",),
+        keys=("from",),
+        gathers=True,
+    )
+    id_map: Path | None = setting(
+        None,
+        "which sample each id of these files is: .csv with guid,sample_id",
+        shown="ids are sample ids",
+        needs=("from_files",),
     )
     dataset: str | None = setting(
         None,
@@ -77,13 +96,21 @@ class CslAggregateSettings(FigureSettings, FolderSettings, EpochSettings, NameSe
         shown="the only one there, with the data that were scored",
         change="free",  # which arrays are meant is the job's key, and what is drawn its listing
     )
-    data_path: Path | None = like(DataSettings, "data_path", help="folder of the data, for the images")
-    scheme: Literal["long", "short"] | None = setting(None, "naming scheme", shown="the only one there")
-    strict_grads: bool = setting(False, "missing gradient norms of an epoch are an error")
-    loss_as_grad: bool = setting(False, "take the losses for gradient norms throughout")
+    data_path: Path | None = like(
+        DataSettings, "data_path", help="folder of the data, for the images", unless="from_files"
+    )
+    scheme: Literal["long", "short"] | None = setting(
+        None, "naming scheme", shown="the only one there", unless="from_files"
+    )
+    strict_grads: bool = setting(
+        False, "missing gradient norms of an epoch are an error", unless="from_files"
+    )
+    loss_as_grad: bool = setting(False, "take the losses for gradient norms throughout", unless="from_files")
     allow_missing: bool = setting(False, "leave out missing epochs of the range, and say so")
     class_order: Path | None = setting(
-        None, "classes in the order they were learnt, .npy: NaN before a class was seen is no fault"
+        None,
+        "classes in the order they were learnt, .npy: NaN before a class was seen is no fault",
+        unless="from_files",
     )
     assume_index: bool = setting(
         False,
@@ -95,4 +122,15 @@ class CslAggregateSettings(FigureSettings, FolderSettings, EpochSettings, NameSe
     lr: float | None = setting(
         None, "learning rate of every epoch, for tracin_self", low=0, shown="what each checkpoint says"
     )
-    num_samples: int = setting(10, "hardest and easiest samples that are drawn", low=1, change="free")
+    num_samples: int = setting(
+        10, "hardest and easiest samples that are drawn", low=1, change="free", unless="from_files"
+    )
+    export: tuple[ExportName, ...] = setting(
+        (),
+        "write the files of these tools too, in their definitions, comma-listed",
+        change="grow",
+    )
+
+    @property
+    def undrawn(self) -> str:
+        return "with --from" if self.from_files else super().undrawn

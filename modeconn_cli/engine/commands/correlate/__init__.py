@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -36,7 +35,7 @@ from modeconn_cli.engine.commands.correlate.join import CLASS, TASK, Coverage, J
 from modeconn_cli.engine.commands.correlate.sources import PER_EPOCH, Source
 from modeconn_cli.engine.errors import SettingsError
 from modeconn_cli.engine.machine.runtime import Runtime
-from modeconn_cli.engine.results import files, jobs, records
+from modeconn_cli.engine.results import files, jobs, parquet, records
 from modeconn_cli.engine.results.columns import ID
 from modeconn_cli.engine.results.figures import about, said_beside
 from modeconn_cli.engine.results.listing import FILE
@@ -110,7 +109,7 @@ class CorrelateResult(Record):
 def run(settings: CorrelateSettings, runtime: Runtime) -> CorrelateResult | None:
     """Join the sources by sample id and write what they say about each other."""
     folder = settings.output_dir
-    if settings.parquet and importlib.util.find_spec("pyarrow") is None:
+    if settings.parquet and not parquet.available():
         raise SettingsError("--parquet needs pyarrow", "pip install 'modeconn-cli[parquet]'")
     found = inputs.find(settings)
     if runtime.plan(_plan(settings, found, folder)):

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from modeconn_cli.engine.commands.correlate.join import CATEGORY, METRICS, SPLIT, Joined
-from modeconn_cli.engine.results import files
+from modeconn_cli.engine.results import files, parquet
 from modeconn_cli.engine.results.listing import FILE
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
@@ -65,9 +64,7 @@ def write_csv(path: Path, table: pd.DataFrame, joined: Joined) -> None:
 def write_parquet(path: Path, table: pd.DataFrame, joined: Joined) -> None:
     """Write the same columns as Parquet; whole numbers are nullable integers, split and category are dictionaries."""
     whole = [name for name in joined.table if name not in joined.metrics]
-    buffer = io.BytesIO()
-    table.astype(dict.fromkeys(whole, "Int64")).to_parquet(buffer, engine="pyarrow", index=False)
-    files.atomic_write(path, buffer.getvalue())
+    parquet.write(path, lambda: [table.astype(dict.fromkeys(whole, "Int64"))])
 
 
 def _format(column: pd.Series, measured: bool) -> str:

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from modeconn_cli.engine import datasets, names
-from modeconn_cli.engine.commands.csl import figures, inputs, table
+from modeconn_cli.engine.commands.csl import export, figures, inputs, table
 from modeconn_cli.engine.commands.csl.inputs import RunArrays
 from modeconn_cli.engine.commands.csl.naming import IDS
 from modeconn_cli.engine.errors import OutputError
@@ -21,6 +21,7 @@ from modeconn_cli.engine.results.records import Record
 from modeconn_cli.engine.samples import pictures
 from modeconn_cli.engine.samples.losses import LearningTime, cumulative_loss, learning_time
 from modeconn_cli.engine.samples.pictures import Pictured
+from modeconn_cli.engine.samples.scores import scores
 from modeconn_cli.engine.settings.csl import CslAggregateSettings
 from modeconn_cli.engine.settings.shared import in_every_format
 from modeconn_cli.engine.statistics import auroc
@@ -120,7 +121,8 @@ def run(settings: CslAggregateSettings, runtime: Runtime) -> CslAggregateResult 
         *(name.aggregated(array) for array in ARRAYS),
         *(each for figure in documented for each in in_every_format(figure)),
         name.aggregated("metrics", ".json"),
-        *(name.aggregated(table.STEM, ending) for ending in table.ENDINGS),
+        *(name.aggregated(table.STEM, ending) for ending in (*table.ENDINGS, table.PARQUET)),
+        *export.names(export.STEMS, name),
         name.aggregated(listing.STEM, ".csv"),
     ]
     how: dict[str, Any] = {
@@ -130,6 +132,8 @@ def run(settings: CslAggregateSettings, runtime: Runtime) -> CslAggregateResult 
         "listing": found.listing(data.settings),
     }
     noise = found.label_noise(runtime)
+    labels = found.labels() if settings.export else None
+    export.check(settings.export, found, (), labels)
     with jobs.opened(settings, folder, "csl aggregate", runtime, **how) as job:
         if job.complete and not all((folder / each).exists() for each in _made(found, settings)):
             job.reopen()  # an earlier version has finished it without them
@@ -144,9 +148,19 @@ def run(settings: CslAggregateSettings, runtime: Runtime) -> CslAggregateResult 
         result = _result(settings, folder, found, metrics, noise, drawn)
         if not job.complete:
             known = {each: metrics.score(each) for each in metrics.values} | metrics.further
-            scored = table.measured(found, settings, known)
+            begins = settings.class_order is not None
+            scored = table.measured(found, scores(settings.el2n_epoch), known, begins=begins)
+            export.check_scores(settings.export, scored.absent)
             _write(folder, found, metrics.values, result, anew=job.anew(settings))
-            table.write(folder, found, scored, noise, result.losses, data)
+            facts = {
+                "split": found.summary.get("split"),
+                "losses": result.losses,
+                "images": data.document(),
+            }
+            table.write(folder, name, found, scored, noise, **facts)
+            epochs = metrics.values.get("epochs_seen", np.full(found.count, len(found.epochs)))
+            exported = export.Exported(found, labels, scored.values, epochs)
+            export.write(settings.export, folder, name, exported, runtime.note)
             _draw(settings, data, found, metrics, noise, drawn, runtime)
             stale = {each for figure in documented for each in in_every_format(figure)}
             stale -= {path.name for path in drawn}
@@ -173,7 +187,8 @@ def _arrays(found: RunArrays, settings: CslAggregateSettings) -> list[str]:
 def _made(found: RunArrays, settings: CslAggregateSettings) -> list[str]:
     """What a finished job has at least, by the names of its files."""
     tables = [found.named.aggregated(table.STEM, ending) for ending in table.ENDINGS]
-    return [*(found.named.aggregated(each) for each in _arrays(found, settings)), *tables]
+    arrays_ = [found.named.aggregated(each) for each in _arrays(found, settings)]
+    return [*arrays_, *tables, *export.certain(settings.export, found.named)]
 
 
 def _measured(found: RunArrays, settings: CslAggregateSettings, runtime: Runtime) -> _Metrics:

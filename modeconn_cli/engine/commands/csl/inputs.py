@@ -19,6 +19,7 @@ from modeconn_cli.engine.networks.checkpoints.epochs import between
 from modeconn_cli.engine.registry import is_import_path
 from modeconn_cli.engine.results import arrays, jobs, listing, manifest, records
 from modeconn_cli.engine.samples.pictures import Pictured
+from modeconn_cli.engine.samples.scores import COLUMNS, NORMS
 from modeconn_cli.engine.settings.csl import CslAggregateSettings
 from modeconn_cli.engine.settings.shared import MeasuredDataSettings
 from modeconn_cli.engine.training import recorded
@@ -50,11 +51,26 @@ class RunArrays:
     stand_ins: list[int]  # epochs whose losses stand for missing gradient norms
     summary: Mapping[str, Any]
     own_ids: Mapping[Path, Path]
+    lr: float | None = None  # of every epoch, whatever the checkpoints say
 
     @property
     def count(self) -> int:
         """How many samples there are."""
         return len(self.ids)
+
+    @property
+    def holds(self) -> tuple[str, ...]:
+        """The columns that every epoch has; the learning rate is one number for all samples."""
+        if self.dynamics is None:
+            return ()
+        norms = [name for name in NORMS.values() if name in (self.summary.get("columns") or ())]
+        rate = ["lr"] if len(self.rates) == len(self.epochs) else []
+        return (*(column.name for column in COLUMNS), *norms, *rate)
+
+    @property
+    def lacks(self) -> str:
+        """Why there are no columns."""
+        return "not every epoch has a file dynamics_*.npz (csl score writes them)"
 
     @property
     def files(self) -> list[Path]:
@@ -82,27 +98,26 @@ class RunArrays:
 
         Raises InputError for a file that does not hold them, or not of these samples.
         """
-        for path in self.dynamics or ():
+        read = [name for name in names if name != "lr"]
+        for epoch, path in zip(self.epochs, self.dynamics or (), strict=False):
             with arrays.npz(path) as archive:
-                if lacking := [name for name in names if name not in archive]:
+                if lacking := [name for name in read if name not in archive]:
                     raise InputError(f"'{path}' has no column {', '.join(lacking)}", "score its epoch again")
-                found = {name: archive[name] for name in names}
+                found = {name: archive[name] for name in read}
             for name, values in found.items():
                 if values.shape != (self.count,) or values.dtype.kind != "f":
                     raise InputError(
                         f"'{path}' holds {values.dtype} {values.shape} as {name}, expected float ({self.count},)"
                     )
+            if "lr" in names:
+                found["lr"] = np.asarray(self.rates[epoch])
             yield found
 
     @property
-    def said_columns(self) -> list[str]:
-        """The columns that the scoring says it has written at every epoch."""
-        return list(self.summary.get("columns") or ())
-
-    def rates(self, lr: float | None) -> dict[int, float]:
-        """epoch -> learning rate: `lr` for all, else what the checkpoints said when they were scored."""
-        if lr is not None:
-            return dict.fromkeys(self.epochs, lr)
+    def rates(self) -> dict[int, float]:
+        """epoch -> learning rate: the one that is said for all, else those of the checkpoints when they were scored."""
+        if self.lr is not None:
+            return dict.fromkeys(self.epochs, self.lr)
         rows = {row["epoch"]: row.get("lr") for row in self.summary.get("epochs") or ()}
         return {epoch: rows[epoch] for epoch in self.epochs if rows.get(epoch) is not None}
 
@@ -130,6 +145,12 @@ class RunArrays:
         made_of = jobs.listing({path.name: path for path in read})
         scored = " ".join(f"{name} {self.summary.get(name)}" for name in ("grad", "split"))
         return f"{made_of}{scored}\nimages of {data.dataset} {data.data_path or ''}\n"
+
+    def labels(self) -> np.ndarray | None:
+        """The labels that were scored, int64 [N], where a table of the samples says all of them."""
+        said = listing.read([self.folder / self.run.aggregated(listing.STEM, ".csv")]).labels
+        found = np.array([]) if said is None else said.reindex(self.ids).to_numpy()
+        return None if said is None or np.isnan(found).any() else found.astype(np.int64)
 
     def losses_of(self) -> str:
         """Losses that training has recorded are other numbers than those of an evaluation."""
@@ -221,6 +242,7 @@ def find(settings: CslAggregateSettings, runtime: Runtime) -> RunArrays:
             for kind in naming.KINDS
             if epoch in found.files[kind]
         },
+        lr=settings.lr,
     )
     for path in run.vectors:
         own = run.own_ids.get(path)

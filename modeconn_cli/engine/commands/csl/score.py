@@ -145,11 +145,14 @@ class _Losses(Measure[CslScoreSettings, EpochScore, CslScoreResult]):
             self.listed,
             *(named.aggregated(kind) for kind in VOGS),
         ]  # all runs share the ids
-        norms = settings.grad != "none"
+        norm = scores.NORMS.get(settings.grad)
         shape = run.arch.input_shape
         self.fields = {VOG: shape[1:] if settings.compat else shape} if settings.vog else {}
         self._moments = Moments(jobs.private_folder(folder, "csl score", named.key) / "vog.npz")
-        self.dynamics = (*(column.name for column in scores.COLUMNS), *((scores.NORM,) if norms else ()))
+        self.dynamics = (
+            *(column.name for column in scores.COLUMNS),
+            *((scores.NORMS[settings.grad],) if norms else ()),
+        )
         self.columns = ("loss", *self.dynamics, *(("loss_grad",) if norms else ()))
         self.decay = Decay.of(settings, run)
         self._lr: float | None = None
@@ -192,7 +195,7 @@ class _Losses(Measure[CslScoreSettings, EpochScore, CslScoreResult]):
             columns[VOG] = found.of_label.mean(1) if self.settings.compat else found.of_label
         squares = found.squares
         if squares is not None:
-            columns[scores.NORM] = squares.clamp_min(0.0).sqrt()
+            columns[scores.NORMS[self.settings.grad]] = squares.clamp_min(0.0).sqrt()
             if found.inner is not None and self._decay_terms is not None:
                 squares = squares + self._decay_terms[0] * found.inner + self._decay_terms[1]
             columns["loss_grad"] = squares.clamp_min(0.0).sqrt()

@@ -3,27 +3,47 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
+import pandas as pd
 
 from modeconn_cli.engine.commands.csl import naming
 from modeconn_cli.engine.commands.csl.inputs import RunArrays
-from modeconn_cli.engine.results import files
+from modeconn_cli.engine.commands.csl.naming import RunName
+from modeconn_cli.engine.results import files, parquet
 from modeconn_cli.engine.results.columns import ID
 from modeconn_cli.engine.samples.folds import Fold
-from modeconn_cli.engine.samples.pictures import Pictured
-from modeconn_cli.engine.samples.scores import NORM, Score, scores
-from modeconn_cli.engine.settings.csl import CslAggregateSettings
+from modeconn_cli.engine.samples.scores import NORMS, Score
 from modeconn_cli.engine.statistics import auroc, average_precision
 
 STEM, ENDINGS = "scores", (".csv", ".json")
+PARQUET = ".parquet"  # beside them, where pyarrow is installed
 SCHEMA = "mcx.scores/1"
 BY = {"param": "parameters", "input": "input"}  # what gradients are by, in words
+AT_ONCE = 1 << 16  # rows of a Parquet file that are written at a time
 POSITION = "position"  # in the place of the id where no file names the samples
+
+
+class Given(Protocol):
+    """What the scores are made of: columns [N] of `epochs`, those that it `holds`, and why there are no others."""
+
+    @property
+    def epochs(self) -> list[int]: ...
+    @property
+    def ids(self) -> np.ndarray: ...
+    @property
+    def named_ids(self) -> bool: ...
+    @property
+    def count(self) -> int: ...
+    @property
+    def holds(self) -> tuple[str, ...]: ...
+    @property
+    def lacks(self) -> str: ...
+    def columns(self, names: Collection[str]) -> Iterator[dict[str, np.ndarray]]: ...
 
 
 class Final:
@@ -52,47 +72,52 @@ class Scored:
     absent: dict[str, str]
 
 
-def measured(found: RunArrays, settings: CslAggregateSettings, known: Mapping[str, np.ndarray]) -> Scored:
-    """Fold the columns of every epoch, each read once; `known` are the scores that other arrays have given."""
-    table = scores(settings.el2n_epoch)
-    absent = {score.name: why for score in table if (why := _absent(score, found, known, settings.lr))}
-    folds = {s.name: s.fold(found.count) for s in table if s.fold is not None and s.name not in absent}
-    _fold(
-        found,
-        [score for score in table if score.name in folds],
-        folds,
-        begins=settings.class_order is not None,
-        lr=settings.lr,
-    )
+def measured(
+    found: Given, table: Sequence[Score], known: Mapping[str, np.ndarray], *, begins: bool = False
+) -> Scored:
+    """Fold the columns of every epoch, each read once; `known` are the scores that other arrays have given.
+
+    `begins`: classes came later, and have NaN before.
+    """
+    absent = {score.name: why for score in table if (why := _absent(score, found, known))}
+    made = [score for score in table if score.fold is not None and score.name not in {*absent, *known}]
+    folds = {score.name: score.fold(found.count) for score in made if score.fold is not None}
+    _fold(found, made, folds, begins=begins)
     values: dict[str, np.ndarray] = {}
     for score in table:
         if score.name not in absent:
-            whole = folds.pop(score.name).result() if score.fold is not None else known[score.name]
+            whole = folds.pop(score.name).result() if score.name in folds else known[score.name]
             values[score.name] = whole.astype(np.float32)
-    return Scored(table, values, absent)
+    return Scored(tuple(table), values, absent)
 
 
-def _fold(
-    found: RunArrays, table: list[Score], folds: Mapping[str, Fold], *, begins: bool, lr: float | None
-) -> None:
+def _fold(found: Given, table: Sequence[Score], folds: Mapping[str, Fold], *, begins: bool) -> None:
     """Take up every epoch; where classes begin later, NaNs before a sample's first value are left out."""
     if not table:
         return
-    needed = dict.fromkeys((*(name for score in table for name in score.needs), "correct"))
-    wanted, rates = [name for name in needed if name != "lr"], found.rates(lr)
+    wanted = list(dict.fromkeys((*(name for score in table for name in score.needs), "correct")))
     seen = np.full(found.count, not begins)
     for epoch, columns in zip(found.epochs, found.columns(wanted), strict=True):
         seen |= ~np.isnan(columns["correct"])
-        columns["lr"] = np.asarray(rates.get(epoch, np.nan))
         for score in table:
             score.step(folds[score.name], epoch, columns, seen)
 
 
-def _absent(score: Score, found: RunArrays, known: Mapping[str, np.ndarray], lr: float | None) -> str:
+def _lacking(score: Score, found: Given) -> str:
+    """Why what a score needs is not there."""
+    for by, norm in NORMS.items():
+        if norm in score.needs and norm not in found.holds:
+            return f"gradient norms by the {BY[by]} were not scored (csl score --grad {by})"
+    return (
+        "not every checkpoint says its learning rate (--lr says one)" if "lr" in score.needs else found.lacks
+    )
+
+
+def _absent(score: Score, found: Given, known: Mapping[str, np.ndarray]) -> str:
     """Why a score is not there; nothing where it is."""
+    if score.name in known:
+        return ""
     if score.fold is None:
-        if score.name in known:
-            return ""
         return {
             "csl_ce": "the losses were scored without weight decay, or are there with it alone",
             "csl_per_epoch": "classes came at once: --class-order was not given",
@@ -100,12 +125,8 @@ def _absent(score: Score, found: RunArrays, known: Mapping[str, np.ndarray], lr:
             "csg": "gradient norms by the input were not scored at every epoch (csl score --grad input)",
             "lt_first_epoch_sq": "gradient norms by the input were not scored (csl score --grad input)",
         }.get(score.name, "there are no gradient norms")
-    if found.dynamics is None:
-        return "not every epoch has a file dynamics_*.npz (csl score writes them)"
-    if score.by is not None and (score.by != found.summary.get("grad") or NORM not in found.said_columns):
-        return f"gradient norms by the {BY[score.by]} were not scored (csl score --grad {score.by})"
-    if "lr" in score.needs and (lacking := set(found.epochs) - set(found.rates(lr))):
-        return f"the checkpoints of {len(lacking)} epochs, such as {min(lacking)}, say no learning rate (--lr says one)"
+    if not set(score.needs) <= set(found.holds):
+        return _lacking(score, found)
     if isinstance(score.epochs, int) and score.epochs not in found.epochs:
         return f"epoch {score.epochs} is not among the epochs (--el2n-epoch)"
     if len(found.epochs) < score.least:
@@ -115,13 +136,16 @@ def _absent(score: Score, found: RunArrays, known: Mapping[str, np.ndarray], lr:
 
 def write(
     folder: Path,
-    found: RunArrays,
+    named: RunName,
+    found: Given,
     scored: Scored,
     noise: Mapping[int, tuple[int, int]],
-    losses: str,
-    data: Pictured,
+    **facts: Any,
 ) -> None:
-    """`scores_….csv`, a line per sample in the order of the ids, and `scores_….json`, what its columns are."""
+    """`scores_….csv`, a line per sample in the order of the ids, and `scores_….json`, what its columns are.
+
+    `facts` are what else the document says of all of them.
+    """
     order = np.argsort(found.ids)
     ids = found.ids[order]
 
@@ -129,29 +153,41 @@ def write(
         columns = [ids[rows], *(values[order[rows]] for values in scored.values.values())]
         return np.stack([column.astype(object) for column in columns], axis=1)
 
-    table, document = (folder / found.named.aggregated(STEM, ending) for ending in ENDINGS)
+    table, document = (folder / named.aggregated(STEM, ending) for ending in ENDINGS)
     header = [ID if found.named_ids else POSITION, *scored.values]
     files.write_rows(table, header, ["%d", *["%.9g"] * len(scored.values)], len(ids), cells)
-    files.write_json(document, {**_document(found, scored, noise, losses), "images": data.document()})
-
-
-def _document(
-    found: RunArrays, scored: Scored, noise: Mapping[int, tuple[int, int]], losses: str
-) -> dict[str, Any]:
+    _write_parquet(folder / named.aggregated(STEM, PARQUET), header[0], ids, order, scored.values)
     flips = np.array([noise[i][0] != noise[i][1] for i in found.ids.tolist()]) if noise else None
-    return {
+    described = [_described(score, scored.values[score.name], flips) for score in scored.rows
+                 if score.name in scored.values]  # fmt: skip
+    said = {
         "schema": SCHEMA,
-        "dataset": found.named.dataset,
-        "run_idx": found.named.run_idx,
-        "noise_level": found.named.noise,
-        "split": found.summary.get("split"),
-        "losses": losses,
+        "dataset": named.dataset,
+        "run_idx": named.run_idx,
+        "noise_level": named.noise,
+        **facts,
         "samples": found.count,
         "epochs": found.epochs,
-        "scores": [_described(score, scored.values[score.name], flips) for score in scored.rows
-                   if score.name in scored.values],
+        "scores": described,
         "absent": [{"name": name, "why": why} for name, why in scored.absent.items()],
-    }  # fmt: skip
+    }
+    files.write_json(document, said)
+
+
+def _write_parquet(
+    path: Path, named: str, ids: np.ndarray, order: np.ndarray, values: Mapping[str, np.ndarray]
+) -> None:
+    """The same columns, where pyarrow is installed; where it is not, there is none of an earlier run either."""
+    if not parquet.available():
+        path.unlink(missing_ok=True)
+        return
+
+    def pieces() -> Iterator[pd.DataFrame]:
+        for begin in range(0, len(ids), AT_ONCE):
+            rows = slice(begin, begin + AT_ONCE)
+            yield pd.DataFrame({named: ids[rows], **{name: v[order[rows]] for name, v in values.items()}})
+
+    parquet.write(path, pieces)
 
 
 def _described(score: Score, values: np.ndarray, flips: np.ndarray | None) -> dict[str, Any]:
