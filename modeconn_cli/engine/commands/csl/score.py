@@ -151,9 +151,9 @@ class _Losses(Measure[CslScoreSettings, EpochScore, CslScoreResult]):
         self._moments = Moments(jobs.private_folder(folder, "csl score", named.key) / "vog.npz")
         self.dynamics = (
             *(column.name for column in scores.COLUMNS),
-            *((scores.NORMS[settings.grad],) if norms else ()),
+            *((norm,) if norm else ()),
         )
-        self.columns = ("loss", *self.dynamics, *(("loss_grad",) if norms else ()))
+        self.columns = ("loss", *self.dynamics, *(("loss_grad",) if norm else ()))
         self.decay = Decay.of(settings, run)
         self._lr: float | None = None
         self._decay_terms: tuple[float, float] | None = None
