@@ -220,7 +220,7 @@ def test_a_score_is_within_its_range_and_its_hard_end_is_that_of_hard_samples(na
         stored = {key: values.numpy().astype(np.float32) for key, values in columns.items()}
         stored |= {
             "lr": np.asarray(1.0),
-            scores.NORM: stored["el2n"],
+            **dict.fromkeys(scores.NORMS.values(), stored["el2n"]),
         }  # of softmax regression in the same input
         score.step(fold, epoch, stored, np.ones(2, dtype=bool))
     easy, hard = fold.result().tolist()

@@ -142,7 +142,7 @@ def test_a_run_without_learning_rates_has_no_tracin_unless_it_is_told_one(
     assert mcx(*SCORE, "--output-dir", "own").code == 0
     assert mcx(*AGGREGATE, "own", "--output-dir", "out").code == 0
     absent = {each["name"]: each["why"] for each in said("out")["absent"]}
-    assert "say no learning rate (--lr says one)" in absent["tracin_self"]
+    assert "says its learning rate (--lr says one)" in absent["tracin_self"]
     assert mcx(*AGGREGATE, "own", "--output-dir", "told", "--lr", "0.1").code == 0
     assert "tracin_self" in table("told")
 

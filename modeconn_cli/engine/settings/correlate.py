@@ -50,7 +50,11 @@ class CorrelateSettings(FigureSettings, FolderSettings):
         needs=("scores",),
     )
     num_samples: int = like(
-        CslAggregateSettings, "num_samples", help="hardest samples that are drawn", needs=("scores",)
+        CslAggregateSettings,
+        "num_samples",
+        help="hardest samples that are drawn",
+        needs=("scores",),
+        unless="",
     )
     dataset: str | None = like(
         DataSettings,
