@@ -113,7 +113,9 @@ class Trainer(Protocol):
         """The mean loss of each in train mode, [M], for images [M, B, …] and labels [M, B]."""
 
 
-def train(networks: Trainer, of: Sequence[Member], samples: Samples, common: Recipe, runtime: Runtime) -> None:
+def train(
+    networks: Trainer, of: Sequence[Member], samples: Samples, common: Recipe, runtime: Runtime
+) -> None:
     """Train members at once, step by step as each would be trained alone. Raises Stopped after a signal."""
     optimizer = make_optimizer(networks, common)
     per_epoch = len(spans(len(of[0].rows), common.batch_size, merge_single=True))
@@ -167,7 +169,5 @@ class Alone:
 @torch.no_grad()
 def correct(networks: Trained, samples: Samples, batch_size: int) -> Tensor:
     """Which of the samples each network gives the right label, bool [M, N] on the CPU, un-augmented, in id order."""
-    found = [
-        networks.logits(batch.images).argmax(2) == batch.labels for batch in samples.batches(batch_size)
-    ]
+    found = [networks.logits(batch.images).argmax(2) == batch.labels for batch in samples.batches(batch_size)]
     return torch.cat(found, dim=1).cpu()

@@ -96,7 +96,7 @@ def reason_not_to(models: Sequence[nn.Module], images: Tensor, labels: Tensor) -
     except RuntimeError as error:  # no two are of one shape
         return str(error).splitlines()[0]
     alone = [
-        _alone(model, *batch, images[0]) for model, *batch in zip(models, images, labels, strict=True)
+        _alone(model, own, truth, images[0]) for model, own, truth in zip(models, images, labels, strict=True)
     ]
     try:
         at_once = _at_once(together, images, labels)
@@ -135,7 +135,9 @@ def _agree(ours: Sequence[Tensor | None], theirs: Sequence[Tensor | None]) -> bo
     """Whether no entry differs by more than a thousandth of the largest of all."""
     if any((a is None) != (b is None) for a, b in zip(ours, theirs, strict=True)):
         return False
-    pairs = [(a.double(), b.double()) for a, b in zip(ours, theirs, strict=True) if a is not None and b is not None]
+    pairs = [
+        (a.double(), b.double()) for a, b in zip(ours, theirs, strict=True) if a is not None and b is not None
+    ]
     scale = max((float(b.abs().max()) for _, b in pairs if b.numel()), default=0.0)
     return all(bool(((a - b).abs() <= CLOSE * scale).all()) for a, b in pairs)
 
