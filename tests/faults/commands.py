@@ -200,7 +200,8 @@ CASES = {
         {A: other_weights, "data.npz": other_data}, "out",
     ),
     "memo": Case(
-        ["memo", "--model", "mixnet:net", "--dataset", "data.npz", "--models", "5", "--stack", "2", "--epochs", "1", "-q"],
+        ["memo", "--model", "mixnet:net", "--dataset", "data.npz", "--models", "5", "--stack", "2", "--epochs", "1",
+         "-q"],
         {"data.npz": other_data}, "out",
     ),
     "correlate": Case(

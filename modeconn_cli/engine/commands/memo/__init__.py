@@ -78,9 +78,6 @@ class MemoResult(Record):
     influence_threshold: float
     influences: int
     most_memorised: list[Memorised]
-    scores: str
-    networks: str
-    output_dir: str
 
 
 def run(settings: MemoSettings, runtime: Runtime) -> MemoResult | None:
@@ -164,9 +161,6 @@ def _written(
         influence_threshold=settings.influence_threshold,
         influences=len(pairs.of),
         most_memorised=_most(memo, data, flipped),
-        scores=str(folder / tables.SCORES),
-        networks=str(folder / tables.NETWORKS),
-        output_dir=str(folder),
     )
     _warn(result, runtime)
     tables.write(folder, data, answers, memo, pairs)
