@@ -28,6 +28,7 @@ from bench import (
     matching,
     per_sample,
     processes,
+    stacking,
     table,
     tracking,
 )  # fmt: skip
@@ -57,6 +58,7 @@ CASES = (
     Case("tracking", 0.02, partial(tracking.prepare, count=128)),
     Case("two-processes-csl", 1 / 1.7, processes.csl),
     Case("two-processes-dormant", 1 / 1.7, processes.dormant),
+    Case("stacked-training", 1 / 6, stacking.prepare),
     Case("merge", 2.0, processes.merge),
     Case("aggregate", 1.0, aggregation.prepare),
     Case("correlate", 15.0, correlation.prepare),

@@ -37,9 +37,7 @@ class Stack:
         parameters = [dict(each.named_parameters()) for each in models]
         buffers = [dict(each.named_buffers()) for each in models]
         self.parameters = {
-            name: nn.Parameter(
-                torch.stack([own[name].detach() for own in parameters]), requires_grad=each.requires_grad
-            )
+            name: nn.Parameter(_laid_out([own[name].detach() for own in parameters]), each.requires_grad)
             for name, each in parameters[0].items()
         }
         self.buffers = {name: torch.stack([own[name] for own in buffers]) for name in buffers[0]}
@@ -51,8 +49,9 @@ class Stack:
         """The mean cross-entropy of each member in train mode, [M], for images [M, B, …] and labels [M, B]."""
         with one_sample.exact(images[0]):
             logits = self._forward(images, 0)
-        each = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none")
-        losses = each.view(labels.shape).mean(1)
+        # Over few classes torch's own kernel takes three times as long.
+        each = logits.logsumexp(2) - logits.gather(2, labels[:, :, None])[:, :, 0]
+        losses = each.mean(1)
         self._sums += losses.detach()
         return losses
 
@@ -83,6 +82,17 @@ class Stack:
         if not isinstance(found, Tensor) or found.ndim != 3:
             raise InputError("the networks give no logits [samples, classes]")
         return found
+
+
+def _laid_out(tensors: Sequence[Tensor]) -> Tensor:
+    """The tensors as one, matrices with their rows side by side.
+
+    A linear layer multiplies by the transpose of its weight: so laid out, that is the plain product, and the gradient
+    comes in the order of the weight and need not be copied, a sixth of a step of small networks.
+    """
+    return (
+        torch.stack([each.mT for each in tensors]).mT if tensors[0].ndim == 2 else torch.stack(list(tensors))
+    )
 
 
 def reason_not_to(models: Sequence[nn.Module], images: Tensor, labels: Tensor) -> str:
