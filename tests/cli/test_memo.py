@@ -89,7 +89,7 @@ def test_scores_are_those_of_the_answers_beside_them_and_readers_take_them(
     inside = kept["trained"][:, kept["sample_ids"] == row["training_id"]][:, 0]
     answers = kept["right_held_out"][:, kept["held_out_ids"] == row["test_id"]][:, 0]
     assert row["influence"] == answers[inside].mean() - answers[~inside].mean() > 0
-    flips = pd.read_csv(out / "label_noise.csv").set_index("sample_id").loc[table["sample_id"]]
+    flips = pd.read_csv(out / "memo_label_noise.csv").set_index("sample_id").loc[table["sample_id"]]
     np.testing.assert_array_equal(table["label"], flips["trained"])
     flipped = flips["flipped"].to_numpy().astype(bool)
     assert found["flipped"]["count"] == flipped.sum() > 0

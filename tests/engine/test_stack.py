@@ -194,7 +194,7 @@ def _reason(make: Callable[[], nn.Module]) -> str:
     ("make", "why"),
     [
         *((make, "") for make in (mlp, conv, norms, Tied)),
-        (dropping, "random"),
+        (dropping, "they draw random numbers"),
         (lambda: Branching(48, 3), "data-dependent control flow"),
         (cumulative, "the networks cannot be run at once"),
         (Unseen, "at once they give other values than each alone"),

@@ -10,6 +10,7 @@ Shapes: M members, B samples of a batch.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,6 +22,7 @@ from torch.func import functional_call, vmap
 
 from modeconn_cli.engine.errors import InputError
 from modeconn_cli.engine.networks import forward, one_sample
+from modeconn_cli.engine.networks.untouched import untouched_copy
 
 AT_ONCE, BYTES = 64, 1 << 28  # members, and what all that they need may take
 CLOSE = 1e-3  # of the largest entry: gradients and outputs of float32 in another order of sums are 1e-5 off
@@ -95,28 +97,49 @@ def _laid_out(tensors: Sequence[Tensor]) -> Tensor:
     )
 
 
+OTHERWISE = "at once they give other values than each alone"
+
+
 def reason_not_to(models: Sequence[nn.Module], images: Tensor, labels: Tensor) -> str:
     """Why networks of this kind cannot be trained at once; empty where they can.
 
     Two or more of them, on batches images [M, B, …] and labels [M, B], each alone and then at once: gradients, buffers
     and outputs must agree. Raises InputError where a network alone fails.
     """
+    why = _reason(models, images, labels)
+    if why == OTHERWISE:  # which rounding alone may do in a deep network: in float64 it does not
+        with contextlib.suppress(InputError):
+            why = _reason([untouched_copy(each).double() for each in models], images.double(), labels)
+    return why
+
+
+def _reason(models: Sequence[nn.Module], images: Tensor, labels: Tensor) -> str:
     try:
         together = Stack(models[0], models, 0.0)
     except RuntimeError as error:  # no two are of one shape
-        return str(error).splitlines()[0]
+        return _said(error)
     alone = [
         _alone(model, own, truth, images[0]) for model, own, truth in zip(models, images, labels, strict=True)
     ]
     try:
         at_once = _at_once(together, images, labels)
     except (InputError, RuntimeError) as error:
-        return error.message if isinstance(error, InputError) else str(error).splitlines()[0]
+        return _said(error)
     for k, found in enumerate(alone):
         for ours, theirs in zip(at_once, found, strict=True):
             if not _agree([None if each is None else each[k] for each in ours], theirs):
-                return "at once they give other values than each alone"
+                return OTHERWISE
     return ""
+
+
+def _said(error: Exception) -> str:
+    """What torch says, as far as it is about the network."""
+    text = str(error)
+    return (
+        "they draw random numbers, as dropout does"
+        if "randomness" in text
+        else text.splitlines()[0].split(". ")[0]
+    )
 
 
 Found = tuple[list[Tensor | None], list[Tensor | None]]  # gradients; buffers and outputs

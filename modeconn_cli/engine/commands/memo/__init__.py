@@ -10,7 +10,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from modeconn_cli.engine import names
 from modeconn_cli.engine.commands.memo import tables
 from modeconn_cli.engine.commands.memo.estimate import Estimate, influences, memorisation
 from modeconn_cli.engine.commands.memo.study import Answers, Study
@@ -165,7 +164,7 @@ def _written(
     _warn(result, runtime)
     tables.write(folder, data, answers, memo, pairs)
     if data.flips is not None:
-        files.write_text(folder / names.LABEL_NOISE, data.flips.table())
+        files.write_text(folder / tables.LABEL_NOISE, data.flips.table())
     files.write_json(folder / tables.SUMMARY, result.document())
     return result
 

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 
-from modeconn_cli.engine import names
 from modeconn_cli.engine.commands.memo.estimate import Estimate, Influences
 from modeconn_cli.engine.commands.memo.study import Answers
 from modeconn_cli.engine.datasets import Data
@@ -16,8 +15,8 @@ from modeconn_cli.engine.results.columns import ID
 from modeconn_cli.engine.results.memo_scores import MEMO
 
 SCORES, INFLUENCE = "memo_scores.csv", "influence.csv"
-NETWORKS, SUMMARY = "memo_networks.npz", "memo_summary.json"
-OWNED = (SCORES, INFLUENCE, NETWORKS, SUMMARY, names.LABEL_NOISE)
+NETWORKS, SUMMARY, LABEL_NOISE = "memo_networks.npz", "memo_summary.json", "memo_label_noise.csv"
+OWNED = (SCORES, INFLUENCE, NETWORKS, SUMMARY, LABEL_NOISE)
 
 
 def joined(found: Iterable[Influences]) -> Influences:
