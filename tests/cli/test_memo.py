@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from modeconn_cli.engine.commands.memo import study
 from modeconn_cli.engine.commands.memo.estimate import memorisation
@@ -239,6 +240,41 @@ def test_the_plan_is_said_without_a_step(mcx: Callable, tmp_path: Path) -> None:
     assert (done.code, done.out) == (0, "")
     assert "train 8 networks mlp (1,482 parameters), each on 42 of 60 images of digits, 2 epochs" in done.err
     assert not (tmp_path / "out").exists()
+
+
+def test_images_in_files_are_read_for_all_networks_or_augmented_for_each(
+    mcx: Callable, tmp_path: Path
+) -> None:
+    random = np.random.default_rng(0)
+    for number in range(24):
+        file = tmp_path / f"pictures/{'val' if number < 8 else 'train'}/{number % 2}/{number}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(random.integers(0, 256, (9, 8, 3), np.uint8)).save(file)
+    words = ("memo", "--model", "mlp", "--dataset", tmp_path / "pictures", "--workers", "0", "--models", "4")
+    words = (*words, "--epochs", "2", "--batch-size", "4", "--threads", "1")
+    found = {}
+    for transform in ("none", "vgg"):
+        for size in ("1", "2"):
+            out = tmp_path / f"{transform}{size}"
+            done = mcx(*words, "--transform", transform, "--stack", size, "--output-dir", out)
+            assert done.code == 0, done.err
+            said = "one after the other: their images are read from files" in done.err
+            assert said == ((transform, size) == ("vgg", "2"))
+            found[transform, size] = contents(out)["memo_networks.npz"]
+        assert found[transform, "1"] == found[transform, "2"]
+    assert found["none", "1"] != found["vgg", "1"]
+
+
+def test_without_held_out_images_there_are_scores_and_no_influence(mcx: Callable, tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    images = random.integers(0, 256, (20, 1, 8, 8), dtype=np.uint8)
+    np.savez(tmp_path / "data.npz", x_train=images, y_train=np.arange(20) % 2)
+    words = ("memo", "--model", "mlp", "--dataset", tmp_path / "data.npz", "--models", "4", "--epochs", "2")
+    done = mcx(*words, "--val-size", "0", "--threads", "1", "--output-dir", tmp_path / "out")
+    assert done.code == 0, done.err
+    assert "n/a held out" in done.out
+    assert (tmp_path / "out/influence.csv").read_text() == "training_id,test_id,influence,standard_error\n"
+    assert len(pd.read_csv(tmp_path / "out/memo_scores.csv")) == 20
 
 
 # Means over runs of the correlation with memorisation, each ± 0.05; outside 256 networks gave .79-.83 of CSL.

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from torch import nn
 
+from modeconn_cli.engine.datasets.images import ImageFiles
 from modeconn_cli.engine.errors import InputError
 from modeconn_cli.engine.machine.runtime import Runtime
 from modeconn_cli.engine.networks import models
@@ -118,6 +119,12 @@ class Study:
         """How many networks are trained at once; where they cannot be, the reason is said."""
         asked = self._settings.stack
         if asked == 1:
+            return 1
+        if isinstance(self._fit.images, ImageFiles) and self._fit.transform.augmentation:
+            self._runtime.note(
+                "the networks are trained one after the other: their images are read from files, and each has its own "
+                f"{self._fit.transform.augmentation}"
+            )
             return 1
         two = self._members(range(2))
         built = [self._built(each) for each in two]
