@@ -41,7 +41,7 @@ def memo(settings: MemoSettings, report: Report) -> None:
 
 
 def table(result: MemoResult) -> list[Block]:
-    used = result.models - len(result.nonfinite)
+    used = result.models - len(result.left_out)
     found = result.memorisation
     keys = ("mean", "std", "q5", "q50", "q95")
     title = (
@@ -58,13 +58,13 @@ def table(result: MemoResult) -> list[Block]:
     ]
     if result.flipped is not None:
         lines.append(
-            f"Flipped labels: {result.flipped.count:,}, mean {number(result.flipped.memo_score, 4)}; right answers "
-            f"{percent(result.flipped.right_in)} trained on"
+            f"Flipped labels: {result.flipped:,}, mean {number(result.flipped_memo_score, 4)}; right answers "
+            f"{percent(result.flipped_right_in)} trained on"
         )
     if result.undefined:
         lines.append(f"Without a score: {result.undefined:,} images, in all or in none of the sets")
-    if result.nonfinite:
-        lines.append(f"Left out: {len(result.nonfinite)} networks that have become NaN or infinite")
+    if result.left_out:
+        lines.append(f"Left out: {len(result.left_out)} networks that have become NaN or infinite")
     most = tuple(
         (
             str(each.sample_id),

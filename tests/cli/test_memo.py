@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from modeconn_cli.engine.commands import memo
 from modeconn_cli.engine.commands.memo import study
 from modeconn_cli.engine.commands.memo.estimate import memorisation
 from modeconn_cli.engine.machine.runtime import Runtime
@@ -64,7 +65,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def test_scores_are_those_of_the_answers_beside_them_and_readers_take_them(
-    mcx: Callable, tmp_path: Path
+    mcx: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "out"
     words = (*SMALL, "--epochs", "20", "--wd", "0", "--label-noise", "0.2", "--models", "12")
@@ -72,6 +73,13 @@ def test_scores_are_those_of_the_answers_beside_them_and_readers_take_them(
     assert done.code == 0, done.err
     found = json.loads(done.out)
     assert found == json.loads((out / "memo_summary.json").read_text())
+    times = {path: path.stat().st_mtime_ns for path in out.iterdir()}
+    with monkeypatch.context() as patch:
+        patch.setattr(memo, "memorisation", None)
+        again = mcx(*words, "--influence-threshold", "0", "--output-dir", out, "--json")
+    assert json.loads(again.out) == found
+    assert "already complete" in again.err
+    assert {path: path.stat().st_mtime_ns for path in out.iterdir()} == times
     table = pd.read_csv(out / "memo_scores.csv")
     with np.load(out / "memo_networks.npz") as arrays:
         kept = dict(arrays)
@@ -93,8 +101,8 @@ def test_scores_are_those_of_the_answers_beside_them_and_readers_take_them(
     flips = pd.read_csv(out / "memo_label_noise.csv").set_index("sample_id").loc[table["sample_id"]]
     np.testing.assert_array_equal(table["label"], flips["trained"])
     flipped = flips["flipped"].to_numpy().astype(bool)
-    assert found["flipped"]["count"] == flipped.sum() > 0
-    assert found["flipped"]["memo_score"] == pytest.approx(again.value[flipped].mean())
+    assert found["flipped"] == flipped.sum() > 0
+    assert found["flipped_memo_score"] == pytest.approx(again.value[flipped].mean())
     others = np.nanmean(again.value[~flipped])  # one is in all of the sets
     assert again.value[flipped].mean() > others + 0.2, "what is flipped can only be memorised"
     scores, assumed = memo_scores.read(out / "memo_scores.csv", assume=False)
@@ -172,7 +180,7 @@ def test_networks_that_become_nan_are_named_and_left_out(mcx: Callable, own: Non
     done = mcx(*words, "--output-dir", tmp_path / "out", "--json")
     assert done.code == 0, done.err
     found = json.loads(done.out)
-    bad = found["nonfinite"]
+    bad = found["left_out"]
     assert 0 < len(bad) < 7
     with np.load(tmp_path / "out/memo_networks.npz") as arrays:
         assert arrays["members"].tolist() == [k for k in range(8) if k not in bad]
@@ -181,7 +189,7 @@ def test_networks_that_become_nan_are_named_and_left_out(mcx: Callable, own: Non
         in done.err
     )
     alone = json.loads(mcx(*words, "--stack", "1", "--output-dir", tmp_path / "alone", "--json").out)
-    assert alone["nonfinite"] == bad
+    assert alone["left_out"] == bad
     done = mcx(*words, "--lr", "1e30", "--output-dir", tmp_path / "none")
     assert (done.code, done.out) == (3, "")
     assert "8 of 8 networks have become NaN or infinite\nhint: use a smaller --lr" in done.err
@@ -291,7 +299,7 @@ def test_scores_of_one_training_track_memorisation_in_their_known_order(
         *("--schedule", "linear", "--wd", "0", "--threads", "1"),
     )
     assert mcx("memo", *recipe, "--models", "64", "--output-dir", tmp_path / "memo").code == 0
-    memo, _ = memo_scores.read(tmp_path / "memo/memo_scores.csv", assume=False)
+    scored, _ = memo_scores.read(tmp_path / "memo/memo_scores.csv", assume=False)
     summary = json.loads((tmp_path / "memo/memo_summary.json").read_text())
     assert (summary["trained_on"], summary["undefined"]) == (1005, 0)
     assert summary["right_in"] > 0.999
@@ -306,9 +314,9 @@ def test_scores_of_one_training_track_memorisation_in_their_known_order(
         assert mcx("csl", "aggregate", "--input-dir", scores, "--output-dir", sums).code == 0
         table = pd.read_csv(next(sums.glob("scores_*.csv"))).set_index("sample_id")
         for name in PROXIES:
-            values = table[name].loc[memo.index]
+            values = table[name].loc[scored.index]
             kept = np.isfinite(values)
-            found[name].append(float(np.corrcoef(values[kept], memo[kept])[0, 1]))
+            found[name].append(float(np.corrcoef(values[kept], scored[kept])[0, 1]))
     means = {name: float(np.mean(values)) for name, values in found.items()}
     assert means == pytest.approx(PROXIES, abs=0.05), found
     order = ["el2n_mean", "share_wrong", "forgetting", "aum"]

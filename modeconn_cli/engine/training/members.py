@@ -21,7 +21,7 @@ from modeconn_cli.engine.datasets.samples import spans
 from modeconn_cli.engine.errors import CONTINUE, Stopped
 from modeconn_cli.engine.machine.runtime import Runtime
 from modeconn_cli.engine.networks import forward
-from modeconn_cli.engine.training.loop import Diverged, Recipe, fit, make_optimizer
+from modeconn_cli.engine.training.loop import Diverged, Recipe, Trainable, fit, make_optimizer
 from modeconn_cli.engine.training.network import NetworkProblem
 
 
@@ -98,23 +98,15 @@ class Trained(Protocol):
         """What they give in eval mode, [M, B, classes], for images [B, …]."""
 
 
-class Trainer(Protocol):
+class Together(Trainable, Protocol):
     """Networks that are trained at once."""
-
-    trainable: list[nn.Parameter]
-    optimizer_decay: float
-
-    @property
-    def finite(self) -> Tensor: ...
-
-    def logits(self, images: Tensor) -> Tensor: ...
 
     def losses(self, images: Tensor, labels: Tensor) -> Tensor:
         """The mean loss of each in train mode, [M], for images [M, B, …] and labels [M, B]."""
 
 
 def train(
-    networks: Trainer, of: Sequence[Member], samples: Samples, common: Recipe, runtime: Runtime
+    networks: Together, of: Sequence[Member], samples: Samples, common: Recipe, runtime: Runtime
 ) -> None:
     """Train members at once, step by step as each would be trained alone. Raises Stopped after a signal."""
     optimizer = make_optimizer(networks, common)

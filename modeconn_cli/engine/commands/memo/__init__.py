@@ -6,12 +6,13 @@ Feldman and Zhang 2020, arXiv:2008.03703.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
 from modeconn_cli.engine.commands.memo import tables
-from modeconn_cli.engine.commands.memo.estimate import Estimate, influences, memorisation
+from modeconn_cli.engine.commands.memo.estimate import Estimate, Influences, influences, memorisation
 from modeconn_cli.engine.commands.memo.study import Answers, Study
 from modeconn_cli.engine.datasets import Data
 from modeconn_cli.engine.errors import InputError
@@ -40,18 +41,13 @@ class Memorised:
     flipped: bool | None
 
 
-@dataclass(frozen=True)
-class Flipped:
-    """The images whose labels were flipped; None where none of them has a score."""
-
-    count: int
-    memo_score: float | None
-    right_in: float | None  # share of right answers, by the flipped label, of the networks trained on them
-
-
 @dataclass(frozen=True, kw_only=True)
 class MemoResult(Record):
-    """`right_*` are shares of right answers: to images that a network was trained on, that it was not, and held out."""
+    """`right_*` are shares of right answers: to images that a network was trained on, that it was not, and held out.
+
+    Of the images whose labels were flipped, None without any: how many, their mean score, and the right answers, by the
+    flipped labels, of the networks that were trained on them.
+    """
 
     schema: ClassVar[str] = "mcx.memo/1"
 
@@ -66,14 +62,16 @@ class MemoResult(Record):
     trained_on: int  # images of each network
     seed: int
     epochs: int
-    nonfinite: list[int]  # networks that are left out
+    left_out: list[int]  # networks that have become NaN or infinite
     undefined: int  # images in all or in none of the sets
     right_in: float
     right_out: float
     right_held_out: float | None
     memorisation: dict[str, float | None]
     standard_error: dict[str, float | None]  # median and largest
-    flipped: Flipped | None
+    flipped: int | None
+    flipped_memo_score: float | None
+    flipped_right_in: float | None
     influence_threshold: float
     influences: int
     most_memorised: list[Memorised]
@@ -114,88 +112,101 @@ def run(settings: MemoSettings, runtime: Runtime) -> MemoResult | None:
             kept = job.found(MemoResult, settings.output_dir / tables.SUMMARY, settings)
         study = Study(settings, found, job.private, runtime)
         study.train(wanted=kept is None)
-        if not runtime.group.leader or kept is not None:
-            return kept
-        answers = study.answers()
-        result = _written(settings, data, found.arch.model, count, answers, runtime)
-        if not job.complete:
-            folder = settings.output_dir
-            job.finish(path for path in (folder / name for name in tables.OWNED) if path.exists())
-    return result
+        if not runtime.group.leader:
+            return None
+        if kept is None:
+            estimated = _Estimated.of(settings, data, study.answers())
+            kept = estimated.result(found.arch.model, count)
+            if not job.complete:
+                folder = settings.output_dir
+                estimated.write(folder, kept)
+                job.finish(path for path in (folder / name for name in tables.OWNED) if path.exists())
+        _say(kept, runtime)
+    return kept
 
 
-def _written(
-    settings: MemoSettings, data: Data, model: str, count: int, answers: Answers, runtime: Runtime
-) -> MemoResult:
-    """The files of the study, and what is in them."""
-    trained, right, folder = answers.trained, answers.right, settings.output_dir
-    memo = memorisation(trained, right)
-    pairs = tables.joined(influences(trained, answers.right_held_out, settings.influence_threshold))
-    undefined = int(np.isnan(memo.value).sum())
-    _say(answers, undefined, len(memo.value), runtime)
-    flipped = (
-        None if data.flips is None else np.isin(data.fit.ids.cpu(), data.flips.ids[data.flips.flipped].cpu())
-    )
-    right_in = float(right[trained].mean())
-    result = MemoResult(
-        model=model,
-        num_params=count,
-        dataset=data.name,
-        samples=len(data.fit),
-        held_out="test" if data.use_test else "val",
-        held_out_samples=len(data.held_out),
-        models=settings.models,
-        share=settings.share,
-        trained_on=int(trained.sum(1)[0]),
-        seed=settings.seed,
-        epochs=settings.epochs,
-        nonfinite=answers.nonfinite,
-        undefined=undefined,
-        right_in=right_in,
-        right_out=float(right[~trained].mean()),
-        right_held_out=float(answers.right_held_out.mean()) if answers.right_held_out.size else None,
-        memorisation=statistics(memo.value),
-        standard_error=_errors(memo.error),
-        flipped=None if flipped is None else _of_flipped(memo, trained, flipped),
-        influence_threshold=settings.influence_threshold,
-        influences=len(pairs.of),
-        most_memorised=_most(memo, data, flipped),
-    )
-    _warn(result, runtime)
-    tables.write(folder, data, answers, memo, pairs)
-    if data.flips is not None:
-        files.write_text(folder / tables.LABEL_NOISE, data.flips.table())
-    files.write_json(folder / tables.SUMMARY, result.document())
-    return result
+@dataclass(frozen=True)
+class _Estimated:
+    """What the networks' answers say of every image, and of every pair above the threshold."""
 
+    settings: MemoSettings
+    data: Data
+    answers: Answers
+    memo: Estimate
+    pairs: Influences
+    flipped: np.ndarray | None  # bool [N]
 
-def _say(answers: Answers, undefined: int, count: int, runtime: Runtime) -> None:
-    if answers.nonfinite:
-        shown = ", ".join(map(str, answers.nonfinite[:10])) + (", …" if len(answers.nonfinite) > 10 else "")
-        runtime.warn(
-            f"{len(answers.nonfinite)} networks have become NaN or infinite and are left out: {shown} (a smaller --lr "
-            "may help)"
-        )
-    if undefined:
-        runtime.warn(
-            f"{undefined:,} of {count:,} images are in all or in none of the sets that networks were trained on, and "
-            "have no score: train more --models"
+    @classmethod
+    def of(cls, settings: MemoSettings, data: Data, answers: Answers) -> _Estimated:
+        trained, flips = answers.trained, data.flips
+        return cls(
+            settings,
+            data,
+            answers,
+            memorisation(trained, answers.right),
+            tables.joined(influences(trained, answers.right_held_out, settings.influence_threshold)),
+            None if flips is None else np.isin(data.fit.ids.cpu(), flips.ids[flips.flipped].cpu()),
         )
 
+    def result(self, model: str, count: int) -> MemoResult:
+        settings, data, answers, memo = self.settings, self.data, self.answers, self.memo
+        trained, right = answers.trained, answers.right
+        return MemoResult(
+            model=model,
+            num_params=count,
+            dataset=data.name,
+            samples=len(data.fit),
+            held_out="test" if data.use_test else "val",
+            held_out_samples=len(data.held_out),
+            models=settings.models,
+            share=settings.share,
+            trained_on=int(trained.sum(1)[0]),
+            seed=settings.seed,
+            epochs=settings.epochs,
+            left_out=answers.nonfinite,
+            undefined=int(np.isnan(memo.value).sum()),
+            right_in=float(right[trained].mean()),
+            right_out=float(right[~trained].mean()),
+            right_held_out=float(answers.right_held_out.mean()) if answers.right_held_out.size else None,
+            memorisation=statistics(memo.value),
+            standard_error=_errors(memo.error),
+            influence_threshold=settings.influence_threshold,
+            influences=len(self.pairs.of),
+            most_memorised=self._most(),
+            **self._of_flipped(),
+        )
 
-def _warn(result: MemoResult, runtime: Runtime) -> None:
-    """Where the data are not fitted, CSL and its kin are no stand-in for memorisation."""
-    flipped = result.flipped
-    if flipped is not None and flipped.right_in is not None and flipped.right_in < 0.5:
-        what = f"{100 * flipped.right_in:.0f} % of the flipped labels that they were trained on"
-    elif result.right_in < FITTED:
-        what = f"{100 * result.right_in:.1f} % of the images that they were trained on"
-    else:
-        return
-    runtime.warn(
-        f"the networks give the right answer to {what}: scores of training, as CSL, track memorisation only where the "
-        "data are fitted (--epochs, --wd 0, a larger network)"
-    )
+    def _most(self) -> list[Memorised]:
+        """The images with the highest scores, the first ids first."""
+        order: Any = np.argsort(-self.memo.value, kind="stable")[:SHOWN]
+        return [
+            Memorised(
+                sample_id=int(self.data.fit.ids[k]),
+                label=int(self.data.fit.labels[k]),
+                memo_score=float(self.memo.value[k]),
+                standard_error=float(self.memo.error[k]),
+                flipped=None if self.flipped is None else bool(self.flipped[k]),
+            )
+            for k in order.tolist()
+            if not np.isnan(self.memo.value[k])
+        ]
+
+    def _of_flipped(self) -> dict[str, Any]:
+        if self.flipped is None:
+            return dict.fromkeys(("flipped", "flipped_memo_score", "flipped_right_in"))
+        values = self.memo.value[self.flipped]
+        known, inside = values[~np.isnan(values)], int(self.answers.trained[:, self.flipped].sum())
+        return {
+            "flipped": int(self.flipped.sum()),
+            "flipped_memo_score": float(known.mean()) if len(known) else None,
+            "flipped_right_in": float(self.memo.right_in[self.flipped].sum() / inside) if inside else None,
+        }
+
+    def write(self, folder: Path, result: MemoResult) -> None:
+        tables.write(folder, self.data, self.answers, self.memo, self.pairs)
+        if self.data.flips is not None:
+            files.write_text(folder / tables.LABEL_NOISE, self.data.flips.table())
+        files.write_json(folder / tables.SUMMARY, result.document())
 
 
 def _errors(errors: np.ndarray) -> dict[str, float | None]:
@@ -205,28 +216,30 @@ def _errors(errors: np.ndarray) -> dict[str, float | None]:
     return {"median": float(np.median(known)), "largest": float(known.max())}
 
 
-def _of_flipped(memo: Estimate, trained: np.ndarray, flipped: np.ndarray) -> Flipped:
-    values = memo.value[flipped]
-    known = values[~np.isnan(values)]
-    inside = int(trained[:, flipped].sum())
-    return Flipped(
-        count=int(flipped.sum()),
-        memo_score=float(known.mean()) if len(known) else None,
-        right_in=float(memo.right_in[flipped].sum() / inside) if inside else None,
-    )
-
-
-def _most(memo: Estimate, data: Data, flipped: np.ndarray | None) -> list[Memorised]:
-    """The images with the highest scores, the first ids first."""
-    order: Any = np.argsort(-memo.value, kind="stable")[:SHOWN]
-    return [
-        Memorised(
-            sample_id=int(data.fit.ids[k]),
-            label=int(data.fit.labels[k]),
-            memo_score=float(memo.value[k]),
-            standard_error=float(memo.error[k]),
-            flipped=None if flipped is None else bool(flipped[k]),
+def _say(result: MemoResult, runtime: Runtime) -> None:
+    bad = result.left_out
+    if bad:
+        shown = ", ".join(map(str, bad[:10])) + (", …" if len(bad) > 10 else "")
+        runtime.warn(
+            f"{len(bad)} networks have become NaN or infinite and are left out: {shown} (a smaller --lr may help)"
         )
-        for k in order.tolist()
-        if not np.isnan(memo.value[k])
-    ]
+    if result.undefined:
+        runtime.warn(
+            f"{result.undefined:,} of {result.samples:,} images are in all or in none of the sets that networks were "
+            "trained on, and have no score: train more --models"
+        )
+    _warn(result, runtime)
+
+
+def _warn(result: MemoResult, runtime: Runtime) -> None:
+    """Where the data are not fitted, CSL and its kin are no stand-in for memorisation."""
+    if result.flipped_right_in is not None and result.flipped_right_in < 0.5:
+        what = f"{100 * result.flipped_right_in:.0f} % of the flipped labels that they were trained on"
+    elif result.right_in < FITTED:
+        what = f"{100 * result.right_in:.1f} % of the images that they were trained on"
+    else:
+        return
+    runtime.warn(
+        f"the networks give the right answer to {what}: scores of training, as CSL, track memorisation only where the "
+        "data are fitted (--epochs, --wd 0, a larger network)"
+    )
