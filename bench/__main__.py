@@ -29,6 +29,7 @@ from bench import (
     per_sample,
     processes,
     recording,
+    stacking,
     table,
     tracking,
 )  # fmt: skip
@@ -59,6 +60,7 @@ CASES = (
     Case("recorder", 0.01, recording.prepare),
     Case("two-processes-csl", 1 / 1.7, processes.csl),
     Case("two-processes-dormant", 1 / 1.7, processes.dormant),
+    Case("stacked-training", 1 / 6, stacking.prepare),
     Case("merge", 2.0, processes.merge),
     Case("aggregate", 1.0, aggregation.prepare),
     Case("correlate", 15.0, correlation.prepare),

@@ -24,6 +24,7 @@ COMMANDS: dict[str, str] = {
     "csl aggregate": "Cumulative sample loss and learning time.",
     "curvature": "Measure the curvature of every sample's loss.",
     "dormant": "Find the units that every sample leaves inactive.",
+    "memo": "Measure how far each image is memorised.",
     "correlate": "Join every per-sample metric and correlate them.",
     "animate": "Draw layer distances along a curve.",
     "info": "Say what a checkpoint holds.",

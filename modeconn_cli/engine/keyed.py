@@ -7,6 +7,7 @@ order, workers and world size cannot change them. Source: Steele, Lea and Flood 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -43,9 +44,13 @@ def _key(seed: int, purpose: str) -> int:
 
 def bits(seed: int, purpose: str, ids: Tensor, draw: int = 0, width: int = 1) -> Tensor:
     """64 random bits per id and column, int64 [N, width], for int64 ids [N]."""
-    row = _splitmix(_splitmix(ids + _key(seed, purpose)) + draw)
     column = torch.arange(width, device=ids.device, dtype=torch.int64) * _signed(_GAMMA)
-    return _splitmix(row[:, None] + column[None, :])
+    return _splitmix(_row(ids + _key(seed, purpose), draw)[:, None] + column[None, :])
+
+
+def _row(keyed_ids: Tensor, draw: int) -> Tensor:
+    """What the columns of an id and a draw begin from."""
+    return _splitmix(_splitmix(keyed_ids) + draw)
 
 
 def uniform(seed: int, purpose: str, ids: Tensor, draw: int = 0, width: int = 1) -> Tensor:
@@ -70,5 +75,11 @@ def number(seed: int, purpose: str, index: int = 0) -> int:
 
 def permutation(seed: int, purpose: str, count: int, draw: int = 0) -> Tensor:
     """A random order of 0 … count-1, int64 [count] on the CPU."""
-    keys = bits(seed, purpose, torch.arange(count), draw)[:, 0]
-    return torch.from_numpy(np.argsort(keys.numpy(), kind="stable"))
+    return permutations([seed], purpose, count, draw)[0]
+
+
+def permutations(seeds: Sequence[int], purpose: str, count: int, draw: int = 0) -> Tensor:
+    """The `permutation` of each seed, int64 [seeds, count]."""
+    keys = torch.tensor([_key(seed, purpose) for seed in seeds])
+    drawn = _splitmix(_row(torch.arange(count) + keys[:, None], draw))
+    return torch.from_numpy(np.argsort(drawn.numpy(), kind="stable"))

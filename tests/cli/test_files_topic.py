@@ -31,6 +31,10 @@ COMMANDS = {
     "csl aggregate": ("--input-dir", "SCORES"),
     "curvature": ("--checkpoint", "SEED0", "--niter", "1", *FEW),
     "dormant": ("--checkpoint", "SEED0", *FEW),
+    "memo": (
+        *("--model", "mlp", "--dataset", "digits", *FEW, "--epochs", "1", "--label-noise", "0.1"),
+        *("--models", "8"),
+    ),
     "correlate": ("--csl", "SUMS"),
 }
 

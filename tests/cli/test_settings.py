@@ -57,6 +57,8 @@ MISSING: dict[str, tuple[str, str]] = {
     "csl aggregate --input-dir i": FOLDER,
     "curvature": CHECKPOINTS,
     "dormant": CHECKPOINTS,
+    "memo": FOLDER,
+    "memo --output-dir o": ("no network", "pass --model NAME, or pkg.mod:factory for your own"),
     "correlate": FOLDER,
     "correlate --output-dir o": (
         "no metrics", "pass --csl, --lt, --curvature, --dormant, --memo, --tracking or --with"

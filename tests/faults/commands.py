@@ -202,6 +202,11 @@ CASES = {
         ["dormant", "--checkpoint-dir", "runs/seed0", *OWN, "-q"],
         {A: other_weights, "data.npz": other_data}, "out",
     ),
+    "memo": Case(
+        ["memo", "--model", "mixnet:net", "--dataset", "data.npz", "--models", "5", "--stack", "2", "--epochs", "1",
+         "-q"],
+        {"data.npz": other_data}, "out",
+    ),
     "correlate": Case(
         ["correlate", "--csl", "csl", "--memo", "memo.csv", "--flags", "flags.csv", "-q"],
         {"memo.csv": other_text, "flags.csv": other_text}, "out",

@@ -9,7 +9,7 @@ import pytest
 
 from faults.commands import CASES
 
-SHARED = ("csl score", "curvature", "dormant", "curve eval", "lmc run", "lmc interpolate")
+SHARED = ("csl score", "curvature", "dormant", "memo", "curve eval", "lmc run", "lmc interpolate")
 QUICK = ("dormant",)
 TORCHRUN = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}
 WRONG = {

@@ -8,18 +8,13 @@ from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
-import torch
-from torch import nn
 
 from modeconn_cli.engine import names
 from modeconn_cli.engine.datasets import Data, Samples
 from modeconn_cli.engine.datasets.samples import spans
-from modeconn_cli.engine.errors import InputError, SettingsError
 from modeconn_cli.engine.machine.runtime import Runtime
 from modeconn_cli.engine.networks import models, weights
-from modeconn_cli.engine.networks.forward import forward
 from modeconn_cli.engine.networks.subject import Subject, open_untrained, read_own
-from modeconn_cli.engine.registry import is_import_path
 from modeconn_cli.engine.results import files, jobs, memo_scores, records
 from modeconn_cli.engine.results.figures import about
 from modeconn_cli.engine.results.records import Record
@@ -29,6 +24,7 @@ from modeconn_cli.engine.training.evaluation import Score
 from modeconn_cli.engine.training.folder import OWNED, Keeping, Trained, train
 from modeconn_cli.engine.training.loop import Watcher
 from modeconn_cli.engine.training.metrics import LoggedEpoch, MetricsLog
+from modeconn_cli.engine.training.network import check_takes_images
 from modeconn_cli.engine.training.task_results import TaskResult
 from modeconn_cli.engine.training.tasks import Curriculum, Tasks, tasks_of
 from modeconn_cli.engine.training.tracking import RecordedDynamics, TrackedColumns, TrackedCsv
@@ -83,7 +79,7 @@ def run(settings: TrainSettings, runtime: Runtime) -> TrainResult | None:
             plan.check(data.fit, epochs)
     settings = replace(settings, epochs=epochs)
     size = weights.count(dict(model.named_parameters()))
-    _probe(model, arch)
+    check_takes_images(model, arch)
     most = "up to " if any_plan else ""
     steps = len(spans(len(data.fit), settings.batch_size, merge_single=True))
     if runtime.plan(
@@ -91,7 +87,7 @@ def run(settings: TrainSettings, runtime: Runtime) -> TrainResult | None:
             f"train {arch.model} ({size:,} parameters) on {data.name}: {len(data.fit):,} images, "
             f"{len(seeds)} x {epochs} epochs of {most}{steps} steps on {runtime.device}, {runtime.threads} threads",
             *_said(any_plan),
-            *_flipped(data),
+            *data.flips_said(),
             f"results in {settings.output_dir}, a checkpoint every {_every(settings.save_freq or epochs)}",
             space.said(
                 len(seeds) * space.kept_epochs(epochs, settings.save_freq),
@@ -127,46 +123,6 @@ def _said(tasks: Tasks | None) -> list[str]:
 
 def _every(epochs: int) -> str:
     return "epoch" if epochs == 1 else f"{epochs} epochs"
-
-
-def _flipped(data: Data) -> list[str]:
-    """How many labels the noise has flipped, which is a probability per label, and where."""
-    if data.flips is None:
-        return []
-    marked = data.flips.ids[data.flips.flipped]
-    parts = {"fit": data.fit, "val": data.val}
-    counts = [
-        f"{int(torch.isin(samples.ids.cpu(), marked.cpu()).sum()):,} of {len(samples):,} in {name}"
-        for name, samples in parts.items()
-        if len(samples)
-    ]
-    return [f"label noise {data.flips.share:g}, a probability per label: flipped are {', '.join(counts)}"]
-
-
-def _probe(model: nn.Module, arch: models.Architecture) -> None:
-    """One forward of two blank images: a network that cannot take the data is named before the work begins."""
-    try:
-        with torch.no_grad():
-            output = forward(model.eval(), torch.zeros(2, *arch.input_shape))
-    except InputError as error:
-        if is_import_path(arch.model):
-            raise
-        raise SettingsError(
-            f"{arch.model} cannot take images of {arch.input_shape}: {error.message.split(': ', 1)[1]}",
-            error.hint if "channel" in error.hint.partition(":")[0] else "pass --image-size N",
-        ) from error
-    classes = arch.num_classes or 1  # a head with more of them than the data have is ordinary
-    if (
-        not isinstance(output, torch.Tensor)
-        or output.ndim != 2
-        or len(output) != 2
-        or output.shape[1] < classes
-    ):
-        shape = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
-        raise InputError(
-            f"{arch.model} gives {shape} for two images, expected (2, {classes}) logits",
-            "wrap it in a module that returns the logits",
-        )
 
 
 class _Training:

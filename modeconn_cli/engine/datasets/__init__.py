@@ -101,6 +101,20 @@ class Data:
             "set of held-out labels": self.held_out.labelling if len(self.held_out) else "",
         }
 
+    def flips_said(self) -> list[str]:
+        """How many labels the noise has flipped, which is a probability per label, and where; nothing without noise."""
+        if self.flips is None:
+            return []
+        marked = self.flips.ids[self.flips.flipped]
+        parts = {"fit": self.fit, "val": self.val}
+        counts = [
+            f"{int(torch.isin(samples.ids.cpu(), marked.cpu()).sum()):,} of {len(samples):,} in {name}"
+            for name, samples in parts.items()
+            if len(samples)
+        ]
+        share = f"{self.flips.share:g}"
+        return [f"label noise {share}, a probability per label: flipped are {', '.join(counts)}"]
+
     def describe(self) -> dict[str, Any]:
         """What a record says about the data."""
         return {

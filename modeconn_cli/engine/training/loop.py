@@ -79,12 +79,17 @@ def recipe_of(
     )
 
 
-class Problem(Protocol):
+class Trainable(Protocol):
+    """What an optimizer changes."""
+
+    trainable: list[nn.Parameter]
+    optimizer_decay: float  # weight decay that the optimizer applies
+
+
+class Problem(Trainable, Protocol):
     """What is trained: a network, or the free points of a path between two."""
 
     model: nn.Module
-    trainable: list[nn.Parameter]
-    optimizer_decay: float  # weight decay that the optimizer applies
 
     def place(self, step: int) -> None:
         """Put the weights of this step into the model and make its gradients ready."""
@@ -150,7 +155,7 @@ class StepPosition:
         return 100 * self.correct / max(self.seen, 1)
 
 
-def make_optimizer(problem: Problem, recipe: Recipe) -> Optimizer:
+def make_optimizer(problem: Trainable, recipe: Recipe) -> Optimizer:
     """The optimizer over what is trainable; one fused pass over memory per step."""
     fused = all(p.device.type in ("cpu", "cuda") and not p.is_complex() for p in problem.trainable)
     decay = problem.optimizer_decay
