@@ -61,7 +61,7 @@ MISSING: dict[str, tuple[str, str]] = {
     "memo --output-dir o": ("no network", "pass --model NAME, or pkg.mod:factory for your own"),
     "correlate": FOLDER,
     "correlate --output-dir o": (
-        "no metrics", "pass --csl, --lt, --curvature, --dormant, --memo, --tracking or --with"
+        "no metrics", "pass --csl, --lt, --scores, --curvature, --dormant, --memo, --tracking or --with"
     ),
     "animate": ("no layer distances", "pass --data FILE.npz, a file of mcx curve analyze"),
     "animate --data d.npz": ("no file for the result", "pass --output FILE.gif"),
