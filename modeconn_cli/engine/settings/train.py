@@ -153,6 +153,13 @@ class TrainSettings(
     )
     seed: int = like(ComputeSettings, "seed", everywhere=False)
     seeds: tuple[int, ...] = setting((), "a run per seed, comma-listed", low=0, shown="--seed", change="free")
+    two_phase: bool = setting(
+        False,
+        "--epochs on a random half of the images, then as many on the other, and a second run the other way round: for "
+        "second-split forgetting",
+        change="same",
+        rare=True,
+    )
     patience: int | None = setting(
         None,
         "stop after so many epochs without a better validation loss",
@@ -179,6 +186,9 @@ class TrainSettings(
             raise SettingsError(
                 "--patience would end the run within its first task", "leave it out of incremental training"
             )
+        if self.two_phase and (self.classes_per_task is not None or self.patience is not None):
+            other = "--patience" if self.classes_per_task is None else "--classes-per-task"
+            raise SettingsError(f"--two-phase and {other} exclude each other", f"leave out {other}")
 
     def idle(self) -> dict[str, str]:
         listed = bool(self.seeds) and not self.flips_by_seed

@@ -21,6 +21,7 @@ from modeconn_cli.engine.results.kept import Kept
 from modeconn_cli.engine.results.manifest import ANEW
 from modeconn_cli.engine.training import task_results
 from modeconn_cli.engine.training.best import Best
+from modeconn_cli.engine.training.halves import Halves
 from modeconn_cli.engine.training.loop import (
     Diverged,
     Problem,
@@ -54,6 +55,7 @@ class Keeping:
     min_delta: float = 0.0
     start: Path | None = None  # the checkpoint a branch begins from: weights, optimizer and epoch
     tasks: Tasks | None = None  # each ends with its best weights, and the next one begins from them
+    halves: Halves | None = None
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,8 @@ def train(
         at = f"epoch {run.position.epoch}" + (f", batch {run.position.batch}" if run.position.batch else "")
         runtime.note(f"continuing '{keeping.folder}' from {at}")
     began = time.monotonic()
-    ends = fit(problem, run.optimizer, samples, recipe, runtime, run.position, keeping.tasks, watchers)
+    plan = keeping.tasks or keeping.halves
+    ends = fit(problem, run.optimizer, samples, recipe, runtime, run.position, plan, watchers)
     for end in run.finite(ends):
         if end.batch:
             run.save(end, watched=True)

@@ -20,6 +20,7 @@ from modeconn_cli.engine.networks.cross_entropy import cross_entropy
 from modeconn_cli.engine.results.failpoints import failpoint
 from modeconn_cli.engine.settings.train import OptimizerSettings
 from modeconn_cli.engine.training.evaluation import among
+from modeconn_cli.engine.training.halves import Halves
 from modeconn_cli.engine.training.schedule import SCHEDULES
 from modeconn_cli.engine.training.tasks import Curriculum, Tasks
 
@@ -174,18 +175,19 @@ def fit(
     recipe: Recipe,
     runtime: Runtime,
     position: StepPosition | None = None,
-    tasks: Tasks | None = None,
+    plan: Tasks | Halves | None = None,
     watchers: Sequence[Watcher] = (),
 ) -> Iterator[StepPosition]:
     """Train epoch by epoch; yields where the run stands at the end of each, and where a signal ends it in between.
 
-    With `tasks` an epoch goes over the samples of the classes seen, and its loss is over these classes alone.
+    With tasks an epoch goes over the samples of the classes seen, and its loss is over these classes alone; with halves
+    over those of one.
 
     Every random choice is keyed by the seeds, the epoch and the step, so that a run continued from its
     position gives the same bits as one that was never interrupted. Raises Diverged where the loss stops being
     finite.
     """
-    at, curriculum = replace(position or StepPosition()), Curriculum(samples, tasks)
+    at, curriculum = replace(position or StepPosition()), Curriculum(samples, plan)
     while at.epoch < recipe.epochs:
         lr = recipe.lr_at(at.epoch + 1)
         for group in optimizer.param_groups:

@@ -21,6 +21,7 @@ from modeconn_cli.engine.datasets.samples import spans
 from modeconn_cli.engine.errors import InputError, SettingsError, must_exist
 from modeconn_cli.engine.results import arrays
 from modeconn_cli.engine.settings.train import TaskSettings
+from modeconn_cli.engine.training.halves import Halves
 
 
 @dataclass(frozen=True)
@@ -106,10 +107,11 @@ def read_order(path: Path, num_classes: int | None = None) -> Tensor:
 
 
 class Curriculum:
-    """What every epoch of a run goes over: all samples with all classes, or those of the classes seen."""
+    """What every epoch of a run goes over: all samples with all classes, those of the classes seen, or a half."""
 
-    def __init__(self, samples: Samples, tasks: Tasks | None = None) -> None:
-        self.samples, self.tasks = samples, tasks
+    def __init__(self, samples: Samples, plan: Tasks | Halves | None = None) -> None:
+        self.samples, self.plan = samples, plan
+        self.tasks = plan if isinstance(plan, Tasks) else None
         self._rows: tuple[int, Tensor] | None = (
             None  # of the one task that is gone through, which may be all samples
         )
@@ -118,6 +120,9 @@ class Curriculum:
     @cached_property
     def _sizes(self) -> list[int]:
         """How many samples every task goes over."""
+        if isinstance(self.plan, Halves):
+            first = int(self.plan.first(self.samples.ids).sum())
+            return [first, len(self.samples) - first]
         if self.tasks is None:
             return [len(self.samples)]
         counts = torch.bincount(self.samples.labels.cpu(), minlength=len(self.tasks.order)).tolist()
@@ -125,16 +130,19 @@ class Curriculum:
         return list(accumulate(added))
 
     def task(self, epoch: int) -> int:
-        """The task of the epoch after `epoch` completed ones; 0 without tasks."""
-        return 0 if self.tasks is None else self.tasks.at(epoch)
+        """The task, or the phase, of the epoch after `epoch` completed ones; 0 without any."""
+        return 0 if self.plan is None else self.plan.at(epoch)
 
     def rows(self, epoch: int) -> Tensor | None:
         """The rows that this epoch goes over, [n]; None for all."""
-        if self.tasks is None:
+        if self.plan is None:
             return None
         task = self.task(epoch)
         if self._rows is None or self._rows[0] != task:
-            seen = torch.isin(self.samples.labels.cpu(), self.tasks.seen(task))
+            if isinstance(self.plan, Halves):
+                seen = self.plan.members(self.samples.ids.cpu(), task)
+            else:
+                seen = torch.isin(self.samples.labels.cpu(), self.plan.seen(task))
             self._rows = task, seen.nonzero()[:, 0]
         return self._rows[1]
 
@@ -158,17 +166,17 @@ class Curriculum:
 
     def steps_before(self, epoch: int, batch_size: int) -> int:
         """The steps of all epochs before it."""
-        if self.tasks is None or epoch == 0:
+        if self.plan is None or epoch == 0:
             return epoch * self.steps(0, batch_size)
-        ends, each = self._ends(batch_size), self.tasks.epochs
+        ends, each = self._ends(batch_size), self.plan.epochs
         last = self.task(epoch - 1)
         return ends[last] + self.steps(epoch - 1, batch_size) * (epoch - last * each)
 
     def _ends(self, batch_size: int) -> list[int]:
         """The steps before each task."""
         if batch_size not in self._before:
-            assert self.tasks is not None
-            each = self.tasks.epochs
-            own = (each * self.steps(task * each, batch_size) for task in range(self.tasks.count))
+            assert self.plan is not None
+            each = self.plan.epochs
+            own = (each * self.steps(task * each, batch_size) for task in range(self.plan.count))
             self._before[batch_size] = [0, *accumulate(own)]
         return self._before[batch_size]

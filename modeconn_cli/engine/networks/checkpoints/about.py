@@ -25,6 +25,7 @@ _KINDS: dict[str, type] = {
     "buffers": list,
     "settings": dict,
     "tasks": dict,
+    "halves": dict,
     "schedule_epochs": int,
     "task": int,
     "weights_of_epoch": int,
@@ -87,8 +88,9 @@ class About:
     `buffers` are the names in its state dict that are no parameters: buffers, and second names of tied weights.
     `settings` are those of the training, `wd` its weight decay, `schedule_epochs` the epochs that its learning rates
     span. Of a run that learnt its classes task by task there are `tasks`, and of a task's end `task` and
-    `weights_of_epoch`. `path` says where on a path the network lies, `merged_from` the share of each network in an
-    average, by its label, `provenance` who has made the file from what.
+    `weights_of_epoch`; of one that learnt one half of the samples after the other there are `halves`. `path` says where
+    on a path the network lies, `merged_from` the share of each network in an average, by its label, `provenance` who has
+    made the file from what.
     `further` holds entries that this version does not know; they are handed on.
     """
 
@@ -103,6 +105,7 @@ class About:
     buffers: tuple[str, ...] = ()
     settings: Mapping[str, Any] | None = None
     tasks: Mapping[str, Any] | None = None
+    halves: Mapping[str, Any] | None = None
     schedule_epochs: int | None = None
     task: int | None = None
     weights_of_epoch: int | None = None
