@@ -92,10 +92,10 @@ def with_ranks(
     out, at, number = [], 0, 0
     for row, layer in zip(rows, layers, strict=True):
         found = Ranks()
-        if layer in ranked and samples:
+        if layer in ranked:
             size = entries(layer.units)
-            norms = float(sums["norms"][number])
-            found = ranks(sums["grams"][at : at + size], norms, layer.units, samples * layer.positions)
+            strips, norms = sums["grams"][at : at + size], float(sums["norms"][number])
+            found = ranks(strips, norms, layer, samples)
             at, number = at + size, number + 1
         dead = round(row.never * row.units) if layer.kind == "post" and np.isfinite(row.never) else None
         out.append(replace(row, **asdict(found), dead=dead))

@@ -1,13 +1,14 @@
 """Of how many directions a layer's features make use: four ranks, which papers call by each other's names.
 
 The features of a layer are A [N, d], a row per sample and position (of images per pixel, of texts per token), a column
-per unit, not centred. Its singular values σ are the square roots of the eigenvalues of AᵀA, which is added up batch by
-batch in float64: what a float32 product rounds away would be 3e-4 σ₁, and 1e-8 σ₁ is what this one does.
+per unit, not centred. Its singular values σ are the square roots of the eigenvalues of AᵀA, which is added up in
+float64. The products are taken in float64 where a sample has one row: no σ below √(d · 2⁻⁵²) σ₁ is seen. Where it has
+several they would take a fifth of the pass and are taken in float32, a run of rows at a time: no σ below 2⁻¹³ σ₁ is seen,
+and on trained networks entropy ranks were off by up to 1e-4 of themselves, the other ranks not.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -20,7 +21,8 @@ from modeconn_cli.engine.networks.activations.sites import Layer
 
 WIDEST = 4096  # units of a layer that ranks are taken of: the eigenvalues of more take minutes
 STRIP = 64  # rows of AᵀA that one product makes: what lies left of them is known by symmetry
-ON_CPU, ELSEWHERE = 1 << 17, 1 << 24  # values that are copied to float64 at a time: caches hold 1 MiB
+ON_CPU, ELSEWHERE = 1 << 17, 1 << 24  # values that are multiplied at a time: caches hold 1 MiB
+ROUGH = 2.0**-26  # of the largest eigenvalue: what float32 products may make of one that is zero
 TIE = 1e-9  # a share that falls short of its threshold by no more has reached it
 
 
@@ -30,7 +32,7 @@ class Ranks:
 
     `entropy_rank` exp(−Σ p log p), p = σ/Σσ (Roy & Vetterli 2007). `srank`: the least k with Σ_{i≤k} σᵢ ≥ 0.99 Σσ
     (Kumar et al. 2021). `stable_rank` ‖A‖²_F/‖A‖²₂. `approximate_rank`: the least k with Σ_{i≤k} σᵢ² ≥ 0.99 Σσ².
-    `feature_norm`: the mean of the rows' norms.
+    `feature_norm`: the mean over samples of the norm of all that the layer gives of one.
     """
 
     entropy_rank: float | None = None
@@ -61,15 +63,14 @@ def least(values: np.ndarray, share: float) -> int:
     return int(np.argmax(reached)) + 1
 
 
-def singular_values(gram: np.ndarray) -> np.ndarray:
-    """The singular values [d] of A, descending, from the upper half of AᵀA [d, d].
-
-    Eigenvalues that rounding may have made, up to d · 2⁻⁵² of the largest, are zero: no σ below √(d · 2⁻⁵²) σ₁ is seen.
+def singular_values(gram: np.ndarray, *, rough: bool) -> np.ndarray:
+    """The singular values [d] of A, descending, from the upper half of AᵀA [d, d], made of `rough` float32 products or
+    of float64 ones. Those whose squares rounding may have made are zero.
     """
     # torch computes with as many threads as the run was told to.
     found = torch.linalg.eigvalsh(torch.from_numpy(gram), UPLO="U").flip(0).numpy()
-    floor = len(found) * np.finfo(np.float64).eps * max(float(found[0]), 0.0)
-    return np.sqrt(np.where(found > floor, found, 0.0))
+    share = ROUGH if rough else len(found) * np.finfo(np.float64).eps
+    return np.sqrt(np.where(found > share * max(float(found[0]), 0.0), found, 0.0))
 
 
 def entries(units: int) -> int:
@@ -84,21 +85,28 @@ def _strips(units: int) -> Iterator[tuple[int, int]]:
 
 
 def gram_and_norms(features: Tensor) -> tuple[Tensor, Tensor]:
-    """Of features [n, d, positions]: the upper half of AᵀA in strips [entries(d)], and the sum of row norms []."""
+    """Of features [n, d, positions]: the upper half of AᵀA in strips [entries(d)], and the sum of samples' norms []."""
     count, units, positions = features.shape
+    features = features.double() if positions == 1 else features
     gram = torch.zeros(entries(units), dtype=torch.float64, device=features.device)
-    norms = gram.new_zeros(())
-    ends = list(itertools.accumulate(rows * (units - first) for first, rows in _strips(units)))
+    norms = torch.linalg.vector_norm(features.flatten(1), dim=1).sum(dtype=torch.float64)
     most = ON_CPU if features.device.type == "cpu" else ELSEWHERE
     step = max(1, most // (units * positions))
     for begin in range(0, count, step):
-        part = features[begin : begin + step]
-        a = gram.new_empty(units, len(part), positions).copy_(part.transpose(0, 1)).flatten(1)
-        for (first, rows), end in zip(_strips(units), ends, strict=True):
-            strip = gram[end - rows * (units - first) : end].view(rows, -1)
-            strip.addmm_(a[first : first + rows], a[first:].T)
-        norms += torch.linalg.vector_norm(a, dim=0).sum()
+        _add_products(gram, features[begin : begin + step])
     return gram, norms
+
+
+def _add_products(gram: Tensor, features: Tensor) -> None:
+    _, units, positions = features.shape
+    if units <= STRIP and positions >= 2 * units:  # sample by sample nothing is copied, and runs are short
+        gram += torch.bmm(features, features.transpose(1, 2)).sum(0, dtype=torch.float64).flatten()
+        return
+    rows, at = features.transpose(0, 1).flatten(1), 0
+    for first, height in _strips(units):
+        strip = rows[first : first + height] @ rows[first:].T
+        gram[at : at + strip.numel()] += strip.flatten()
+        at += strip.numel()
 
 
 def whole(strips: np.ndarray, units: int) -> np.ndarray:
@@ -111,11 +119,12 @@ def whole(strips: np.ndarray, units: int) -> np.ndarray:
     return out
 
 
-def ranks(strips: np.ndarray, norms: float, units: int, rows: int) -> Ranks:
-    """The ranks of a layer's features, N `rows` of so many `units`."""
-    if not (np.isfinite(strips).all() and math.isfinite(norms)) or rows == 0:
+def ranks(strips: np.ndarray, norms: float, layer: Layer, samples: int) -> Ranks:
+    """The ranks of a layer's features, from what `gram_and_norms` gives, added up over so many samples."""
+    if not (np.isfinite(strips).all() and math.isfinite(norms)) or samples == 0:
         return Ranks()
-    return Ranks(*of_spectrum(singular_values(whole(strips, units))), norms / rows)
+    sigma = singular_values(whole(strips, layer.units), rough=layer.positions > 1)
+    return Ranks(*of_spectrum(sigma), norms / samples)
 
 
 def chosen(layers: Sequence[Layer], room: int) -> tuple[list[Layer], list[Layer]]:
