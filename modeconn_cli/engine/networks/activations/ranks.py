@@ -3,8 +3,8 @@
 The features of a layer are A [N, d], a row per sample and position (of images per pixel, of texts per token), a column
 per unit, not centred. Its singular values σ are the square roots of the eigenvalues of AᵀA, which is added up in
 float64. The products are taken in float64 where a sample has one row: no σ below √(d · 2⁻⁵²) σ₁ is seen. Where it has
-several they would take a fifth of the pass and are taken in float32, a run of rows at a time: no σ below 2⁻¹³ σ₁ is seen,
-and on trained networks entropy ranks were off by up to 1e-4 of themselves, the other ranks not.
+several they would take a fifth of the pass and are taken in float32, a run of rows at a time: no σ below 2⁻¹³ σ₁ is
+seen, and on trained networks entropy ranks were off by up to 1e-4 of themselves, the other ranks not.
 """
 
 from __future__ import annotations

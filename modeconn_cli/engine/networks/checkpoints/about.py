@@ -33,6 +33,7 @@ _KINDS: dict[str, type] = {
     "provenance": dict,
 }
 # What is a setting is within the setting's own bounds.
+_KINDS |= remembered.NOISE_KINDS  # type: ignore[arg-type] # each of one type
 _SPECS: dict[str, Spec] = {
     spec.name: spec
     for owner, names in (
@@ -149,7 +150,9 @@ class About:
             found["model"] = todays_name(found["model"], schema)
         if "settings" in found:
             found["settings"] = records.settings_of({**entry, "versions": {"checkpoint": schema}})
-        of_data = {name: found.pop(name) for name in remembered.KINDS if name in found}
+        of_data = {
+            name: found.pop(name) for name in (*remembered.KINDS, *remembered.NOISE_KINDS) if name in found
+        }
         further = {name: value for name, value in entry.items() if name not in _KNOWN}
         return cls(
             **found,
