@@ -27,7 +27,6 @@ def train(settings: TrainSettings, report: Report) -> None:
     Examples:
       mcx train --model cnn --dataset digits --epochs 5 --save-freq 1 --seeds 0,1 --output-dir runs
       mcx train --model mlp --dataset digits --label-noise 0.1 --epochs 2 --output-dir noisy
-      mcx train --model mlp --dataset digits --label-noise 0.1 --noise-kind instance --epochs 2 --output-dir doubted
 
     More: mcx help models, mcx help data.
     """
