@@ -8,15 +8,16 @@ import typer
 
 from modeconn_cli.cli.options import takes
 from modeconn_cli.cli.report import Report
-from modeconn_cli.cli.tables import EPOCHS, Block, Lines, Table, ends, percent
+from modeconn_cli.cli.tables import EPOCHS, Block, Lines, Table, ends, percent, significant
 from modeconn_cli.engine.settings.dormant import DormantSettings
 
 if TYPE_CHECKING:
     from modeconn_cli.engine.commands.dormant import DormantResult
+    from modeconn_cli.engine.networks.activations.layers import LayerDormancy
 
 app = typer.Typer()
 
-LAYERS = 40  # layers in a table; the others are in the files
+LAYERS, TASKS = 40, 20  # layers in a table; the others are in the files
 
 
 @app.command("dormant")
@@ -26,11 +27,13 @@ def dormant(settings: DormantSettings, report: Report) -> None:
 
     Writes dormant_props_epoch_*.npy (outputs of convolutions and linear layers, as documented),
     dormant_post_epoch_*.npy (after each nonlinearity; the one to trust) and dormant_layers_epoch_*.csv, with the units
-    that are dormant by their mean (Sokar et al. 2023) and by their frequency (Dohare et al. 2024).
+    that are dormant by their mean (Sokar et al. 2023) and by their frequency (Dohare et al. 2024), and four ranks of
+    each layer's features with norms and distance from epoch 0; dormant_ranks.png draws these over epochs.
 
     Examples, after the first of mcx train:
       mcx dormant runs/seed0 --output-dir dormant
       mcx dormant runs/seed0 --start-epoch 3 --epoch-step 2 --site post --output-dir dormant_post
+      mcx dormant runs/seed0 --no-ranks --output-dir dormant_alone
 
     More: mcx correlate --help, mcx help files.
     """
@@ -83,5 +86,54 @@ def table(result: DormantResult) -> list[Block]:
             text_columns=2,
             keys=2,
         ),
+        *_ranks(result),
         Lines(tuple(lines)),
     ]
+
+
+def _ranks(result: DormantResult) -> list[Block]:
+    """The ranks of the layers at the last epoch, and those of the last hidden layer by task."""
+    if not result.ranks:
+        return []
+    layers, _ = ends([row for row in result.layers if row.entropy_rank is not None], LAYERS, "layers")
+    named = (
+        "entropy rank",
+        "srank(0.01)",
+        "stable rank",
+        "approximate rank",
+        "feature norm",
+        "weight norm",
+        "moved",
+        "dead",
+    )
+    blocks: list[Block] = []
+    if layers:
+        rows = tuple((row.layer, f"{row.units:,}", *_numbers(row)) for row in layers)
+        title = f"Ranks of features at epoch {result.epochs[-1].epoch}"
+        blocks.append(Table(title, ("layer", "units", *named), rows, text_columns=1))
+    tasks, _ = ends([task for task in result.tasks if task.layers], TASKS, "tasks")
+    if tasks:
+        by_task = tuple(
+            (str(task.task), str(task.epoch), str(task.classes_seen), *_numbers(task.layers[-1]))
+            for task in tasks
+        )
+        title = f"Last hidden layer at the end of each task ({tasks[-1].layers[-1].layer})"
+        blocks.append(Table(title, ("task", "epoch", "classes", *named), by_task, text_columns=0))
+    return blocks
+
+
+def _numbers(row: LayerDormancy) -> tuple[str, ...]:
+    srank, approximate, dead = (
+        "n/a" if value is None else f"{value:,}" for value in (row.srank, row.approximate_rank, row.dead)
+    )
+    entropy, stable, feature, weight, moved = (
+        significant(value)
+        for value in (
+            row.entropy_rank,
+            row.stable_rank,
+            row.feature_norm,
+            row.weight_norm,
+            row.distance_from_init,
+        )
+    )
+    return entropy, srank, stable, approximate, feature, weight, moved, dead

@@ -151,7 +151,7 @@ def test_tables_follow_the_literatures_definitions() -> None:
         None,
         pytest.approx(frequencies[2]),
     ]
-    assert layers.parse(layers.table(rows)) == rows
+    assert layers.parse(layers.table(rows, ranked=True)) == rows
     shares = [(row.tau_dormant, row.units) for row in after]
     assert layers.share(rows, "tau_dormant") == pytest.approx(
         sum(a * n for a, n in shares) / sum(n for _, n in shares)

@@ -11,6 +11,7 @@ import numpy as np
 
 from modeconn_cli.engine import names
 from modeconn_cli.engine.datasets import Data, Samples
+from modeconn_cli.engine.datasets.noise import Flips
 from modeconn_cli.engine.datasets.samples import spans
 from modeconn_cli.engine.machine.runtime import Runtime
 from modeconn_cli.engine.networks import models, weights
@@ -19,7 +20,7 @@ from modeconn_cli.engine.results import files, jobs, memo_scores, records
 from modeconn_cli.engine.results.figures import about
 from modeconn_cli.engine.results.records import Record
 from modeconn_cli.engine.settings.train import TrainSettings
-from modeconn_cli.engine.training import NetworkProblem, evaluation, recipe_of, space, task_results
+from modeconn_cli.engine.training import NetworkProblem, evaluation, recipe_of, space, task_results, teacher
 from modeconn_cli.engine.training.evaluation import Score
 from modeconn_cli.engine.training.folder import OWNED, Keeping, Trained, train
 from modeconn_cli.engine.training.loop import Watcher
@@ -66,7 +67,14 @@ def run(settings: TrainSettings, runtime: Runtime) -> TrainResult | None:
         settings = replace(settings, label_seed=settings.seed)  # one data set for all --seeds
     # Whoever holds nothing out, and wants nothing measured, trains on all images.
     measured = settings.val_size != 0 or settings.eval_every != 0 or settings.classes_per_task is not None
-    found = open_untrained(settings, runtime, watched=settings.patience is not None, measured=measured)
+    taught = (
+        _taught(settings, runtime) if settings.noise_kind == "instance" and settings.label_noise else None
+    )
+    if settings.noise_kind == "instance" and taught is None:  # of a plan
+        settings = replace(settings, label_noise=None, label_seed=None, noise_kind=None, explicit=frozenset())
+    found = open_untrained(
+        settings, runtime, watched=settings.patience is not None, measured=measured, taught=taught
+    )
     data, arch, model = found.data, found.arch, found.model
     seeds = settings.seeds or (settings.seed,)
     plans = {seed: tasks_of(settings, data.num_classes, seed) for seed in seeds}
@@ -113,6 +121,20 @@ def run(settings: TrainSettings, runtime: Runtime) -> TrainResult | None:
     )
 
 
+def _taught(settings: TrainSettings, runtime: Runtime) -> Flips | None:
+    """The flips of a teacher, which is trained first; None where only the plan was asked for."""
+    runtime.note(
+        f"a teacher is trained first, on the clean labels: {teacher.EPOCHS} epochs, in {teacher.FOLDER}/"
+    )
+    if runtime.dry_run:
+        return None
+    own = teacher.settings_of(settings, runtime)
+    done = run(own, runtime)
+    assert done is not None
+    assert settings.label_noise is not None
+    return teacher.flips(own, Path(done.networks[0].checkpoint), settings.label_noise, runtime)
+
+
 def _said(tasks: Tasks | None) -> list[str]:
     if tasks is None:
         return []
@@ -157,6 +179,8 @@ class _Training:
                 files.write_text(job.private / names.WHOLE_FILE, records.settings_text(asked))
             if not job.complete:
                 begun = []
+                if data.flips is not None:  # before the first checkpoint, whose labels it says
+                    files.write_text(folder / names.LABEL_NOISE, data.flips.table())
                 if tasks is not None:
                     begun.append(folder / task_results.ORDER)
                     files.write_array(begun[0], np.array(tasks.order, dtype=np.int64))
@@ -172,7 +196,6 @@ class _Training:
                 if settings.record_csl:
                     made += sorted((folder / names.RECORDED).iterdir())
                 if data.flips is not None:
-                    files.write_text(folder / names.LABEL_NOISE, data.flips.table())
                     made.append(folder / names.LABEL_NOISE)
                 job.finish(made, epoch=outcome.epoch, early=outcome.stopped_early)
                 (job.private / ROWS).unlink(missing_ok=True)

@@ -28,7 +28,7 @@ from modeconn_cli.engine.datasets.used import Used, used
 from modeconn_cli.engine.errors import InputError, NoDataSet, SettingsError
 from modeconn_cli.engine.factories import arguments, call
 from modeconn_cli.engine.registry import DATASETS, FOLDERS, canonical_dataset, check_dataset, is_import_path
-from modeconn_cli.engine.settings.base import Settings
+from modeconn_cli.engine.settings.base import Settings, tilde
 from modeconn_cli.engine.settings.shared import DataSettings, MeasuredDataSettings, SplitName
 
 __all__ = ["Batch", "Data", "Remembered", "Samples", "is_folder", "load", "name_of", "refuse_unread"]
@@ -102,7 +102,7 @@ class Data:
         }
 
     def flips_said(self) -> list[str]:
-        """How many labels the noise has flipped, which is a probability per label, and where; nothing without noise."""
+        """How many labels the noise has flipped, by what, and where; nothing without noise."""
         if self.flips is None:
             return []
         marked = self.flips.ids[self.flips.flipped]
@@ -112,8 +112,13 @@ class Data:
             for name, samples in parts.items()
             if len(samples)
         ]
-        share = f"{self.flips.share:g}"
-        return [f"label noise {share}, a probability per label: flipped are {', '.join(counts)}"]
+        what = {
+            "uniform": "a probability per label",
+            "asymmetric": f"a probability per label, of the classes {self.flips.map}",
+            "instance": "a share of all labels, those that the teacher doubts",
+            "file": f"of '{self.flips.source}'",
+        }[self.flips.kind]
+        return [f"label noise {self.flips.share:g}, {what}: flipped are {', '.join(counts)}"]
 
     def describe(self) -> dict[str, Any]:
         """What a record says about the data."""
@@ -127,9 +132,17 @@ class Data:
         }
 
 
-def load(settings: DataSettings, device: torch.device, *, held_out: bool = True, seen: bool = True) -> Data:
+def load(
+    settings: DataSettings,
+    device: torch.device,
+    *,
+    held_out: bool = True,
+    seen: bool = True,
+    taught: Flips | None = None,
+) -> Data:
     """Read, check, split and move a data set. The subset of --max-samples is the same for every command.
 
+    `taught` are the flips that a teacher has made, where the settings ask for one.
     Images of an archive that are not to be `seen` are not read: a plan, or a network's shape, needs none. Raises
     SettingsError where `held_out` images are needed and there are none.
     """
@@ -146,11 +159,15 @@ def load(settings: DataSettings, device: torch.device, *, held_out: bool = True,
     use_test = settings.use_test and not untested
     settings = replace(settings, use_test=use_test)
     val_size, held = _validation(settings, source.train.labels)
-    flips = noise.flips_of(settings, source.train.labels, source.train.ids, source.num_classes)
-    if flips is None:
-        settings.refuse("without label noise", "label_seed", "labels")
+    clean_labels, ids = source.train.labels, source.train.ids
+    if taught is not None:
+        flips: Flips | None = noise.placed(taught, clean_labels, ids)
+    else:
+        flips = noise.flips_of(
+            settings, clean_labels, ids, source.num_classes, canonical_dataset(settings.dataset or name)
+        )
     clean = isinstance(settings, MeasuredDataSettings) and settings.labels == "clean"
-    labels = source.train.labels if flips is None or clean else flips.trained
+    labels = clean_labels if flips is None or clean else flips.trained
     size = settings.image_size
 
     def samples(split: Split, rows: Tensor) -> Samples:
@@ -164,6 +181,8 @@ def load(settings: DataSettings, device: torch.device, *, held_out: bool = True,
     test_rows = _subset(settings, torch.ones(len(source.test.labels), dtype=torch.bool), "test")
     remarks = (source.remark, _of_no_test(source, held) if untested else "", _of_workers(settings, source))
     rows = torch.cat([fit_rows, val_rows])
+    if flips is not None:
+        flips.check(rows)
     chosen = used(source, rows, test_rows, size, None if seen else device)
     train, count = replace(chosen.train, labels=labels[rows]), len(fit_rows)
     data = Data(
@@ -198,6 +217,11 @@ def load(settings: DataSettings, device: torch.device, *, held_out: bool = True,
             max_samples=settings.max_samples,
             label_noise=None if flips is None else flips.share,
             label_seed=None if flips is None else flips.seed,
+            noise_kind=None if flips is None or flips.kind == "uniform" else flips.kind,
+            noise_map=None if flips is None else flips.map,
+            noise_file=None
+            if flips is None or flips.source is None
+            else tilde(Path(flips.source).absolute()),
         ),
     )
     if held_out and len(data.held_out) == 0:

@@ -14,6 +14,7 @@ from modeconn_cli.engine.settings.shared import DataSettings
 class Remembered:
     """The data settings of a training, under their own names; `label_noise` is None for clean labels.
 
+    `noise_kind` is None for uniform noise, `file` for labels of a file; `noise_file` is the one that was read.
     `whole`: all of them are said. What the family of a network implies, or an older file says, may be a part only.
     """
 
@@ -28,11 +29,15 @@ class Remembered:
     max_samples: int | None = None
     label_noise: float | None = None
     label_seed: int | None = None
+    noise_kind: str | None = None
+    noise_map: str | None = None
+    noise_file: str | None = None
     whole: bool = True
 
     def entries(self) -> dict[str, object]:
         """The settings as files and records hold them, with lists for tuples."""
         said = {name: getattr(self, name) for name in KINDS}
+        said |= {name: value for name in NOISE_KINDS if (value := getattr(self, name)) is not None}
         if not self.whole:
             said = {name: value for name, value in said.items() if value not in (None, ())}
         return {name: list(value) if isinstance(value, tuple) else value for name, value in said.items()}
@@ -53,6 +58,11 @@ KINDS: dict[str, type | UnionType] = {
     "label_seed": int,
 }
 
+# The same of noise that is not uniform, which only those files say that have such labels.
+NOISE_KINDS: dict[str, type | UnionType] = {"noise_kind": str, "noise_map": str, "noise_file": str}
+NOISE = ("label_noise", "label_seed", "noise_kind", "noise_map")
+OF_A_FILE = ("instance", "file")  # kinds whose flips are kept beside the checkpoints, and not made anew
+
 
 # Settings that say one thing in two ways: where one is given, the other is not taken from a checkpoint.
 _ALTERNATIVES = {"val_size": "val_per_class", "val_per_class": "val_size"}
@@ -69,6 +79,10 @@ def of_same_data(settings: DataSettings, remembered: Remembered | None) -> dict[
     if settings.dataset not in (None, name):
         return {}
     known = {name: getattr(remembered, name) for name in KINDS}
+    if remembered.noise_kind == "asymmetric":
+        known |= {"noise_kind": "asymmetric", "noise_map": remembered.noise_map}
+    if remembered.noise_kind in OF_A_FILE or settings.noise_file is not None:
+        known = {name: value for name, value in known.items() if name not in NOISE}
     if is_import_path(name):
         del known["dataset"]
     given = {name for name, other in _ALTERNATIVES.items() if getattr(settings, other) is not None}

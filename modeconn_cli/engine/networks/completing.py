@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from modeconn_cli.engine import datasets, names
-from modeconn_cli.engine.datasets.remembered import of_same_data
-from modeconn_cli.engine.errors import SettingsError
+from modeconn_cli.engine.datasets.remembered import NOISE, OF_A_FILE, of_same_data
+from modeconn_cli.engine.errors import InputError, SettingsError
 from modeconn_cli.engine.factories import words_of
 from modeconn_cli.engine.machine.runtime import Runtime
 from modeconn_cli.engine.networks import checkpoints
@@ -79,8 +79,32 @@ def _said(settings: NetworkSettings, about: About, path: Path) -> dict[str, Any]
     out |= {name: value for name, value in plan.items() if isinstance(value, int)}
     if isinstance(settings, DataSettings):
         out |= of_same_data(settings, about.data)
+        out |= _kept_flips(settings, about, path)
         out |= _of_same_files(settings, about)
     return {name: value for name, value in out.items() if value not in (None, ())}
+
+
+def _kept_flips(settings: DataSettings, about: About, path: Path) -> dict[str, Any]:
+    """The flips of a run that are not made anew: the table beside its checkpoints, else the file that was read then.
+
+    Raises InputError where neither is there.
+    """
+    said = about.data
+    if said is None or said.noise_kind not in OF_A_FILE or not of_same_data(settings, said):
+        return {}
+    if settings.noise_file is not None or settings.label_noise is not None:
+        return {}
+    beside = names.file_of(path).parent / names.LABEL_NOISE
+    places = [beside] + ([] if said.noise_file is None else [Path(said.noise_file).expanduser()])
+    found = next((place for place in places if names.file_of(place).is_file()), None)
+    if found is None:
+        raise InputError(
+            f"the labels that '{path}' was trained on lie in {names.LABEL_NOISE} beside it, which is not there",
+            "pass it as --noise-file, or --label-noise 0 for clean labels",
+        )
+    if said.noise_kind != "instance":
+        return {"noise_file": found}
+    return {"noise_file": found, **{name: getattr(said, name) for name in NOISE}}
 
 
 def _of_same_files(settings: DataSettings, about: About) -> dict[str, Any]:

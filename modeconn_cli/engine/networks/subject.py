@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from modeconn_cli.engine import datasets
 from modeconn_cli.engine.datasets import Data
+from modeconn_cli.engine.datasets.noise import Flips
 from modeconn_cli.engine.errors import InputError, McxError, SettingsError
 from modeconn_cli.engine.factories import source_of
 from modeconn_cli.engine.machine.runtime import Runtime
@@ -174,14 +175,20 @@ def check_said(read: Checkpoint, arch: Architecture, settings: NetworkSettings) 
 
 
 def open_untrained(
-    settings: NetworkSettings, runtime: Runtime, *, watched: bool, measured: bool = True
+    settings: NetworkSettings,
+    runtime: Runtime,
+    *,
+    watched: bool,
+    measured: bool = True,
+    taught: Flips | None = None,
 ) -> Subject:
     """The subject of a training: a network with fresh weights, and its data; `measured`: on images that are held out.
+    `taught` are the flips of labels that a teacher has made.
 
     Raises SettingsError where early stopping watches (`watched`) validation images and there are none.
     """
     needed: Needed = "data" if measured else "data without held-out images"
-    found = open_described(About(), None, settings, runtime, needed)
+    found = open_described(About(), None, settings, runtime, needed, taught=taught)
     check_watched(found.data, watched=watched)
     return found
 
@@ -201,6 +208,7 @@ def open_described(
     runtime: Runtime,
     needed: Needed = "data",
     state: Mapping[str, Tensor] | None = None,
+    taught: Flips | None = None,
 ) -> Subject:
     """The network that a file at `path` describes, with fresh weights, and its data.
 
@@ -210,10 +218,10 @@ def open_described(
     if path is not None:
         settings = completed(settings, about, path)
     settings = _of_files(settings)
-    data = load_data(about, settings, runtime, needed, measured=path is not None)
+    data = load_data(about, settings, runtime, needed, measured=path is not None, taught=taught)
     arch = _architecture(settings, about, path, data, state)
     if data is not None and data.begins_grey and not _takes(arch, state):
-        data, arch = _in_one_channel(data, arch, about, path, settings, runtime, state)
+        data, arch = _in_one_channel(data, arch, about, path, settings, runtime, state, taught)
     if about.model not in (None, arch.model):
         runtime.warn(f"'{path}' says it holds {about.model}: read as {arch.model}, as --model says")
     if data is not None and needed != "the data's shape":
@@ -251,6 +259,7 @@ def _in_one_channel(
     settings: NetworkSettings,
     runtime: Runtime,
     state: Mapping[str, Tensor] | None,
+    taught: Flips | None,
 ) -> tuple[Data, Architecture]:
     """Grey image files in one channel, and the network for them, where it takes that and nobody says three.
 
@@ -264,7 +273,7 @@ def _in_one_channel(
         return data, arch
     runtime.note(f"images of '{data.name}' are read as grey, in the one channel that the network takes")
     again = settings.with_brought(ONE_CHANNEL)
-    data = datasets.load(again, runtime.device, held_out=len(data.held_out) > 0)
+    data = datasets.load(again, runtime.device, held_out=len(data.held_out) > 0, taught=taught)
     runtime.opened.take_data(data.identity)
     return data, arch_of_one
 
@@ -282,7 +291,13 @@ def _takes(arch: Architecture, state: Mapping[str, Tensor] | None) -> bool:
 
 
 def load_data(
-    about: About, settings: NetworkSettings, runtime: Runtime, needed: Needed, *, measured: bool = True
+    about: About,
+    settings: NetworkSettings,
+    runtime: Runtime,
+    needed: Needed,
+    *,
+    measured: bool = True,
+    taught: Flips | None = None,
 ) -> Data | None:
     """The data that the settings name, else those that a checkpoint remembers.
 
@@ -304,6 +319,7 @@ def load_data(
         runtime.device,
         held_out=needed != "data without held-out images",
         seen=not runtime.dry_run and needed != "the data's shape",
+        taught=taught,
     )
     if needed != "the data's shape":  # on whose images no result depends
         runtime.opened.take_data(data.identity)

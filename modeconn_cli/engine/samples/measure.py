@@ -30,7 +30,8 @@ class Measure(ABC, Generic[Settings, Row, Result]):
     `columns` name the values that each sample has, `fields` the arrays with the shape of one sample's, float32; what
     else a batch yields adds up over samples. `row` is what is said
     of an epoch, `record` what is said in the end. `owned` are glob patterns of all files of the job in its folder;
-    `key` tells it from other jobs of the same command there. `ids` is the name of the file of the samples' ids, where
+    `key` tells it from other jobs of the same command there. `further` are words for what a batch yields only at times,
+    so that parts without it are not taken for those with it. `ids` is the name of the file of the samples' ids, where
     all epochs share one, `listed` that of the table of the samples, where there is one.
     """
 
@@ -40,6 +41,7 @@ class Measure(ABC, Generic[Settings, Row, Result]):
     fields: Mapping[str, tuple[int, ...]] = MappingProxyType({})
     owned: Sequence[str]
     key = ""
+    further: Sequence[str] = ()
     ids: str | None = None
     listed: str | None = listing.NAME
 

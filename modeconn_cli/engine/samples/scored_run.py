@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from modeconn_cli.engine import names
 from modeconn_cli.engine.datasets import Data, Samples
@@ -37,8 +37,8 @@ def todays_identity(then: dict[str, Any]) -> dict[str, Any]:
 class ScoredRun:
     """A network that takes the weights of one checkpoint of a run after the other, and the samples that are scored.
 
-    `checkpoints` are by epoch, ascending; `about` is what the first says of itself. `seen` says which samples, and
-    over which classes, the present epoch is scored.
+    `checkpoints` are by epoch, ascending, `initial` is the one of epoch 0 in their folder, where there is one; `about`
+    is what the first says of itself. `seen` says which samples, and over which classes, the present epoch is scored.
     """
 
     checkpoints: dict[int, Path]
@@ -49,6 +49,7 @@ class ScoredRun:
     about: About
     seen: Seen
     read: Callable[[Path], Checkpoint]
+    initial: Path | None = None
 
     @property
     def first(self) -> Path:
@@ -70,6 +71,17 @@ class ScoredRun:
         weights.load_into(self.model, checkpoint.whole, str(path))
         self.seen.begin(epoch)
         return checkpoint
+
+    def initial_parameters(self) -> dict[str, Tensor] | None:
+        """The parameters at initialisation, float64 on the CPU; None where no checkpoint of epoch 0 is there.
+
+        Raises InputError where they do not fit.
+        """
+        if self.initial is None:
+            return None
+        named = weights.named_as(self.read(self.initial).whole, self.model.state_dict())
+        weights.check_fits(self.model, named, str(self.initial))
+        return {name: named[name].double().cpu() for name, _ in self.model.named_parameters()}
 
 
 def open_run(settings: ScoringSettings, runtime: Runtime) -> ScoredRun:
@@ -98,7 +110,17 @@ def open_run(settings: ScoringSettings, runtime: Runtime) -> ScoredRun:
     check_independent(model, next(iter(samples.batches(TRIED))).images, data.num_classes)
     settings = completing.completed(settings, found.about, first.path)
     seen = seen_classes(settings, own, samples.labels, data.num_classes, runtime)
-    return ScoredRun(chosen, model, found.arch, data, samples, found.about, seen, read_alike)
+    initial = _initial(settings, first.path)
+    return ScoredRun(chosen, model, found.arch, data, samples, found.about, seen, read_alike, initial)
+
+
+def _initial(settings: ScoringSettings, first: Path) -> Path | None:
+    """The checkpoint of epoch 0 of the same run and folder, by its name: other trainers' first epoch may be their 0."""
+    place, entry = names.file_and_entry(first)
+    folder = place.parent if settings.checkpoint_dir is None else names.file_of(settings.checkpoint_dir)
+    known = (path for path in sorted(folder.iterdir()) if names.epoch_of(path) == 0)
+    found = [path for path in known if names.run_of(path) == names.run_of(place)]
+    return names.with_entry(found[0], entry) if len(found) == 1 and settings.pattern is None else None
 
 
 def _checkpoints(settings: ScoringSettings, runtime: Runtime) -> dict[int, Path]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -58,6 +59,14 @@ def seen_classes(
     return Seen(None, labels)
 
 
+def own_tasks(own: Mapping[str, Any] | None) -> Tasks | None:
+    """The tasks that a run's checkpoint says it learnt, None where it says none. Raises InputError for damaged ones."""
+    if own is None:
+        return None
+    with _undamaged():
+        return Tasks(tuple(map(int, own["order"])), int(own["per_task"]), int(own["epochs"]))
+
+
 def _tasks(
     settings: ScoringSettings, own: Mapping[str, Any] | None, num_classes: int, runtime: Runtime
 ) -> Tasks:
@@ -71,7 +80,7 @@ def _tasks(
             f"{assumed['per_task']} classes every {assumed['epochs']} epochs are assumed: the checkpoints do not say "
             "(--classes-per-task, --epochs-per-task)"
         )
-    try:
+    with _undamaged():
         per_task, epochs = (flags[name] or int(said[name]) for name in DOCUMENTED)
         if settings.class_order is not None:
             order = tuple(read_order(settings.class_order, num_classes).tolist())
@@ -79,6 +88,13 @@ def _tasks(
             order = tuple(int(number) for number in said["order"])
         if sorted(order) != list(range(num_classes)):
             raise ValueError(f"{order} is no order of the classes")
+    return Tasks(order, per_task, epochs)
+
+
+@contextlib.contextmanager
+def _undamaged() -> Iterator[None]:
+    """Raises InputError where a checkpoint says no tasks that can be."""
+    try:
+        yield
     except (TypeError, ValueError, KeyError) as error:
         raise InputError(f"what the checkpoint says of its tasks is damaged ({error})") from error
-    return Tasks(order, per_task, epochs)

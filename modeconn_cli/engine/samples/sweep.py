@@ -193,17 +193,26 @@ class Sweep(Generic[Row]):
         Raises InputError where the ranks saw other files.
         """
         epoch, places = checkpoint.epoch, [self._place(checkpoint, unit) for unit in self._units]
-        found = [read_part(path, self._of_samples) for path in places]
-        parts = [part for part in found if part is not None]
-        if len(parts) < len(found):
+        lacking = 0
+
+        def parts() -> Iterator[Values]:
+            nonlocal lacking
+            for path in places:
+                part = read_part(path, self._of_samples)
+                lacking += part is None
+                if part is not None and not lacking:
+                    yield part
+
+        whole = joined(parts(), self._of_samples)
+        if lacking:
             files.check_guarded(self._parts)
             raise InputError(
-                f"{len(found) - len(parts)} parts of epoch {epoch} are missing: the ranks saw other files than "
+                f"{lacking} parts of epoch {epoch} are missing: the ranks saw other files than "
                 f"'{self._run.checkpoints[epoch]}'",
                 "all ranks need the same checkpoints and the same --output-dir",
             )
         self._take_up(epoch)
-        row = self._measure.write(checkpoint, joined(parts, self._of_samples))
+        row = self._measure.write(checkpoint, whole)
         self._log.add(row, self._measure.files(epoch))
         self._remove(epoch, places)
         self.scored += 1
@@ -225,7 +234,8 @@ class Sweep(Generic[Row]):
 
     def _place(self, checkpoint: ScoredEpoch, unit: Unit) -> Path:
         """The file of a part: it belongs to one content of the checkpoint."""
-        return self._folder(checkpoint.epoch) / f"{checkpoint.sha256[:16]}-{unit[0]}-{unit[1]}.npz"
+        words = (checkpoint.sha256[:16], str(unit[0]), str(unit[1]), *self._measure.further)
+        return self._folder(checkpoint.epoch) / f"{'-'.join(words)}.npz"
 
     def _name(self, path: Path) -> str:
         return str(path.relative_to(self._parts))
@@ -235,14 +245,17 @@ class Sweep(Generic[Row]):
         rows = [self._rows(unit) for unit in units]
         batches = self._run.samples.read([batch for of_unit in rows for batch in of_unit])
         for unit, of_unit in zip(units, rows, strict=True):
-            found = []
+            found, sums = list[dict[str, Tensor]](), dict[str, Tensor]()
             for batch in islice(batches, len(of_unit)):
-                found.append(self._measure.batch(batch))
+                values = self._measure.batch(batch)
+                found.append({name: values.pop(name) for name in self._of_samples})
+                for name, value in values.items():  # at once: they may be large
+                    sums[name] = sums[name] + value if name in sums else value
                 at = min(unit[0] + len(found) * self._batch_size, unit[1])
                 self._runtime.progress(number * self._count + at, count * self._count, unit="step")
                 if self._runtime.stopping():
                     raise Stopped(f"stopped after {self.scored} epochs", CONTINUE)
-            yield unit, self._part(unit, found)
+            yield unit, self._part(unit, found, sums)
 
     def _rows(self, unit: Unit) -> list[slice | Tensor]:
         """The rows of each batch of a unit: those of its samples that are scored."""
@@ -252,29 +265,32 @@ class Sweep(Generic[Row]):
         rows = begin + chosen[begin:end].nonzero()[:, 0]
         return list(torch.split(rows, size)) if len(rows) else []
 
-    def _part(self, unit: Unit, found: list[dict[str, Tensor]]) -> Values:
+    def _part(self, unit: Unit, found: list[dict[str, Tensor]], sums: Mapping[str, Tensor]) -> Values:
         """The batches of a unit as one; samples that are not scored are NaN."""
         (begin, end), chosen = unit, self._run.seen.chosen
         wanted = slice(None) if chosen is None else chosen[begin:end].numpy()
         part: Values = {name: np.full(end - begin, np.nan) for name in self._measure.columns}
         for name, shape in self._measure.fields.items():
             part[name] = np.full((end - begin, *shape), np.nan, dtype=np.float32)
-        for name in found[0] if found else ():
-            of_batches = [values[name] for values in found]
-            if name in part:
-                part[name][wanted] = torch.cat(of_batches).cpu().numpy()
-            else:
-                part[name] = torch.stack(of_batches).sum(0).cpu().numpy()
-        return part
+        for name in self._of_samples if found else ():
+            part[name][wanted] = torch.cat([values[name] for values in found]).cpu().numpy()
+        return part | {name: value.cpu().numpy() for name, value in sums.items()}
 
 
-def joined(parts: Sequence[Values], columns: Collection[str]) -> Values:
-    """Columns one after the other, all else added in the order given; parts without samples have nothing to add."""
-    whole = {name: np.concatenate([part[name] for part in parts]) for name in columns}
+def joined(parts: Iterable[Values], columns: Collection[str]) -> Values:
+    """Columns one after the other, all else added in the order given; parts without samples have nothing to add.
+
+    One part is held at a time.
+    """
+    of_columns: dict[str, list[np.ndarray]] = {name: [] for name in columns}
+    sums: Values = {}
     for part in parts:
-        for name in part.keys() - set(columns):
-            whole[name] = whole[name] + part[name] if name in whole else part[name]
-    return whole
+        for name, value in part.items():
+            if name in of_columns:
+                of_columns[name].append(value)
+            else:
+                sums[name] = sums[name] + value if name in sums else value
+    return {name: np.concatenate(found or [np.zeros(0)]) for name, found in of_columns.items()} | sums
 
 
 def read_part(path: Path, columns: Iterable[str]) -> Values | None:

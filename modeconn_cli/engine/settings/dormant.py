@@ -32,6 +32,10 @@ class DormantSettings(FigureSettings, ScoringSettings):
         high=1,
         flags=("--frequency",),
     )
+    ranks: bool = setting(
+        True,
+        "ranks of the features of every layer, norms and dead units; --no-ranks saves their time",
+    )
 
     def idle(self) -> dict[str, str]:
         return super().idle() | without_effect(not self.scores_by_seed, "without random labels", "seed")

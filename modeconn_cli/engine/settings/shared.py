@@ -22,6 +22,9 @@ SplitName = Literal["fit", "val", "all-train", "test"]
 _FROM_FILE = "from the checkpoint"
 
 
+PATRINI = "that of Patrini et al. for cifar10 and mnist, next for others"
+
+
 @dataclass(frozen=True, kw_only=True)
 class NetworkSettings(Settings):
     """Which network."""
@@ -188,18 +191,41 @@ class DataSettings(Settings):
         None, "seed of the flips", low=0, shown="from the checkpoint, else the seed", rare=True
     )
 
+    noise_kind: Literal["uniform", "asymmetric", "instance"] | None = setting(
+        None,
+        "which labels are flipped, and to what: any to any; by --noise-map; those that a teacher doubts, to its "
+        "second choice",
+        shown="from the checkpoint, else uniform",
+        rare=True,
+    )
+    noise_map: str | None = setting(
+        None,
+        "what classes are flipped to by asymmetric noise: 9:1,2:0, next, or a YAML or JSON file",
+        shown=f"from the checkpoint, else {PATRINI}",
+        rare=True,
+    )
+    noise_file: Path | None = setting(
+        None,
+        "training labels of a file: label_noise.csv of a run, .npy, or FILE::worse_label of .npz or .pt (CIFAR-N)",
+        shown="from the checkpoint, else none",
+        rare=True,
+    )
+
     def idle(self) -> dict[str, str]:
-        return super().idle() | without_effect(self.label_noise == 0, "with --label-noise 0", "label_seed")
+        clean = self.label_noise == 0
+        return super().idle() | without_effect(
+            clean, "with --label-noise 0", "label_seed", "noise_kind", "noise_map", "noise_file"
+        )
 
     @property
     def unflipped(self) -> tuple[str, ...]:
         """The settings that make no difference where, with what a checkpoint has brought, no label is flipped."""
-        return () if self.label_noise else ("labels",)
+        return () if self.label_noise or self.noise_file is not None else ("labels",)
 
     @property
     def flips_by_seed(self) -> bool:
         """Whether the run's own seed decides which labels are flipped."""
-        return bool(self.label_noise) and self.label_seed is None
+        return bool(self.label_noise) and self.label_seed is None and self.noise_file is None
 
 
 @dataclass(frozen=True, kw_only=True)

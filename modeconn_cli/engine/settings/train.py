@@ -9,6 +9,7 @@ from typing import ClassVar, Literal
 from modeconn_cli.engine.errors import SettingsError
 from modeconn_cli.engine.settings.base import Panel, Settings, like, setting, without_effect
 from modeconn_cli.engine.settings.shared import (
+    PATRINI,
     ComputeSettings,
     DataSettings,
     FigureSettings,
@@ -146,6 +147,16 @@ class TrainSettings(
         DataSettings, "label_noise", help="chance that a training label is flipped", shown="0", rare=False
     )
     label_seed: int | None = like(DataSettings, "label_seed", shown="the seed", needs=("label_noise",))
+    noise_kind: Literal["uniform", "asymmetric", "instance"] | None = like(
+        DataSettings, "noise_kind", shown="uniform", needs=("label_noise",)
+    )
+    noise_map: str | None = like(
+        DataSettings,
+        "noise_map",
+        shown=PATRINI,
+        needs=("noise_kind", "asymmetric"),
+    )
+    noise_file: Path | None = like(DataSettings, "noise_file", shown="none")
     figure_format: Literal["png", "pdf", "svg"] = like(FigureSettings, "figure_format", rare=True)  # of tasks
     dpi: int = like(FigureSettings, "dpi", rare=True)
     output_dir: Path = like(

@@ -17,7 +17,9 @@ from modeconn_cli.engine.results.figures import (
     column,
     draw_bands,
     draw_cells,
+    lines_of,
     page,
+    shades,
     shortened,
     whole_numbers,
 )
@@ -28,8 +30,11 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.image import AxesImage
 
+    from modeconn_cli.engine.networks.activations.layers import LayerDormancy
+
 TITLES = {"pre": "outputs of layers (documented)", "post": "after nonlinearities"}
 NAMED = 60  # layers whose names fit beside a panel
+FEW = 8  # layers whose lines are all named
 WRITTEN = 8  # epochs up to which cells hold their number
 
 
@@ -57,6 +62,71 @@ def evolution(
             image = draw_layers(below, epochs, layers[kind])
             drawn.figure.colorbar(image, ax=below, label="mean dormant share")
     return drawn.content
+
+
+RANKS = {
+    "entropy_rank": "entropy rank",
+    "srank": "srank(0.01)",
+    "stable_rank": "stable rank",
+    "approximate_rank": "approximate rank, 99 %",
+    "feature_norm": "mean feature norm",
+    "weight_norm": "weight norm",
+    "distance_from_init": "distance from initialisation",
+    "dead": "dead units",
+}
+
+
+def ranks(
+    epochs: Sequence[int],
+    layers: Sequence[Sequence[LayerDormancy]],
+    ends: Sequence[int],
+    title: str,
+    look: FigureSettings,
+) -> bytes:
+    """Ranks, norms and dead units of every layer over epochs, a panel each; `layers` are those of every epoch, `ends`
+    the epochs after which a task was over and the next one began.
+    """
+    with page(look, title, len(RANKS) // 2, 2, width=WIDE) as drawn:
+        for axis, (name, said) in zip(drawn.panels, RANKS.items(), strict=True):
+            values = {
+                row.layer: [getattr(of_epoch[k], name) for of_epoch in layers]
+                for k, row in enumerate(layers[0])
+            }
+            draw_by_layer(axis, epochs, values, named=name in ("dead", "distance_from_init"))
+            for end in ends:
+                axis.axvline(end, color="0.6", linewidth=0.6, linestyle=":")
+            axis.set_ylabel(said)
+    return drawn.content
+
+
+def draw_by_layer(
+    axis: Axes,
+    epochs: npt.ArrayLike,
+    values: Mapping[str, Sequence[float | None]] | pd.DataFrame,
+    *,
+    named: bool = True,
+) -> None:
+    """A number of every layer over epochs, a line each, from the first layer (dark) to the last (light).
+
+    `values` have a value per epoch of every layer, by its name: a mapping, or a table with a row per epoch and a column
+    per layer, made of a column such as `srank` of `dormant_layers_epoch_<e>` of `api.read`. What is not known, None or
+    NaN, is left out. Of many layers the first and the last are `named`.
+    """
+    epochs = np.asarray(epochs)
+    found = {str(name): np.asarray(of_layer, dtype=float) for name, of_layer in values.items()}
+    ends = (0, len(found) - 1)
+    for k, ((name, of_layer), shade) in enumerate(zip(found.items(), shades(len(found)), strict=True)):
+        label = shortened(name) if named and (len(found) <= FEW or k in ends) else None
+        axis.plot(
+            epochs,
+            of_layer,
+            color=shade,
+            label=label,
+            linewidth=1,
+            **(lines_of(k) if len(found) <= FEW else {}),
+        )
+    whole_numbers(axis)
+    axis.set_ylim(bottom=0)
 
 
 def draw_shares(axis: Axes, epochs: npt.ArrayLike, rows: Quantiles, colour: str = VERMILION) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from modeconn_cli.engine.errors import InputError, McxError
 from modeconn_cli.engine.networks import graph as graphs
 from modeconn_cli.engine.networks import weights
-from modeconn_cli.engine.networks.activations import sites
+from modeconn_cli.engine.networks.activations import ranks, sites
 from modeconn_cli.engine.networks.activations.hooked import Hooked, largest
 from modeconn_cli.engine.networks.activations.sites import Kind, Layer, Site
 from modeconn_cli.engine.networks.flat import Runner
@@ -27,7 +27,8 @@ class Activity:
     """Of N samples, float64. `pre` and `post` [N]: the share of units that are dormant on the sample, NaN where a
     value is NaN; None where there are no such sites. Over samples, for the units U of all sites: `dormant` [U] counts
     the samples on which a unit is dormant; over samples and positions, for the units of the `post` sites: `total` [U]
-    adds up |h|, `active` [U] counts |h| > ε.
+    adds up |h|, `active` [U] counts |h| > ε. `grams` and `norms` [ranked layers]: of those layers whose ranks are
+    wanted, one after the other, what `ranks.gram_and_norms` adds up.
     """
 
     pre: Tensor | None
@@ -35,10 +36,13 @@ class Activity:
     dormant: Tensor
     total: Tensor
     active: Tensor
+    grams: Tensor
+    norms: Tensor
 
 
 class Observer(Protocol):
     layers: list[Layer]
+    ranked: list[Layer]
 
     def __call__(self, images: Tensor) -> Activity: ...
 
@@ -49,12 +53,14 @@ def observer(
     *,
     eps: float,
     wanted: Wanted = "both",
+    ranked: Callable[[Sequence[Layer]], Sequence[Layer]] = lambda _: (),
     note: Callable[[str], None] = lambda _: None,
 ) -> Observer:
     """What sees a model's units, under the weights that it has when it is called: images like `example` -> Activity.
 
-    A model that cannot be traced is seen at its modules' outputs alone. Raises InputError where there is nothing to
-    observe, or not what was wanted.
+    `ranked` chooses, of all its layers, those whose ranks are wanted, in their order. A model that cannot be traced is
+    seen at its modules' outputs alone, without ranks. Raises InputError where there is nothing to observe, or not what
+    was wanted.
     """
     seen = looked_at(model, example, largest, note, wanted)
     if isinstance(seen, Hooked):
@@ -70,7 +76,7 @@ def observer(
         raise InputError("no nonlinearity is known before the output layer", "use --site pre")
     if wanted == "both" and "post" not in kinds:
         note("no nonlinearity is known before the output layer: outputs of layers only")
-    return _Traced(model, graph, found, eps)
+    return _Traced(model, graph, found, eps, ranked([site.layer for site in found]))
 
 
 def looked_at(
@@ -107,16 +113,20 @@ def looked_at(
 
 @dataclass(frozen=True)
 class _Units:
-    """What the units of one site did on N samples; `total` and `active` as in Activity, after nonlinearities."""
+    """What the units of one site did on N samples; `total` and `active` as in Activity, after nonlinearities, `gram`
+    and `norms` where ranks are wanted.
+    """
 
     kind: Kind
     dormant: Tensor  # bool [N, units]
     unknown: Tensor  # bool [N]: a value is NaN
     total: Tensor | None = None
     active: Tensor | None = None
+    gram: Tensor | None = None
+    norms: Tensor | None = None
 
     @classmethod
-    def of(cls, kind: Kind, largest: Tensor, eps: float, *sums: Tensor) -> _Units:
+    def of(cls, kind: Kind, largest: Tensor, eps: float, *sums: Tensor | None) -> _Units:
         """From the largest value of every unit, [N, units]."""
         return cls(kind, largest <= eps, largest.isnan().any(1), *sums)
 
@@ -132,7 +142,7 @@ def _activity(found: Sequence[_Units]) -> Activity:
 
     def joined(sums: Sequence[Tensor | None]) -> Tensor:
         known = [part for part in sums if part is not None]
-        return torch.cat(known) if known else torch.zeros(0)
+        return torch.cat([part.flatten() for part in known]) if known else torch.zeros(0)
 
     return Activity(
         share("pre"),
@@ -140,14 +150,18 @@ def _activity(found: Sequence[_Units]) -> Activity:
         torch.cat([units.dormant.double().sum(0) for units in found]),
         joined([units.total for units in found]),
         joined([units.active for units in found]),
+        joined([units.gram for units in found]),
+        joined([units.norms for units in found]),
     )
 
 
 class _Traced:
     """Runs the graph with the model's own tensors; every site is reduced at once, before anything overwrites it."""
 
-    def __init__(self, model: nn.Module, graph: Graph, found: Sequence[Site], eps: float) -> None:
-        self.layers = [site.layer for site in found]
+    def __init__(
+        self, model: nn.Module, graph: Graph, found: Sequence[Site], eps: float, ranked: Sequence[Layer]
+    ) -> None:
+        self.layers, self.ranked = [site.layer for site in found], list(ranked)
         self._sites = {site.node: site for site in found}
         self._eps, self._graph, self._runner = eps, graph, Runner(graph.module)
         self._state: Mapping[str, Tensor] = weights.tensors_of(model)  # live
@@ -165,7 +179,9 @@ class _Traced:
         # As float32: summing booleans is twenty times slower.
         over = torch.gt(size, self._eps, out=torch.empty_like(size))
         sums = (site.by_sample(part, torch.sum).double().sum(0) for part in (size, over))
-        return _Units.of("post", largest, self._eps, *sums)
+        wanted = site.layer in self.ranked
+        gram, norms = ranks.gram_and_norms(site.features(value)) if wanted else (None, None)
+        return _Units.of("post", largest, self._eps, *sums, gram, norms)
 
 
 class _Listening:
@@ -173,6 +189,7 @@ class _Listening:
 
     def __init__(self, hooked: Hooked, eps: float) -> None:
         self.layers, self._hooked, self._eps = hooked.layers, hooked, eps
+        self.ranked: list[Layer] = []
 
     def __call__(self, images: Tensor) -> Activity:
         return _activity([_Units.of("pre", most, self._eps) for most in self._hooked(images)])

@@ -63,11 +63,21 @@ class Site:
 
     def by_sample(self, value: Tensor, reduced: Callable[[Tensor, tuple[int, ...]], Tensor]) -> Tensor:
         """`reduced` over all axes of `value` but samples and units, [N, units]."""
+        value, _, others = self._aligned(value)
+        return (reduced(value, others) if others else value).flatten(1)
+
+    def features(self, value: Tensor) -> Tensor:
+        """All of `value`, [N, units, positions]."""
+        value, units, others = self._aligned(value)
+        moved = value.permute(0, *units, *others)
+        return moved.reshape(len(moved), self.layer.units, -1)
+
+    def _aligned(self, value: Tensor) -> tuple[Tensor, tuple[int, ...], tuple[int, ...]]:
+        """`value` with the samples first, its axes of units, and those of positions."""
         shared, number = not self.samples.plain, self.samples.number
         value = self.samples.first(value)  # what shared an axis with the samples stays in its place
-        units = [axis + (shared or axis < number) for axis in self.unit_axes]
-        others = tuple(axis for axis in range(1, value.ndim) if axis not in units)
-        return (reduced(value, others) if others else value).flatten(1)
+        units = tuple(axis + (shared or axis < number) for axis in self.unit_axes)
+        return value, units, tuple(axis for axis in range(1, value.ndim) if axis not in units)
 
 
 def find(graph: Graph) -> tuple[list[Site], list[str]]:

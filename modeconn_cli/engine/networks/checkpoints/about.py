@@ -34,6 +34,7 @@ _KINDS: dict[str, type] = {
     "provenance": dict,
 }
 # What is a setting is within the setting's own bounds.
+_KINDS |= remembered.NOISE_KINDS  # type: ignore[arg-type] # each of one type
 _SPECS: dict[str, Spec] = {
     spec.name: spec
     for owner, names in (
@@ -89,8 +90,8 @@ class About:
     `settings` are those of the training, `wd` its weight decay, `schedule_epochs` the epochs that its learning rates
     span. Of a run that learnt its classes task by task there are `tasks`, and of a task's end `task` and
     `weights_of_epoch`; of one that learnt one half of the samples after the other there are `halves`. `path` says where
-    on a path the network lies, `merged_from` the share of each network in an average, by its label, `provenance` who has
-    made the file from what.
+    on a path the network lies, `merged_from` the share of each network in an average, by its label, `provenance` who
+    has made the file from what.
     `further` holds entries that this version does not know; they are handed on.
     """
 
@@ -152,7 +153,9 @@ class About:
             found["model"] = todays_name(found["model"], schema)
         if "settings" in found:
             found["settings"] = records.settings_of({**entry, "versions": {"checkpoint": schema}})
-        of_data = {name: found.pop(name) for name in remembered.KINDS if name in found}
+        of_data = {
+            name: found.pop(name) for name in (*remembered.KINDS, *remembered.NOISE_KINDS) if name in found
+        }
         further = {name: value for name, value in entry.items() if name not in _KNOWN}
         return cls(
             **found,
