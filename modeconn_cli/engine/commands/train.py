@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import ClassVar
 
@@ -23,6 +24,7 @@ from modeconn_cli.engine.settings.train import TrainSettings
 from modeconn_cli.engine.training import NetworkProblem, evaluation, recipe_of, space, task_results, teacher
 from modeconn_cli.engine.training.evaluation import Score
 from modeconn_cli.engine.training.folder import OWNED, Keeping, Trained, train
+from modeconn_cli.engine.training.halves import Halves
 from modeconn_cli.engine.training.loop import Watcher
 from modeconn_cli.engine.training.metrics import LoggedEpoch, MetricsLog
 from modeconn_cli.engine.training.network import check_takes_images
@@ -35,7 +37,7 @@ ROWS = "tracking.rows"  # of a run in progress
 
 @dataclass(frozen=True, kw_only=True)
 class Network:
-    """One trained network. Losses in nats, accuracies in percent."""
+    """One trained network. Losses in nats, accuracies in percent. `swapped`: of two phases the other half came first."""
 
     seed: int
     checkpoint: str
@@ -48,6 +50,7 @@ class Network:
     held_out_accuracy: float | None
     stopped_early: bool
     tasks: tuple[TaskResult, ...] = ()
+    swapped: bool | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +89,10 @@ def run(settings: TrainSettings, runtime: Runtime) -> TrainResult | None:
         if plan is not None:
             plan.check(data.fit, epochs)
     settings = replace(settings, epochs=epochs)
+    phases = (False, True) if settings.two_phase else (None,)
+    whole = epochs * (2 if settings.two_phase else 1)
+    if settings.two_phase and min(Curriculum(data.fit, Halves(settings.seed, False, 1)).sizes) < 2:
+        raise SettingsError(f"{len(data.fit)} training images are too few for two phases")
     size = weights.count(dict(model.named_parameters()))
     check_takes_images(model, arch)
     most = "up to " if any_plan else ""
@@ -95,10 +102,14 @@ def run(settings: TrainSettings, runtime: Runtime) -> TrainResult | None:
             f"train {arch.model} ({size:,} parameters) on {data.name}: {len(data.fit):,} images, "
             f"{len(seeds)} x {epochs} epochs of {most}{steps} steps on {runtime.device}, {runtime.threads} threads",
             *_said(any_plan),
+            *(
+                ["in two phases, each on a random half of the images, and once more the other way round"]
+                * (whole > epochs)
+            ),
             *data.flips_said(),
             f"results in {settings.output_dir}, a checkpoint every {_every(settings.save_freq or epochs)}",
             space.said(
-                len(seeds) * space.kept_epochs(epochs, settings.save_freq),
+                len(seeds) * len(phases) * space.kept_epochs(whole, settings.save_freq),
                 space.checkpoint_bytes(model, settings),
                 settings.output_dir,
                 runtime,
@@ -106,15 +117,16 @@ def run(settings: TrainSettings, runtime: Runtime) -> TrainResult | None:
         ]
     ):
         return None
+    runs = list(product(seeds, phases))
     networks = [
         _Training(
             replace(settings, seed=seed, seeds=()),
             settings,
             found,
-            plans[seed],
-            runtime.part(k, 1, len(seeds), seed=seed) if len(seeds) > 1 else runtime,
+            plans[seed] if swapped is None else Halves(seed, swapped, epochs),
+            runtime.part(k, 1, len(runs), seed=seed) if len(runs) > 1 else runtime,
         ).run()
-        for k, seed in enumerate(seeds)
+        for k, (seed, swapped) in enumerate(runs)
     ]
     return TrainResult(
         model=arch.model, dataset=data.name, num_params=size, epochs=epochs, networks=tuple(networks)
@@ -155,16 +167,19 @@ class _Training:
         settings: TrainSettings,
         whole: TrainSettings,
         found: Subject,
-        tasks: Tasks | None,
+        plan: Tasks | Halves | None,
         runtime: Runtime,
     ) -> None:
-        self.settings, self.whole, self.tasks, self.runtime = settings, whole, tasks, runtime
-        self.folder = settings.output_dir / f"seed{settings.seed}"
+        self.settings, self.whole, self.runtime = settings, whole, runtime
+        self.tasks = plan if isinstance(plan, Tasks) else None
+        self.halves = plan if isinstance(plan, Halves) else None
+        swapped = "_swapped" if self.halves is not None and self.halves.swapped else ""
+        self.folder = settings.output_dir / f"seed{settings.seed}{swapped}"
         self.model = models.build(found.arch, settings.seed).to(runtime.device)
         self.subject, self.data = replace(found, model=self.model), found.data
-        self.curriculum = Curriculum(found.data.fit, tasks)
+        self.curriculum = Curriculum(found.data.fit, plan)
         assert settings.epochs is not None
-        self.epochs = settings.epochs
+        self.epochs = settings.epochs * (1 if self.halves is None else self.halves.count)
 
     def run(self) -> Network:
         """Train the network unless that is done, and read the run back."""
@@ -208,13 +223,23 @@ class _Training:
             epochs=self.epochs,
             batch_size=settings.batch_size,
             seed=settings.seed,
-            period=None if tasks is None else tasks.epochs,
+            period=None if self.curriculum.plan is None else self.curriculum.plan.epochs,
         )
         about = self.subject.trained(
-            settings, seed=settings.seed, wd=settings.wd, tasks=None if tasks is None else tasks.entry()
+            settings,
+            seed=settings.seed,
+            wd=settings.wd,
+            tasks=None if tasks is None else tasks.entry(),
+            halves=None if self.halves is None else self.halves.entry(),
         )
         keeping = Keeping(
-            self.folder, settings.save_freq, about, settings.patience, settings.min_delta, tasks=tasks
+            self.folder,
+            settings.save_freq,
+            about,
+            settings.patience,
+            settings.min_delta,
+            tasks=tasks,
+            halves=self.halves,
         )
         problem, watchers = NetworkProblem(self.model, settings.wd), self._watchers(job.private)
         try:
@@ -298,6 +323,7 @@ class _Training:
             held_out_accuracy=None if score is None else score.accuracy,
             stopped_early=log.epoch < self.epochs,
             tasks=ends,
+            swapped=None if self.halves is None else self.halves.swapped,
         )
 
 

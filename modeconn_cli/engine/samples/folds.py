@@ -135,6 +135,30 @@ class First:
         return np.where(self._seen, self._first, np.nan)
 
 
+def forgotten_for_good(half: int) -> Callable[[int], Fold]:
+    """The fold that takes whether a sample is correct (1) through two phases of `half` epochs each, and gives the first
+    epoch of the second, from 1, from which on it is wrong to the end; ∞ where it is right in the end, NaN where it was
+    not right at the end of the first phase.
+    """
+
+    class ForGood:
+        def __init__(self, count: int) -> None:
+            self._learnt, self._since = np.full(count, np.nan), np.full(count, np.inf)
+
+        def add(self, epoch: int, values: np.ndarray, seen: np.ndarray) -> None:  # noqa: ARG002
+            if epoch == half:
+                self._learnt = values
+            elif epoch > half:
+                begins = (values == 0) & np.isposinf(self._since)
+                self._since = np.where(begins, epoch - half, np.where(values == 1, np.inf, self._since))
+                self._since[np.isnan(values)] = np.nan
+
+        def result(self) -> np.ndarray:
+            return np.where(self._learnt == 1, self._since, np.nan)
+
+    return ForGood
+
+
 def windows(length: int) -> Callable[[int], Fold]:
     """The fold that takes the mean, over all windows of so many consecutive epochs, of the standard deviation (ddof 0)
     in the window. It keeps the values of one window, in float32 as they are stored; NaN for a sample without a window.

@@ -23,6 +23,7 @@ from modeconn_cli.engine.samples.folds import (
     Mean,
     Total,
     at,
+    forgotten_for_good,
     windows,
 )
 from modeconn_cli.engine.training.columns import COLUMNS as COLUMNS
@@ -80,6 +81,11 @@ def squared(columns: Columns) -> np.ndarray:
     return np.square(columns["el2n"])
 
 
+def of_first_half(columns: Columns) -> np.ndarray:
+    """Whether samples of the half that was trained on first are correct; NaN of the others."""
+    return np.where(columns["first_half"] == 1, columns["correct"], np.nan)
+
+
 def steps(columns: Columns) -> np.ndarray:
     """η‖∇ℓ‖²; η is one number for all samples."""
     found: np.ndarray = columns["lr"] * np.square(columns["param_norm"])
@@ -88,6 +94,7 @@ def steps(columns: Columns) -> np.ndarray:
 
 _CSL, _PLEISS = "Ravikumar et al. 2025", "Pleiss et al. 2020, arXiv:2001.10528"
 _MAPS, _EL2N = "Swayamdipta et al. 2020, arXiv:2009.10795", "Paul et al. 2021, arXiv:2107.07075"
+_MAINI = "Maini et al. 2022, arXiv:2210.15031"
 _VOG = "Agarwal et al. 2022, arXiv:2008.11600"
 _TRACIN, _TONEVA = "Pruthi et al. 2020, arXiv:2002.08484", "Toneva et al. 2019, arXiv:1812.05159"
 _LOGITS, _LOSS, _GRAD = ("label_logit", "other_logit"), ("loss",), ("loss_grad",)
@@ -96,8 +103,8 @@ _POSITIVE, _SHARE = (0.0, math.inf), (0.0, 1.0)
 _NORM = (0.0, math.sqrt(2.0) * (1 + 1e-7))
 
 
-def scores(el2n_epoch: int) -> tuple[Score, ...]:
-    """The table; `el2n_epoch` is the one whose EL2N and GraNd are the paper's."""
+def scores(el2n_epoch: int, half: int = 0) -> tuple[Score, ...]:
+    """The table; `el2n_epoch` is the one whose EL2N and GraNd are the paper's, `half` the epochs of each of two phases."""
     return (
         Score(
             "csl", "sum of the loss, with weight decay where it was scored so", _CSL, "high", _POSITIVE, _LOSS),
@@ -168,6 +175,10 @@ def scores(el2n_epoch: int) -> tuple[Score, ...]:
         Score(
             "forgetting", "changes from correct to wrong between consecutive epochs; never correct: ∞", _TONEVA, "high",
             _POSITIVE, ("correct",), Forgotten),
+        Score(
+            "second_split_forgetting", "of two phases on halves of the data, the first epoch of the second from which a "
+            "sample of the first stays wrong, from 1; never: ∞", _MAINI, "low", (1.0, math.inf),
+            ("correct", "first_half"), forgotten_for_good(half), of_first_half),
         Score(
             "first_learnt", "first epoch at which the sample is correct; never: ∞", _TONEVA, "high", _POSITIVE,
             ("correct",), First),

@@ -118,7 +118,7 @@ class Curriculum:
         self._before: dict[int, list[int]] = {}  # batch size -> the steps before each task
 
     @cached_property
-    def _sizes(self) -> list[int]:
+    def sizes(self) -> list[int]:
         """How many samples every task goes over."""
         if isinstance(self.plan, Halves):
             first = int(self.plan.first(self.samples.ids).sum())
@@ -152,7 +152,7 @@ class Curriculum:
 
     def size(self, epoch: int) -> int:
         """How many samples it goes over."""
-        return self._sizes[self.task(epoch)]
+        return self.sizes[self.task(epoch)]
 
     def steps(self, epoch: int, batch_size: int) -> int:
         return len(spans(self.size(epoch), batch_size, merge_single=True))

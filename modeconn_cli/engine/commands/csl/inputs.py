@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from modeconn_cli.engine import names
 from modeconn_cli.engine.commands.csl import naming
@@ -22,7 +23,8 @@ from modeconn_cli.engine.samples.pictures import Pictured
 from modeconn_cli.engine.samples.scores import COLUMNS, NORMS
 from modeconn_cli.engine.settings.csl import CslAggregateSettings
 from modeconn_cli.engine.settings.shared import MeasuredDataSettings
-from modeconn_cli.engine.training import recorded
+from modeconn_cli.engine.training import halves, recorded
+from modeconn_cli.engine.training.halves import Halves
 
 JOBS = ("csl-score", "train")  # that make such arrays
 
@@ -65,7 +67,13 @@ class RunArrays:
             return ()
         norms = [name for name in NORMS.values() if name in (self.summary.get("columns") or ())]
         rate = ["lr"] if len(self.rates) == len(self.epochs) else []
-        return (*(column.name for column in COLUMNS), *norms, *rate)
+        phases = [] if self.halves is None or self.halves.epochs not in self.epochs else ["first_half"]
+        return (*(column.name for column in COLUMNS), *norms, *rate, *phases)
+
+    @property
+    def halves(self) -> Halves | None:
+        """The two phases of the run."""
+        return halves.said(self.summary.get("halves"))
 
     @property
     def lacks(self) -> str:
@@ -98,7 +106,7 @@ class RunArrays:
 
         Raises InputError for a file that does not hold them, or not of these samples.
         """
-        read = [name for name in names if name != "lr"]
+        read = [name for name in names if name not in ("lr", "first_half")]
         for epoch, path in zip(self.epochs, self.dynamics or (), strict=False):
             with arrays.npz(path) as archive:
                 if lacking := [name for name in read if name not in archive]:
@@ -111,6 +119,8 @@ class RunArrays:
                     )
             if "lr" in names:
                 found["lr"] = np.asarray(self.rates[epoch])
+            if "first_half" in names and self.halves is not None:
+                found["first_half"] = self.halves.first(torch.from_numpy(self.ids)).numpy()
             yield found
 
     @property

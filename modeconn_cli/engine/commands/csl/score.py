@@ -74,6 +74,7 @@ class CslScoreResult(Record):
     output_dir: str
     columns: list[str] | None = None  # of the files dynamics_*.npz
     vog_epochs: list[int] | None = None  # that vog_*.npy is over
+    halves: Mapping[str, Any] | None = None  # of a run in two phases
 
 
 def run(settings: CslScoreSettings, runtime: Runtime) -> CslScoreResult | None:
@@ -255,6 +256,7 @@ class _Losses(Measure[CslScoreSettings, EpochScore, CslScoreResult]):
             "noise_level": self.named.noise,
             "grad_method": rows[-1].grad_method,
             "columns": list(self.dynamics),
+            "halves": self.run.about.halves,
             "vog_epochs": self._moments.epochs() if self.fields and self.runtime.group.leader else None,
             "weight_decay": self.decay.wd,
             "wd_form": self.decay.form,

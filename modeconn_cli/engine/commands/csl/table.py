@@ -108,6 +108,10 @@ def _lacking(score: Score, found: Given) -> str:
     for by, norm in NORMS.items():
         if norm in score.needs and norm not in found.holds:
             return f"gradient norms by the {BY[by]} were not scored (csl score --grad {by})"
+    if "first_half" in score.needs and found.holds:
+        return (
+            "the run is not one of train --two-phase, or the end of its first phase is not among the epochs"
+        )
     return (
         "not every checkpoint says its learning rate (--lr says one)" if "lr" in score.needs else found.lacks
     )
