@@ -203,6 +203,13 @@ def draws_every_table(folder: Path) -> None:
     layers = pd.DataFrame(
         {name: dormant[name].set_index("layer")["proportion"] for name in dormant if "_layers_epoch" in name}
     ).T
+    ranks = pd.DataFrame(
+        {
+            name: dormant[name].set_index("layer")["srank"].dropna()
+            for name in dormant
+            if "_layers_epoch" in name
+        }
+    ).T
     losses = api.read(folder / "scores")["samples"].filter(regex="^loss_epoch").iloc[:5].T
     drawn = {
         draw.group: (joined["by_class"], "class_id", "csl"),
@@ -210,6 +217,7 @@ def draws_every_table(folder: Path) -> None:
         draw.dormant_by_group: (shares,),
         draw.dormant_shares: (shares["epoch"], shares),
         draw.dormant_layers: (shares["epoch"], layers),
+        draw.dormant_ranks: (shares["epoch"], ranks),
         draw.losses: (shares["epoch"], {"five": losses}),
         draw.trajectory: (way,),
         draw.trajectory_steps: (way,),

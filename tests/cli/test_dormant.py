@@ -88,6 +88,83 @@ def test_layers_and_summary_are_the_means_over_samples(scored: Path) -> None:
     assert (scored / "dormant_evolution.png").stat().st_size > 10_000
 
 
+def rows_of(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def test_ranks_stand_behind_the_columns_that_were_there(
+    mcx: Callable, run: Path, scored: Path, tmp_path: Path
+) -> None:
+    done = mcx(
+        "dormant", run, "--step", "2", "--batch-size", "64", "--no-ranks", "--output-dir", tmp_path / "plain"
+    )
+    assert done.code == 0, done.err
+    assert "Ranks" not in done.out
+    assert not (tmp_path / "plain/dormant_ranks.png").exists()
+    for epoch in (0, 2, 4):
+        name = f"dormant_layers_epoch_{epoch}.csv"
+        before, now = ((folder / name).read_text().splitlines() for folder in (tmp_path / "plain", scored))
+        assert [line.split(",")[:8] for line in now] == [line.split(",") for line in before]
+    first, last = (rows_of(scored / f"dormant_layers_epoch_{epoch}.csv") for epoch in (0, 4))
+    assert list(last[0])[8:] == [
+        "entropy_rank", "srank", "stable_rank", "approximate_rank", "feature_norm", "dead", "weight_norm",
+        "distance_from_init",
+    ]  # fmt: skip
+    start, end = (checkpoints.read(run / f"checkpoint-{epoch}.pt").state for epoch in (0, 4))
+    for row in last:
+        assert (row["entropy_rank"] != "") == (row["site"] == "post")
+    moved = [end[f"fc1.{part}"].double() - start[f"fc1.{part}"].double() for part in ("weight", "bias")]
+    norm = float(torch.cat([part.flatten() for part in moved]).norm())
+    assert float(last[-2]["distance_from_init"]) == pytest.approx(norm, rel=1e-12)
+    assert {float(row["distance_from_init"]) for row in first} == {0.0}
+    assert (scored / "dormant_ranks.png").stat().st_size > 10_000
+    summary = json.loads((scored / "dormant_summary_digits.json").read_text())
+    assert summary["epochs"]["4"]["ranks"]["srank"] == int(last[-2]["srank"])
+    assert summary["tasks"] == []
+
+
+def test_without_epoch_0_there_is_no_distance_and_a_note_says_so(
+    mcx: Callable, run: Path, tmp_path: Path
+) -> None:
+    shutil.copy(run / "checkpoint-4.pt", tmp_path / "checkpoint-4.pt")
+    done = mcx("dormant", "--checkpoint", tmp_path / "checkpoint-4.pt", "--output-dir", tmp_path / "out")
+    assert (done.code, "no distance from initialisation" in done.err) == (0, True), done.err
+    alone = rows_of(tmp_path / "out/dormant_layers_epoch_4.csv")
+    assert {row["distance_from_init"] for row in alone} == {""}
+    assert all(row["weight_norm"] for row in alone)
+    done = mcx("dormant", "--checkpoint", run / "checkpoint-4.pt", "--output-dir", tmp_path / "beside")
+    assert (done.code, "no distance" in done.err) == (0, False)
+    assert all(row["distance_from_init"] for row in rows_of(tmp_path / "beside/dormant_layers_epoch_4.csv"))
+
+
+def test_a_folder_of_before_ranks_goes_on(mcx: Callable, run: Path, scored: Path) -> None:
+    """Its tables have fewer columns, and its settings say nothing of ranks."""
+    for epoch in (0, 2, 4):
+        path = scored / f"dormant_layers_epoch_{epoch}.csv"
+        path.write_text(
+            "".join(",".join(line.split(",")[:8]) + "\n" for line in path.read_text().splitlines())
+        )
+    log = scored / ".mcx/dormant/scored.jsonl"
+    rows = [json.loads(line) for line in log.read_text().splitlines()]
+    for row in rows:
+        del row["ranks"]
+        made = [f"dormant_props_epoch_{row['epoch']}.npy", f"dormant_post_epoch_{row['epoch']}.npy"]
+        made += [f"{name}_epoch_{row['epoch']}.npy" for name in ("sample_ids", "labels")]
+        row["sizes"] = [
+            (scored / name).stat().st_size for name in [*made, f"dormant_layers_epoch_{row['epoch']}.csv"]
+        ]
+    log.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    record = scored / ".mcx/dormant/record.json"
+    told = json.loads(record.read_text())
+    del told["settings"]["ranks"]
+    record.write_text(json.dumps(told))
+    done = mcx("dormant", "--checkpoint-dir", run, "--output-dir", scored, "--batch-size", "64", "--json")
+    assert done.code == 0, done.err
+    assert json.loads(done.out)["scored"] == 2
+    assert rows_of(scored / "dormant_layers_epoch_3.csv")[1]["srank"]
+
+
 @pytest.mark.parametrize("words", [("--batch-size", "7"), ("--batch-size", "1437"), ("--threads", "2")])
 def test_h2_any_batch_size_gives_the_same_values(
     mcx: Callable, run: Path, scored: Path, tmp_path: Path, words: tuple[str, ...]

@@ -301,6 +301,16 @@ def test_every_score_leaves_out_classes_not_seen_yet(mcx: Callable, run: Path, t
     units = sum(int(row["units"]) for row in table if row["site"] == "pre")
     total = sum(float(row["proportion"]) * int(row["units"]) for row in table if row["site"] == "pre")
     assert total / units == pytest.approx(np.nanmean(props), rel=1e-5)
+    tasks = json.loads((dormant / "dormant_summary_digits.json").read_text())["tasks"]
+    assert [(each["task"], each["epoch"], each["classes_seen"]) for each in tasks] == [
+        (0, 2, 4),
+        (1, 6, 8),
+        (2, 8, 10),
+    ]
+    sranks = [
+        row["srank"] for row in rows_of(dormant / "dormant_layers_epoch_6.csv") if row["site"] == "post"
+    ]
+    assert [str(layer["srank"]) for layer in tasks[1]["layers"]] == sranks
 
 
 def test_curvature_is_of_the_loss_over_the_classes_seen(mcx: Callable, run: Path, tmp_path: Path) -> None:

@@ -62,9 +62,9 @@ def test_g2_h2_j3_killed_ranks_and_one_process_in_the_end_give_the_files_of_one(
     assert kept
     plain = Sweep._part
 
-    def part(sweep: Sweep, unit: tuple[int, int], found: list) -> dict:
+    def part(sweep: Sweep, unit: tuple[int, int], *found: object) -> dict:
         computed.append(unit)
-        return plain(sweep, unit, found)
+        return plain(sweep, unit, *found)
 
     monkeypatch.setattr(Sweep, "_part", part)
     assert mcx(*words, folder, *where, "--threads", "1").code == 0

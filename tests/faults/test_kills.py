@@ -195,3 +195,18 @@ def test_a_kill_in_the_middle_of_an_epoch_loses_a_part_at_most(
     assert made
     for path in made:
         assert (folder / path.relative_to(tmp_path / "whole")).read_bytes() == path.read_bytes()
+
+
+@pytest.mark.slow
+def test_a_teacher_of_labels_and_its_pupil_go_on_after_kills(fresh, tmp_path: Path) -> None:
+    """At a step of the teacher, then at one of the network: the labels and weights are those of an unbroken run."""
+    words = ("train", "--model", "mlp", "--dataset", "digits", "--epochs", "3", "--threads", "1", "-q")
+    words += ("--label-noise", "0.2", "--noise-kind", "instance", "--output-dir")
+    assert fresh(*words, tmp_path / "whole").code == 0
+    for step in (20, 70):
+        environment = {"MCX_TESTING": "1", "MCX_FAILPOINT": f"train.after_step:{step}=kill"}
+        assert fresh(*words, tmp_path / "run", environment=environment).code == KILLED
+        assert (tmp_path / "run/seed0").exists() == (step == 70)
+    assert fresh(*words, tmp_path / "run").code == 0
+    for name in ("seed0/label_noise.csv", "seed0/checkpoint-3.pt", "teacher/seed0/checkpoint-5.pt"):
+        assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name

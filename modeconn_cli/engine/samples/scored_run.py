@@ -73,12 +73,13 @@ class ScoredRun:
     def initial_parameters(self) -> dict[str, Tensor] | None:
         """The parameters at initialisation, float64 on the CPU; None where no checkpoint of epoch 0 is there.
 
-        The network has its weights afterwards. Raises InputError where they do not fit.
+        Raises InputError where they do not fit.
         """
         if self.initial is None:
             return None
-        weights.load_into(self.model, self.read(self.initial).whole, str(self.initial))
-        return {name: p.detach().double().cpu() for name, p in self.model.named_parameters()}
+        named = weights.named_as(self.read(self.initial).whole, self.model.state_dict())
+        weights.check_fits(self.model, named, str(self.initial))
+        return {name: named[name].double().cpu() for name, _ in self.model.named_parameters()}
 
 
 def open_run(settings: ScoringSettings, runtime: Runtime) -> ScoredRun:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -115,9 +116,12 @@ class _Dormancies(Measure[DormantSettings, EpochDormancy, DormantResult]):
         self._units = {kind: sum(of_layers) for kind, of_layers in units.items() if of_layers}
         self.columns = tuple(self._units)
         self.further = ("ranks",) if self._observe.ranked else ()
-        self._initial = run.initial_parameters() if settings.ranks else None
-        if settings.ranks and self._initial is None:
+        if settings.ranks and run.initial is None:
             runtime.note("no checkpoint of epoch 0 is there: no distance from initialisation", once=True)
+
+    @cached_property
+    def _initial(self) -> dict[str, Tensor] | None:
+        return self.run.initial_parameters()
 
     def _ranked(self, found: Sequence[Layer]) -> Sequence[Layer]:
         """The layers whose ranks are taken; what their sums need on the disk is bounded."""

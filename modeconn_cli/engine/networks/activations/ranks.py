@@ -89,24 +89,28 @@ def gram_and_norms(features: Tensor) -> tuple[Tensor, Tensor]:
     count, units, positions = features.shape
     features = features.double() if positions == 1 else features
     gram = torch.zeros(entries(units), dtype=torch.float64, device=features.device)
-    norms = torch.linalg.vector_norm(features.flatten(1), dim=1).sum(dtype=torch.float64)
+    norms = gram.new_zeros(())
     most = ON_CPU if features.device.type == "cpu" else ELSEWHERE
     step = max(1, most // (units * positions))
     for begin in range(0, count, step):
-        _add_products(gram, features[begin : begin + step])
+        norms += _add_products(gram, features[begin : begin + step]).sum(dtype=torch.float64)
     return gram, norms
 
 
-def _add_products(gram: Tensor, features: Tensor) -> None:
+def _add_products(gram: Tensor, features: Tensor) -> Tensor:
+    """Add the products of these samples to `gram`; their norms [n]."""
     _, units, positions = features.shape
     if units <= STRIP and positions >= 2 * units:  # sample by sample nothing is copied, and runs are short
-        gram += torch.bmm(features, features.transpose(1, 2)).sum(0, dtype=torch.float64).flatten()
-        return
+        products = torch.bmm(features, features.transpose(1, 2))
+        gram += products.sum(0, dtype=torch.float64).flatten()
+        return products.diagonal(dim1=1, dim2=2).sum(1).sqrt()
     rows, at = features.transpose(0, 1).flatten(1), 0
     for first, height in _strips(units):
         strip = rows[first : first + height] @ rows[first:].T
         gram[at : at + strip.numel()] += strip.flatten()
         at += strip.numel()
+    norms: Tensor = torch.linalg.vector_norm(features.flatten(1), dim=1)
+    return norms
 
 
 def whole(strips: np.ndarray, units: int) -> np.ndarray:
