@@ -145,8 +145,7 @@ def _of_file(settings: DataSettings, labels: Tensor, ids: Tensor, num_classes: i
     path = settings.noise_file
     assert path is not None
     found = noise_files.read(path, ids.numpy())
-    own = torch.from_numpy(found.ids)
-    trained = torch.from_numpy(found.trained)
+    own, trained = torch.tensor(found.ids), torch.tensor(found.trained)
     order = ids.argsort()
     places = torch.searchsorted(ids[order], own).clamp(max=len(ids) - 1)
     there = ids[order][places] == own
@@ -157,7 +156,7 @@ def _of_file(settings: DataSettings, labels: Tensor, ids: Tensor, num_classes: i
         )
     clean = labels[order[places]]
     if found.clean is not None:
-        wrong = torch.from_numpy(found.clean) != clean
+        wrong = torch.tensor(found.clean) != clean
         if wrong.any():
             first = int(wrong.nonzero()[0, 0])
             raise InputError(

@@ -97,12 +97,10 @@ def _kept_flips(settings: DataSettings, about: About, path: Path) -> dict[str, A
     beside = names.file_of(path).parent / names.LABEL_NOISE
     places = [beside] + ([] if said.noise_file is None else [Path(said.noise_file).expanduser()])
     found = next((place for place in places if names.file_of(place).is_file()), None)
-    if found is None and isinstance(settings, MeasuredDataSettings) and settings.labels == "clean":
-        return {}
     if found is None:
         raise InputError(
             f"the labels that '{path}' was trained on lie in {names.LABEL_NOISE} beside it, which is not there",
-            "pass it as --noise-file, or --labels clean",
+            "pass it as --noise-file, or --label-noise 0 for clean labels",
         )
     if said.noise_kind != "instance":
         return {"noise_file": found}

@@ -10,6 +10,7 @@ from modeconn_cli.engine.errors import SettingsError
 from modeconn_cli.engine.settings.base import Settings, like, setting
 from modeconn_cli.engine.settings.curve import MOST_POSITIONS, PathSettings
 from modeconn_cli.engine.settings.shared import (
+    PATRINI,
     Align,
     BatchNorm,
     ComputeSettings,
@@ -96,6 +97,11 @@ class LmcRunSettings(
     transform: TransformName | None = like(DataSettings, "transform", shown="the data's", rare=False)
     label_noise: float | None = like(DataSettings, "label_noise", shown="0")
     label_seed: int | None = like(DataSettings, "label_seed", shown="the seed", needs=("label_noise",))
+    noise_kind: Literal["uniform", "asymmetric", "instance"] | None = like(
+        DataSettings, "noise_kind", shown="uniform", needs=("label_noise",)
+    )
+    noise_map: str | None = like(DataSettings, "noise_map", shown=PATRINI, needs=("noise_kind", "asymmetric"))
+    noise_file: Path | None = like(DataSettings, "noise_file", shown="none")
     output_dir: Path = like(FolderSettings, "output_dir")  # asked for before the network is
     model: str = like(
         NetworkSettings,

@@ -22,6 +22,9 @@ SplitName = Literal["fit", "val", "all-train", "test"]
 _FROM_FILE = "from the checkpoint"
 
 
+PATRINI = "that of Patrini et al. for cifar10 and mnist, next for others"
+
+
 @dataclass(frozen=True, kw_only=True)
 class NetworkSettings(Settings):
     """Which network."""
@@ -198,7 +201,7 @@ class DataSettings(Settings):
     noise_map: str | None = setting(
         None,
         "what classes are flipped to by asymmetric noise: 9:1,2:0, next, or a YAML or JSON file",
-        shown="from the checkpoint, else Patrini's of cifar10 and mnist, else next",
+        shown=f"from the checkpoint, else {PATRINI}",
         rare=True,
     )
     noise_file: Path | None = setting(

@@ -9,6 +9,7 @@ from typing import ClassVar, Literal
 from modeconn_cli.engine.errors import SettingsError
 from modeconn_cli.engine.settings.base import Panel, Settings, like, setting, without_effect
 from modeconn_cli.engine.settings.shared import (
+    PATRINI,
     ComputeSettings,
     DataSettings,
     FigureSettings,
@@ -152,7 +153,7 @@ class TrainSettings(
     noise_map: str | None = like(
         DataSettings,
         "noise_map",
-        shown="Patrini's of cifar10 and mnist, else next",
+        shown=PATRINI,
         needs=("noise_kind", "asymmetric"),
     )
     noise_file: Path | None = like(DataSettings, "noise_file", shown="none")
