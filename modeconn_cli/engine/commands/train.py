@@ -14,6 +14,7 @@ from modeconn_cli.engine import names
 from modeconn_cli.engine.datasets import Data, Samples
 from modeconn_cli.engine.datasets.noise import Flips
 from modeconn_cli.engine.datasets.samples import spans
+from modeconn_cli.engine.errors import SettingsError
 from modeconn_cli.engine.machine.runtime import Runtime
 from modeconn_cli.engine.networks import models, weights
 from modeconn_cli.engine.networks.subject import Subject, open_untrained, read_own
@@ -32,12 +33,13 @@ from modeconn_cli.engine.training.task_results import TaskResult
 from modeconn_cli.engine.training.tasks import Curriculum, Tasks, tasks_of
 from modeconn_cli.engine.training.tracking import RecordedDynamics, TrackedColumns, TrackedCsv
 
+TWO_PHASES = "in two phases, each on a random half of the images, and once more the other way round"
 ROWS = "tracking.rows"  # of a run in progress
 
 
 @dataclass(frozen=True, kw_only=True)
 class Network:
-    """One trained network. Losses in nats, accuracies in percent. `swapped`: of two phases the other half came first."""
+    """One trained network. Losses in nats, accuracies in percent. `swapped`: of two phases the other half is first."""
 
     seed: int
     checkpoint: str
@@ -101,11 +103,7 @@ def run(settings: TrainSettings, runtime: Runtime) -> TrainResult | None:
         [
             f"train {arch.model} ({size:,} parameters) on {data.name}: {len(data.fit):,} images, "
             f"{len(seeds)} x {epochs} epochs of {most}{steps} steps on {runtime.device}, {runtime.threads} threads",
-            *_said(any_plan),
-            *(
-                ["in two phases, each on a random half of the images, and once more the other way round"]
-                * (whole > epochs)
-            ),
+            *([TWO_PHASES] if settings.two_phase else _said(any_plan)),
             *data.flips_said(),
             f"results in {settings.output_dir}, a checkpoint every {_every(settings.save_freq or epochs)}",
             space.said(

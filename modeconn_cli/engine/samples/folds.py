@@ -149,9 +149,9 @@ def forgotten_for_good(half: int) -> Callable[[int], Fold]:
             if epoch == half:
                 self._learnt = values
             elif epoch > half:
-                begins = (values == 0) & np.isposinf(self._since)
+                begins, known = (values == 0) & np.isposinf(self._since), ~np.isnan(self._since + values)
                 self._since = np.where(begins, epoch - half, np.where(values == 1, np.inf, self._since))
-                self._since[np.isnan(values)] = np.nan
+                self._since[~known] = np.nan
 
         def result(self) -> np.ndarray:
             return np.where(self._learnt == 1, self._since, np.nan)

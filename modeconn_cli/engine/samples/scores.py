@@ -35,6 +35,7 @@ NORMS = {
     "param": "param_norm",
     "input": "input_norm",
 }  # ‖∇ℓ‖₂ without weight decay, by what; no columns of logits
+SECOND_SPLIT = "second_split_forgetting"
 WINDOW = 10  # epochs of a window of the dynamic uncertainty, as in the paper
 Columns = Mapping[str, np.ndarray]  # of one epoch, each [N]
 
@@ -104,7 +105,7 @@ _NORM = (0.0, math.sqrt(2.0) * (1 + 1e-7))
 
 
 def scores(el2n_epoch: int, half: int = 0) -> tuple[Score, ...]:
-    """The table; `el2n_epoch` is the one whose EL2N and GraNd are the paper's, `half` the epochs of each of two phases."""
+    """The table; `el2n_epoch` is the one whose EL2N and GraNd are the paper's, each of two phases has `half` epochs."""
     return (
         Score(
             "csl", "sum of the loss, with weight decay where it was scored so", _CSL, "high", _POSITIVE, _LOSS),
@@ -176,8 +177,8 @@ def scores(el2n_epoch: int, half: int = 0) -> tuple[Score, ...]:
             "forgetting", "changes from correct to wrong between consecutive epochs; never correct: ∞", _TONEVA, "high",
             _POSITIVE, ("correct",), Forgotten),
         Score(
-            "second_split_forgetting", "of two phases on halves of the data, the first epoch of the second from which a "
-            "sample of the first stays wrong, from 1; never: ∞", _MAINI, "low", (1.0, math.inf),
+            SECOND_SPLIT, "of two phases on halves of the data, the first epoch of the second from which "
+            "a sample of the first stays wrong, from 1; never: ∞", _MAINI, "low", (1.0, math.inf),
             ("correct", "first_half"), forgotten_for_good(half), of_first_half),
         Score(
             "first_learnt", "first epoch at which the sample is correct; never: ∞", _TONEVA, "high", _POSITIVE,

@@ -122,6 +122,11 @@ class CslAggregateSettings(FigureSettings, FolderSettings, EpochSettings, NameSe
     lr: float | None = setting(
         None, "learning rate of every epoch, for tracin_self", low=0, shown="what each checkpoint says"
     )
+    swapped_dir: Path | None = setting(
+        None,
+        "of train --two-phase the arrays of the run with its halves swapped: second-split forgetting of all samples",
+        unless="from_files",
+    )
     num_samples: int = setting(
         10, "hardest and easiest samples that are drawn", low=1, change="free", unless="from_files"
     )

@@ -71,6 +71,11 @@ class RunArrays:
         return (*(column.name for column in COLUMNS), *norms, *rate, *phases)
 
     @property
+    def half(self) -> int:
+        """The epochs of each of two phases, 0 without."""
+        return 0 if self.halves is None else self.halves.epochs
+
+    @property
     def halves(self) -> Halves | None:
         """The two phases of the run."""
         return halves.said(self.summary.get("halves"))
