@@ -56,7 +56,8 @@ def aggregate(settings: CslAggregateSettings, report: Report) -> None:
 
     scores_*.csv has a line per sample and a column per score of training dynamics that the arrays allow: AUM and
     margins, confidence, variability, correctness, EL2N, forgetting events, entropy, dynamic uncertainty and others;
-    scores_*.json says what each is, which end is hard, and why others are absent. mcx correlate --with takes the table.
+    scores_*.json says what each is, which end is hard, and why others are absent. mcx correlate --scores takes the
+    table.
 
     --from makes the table of what other tools have recorded: aum's records, cartography's training_dynamics,
     cleanlab's labels and pred_probs, memorization scores; --export writes their files, in their definitions.

@@ -30,6 +30,7 @@ from modeconn_cli.engine.samples import losses as metrics
 from modeconn_cli.engine.samples import pictures
 from modeconn_cli.engine.settings.shared import DataSettings
 from modeconn_cli.engine.statistics import auroc
+from modeconn_cli.engine.training.recorder import Recorder
 
 GOLDEN = Path(__file__).parents[1] / "data/csl"
 EPOCHS = 4
@@ -1008,3 +1009,36 @@ def test_pictures_are_those_of_the_samples_that_were_scored(mcx, tmp_path: Path,
     np.savez("data.npz", **arrays)
     done = mcx(*aggregate, "again")
     assert (done.code, "does not hold the samples that were scored" in done.err) == (0, True)
+
+
+def test_pictures_of_a_loop_of_ones_own_show_the_labels_that_it_trained_on(
+    mcx: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The data say others where the loop has flipped some; where most differ, the ids may be of other samples."""
+    monkeypatch.chdir(tmp_path)
+    draw, labels = np.random.default_rng(0), np.arange(40) % 4
+    np.savez("data.npz", images=draw.integers(0, 256, (40, 8, 8), dtype=np.uint8), labels=labels)
+    flipped = np.where(np.arange(40) < 5, (labels + 1) % 4, labels)
+    logits = 3 * np.eye(4)[labels] + draw.normal(size=(40, 4))
+    for folder, ids in (("right", np.arange(40)), ("shifted", np.arange(40) + 3)):
+        rec = Recorder(folder, ids, name="data")
+        rec.step(ids, logits, flipped)
+        rec.epoch_end()
+    drawn: list[dict[int, pictures.Picture]] = []
+    monkeypatch.setattr(pictures, "gallery", lambda *parts: drawn.append(parts[3]) or b"")
+    words = ("--dataset", "data.npz", "--num-samples", "20")
+    _, err = aggregated(mcx, Path("right"), Path("csl"), *words)
+    assert ("others than those" in err, "none of these ids" in err) == (False, False)
+    done = mcx(
+        "correlate", "--scores", "csl", "--num-samples", "8", "--hardest", "8", "--output-dir", "found"
+    )
+    assert done.code == 0, done.err
+    for images in drawn:
+        assert {each: one.labels for each, one in images.items()} == {
+            each: (labels[each], flipped[each]) for each in images
+        }
+    assert [len(images) for images in drawn] == [40, 8]
+
+    _, err = aggregated(mcx, Path("shifted"), Path("other"), *words)
+    assert "37 of 37 labels are others than those of 'data'" in err
+    assert "no pictures of 3 of 40 samples: 'data' has none of these ids, such as 40" in err

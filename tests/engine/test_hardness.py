@@ -91,6 +91,41 @@ def test_the_agreement_of_the_hardest_is_that_of_sets(table: pd.DataFrame) -> No
         np.testing.assert_allclose(found, expected, rtol=1e-12)
 
 
+def test_scores_that_order_alike_agree_wholly_also_where_values_are_equal() -> None:
+    rng = np.random.default_rng(0)
+    right = rng.integers(0, 4, 60) / 3
+    table = pd.DataFrame({"right": right, "wrong": 1 - right, "any": rng.normal(size=60)})
+    for k in (1, 7, 23):
+        found = agreement(table, ["right", "wrong", "any"], {"right": "low"}, k)
+        np.testing.assert_allclose(found[:2, :2], 1.0, rtol=1e-12)
+        assert found[2, 2] == pytest.approx(1.0, rel=1e-12)
+        tied, sure = belonging(1 - right, k), belonging(table["any"].to_numpy(), k)
+        assert found[0, 2] == pytest.approx(float(tied @ sure) / k, rel=1e-12), (
+            "shares of those that are sure"
+        )
+
+
+@pytest.mark.parametrize(("flagged", "said"), [(0, "none of the samples"), (6, "all of the samples")])
+def test_the_advice_says_where_flags_tell_nothing_apart(table: pd.DataFrame, flagged: int, said: str) -> None:
+    table["flag"] = [1.0] * flagged + [0.0] * (6 - flagged)
+    rows = hardness.finding(table, ["flag"], METRICS, ENDS)
+    (advice,) = hardness.advice(table, rows, hardness.best_of(rows, METRICS, ENDS), METRICS)
+    assert advice == f"{said} are flagged as flag: there is nothing to tell apart"
+
+
+def test_no_score_is_called_the_best_that_may_be_chance() -> None:
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame({"a": rng.normal(size=80), "b": rng.normal(size=80), "flag": np.arange(80) % 2.0})
+    rows = hardness.finding(table, ["flag"], ["a", "b"], {})
+    best = hardness.best_of(rows, ["a", "b"], {})
+    assert hardness.advice(table, rows, best, ["a", "b"])[0].startswith(
+        "no score is known to find flag better than chance (95 %); the largest: "
+    )
+    table["a"] += table["flag"]
+    rows = hardness.finding(table, ["flag"], ["a", "b"], {})
+    assert hardness.advice(table, rows, "a", ["a", "b"])[0].startswith("best at finding flag: a, AUROC 0.")
+
+
 def test_a_metric_with_too_few_values_agrees_with_none(table: pd.DataFrame) -> None:
     table.loc[11:, "other"] = NAN
     found = agreement(table, METRICS, ENDS, 2)
@@ -115,7 +150,8 @@ def test_the_list_of_the_hardest_begins_with_the_hardest(table: pd.DataFrame) ->
 
 
 def test_the_advice_names_the_best_what_equals_it_and_whether_labels_are_fitted(table: pd.DataFrame) -> None:
-    table["margin_last"] = [1.0, 2.0, -1.0, 3.0, 4.0, 5.0]
+    table = pd.concat([table] * 9)  # of five samples even the best order may be chance
+    table["margin_last"] = [1.0, 2.0, -1.0, 3.0, 4.0, 5.0] * 9
     metrics = [*METRICS, "margin_last"]
     rows = hardness.finding(table, ["flag"], metrics, ENDS | {"margin_last": "low"})
     first, second = hardness.advice(table, rows, "up", metrics)

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from modeconn_cli.engine import datasets
+from modeconn_cli.engine.datasets import Samples
 from modeconn_cli.engine.datasets.remembered import KINDS
 from modeconn_cli.engine.errors import McxError
 from modeconn_cli.engine.machine.runtime import Runtime
@@ -20,6 +21,7 @@ from modeconn_cli.engine.settings.base import plain
 from modeconn_cli.engine.settings.shared import FigureSettings, MeasuredDataSettings, SplitName
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.axes import Axes
 
 ACROSS = 5  # pictures beside each other
@@ -62,15 +64,23 @@ class Pictured:
 
 @dataclass(frozen=True)
 class Picture:
-    """pixels [H, W] or [H, W, 3] in 0 … 1, what the label says, the file and the names of the classes where known."""
+    """pixels [H, W] or [H, W, 3] in 0 … 1, the label in the data, the file and the names of the classes where known;
+    `trained` is the label that was scored, where it is known.
+    """
 
     pixels: np.ndarray
     label: int
     file: str = ""
     names: tuple[str, ...] = ()
+    trained: int | None = None
+
+    @property
+    def labels(self) -> tuple[int, int]:
+        """That in the data and that which was scored."""
+        return self.label, self.label if self.trained is None else self.trained
 
     def called(self, label: int) -> str:
-        return shortened(self.names[label]) if self.names else f"{label}"
+        return shortened(self.names[label]) if 0 <= label < len(self.names) else f"{label}"
 
 
 def gallery(
@@ -90,7 +100,8 @@ def gallery(
     called, values = score
     longest = max((len(places) for places in chosen.values()), default=1)
     drawn_ids = {int(ids[place]) for places in chosen.values() for place in places} & images.keys()
-    if any(noise[each][0] != noise[each][1] for each in drawn_ids & noise.keys()):
+    labels = {each: noise.get(each, images[each].labels) for each in drawn_ids}
+    if any(clean != trained for clean, trained in labels.values()):
         title += "; orange: the label was flipped"
     columns = min(max(longest, 1), ACROSS)
     rows = max(1, -(-longest // columns))
@@ -107,7 +118,7 @@ def gallery(
                     continue
                 sample = int(ids[places[k]])
                 words = [f"id {sample}", f"{called} {values[places[k]]:.3g}".strip()]
-                draw_sample(axis, images.get(sample), words, noise.get(sample))
+                draw_sample(axis, images.get(sample), words, labels.get(sample))
     return drawn.content
 
 
@@ -118,7 +129,7 @@ def draw_sample(
     lines, flipped = list(words), False
     if picture is not None:
         axis.imshow(picture.pixels, cmap="gray", vmin=0, vmax=1)
-        clean, trained = labels or (picture.label, picture.label)
+        clean, trained = labels or picture.labels
         flipped = clean != trained
         if picture.file:
             lines.insert(1, shortened(picture.file.rpartition("/")[2]))
@@ -135,9 +146,12 @@ def shortened(name: str) -> str:
     return name if len(name) <= LONGEST else f"…{name[1 - LONGEST :]}"
 
 
-def images_of(pictured: Pictured, split: SplitName, ids: np.ndarray, runtime: Runtime) -> dict[int, Picture]:
+def images_of(
+    pictured: Pictured, split: SplitName, ids: np.ndarray, runtime: Runtime, trained: pd.Series | None = None
+) -> dict[int, Picture]:
     """The pictures of some samples of a split where the data set can be loaded; a note where it cannot, and a warning
-    where they are not the samples that were `scored` (a fingerprint).
+    where they are not the samples that were `scored` (a fingerprint), or do not look it: where ids are none of theirs,
+    or most labels are others than those that were scored, `trained` by sample id.
     """
     settings, scored = pictured.settings, pictured.scored
     if settings.dataset is None:
@@ -157,11 +171,32 @@ def images_of(pictured: Pictured, split: SplitName, ids: np.ndarray, runtime: Ru
     rows = torch.isin(samples.ids, torch.from_numpy(ids.astype(np.int64))).nonzero()[:, 0]
     out: dict[int, Picture] = {}
     wanted = samples.take(rows)
+    if trained is not None:
+        _check_labels(samples, trained, data.name, runtime)
+    said = {} if trained is None else trained.reindex(ids).dropna().astype(int).to_dict()
+    if absent := sorted(set(ids.tolist()) - set(wanted.ids.tolist())):
+        runtime.warn(
+            f"no pictures of {len(absent)} of {len(ids)} samples: '{data.name}' has none of these ids, such as "
+            f"{absent[0]}"
+        )
     of_files = dict(zip(wanted.ids.tolist(), data.files_of(wanted), strict=False))
     for batch in wanted.batches(64) if len(rows) else ():
         low, high = batch.images.amin((1, 2, 3), keepdim=True), batch.images.amax((1, 2, 3), keepdim=True)
         pixels = ((batch.images - low) / (high - low).clamp_min(1e-12)).permute(0, 2, 3, 1).numpy()
         for image, label, number in zip(pixels, batch.labels.tolist(), batch.ids.tolist(), strict=True):
             image = image[..., 0] if image.shape[-1] not in (3, 4) else image[..., :3]
-            out[number] = Picture(image, label, of_files.get(number, ""), data.class_names)
+            out[number] = Picture(image, label, of_files.get(number, ""), data.class_names, said.get(number))
     return out
+
+
+def _check_labels(samples: Samples, trained: pd.Series, name: str, runtime: Runtime) -> None:
+    """Warn where most labels that were scored are others than the data's: its ids are of other samples then."""
+    ids, labels = (values.cpu().numpy() for values in (samples.ids, samples.labels))
+    said = trained.reindex(ids).to_numpy(np.float64)
+    known = ~np.isnan(said)
+    others = int((said != labels)[known].sum())
+    if 2 * others > known.sum():
+        runtime.warn(
+            f"{others:,} of {known.sum():,} labels are others than those of '{name}': if its ids are not these, the "
+            "pictures are of other samples"
+        )

@@ -293,7 +293,7 @@ def _pictured(
     )
     ids = listed[ID].to_numpy()[: settings.num_samples]
     split: SplitName = "test" if said.get("split") == "test" else "all-train"
-    found = pictures.images_of(pictured, split, ids, runtime)
+    found = pictures.images_of(pictured, split, ids, runtime, joined.table.get(CLASS))
     every, score = joined.table.index.to_numpy(), ("", joined.table[best].to_numpy(np.float64))
     chosen = {"hardest": np.searchsorted(every, ids)}
     return pictures.gallery(every, chosen, score, found, {}, f"Hardest by {best} of {title}", settings)

@@ -128,13 +128,12 @@ def belonging(values: np.ndarray, k: int) -> np.ndarray:
 
 
 def agreement(table: pd.DataFrame, metrics: Sequence[str], ends: Mapping[str, str], k: int) -> np.ndarray:
-    """The share [M, M] of the hardest k of one metric that are among those of the other; 1 of a metric and itself.
+    """The share [M, M] of the hardest k of one metric that are among those of the other; 1 of two that order alike.
 
-    NaN for a metric without k values.
+    A sample that belongs to both by shares is in common by the smaller one. NaN for a metric without k values.
     """
     members = np.stack([belonging(hard(table[name], ends.get(name, "")), k) for name in metrics])
-    shares: np.ndarray = members @ members.T / k
-    np.fill_diagonal(shares, 1.0)
+    shares = np.array([np.minimum(members, own).sum(1) for own in members]) / k
     few = members.sum(1) < k - 0.5
     shares[few] = shares[:, few] = np.nan
     return shares
@@ -171,16 +170,7 @@ def listed(
 
 def advice(table: pd.DataFrame, rows: Sequence[Auroc], best: str | None, metrics: Sequence[str]) -> list[str]:
     """What the run shows of which score to use, in sentences."""
-    said = []
-    of_first = [row for row in rows if row.flag == rows[0].flag]
-    if best is not None and of_first:
-        alike = [row.metric for row in of_first if row.metric != best and row.as_good]
-        (top,) = (row for row in of_first if row.metric == best)
-        error = "" if top.stderr is None else f" ± {top.stderr:.4f}"
-        text = f"best at finding {top.flag}: {best}, AUROC {top.at_end:.4f}{error}"
-        if alike:
-            text += f"; not told apart from it (95 %): {', '.join(alike)}"
-        said.append(text)
+    said = [_finds(rows, best)] if best is not None and rows else []
     if MARGIN in metrics and table[MARGIN].notna().any():
         share = float((table[MARGIN].dropna() > 0).mean())
         said.append(
@@ -194,3 +184,19 @@ def advice(table: pd.DataFrame, rows: Sequence[Auroc], best: str | None, metrics
             )
         )
     return said
+
+
+def _finds(rows: Sequence[Auroc], best: str) -> str:
+    """Which score finds the first flag, which are as good, and whether any does."""
+    of_first = [row for row in rows if row.flag == rows[0].flag]
+    (top,) = (row for row in of_first if row.metric == best)
+    if top.at_end is None:
+        which = "none" if not top.flagged else "all"
+        return f"{which} of the samples are flagged as {top.flag}: there is nothing to tell apart"
+    error = "" if top.stderr is None else f" ± {top.stderr:.4f}"
+    said = f"{best}, AUROC {top.at_end:.4f}{error}"
+    if top.stderr is None or top.at_end - APART * top.stderr <= 0.5:
+        return f"no score is known to find {top.flag} better than chance (95 %); the largest: {said}"
+    alike = [row.metric for row in of_first if row.metric != best and row.as_good]
+    also = f"; not told apart from it (95 %): {', '.join(alike)}" if alike else ""
+    return f"best at finding {top.flag}: {said}{also}"

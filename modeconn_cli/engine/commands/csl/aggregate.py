@@ -417,7 +417,7 @@ def _draw(
     if found.named_ids:
         ids = np.concatenate([found.ids[places] for places in chosen.values()])
         split = found.summary.get("split", "all-train")
-        images = pictures.images_of(data, split, ids, runtime)
+        images = pictures.images_of(data, split, ids, runtime, found.listed_labels())
         score = "CSL", metrics.shown
         drawings.append(pictures.gallery(found.ids, chosen, score, images, noise, ends, settings))
     for path, picture in zip(drawn, drawings, strict=True):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -25,6 +25,9 @@ from modeconn_cli.engine.settings.csl import CslAggregateSettings
 from modeconn_cli.engine.settings.shared import MeasuredDataSettings
 from modeconn_cli.engine.training import halves, recorded
 from modeconn_cli.engine.training.halves import Halves
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 JOBS = ("csl-score", "train")  # that make such arrays
 
@@ -161,9 +164,13 @@ class RunArrays:
         scored = " ".join(f"{name} {self.summary.get(name)}" for name in ("grad", "split"))
         return f"{made_of}{scored}\nimages of {data.dataset} {data.data_path or ''}\n"
 
+    def listed_labels(self) -> pd.Series | None:
+        """The labels that were scored, by sample id, as far as a table of the samples says them."""
+        return listing.read([self.folder / self.run.aggregated(listing.STEM, ".csv")]).labels
+
     def labels(self) -> np.ndarray | None:
         """The labels that were scored, int64 [N], where a table of the samples says all of them."""
-        said = listing.read([self.folder / self.run.aggregated(listing.STEM, ".csv")]).labels
+        said = self.listed_labels()
         found = np.array([]) if said is None else said.reindex(self.ids).to_numpy()
         return None if said is None or np.isnan(found).any() else found.astype(np.int64)
 
