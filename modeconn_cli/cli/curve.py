@@ -192,7 +192,7 @@ def plane_table(result: CurvePlaneResult) -> list[Block]:
          *(number(value, 4) for value in (each.tr_loss, each.te_loss, each.te_err)))
         for each in shown
     )  # fmt: skip
-    heads = ("point", "x", "y", "off", "train loss", f"{held_out} loss", f"{held_out} error (%)")
+    heads = ("point", "x", "y", "off plane", "train loss", f"{held_out} loss", f"{held_out} error (%)")
     shares = (
         "" if result.shares is None else f"; shares of variance: {' and '.join(map(percent, result.shares))}"
     )

@@ -68,8 +68,8 @@ def through(gram: np.ndarray, names: Sequence[str]) -> Span:
     angle = math.degrees(math.atan2(height, between / width))
     if min(angle, 180 - angle) < FLATTEST:
         raise InputError(
-            f"the three networks lie on a straight line: the angle at '{names[0]}' between the other two is "
-            f"{angle:.2g} degrees, less than {FLATTEST} from one",
+            f"the three networks lie on a straight line, within {FLATTEST:g} degrees: the angle at '{names[0]}' "
+            f"between the other two is {angle:.4g}",
             "mcx curve eval A.pt B.pt evaluates a line",
         )
     blends = np.array([[0.0, 0.0, 1 / width], [0.0, 1 / height, -along / height]])
@@ -115,7 +115,7 @@ def principal(gram: np.ndarray) -> Span:
     blends = ((vectors - vectors.mean(0)) / np.sqrt(values)).T
     coordinates = gram @ blends.T
     signs = np.where(coordinates[0] < 0, -1.0, 1.0)
-    blends, coordinates = blends * signs[:, None], coordinates * signs
+    blends, coordinates = blends * signs[:, None], coordinates * signs + 0.0  # no negative zero
     off = np.sqrt(np.maximum(np.diag(gram) - (coordinates**2).sum(1), 0.0))
     extent = np.ptp(coordinates, axis=0)
     shares = values / total
@@ -208,8 +208,10 @@ class Plane:
         if at is None:
             out.copy_(self.points[int(place)])
             return np.zeros(2)
-        torch.add(self.points[self.origin], self.vectors[0], alpha=at[0], out=out)
-        out.add_(self.vectors[1], alpha=at[1])
+        # As tensors: a number beyond the weights' type gives cells that are not finite, and no error.
+        x, y = torch.tensor(at, dtype=out.dtype, device=out.device)
+        torch.addcmul(self.points[self.origin], self.vectors[0], x, out=out)
+        out.addcmul_(self.vectors[1], y)
         return np.array(at)
 
     def norms(self) -> np.ndarray:

@@ -180,7 +180,7 @@ def arrays_of(spanned: Spanned, measured: Sequence[Measurement], wd: float) -> d
         }
     if spanned.epochs:
         out["epochs"] = np.array(spanned.epochs)
-    cells, points = plane.norms(), _norms_of_points(spanned.opened.path)
+    cells, points = plane.norms(), _norms_of_points(spanned)
     for name in MEASURED:
         values = np.array([getattr(each, name) for each in measured])
         out[name], out[f"points_{name}"] = values[count:].reshape(shape), values[:count]
@@ -191,12 +191,15 @@ def arrays_of(spanned: Spanned, measured: Sequence[Measurement], wd: float) -> d
     return out | {"loss": out["tr_loss"].T.copy(), "coordinates": np.stack([plane.xs, plane.ys])}
 
 
-def _norms_of_points(path: WeightPath) -> np.ndarray:
-    """‖w_k‖ [K], each as the end of a path that begins at the first: what `mcx curve eval` says of it, bit for bit."""
-    if len(path.points) == 1:
-        path = WeightPath("line", path.points.expand(2, -1), path.layout)
-        return path.lengths((0.0, 1.0))[1][:1]
-    return path.lengths(np.linspace(0, 1, len(path.points)))[1]
+def _norms_of_points(spanned: Spanned) -> np.ndarray:
+    """‖w_k‖ [K] as `mcx curve eval` says it, bit for bit: of a curve's points, and of each network at the end of the
+    line that begins at the first.
+    """
+    path = spanned.opened.path
+    if spanned.made == "curve":
+        return path.lengths(np.linspace(0, 1, len(path.points)))[1]
+    lines = [WeightPath("line", path.points[[0, k]], path.layout) for k in range(len(path.points))]
+    return np.array([line.lengths((0.0, 1.0))[1][1] for line in lines])
 
 
 def _points(spanned: Spanned, arrays: dict[str, np.ndarray]) -> list[PlanePoint]:

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 STEPS = 14  # contours
-HEIGHT = 2.7  # inches of a panel
+HEIGHT = 2.4  # inches of a panel
+LONGEST = 2.5  # of a plane whose axes have one scale; a longer one fills the panel
 
 
 def plane_figure(arrays: Mapping[str, np.ndarray], title: str, settings: CurvePlaneSettings) -> bytes:
@@ -34,11 +35,13 @@ def plane_figure(arrays: Mapping[str, np.ndarray], title: str, settings: CurvePl
 def draw_plane(
     axis: Axes, arrays: Mapping[str, np.ndarray], series: str, levels: Literal["log", "linear"] = "log"
 ) -> Any:
-    """Contours of one series of `plane.npz`, white where it is not finite, with the networks and what joins them.
+    """Contours of one series of `plane.npz`, white where a loss is not finite, with the networks and what joins them.
 
     Returns the contours, None where no cell is finite.
     """
-    values, (xs, ys) = np.asarray(arrays[series], dtype=float), np.asarray(arrays["coordinates"])
+    finite = np.isfinite(arrays["tr_loss"]) & np.isfinite(arrays["te_loss"])
+    values = np.where(finite, np.asarray(arrays[series], dtype=float), np.nan)
+    xs, ys = np.asarray(arrays["coordinates"])
     places = np.asarray(arrays["bend_coordinates"])
     axis.grid(visible=False)
     axis.set_facecolor("white")
@@ -59,7 +62,8 @@ def draw_plane(
     )  # fmt: skip
     axis.set_xlabel("distance along the first direction")
     axis.set_ylabel("along the second")
-    axis.set_aspect("equal")
+    wide, tall = np.ptp(xs), np.ptp(ys)
+    axis.set_aspect("equal" if tall < LONGEST * wide and wide < LONGEST * tall else "auto")
     return contours
 
 
