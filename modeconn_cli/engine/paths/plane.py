@@ -129,14 +129,14 @@ def principal(gram: np.ndarray) -> Span:
     )
 
 
-def ticks(coordinates: np.ndarray, span: float, margin: float, count: int) -> np.ndarray:
-    """Positions along an axis in units of its span, [count]: from the least to the largest coordinate of the networks,
-    and by `margin` further on both sides.
-
-    >>> ticks(np.array([0.0, 1.0, 4.0]), 4.0, 0.25, 4).tolist()
-    [-0.25, 0.25, 0.75, 1.25]
+def ticks(span: Span, axis: int, margin: float, count: int) -> np.ndarray:
+    """Positions along an axis in units of its span, [count]: through three networks from −margin to 1 + margin (Garipov
+    et al. 2018), of a run as far beyond its checkpoints; further where a network would lie outside.
     """
-    return np.linspace(coordinates.min() / span - margin, coordinates.max() / span + margin, count)
+    places = span.coordinates[:, axis] / span.spans[axis]
+    first, last = float(places.min()), float(places.max())
+    low, high = (0.0, 1.0) if span.shares is None else (first, last)
+    return np.linspace(min(low - margin, first), max(high + margin, last), count)
 
 
 @weights.one_thread()

@@ -100,10 +100,7 @@ def open_plane(settings: CurvePlaneSettings, runtime: Runtime) -> Spanned:
     opened.subject.check_independent()
     span, vectors = _spanned(opened, names, settings)
     if settings.random_directions is None:
-        alphas, betas = (
-            plane.ticks(span.coordinates[:, k], span.spans[k], settings.margin, settings.grid_points)
-            for k in (0, 1)
-        )
+        alphas, betas = (plane.ticks(span, k, settings.margin, settings.grid_points) for k in (0, 1))
     else:
         alphas = betas = np.linspace(-settings.reach, settings.reach, settings.grid_points)
     inner = weights.gram(list(vectors), torch.zeros_like(vectors[0])).numpy()
