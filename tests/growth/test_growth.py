@@ -141,6 +141,7 @@ LINE = "{made}/run4/seed0/checkpoint-0.pt {made}/run4/seed0/checkpoint-3.pt"
         "status {made}/dormant{n} --verify",
         f"train {TRAINED} --epochs {{n}} --save-freq 1",
         f"curve eval {LINE} {TRAINED} --num-points {{n}}",
+        f"curve plane --run {{made}}/run{{n}}/seed0 {TRAINED} --grid-points 2",
         f"lmc run {TRAINED} --k1 0 --k2 1 --num-alphas {{n}}1",
         f"lmc run {TRAINED} --k1 0 --k2 {{n}} --num-alphas 3",
         f"csl score {FOUR} --max-samples {{n}}",
