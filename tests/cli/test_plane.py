@@ -291,6 +291,21 @@ def test_what_spans_no_plane_is_refused(mcx, here: Path, words: tuple[str, ...])
     assert not Path("out").exists()
 
 
+@pytest.mark.parametrize(
+    "words", [(A, "nan.pt", B), ("nan_curve.pt",), ("nan.pt", "--random-directions", "0")]
+)
+def test_weights_that_are_no_numbers_span_no_plane(mcx, here: Path, words: tuple[str, ...]) -> None:
+    for name, source, entry in (("nan.pt", A, "model_state"), ("nan_curve.pt", CURVE, "control_points")):
+        content = torch.load(source, weights_only=True)
+        state = content[entry] if entry == "model_state" else content[entry][1]
+        next(iter(state.values())).view(-1)[0] = float("nan")
+        torch.save(content, name)
+    done = mcx("curve", "plane", *words, *OWN, "--output-dir", "out")
+    assert (done.code, done.out) == (3, "")
+    assert "0.weight" in done.err
+    assert "--allow-nonfinite" not in done.err
+
+
 def test_another_architecture_is_refused(mcx, here: Path, networks: Path) -> None:
     done = mcx("curve", "plane", A, B, networks / "seed0/checkpoint-4.pt", *OWN, "--output-dir", "out")
     assert done.code == 3

@@ -135,6 +135,10 @@ def test_a_flat_triangle_is_a_plane_as_long_as_its_angle_is_not_below_the_stated
     points = torch.tensor([[0.0, 0.0], [1.0, 2e-4], [2.0, 0.0]], dtype=torch.float64)
     found = plane.through(gram_of(points, 0), NAMES)
     assert math.isclose(found.spans[1], 2e-4, rel_tol=1e-7)
+    with pytest.raises(InputError, match="distances are not finite"):
+        plane.through(gram_of(1e200 * points, 0), NAMES)
+    with pytest.raises(InputError, match="distances are not finite"):
+        plane.principal(gram_of(1e200 * points, 2))
     equal = torch.ones(3, 4, dtype=torch.float64)
     with pytest.raises(InputError, match="the three networks are equal"):
         plane.through(gram_of(equal, 0), NAMES)

@@ -154,7 +154,7 @@ CASES = {
         ["curve", "plane", A, B, "swapped.pt", *OWN, "--grid-points", "2", "-q"],
         {A: other_weights, B: other_weights, "swapped.pt": other_weights, "data.npz": other_data}, "out",
     ),
-    "curve plane of a run": Case(
+    "curve plane run": Case(
         ["curve", "plane", "--run", "runs/seed0", *OWN, "--grid-points", "2", "-q"],
         {A: other_weights, "data.npz": other_data}, "out",
     ),

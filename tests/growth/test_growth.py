@@ -141,7 +141,6 @@ LINE = "{made}/run4/seed0/checkpoint-0.pt {made}/run4/seed0/checkpoint-3.pt"
         "status {made}/dormant{n} --verify",
         f"train {TRAINED} --epochs {{n}} --save-freq 1",
         f"curve eval {LINE} {TRAINED} --num-points {{n}}",
-        f"curve plane --run {{made}}/run{{n}}/seed0 {TRAINED} --grid-points 2",
         f"lmc run {TRAINED} --k1 0 --k2 1 --num-alphas {{n}}1",
         f"lmc run {TRAINED} --k1 0 --k2 {{n}} --num-alphas 3",
         f"csl score {FOUR} --max-samples {{n}}",
@@ -176,6 +175,7 @@ def test_folders_of_branches_are_listed_once_each(measured: Measured) -> None:
     ("words", "by_pairs"),
     [
         (f"curve eval {{made}}/curve{{n}}/checkpoints/checkpoint-1.pt {TRAINED} --num-points 3", "flops"),
+        (f"curve plane --run {{made}}/run{{n}}/seed0 {TRAINED} --grid-points 2", "flops"),
         (
             "curve analyze {made}/curve{n}/checkpoints/checkpoint-1.pt --num-points 3 --output-dir out{n}",
             "flops",
@@ -188,7 +188,7 @@ def test_folders_of_branches_are_listed_once_each(measured: Measured) -> None:
     ],
 )
 def test_what_grows_as_pairs_do_is_named(measured: Measured, words: str, by_pairs: str) -> None:
-    """Inner products of all points of a curve; each document of many aligned networks names all of them."""
+    """Inner products of all points of a curve or a run; each document of many aligned networks names all of them."""
     command = measured(words)
     found = growth(SIZES, command)
     assert found.pop("listed") == 0

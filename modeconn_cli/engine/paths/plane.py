@@ -60,6 +60,7 @@ def through(gram: np.ndarray, names: Sequence[str]) -> Span:
     >>> through(gram, ("a", "b", "c")).coordinates.tolist()
     [[0.0, 0.0], [1.0, 2.0], [2.0, 0.0]]
     """
+    _check_finite(gram)
     one, two, between = float(gram[1, 1]), float(gram[2, 2]), float(gram[1, 2])
     _check_different(one, two, one + two - 2 * between, names)
     width = math.sqrt(two)
@@ -75,6 +76,13 @@ def through(gram: np.ndarray, names: Sequence[str]) -> Span:
     blends = np.array([[0.0, 0.0, 1 / width], [0.0, 1 / height, -along / height]])
     coordinates = np.array([[0.0, 0.0], [between / width, height], [width, 0.0]])
     return Span(0, blends, coordinates, np.zeros(3), (width, height), angle=angle)
+
+
+def _check_finite(gram: np.ndarray) -> None:
+    if not np.isfinite(gram).all():
+        raise InputError(
+            "the networks' weights are so large that their distances are not finite: they span no plane"
+        )
 
 
 def _check_different(one: float, two: float, last: float, names: Sequence[str]) -> None:
@@ -104,6 +112,7 @@ def principal(gram: np.ndarray) -> Span:
         raise InputError(
             f"the run has {count} checkpoints: a plane takes three", "save more of them with --save-freq"
         )
+    _check_finite(gram)
     centred = gram - gram.mean(0) - gram.mean(1)[:, None] + gram.mean()
     values, vectors = np.linalg.eigh((centred + centred.T) / 2)
     values, vectors = np.maximum(values[:-3:-1], 0.0), vectors[:, :-3:-1]

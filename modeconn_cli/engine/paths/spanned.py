@@ -150,7 +150,12 @@ def _of_curve(
     path: Path, settings: CurvePlaneSettings, policy: StatisticsPolicy, runtime: Runtime
 ) -> tuple[OpenedPath, tuple[str, ...], Buffers]:
     """A curve of three control points. Raises InputError for one of another number."""
-    curve = file.read(path, settings, runtime, allow_nonfinite=settings.allow_nonfinite)
+    try:
+        curve = file.read(path, settings, runtime)
+    except InputError as error:
+        if "--allow-nonfinite" in error.hint:  # through weights that are no numbers there is no plane
+            raise InputError(error.message) from error
+        raise
     if len(curve.points) != 3:
         raise InputError(
             f"'{path}' has {len(curve.points)} control points: a plane goes through three",
@@ -176,10 +181,7 @@ def _of_networks(
     settings: CurvePlaneSettings, policy: StatisticsPolicy, runtime: Runtime
 ) -> tuple[OpenedPath, tuple[str, ...], Buffers]:
     """Three networks, or the one that random directions go out from."""
-    read = [
-        subject.read(path, settings, runtime, allow_nonfinite=settings.allow_nonfinite)
-        for path in settings.checkpoints
-    ]
+    read = [subject.read(path, settings, runtime) for path in settings.checkpoints]
     found = subject.open_networks(read, settings, runtime)
     return _of(found, list(found.checkpoints), policy)
 
@@ -200,11 +202,7 @@ def _of_run(
     """The checkpoints of a training, of which the last says which network and which data; read one by one."""
     files = epochs.in_range(folder, settings.epochs, runtime)
     *before, last = files.values()
-
-    def read(path: Path) -> Checkpoint:
-        return subject.read(path, settings, runtime, allow_nonfinite=settings.allow_nonfinite)
-
-    found = subject.open_networks([read(last)], settings, runtime)
+    found = subject.open_networks([subject.read(last, settings, runtime)], settings, runtime)
     end, model = found.checkpoints[0], found.model
     layout, own = Layout(model), model.state_dict()
     points = torch.empty(len(files), layout.size, dtype=layout.dtype, device=runtime.device)
@@ -212,7 +210,7 @@ def _of_run(
     for row, path in zip(points, (*before, last), strict=True):
         each = end
         if path != last:
-            each = read(path)
+            each = subject.read(path, settings, runtime)
             subject.check_said(each, found.arch, settings)
             each = subject.named_as(each, own, runtime)
             weights.check_alike(end.state, each.state, str(last), str(path))

@@ -261,7 +261,6 @@ class CurvePlaneSettings(
     )
     bn_samples: int | None = like(PathSettings, "bn_samples")
     wd: float | None = like(CurveEvalSettings, "wd", shown="the checkpoint's own, else 0")
-    allow_nonfinite: bool = like(PathSettings, "allow_nonfinite")
 
     @property
     def curve(self) -> Path | None:
