@@ -22,7 +22,7 @@ from modeconn_cli.cli.commands import COMMANDS, TOPICS
 
 ROOT = Path(__file__).parents[1]
 COLUMNS = "100"  # of the help, whatever terminal the site is built in
-TUTORIALS = ("python", "samples", "distances", "barriers", "symmetries", "tasks", "processes")
+TUTORIALS = ("python", "samples", "distances", "barriers", "planes", "symmetries", "tasks", "processes")
 EXPLAINED = ("methods", "promises", "speed", "commands", "architecture")
 
 

@@ -29,7 +29,7 @@ README = (ROOT / "README.md").read_text()
 # In the order of the site: each goes on where those before it ended, in the same folder.
 TUTORIALS = (
     "README.md",
-    *(f"docs/{name}.md" for name in ("samples", "distances", "barriers", "symmetries", "tasks")),
+    *(f"docs/{name}.md" for name in ("samples", "distances", "barriers", "planes", "symmetries", "tasks")),
 )
 SHORT = ("--epochs", "1", "--curve-epochs", "1", "--num-points", "3")
 # Every run of the documents in small; the words of a command stay what they are.
@@ -51,6 +51,7 @@ FASTER = {
     "lmc run": ("--k2", "1", "--num-alphas", "3"),
     "lmc interpolate": ("--num-alphas", "3"),
     "curve eval": ("--num-points", "3"),
+    "curve plane": ("--grid-points", "2"),
 }
 
 

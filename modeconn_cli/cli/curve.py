@@ -1,4 +1,4 @@
-"""`mcx curve`: train, eval, analyze, extract."""
+"""`mcx curve`: train, eval, plane, analyze, extract."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ import typer
 
 from modeconn_cli.cli.options import takes
 from modeconn_cli.cli.report import Report
-from modeconn_cli.cli.tables import Block, Lines, Table, barriers_block, number, percent
+from modeconn_cli.cli.tables import EPOCHS, Block, Lines, Table, barriers_block, ends, number, percent
 from modeconn_cli.engine.settings.curve import (
     CurveAnalyzeSettings,
     CurveEvalSettings,
     CurveExtractSettings,
+    CurvePlaneSettings,
     CurveTrainSettings,
 )
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from modeconn_cli.engine.commands.curve.analyze import CurveAnalyzeResult
     from modeconn_cli.engine.commands.curve.eval import CurveEvalResult
     from modeconn_cli.engine.commands.curve.extract import CurveExtractResult
+    from modeconn_cli.engine.commands.curve.plane import CurvePlaneResult
     from modeconn_cli.engine.commands.curve.train import CurveTrainResult
 
 app = typer.Typer(rich_markup_mode=None, no_args_is_help=True)
@@ -63,6 +65,27 @@ def evaluate(settings: CurveEvalSettings, report: Report) -> None:
     from modeconn_cli.engine.commands.curve import eval as engine
 
     report.run(engine.run, settings, eval_table)
+
+
+@app.command("plane")
+@takes(CurvePlaneSettings, "curve plane")
+def plane(settings: CurvePlaneSettings, report: Report) -> None:
+    """Evaluate loss and error on a plane: through three networks, of a curve, of a run, or around one network.
+
+    Of a run (--run) the two leading principal directions, with the checkpoints projected; around one network two random
+    directions, filter by filter as long as the network (Li et al. 2018, arXiv:1712.09913). Writes plane.npz,
+    plane_summary.json and plane.png.
+
+    Examples, after the first of mcx curve train:
+      mcx curve plane curve/checkpoints/checkpoint-5.pt --grid-points 5 --output-dir plane
+      mcx curve plane --run runs/seed0 --grid-points 5 --output-dir way
+      mcx curve plane runs/seed0/checkpoint-5.pt --random-directions 0 --grid-points 5 --output-dir around
+
+    More: mcx curve eval --help for the path itself, mcx help files.
+    """
+    from modeconn_cli.engine.commands.curve import plane as engine
+
+    report.run(engine.run, settings, plane_table)
 
 
 @app.command("analyze")
@@ -129,6 +152,13 @@ NAMES = {
     "te_err": "{} error (%)",
 }
 
+MADE = {
+    "networks": "three networks",
+    "curve": "a curve",
+    "run": "a run",
+    "random directions": "two random directions",
+}
+
 
 def eval_table(result: CurveEvalResult) -> list[Block]:
     rows = tuple(
@@ -143,6 +173,43 @@ def eval_table(result: CurveEvalResult) -> list[Block]:
         Lines(
             (
                 f"Length: {result.length:.2f} (endpoints: {result.endpoint_distance:.2f})",
+                f"Evaluated on {result.data['dataset']} with {result.data['transform']['said']}, "
+                f"weight decay {result.wd:g} in the loss",
+            )
+        ),
+    ]
+
+
+def plane_table(result: CurvePlaneResult) -> list[Block]:
+    side, held_out = result.grid_points, result.held_out
+    rows = tuple(
+        (NAMES[name].format(held_out), *(number(value, 4) for value in vars(values).values()))
+        for name, values in result.statistics.items()
+    )
+    shown, more = ends(result.points, EPOCHS, "checkpoints")
+    points = tuple(
+        (each.name, *(number(value, 2) for value in (each.x, each.y, each.off)),
+         *(number(value, 4) for value in (each.tr_loss, each.te_loss, each.te_err)))
+        for each in shown
+    )  # fmt: skip
+    heads = ("point", "x", "y", "off plane", "train loss", f"{held_out} loss", f"{held_out} error (%)")
+    shares = (
+        "" if result.shares is None else f"; shares of variance: {' and '.join(map(percent, result.shares))}"
+    )
+    angle = "" if result.angle is None else f"; angle at the first point: {result.angle:.2f} degrees"
+    lines = [
+        *more,
+        f"Lengths of the directions: {result.spans[0]:.2f} and {result.spans[1]:.2f}{angle}{shares}",
+    ]
+    if result.nonfinite_cells:
+        lines.append(f"Cells that are not finite: {result.nonfinite_cells} of {side * side}")
+    title = f"Over the plane of {MADE[result.made]} ({side} x {side} cells)"
+    return [
+        Table(title, ("series", "min", "at x", "at y", "max"), rows),
+        Table("Points", heads, points),
+        Lines(
+            (
+                *lines,
                 f"Evaluated on {result.data['dataset']} with {result.data['transform']['said']}, "
                 f"weight decay {result.wd:g} in the loss",
             )

@@ -27,6 +27,7 @@ COMMANDS = {
     "l2": ("SEED0", "SEED1"),
     "lmc interpolate": ("SEED0", "SEED1", "--num-alphas", "3", "--by-layer", "--layers", "conv1", *FEW),
     "curve eval": ("--endpoint0", "SEED0", "--endpoint1", "SEED1", "--num-points", "3", *FEW),
+    "curve plane": ("SEED0", "--random-directions", "0", "--grid-points", "2", *FEW),
     "csl score": ("--checkpoint", "SEED0", *FEW),
     "csl aggregate": ("--input-dir", "SCORES"),
     "curvature": ("--checkpoint", "SEED0", "--niter", "1", *FEW),
@@ -60,7 +61,7 @@ def test_every_file_that_a_command_writes_is_named(mcx: Callable, networks: Path
         names = [name.rpartition("/")[2] for name in known]
         unnamed = [name for name in written if not any(fnmatch.fnmatch(name, each) for each in names)]
         assert (command, unnamed) == (command, [])
-        if command in ("lmc interpolate", "curve eval", "csl score"):
+        if command in ("lmc interpolate", "curve eval", "curve plane", "csl score"):
             files = [name for name in names if not name.startswith(("-", "label_noise"))]
             lacking = [name for name in files if not fnmatch.filter(written, name)]
             assert (command, lacking) == (command, [])

@@ -201,6 +201,7 @@ ROUNDS = {
     f"lmc interpolate {A} {B} --num-alphas 3 --output-dir o": SPELLED,
     f"curve eval {ENDS} --num-points 2 --output-dir o": f"{SPELLED} --wd 5e-4",
     f"curve eval {ENDS} --num-points 2 --bn none --output-dir o": f"{SPELLED} --wd 5e-4",
+    f"curve plane {A} --random-directions 0 --grid-points 2 --output-dir o": f"{SPELLED} --wd 5e-4",
     f"curve extract {ENDS} --t 0.5 --output o.pt": f"{SPELLED}",
     f"curve extract {ENDS} --t 0.5 --bn none --output o.pt": "--model MLP",
     f"curve train {ENDS} --epochs 1 --output-dir o": SPELLED,

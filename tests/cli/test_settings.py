@@ -37,6 +37,14 @@ MISSING: dict[str, tuple[str, str]] = {
     "curve eval --output-dir o": PATH,
     "curve eval --output-dir o --endpoint0 a.pt": PATH,
     "curve eval --output-dir o --curve-checkpoint c.pt --endpoint0 a.pt --endpoint1 b.pt": PATH,
+    "curve plane": FOLDER,
+    "curve plane --output-dir o": (
+        "give either three networks, a curve, or a run",
+        "mcx curve plane A.pt B.pt C.pt, --curve-checkpoint FILE or --run DIR",
+    ),
+    "curve plane a.pt b.pt --output-dir o": (
+        "a plane goes through three networks, got 2", "mcx curve plane A.pt B.pt C.pt"
+    ),
     "curve analyze": ("no curve", "pass --curve-checkpoint FILE"),
     "curve analyze --curve-checkpoint c.pt": FOLDER,
     "curve extract": ("no position", "pass --t between 0 and 1"),
@@ -387,6 +395,10 @@ SMALL = "--max-samples 40"
         (f"curve eval {PAIR} --num-points 2 {SMALL} --output-dir o", "--seed 7 --bn keep"),
         (f"curve eval {PAIR} --num-points 2 {SMALL} --bn none --output-dir o", "--seed 7"),
         (f"lmc interpolate {PAIR} --num-alphas 3 {SMALL} --output-dir o", "--seed 7 --bn-samples 9"),
+        (
+            f"curve plane {CNN} --random-directions 1 --grid-points 2 {SMALL} --output-dir o",
+            "--seed 7 --bn keep",
+        ),
         (f"curve extract {PAIR} --t 0.5 --output o.pt", "--seed 7 --batch-size 9 --max-samples 5"),
         (f"curve extract {PAIR} --t 0.5 --bn none --output o.pt", "--seed 7 --batch-size 9"),
         (f"swap --checkpoint {CNN} --output o.pt", "--batch-size 9"),

@@ -49,6 +49,7 @@ from modeconn_cli.engine.commands.csl import aggregate, score
 from modeconn_cli.engine.commands.curvature import stability
 from modeconn_cli.engine.commands.curve import analyze, extract
 from modeconn_cli.engine.commands.curve import eval as curve_eval
+from modeconn_cli.engine.commands.curve import plane as curve_plane
 from modeconn_cli.engine.commands.curve import train as curve_train
 from modeconn_cli.engine.commands.l2 import pair, summary
 from modeconn_cli.engine.commands.l2.trajectory import Waypoint
@@ -117,6 +118,14 @@ TABLES: dict[str, Callable[[], Sequence[tables.Block]]] = {
     ),
     "curve eval": lambda: curve.eval_table(
         made(curve_eval.CurveEvalResult, statistics=SERIES, barriers=BARRIERS, data=DATA)
+    ),
+    "curve plane": lambda: curve.plane_table(
+        made(
+            curve_plane.CurvePlaneResult,
+            made="run",
+            statistics={name: made(curve_plane.OverCells) for name in ("tr_loss", "te_err")},
+            data=DATA,
+        )
     ),
     "curve analyze": lambda: curve.analyze_table(made(analyze.CurveAnalyzeResult)),
     "curve extract": lambda: curve.extract_table(made(extract.CurveExtractResult)),

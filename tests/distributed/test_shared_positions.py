@@ -116,3 +116,34 @@ def test_j10_a_rank_with_another_end_is_refused(
     assert [process.returncode for process in both] == [3, 3]
     assert "rank 1: this rank sees another file 1 than rank 0" in ended[1][1]
     assert not (tmp_path / "out/curve.npz").exists()
+
+
+@pytest.mark.distributed
+def test_cells_are_shared_and_the_plane_is_that_of_one(
+    mcx: Callable, start: Callable, networks: Path, tmp_path: Path
+) -> None:
+    """Also where one of two processes was killed in the middle: the bytes are those of one that nothing disturbed."""
+    ends = [networks / f"seed{k}/checkpoint-4.pt" for k in (0, 1)]
+    words = (
+        "curve",
+        "plane",
+        *ends,
+        networks / "seed0/checkpoint-0.pt",
+        "--grid-points",
+        "3",
+        "--output-dir",
+    )
+    assert mcx(*words, tmp_path / "one", "--threads", "1").code == 0
+    stopped = {"MCX_TESTING": "1", "MCX_FAILPOINT": "evaluate.after_position.rank1:3=kill"}
+    done = start(*words, tmp_path / "two", "--nproc-per-node", "2", environment=stopped)
+    assert (done.wait(100), done.communicate()[0]) == (137, "")
+    kept = sorted(path.name for path in (tmp_path / "two/.mcx/curve-plane").glob("positions-*.jsonl"))
+    assert kept == ["positions-0.jsonl", "positions-1.jsonl"]
+    done = start(*words, tmp_path / "two", "--nproc-per-node", "2")
+    out, err = done.communicate(timeout=100)
+    assert done.returncode == 0, err
+    assert out.count("Over the plane of three networks (3 x 3 cells)") == 1
+    for name in ("plane.npz", "plane.png"):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+    one, two = (documents(tmp_path / name, "plane_summary.json") for name in ("one", "two"))
+    assert one == two

@@ -150,6 +150,14 @@ CASES = {
         ["curve", "eval", A, B, *OWN, "--num-points", "3", "-q"],
         {A: other_weights, B: other_weights, "data.npz": other_data}, "out",
     ),
+    "curve plane": Case(
+        ["curve", "plane", A, B, "swapped.pt", *OWN, "--grid-points", "2", "-q"],
+        {A: other_weights, B: other_weights, "swapped.pt": other_weights, "data.npz": other_data}, "out",
+    ),
+    "curve plane run": Case(
+        ["curve", "plane", "--run", "runs/seed0", *OWN, "--grid-points", "2", "-q"],
+        {A: other_weights, "data.npz": other_data}, "out",
+    ),
     "curve analyze": Case(
         ["curve", "analyze", "--curve-checkpoint", CURVE, "--original-checkpoint", A, "--swap-metadata",
          "swapped_metadata.json", *OWN, "--num-points", "3", "-q"],

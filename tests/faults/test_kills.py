@@ -210,3 +210,20 @@ def test_a_teacher_of_labels_and_its_pupil_go_on_after_kills(fresh, tmp_path: Pa
     assert fresh(*words, tmp_path / "run").code == 0
     for name in ("seed0/label_noise.csv", "seed0/checkpoint-3.pt", "teacher/seed0/checkpoint-5.pt"):
         assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+
+
+def test_f2_a_plane_killed_at_any_cell_goes_on_to_the_same_bytes(
+    forked, mcx, here: Path, networks: Path
+) -> None:
+    (here / "b.pt").write_bytes((networks / "seed1/checkpoint-4.pt").read_bytes())
+    (here / "c.pt").write_bytes((networks / "seed0/checkpoint-0.pt").read_bytes())
+    plane = ("curve", "plane", "a.pt", "b.pt", "c.pt", "--grid-points", "2", "--max-samples", "100", "-q")
+    assert mcx(*plane, "--output-dir", "whole").code == 0
+    words = (*plane, "--output-dir", "killed", "--threads", "1")
+    for turn in (2, 4):  # of 7 places, the second run begins at the third
+        where = {"MCX_TESTING": "1", "MCX_FAILPOINT": f"evaluate.after_position.rank0:{turn}=kill"}
+        assert forked(words, where).code == KILLED
+    assert len((here / "killed/.mcx/curve-plane/positions-0.jsonl").read_text().splitlines()) == 4
+    assert forked(words).code == 0
+    for name in ("plane.npz", "plane.png"):
+        assert (here / "killed" / name).read_bytes() == (here / "whole" / name).read_bytes()

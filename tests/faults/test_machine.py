@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from faults.commands import CASES
+from modeconn_cli.cli.commands import named
 from modeconn_cli.cli.complete import settings_of
 from modeconn_cli.engine.samples.scored_run import ScoredRun
 from modeconn_cli.engine.settings.base import specs
@@ -27,9 +28,7 @@ def each(quick: Collection[str], among: Collection[str] = CASES) -> pytest.MarkD
 
 def called(command: str) -> str:
     """The words of a command, of which there are several cases."""
-    return {"train-tasks": "train", "curve eval line": "curve eval", "align several": "align"}.get(
-        command, command
-    )
+    return named(CASES[command].words)
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -175,6 +175,7 @@ def test_folders_of_branches_are_listed_once_each(measured: Measured) -> None:
     ("words", "by_pairs"),
     [
         (f"curve eval {{made}}/curve{{n}}/checkpoints/checkpoint-1.pt {TRAINED} --num-points 3", "flops"),
+        (f"curve plane --run {{made}}/run{{n}}/seed0 {TRAINED} --grid-points 2", "flops"),
         (
             "curve analyze {made}/curve{n}/checkpoints/checkpoint-1.pt --num-points 3 --output-dir out{n}",
             "flops",
@@ -187,7 +188,7 @@ def test_folders_of_branches_are_listed_once_each(measured: Measured) -> None:
     ],
 )
 def test_what_grows_as_pairs_do_is_named(measured: Measured, words: str, by_pairs: str) -> None:
-    """Inner products of all points of a curve; each document of many aligned networks names all of them."""
+    """Inner products of all points of a curve or a run; each document of many aligned networks names all of them."""
     command = measured(words)
     found = growth(SIZES, command)
     assert found.pop("listed") == 0

@@ -8,6 +8,7 @@ are not among them: they have policies of their own (`statistics`).
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -15,12 +16,26 @@ from torch import Tensor, nn
 
 from modeconn_cli.engine.errors import InputError
 from modeconn_cli.engine.networks import weights
-from modeconn_cli.engine.paths.path import WeightPath
+from modeconn_cli.engine.paths.path import Layout
 from modeconn_cli.engine.training import batch_norms
 
 COUNTER = "num_batches_tracked"  # nothing that is computed depends on it
 
 Ends = Sequence[Mapping[str, Tensor]]  # endpoint 0's buffers and, where they are known, endpoint 1's
+
+
+class Way(Protocol):
+    """What a network can be moved along: a path, or a plane whose places are counted."""
+
+    @property
+    def points(self) -> Tensor:
+        """The networks that it is made of, [K, size]."""
+
+    @property
+    def layout(self) -> Layout: ...
+
+    def write(self, t: float, out: Tensor) -> np.ndarray:
+        """The weights at t into `out` [size]; returns the coefficients."""
 
 
 class Carrier:
@@ -30,13 +45,13 @@ class Carrier:
     are. Raises InputError, naming it, for a buffer of whole numbers that differs.
     """
 
-    def __init__(self, model: nn.Module, path: WeightPath, ends: Ends = ()) -> None:
+    def __init__(self, model: nn.Module, path: Way, ends: Ends = ()) -> None:
         self.flat = torch.zeros_like(path.points[0])
         self._model, self._path, self._ends = model, path, ends
         views = path.layout.views(self.flat)
         for name, parameter in model.named_parameters():
             parameter.data = views[name]
-        own, self._following = statistics_of(model), _following(model, ends)
+        own, self._following = statistics_of(model), following(model, ends)
         if len(ends) > 1:  # another path may have left its own in the model
             self.put_buffers(0.0, {name for name, _ in model.named_buffers()} - {*self._following, *own})
 
@@ -68,20 +83,20 @@ class Carrier:
             buffer.copy_(nearer)
 
 
-def _following(model: nn.Module, ends: Ends) -> tuple[str, ...]:
+def following(model: nn.Module, ends: Ends) -> tuple[str, ...]:
     """The buffers that change along the path: they differ between its ends and are no statistics of batch norm.
 
     Raises InputError, naming it, for a buffer of whole numbers that differs.
     """
     if len(ends) < 2:
         return ()
-    own, first, last = statistics_of(model), ends[0], ends[-1]
+    own, first = statistics_of(model), ends[0]
     found = [
         name
         for name, buffer in model.named_buffers()
         if name not in own
         and name in first
-        and not torch.equal(first[name].to(buffer), last[name].to(buffer))
+        and not all(torch.equal(first[name].to(buffer), each[name].to(buffer)) for each in ends[1:])
     ]
     for name in found:
         if not first[name].is_floating_point() and not name.endswith(COUNTER):

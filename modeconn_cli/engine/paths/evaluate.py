@@ -171,7 +171,7 @@ def evaluate_path(
     def measured_at(t: float) -> Measurement:
         if measured is not None and t in measured:
             return replace(measured[t], passes=0)
-        return _measure_at(network, data, batch_size, t)
+        return measure_at(network, data, batch_size, t)
 
     with contextlib.closing(network):
         everything = visit(Measurement, ts, measured_at, runtime, log, pair)
@@ -190,8 +190,12 @@ def visit(
     runtime: Runtime,
     log: Path | None,
     pair: Mapping[str, int] | None = None,
+    place: Callable[[float], Mapping[str, Any]] = lambda t: {"t": t},
 ) -> list[P]:
-    """What `at` finds at every t, in the order of t, as `evaluate_path` keeps, shares and reports it."""
+    """What `at` finds at every t, in the order of t, as `evaluate_path` keeps, shares and reports it.
+
+    `place` is what progress calls a t that no pair has.
+    """
     group = runtime.group if pair is None else Group()
     mine = group.share(ts)
     known, found = _kept(kind, log, runtime), list[P]()
@@ -204,13 +208,13 @@ def visit(
                 logs.append_line(_of_rank(log, group.rank), json.dumps(asdict(known[t])))
         found.append(known[t])
         failpoint(f"evaluate.after_position.rank{group.rank}")
-        place: dict[str, Any] = {"t": t} if pair is None else {**pair, "alpha": t}
-        runtime.progress(len(found), len(mine), **place, **known[t].shown())
+        where = place(t) if pair is None else {**pair, "alpha": t}
+        runtime.progress(len(found), len(mine), **where, **known[t].shown())
     gathered = group.gather([asdict(each) for each in found])
     return sorted((kind(**row) for rows in gathered for row in rows), key=lambda each: each.t)
 
 
-def _measure_at(network: NetworkOnPath, data: Data, batch_size: int, t: float) -> Measurement:
+def measure_at(network: NetworkOnPath, data: Data, batch_size: int, t: float) -> Measurement:
     """Move the network to t and measure it, with what its statistics have cost."""
     before = network.passes
     network.move_to(t)

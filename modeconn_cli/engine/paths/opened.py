@@ -21,10 +21,11 @@ from modeconn_cli.engine.paths import file
 from modeconn_cli.engine.paths.path import WeightPath
 from modeconn_cli.engine.paths.statistics import NetworkOnPath, StatisticsPolicy
 from modeconn_cli.engine.settings.curve import PathSettings
+from modeconn_cli.engine.settings.shared import NetworkSettings
 from modeconn_cli.engine.symmetry import files as permutations
 from modeconn_cli.engine.training import batch_norms
 
-S = TypeVar("S", bound=PathSettings)
+S = TypeVar("S", bound=NetworkSettings)
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,7 @@ from modeconn_cli.engine import keyed
 from modeconn_cli.engine.datasets import Samples
 from modeconn_cli.engine.networks import weights
 from modeconn_cli.engine.networks.activations.features import State
-from modeconn_cli.engine.paths.carrier import Carrier, Ends, statistics_of
-from modeconn_cli.engine.paths.path import WeightPath
+from modeconn_cli.engine.paths.carrier import Carrier, Ends, Way, statistics_of
 from modeconn_cli.engine.paths.repair import Repair
 from modeconn_cli.engine.settings.shared import BatchNorm
 from modeconn_cli.engine.training import batch_norms, recompute_statistics
@@ -69,7 +68,7 @@ class NetworkOnPath:
     def __init__(
         self,
         model: nn.Module,
-        path: WeightPath,
+        path: Way,
         buffers: Ends,
         policy: StatisticsPolicy,
         fit: Samples | None,

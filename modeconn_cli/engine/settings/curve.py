@@ -8,6 +8,7 @@ from typing import ClassVar, Literal
 
 from modeconn_cli.engine.errors import SettingsError
 from modeconn_cli.engine.settings.base import like, setting, without_effect
+from modeconn_cli.engine.settings.scoring import RunFolderSettings
 from modeconn_cli.engine.settings.shared import (
     DATA,
     ON_IMAGES,
@@ -209,3 +210,110 @@ class CurveExtractSettings(PathSettings, OverwriteSettings):
         settled = self.bn not in ON_IMAGES
         unread = [name for name in DATA if name != "labels"]  # statistics are of images
         return super().idle() | without_effect(settled, f"with --bn {self.bn}", *unread, "batch_size", "seed")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CurvePlaneSettings(
+    ModelSettings,
+    MeasuredDataSettings,
+    ComputeSettings,
+    DistributedSettings,
+    FigureSettings,
+    FolderSettings,
+):
+    """Evaluate a plane in weight space, cell by cell."""
+
+    checkpoints: tuple[Path, ...] = setting(
+        (),
+        "three networks; one curve of three control points; with --random-directions one network",
+        positional=True,
+        repeats=True,
+    )
+    curve_checkpoint: Path | None = setting(None, "checkpoint of a curve with three control points")
+    run: Path | None = setting(
+        None, "folder of a training's checkpoints: the plane of its two leading principal directions"
+    )
+    start_epoch: int | None = like(RunFolderSettings, "start_epoch", change="same", needs=("run",))
+    end_epoch: int | None = like(RunFolderSettings, "end_epoch", change="same", needs=("run",))
+    epoch_step: int = like(RunFolderSettings, "epoch_step", change="same", needs=("run",))
+    pattern: str | None = like(RunFolderSettings, "pattern", needs=("run",), rare=True)
+    random_directions: int | None = setting(
+        None,
+        "seed of two random directions around one network, each filter of them as long as the network's; biases and "
+        "parameters of normalisation stay",
+        low=0,
+        shown="off",
+    )
+    grid_points: int = setting(21, "cells along each of the two axes", low=2, high=1001)
+    margin: float = setting(
+        0.2, "how far the plane goes beyond the points on every side, as a share of their extent", low=0
+    )
+    reach: float = setting(
+        1.0, "how far the plane goes to every side, in lengths of the random directions", above=0
+    )
+    levels: Literal["log", "linear"] = setting(
+        "log", "how the contours of the figure are spaced", change="free"
+    )
+    bn: Literal["recompute", "keep", "none"] = setting(
+        "recompute",
+        "statistics of batch norm at every cell: of the training data, the first network's, or none (mean 0, "
+        "variance 1)",
+    )
+    bn_samples: int | None = like(PathSettings, "bn_samples")
+    wd: float | None = like(CurveEvalSettings, "wd", shown="the checkpoint's own, else 0")
+
+    @property
+    def curve(self) -> Path | None:
+        """The curve whose control points span the plane, where one does."""
+        alone = len(self.checkpoints) == 1 and self.random_directions is None
+        return self.checkpoints[0] if alone else self.curve_checkpoint
+
+    @property
+    def sources(self) -> tuple[Path, ...]:
+        return self.checkpoints[:1] or (() if self.curve is None else (self.curve,))
+
+    @property
+    def epochs(self) -> RunFolderSettings:
+        """Which checkpoints of the run are meant."""
+        return RunFolderSettings(
+            start_epoch=self.start_epoch,
+            end_epoch=self.end_epoch,
+            epoch_step=self.epoch_step,
+            pattern=self.pattern,
+        )
+
+    def check(self) -> None:
+        super().check()
+        named = len(self.checkpoints)
+        if sum(map(bool, (self.checkpoints, self.curve_checkpoint, self.run))) != 1:
+            raise SettingsError(
+                "give either three networks, a curve, or a run",
+                "mcx curve plane A.pt B.pt C.pt, --curve-checkpoint FILE or --run DIR",
+            )
+        if self.random_directions is not None and named != 1:
+            what = f"{named} networks" if named else "a curve" if self.run is None else "a run"
+            raise SettingsError(
+                f"--random-directions go out from one network, got {what}",
+                "name one checkpoint, or leave it out",
+            )
+        if named not in (0, 1, 3):
+            raise SettingsError(
+                f"a plane goes through three networks, got {named}", "mcx curve plane A.pt B.pt C.pt"
+            )
+        if self.run is not None:
+            self.epochs.check()
+
+    def unread(self, has_batch_norm: bool) -> tuple[str, ...]:
+        """The settings that make no difference to the network and the data at hand."""
+        idle = () if has_batch_norm else ("bn", *replace(self, bn="none").idle())
+        return (*idle, *self.unflipped)
+
+    def idle(self) -> dict[str, str]:
+        ordered = self.bn in ON_IMAGES or self.flips_by_seed
+        random = self.random_directions is not None
+        return (
+            super().idle()
+            | without_effect(not ordered, f"with --bn {self.bn}", "seed")
+            | without_effect(random, "with --random-directions", "margin")
+            | without_effect(not random, "without --random-directions", "reach")
+        )
