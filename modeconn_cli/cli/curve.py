@@ -8,7 +8,7 @@ import typer
 
 from modeconn_cli.cli.options import takes
 from modeconn_cli.cli.report import Report
-from modeconn_cli.cli.tables import Block, Lines, Table, barriers_block, number, percent
+from modeconn_cli.cli.tables import Block, Lines, Table, barriers_block, number, percent, significant
 from modeconn_cli.engine.settings.curve import (
     CurveAnalyzeSettings,
     CurveEvalSettings,
@@ -48,7 +48,8 @@ def train(settings: CurveTrainSettings, report: Report) -> None:
 @app.command("eval")
 @takes(CurveEvalSettings, "curve eval")
 def evaluate(settings: CurveEvalSettings, report: Report) -> None:
-    """Evaluate a curve, or the straight line between two networks, at equally spaced positions.
+    """Evaluate a curve, the straight line between two networks, or the chain of lines through more of them, at equally
+    spaced positions.
 
     Loss, error and accuracy on training and test images at each t, with the statistics of batch norm recomputed
     there; minimum, maximum and mean of each along the path, and its length. Writes curve.npz, curve_summary.json
@@ -140,6 +141,7 @@ def eval_table(result: CurveEvalResult) -> list[Block]:
     return [
         Table(f"Along the {result.curve} ({result.num_points} positions)", ("series", *keys), rows),
         *barriers_block(result.barriers, result.held_out, result.num_points, decay),
+        *_segments_block(result),
         Lines(
             (
                 f"Length: {result.length:.2f} (endpoints: {result.endpoint_distance:.2f})",
@@ -148,6 +150,21 @@ def eval_table(result: CurveEvalResult) -> list[Block]:
             )
         ),
     ]
+
+
+def _segments_block(result: CurveEvalResult) -> list[Block]:
+    """The barrier of every segment of a chain."""
+    from modeconn_cli.engine.paths.barriers import HEADLINE
+
+    if not result.segments:
+        return []
+    rows = tuple(
+        (f"{k} to {k + 1}", *(significant(value) for value in each[HEADLINE].values()))
+        for k, each in enumerate(result.segments)
+    )
+    held_out = result.held_out
+    columns = ("networks", "train nll", "train error", f"{held_out} nll", f"{held_out} error")
+    return [Table(f"Barriers between the networks of the chain ({HEADLINE})", columns, rows)]
 
 
 def analyze_table(result: CurveAnalyzeResult) -> list[Block]:

@@ -106,6 +106,7 @@ def usage(command: str) -> str:
     """How a command is typed: `mcx swap [CHECKPOINT] [OPTIONS]`."""
     cls = settings_of(command)
     words = [f"[{' '.join(map(str.upper, names))}]" for names in cls.places]
+    words += [f"[{cls.more.upper()}…]"] if cls.more else []
     words = ["[" + " | ".join(word.strip("[]") for word in words) + "]"] if words else []
     for spec in specs(cls):
         if spec.positional:

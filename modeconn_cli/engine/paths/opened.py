@@ -1,4 +1,4 @@
-"""Opens the path that a command works on: a trained curve, or the straight line between two checkpoints.
+"""Opens the path that a command works on: a trained curve, or the straight lines between checkpoints.
 
 Settings stop here: what is below takes an `OpenedPath`.
 """
@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
+import torch
 from torch import Tensor
 
 from modeconn_cli.engine.errors import InputError, SettingsError
@@ -18,7 +19,7 @@ from modeconn_cli.engine.networks import subject, weights
 from modeconn_cli.engine.networks.completing import completed
 from modeconn_cli.engine.networks.subject import Needed, Subject
 from modeconn_cli.engine.paths import file
-from modeconn_cli.engine.paths.path import WeightPath
+from modeconn_cli.engine.paths.path import Kind, WeightPath
 from modeconn_cli.engine.paths.statistics import NetworkOnPath, StatisticsPolicy
 from modeconn_cli.engine.settings.curve import PathSettings
 from modeconn_cli.engine.symmetry import files as permutations
@@ -32,7 +33,8 @@ class OpenedPath:
     """A path, the network that lies on it, and the data that network is measured on.
 
     `files` are what the user named, in order; `buffers` those of endpoint 0 and, where a file
-    holds them, of endpoint 1. Those of a curve of dnn-mode-connectivity are of its last step (`foreign`).
+    holds them, of endpoint 1, or those of every network of a chain. Those of a curve of dnn-mode-connectivity are
+    of its last step (`foreign`).
     """
 
     path: WeightPath
@@ -42,6 +44,11 @@ class OpenedPath:
     policy: StatisticsPolicy
     foreign: bool = False
     distance_unpermuted: float | None = None  # between the files, where the second's units are permuted
+
+    @property
+    def num_given(self) -> int:
+        """How many networks the path is given by: two, or those of a chain."""
+        return max(len(self.files), 2)
 
     @property
     def has_batch_norm(self) -> bool:
@@ -97,6 +104,7 @@ def open_path(settings: PathSettings, runtime: Runtime, needed: Needed = "data")
     found = subject.open_networks(read, settings, runtime, needed)
     _check(found)
     line = line_between(found, policy)
+    _say_equal(line, runtime)
     if settings.permutation is None:
         return line
     permuted = line_between(permutations.with_second_permuted(found, settings.permutation, runtime), policy)
@@ -117,9 +125,18 @@ def _check_ends(curve: OpenedPath) -> None:
         )
 
 
+def _say_equal(chain: OpenedPath, runtime: Runtime) -> None:
+    """Warn of a network of a chain that comes twice in a row: what lies between has no length."""
+    points = chain.path.points
+    for k in range(1, len(points)):
+        if len(points) > 2 and torch.equal(points[k - 1], points[k]):
+            runtime.warn(f"'{chain.files[k - 1]}' and '{chain.files[k]}', which follow each other, are equal")
+
+
 def line_between(found: Subject, policy: StatisticsPolicy) -> OpenedPath:
-    """The straight line between the two checkpoints of a subject."""
+    """The straight line between the two checkpoints of a subject, or the chain of lines through more of them."""
     model, states = found.model, [each.state for each in found.checkpoints]
-    path = WeightPath.through("line", [weights.parameters_of(model, state) for state in states], model)
+    kind: Kind = "line" if len(states) == 2 else "polychain"
+    path = WeightPath.through(kind, [weights.parameters_of(model, state) for state in states], model)
     buffers = tuple(weights.buffers_of(model, state) for state in states)
     return OpenedPath(path, found, tuple(each.path for each in found.checkpoints), buffers, policy)

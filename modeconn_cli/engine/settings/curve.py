@@ -148,10 +148,49 @@ class PathSettings(PermutationSettings, ModelSettings, DataSettings, ComputeSett
 
 
 @dataclass(frozen=True, kw_only=True)
+class ChainSettings(PathSettings):
+    """A trained curve, the straight line between two networks, or the chain of lines through more of them."""
+
+    more = "chain"
+
+    endpoint0: Path | None = like(PathSettings, "endpoint0", unless="chain")
+    endpoint1: Path | None = like(PathSettings, "endpoint1", unless="chain")
+    chain: tuple[Path, ...] = setting(
+        (),
+        "three checkpoints or more, joined in this order by straight segments of equal share in t",
+        flags=("--ckpt",),
+        gathers=True,
+        repeats=True,
+    )
+
+    @property
+    def ends(self) -> tuple[Path, ...]:
+        return self.chain or super().ends
+
+    def check_path(self) -> None:
+        if not self.chain:
+            return super().check_path()
+        if self.curve_checkpoint is not None or len(self.chain) < 3:
+            raise SettingsError(
+                f"a chain is of three networks or more alone, got {len(self.chain)}"
+                + (" and a curve" if self.curve_checkpoint is not None else ""),
+                "pass --curve-checkpoint FILE, --endpoint0 and --endpoint1, or --chain A,B,C",
+            )
+        if self.bn == "repair":
+            raise SettingsError(
+                "--bn repair is between two networks, not along a chain", "use --bn recompute"
+            )
+        return None
+
+    def idle(self) -> dict[str, str]:
+        return super().idle() | without_effect(bool(self.chain), "along a chain", "permutation")
+
+
+@dataclass(frozen=True, kw_only=True)
 class CurveEvalSettings(
-    PathSettings, MeasuredDataSettings, DistributedSettings, FigureSettings, FolderSettings
+    ChainSettings, MeasuredDataSettings, DistributedSettings, FigureSettings, FolderSettings
 ):
-    """Evaluate a curve at equally spaced positions."""
+    """Evaluate a path at equally spaced positions."""
 
     num_points: int = setting(61, "positions t from 0 to 1", low=2, high=MOST_POSITIONS)
     wd: float | None = setting(None, "weight decay in the loss", low=0, shown="the curve's own, else 0")
@@ -159,6 +198,13 @@ class CurveEvalSettings(
     def check(self) -> None:
         super().check()
         self.check_path()
+        segments = len(self.chain) - 1
+        if self.chain and (self.num_points - 1) % segments:
+            each = max(round((self.num_points - 1) / segments), 1)
+            raise SettingsError(
+                f"--num-points {self.num_points} has no position at each of the {len(self.chain)} networks of a chain",
+                f"use {each * segments + 1}: {each} a segment, and one",
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,7 +232,7 @@ class CurveAnalyzeSettings(ModelSettings, FolderSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CurveExtractSettings(PathSettings, OverwriteSettings):
+class CurveExtractSettings(ChainSettings, OverwriteSettings):
     """Write the network at one position of a curve as an ordinary checkpoint."""
 
     t: float = setting(
