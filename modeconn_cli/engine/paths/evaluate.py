@@ -130,7 +130,7 @@ class Evaluation:
 
     def end(self, number: int) -> Measurement | None:
         """An endpoint, or a network of a chain, with the statistics of its own file; None where no file holds them, as
-        for foreign curves. Without batch norm it is what was measured there.
+        for foreign curves and ends that were trained. Without batch norm it is what was measured there.
         """
         opened = self.opened
         t = number / (opened.num_given - 1)

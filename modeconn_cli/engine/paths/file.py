@@ -40,6 +40,12 @@ class CurveFile:
     foreign: bool = False
     extra: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def lacks_statistics(self) -> bool:
+        """Whether the file holds no statistics of its ends: of a foreign curve, or where an end was trained."""
+        said = self.about.settings or {}
+        return self.foreign or not (said.get("fix_start", True) and said.get("fix_end", True))
+
     def named_as(self, wanted: Mapping[str, Any]) -> CurveFile:
         """The curve under the names of a network's state dict (`weights.renaming`)."""
         known = [*self.points[0], *(self.buffers[0] if self.buffers else ()), *self.extra]

@@ -33,8 +33,8 @@ class OpenedPath:
     """A path, the network that lies on it, and the data that network is measured on.
 
     `files` are what the user named, in order; `buffers` those of endpoint 0 and, where a file
-    holds them, of endpoint 1, or those of every network of a chain. Those of a curve of dnn-mode-connectivity are
-    of its last step (`foreign`).
+    holds them, of endpoint 1, or those of every network of a chain. Where they are not
+    those of the ends themselves the curve is `foreign` (`CurveFile.lacks_statistics`).
     """
 
     path: WeightPath
@@ -93,7 +93,7 @@ def open_path(settings: PathSettings, runtime: Runtime, needed: Needed = "data")
         curve, found = file.open_curve(curve, settings, runtime, needed)
         _check(found)
         opened = OpenedPath(
-            curve.path_of(found.model), found, (curve.file,), curve.buffers, policy, curve.foreign
+            curve.path_of(found.model), found, (curve.file,), curve.buffers, policy, curve.lacks_statistics
         )
         _check_ends(opened)
         return opened

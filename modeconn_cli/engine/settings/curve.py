@@ -51,7 +51,11 @@ class CurveTrainSettings(
         "rows are identical there and only the noise of SGD separates them",
     )
     init_curve: Path | None = setting(
-        None, "curve checkpoint to begin from (--init-method curve)", needs=("init_method", "curve")
+        None,
+        "curve checkpoint to begin from (--init-method curve), of as many control points or fewer: a Bezier curve's "
+        "degree is raised, a chain's segments are divided, and the curve stays the same; ends that are trained begin "
+        "where it has left them",
+        needs=("init_method", "curve"),
     )
     init_alpha: float = setting(0.5, "position of the free point (biased)", low=0, high=1)
     init_noise: float = setting(

@@ -71,6 +71,7 @@ def run(settings: CurveTrainSettings, runtime: Runtime) -> CurveTrainResult | No
         if settings.constraint != "none":
             raise InputError("the endpoints are the same network: no plane lies between them")
         runtime.warn("the endpoints are the same network")
+    points = _control_points(settings, first, last, _frozen(found, first, last, runtime), runtime)
     if runtime.plan(
         [
             f"train a {settings.curve} curve with {settings.num_bends} control points of "
@@ -102,7 +103,6 @@ def run(settings: CurveTrainSettings, runtime: Runtime) -> CurveTrainResult | No
             files.write_text(
                 folder / names.ENDPOINT_DISTANCE, distance_text(str(ends[0]), str(ends[1]), distance)
             )
-            points = _control_points(settings, first, last, _frozen(found, first, last, runtime), runtime)
             path = WeightPath.through(settings.curve, points, found.model)
             outcome = _fit(settings, folder, found, path, job, runtime)
             job.finish([outcome, folder / names.METRICS, folder / names.ENDPOINT_DISTANCE])
@@ -176,7 +176,21 @@ def _control_points(
     if settings.init_curve is None:
         raise SettingsError("--init-method curve needs a curve", "pass --init-curve FILE")
     curve = file.read(settings.init_curve, settings, runtime, allow_nonfinite=settings.allow_nonfinite)
-    return points_of_curve(curve.named_as(first), first, last, settings.num_bends, frozen)
+    curve = curve.named_as(first)
+    # An end that is trained begins where that curve has left it.
+    first = first if settings.fix_start else curve.points[0]
+    last = last if settings.fix_end else curve.points[-1]
+    points = points_of_curve(curve, first, last, settings.curve, settings.num_bends, frozen)
+    for k, (end, own) in enumerate(((first, curve.points[0]), (last, curve.points[-1]))):
+        if not all(end[name].equal(own[name]) for name in own):
+            runtime.warn(
+                f"endpoint {k} is not that of '{curve.file}', of which the free points alone are taken"
+            )
+    if curve.kind != settings.curve and len(curve.points) > 2:
+        runtime.note(
+            f"'{curve.file}' is a {curve.kind}: a {settings.curve} through its points is another curve"
+        )
+    return points
 
 
 def _frozen(found: Subject, first: Weights, last: Weights, runtime: Runtime) -> list[str]:
