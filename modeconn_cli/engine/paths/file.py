@@ -116,8 +116,11 @@ def _foreign(checkpoint: Checkpoint, settings: ModelSettings, runtime: Runtime) 
     """A curve of dnn-mode-connectivity under the names of the network that its shapes belong to."""
     points, buffers = garipov.split(checkpoint.state)
     known = recognise.recognised(checkpoint, settings, runtime)
+    arch = models.architecture(settings, known.about, known.path)
+    if settings.num_classes is None and known.about.num_classes is None:
+        arch = recognise.with_classes_in_order(arch, points[0])
     with torch.device("meta"):
-        model = models.build(models.architecture(settings, known.about, known.path))
+        model = models.build(arch)
     parameters = [name for name, _ in model.named_parameters()]
     points, buffers = garipov.renamed(points, buffers, model.state_dict(), parameters)
     kind: Kind = "bezier" if garipov.kind_of(checkpoint.state) == "bezier" else "polychain"
