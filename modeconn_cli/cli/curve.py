@@ -8,7 +8,7 @@ import typer
 
 from modeconn_cli.cli.options import takes
 from modeconn_cli.cli.report import Report
-from modeconn_cli.cli.tables import Block, Lines, Table, barriers_block, number, percent, significant
+from modeconn_cli.cli.tables import Block, Lines, Table, barriers_block, barriers_table, number, percent
 from modeconn_cli.engine.settings.curve import (
     CurveAnalyzeSettings,
     CurveEvalSettings,
@@ -32,7 +32,8 @@ def train(settings: CurveTrainSettings, report: Report) -> None:
 
       min over the free points of E_t [loss(w(t))], t uniform on [0, 1]
 
-    Writes checkpoint-<epoch>.pt, metrics.jsonl and endpoint_l2_distance.txt to <output-dir>/checkpoints/.
+    Writes checkpoint-<epoch>.pt, metrics.jsonl and endpoint_l2_distance.txt to <output-dir>/checkpoints/. With
+    --simplex a vertex is added instead, and another one with --init-curve (Benton et al. 2021, arXiv:2102.13042).
 
     Examples, after the first of mcx train:
       mcx curve train runs/seed0/checkpoint-5.pt runs/seed1/checkpoint-5.pt --epochs 5 --output-dir curve
@@ -96,6 +97,8 @@ def extract(settings: CurveExtractSettings, report: Report) -> None:
     Examples, after the first of mcx curve train:
       mcx curve extract curve/checkpoints/checkpoint-5.pt --t 0.5 --output middle.pt
 
+    A point of a simplex is said by --shares, a number for each of its vertices.
+
     More: mcx curve eval --help.
     """
     from modeconn_cli.engine.commands.curve import extract as engine
@@ -158,13 +161,9 @@ def _segments_block(result: CurveEvalResult) -> list[Block]:
 
     if not result.segments:
         return []
-    rows = tuple(
-        (f"{k} to {k + 1}", *(significant(value) for value in each[HEADLINE].values()))
-        for k, each in enumerate(result.segments)
-    )
-    held_out = result.held_out
-    columns = ("networks", "train nll", "train error", f"{held_out} nll", f"{held_out} error")
-    return [Table(f"Barriers between the networks of the chain ({HEADLINE})", columns, rows)]
+    segments = {f"{k} to {k + 1}": each[HEADLINE] for k, each in enumerate(result.segments)}
+    title = f"Barriers between the networks of the chain ({HEADLINE})"
+    return [barriers_table(title, "networks", segments, result.held_out)]
 
 
 def analyze_table(result: CurveAnalyzeResult) -> list[Block]:
@@ -209,9 +208,9 @@ def analyze_table(result: CurveAnalyzeResult) -> list[Block]:
 
 
 def extract_table(result: CurveExtractResult) -> list[Block]:
-    columns = ("t", "parameters", "l2 norm", "batch norm", "output")
+    columns = ("t" if result.t is not None else "shares", "parameters", "l2 norm", "batch norm", "output")
     row = (
-        f"{result.t:g}",
+        ",".join(f"{share:g}" for share in result.shares) if result.t is None else f"{result.t:g}",
         f"{result.num_params:,}",
         number(result.l2_norm, 4),
         result.bn.policy,

@@ -5,7 +5,7 @@ Settings stop here: what is below takes an `OpenedPath`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
@@ -19,6 +19,7 @@ from modeconn_cli.engine.networks import subject, weights
 from modeconn_cli.engine.networks.completing import completed
 from modeconn_cli.engine.networks.subject import Needed, Subject
 from modeconn_cli.engine.paths import file
+from modeconn_cli.engine.paths.file import CurveFile
 from modeconn_cli.engine.paths.path import Kind, WeightPath
 from modeconn_cli.engine.paths.statistics import NetworkOnPath, StatisticsPolicy
 from modeconn_cli.engine.settings.curve import PathSettings
@@ -82,14 +83,21 @@ class OpenedPath:
         )
 
 
-def open_path(settings: PathSettings, runtime: Runtime, needed: Needed = "data") -> OpenedPath:
-    """The path that the settings name, with its data."""
+def open_path(
+    settings: PathSettings, runtime: Runtime, needed: Needed = "data", shares: Sequence[float] = ()
+) -> OpenedPath:
+    """The path that the settings name, with its data; with `shares` of a simplex's vertices that point of it alone."""
     policy = StatisticsPolicy(settings.bn, settings.batch_size, settings.seed, settings.bn_samples)
     nonfinite = settings.allow_nonfinite
     if settings.curve_checkpoint is not None:
         if settings.bn == "lerp":
             raise SettingsError("--bn lerp is for straight lines", "use --bn recompute")
-        curve = file.read(settings.curve_checkpoint, settings, runtime, allow_nonfinite=nonfinite)
+        if shares:
+            curve = _point_of(
+                file.read_simplex(settings.curve_checkpoint, settings, allow_nonfinite=nonfinite), shares
+            )
+        else:
+            curve = file.read(settings.curve_checkpoint, settings, runtime, allow_nonfinite=nonfinite)
         curve, found = file.open_curve(curve, settings, runtime, needed)
         _check(found)
         opened = OpenedPath(
@@ -109,6 +117,23 @@ def open_path(settings: PathSettings, runtime: Runtime, needed: Needed = "data")
         return line
     permuted = line_between(permutations.with_second_permuted(found, settings.permutation, runtime), policy)
     return replace(permuted, distance_unpermuted=line.path.endpoint_distance())
+
+
+def _point_of(simplex: CurveFile, shares: Sequence[float]) -> CurveFile:
+    """The path of a single point: the blend of a simplex's vertices.
+
+    Raises SettingsError for another number of shares.
+    """
+    if len(shares) != len(simplex.points):
+        raise SettingsError(
+            f"--shares has {len(shares)} numbers, '{simplex.file}' has {len(simplex.points)} vertices",
+            "endpoint 0, endpoint 1, and what was added, in this order",
+        )
+    blend = {name: torch.zeros_like(tensor) for name, tensor in simplex.points[0].items()}
+    for share, vertex in zip(shares, simplex.points, strict=True):
+        for name, tensor in blend.items():
+            tensor.add_(vertex[name], alpha=share / sum(shares))
+    return replace(simplex, points=[blend, blend])
 
 
 def _check(found: Subject) -> None:

@@ -25,6 +25,10 @@ from modeconn_cli.engine.settings.shared import (
 from modeconn_cli.engine.settings.train import OptimizationSettings, TrainSettings
 
 _NOISY = "init_method", "perturbed", "sphere"
+_OF_CURVES = (
+    "curve", "num_bends", "init_method", "init_alpha", "init_noise", "init_inside_sphere", "fix_start", "fix_end",
+    "constraint",
+)  # fmt: skip
 _TWO = "a curve needs two endpoints", "pass --endpoint0 FILE --endpoint1 FILE"
 
 
@@ -54,8 +58,7 @@ class CurveTrainSettings(
         None,
         "curve checkpoint to begin from (--init-method curve), of as many control points or fewer: a Bezier curve's "
         "degree is raised, a chain's segments are divided, and the curve stays the same; ends that are trained begin "
-        "where it has left them",
-        needs=("init_method", "curve"),
+        "where it has left them; with --simplex, the simplex whose vertices stay",
     )
     init_alpha: float = setting(0.5, "position of the free point (biased)", low=0, high=1)
     init_noise: float = setting(
@@ -71,8 +74,26 @@ class CurveTrainSettings(
         "keep the free point at equal distance from both ends, as a whole or tensor by tensor as the original "
         "experiments do",
     )
-    compat: Literal["elementwise-noise"] | None = setting(
-        None, "reproduce an old number: noise of that size in every element", shown="off", needs=_NOISY
+    simplex: bool = setting(
+        False,
+        "add a vertex to simplexes of low loss in the place of a curve: endpoint 0 and endpoint 1 have one each (one "
+        "in all where they are the same), which share what is added; older vertices stay, the new one begins near "
+        "their mean",
+    )
+    volume_weight: float = setting(
+        1e-3,
+        "weight of the logarithm of the volume, which is subtracted from the loss",
+        low=0,
+        needs=("simplex",),
+    )
+    simplex_samples: int = setting(
+        5, "points of the simplexes that a step takes the mean loss over", low=1, needs=("simplex",)
+    )
+    compat: Literal["elementwise-noise", "benton"] | None = setting(
+        None,
+        "reproduce an old number: elementwise-noise, of that size in every element; benton, of a simplex the squared "
+        "volume and the sum of the losses",
+        shown="off",
     )
     lr: float = like(OptimizationSettings, "lr", default=0.015)
     eval_every: int = like(
@@ -96,7 +117,18 @@ class CurveTrainSettings(
     def idle(self) -> dict[str, str]:
         placed = self.num_bends == 3 and self.init_method in ("biased", "perturbed", "sphere")
         where = f"with --init-method {self.init_method} and --num-bends {self.num_bends}"
-        return super().idle() | without_effect(not placed, where, "init_alpha")
+        started = f"with --init-method {self.init_method}"
+        return (
+            super().idle()
+            | without_effect(not placed, where, "init_alpha")
+            | without_effect(self.init_method != "curve" and not self.simplex, started, "init_curve")
+            | without_effect(self.compat == "benton" and not self.simplex, "without --simplex", "compat")
+            | without_effect(
+                self.compat == "elementwise-noise" and self.init_method not in _NOISY[1:], started, "compat"
+            )
+            | without_effect(self.simplex, "with --simplex", *_OF_CURVES)
+            | without_effect(self.simplex and self.compat == "elementwise-noise", "with --simplex", "compat")
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -240,7 +272,18 @@ class CurveExtractSettings(ChainSettings, OverwriteSettings):
     """Write the network at one position of a curve as an ordinary checkpoint."""
 
     t: float = setting(
-        None, "position, 0 to 1", low=0, high=1, missing=("no position", "pass --t between 0 and 1")
+        None,
+        "position, 0 to 1",
+        low=0,
+        high=1,
+        unless="shares",
+        missing=("no position", "pass --t between 0 and 1"),
+    )
+    shares: tuple[float, ...] = setting(
+        (),
+        "on a simplex: share of each vertex, comma-listed, which are made to add up to 1",
+        low=0,
+        repeats=True,
     )
     output: Path = setting(
         None,
@@ -254,6 +297,13 @@ class CurveExtractSettings(ChainSettings, OverwriteSettings):
     def check(self) -> None:
         super().check()
         self.check_path()
+        if self.shares and (sum(self.shares) <= 0 or self.curve_checkpoint is None):
+            raise SettingsError(
+                "--shares takes a number for each vertex of a simplex, not all 0",
+                "pass --curve-checkpoint FILE",
+            )
+        if self.shares and self.bn == "repair":
+            raise SettingsError("--bn repair is between two networks, not in a simplex", "use --bn recompute")
 
     def idle(self) -> dict[str, str]:
         settled = self.bn not in ON_IMAGES
