@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -12,7 +12,7 @@ from modeconn_cli.api.commands import Answer, File, Progress, run
 from modeconn_cli.api.words import settings_with, spoken
 from modeconn_cli.engine.errors import SettingsError, did_you_mean
 from modeconn_cli.engine.settings.base import setting
-from modeconn_cli.engine.settings.curve import PathSettings
+from modeconn_cli.engine.settings.curve import ChainSettings
 from modeconn_cli.engine.settings.shared import (
     ComputeSettings,
     MeasuredDataSettings,
@@ -116,20 +116,20 @@ def load(checkpoint: File, **settings: Any) -> Network:
 
 
 class Curve:
-    """A trained curve, or the straight line between two networks."""
+    """A trained curve, the straight line between two networks, or the chain of lines through more of them."""
 
-    def __init__(self, files: Mapping[str, File], settings: Mapping[str, Any]) -> None:
+    def __init__(self, files: Mapping[str, File | Sequence[File]], settings: Mapping[str, Any]) -> None:
         from modeconn_cli.engine.machine.runtime import Silent, start
         from modeconn_cli.engine.paths.opened import open_path
 
         self._files, self._settings = dict(files), dict(settings)
-        with spoken(PathSettings):
-            chosen = settings_with(PathSettings, {**self._files, **self._settings})
+        with spoken(ChainSettings):
+            chosen = settings_with(ChainSettings, {**self._files, **self._settings})
             self._opened = open_path(chosen, start(chosen, listener=Silent(), command="curve"))
             self._network = self._opened.network()
 
     def __repr__(self) -> str:
-        return f"<Curve: {self.kind} of {' and '.join(map(str, self._files.values()))}>"
+        return f"<Curve: {self.kind} of {' and '.join(map(str, self._opened.files))}>"
 
     @property
     def kind(self) -> str:
@@ -160,7 +160,12 @@ class Curve:
         return run("curve eval", progress=progress, output_dir=output_dir, **asked)
 
 
-def curve(first: File, second: File | None = None, **settings: Any) -> Curve:
-    """The curve of a checkpoint of `mcx curve train`, or the straight line between two networks."""
-    files = {"curve_checkpoint": first} if second is None else {"endpoint0": first, "endpoint1": second}
-    return Curve(files, settings)
+def curve(first: File, second: File | None = None, *more: File, **settings: Any) -> Curve:
+    """The curve of a checkpoint of `mcx curve train`, the straight line between two networks, or the chain of lines
+    through more of them.
+    """
+    if second is None:
+        return Curve({"curve_checkpoint": first}, settings)
+    if not more:
+        return Curve({"endpoint0": first, "endpoint1": second}, settings)
+    return Curve({"chain": (first, second, *more)}, settings)

@@ -15,7 +15,7 @@ import typer
 
 from modeconn_cli import __version__
 from modeconn_cli.cli import pages
-from modeconn_cli.cli.commands import COMMANDS, GROUPS, HELP_FLAGS, first_words, inside, named
+from modeconn_cli.cli.commands import COMMANDS, GROUPS, HELP_FLAGS, first_words, inside, meant, named
 from modeconn_cli.cli.complete import flags_of, settings_of
 from modeconn_cli.cli.report import Output, PipeClosed, fail
 from modeconn_cli.engine.errors import (
@@ -86,7 +86,7 @@ def normalise(words: Sequence[str]) -> list[str]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line; returns the exit code."""
-    words = normalise(sys.argv[1:] if argv is None else argv)
+    words = meant(normalise(sys.argv[1:] if argv is None else argv))
     try:
         with redirect_stdout(Output(sys.stdout)):
             code = _run(words, named(words))

@@ -35,6 +35,7 @@ COMMANDS: dict[str, str] = {
     "demo": "Run the whole story on the built-in digits.",
     "help": "Explain a command, or a topic.",
 }
+ALIASES: dict[str, str] = {"curve convert": "convert"}  # other names of commands
 GROUPS: dict[str, str] = {
     "curve": "Train, evaluate and analyse curves between networks.",
     "lmc": "Study linear mode connectivity.",
@@ -91,12 +92,19 @@ def first_words() -> dict[str, str]:
 
 def inside(group: str) -> dict[str, str]:
     """What can follow `mcx GROUP`, with a line of help each."""
-    return {name.split()[1]: help_ for name, help_ in COMMANDS.items() if name.startswith(f"{group} ")}
+    named = COMMANDS | {alias: COMMANDS[name] for alias, name in ALIASES.items()}
+    return {name.split()[1]: help_ for name, help_ in named.items() if name.startswith(f"{group} ")}
+
+
+def meant(words: list[str]) -> list[str]:
+    """The words with a command's own name in the place of another one."""
+    name = " ".join(words[:2])
+    return [*ALIASES[name].split(), *words[2:]] if name in ALIASES else words
 
 
 def named(words: list[str]) -> str:
     """The command that a command line names, `curve` alone where the rest is missing, empty for none."""
-    plain = [word for word in words if not word.startswith("-")][:2]
+    plain = meant([word for word in words if not word.startswith("-")][:2])
     for count in (2, 1):
         if " ".join(plain[:count]) in COMMANDS:
             return " ".join(plain[:count])

@@ -22,10 +22,12 @@ app = typer.Typer()
 def convert(settings: ConvertSettings, report: Report) -> None:
     """Write a network or a curve in the layout of another program.
 
-    Tensors stay bit for bit what they are. What the layout has no place for is named in notes and in the JSON.
+    Tensors stay bit for bit what they are. What the layout has no place for is named in notes and in the JSON. `mcx
+    curve convert` is another name of the command.
 
-    Examples, after the first of mcx train:
+    Examples, after the first of mcx curve train:
       mcx convert runs/seed0/checkpoint-5.pt --layout bare --output state.pt
+      mcx convert curve/checkpoints/checkpoint-5.pt --layout garipov --output theirs.pt
 
     More: mcx help compat.
     """

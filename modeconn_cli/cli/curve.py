@@ -8,7 +8,17 @@ import typer
 
 from modeconn_cli.cli.options import takes
 from modeconn_cli.cli.report import Report
-from modeconn_cli.cli.tables import EPOCHS, Block, Lines, Table, barriers_block, ends, number, percent
+from modeconn_cli.cli.tables import (
+    EPOCHS,
+    Block,
+    Lines,
+    Table,
+    barriers_block,
+    barriers_table,
+    ends,
+    number,
+    percent,
+)
 from modeconn_cli.engine.settings.curve import (
     CurveAnalyzeSettings,
     CurveEvalSettings,
@@ -34,7 +44,8 @@ def train(settings: CurveTrainSettings, report: Report) -> None:
 
       min over the free points of E_t [loss(w(t))], t uniform on [0, 1]
 
-    Writes checkpoint-<epoch>.pt, metrics.jsonl and endpoint_l2_distance.txt to <output-dir>/checkpoints/.
+    Writes checkpoint-<epoch>.pt, metrics.jsonl and endpoint_l2_distance.txt to <output-dir>/checkpoints/. With
+    --simplex a vertex is added instead, and another one with --init-curve (Benton et al. 2021, arXiv:2102.13042).
 
     Examples, after the first of mcx train:
       mcx curve train runs/seed0/checkpoint-5.pt runs/seed1/checkpoint-5.pt --epochs 5 --output-dir curve
@@ -50,7 +61,8 @@ def train(settings: CurveTrainSettings, report: Report) -> None:
 @app.command("eval")
 @takes(CurveEvalSettings, "curve eval")
 def evaluate(settings: CurveEvalSettings, report: Report) -> None:
-    """Evaluate a curve, or the straight line between two networks, at equally spaced positions.
+    """Evaluate a curve, the straight line between two networks, or the chain of lines through more of them, at equally
+    spaced positions.
 
     Loss, error and accuracy on training and test images at each t, with the statistics of batch norm recomputed
     there; minimum, maximum and mean of each along the path, and its length. Writes curve.npz, curve_summary.json
@@ -118,6 +130,8 @@ def extract(settings: CurveExtractSettings, report: Report) -> None:
     Examples, after the first of mcx curve train:
       mcx curve extract curve/checkpoints/checkpoint-5.pt --t 0.5 --output middle.pt
 
+    A point of a simplex is said by --shares, a number for each of its vertices.
+
     More: mcx curve eval --help.
     """
     from modeconn_cli.engine.commands.curve import extract as engine
@@ -170,6 +184,7 @@ def eval_table(result: CurveEvalResult) -> list[Block]:
     return [
         Table(f"Along the {result.curve} ({result.num_points} positions)", ("series", *keys), rows),
         *barriers_block(result.barriers, result.held_out, result.num_points, decay),
+        *_segments_block(result),
         Lines(
             (
                 f"Length: {result.length:.2f} (endpoints: {result.endpoint_distance:.2f})",
@@ -217,6 +232,17 @@ def plane_table(result: CurvePlaneResult) -> list[Block]:
     ]
 
 
+def _segments_block(result: CurveEvalResult) -> list[Block]:
+    """The barrier of every segment of a chain."""
+    from modeconn_cli.engine.paths.barriers import HEADLINE
+
+    if not result.segments:
+        return []
+    segments = {f"{k} to {k + 1}": each[HEADLINE] for k, each in enumerate(result.segments)}
+    title = f"Barriers between the networks of the chain ({HEADLINE})"
+    return [barriers_table(title, "networks", segments, result.held_out)]
+
+
 def analyze_table(result: CurveAnalyzeResult) -> list[Block]:
     rows = tuple(
         (
@@ -259,9 +285,9 @@ def analyze_table(result: CurveAnalyzeResult) -> list[Block]:
 
 
 def extract_table(result: CurveExtractResult) -> list[Block]:
-    columns = ("t", "parameters", "l2 norm", "batch norm", "output")
+    columns = ("t" if result.t is not None else "shares", "parameters", "l2 norm", "batch norm", "output")
     row = (
-        f"{result.t:g}",
+        ",".join(f"{share:g}" for share in result.shares) if result.t is None else f"{result.t:g}",
         f"{result.num_params:,}",
         number(result.l2_norm, 4),
         result.bn.policy,

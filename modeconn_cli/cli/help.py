@@ -7,7 +7,7 @@ import sys
 import typer
 
 from modeconn_cli.cli import pages
-from modeconn_cli.cli.commands import COMMANDS, GROUPS, TOPICS
+from modeconn_cli.cli.commands import COMMANDS, GROUPS, TOPICS, meant
 from modeconn_cli.cli.options import takes
 from modeconn_cli.cli.report import Report, fancy
 from modeconn_cli.engine.errors import SettingsError, did_you_mean
@@ -28,7 +28,7 @@ def help_(settings: HelpSettings, report: Report) -> None:
     More: README.md.
     """
     del report  # the text itself is the output
-    name = " ".join(settings.words)
+    name = " ".join(meant(list(settings.words)))
     if name not in ("", *COMMANDS, *GROUPS, *TOPICS):
         raise SettingsError(
             f"neither a command nor a topic: '{name}'", did_you_mean(name, [*COMMANDS, *GROUPS, *TOPICS])

@@ -115,8 +115,9 @@ def _place(cls: type[Settings], typed: dict[str, Any]) -> None:
         return
     for name, word in cls.of_words(words).items():
         if typed[name] is not None:
+            said = f"'{word}' stands" if isinstance(word, str) else f"'{' '.join(word)}' stand"
             raise SettingsError(
-                f"'{word}' stands for --{name.replace('_', '-')}, which is given too", "leave one of them out"
+                f"{said} for --{name.replace('_', '-')}, which is given too", "leave one of them out"
             )
         typed[name] = word
 

@@ -106,7 +106,9 @@ def usage(command: str) -> str:
     """How a command is typed: `mcx swap [CHECKPOINT] [OPTIONS]`."""
     cls = settings_of(command)
     words = [f"[{' '.join(map(str.upper, names))}]" for names in cls.places]
-    words = ["[" + " | ".join(word.strip("[]") for word in words) + "]"] if words else []
+    words = (
+        ["[" + " | ".join(word.strip("[]") for word in words) + f"{'…' * bool(cls.more)}]"] if words else []
+    )
     for spec in specs(cls):
         if spec.positional:
             word = spec.name.upper() + ("…" if spec.many else "")

@@ -238,6 +238,14 @@ def barriers_block(
     barriers: Mapping[str, Mapping[str, float | None]], held_out: str, positions: int, further: str = ""
 ) -> list[Block]:
     """The barriers of a path by definition and series; losses of barriers are without weight decay."""
+    said = f"Barriers: errors in points, nll in nats{further}; the largest of {positions} positions"
+    return [barriers_table("Barriers", "definition", barriers, held_out), Lines((said,))]
+
+
+def barriers_table(
+    title: str, key: str, barriers: Mapping[str, Mapping[str, float | None]], held_out: str
+) -> Table:
+    """Barriers by series, a row for each that is named."""
     heads = {
         "loss_train": "train nll",
         "error_train": "train error",
@@ -246,11 +254,9 @@ def barriers_block(
     }
     series = tuple(next(iter(barriers.values())))
     rows = tuple(
-        (definition, *(significant(values[name]) for name in series))
-        for definition, values in barriers.items()
+        (named, *(significant(values[name]) for name in series)) for named, values in barriers.items()
     )
-    said = f"Barriers: errors in points, nll in nats{further}; the largest of {positions} positions"
-    return [Table("Barriers", ("definition", *(heads[name] for name in series)), rows), Lines((said,))]
+    return Table(title, (key, *(heads[name] for name in series)), rows)
 
 
 def distance_block(distance: Distance) -> Lines:

@@ -68,7 +68,10 @@ WRONG: dict[tuple[str, ...], tuple[str, str]] = {
         "--output b says where the result goes",
     ),
     ("train", "extra"): ("mcx train: error: got unexpected extra argument(s) (extra)", "see 'mcx train --help'"),
-    ("curve", "eval", "a", "b", "c"): ("mcx curve eval: error: takes 1 or 2 files without a flag, got 3: a, b, c", ""),
+    ("curve", "train", "a", "b", "c"): ("mcx curve train: error: takes 2 files without a flag, got 3: a, b, c", ""),
+    ("curve", "eval", "a", "b", "c", "--chain", "d"): (
+        "mcx curve eval: error: 'a b c' stand for --chain, which is given too", "leave one of them out"
+    ),
     ("swap", "a", "--checkpoint", "b"): (
         "mcx swap: error: 'a' stands for --checkpoint, which is given too", "leave one of them out"
     ),

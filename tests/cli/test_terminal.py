@@ -117,7 +117,13 @@ TABLES: dict[str, Callable[[], Sequence[tables.Block]]] = {
         made(curve_train.CurveTrainResult, metrics={"train_loss": FIGURE, "train_accuracy": FIGURE})
     ),
     "curve eval": lambda: curve.eval_table(
-        made(curve_eval.CurveEvalResult, statistics=SERIES, barriers=BARRIERS, data=DATA)
+        made(
+            curve_eval.CurveEvalResult,
+            statistics=SERIES,
+            barriers=BARRIERS,
+            segments=[BARRIERS] * 2,
+            data=DATA,
+        )
     ),
     "curve plane": lambda: curve.plane_table(
         made(

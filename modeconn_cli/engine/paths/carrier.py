@@ -1,8 +1,9 @@
 """A network that moves along a path: its weights are blends of several networks', and so are its buffers.
 
 At each end buffers are that network's own. Between the ends those of float are interpolated linearly in t, whatever the
-path's kind; whole numbers that differ have nothing between them, and the path is refused. The statistics of batch norm
-are not among them: they have policies of their own (`statistics`).
+path's kind, and along a chain through given networks from each to the next; whole numbers that differ have nothing
+between them, and the path is refused. The statistics of batch norm are not among them: they have policies of their own
+(`statistics`).
 """
 
 from __future__ import annotations
@@ -16,12 +17,13 @@ from torch import Tensor, nn
 
 from modeconn_cli.engine.errors import InputError
 from modeconn_cli.engine.networks import weights
-from modeconn_cli.engine.paths.path import Layout
+from modeconn_cli.engine.paths.path import Layout, coefficients
 from modeconn_cli.engine.training import batch_norms
 
 COUNTER = "num_batches_tracked"  # nothing that is computed depends on it
 
-Ends = Sequence[Mapping[str, Tensor]]  # endpoint 0's buffers and, where they are known, endpoint 1's
+# Endpoint 0's buffers and, where they are known, endpoint 1's; those of every network that a chain is given by.
+Ends = Sequence[Mapping[str, Tensor]]
 
 
 class Way(Protocol):
@@ -41,8 +43,8 @@ class Way(Protocol):
 class Carrier:
     """A model whose parameters are views of one flat vector, so that a point of a path is one write.
 
-    `ends`: endpoint 0's buffers and, where they are known, endpoint 1's; with fewer than two the model's stay as they
-    are. Raises InputError, naming it, for a buffer of whole numbers that differs.
+    `ends`: buffers of the networks that the path is given by, equally spaced in t; with fewer than two the model's stay
+    as they are. Raises InputError, naming it, for a buffer of whole numbers that differs.
     """
 
     def __init__(self, model: nn.Module, path: Way, ends: Ends = ()) -> None:
@@ -71,20 +73,30 @@ class Carrier:
 
     @torch.no_grad()
     def put_buffers(self, t: float, names: Collection[str] | None = None) -> None:
-        """Put the buffers at t into the model, of all names or some; counters come from the nearer end."""
-        first, last = self._ends[0], self._ends[-1]
+        """Put the buffers at t into the model, of all names or some; counters come from the nearer network."""
+        first, last, share = self._around(t)
         for name, buffer in self._model.named_buffers():
             if name not in first or (names is not None and name not in names):
                 continue
-            nearer = first[name] if t < 0.5 else last[name]
-            if buffer.is_floating_point() and t not in (0.0, 1.0):
+            nearer = first[name] if share < 0.5 else last[name]
+            if buffer.is_floating_point() and share not in (0.0, 1.0):
                 one, other = first[name].to(buffer), last[name].to(buffer)
-                nearer = torch.where(one == other, one, (1 - t) * one + t * other)  # also masks of -inf
+                nearer = torch.where(
+                    one == other, one, (1 - share) * one + share * other
+                )  # also masks of -inf
             buffer.copy_(nearer)
+
+    def _around(self, t: float) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor], float]:
+        """The networks' buffers before and behind t, and the share of the way between them."""
+        if len(self._ends) == 1:
+            return self._ends[0], self._ends[0], t
+        shares = coefficients("polychain", len(self._ends), t)
+        behind = min(int(np.flatnonzero(shares)[0]) + 1, len(self._ends) - 1)
+        return self._ends[behind - 1], self._ends[behind], float(shares[behind])
 
 
 def following(model: nn.Module, ends: Ends) -> tuple[str, ...]:
-    """The buffers that change along the path: they differ between its ends and are no statistics of batch norm.
+    """The buffers that change along the path: they differ between its networks and are no statistics of batch norm.
 
     Raises InputError, naming it, for a buffer of whole numbers that differs.
     """

@@ -129,23 +129,33 @@ class Evaluation:
         return out
 
     def end(self, number: int) -> Measurement | None:
-        """An endpoint with the statistics of its own file; None where no file holds them, as for foreign curves.
-
-        Without batch norm it is what was measured there.
+        """An endpoint, or a network of a chain, with the statistics of its own file; None where no file holds them, as
+        for foreign curves and ends that were trained. Without batch norm it is what was measured there.
         """
         opened = self.opened
+        t = number / (opened.num_given - 1)
         if not opened.has_batch_norm:
-            return self.measurements[0 if number == 0 else -1]
+            return self.measurements[round(t * (len(self.measurements) - 1))]
         if opened.foreign or number >= len(opened.buffers):
             return None
         network = opened.network()
-        network.move_to_end(number)
-        return measure(network.model, opened.subject.data, opened.policy.batch_size, float(number))
+        network.move_to_end(t)
+        return measure(network.model, opened.subject.data, opened.policy.batch_size, t)
 
 
 def barriers_of(arrays: Mapping[str, np.ndarray]) -> Barriers:
     """The barriers of a path's arrays: losses in nats, errors in percentage points."""
     return all_barriers(arrays["ts"], {key: arrays[name] for key, name in _BARRIERS.items()})
+
+
+def barriers_of_segments(arrays: Mapping[str, np.ndarray], count: int) -> list[Barriers]:
+    """The barriers of each of `count` segments of equal share in t, between the networks that it joins."""
+    each = (len(arrays["ts"]) - 1) // count
+    parts = [slice(k * each, (k + 1) * each + 1) for k in range(count)]
+    ts = np.linspace(0, 1, each + 1)
+    return [
+        barriers_of({"ts": ts, **{name: arrays[name][part] for name in _BARRIERS.values()}}) for part in parts
+    ]
 
 
 def evaluate_path(

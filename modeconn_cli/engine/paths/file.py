@@ -20,6 +20,7 @@ from modeconn_cli.engine.networks.weights import Weights
 from modeconn_cli.engine.paths.path import Kind, WeightPath
 from modeconn_cli.engine.settings.shared import ModelSettings
 
+SIMPLEX = "simplex"  # in the place of a curve's kind
 BUFFERS = ("buffers", "end_buffers")  # entries of a file: endpoint 0's and endpoint 1's
 ENTRIES = ("control_points", *BUFFERS, "extra_state", "curve", "num_bends", "foreign")
 
@@ -39,6 +40,12 @@ class CurveFile:
     about: About
     foreign: bool = False
     extra: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def lacks_statistics(self) -> bool:
+        """Whether the file holds no statistics of its ends: of a foreign curve, or where an end was trained."""
+        said = self.about.settings or {}
+        return self.foreign or not (said.get("fix_start", True) and said.get("fix_end", True))
 
     def named_as(self, wanted: Mapping[str, Any]) -> CurveFile:
         """The curve under the names of a network's state dict (`weights.renaming`)."""
@@ -68,11 +75,30 @@ def read(
             f"'{checkpoint.path}' has no curve points (expected 'control_points' or '*_0', '*_1', '*_2')",
             "pass the checkpoint of a trained curve",
         )
+    if checkpoint.content.get("curve") == SIMPLEX:
+        raise InputError(
+            f"'{path}' holds a simplex, which is no path", "take a point of it: mcx curve extract --shares"
+        )
+    return _ours(checkpoint, path, checkpoint.content.get("curve"))
+
+
+def read_simplex(path: Path, settings: ModelSettings, *, allow_nonfinite: bool = False) -> CurveFile:
+    """Read the checkpoint of a simplex, whose vertices are the points: endpoint 0, endpoint 1, and what was added.
+
+    Raises InputError where the file holds none.
+    """
+    checkpoint = checkpoints.read(path, state_key=settings.state_key, allow_nonfinite=allow_nonfinite)
+    if checkpoint.content.get("curve") != SIMPLEX or not checkpoint.is_curve:
+        raise InputError(f"'{path}' holds no simplex", "pass a checkpoint of mcx curve train --simplex")
+    return _ours(checkpoint, path, "polychain")
+
+
+def _ours(checkpoint: Checkpoint, path: Path, kind: Any) -> CurveFile:
     content = checkpoint.content
-    _check(content, path)
+    _check(content, path, kind)
     return CurveFile(
         file=checkpoint.path,
-        kind=content["curve"],
+        kind=kind,
         points=[dict(point) for point in content["control_points"]],
         buffers=tuple(content[name] for name in BUFFERS if name in content),
         about=checkpoint.about,
@@ -93,9 +119,9 @@ def content(curve: CurveFile) -> dict[str, Any]:
     }
 
 
-def _check(content: Mapping[str, Any], path: Path) -> None:
+def _check(content: Mapping[str, Any], path: Path, kind: Any) -> None:
     """Raise InputError for a kind that does not exist, points that differ in tensors, or buffers that are none."""
-    kind, points = content.get("curve"), content["control_points"]
+    points = content["control_points"]
     if kind not in ("bezier", "polychain"):
         raise InputError(f"'{path}' holds a curve of the unknown kind '{kind}'")
     shapes = [{name: tuple(tensor.shape) for name, tensor in point.items()} for point in points]
@@ -110,8 +136,11 @@ def _foreign(checkpoint: Checkpoint, settings: ModelSettings, runtime: Runtime) 
     """A curve of dnn-mode-connectivity under the names of the network that its shapes belong to."""
     points, buffers = garipov.split(checkpoint.state)
     known = recognise.recognised(checkpoint, settings, runtime)
+    arch = models.architecture(settings, known.about, known.path)
+    if settings.num_classes is None and known.about.num_classes is None:
+        arch = recognise.with_classes_in_order(arch, points[0])
     with torch.device("meta"):
-        model = models.build(models.architecture(settings, known.about, known.path))
+        model = models.build(arch)
     parameters = [name for name, _ in model.named_parameters()]
     points, buffers = garipov.renamed(points, buffers, model.state_dict(), parameters)
     kind: Kind = "bezier" if garipov.kind_of(checkpoint.state) == "bezier" else "polychain"

@@ -1,15 +1,16 @@
-"""Opens the path that a command works on: a trained curve, or the straight line between two checkpoints.
+"""Opens the path that a command works on: a trained curve, or the straight lines between checkpoints.
 
 Settings stop here: what is below takes an `OpenedPath`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
+import torch
 from torch import Tensor
 
 from modeconn_cli.engine.errors import InputError, SettingsError
@@ -18,7 +19,8 @@ from modeconn_cli.engine.networks import subject, weights
 from modeconn_cli.engine.networks.completing import completed
 from modeconn_cli.engine.networks.subject import Needed, Subject
 from modeconn_cli.engine.paths import file
-from modeconn_cli.engine.paths.path import WeightPath
+from modeconn_cli.engine.paths.file import CurveFile
+from modeconn_cli.engine.paths.path import Kind, WeightPath
 from modeconn_cli.engine.paths.statistics import NetworkOnPath, StatisticsPolicy
 from modeconn_cli.engine.settings.curve import PathSettings
 from modeconn_cli.engine.settings.shared import NetworkSettings
@@ -33,7 +35,8 @@ class OpenedPath:
     """A path, the network that lies on it, and the data that network is measured on.
 
     `files` are what the user named, in order; `buffers` those of endpoint 0 and, where a file
-    holds them, of endpoint 1. Those of a curve of dnn-mode-connectivity are of its last step (`foreign`).
+    holds them, of endpoint 1, or those of every network of a chain. Where they are not
+    those of the ends themselves the curve is `foreign` (`CurveFile.lacks_statistics`).
     """
 
     path: WeightPath
@@ -43,6 +46,11 @@ class OpenedPath:
     policy: StatisticsPolicy
     foreign: bool = False
     distance_unpermuted: float | None = None  # between the files, where the second's units are permuted
+
+    @property
+    def num_given(self) -> int:
+        """How many networks the path is given by: two, or those of a chain."""
+        return max(len(self.files), 2)
 
     @property
     def has_batch_norm(self) -> bool:
@@ -76,18 +84,25 @@ class OpenedPath:
         )
 
 
-def open_path(settings: PathSettings, runtime: Runtime, needed: Needed = "data") -> OpenedPath:
-    """The path that the settings name, with its data."""
+def open_path(
+    settings: PathSettings, runtime: Runtime, needed: Needed = "data", shares: Sequence[float] = ()
+) -> OpenedPath:
+    """The path that the settings name, with its data; with `shares` of a simplex's vertices that point of it alone."""
     policy = StatisticsPolicy(settings.bn, settings.batch_size, settings.seed, settings.bn_samples)
     nonfinite = settings.allow_nonfinite
     if settings.curve_checkpoint is not None:
         if settings.bn == "lerp":
             raise SettingsError("--bn lerp is for straight lines", "use --bn recompute")
-        curve = file.read(settings.curve_checkpoint, settings, runtime, allow_nonfinite=nonfinite)
+        if shares:
+            curve = _point_of(
+                file.read_simplex(settings.curve_checkpoint, settings, allow_nonfinite=nonfinite), shares
+            )
+        else:
+            curve = file.read(settings.curve_checkpoint, settings, runtime, allow_nonfinite=nonfinite)
         curve, found = file.open_curve(curve, settings, runtime, needed)
         _check(found)
         opened = OpenedPath(
-            curve.path_of(found.model), found, (curve.file,), curve.buffers, policy, curve.foreign
+            curve.path_of(found.model), found, (curve.file,), curve.buffers, policy, curve.lacks_statistics
         )
         _check_ends(opened)
         return opened
@@ -98,10 +113,28 @@ def open_path(settings: PathSettings, runtime: Runtime, needed: Needed = "data")
     found = subject.open_networks(read, settings, runtime, needed)
     _check(found)
     line = line_between(found, policy)
+    _say_equal(line, runtime)
     if settings.permutation is None:
         return line
     permuted = line_between(permutations.with_second_permuted(found, settings.permutation, runtime), policy)
     return replace(permuted, distance_unpermuted=line.path.endpoint_distance())
+
+
+def _point_of(simplex: CurveFile, shares: Sequence[float]) -> CurveFile:
+    """The path of a single point: the blend of a simplex's vertices.
+
+    Raises SettingsError for another number of shares.
+    """
+    if len(shares) != len(simplex.points):
+        raise SettingsError(
+            f"--shares has {len(shares)} numbers, '{simplex.file}' has {len(simplex.points)} vertices",
+            "endpoint 0, endpoint 1, and what was added, in this order",
+        )
+    blend = {name: torch.zeros_like(tensor) for name, tensor in simplex.points[0].items()}
+    for share, vertex in zip(shares, simplex.points, strict=True):
+        for name, tensor in blend.items():
+            tensor.add_(vertex[name], alpha=share / sum(shares))
+    return replace(simplex, points=[blend, blend])
 
 
 def _check(found: Subject) -> None:
@@ -118,9 +151,18 @@ def _check_ends(curve: OpenedPath) -> None:
         )
 
 
+def _say_equal(chain: OpenedPath, runtime: Runtime) -> None:
+    """Warn of a network of a chain that comes twice in a row: what lies between has no length."""
+    points = chain.path.points
+    for k in range(1, len(points)):
+        if len(points) > 2 and torch.equal(points[k - 1], points[k]):
+            runtime.warn(f"'{chain.files[k - 1]}' and '{chain.files[k]}', which follow each other, are equal")
+
+
 def line_between(found: Subject, policy: StatisticsPolicy) -> OpenedPath:
-    """The straight line between the two checkpoints of a subject."""
+    """The straight line between the two checkpoints of a subject, or the chain of lines through more of them."""
     model, states = found.model, [each.state for each in found.checkpoints]
-    path = WeightPath.through("line", [weights.parameters_of(model, state) for state in states], model)
+    kind: Kind = "line" if len(states) == 2 else "polychain"
+    path = WeightPath.through(kind, [weights.parameters_of(model, state) for state in states], model)
     buffers = tuple(weights.buffers_of(model, state) for state in states)
     return OpenedPath(path, found, tuple(each.path for each in found.checkpoints), buffers, policy)

@@ -22,6 +22,7 @@ from modeconn_cli.engine.networks.weights import Weights
 
 Kind = Literal["bezier", "polychain", "line"]
 
+ROUNDING = 2.0**-52  # of a position on a chain, in units of the distance between two points
 ALIGN = 16  # elements: every tensor begins on a cache line, as kernels like it
 
 
@@ -36,7 +37,10 @@ def coefficients(kind: Kind, num_points: int, t: float) -> np.ndarray:
     if kind == "bezier":
         n = num_points - 1
         return np.array([math.comb(n, k) * t**k * (1 - t) ** (n - k) for k in range(num_points)])
-    hats = np.abs(t * (num_points - 1) - np.arange(num_points))
+    place = t * (num_points - 1)
+    if abs(place - round(place)) <= ROUNDING * num_points:  # k/n·n, which is at point k
+        place = round(place)
+    hats = np.abs(place - np.arange(num_points))
     return np.asarray(np.maximum(0.0, 1.0 - hats))
 
 
@@ -103,6 +107,9 @@ class WeightPath:
             torch.lerp(self.points[0], self.points[1], t, out=out)
             return c
         used = [k for k in range(len(c)) if c[k] != 0.0]
+        if self.kind == "polychain" and len(used) == 2:  # each segment is a line
+            torch.lerp(self.points[used[0]], self.points[used[1]], float(c[used[1]]), out=out)
+            return c
         torch.mul(self.points[used[0]], float(c[used[0]]), out=out)
         for k in used[1:]:
             out.add_(self.points[k], alpha=float(c[k]))

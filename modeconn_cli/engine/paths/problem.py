@@ -26,6 +26,7 @@ class PathProblem:
     """
 
     optimizer_decay = 0.0
+    draws = 1
 
     def __init__(
         self,

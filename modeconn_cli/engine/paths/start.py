@@ -13,7 +13,9 @@ from modeconn_cli.engine import keyed
 from modeconn_cli.engine.errors import SettingsError
 from modeconn_cli.engine.networks import weights
 from modeconn_cli.engine.networks.weights import Weights
+from modeconn_cli.engine.paths.elevation import elevation
 from modeconn_cli.engine.paths.file import CurveFile
+from modeconn_cli.engine.paths.path import Kind
 
 INSIDE, OUTSIDE = 0.9, 1.1
 
@@ -64,7 +66,10 @@ def control_points(
 
 
 def _straight(
-    free: Sequence[Weights], first: Mapping[str, Tensor], last: Mapping[str, Tensor], frozen: Collection[str]
+    free: Sequence[Mapping[str, Tensor]],
+    first: Mapping[str, Tensor],
+    last: Mapping[str, Tensor],
+    frozen: Collection[str],
 ) -> list[Weights]:
     """The free points with their frozen parameters equally spaced between the ends."""
     return [
@@ -77,17 +82,38 @@ def points_of_curve(
     curve: CurveFile,
     first: Mapping[str, Tensor],
     last: Mapping[str, Tensor],
+    kind: Kind,
     num_bends: int,
     frozen: Collection[str] = (),
 ) -> list[Weights]:
     """The control points [num_bends] of another curve, between these ends; `frozen` as for `control_points`.
 
-    Raises SettingsError where it has another number of them, InputError where it is of another network.
+    Where there are more of them they make the same curve (`elevation`), up to the rounding of each. Raises
+    SettingsError where there is none of that kind and number, InputError where it is of another network.
     """
-    if len(curve.points) != num_bends:
-        raise SettingsError(
-            f"'{curve.file}' has {len(curve.points)} control points, --num-bends is {num_bends}"
-        )
     for k, point in enumerate(curve.points):
         weights.check_alike(first, point, "endpoint 0", f"control point {k} of {curve.file}")
-    return [dict(first), *_straight(curve.points[1:-1], first, last, frozen), dict(last)]
+    points: Sequence[Mapping[str, Tensor]] = [first, *curve.points[1:-1], last]
+    if len(points) != num_bends:
+        points = _elevated(curve, points, kind, num_bends)
+    return [dict(first), *_straight(points[1:-1], first, last, frozen), dict(last)]
+
+
+def _elevated(
+    curve: CurveFile, points: Sequence[Mapping[str, Tensor]], kind: Kind, num_bends: int
+) -> list[Weights]:
+    """More control points of the same curve, each the sum in float64 of those that there are."""
+    if curve.kind != kind and len(points) > 2:
+        raise SettingsError(
+            f"'{curve.file}' is a {curve.kind}, and no {kind} of {num_bends} control points is the same",
+            f"use --curve {curve.kind}",
+        )
+    shares = torch.from_numpy(elevation(kind, len(points), num_bends))
+    out: list[Weights] = [{} for _ in shares]
+    for name, tensor in points[0].items():
+        whole = torch.stack([point[name] for point in points])
+        wide = torch.promote_types(whole.dtype, torch.float64)
+        found = torch.tensordot(shares.to(wide), whole.to(wide), dims=1).to(tensor.dtype)
+        for point, value in zip(out, found, strict=True):
+            point[name] = value
+    return out

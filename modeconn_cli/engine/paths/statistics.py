@@ -103,11 +103,13 @@ class NetworkOnPath:
         else:
             self.carrier.put_buffers(t if policy.bn == "lerp" else 0.0, self._statistics)
 
-    def move_to_end(self, end: int) -> None:
-        """Put endpoint `end` into the network as its own file holds it: weights and buffers."""
+    def move_to_end(self, t: float) -> None:
+        """Put the endpoint, or the network of a chain, at t into the network as its own file holds it: weights and
+        buffers.
+        """
         self.close()
-        self.carrier.move_to(float(end))
-        self.carrier.put_buffers(float(end))
+        self.carrier.move_to(t)
+        self.carrier.put_buffers(t)
 
     def close(self) -> None:
         """Leave nothing in the network but weights and buffers."""

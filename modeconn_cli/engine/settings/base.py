@@ -160,6 +160,9 @@ class Settings:
     panel: ClassVar[Panel] = "What to do"
     # What words without a flag may stand for, by their number: `mcx curve eval CURVE` or `A B`.
     places: ClassVar[tuple[tuple[str, ...], ...]] = ()
+    more: ClassVar[str] = (
+        ""  # the setting that all words together are where there are more than any place has
+    )
 
     explicit: frozenset[str] = dataclasses.field(default=frozenset(), compare=False, repr=False)
     brought: frozenset[str] = dataclasses.field(default=frozenset(), compare=False, repr=False)
@@ -179,14 +182,16 @@ class Settings:
             object.__setattr__(self, "checked", True)
 
     @classmethod
-    def of_words(cls, words: Sequence[str]) -> Mapping[str, str]:
-        """The settings that words without a flag give, by `places`.
+    def of_words(cls, words: Sequence[str]) -> Mapping[str, str | list[str]]:
+        """The settings that words without a flag give, by `places` and `more`.
 
         Raises SettingsError for more words, or fewer, than there are places for.
         """
         for places in cls.places:
             if len(places) == len(words):
                 return dict(zip(places, words, strict=True))
+        if cls.more and len(words) > max(map(len, cls.places)):
+            return {cls.more: list(words)}
         counts = " or ".join(str(len(places)) for places in cls.places)
         files = "file" if counts == "1" else "files"
         output = any(spec.name == "output" for spec in specs(cls))

@@ -16,10 +16,12 @@ Layout = Literal["mcx", "garipov", "lmc", "bare"]
 class ConvertSettings(ModelSettings, OverwriteSettings):
     """Write a network or a curve in another layout."""
 
+    places = (("checkpoint",),)
+
     checkpoint: Path = setting(
         None,
         "the file",
-        positional=True,
+        flags=("--curve-checkpoint",),
         missing=("no checkpoint", "mcx convert FILE --layout … --output FILE"),
     )
     layout: Layout = setting(

@@ -26,6 +26,10 @@ from modeconn_cli.engine.settings.shared import (
 from modeconn_cli.engine.settings.train import OptimizationSettings, TrainSettings
 
 _NOISY = "init_method", "perturbed", "sphere"
+_OF_CURVES = (
+    "curve", "num_bends", "init_method", "init_alpha", "init_noise", "init_inside_sphere", "fix_start", "fix_end",
+    "constraint",
+)  # fmt: skip
 _TWO = "a curve needs two endpoints", "pass --endpoint0 FILE --endpoint1 FILE"
 
 
@@ -52,7 +56,10 @@ class CurveTrainSettings(
         "rows are identical there and only the noise of SGD separates them",
     )
     init_curve: Path | None = setting(
-        None, "curve checkpoint to begin from (--init-method curve)", needs=("init_method", "curve")
+        None,
+        "curve checkpoint to begin from (--init-method curve), of as many control points or fewer: a Bezier curve's "
+        "degree is raised, a chain's segments are divided, and the curve stays the same; ends that are trained begin "
+        "where it has left them; with --simplex, the simplex whose vertices stay",
     )
     init_alpha: float = setting(0.5, "position of the free point (biased)", low=0, high=1)
     init_noise: float = setting(
@@ -68,8 +75,26 @@ class CurveTrainSettings(
         "keep the free point at equal distance from both ends, as a whole or tensor by tensor as the original "
         "experiments do",
     )
-    compat: Literal["elementwise-noise"] | None = setting(
-        None, "reproduce an old number: noise of that size in every element", shown="off", needs=_NOISY
+    simplex: bool = setting(
+        False,
+        "add a vertex to simplexes of low loss in the place of a curve: endpoint 0 and endpoint 1 have one each (one "
+        "in all where they are the same), which share what is added; older vertices stay, the new one begins near "
+        "their mean",
+    )
+    volume_weight: float = setting(
+        1e-3,
+        "weight of the logarithm of the volume, which is subtracted from the loss",
+        low=0,
+        needs=("simplex",),
+    )
+    simplex_samples: int = setting(
+        5, "points of the simplexes that a step takes the mean loss over", low=1, needs=("simplex",)
+    )
+    compat: Literal["elementwise-noise", "benton"] | None = setting(
+        None,
+        "reproduce an old number: elementwise-noise, of that size in every element; benton, of a simplex the squared "
+        "volume and the sum of the losses",
+        shown="off",
     )
     lr: float = like(OptimizationSettings, "lr", default=0.015)
     eval_every: int = like(
@@ -93,7 +118,18 @@ class CurveTrainSettings(
     def idle(self) -> dict[str, str]:
         placed = self.num_bends == 3 and self.init_method in ("biased", "perturbed", "sphere")
         where = f"with --init-method {self.init_method} and --num-bends {self.num_bends}"
-        return super().idle() | without_effect(not placed, where, "init_alpha")
+        started = f"with --init-method {self.init_method}"
+        return (
+            super().idle()
+            | without_effect(not placed, where, "init_alpha")
+            | without_effect(self.init_method != "curve" and not self.simplex, started, "init_curve")
+            | without_effect(self.compat == "benton" and not self.simplex, "without --simplex", "compat")
+            | without_effect(
+                self.compat == "elementwise-noise" and self.init_method not in _NOISY[1:], started, "compat"
+            )
+            | without_effect(self.simplex, "with --simplex", *_OF_CURVES)
+            | without_effect(self.simplex and self.compat == "elementwise-noise", "with --simplex", "compat")
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,10 +185,49 @@ class PathSettings(PermutationSettings, ModelSettings, DataSettings, ComputeSett
 
 
 @dataclass(frozen=True, kw_only=True)
+class ChainSettings(PathSettings):
+    """A trained curve, the straight line between two networks, or the chain of lines through more of them."""
+
+    more = "chain"
+
+    endpoint0: Path | None = like(PathSettings, "endpoint0", unless="chain")
+    endpoint1: Path | None = like(PathSettings, "endpoint1", unless="chain")
+    chain: tuple[Path, ...] = setting(
+        (),
+        "three checkpoints or more, joined in this order by straight segments of equal share in t",
+        flags=("--ckpt",),
+        gathers=True,
+        repeats=True,
+    )
+
+    @property
+    def ends(self) -> tuple[Path, ...]:
+        return self.chain or super().ends
+
+    def check_path(self) -> None:
+        if not self.chain:
+            return super().check_path()
+        if self.curve_checkpoint is not None or len(self.chain) < 3:
+            raise SettingsError(
+                f"a chain is of three networks or more alone, got {len(self.chain)}"
+                + (" and a curve" if self.curve_checkpoint is not None else ""),
+                "pass --curve-checkpoint FILE, --endpoint0 and --endpoint1, or --chain A,B,C",
+            )
+        if self.bn == "repair":
+            raise SettingsError(
+                "--bn repair is between two networks, not along a chain", "use --bn recompute"
+            )
+        return None
+
+    def idle(self) -> dict[str, str]:
+        return super().idle() | without_effect(bool(self.chain), "along a chain", "permutation")
+
+
+@dataclass(frozen=True, kw_only=True)
 class CurveEvalSettings(
-    PathSettings, MeasuredDataSettings, DistributedSettings, FigureSettings, FolderSettings
+    ChainSettings, MeasuredDataSettings, DistributedSettings, FigureSettings, FolderSettings
 ):
-    """Evaluate a curve at equally spaced positions."""
+    """Evaluate a path at equally spaced positions."""
 
     num_points: int = setting(61, "positions t from 0 to 1", low=2, high=MOST_POSITIONS)
     wd: float | None = setting(None, "weight decay in the loss", low=0, shown="the curve's own, else 0")
@@ -160,6 +235,13 @@ class CurveEvalSettings(
     def check(self) -> None:
         super().check()
         self.check_path()
+        segments = len(self.chain) - 1
+        if self.chain and (self.num_points - 1) % segments:
+            each = max(round((self.num_points - 1) / segments), 1)
+            raise SettingsError(
+                f"--num-points {self.num_points} has no position at each of the {len(self.chain)} networks of a chain",
+                f"use {each * segments + 1}: {each} a segment, and one",
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,11 +269,22 @@ class CurveAnalyzeSettings(ModelSettings, FolderSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CurveExtractSettings(PathSettings, OverwriteSettings):
+class CurveExtractSettings(ChainSettings, OverwriteSettings):
     """Write the network at one position of a curve as an ordinary checkpoint."""
 
     t: float = setting(
-        None, "position, 0 to 1", low=0, high=1, missing=("no position", "pass --t between 0 and 1")
+        None,
+        "position, 0 to 1",
+        low=0,
+        high=1,
+        unless="shares",
+        missing=("no position", "pass --t between 0 and 1"),
+    )
+    shares: tuple[float, ...] = setting(
+        (),
+        "on a simplex: share of each vertex, comma-listed, which are made to add up to 1",
+        low=0,
+        repeats=True,
     )
     output: Path = setting(
         None,
@@ -205,6 +298,13 @@ class CurveExtractSettings(PathSettings, OverwriteSettings):
     def check(self) -> None:
         super().check()
         self.check_path()
+        if self.shares and (sum(self.shares) <= 0 or self.curve_checkpoint is None):
+            raise SettingsError(
+                "--shares takes a number for each vertex of a simplex, not all 0",
+                "pass --curve-checkpoint FILE",
+            )
+        if self.shares and self.bn == "repair":
+            raise SettingsError("--bn repair is between two networks, not in a simplex", "use --bn recompute")
 
     def idle(self) -> dict[str, str]:
         settled = self.bn not in ON_IMAGES

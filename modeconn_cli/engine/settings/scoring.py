@@ -115,7 +115,7 @@ class ScoringSettings(
     allow_nonfinite: bool = setting(False, "accept NaN and infinity in the weights", change="free", rare=True)
 
     @classmethod
-    def of_words(cls, words: Sequence[str]) -> Mapping[str, str]:
+    def of_words(cls, words: Sequence[str]) -> Mapping[str, str | list[str]]:
         """A folder is that of a run, a file one checkpoint; of what is not there the ending tells which is meant."""
         given, path = super().of_words(words), names.file_of(Path(words[0]))
         folder = path.is_dir() or not (path.exists() or path.suffix)

@@ -91,9 +91,10 @@ class Problem(Trainable, Protocol):
     """What is trained: a network, or the free points of a path between two."""
 
     model: nn.Module
+    draws: int  # weights that a step is taken from, one after the other
 
     def place(self, step: int) -> None:
-        """Put the weights of this step into the model and make its gradients ready."""
+        """Put the weights of this step into the model and make its gradients ready; of several `draws` each counts."""
 
     def collect(self) -> Tensor | float:
         """Turn the model's gradients into those of `trainable`; returns the loss's part beside the data's."""
@@ -278,6 +279,20 @@ def step(
     `number` counts the steps of the run from 0. With the seed it gives dropout and the position on a path.
     """
     torch.manual_seed(keyed.number(seed, "step", number))
+    taken = [
+        _draw(problem, batch, draw, classes)
+        for draw in range(number * problem.draws, (number + 1) * problem.draws)
+    ]
+    optimizer.step()
+    problem.settle()
+    if len(taken) == 1:
+        return taken[0]
+    loss, extra = (sum(getattr(each, name) for each in taken) / len(taken) for name in ("loss", "extra"))
+    return replace(taken[0], loss=loss, extra=extra)
+
+
+def _draw(problem: Problem, batch: Batch, number: int, classes: Tensor | None) -> Step:
+    """The loss and the gradients at the weights of one draw; these count from 0 over all steps."""
     problem.place(number)
     with one_sample.exact(batch.images):
         outputs = forward.logits(problem.model, batch.images)
@@ -285,10 +300,7 @@ def step(
     loss = F.cross_entropy(logits, labels)
     with forward.guard("the network's backward fails"):
         loss.backward()  # type: ignore[no-untyped-call]
-    extra = problem.collect()
-    optimizer.step()
-    problem.settle()
-    return Step(loss.detach(), extra, logits.detach(), labels)
+    return Step(loss.detach(), problem.collect(), logits.detach(), labels)
 
 
 def _check_finite(sums: Tensor, number: int, lr: float) -> None:

@@ -18,8 +18,8 @@ class LoggedEpoch:
     """`epoch` epochs are completed. Losses in nats, accuracies in percent; None for what is not in the line.
 
     `train_…` are of the batches as they were trained on, `train_nll` is the loss without the regulariser, where there
-    is one; `…_middle` of the network half-way along a curve. `weights_of_epoch` is given where a task ends with the
-    weights of an earlier epoch.
+    is one; `…_middle` of the network half-way along a curve, or in the middle of endpoint 0's simplex, whose volume
+    `log_volume` says. `weights_of_epoch` is given where a task ends with the weights of an earlier epoch.
     """
 
     epoch: int
@@ -35,6 +35,7 @@ class LoggedEpoch:
     val_accuracy_middle: float | None = None
     test_loss_middle: float | None = None
     test_accuracy_middle: float | None = None
+    log_volume: float | None = None
     seconds: float | None = None
     weights_of_epoch: int | None = None
 

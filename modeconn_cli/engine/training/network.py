@@ -17,6 +17,8 @@ from modeconn_cli.engine.registry import is_import_path
 class NetworkProblem:
     """Train a network's own parameters; the optimizer applies the weight decay."""
 
+    draws = 1
+
     def __init__(self, model: nn.Module, weight_decay: float) -> None:
         self.model = model
         self.trainable = [p for p in model.parameters() if p.requires_grad]

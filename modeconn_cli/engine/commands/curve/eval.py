@@ -24,7 +24,10 @@ from modeconn_cli.engine.settings.shared import in_every_format
 
 @dataclass(frozen=True, kw_only=True)
 class CurveEvalResult(Record):
-    """`endpoints` are the ends with their own statistics, empty where no file holds them."""
+    """`endpoints` are the ends, or every network of a chain, with their own statistics, empty where no file holds them.
+
+    `segments` are the barriers between each network of a chain and the next; a curve or a line has none.
+    """
 
     schema: ClassVar[str] = "mcx.curve_eval/1"
 
@@ -34,6 +37,7 @@ class CurveEvalResult(Record):
     endpoint_distance: float
     statistics: dict[str, SeriesSummary]
     barriers: Barriers
+    segments: list[Barriers]
     bn: StatisticsUsed
     endpoints: list[dict[str, float]]
     held_out: str
@@ -83,6 +87,7 @@ def _result(
     found: Evaluation, arrays: Mapping[str, np.ndarray], wd: float, figure: Path, job: jobs.Job
 ) -> CurveEvalResult:
     path, data, steps = found.opened.path, found.opened.subject.data, arrays["dl"]
+    given = found.opened.num_given
     return CurveEvalResult(
         curve=path.kind,
         num_points=len(steps),
@@ -91,7 +96,8 @@ def _result(
         statistics={name: evaluate.summary(arrays[name], steps) for name in evaluate.SERIES},
         barriers=evaluate.barriers_of(arrays),
         bn=found.statistics,
-        endpoints=[_entries(found.end(number)) for number in (0, 1)],
+        segments=evaluate.barriers_of_segments(arrays, given - 1) if given > 2 else [],
+        endpoints=[_entries(found.end(number)) for number in range(given)],
         held_out="test" if data.use_test else "val",
         wd=wd,
         data=data.describe(),

@@ -18,8 +18,9 @@ from modeconn_cli.engine.networks.distances import Distance
 from modeconn_cli.engine.networks.subject import Subject, check_watched
 from modeconn_cli.engine.networks.weights import Weights
 from modeconn_cli.engine.paths import file
-from modeconn_cli.engine.paths.path import WeightPath
+from modeconn_cli.engine.paths.path import Kind, WeightPath
 from modeconn_cli.engine.paths.problem import PathProblem
+from modeconn_cli.engine.paths.simplex import SimplexProblem, new_vertex
 from modeconn_cli.engine.paths.start import control_points, points_of_curve
 from modeconn_cli.engine.results import files, jobs
 from modeconn_cli.engine.results.records import Provenance, Record
@@ -55,7 +56,8 @@ class CurveTrainResult(Record):
 
 def run(settings: CurveTrainSettings, runtime: Runtime) -> CurveTrainResult | None:
     """Train the free points; the endpoints are copied from their checkpoints bit for bit."""
-    _check(settings)
+    if not settings.simplex:
+        _check(settings)
     folder = checkpoints_folder(settings)
     found = subject.open_networks(_endpoints(settings, runtime), settings, runtime)
     if settings.permutation is not None:
@@ -70,10 +72,19 @@ def run(settings: CurveTrainSettings, runtime: Runtime) -> CurveTrainResult | No
     if distance.total_l2 == 0:
         if settings.constraint != "none":
             raise InputError("the endpoints are the same network: no plane lies between them")
-        runtime.warn("the endpoints are the same network")
+        if not settings.simplex:
+            runtime.warn("the endpoints are the same network")
+    begin = _vertices if settings.simplex else _control_points
+    points = begin(settings, first, last, _frozen(found, first, last, runtime), runtime)
+    trained = 1 if settings.simplex else len(points) - settings.fix_start - settings.fix_end
+    what = (
+        "a simplex with {} vertices"
+        if settings.simplex
+        else f"a {settings.curve} curve with {{}} control points"
+    )
     if runtime.plan(
         [
-            f"train a {settings.curve} curve with {settings.num_bends} control points of "
+            f"train {what.format(len(points))} of "
             f"{distance.total_params:,} parameters on {found.data.name}: {len(found.data.fit):,} images, "
             f"{settings.epochs} epochs on {runtime.device} with {runtime.threads} threads",
             f"endpoints at L2 distance {distance.total_l2:.6f} (normalized {distance.normalized_total_l2:.6f}); "
@@ -83,8 +94,8 @@ def run(settings: CurveTrainSettings, runtime: Runtime) -> CurveTrainResult | No
                 space.checkpoint_bytes(
                     found.model,
                     settings,
-                    points=settings.num_bends,
-                    trained=settings.num_bends - settings.fix_start - settings.fix_end,
+                    points=len(points),
+                    trained=trained,
                 ),
                 folder,
                 runtime,
@@ -102,11 +113,11 @@ def run(settings: CurveTrainSettings, runtime: Runtime) -> CurveTrainResult | No
             files.write_text(
                 folder / names.ENDPOINT_DISTANCE, distance_text(str(ends[0]), str(ends[1]), distance)
             )
-            points = _control_points(settings, first, last, _frozen(found, first, last, runtime), runtime)
-            path = WeightPath.through(settings.curve, points, found.model)
+            kind: Kind = "polychain" if settings.simplex else settings.curve
+            path = WeightPath.through(kind, points, found.model)
             outcome = _fit(settings, folder, found, path, job, runtime)
             job.finish([outcome, folder / names.METRICS, folder / names.ENDPOINT_DISTANCE])
-        return _finished(settings, folder, ends, distance, job)
+        return _finished(settings, folder, ends, distance, len(points), job)
 
 
 def _check_precision(first: Weights, last: Weights, ends: Sequence[Checkpoint]) -> None:
@@ -176,7 +187,42 @@ def _control_points(
     if settings.init_curve is None:
         raise SettingsError("--init-method curve needs a curve", "pass --init-curve FILE")
     curve = file.read(settings.init_curve, settings, runtime, allow_nonfinite=settings.allow_nonfinite)
-    return points_of_curve(curve.named_as(first), first, last, settings.num_bends, frozen)
+    curve = curve.named_as(first)
+    # An end that is trained begins where that curve has left it.
+    first = first if settings.fix_start else curve.points[0]
+    last = last if settings.fix_end else curve.points[-1]
+    points = points_of_curve(curve, first, last, settings.curve, settings.num_bends, frozen)
+    for k, (end, own) in enumerate(((first, curve.points[0]), (last, curve.points[-1]))):
+        if not all(end[name].equal(own[name]) for name in own):
+            runtime.warn(
+                f"endpoint {k} is not that of '{curve.file}', of which the free points alone are taken"
+            )
+    if curve.kind != settings.curve and len(curve.points) > 2:
+        runtime.note(
+            f"'{curve.file}' is a {curve.kind}: a {settings.curve} through its points is another curve"
+        )
+    return points
+
+
+def _vertices(
+    settings: CurveTrainSettings, first: Weights, last: Weights, frozen: list[str], runtime: Runtime
+) -> list[Weights]:
+    """The endpoints, what an earlier simplex has added to them, and a new vertex.
+
+    Raises InputError for a simplex at other endpoints.
+    """
+    del runtime  # nothing to say
+    old: list[Weights] = [first, last]
+    if settings.init_curve is not None:
+        simplex = file.read_simplex(settings.init_curve, settings, allow_nonfinite=settings.allow_nonfinite)
+        old = simplex.named_as(first).points
+        for k, end in enumerate((first, last)):
+            weights.check_alike(end, old[k], f"endpoint {k}", str(simplex.file))
+            if not all(end[name].equal(old[k][name]) for name in end):
+                raise InputError(
+                    f"endpoint {k} is not that of the simplex '{simplex.file}'", "pass its own endpoints"
+                )
+    return [*old, new_vertex(old, settings.seed, frozen)]
 
 
 def _frozen(found: Subject, first: Weights, last: Weights, runtime: Runtime) -> list[str]:
@@ -204,16 +250,7 @@ def _fit(
 ) -> Path:
     """Train into the folder; the last checkpoint is returned."""
     model, data = found.model, found.data
-    problem = PathProblem(
-        model,
-        path,
-        weight_decay=settings.wd,
-        seed=settings.seed,
-        fix_start=settings.fix_start,
-        fix_end=settings.fix_end,
-        plane=settings.constraint,
-        buffers=[weights.buffers_of(model, end.state) for end in found.checkpoints],
-    )
+    problem = _problem(settings, found, path)
 
     if problem.carrier.note:
         runtime.note(problem.carrier.note, once=True)
@@ -221,11 +258,12 @@ def _fit(
     def measure(epoch: int) -> dict[str, float]:
         """The network half-way, where early stopping or the user looks at it."""
         due = bool(settings.eval_every) and epoch % settings.eval_every == 0
+        volume = {"log_volume": problem.log_volume()[0]} if isinstance(problem, SimplexProblem) else {}
         if not due and settings.patience is None:
-            return {}
+            return volume
         problem.move_to(0.5)
         recompute_statistics(model, data.fit, settings.batch_size, settings.seed)
-        out: dict[str, float] = {}
+        out: dict[str, float] = volume
         if settings.patience is not None:
             out["val_loss"] = evaluate(model, data.val, settings.batch_size).loss
         if due:
@@ -240,16 +278,47 @@ def _fit(
     return train(problem, data.fit, recipe, runtime, job, keeping, measure).checkpoint
 
 
+def _problem(settings: CurveTrainSettings, found: Subject, path: WeightPath) -> PathProblem | SimplexProblem:
+    """What is trained: the free points of a curve, or the new vertex of a simplex."""
+    buffers = [weights.buffers_of(found.model, end.state) for end in found.checkpoints]
+    if settings.simplex:
+        return SimplexProblem(
+            found.model,
+            path,
+            weight_decay=settings.wd,
+            seed=settings.seed,
+            volume_weight=settings.volume_weight,
+            draws=settings.simplex_samples,
+            compat=settings.compat == "benton",
+            buffers=buffers,
+        )
+    return PathProblem(
+        found.model,
+        path,
+        weight_decay=settings.wd,
+        seed=settings.seed,
+        fix_start=settings.fix_start,
+        fix_end=settings.fix_end,
+        plane=settings.constraint,
+        buffers=buffers,
+    )
+
+
 def _finished(
-    settings: CurveTrainSettings, folder: Path, ends: list[Path], distance: Distance, job: jobs.Job
+    settings: CurveTrainSettings,
+    folder: Path,
+    ends: list[Path],
+    distance: Distance,
+    count: int,
+    job: jobs.Job,
 ) -> CurveTrainResult:
     """Read a finished run back."""
     log = MetricsLog(folder)
     return CurveTrainResult(
         endpoint0=tilde(ends[0]),
         endpoint1=tilde(ends[1]),
-        curve=settings.curve,
-        num_bends=settings.num_bends,
+        curve=file.SIMPLEX if settings.simplex else settings.curve,
+        num_bends=count,
         distance=distance,
         checkpoint=tilde(folder / names.checkpoint(log.epoch)),
         epoch=log.epoch,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -17,7 +18,11 @@ from modeconn_cli.engine.errors import InputError
 
 PREFIX = "net."
 MARK = "coeff_layer."
-_POINT = re.compile(r"(.+\.(?:weight|bias))_(\d+)")
+_POINT = re.compile(r"(.+)_(\d+)")
+_ALWAYS = (
+    "weight",
+    "bias",
+)  # of the names that end in a number; others are of points where all points have them
 
 
 def is_curve(state: Mapping[str, Tensor]) -> bool:
@@ -35,13 +40,15 @@ def split(state: Mapping[str, Tensor]) -> tuple[list[dict[str, Tensor]], dict[st
     count = len(state[f"{MARK}range"])
     points: list[dict[str, Tensor]] = [{} for _ in range(count)]
     buffers: dict[str, Tensor] = {}
-    for name, tensor in state.items():
-        if name.startswith(MARK):
-            continue
-        plain = name.removeprefix(PREFIX)
-        found = _POINT.fullmatch(plain)
-        if found is None:
-            buffers[plain] = tensor
+    plainly = {
+        name.removeprefix(PREFIX): tensor for name, tensor in state.items() if not name.startswith(MARK)
+    }
+    for name, tensor in plainly.items():
+        found = _POINT.fullmatch(name)
+        if found is None or not (
+            found[1].rpartition(".")[2] in _ALWAYS or all(f"{found[1]}_{k}" in plainly for k in range(count))
+        ):
+            buffers[name] = tensor
         elif int(found[2]) < count:
             points[int(found[2])][found[1]] = tensor
         else:
@@ -80,7 +87,7 @@ def renamed(
     out: dict[str, Tensor] = {}
     for name, tensor in buffers.items():
         module, _, leaf = name.rpartition(".")
-        mine = f"{modules.get(module, module)}.{leaf}"
+        mine = _joined(modules.get(module, module), leaf)
         if mine not in own or own[mine].shape != tensor.shape:
             raise InputError(f"curve buffer '{name}' has no place in the network", "pass another --model")
         out[mine] = tensor
@@ -99,15 +106,29 @@ _CURVE_NAMES = (
 def joined(
     kind: str, points: Sequence[Mapping[str, Tensor]], buffers: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
-    """The state dict of a curve through control points [K], with one set of buffers, under its names there."""
+    """The state dict of a curve through control points [K], with one set of buffers, under its names there.
+
+    Raises InputError where two tensors would have one name.
+    """
     count = len(points)
+    names = [f"{_curve_name(name)}_{k}" for name in points[0] for k in range(count)] + list(
+        map(_curve_name, buffers)
+    )
+    most, times = Counter(names).most_common(1)[0]
+    if times > 1:
+        raise InputError(f"in the layout of dnn-mode-connectivity {times} tensors would be '{PREFIX}{most}'")
     out = {f"{MARK}range": torch.arange(0, float(count))}
     if kind == "bezier":
         binomials = torch.tensor([float(math.comb(count - 1, k)) for k in range(count)])
         out = {f"{MARK}binom": binomials, **out, f"{MARK}rev_range": torch.arange(count - 1, -1, -1.0)}
-    for name in points[0]:
-        out |= {f"{PREFIX}{_curve_name(name)}_{k}": point[name] for k, point in enumerate(points)}
-    return out | {f"{PREFIX}{_curve_name(name)}": tensor for name, tensor in buffers.items()}
+    rows = [(name, {f"_{k}": point[name] for k, point in enumerate(points)}) for name in points[0]]
+    rows += [(name, {"": tensor}) for name, tensor in buffers.items()]
+    place = {module: k for k, module in enumerate(dict.fromkeys(name.rpartition(".")[0] for name, _ in rows))}
+    for name, ends in sorted(
+        rows, key=lambda row: place[row[0].rpartition(".")[0]]
+    ):  # stable: module by module
+        out |= {f"{PREFIX}{_curve_name(name)}{end}": tensor for end, tensor in ends.items()}
+    return out
 
 
 def _curve_name(name: str) -> str:
@@ -115,4 +136,8 @@ def _curve_name(name: str) -> str:
     for pattern, theirs in _CURVE_NAMES:
         if found := pattern.fullmatch(module):
             module = found.expand(theirs)
-    return f"{module}.{leaf}"
+    return _joined(module, leaf)
+
+
+def _joined(module: str, leaf: str) -> str:
+    return f"{module}.{leaf}" if module else leaf

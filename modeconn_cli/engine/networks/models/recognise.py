@@ -85,6 +85,13 @@ def _first_of_each(found: Iterable[Architecture]) -> list[Architecture]:
     return list(out.values())
 
 
+def with_classes_in_order(arch: Architecture, point: Mapping[str, Tensor]) -> Architecture:
+    """The network with as many classes as a foreign curve's control point, whose tensors have the same order alone."""
+    model = _on_meta(replace(arch, num_classes=arch.num_classes or TRIED))
+    own = [] if model is None else [name for name, _ in model.named_parameters()]
+    return with_classes_of(arch, dict(zip(own, point.values(), strict=False)))
+
+
 def with_classes_of(arch: Architecture, state: Mapping[str, Tensor]) -> Architecture:
     """The network with as many classes as its weights `state` have; None where its factory does not ask for them.
 
