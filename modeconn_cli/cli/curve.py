@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from modeconn_cli.cli.along import ensemble_block, predictions_block
 from modeconn_cli.cli.options import takes
 from modeconn_cli.cli.report import Report
 from modeconn_cli.cli.tables import Block, Lines, Table, barriers_block, number, percent
@@ -52,11 +53,13 @@ def evaluate(settings: CurveEvalSettings, report: Report) -> None:
 
     Loss, error and accuracy on training and test images at each t, with the statistics of batch norm recomputed
     there; minimum, maximum and mean of each along the path, and its length. Writes curve.npz, curve_summary.json
-    and curve.png.
+    and curve.png; with --save-predictions predictions.npz, prediction_changes.csv and prediction_changes.png.
 
     Examples, after the first of mcx curve train:
       mcx curve eval curve/checkpoints/checkpoint-5.pt --num-points 11 --output-dir curve/eval
       mcx curve eval runs/seed0/checkpoint-5.pt runs/seed1/checkpoint-5.pt --num-points 11 --output-dir line
+      mcx curve eval curve/checkpoints/checkpoint-5.pt --num-points 5 --save-predictions --output-dir changes
+      mcx curve eval curve/checkpoints/checkpoint-5.pt --num-points 3 --ensemble 0,0.5,1 --output-dir ensemble
 
     More: mcx lmc interpolate --help for the barriers of a line, mcx help files.
     """
@@ -147,6 +150,8 @@ def eval_table(result: CurveEvalResult) -> list[Block]:
                 f"weight decay {result.wd:g} in the loss",
             )
         ),
+        *predictions_block(result),
+        *ensemble_block(result),
     ]
 
 

@@ -26,7 +26,10 @@ COMMANDS = {
     "swap": ("SEED0", "--output", "OUT/swapped.pt"),
     "l2": ("SEED0", "SEED1"),
     "lmc interpolate": ("SEED0", "SEED1", "--num-alphas", "3", "--by-layer", "--layers", "conv1", *FEW),
-    "curve eval": ("--endpoint0", "SEED0", "--endpoint1", "SEED1", "--num-points", "3", *FEW),
+    "curve eval": (
+        *("--endpoint0", "SEED0", "--endpoint1", "SEED1", "--num-points", "3", *FEW),
+        "--save-predictions",
+    ),
     "csl score": ("--checkpoint", "SEED0", *FEW),
     "csl aggregate": ("--input-dir", "SCORES"),
     "curvature": ("--checkpoint", "SEED0", "--niter", "1", *FEW),

@@ -155,10 +155,24 @@ class CurveEvalSettings(
 
     num_points: int = setting(61, "positions t from 0 to 1", low=2, high=MOST_POSITIONS)
     wd: float | None = setting(None, "weight decay in the loss", low=0, shown="the curve's own, else 0")
+    save_predictions: bool = setting(
+        False,
+        "also write the class and confidence of every held-out image at every position, and which change class",
+        change="grow",
+    )
+    ensemble: tuple[float, ...] = setting(
+        (),
+        "also measure the ensemble of the networks at these positions, comma-listed, and their weight average",
+        low=0,
+        high=1,
+        change="grow",
+    )
 
     def check(self) -> None:
         super().check()
         self.check_path()
+        if len(self.ensemble) == 1:
+            raise SettingsError("an ensemble has two members or more", "--ensemble 0,0.5,1")
 
 
 @dataclass(frozen=True, kw_only=True)
