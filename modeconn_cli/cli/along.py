@@ -1,12 +1,13 @@
-"""What `mcx curve eval` finds beside the losses: changes of class, ensembles."""
+"""What `mcx curve eval` finds beside the losses: changes of class, ensembles; and paths beside each other."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from modeconn_cli.cli.tables import Block, Lines, Table, number, percent
+from modeconn_cli.cli.tables import SERIES, Block, Lines, Table, number, percent, spread
 
 if TYPE_CHECKING:
+    from modeconn_cli.engine.commands.curve.compare import CurveCompareResult
     from modeconn_cli.engine.commands.curve.eval import CurveEvalResult
     from modeconn_cli.engine.paths.ensemble import Quality
 
@@ -58,3 +59,29 @@ def ensemble_block(result: CurveEvalResult) -> list[Block]:
         f"of the weight average: {result.bn.policy}"
     )
     return [Table("Ensemble along the path", columns, rows), Lines((said,))]
+
+
+def compare_table(result: CurveCompareResult) -> list[Block]:
+    """A row per path, with the barriers of one definition."""
+    held_out = " or ".join(dict.fromkeys(path.held_out for path in result.paths))
+    columns = (
+        "path", "kind", "seeds", "positions", "length", "L2 distance", f"highest {held_out} nll",
+        *(f"{name.format(held_out)} {result.barrier}" for name in SERIES.values()),
+    )  # fmt: skip
+    rows = tuple(
+        (
+            path.name,
+            path.kind,
+            str(len(path.files)),
+            str(path.positions),
+            spread(path.length, 2),
+            spread(path.distance, 2),
+            spread(path.top["loss_test"], 4),
+            *(spread(path.barriers[result.barrier][name], 4 if "loss" in name else 2) for name in SERIES),
+        )
+        for path in result.paths
+    )
+    several = any(len(path.files) > 1 for path in result.paths)
+    over = ", mean ± standard deviation over seeds" if several else ""
+    said = "Barriers: errors in points, nll in nats without weight decay"
+    return [Table(f"Paths compared{over}", columns, rows, text_columns=2), Lines((said,))]

@@ -15,6 +15,7 @@ COMMANDS: dict[str, str] = {
     "convert": "Write a network or a curve in another layout.",
     "curve train": "Train a curve between two networks.",
     "curve eval": "Evaluate a curve or a straight line.",
+    "curve compare": "Compare curves and straight lines.",
     "curve analyze": "Measure how far each layer moves.",
     "curve extract": "Write the network at one position.",
     "lmc run": "Branch off a training run, measure the lines back.",

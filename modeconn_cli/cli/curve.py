@@ -1,4 +1,4 @@
-"""`mcx curve`: train, eval, analyze, extract."""
+"""`mcx curve`: train, eval, compare, analyze, extract."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from modeconn_cli.cli.along import ensemble_block, predictions_block
+from modeconn_cli.cli.along import compare_table, ensemble_block, predictions_block
 from modeconn_cli.cli.options import takes
 from modeconn_cli.cli.report import Report
 from modeconn_cli.cli.tables import Block, Lines, Table, barriers_block, number, percent
 from modeconn_cli.engine.settings.curve import (
     CurveAnalyzeSettings,
+    CurveCompareSettings,
     CurveEvalSettings,
     CurveExtractSettings,
     CurveTrainSettings,
@@ -66,6 +67,25 @@ def evaluate(settings: CurveEvalSettings, report: Report) -> None:
     from modeconn_cli.engine.commands.curve import eval as engine
 
     report.run(engine.run, settings, eval_table)
+
+
+@app.command("compare")
+@takes(CurveCompareSettings, "curve compare")
+def compare(settings: CurveCompareSettings, report: Report) -> None:
+    """Compare evaluations of curves and straight lines: barriers, lengths, losses along the way.
+
+    Folders that differ in seed<k> alone, or have one label, are seeds of one path: mean ± standard deviation. Writes
+    curve_compare.csv, curve_compare_mean.csv and curve_compare.png to <output-dir>.
+
+    Examples, after the first two of mcx curve eval:
+      mcx curve compare curve/eval line --output-dir compared
+      mcx curve compare bezier=curve/eval straight=line --barrier midpoint
+
+    More: mcx lmc report --help for experiments of mcx lmc run, mcx help files.
+    """
+    from modeconn_cli.engine.commands.curve import compare as engine
+
+    report.run(engine.run, settings, compare_table)
 
 
 @app.command("analyze")

@@ -68,7 +68,7 @@ def test_an_unknown_shell_is_refused(mcx) -> None:
     ("words", "found"),
     [
         (["sw"], ["swap"]),
-        (["curve", ""], ["train", "eval", "analyze", "extract"]),
+        (["curve", ""], ["train", "eval", "compare", "analyze", "extract"]),
         (["curve", "ex"], ["extract"]),
         (["l2", "--sort"], ["--sort-by"]),
         (["l2", "--sort-by", "r"], ["raw_l2", "relative_distance", "relative"]),

@@ -19,6 +19,7 @@ from modeconn_cli.engine.settings.shared import (
     FolderSettings,
     MeasuredDataSettings,
     ModelSettings,
+    OptionalFolderSettings,
     OverwriteSettings,
     PermutationSettings,
 )
@@ -173,6 +174,27 @@ class CurveEvalSettings(
         self.check_path()
         if len(self.ensemble) == 1:
             raise SettingsError("an ensemble has two members or more", "--ensemble 0,0.5,1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CurveCompareSettings(FigureSettings, OptionalFolderSettings):
+    """Compare evaluations of curves and straight lines."""
+
+    folders: tuple[Path, ...] = setting(
+        (),
+        "output folders of mcx curve eval and mcx lmc interpolate, each as path or label=path, or a folder of such "
+        "folders seed0, seed1 …",
+        positional=True,
+        labelled=True,
+        missing=("no folder to read", "mcx curve compare DIR…"),
+    )
+    group: bool = setting(
+        True,
+        "take folders that differ in seed<k> alone, or have one label, as seeds of one path; --no-group: each alone",
+    )
+    barrier: Literal["max_gap", "sup_minus_mean", "midpoint", "max_minus_max_end", "max_minus_min_end"] = (
+        setting("max_gap", "definition that the table shows; the CSV holds all")
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -86,6 +86,7 @@ def run(settings: CurveEvalSettings, runtime: Runtime) -> CurveEvalResult | None
         result = _result(found, arrays, wd, folder / made[2], job, predictions, ensemble)
         if not job.complete:
             files.write_arrays(folder / names.CURVE_ARRAYS, arrays)
+            files.write_json(folder / names.CURVE_SUMMARY, result.document())
             title = figures.title(opened)
             files.atomic_write(folder / made[2], figures.path_figure(arrays, title, settings))
             if predictions is not None:
@@ -94,7 +95,6 @@ def run(settings: CurveEvalSettings, runtime: Runtime) -> CurveEvalResult | None
                 files.write_text(folder / names.PREDICTION_CHANGES, table)
                 drawn = predictions.figure(title, settings, data.class_names)
                 files.atomic_write(folder / settings.named(names.PREDICTION_FIGURE), drawn)
-            files.write_json(folder / names.CURVE_SUMMARY, result.document())
             job.finish([folder / name for name in made])
     return result
 
