@@ -1,16 +1,29 @@
-"""What `mcx curve eval` finds beside the losses: changes of class, ensembles; and paths beside each other."""
+"""What `mcx curve eval` finds beside the losses, and paths beside each other."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from modeconn_cli.cli.tables import SERIES, Block, Lines, Table, number, percent, spread
+from modeconn_cli.cli.tables import (
+    EPOCHS,
+    SERIES,
+    Block,
+    Lines,
+    Table,
+    ends,
+    number,
+    percent,
+    significant,
+    spread,
+    with_error,
+)
 
 if TYPE_CHECKING:
     from modeconn_cli.engine.commands.curve.compare import CurveCompareResult
     from modeconn_cli.engine.commands.curve.eval import CurveEvalResult
     from modeconn_cli.engine.paths.ensemble import Quality
 
+MOST_EIGENVALUES = 6  # in a table; the others are in the files
 MOST_CLASSES = 20  # in a table; the others are in the files
 
 
@@ -59,6 +72,29 @@ def ensemble_block(result: CurveEvalResult) -> list[Block]:
         f"of the weight average: {result.bn.policy}"
     )
     return [Table("Ensemble along the path", columns, rows), Lines((said,))]
+
+
+def sharpness_block(result: CurveEvalResult) -> list[Block]:
+    """Eigenvalues and trace of the Hessian at each position."""
+    found = result.sharpness
+    if found is None:
+        return []
+    count = len(found.top[0])
+    shown = [*range(min(count, MOST_EIGENVALUES))]
+    columns = ("t", *(f"λ{k + 1}" for k in shown), *(("trace",) if found.draws else ()))
+    every = [
+        (
+            f"{t:g}",
+            *(significant(top[k]) for k in shown),
+            *((with_error(trace, error, significant),) if found.draws else ()),
+        )
+        for t, top, trace, error in zip(found.t, found.top, found.trace, found.trace_stderr, strict=True)
+    ]
+    rows, left_out = ends(every, EPOCHS, "positions")
+    said = f"Hessian of the loss on {found.images:,} training images, without weight decay: {found.products:,} products"
+    if found.draws:
+        said += f"; trace ± standard error of {found.draws} random vectors"
+    return [Table("Sharpness along the path", columns, tuple(rows)), Lines((said, *left_out))]
 
 
 def compare_table(result: CurveCompareResult) -> list[Block]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from modeconn_cli.cli.along import compare_table, ensemble_block, predictions_block
+from modeconn_cli.cli.along import compare_table, ensemble_block, predictions_block, sharpness_block
 from modeconn_cli.cli.options import takes
 from modeconn_cli.cli.report import Report
 from modeconn_cli.cli.tables import Block, Lines, Table, barriers_block, number, percent
@@ -55,6 +55,10 @@ def evaluate(settings: CurveEvalSettings, report: Report) -> None:
     Loss, error and accuracy on training and test images at each t, with the statistics of batch norm recomputed
     there; minimum, maximum and mean of each along the path, and its length. Writes curve.npz, curve_summary.json
     and curve.png; with --save-predictions predictions.npz, prediction_changes.csv and prediction_changes.png.
+
+      --hessian-top:    eigenvalues of H = ∇²L, the mean cross-entropy of the training images, without weight decay
+      --hessian-trace:  mean of vᵀHv over vectors v of random signs, ± standard error
+      --ensemble:       mean of the probabilities at these t; ECE over 15 bins of confidence
 
     Examples, after the first of mcx curve train:
       mcx curve eval curve/checkpoints/checkpoint-5.pt --num-points 11 --output-dir curve/eval
@@ -172,6 +176,7 @@ def eval_table(result: CurveEvalResult) -> list[Block]:
         ),
         *predictions_block(result),
         *ensemble_block(result),
+        *sharpness_block(result),
     ]
 
 

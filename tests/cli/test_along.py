@@ -17,6 +17,7 @@ from modeconn_cli.engine.networks.cross_entropy import cross_entropy
 from modeconn_cli.engine.paths.answers import smallest
 from modeconn_cli.engine.paths.ensemble import Mean, calibration_error
 from modeconn_cli.engine.paths.predictions import Predictions
+from modeconn_cli.engine.paths.sharpness import Products, asked
 
 OWN = ("--model", "alongnet:net", "--dataset", "digits", "--max-samples", "300")
 
@@ -226,3 +227,47 @@ def test_an_ensemble_that_is_none_is_refused(mcx: Callable, line, tmp_path: Path
     assert (done.code, done.out) == (2, "")
     assert said in done.err
     assert not (tmp_path / "out").exists()
+
+
+SHARP = ("--hessian-top", "2", "--hessian-trace", "3", "--hessian-samples", "50")
+
+
+def test_the_hessian_is_that_of_the_network_at_each_position(mcx: Callable, line, tmp_path: Path) -> None:
+    done = mcx(*line, *SHARP, "--output-dir", tmp_path)
+    assert done.code == 0
+    assert "Sharpness along the path" in done.out
+    assert "on 50 training images" in done.out
+    found = arrays(tmp_path / "curve.npz")
+    assert found["hessian_top"].shape == (5, 2)
+    path = api.curve(line[2], line[3], model="alongnet:net", dataset="digits", max_samples=300)
+    few = asked(0, 0, 50, path.data.fit, 128, 0, frozenset(), lambda: None).samples
+    network = path.at(0.5)
+    products = Products(network, few, 50)
+    hessian = torch.stack([products(v) for v in torch.eye(products.size, dtype=torch.float64)])
+    expected = np.linalg.eigvalsh(hessian.numpy())[::-1][:2]
+    np.testing.assert_allclose(found["hessian_top"][2], expected, rtol=1e-3)
+    assert abs(found["hessian_trace"][2] - float(hessian.trace())) < 6 * found["hessian_trace_stderr"][2]
+    assert (tmp_path / "sharpness.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_hessian_of_a_repaired_network_can_be_asked_for_later(
+    mcx: Callable, line, tmp_path: Path
+) -> None:
+    repair = ("--bn", "repair")
+    assert mcx(*line, *repair, *SHARP, "--output-dir", tmp_path / "whole").code == 0
+    for more in ((), ("--hessian-top", "1"), SHARP):
+        assert mcx(*line, *repair, *more, "--output-dir", tmp_path / "grown").code == 0
+    assert (tmp_path / "grown/curve.npz").read_bytes() == (tmp_path / "whole/curve.npz").read_bytes()
+    plain = mcx(*line, *repair, "--output-dir", tmp_path / "plain")
+    assert plain.code == 0
+    one, other = (arrays(tmp_path / name / "curve.npz") for name in ("plain", "whole"))
+    assert all(np.array_equal(one[name], other[name]) for name in one), "the losses are what they were"
+
+
+def test_images_for_no_hessian_are_refused(mcx: Callable, line, tmp_path: Path) -> None:
+    done = mcx(*line, "--hessian-samples", "5", "--output-dir", tmp_path / "out")
+    assert done.code == 2
+    assert "--hessian-samples has no effect without --hessian-top or --hessian-trace" in done.err
+    done = mcx(*line, "--hessian-top", "600", "--output-dir", tmp_path / "out")
+    assert (done.code, done.out) == (2, "")
+    assert "--hessian-top 600: the network has" in done.err

@@ -28,7 +28,7 @@ COMMANDS = {
     "lmc interpolate": ("SEED0", "SEED1", "--num-alphas", "3", "--by-layer", "--layers", "conv1", *FEW),
     "curve eval": (
         *("--endpoint0", "SEED0", "--endpoint1", "SEED1", "--num-points", "3", *FEW),
-        "--save-predictions",
+        *("--save-predictions", "--hessian-trace", "1"),
     ),
     "csl score": ("--checkpoint", "SEED0", *FEW),
     "csl aggregate": ("--input-dir", "SCORES"),

@@ -55,3 +55,16 @@ def test_a_kill_at_any_file_changes_nothing(forked, here: Path) -> None:
         turn += 1
     assert codes[-1] == 0
     assert turn > len(WHOLE) + 8, "its files, and those of four positions and the average"
+
+
+@pytest.mark.slow
+def test_a_killed_evaluation_keeps_the_hessian_of_finished_positions(fresh, here: Path) -> None:
+    words = [*WORDS, "--hessian-top", "1", "--hessian-trace", "2", "--hessian-samples", "20", "--output-dir"]
+    assert fresh([*words, "whole"]).code == 0
+    assert fresh([*words, "out"], at("evaluate.after_position.rank0", 2)).code == KILLED
+    log = Path("out/.mcx/curve-eval/positions-0.jsonl")
+    kept = log.read_bytes()
+    assert kept.count(b"products") == 2
+    assert fresh([*words, "out"]).code == 0
+    assert log.read_bytes().startswith(kept)
+    assert same("out", "whole")

@@ -24,6 +24,7 @@ from modeconn_cli.engine.machine.runtime import Runtime
 from modeconn_cli.engine.paths.answers import Keeping
 from modeconn_cli.engine.paths.barriers import Barriers, all_barriers
 from modeconn_cli.engine.paths.opened import OpenedPath
+from modeconn_cli.engine.paths.sharpness import Asked, Sharpness
 from modeconn_cli.engine.paths.statistics import NetworkOnPath, StatisticsUsed
 from modeconn_cli.engine.results import logs
 from modeconn_cli.engine.results.failpoints import failpoint
@@ -62,6 +63,8 @@ class Measurement(AtPosition):
     passes: int = 0  # forward passes over batches that its statistics have cost
     constant: int = 0  # channels that repairing them has only shifted
     answers: str = ""  # the hash of the file with what held-out images were answered, where that is kept
+    sharpness: Sharpness | None = None
+    sharpness_of: str = ""  # what was asked for
 
     def shown(self) -> dict[str, Any]:
         return {"te_nll": self.te_nll}
@@ -166,14 +169,15 @@ def evaluate_path(
     pair: Mapping[str, int] | None = None,
     measured: Mapping[float, Measurement] | None = None,
     keeping: Keeping | None = None,
+    sharp: Asked | None = None,
 ) -> Evaluation:
     """Measure the network at every t: a pass over both splits each, and what the batch norm policy asks for.
 
     Finished positions are kept in `log`, where `{}` in its name stands for the rank, and read back from there. The
     ranks share the positions, unless the path is the line of a `pair` of branches: then they share such pairs, and
     progress and messages say which. What was `measured` at some positions already, where another path has passed the
-    same network, is taken as it is. `keeping` says which answers to held-out images are kept. Raises InputError where
-    ranks see different files or data, Stopped after a signal.
+    same network, is taken as it is. `keeping` says which answers to held-out images are kept, `sharp` where the Hessian
+    is looked at. Raises InputError where ranks see different files or data, Stopped after a signal.
     """
     data, batch_size = opened.subject.data, opened.policy.batch_size
     network = opened.network()
@@ -183,10 +187,13 @@ def evaluate_path(
     def measured_at(t: float) -> Measurement:
         if measured is not None and t in measured:
             return replace(measured[t], passes=0)
-        return _measure_at(network, data, batch_size, t, keeping)
+        found = _measure_at(network, data, batch_size, t, keeping)
+        if sharp is None or t not in sharp.positions:
+            return found
+        return replace(found, sharpness=sharp.measure(network.model), sharpness_of=sharp.identity)
 
     with contextlib.closing(network):
-        everything = visit(Measurement, ts, measured_at, runtime, log, pair, _whole(keeping))
+        everything = visit(Measurement, ts, measured_at, runtime, log, pair, _whole(keeping, sharp))
     return Evaluation(
         opened,
         tuple(everything),
@@ -225,12 +232,18 @@ def visit(
         place: dict[str, Any] = {"t": t} if pair is None else {**pair, "alpha": t}
         runtime.progress(len(found), len(mine), **place, **known[t].shown())
     gathered = group.gather([asdict(each) for each in found])
-    return sorted((kind(**row) for rows in gathered for row in rows), key=lambda each: each.t)
+    return sorted((logs.record(kind, row) for rows in gathered for row in rows), key=lambda each: each.t)
 
 
-def _whole(keeping: Keeping | None) -> Callable[[Measurement], bool] | None:
-    """Whether what is known of a position has all that is to be kept there."""
-    return None if keeping is None else lambda found: keeping.holds(found.t, found.answers)
+def _whole(keeping: Keeping | None, sharp: Asked | None = None) -> Callable[[Measurement], bool]:
+    """Whether what is known of a position has all that is asked for there."""
+
+    def whole(found: Measurement) -> bool:
+        kept = keeping is None or keeping.holds(found.t, found.answers)
+        wanted = sharp is not None and found.t in sharp.positions
+        return kept and (sharp is None or not wanted or found.sharpness_of == sharp.identity)
+
+    return whole
 
 
 def _measure_at(

@@ -168,6 +168,34 @@ class CurveEvalSettings(
         high=1,
         change="grow",
     )
+    hessian_top: int = setting(
+        0,
+        "also find so many largest eigenvalues of the training loss's Hessian at every position; 0: none",
+        low=0,
+        high=1000,
+        change="grow",
+    )
+    hessian_trace: int = setting(
+        0,
+        "also estimate the trace of that Hessian at every position, from so many random vectors; 0: not",
+        low=0,
+        change="grow",
+    )
+    hessian_samples: int | None = setting(
+        None, "training images for the Hessian, a seeded subset", low=1, shown="all", change="grow"
+    )
+
+    @property
+    def sharpness(self) -> bool:
+        """Whether the Hessian is looked at."""
+        return bool(self.hessian_top or self.hessian_trace)
+
+    def idle(self) -> dict[str, str]:
+        found = super().idle()
+        if self.sharpness:
+            found.pop("seed", None)  # of the random vectors
+            return found
+        return found | {"hessian_samples": "without --hessian-top or --hessian-trace"}
 
     def check(self) -> None:
         super().check()

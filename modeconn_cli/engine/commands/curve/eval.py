@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from modeconn_cli.engine import names
+from modeconn_cli.engine.errors import CONTINUE, Stopped
 from modeconn_cli.engine.machine.runtime import Runtime
 from modeconn_cli.engine.paths import evaluate, figures
 from modeconn_cli.engine.paths.answers import Keeping
@@ -18,6 +19,7 @@ from modeconn_cli.engine.paths.ensemble import Ensemble, ensemble_of
 from modeconn_cli.engine.paths.evaluate import Evaluation, Measurement, SeriesSummary
 from modeconn_cli.engine.paths.opened import OpenedPath, open_path
 from modeconn_cli.engine.paths.predictions import HEADER, OfClass, Predictions
+from modeconn_cli.engine.paths.sharpness import Along, asked
 from modeconn_cli.engine.paths.statistics import StatisticsUsed
 from modeconn_cli.engine.results import files, jobs
 from modeconn_cli.engine.results.records import Provenance, Record
@@ -29,7 +31,7 @@ from modeconn_cli.engine.settings.shared import in_every_format
 class CurveEvalResult(Record):
     """`endpoints` are the ends with their own statistics, empty where no file holds them.
 
-    `predictions` (all samples, then each class) and `ensemble` are what the flags of that name ask for.
+    `predictions` (all samples, then each class), `ensemble` and `sharpness` are what the flags ask for.
     """
 
     schema: ClassVar[str] = "mcx.curve_eval/1"
@@ -48,6 +50,7 @@ class CurveEvalResult(Record):
     passes: dict[str, int]
     predictions: list[OfClass] | None
     ensemble: Ensemble | None
+    sharpness: Along | None
     figure: str
     arrays: str
     provenance: Provenance | None
@@ -73,6 +76,9 @@ def run(settings: CurveEvalSettings, runtime: Runtime) -> CurveEvalResult | None
     if settings.save_predictions:
         made += [names.PREDICTIONS, names.PREDICTION_CHANGES, settings.named(names.PREDICTION_FIGURE)]
         owned += [*made[3:5], *in_every_format(names.PREDICTION_FIGURE)]
+    if settings.sharpness:
+        made.append(settings.named(names.SHARPNESS_FIGURE))
+        owned += in_every_format(names.SHARPNESS_FIGURE)
     with (
         runtime.catching_signals(),  # until the job has said how it ended
         jobs.opened(settings, folder, "curve eval", runtime, owned=owned, unread=unread) as job,
@@ -82,8 +88,9 @@ def run(settings: CurveEvalSettings, runtime: Runtime) -> CurveEvalResult | None
         ensemble = ensemble_of(opened, keeping, runtime, job.private) if settings.ensemble else None
         predictions = _predictions(found, keeping) if settings.save_predictions else None
         wd = settings.wd or 0.0
-        arrays = found.arrays(wd)
-        result = _result(found, arrays, wd, folder / made[2], job, predictions, ensemble)
+        sharp = _sharpness(found, settings) if settings.sharpness else None
+        arrays = found.arrays(wd) | ({} if sharp is None else sharp.arrays())
+        result = _result(found, arrays, wd, folder / made[2], job, predictions, ensemble, sharp)
         if not job.complete:
             files.write_arrays(folder / names.CURVE_ARRAYS, arrays)
             files.write_json(folder / names.CURVE_SUMMARY, result.document())
@@ -95,6 +102,8 @@ def run(settings: CurveEvalSettings, runtime: Runtime) -> CurveEvalResult | None
                 files.write_text(folder / names.PREDICTION_CHANGES, table)
                 drawn = predictions.figure(title, settings, data.class_names)
                 files.atomic_write(folder / settings.named(names.PREDICTION_FIGURE), drawn)
+            if sharp is not None:
+                files.atomic_write(folder / made[-1], sharp.figure(title, settings))
             job.finish([folder / name for name in made])
     return result
 
@@ -106,7 +115,17 @@ def _further(settings: CurveEvalSettings) -> list[str]:
         out.append("the class and confidence of every held-out image at every position")
     if settings.ensemble:
         out.append(f"the ensemble of {len(settings.ensemble)} positions, and their weight average")
+    if settings.sharpness:
+        images = settings.hessian_samples or "all"
+        out.append(f"the Hessian on {images} training images, {_asked(settings)}")
     return out
+
+
+def _asked(settings: CurveEvalSettings) -> str:
+    """What is asked of the Hessian, in words."""
+    top, draws = settings.hessian_top, settings.hessian_trace
+    words = [f"{top} largest eigenvalues"] * bool(top) + [f"the trace from {draws} vectors"] * bool(draws)
+    return " and ".join(words)
 
 
 def _evaluated(
@@ -116,9 +135,40 @@ def _evaluated(
     ts: list[float] = np.linspace(0, 1, settings.num_points).tolist()
     every = sorted({*ts, *settings.ensemble})
     kept = keeping if settings.save_predictions or settings.ensemble else None
-    found = evaluate.evaluate_path(opened, every, runtime, job.private / evaluate.LOG, keeping=kept)
+    sharp = None
+    if settings.sharpness:
+        sharp = asked(
+            settings.hessian_top,
+            settings.hessian_trace,
+            settings.hessian_samples,
+            opened.subject.data.fit,
+            settings.batch_size,
+            settings.seed,
+            frozenset(ts),
+            lambda: _stop(runtime),
+        )
+    found = evaluate.evaluate_path(
+        opened, every, runtime, job.private / evaluate.LOG, keeping=kept, sharp=sharp
+    )
     wanted = {*ts}
     return replace(found, measurements=tuple(each for each in found.measurements if each.t in wanted))
+
+
+def _stop(runtime: Runtime) -> None:
+    """Raises Stopped after a signal: a position takes long where the Hessian is looked at."""
+    if runtime.stopping():
+        raise Stopped("stopped within a position, which is measured again", CONTINUE)
+
+
+def _sharpness(found: Evaluation, settings: CurveEvalSettings) -> Along:
+    """What was found of the Hessian at all positions."""
+    images = len(found.opened.subject.data.fit)
+    count = settings.hessian_samples
+    return Along.of(
+        [(each.t, each.sharpness) for each in found.measurements],
+        settings.hessian_trace,
+        images if count is None else min(count, images),
+    )
 
 
 def _predictions(found: Evaluation, keeping: Keeping) -> Predictions:
@@ -142,6 +192,7 @@ def _result(
     job: jobs.Job,
     predictions: Predictions | None,
     ensemble: Ensemble | None,
+    sharp: Along | None,
 ) -> CurveEvalResult:
     path, data, steps = found.opened.path, found.opened.subject.data, arrays["dl"]
     return CurveEvalResult(
@@ -159,6 +210,7 @@ def _result(
         passes={"statistics": found.passes},
         predictions=None if predictions is None else predictions.by_class(),
         ensemble=ensemble,
+        sharpness=sharp,
         figure=str(figure),
         arrays=str(figure.with_name(names.CURVE_ARRAYS)),
         provenance=job.record,
