@@ -60,11 +60,11 @@ def test_a_kill_at_any_file_changes_nothing(forked, here: Path) -> None:
 @pytest.mark.slow
 def test_a_killed_evaluation_keeps_the_hessian_of_finished_positions(fresh, here: Path) -> None:
     words = [*WORDS, "--hessian-top", "1", "--hessian-trace", "2", "--hessian-samples", "20", "--output-dir"]
-    assert fresh([*words, "whole"]).code == 0
-    assert fresh([*words, "out"], at("evaluate.after_position.rank0", 2)).code == KILLED
+    assert fresh(*words, "whole").code == 0
+    assert fresh(*words, "out", environment=at("evaluate.after_position.rank0", 3)).code == KILLED
     log = Path("out/.mcx/curve-eval/positions-0.jsonl")
     kept = log.read_bytes()
     assert kept.count(b"products") == 2
-    assert fresh([*words, "out"]).code == 0
+    assert fresh(*words, "out").code == 0
     assert log.read_bytes().startswith(kept)
     assert same("out", "whole")
