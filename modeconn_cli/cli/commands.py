@@ -16,6 +16,7 @@ COMMANDS: dict[str, str] = {
     "curve train": "Train a curve between two networks.",
     "curve eval": "Evaluate a curve or a straight line.",
     "curve plane": "Evaluate a plane in weight space.",
+    "curve compare": "Compare curves and straight lines.",
     "curve analyze": "Measure how far each layer moves.",
     "curve extract": "Write the network at one position.",
     "lmc run": "Branch off a training run, measure the lines back.",

@@ -1,4 +1,4 @@
-"""`mcx curve`: train, eval, plane, analyze, extract."""
+"""`mcx curve`: train, eval, plane, compare, analyze, extract."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from modeconn_cli.cli.along import compare_table, ensemble_block, predictions_block, sharpness_block
 from modeconn_cli.cli.options import takes
 from modeconn_cli.cli.report import Report
 from modeconn_cli.cli.tables import (
@@ -21,6 +22,7 @@ from modeconn_cli.cli.tables import (
 )
 from modeconn_cli.engine.settings.curve import (
     CurveAnalyzeSettings,
+    CurveCompareSettings,
     CurveEvalSettings,
     CurveExtractSettings,
     CurvePlaneSettings,
@@ -66,11 +68,17 @@ def evaluate(settings: CurveEvalSettings, report: Report) -> None:
 
     Loss, error and accuracy on training and test images at each t, with the statistics of batch norm recomputed
     there; minimum, maximum and mean of each along the path, and its length. Writes curve.npz, curve_summary.json
-    and curve.png.
+    and curve.png; with --save-predictions predictions.npz, prediction_changes.csv and prediction_changes.png.
+
+      --hessian-top:    eigenvalues of H = ∇²L, the mean cross-entropy of the training images, without weight decay
+      --hessian-trace:  mean of vᵀHv over vectors v of random signs, ± standard error
+      --ensemble:       mean of the probabilities at these t; ECE over 15 bins of confidence
 
     Examples, after the first of mcx curve train:
       mcx curve eval curve/checkpoints/checkpoint-5.pt --num-points 11 --output-dir curve/eval
       mcx curve eval runs/seed0/checkpoint-5.pt runs/seed1/checkpoint-5.pt --num-points 11 --output-dir line
+      mcx curve eval curve/checkpoints/checkpoint-5.pt --num-points 5 --save-predictions --output-dir changes
+      mcx curve eval curve/checkpoints/checkpoint-5.pt --num-points 3 --ensemble 0,0.5,1 --output-dir ensemble
 
     More: mcx lmc interpolate --help for the barriers of a line, mcx help files.
     """
@@ -98,6 +106,25 @@ def plane(settings: CurvePlaneSettings, report: Report) -> None:
     from modeconn_cli.engine.commands.curve import plane as engine
 
     report.run(engine.run, settings, plane_table)
+
+
+@app.command("compare")
+@takes(CurveCompareSettings, "curve compare")
+def compare(settings: CurveCompareSettings, report: Report) -> None:
+    """Compare evaluations of curves and straight lines: barriers, lengths, losses along the way.
+
+    Folders that differ in seed<k> alone, or have one label, are seeds of one path: mean ± standard deviation. Writes
+    curve_compare.csv, curve_compare_mean.csv and curve_compare.png to <output-dir>.
+
+    Examples, after the first two of mcx curve eval:
+      mcx curve compare curve/eval line --output-dir compared
+      mcx curve compare bezier=curve/eval straight=line --barrier midpoint
+
+    More: mcx lmc report --help for experiments of mcx lmc run, mcx help files.
+    """
+    from modeconn_cli.engine.commands.curve import compare as engine
+
+    report.run(engine.run, settings, compare_table)
 
 
 @app.command("analyze")
@@ -192,6 +219,9 @@ def eval_table(result: CurveEvalResult) -> list[Block]:
                 f"weight decay {result.wd:g} in the loss",
             )
         ),
+        *predictions_block(result),
+        *ensemble_block(result),
+        *sharpness_block(result),
     ]
 
 

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from typing import TYPE_CHECKING
 
 import typer
 
 from modeconn_cli.cli.options import takes
 from modeconn_cli.cli.report import Report
-from modeconn_cli.cli.tables import Block, Lines, Table, barriers_block, number, significant, with_error
+from modeconn_cli.cli.tables import Block, Lines, Table, barriers_block, number, significant, spread
 from modeconn_cli.engine.settings.lmc import LmcInterpolateSettings, LmcReportSettings, LmcRunSettings
 
 if TYPE_CHECKING:
     from modeconn_cli.engine.commands.lmc.interpolate import LmcInterpolateResult
-    from modeconn_cli.engine.commands.lmc.pairs import MeanPair, PairResult, Spread
+    from modeconn_cli.engine.commands.lmc.pairs import MeanPair, PairResult
     from modeconn_cli.engine.commands.lmc.report import LmcReportResult, Series
     from modeconn_cli.engine.commands.lmc.run import Lines as MeasuredLines
     from modeconn_cli.engine.commands.lmc.run import LmcRunResult
@@ -121,12 +120,12 @@ def _lines_rows(found: MeasuredLines) -> tuple[tuple[str, ...], ...]:
             str(pair.k1),
             str(pair.k2),
             str(pair.epoch),
-            _figure(pair.distance, 4),
-            _figure(pair.barriers["max_gap"]["loss_train"], 4),
-            _figure(pair.barriers["max_gap"]["loss_test"], 4),
-            _figure(pair.barriers["midpoint"]["loss_test"], 4),
-            _figure(pair.barriers["sup_minus_mean"]["error_train"], 2),
-            _figure(pair.barriers["sup_minus_mean"]["error_test"], 2),
+            spread(pair.distance, 4),
+            spread(pair.barriers["max_gap"]["loss_train"], 4),
+            spread(pair.barriers["max_gap"]["loss_test"], 4),
+            spread(pair.barriers["midpoint"]["loss_test"], 4),
+            spread(pair.barriers["sup_minus_mean"]["error_train"], 2),
+            spread(pair.barriers["sup_minus_mean"]["error_test"], 2),
         )
         for pair in found.means or found.pairs
     )
@@ -135,14 +134,6 @@ def _lines_rows(found: MeasuredLines) -> tuple[tuple[str, ...], ...]:
 def _lower(sentence: str) -> str:
     """A sentence behind a colon."""
     return sentence[0].lower() + sentence[1:]
-
-
-def _figure(value: float | Spread | None, digits: int) -> str:
-    """A figure of one seed, or mean and standard deviation of several."""
-    shown = partial(significant, digits=digits)
-    return (
-        shown(value) if value is None or isinstance(value, float) else with_error(value.mean, value.sd, shown)
-    )
 
 
 def _stable(k1: int | None) -> str:
@@ -182,8 +173,8 @@ def _report_rows(series: Series, result: LmcReportResult) -> list[tuple[str, ...
                 str(k1),
                 str(sum(pair.k1 == k1 for pair in series.pairs)),
                 _span([pair.k2 for pair in chosen]),
-                _figure(top.distance, 4),
-                _figure(top.barriers[result.barrier][result.which], 4),
+                spread(top.distance, 4),
+                spread(top.barriers[result.barrier][result.which], 4),
                 str(top.k2),
             )
         )

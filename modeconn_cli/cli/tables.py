@@ -6,12 +6,14 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from modeconn_cli.engine.networks.distances import Distance
+    from modeconn_cli.engine.statistics import Spread
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,13 @@ Block = Table | Lines
 T = TypeVar("T")
 EPOCHS = 12  # in a table; the others are in the files
 MOST_DECIMALS = 8
+# What barriers' series are called; {} stands for the held-out images.
+SERIES = {
+    "loss_train": "train nll",
+    "error_train": "train error",
+    "loss_test": "{} nll",
+    "error_test": "{} error",
+}
 
 
 def ends(rows: Sequence[T], most: int, what: str) -> tuple[list[T], list[str]]:
@@ -77,6 +86,14 @@ def with_error(value: float | None, error: float | None, shown: Callable[[float 
     """A value with its standard error, where there is one."""
     known = value is not None and error is not None and error == error
     return f"{shown(value)} ± {shown(error)}" if known else shown(value)
+
+
+def spread(value: float | Spread | None, digits: int) -> str:
+    """A figure of one seed, or mean and standard deviation of several."""
+    shown = partial(significant, digits=digits)
+    return (
+        shown(value) if value is None or isinstance(value, float) else with_error(value.mean, value.sd, shown)
+    )
 
 
 def plain_text(parts: Sequence[Block]) -> str:
@@ -246,12 +263,7 @@ def barriers_table(
     title: str, key: str, barriers: Mapping[str, Mapping[str, float | None]], held_out: str
 ) -> Table:
     """Barriers by series, a row for each that is named."""
-    heads = {
-        "loss_train": "train nll",
-        "error_train": "train error",
-        "loss_test": f"{held_out} nll",
-        "error_test": f"{held_out} error",
-    }
+    heads = {name: words.format(held_out) for name, words in SERIES.items()}
     series = tuple(next(iter(barriers.values())))
     rows = tuple(
         (named, *(significant(values[name]) for name in series)) for named, values in barriers.items()

@@ -28,6 +28,21 @@ def statistics(values: np.ndarray) -> dict[str, float | None]:
 
 
 @dataclass(frozen=True)
+class Spread:
+    """A figure over several seeds: mean and standard deviation (ddof = 1); None with one seed or without a value."""
+
+    mean: float | None
+    sd: float | None
+
+    @classmethod
+    def of(cls, values: Sequence[float | None]) -> Spread:
+        known = [value for value in values if value is not None and math.isfinite(value)]
+        if len(known) < len(values) or not known:
+            return cls(None, None)
+        return cls(float(np.mean(known)), float(np.std(known, ddof=1)) if len(known) > 1 else None)
+
+
+@dataclass(frozen=True)
 class Correlation:
     """A correlation over the `n` samples with finite values of both; None where a column is constant or n < 3.
 

@@ -68,7 +68,7 @@ def test_an_unknown_shell_is_refused(mcx) -> None:
     ("words", "found"),
     [
         (["sw"], ["swap"]),
-        (["curve", ""], ["train", "eval", "plane", "analyze", "extract", "convert"]),
+        (["curve", ""], ["train", "eval", "plane", "compare", "analyze", "extract", "convert"]),
         (["curve", "ex"], ["extract"]),
         (["l2", "--sort"], ["--sort-by"]),
         (["l2", "--sort-by", "r"], ["raw_l2", "relative_distance", "relative"]),

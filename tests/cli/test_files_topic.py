@@ -26,7 +26,10 @@ COMMANDS = {
     "swap": ("SEED0", "--output", "OUT/swapped.pt"),
     "l2": ("SEED0", "SEED1"),
     "lmc interpolate": ("SEED0", "SEED1", "--num-alphas", "3", "--by-layer", "--layers", "conv1", *FEW),
-    "curve eval": ("--endpoint0", "SEED0", "--endpoint1", "SEED1", "--num-points", "3", *FEW),
+    "curve eval": (
+        *("--endpoint0", "SEED0", "--endpoint1", "SEED1", "--num-points", "3", *FEW),
+        *("--save-predictions", "--hessian-trace", "1"),
+    ),
     "curve plane": ("SEED0", "--random-directions", "0", "--grid-points", "2", *FEW),
     "csl score": ("--checkpoint", "SEED0", *FEW),
     "csl aggregate": ("--input-dir", "SCORES"),

@@ -45,6 +45,7 @@ MISSING: dict[str, tuple[str, str]] = {
     "curve plane a.pt b.pt --output-dir o": (
         "a plane goes through three networks, got 2", "mcx curve plane A.pt B.pt C.pt"
     ),
+    "curve compare": ("no folder to read", "mcx curve compare DIR…"),
     "curve analyze": ("no curve", "pass --curve-checkpoint FILE"),
     "curve analyze --curve-checkpoint c.pt": FOLDER,
     "curve extract": ("no position", "pass --t between 0 and 1"),
@@ -183,6 +184,7 @@ IDLE: dict[str, str] = {
     "lmc run --model mlp --output-dir o --label-seed 5": "--label-seed has no effect without --label-noise",
     "lmc interpolate a.pt b.pt --endpoint0 c.pt": "--endpoint0 has no effect with CHECKPOINTS",
     "lmc interpolate a.pt b.pt --resume": "--resume has no effect without --output-dir",
+    "curve compare d --overwrite": "--overwrite has no effect without --output-dir",
     "lmc report d --overwrite": "--overwrite has no effect without --output-dir",
     f"{SCORE} --checkpoint a.pt --step 1": "--epoch-step has no effect with --checkpoint",
     f"{SCORE} --checkpoint a.pt --allow-missing": "--allow-missing has no effect with --checkpoint",

@@ -58,6 +58,7 @@ TYPOS = {
     "csl score RUN --output-dir o": (3, "csl score: error: 'RUN' does not exist"),
     "curve eval a.pt x.pt --output-dir o": (3, "curve eval: error: 'x.pt' does not exist"),
     "curve train a.pt x.pt --output-dir o": (3, "curve train: error: 'x.pt' does not exist"),
+    "curve compare RUN": (3, "curve compare: error: 'RUN' does not exist"),
     "lmc report RUN": (3, "lmc report: error: 'RUN' does not exist"),
     "csl aggregate RUN --output-dir o": (3, "csl aggregate: error: 'RUN' does not exist"),
     "correlate --csl RUN --output-dir o": (3, "correlate: error: 'RUN' does not exist"),

@@ -47,7 +47,7 @@ from modeconn_cli.engine.commands import swap as swap_
 from modeconn_cli.engine.commands import train as train_
 from modeconn_cli.engine.commands.csl import aggregate, score
 from modeconn_cli.engine.commands.curvature import stability
-from modeconn_cli.engine.commands.curve import analyze, extract
+from modeconn_cli.engine.commands.curve import analyze, compare, extract
 from modeconn_cli.engine.commands.curve import eval as curve_eval
 from modeconn_cli.engine.commands.curve import plane as curve_plane
 from modeconn_cli.engine.commands.curve import train as curve_train
@@ -58,6 +58,7 @@ from modeconn_cli.engine.commands.lmc import run as lmc_run
 from modeconn_cli.engine.commands.lmc.line import Line
 from modeconn_cli.engine.paths.evaluate import SeriesSummary
 from modeconn_cli.engine.settings.l2 import L2Settings
+from modeconn_cli.engine.statistics import Spread
 from modeconn_cli.engine.stories import demo as demo_
 
 LONG = "a-network-whose-name-is-long.features.denseblock4.denselayer16.conv2.weight"
@@ -88,6 +89,7 @@ def made(kind: Any, **given: Any) -> Any:
 
 
 SERIES = {name: made(SeriesSummary) for name in ("tr_loss", "te_err")}
+SPREADS = {"max_gap": dict.fromkeys(tables.SERIES, made(Spread))}
 LINE = {name: made(SeriesSummary) for name in ("loss_train", "error_test")}
 BARRIERS = {kind: dict.fromkeys(LINE, FIGURE) for kind in ("max_gap", "midpoint", "sup_minus_mean")}
 DATA = {"dataset": LONG, "split": "test", "samples": COUNT, "transform": {"said": LONG}}
@@ -132,6 +134,9 @@ TABLES: dict[str, Callable[[], Sequence[tables.Block]]] = {
             statistics={name: made(curve_plane.OverCells) for name in ("tr_loss", "te_err")},
             data=DATA,
         )
+    ),
+    "curve compare": lambda: curve.compare_table(
+        made(compare.CurveCompareResult, barrier="max_gap", paths=[made(compare.Compared, barriers=SPREADS)] * 2)
     ),
     "curve analyze": lambda: curve.analyze_table(made(analyze.CurveAnalyzeResult)),
     "curve extract": lambda: curve.extract_table(made(extract.CurveExtractResult)),

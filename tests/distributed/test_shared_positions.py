@@ -147,3 +147,26 @@ def test_cells_are_shared_and_the_plane_is_that_of_one(
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
     one, two = (documents(tmp_path / name, "plane_summary.json") for name in ("one", "two"))
     assert one == two
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+def test_what_is_kept_along_a_path_is_that_of_one_process(
+    mcx: Callable, start: Callable, networks: Path, tmp_path: Path
+) -> None:
+    ends = [networks / f"seed{k}/checkpoint-4.pt" for k in (0, 1)]
+    more = ("--save-predictions", "--ensemble", "0,0.3,1", "--hessian-top", "1", "--hessian-samples", "50")
+    words = ("curve", "eval", *ends, "--num-points", "5", *more, "--output-dir")
+    assert mcx(*words, tmp_path / "one", "--threads", "1").code == 0
+    stopped = {"MCX_TESTING": "1", "MCX_FAILPOINT": "evaluate.after_position.rank1:1=kill"}
+    done = start(*words, tmp_path / "two", "--nproc-per-node", "2", environment=stopped)
+    assert (done.wait(100), done.communicate()[0]) == (137, "")
+    done = start(*words, tmp_path / "two", "--nproc-per-node", "2")
+    out, err = done.communicate(timeout=100)
+    assert done.returncode == 0, err
+    assert out.count("Ensemble along the path") == 1
+    for name in ("curve.npz", "predictions.npz", "prediction_changes.csv"):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+    assert documents(tmp_path / "one", "curve_summary.json") == documents(
+        tmp_path / "two", "curve_summary.json"
+    )

@@ -44,6 +44,7 @@ def make_study(folder: Path) -> None:
     np.save(folder / "order.npy", np.array([2, 0, 1]))
     rows = "".join(f"{k},{random.random():.3f}\n" for k in range(60))
     (folder / "memo.csv").write_text("sample_id,memorization\n" + rows)
+    make_evaluations(folder / "along")
     (folder / "flags.csv").write_text("sample_id,odd\n" + "".join(f"{k},{k % 2}\n" for k in range(60)))
     with within(folder):
         for words in (
@@ -115,6 +116,22 @@ def other_arrays(path: Path) -> None:
     np.savez(path, **arrays)
 
 
+def other_series(path: Path) -> None:
+    with np.load(path) as archive:
+        arrays = {name: archive[name] for name in archive.files}
+    arrays["te_nll"][1] += 1e-3
+    np.savez(path, **arrays)
+
+
+def make_evaluations(folder: Path) -> None:
+    """Two evaluations of a path by hand, as those of the original scripts: without a summary."""
+    for seed in (0, 1):
+        place = folder / f"seed{seed}"
+        place.mkdir(parents=True)
+        series = {name: np.array([1.0, 2.0 + seed, 1.5]) for name in ("tr_nll", "tr_err", "te_nll", "te_err")}
+        np.savez(place / "curve.npz", ts=np.array([0, 0.5, 1]), dl=np.array([0, 1.0, 1.0]), **series)
+
+
 @dataclass(frozen=True)
 class Case:
     """A command, and what it reads: its file and how that is exchanged."""
@@ -157,6 +174,10 @@ CASES = {
     "curve plane run": Case(
         ["curve", "plane", "--run", "runs/seed0", *OWN, "--grid-points", "2", "-q"],
         {A: other_weights, "data.npz": other_data}, "out",
+    ),
+    "curve compare": Case(
+        ["curve", "compare", "along/seed0", "along/seed1", "-q"],
+        {"along/seed0/curve.npz": other_series, "along/seed1/curve.npz": other_series}, "out",
     ),
     "curve analyze": Case(
         ["curve", "analyze", "--curve-checkpoint", CURVE, "--original-checkpoint", A, "--swap-metadata",

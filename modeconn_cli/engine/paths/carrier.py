@@ -71,6 +71,16 @@ class Carrier:
             self.put_buffers(t, self._following)
         return self._path.write(t, self.flat)
 
+    def move_to_average(self, ts: Sequence[float]) -> None:
+        """Put the mean of w(t) over some positions into the model, and the mean of the buffers there."""
+        if self._following:
+            self.put_buffers(float(np.mean(ts)), self._following)
+        mean = torch.zeros_like(self.flat)
+        for count, t in enumerate(ts, start=1):
+            self._path.write(t, self.flat)
+            mean.lerp_(self.flat, 1 / count)  # of equal weights it is these, bit for bit
+        self.flat.copy_(mean)
+
     @torch.no_grad()
     def put_buffers(self, t: float, names: Collection[str] | None = None) -> None:
         """Put the buffers at t into the model, of all names or some; counters come from the nearer network."""

@@ -21,8 +21,10 @@ from modeconn_cli.engine.datasets import Data
 from modeconn_cli.engine.errors import CONTINUE, Stopped
 from modeconn_cli.engine.machine.ranks import Group
 from modeconn_cli.engine.machine.runtime import Runtime
+from modeconn_cli.engine.paths.answers import Keeping
 from modeconn_cli.engine.paths.barriers import Barriers, all_barriers
 from modeconn_cli.engine.paths.opened import OpenedPath
+from modeconn_cli.engine.paths.sharpness import Asked, Sharpness
 from modeconn_cli.engine.paths.statistics import NetworkOnPath, StatisticsUsed
 from modeconn_cli.engine.results import logs
 from modeconn_cli.engine.results.failpoints import failpoint
@@ -60,15 +62,26 @@ class Measurement(AtPosition):
     te_acc: float
     passes: int = 0  # forward passes over batches that its statistics have cost
     constant: int = 0  # channels that repairing them has only shifted
+    answers: str = ""  # the hash of the file with what held-out images were answered, where that is kept
+    sharpness: Sharpness | None = None
+    sharpness_of: str = ""  # what was asked for
 
     def shown(self) -> dict[str, Any]:
         return {"te_nll": self.te_nll}
 
 
-def measure(model: nn.Module, data: Data, batch_size: int, t: float) -> Measurement:
-    """Measure the network as it is, which lies at `t`: a pass over both splits."""
-    fit, held_out = (training.evaluate(model, samples, batch_size) for samples in (data.fit, data.held_out))
-    return Measurement(t, fit.loss, fit.error, fit.accuracy, held_out.loss, held_out.error, held_out.accuracy)
+def measure(
+    model: nn.Module, data: Data, batch_size: int, t: float, keeping: Keeping | None = None
+) -> Measurement:
+    """Measure the network as it is, which lies at `t`: a pass over both splits, from which answers may be kept."""
+    answers = None if keeping is None else keeping.at(t)
+    look = None if answers is None else answers.look
+    fit = training.evaluate(model, data.fit, batch_size)
+    held_out = training.evaluate(model, data.held_out, batch_size, look=look)
+    return Measurement(
+        *(t, fit.loss, fit.error, fit.accuracy, held_out.loss, held_out.error, held_out.accuracy),
+        answers="" if answers is None else answers.write(),
+    )
 
 
 @dataclass(frozen=True)
@@ -165,13 +178,16 @@ def evaluate_path(
     log: Path | None,
     pair: Mapping[str, int] | None = None,
     measured: Mapping[float, Measurement] | None = None,
+    keeping: Keeping | None = None,
+    sharp: Asked | None = None,
 ) -> Evaluation:
     """Measure the network at every t: a pass over both splits each, and what the batch norm policy asks for.
 
     Finished positions are kept in `log`, where `{}` in its name stands for the rank, and read back from there. The
     ranks share the positions, unless the path is the line of a `pair` of branches: then they share such pairs, and
     progress and messages say which. What was `measured` at some positions already, where another path has passed the
-    same network, is taken as it is. Raises InputError where ranks see different files or data, Stopped after a signal.
+    same network, is taken as it is. `keeping` says which answers to held-out images are kept, `sharp` where the Hessian
+    is looked at. Raises InputError where ranks see different files or data, Stopped after a signal.
     """
     data, batch_size = opened.subject.data, opened.policy.batch_size
     network = opened.network()
@@ -181,10 +197,13 @@ def evaluate_path(
     def measured_at(t: float) -> Measurement:
         if measured is not None and t in measured:
             return replace(measured[t], passes=0)
-        return measure_at(network, data, batch_size, t)
+        found = measure_at(network, data, batch_size, t, keeping)
+        if sharp is None or t not in sharp.positions:
+            return found
+        return replace(found, sharpness=sharp.measure(network.model), sharpness_of=sharp.identity)
 
     with contextlib.closing(network):
-        everything = visit(Measurement, ts, measured_at, runtime, log, pair)
+        everything = visit(Measurement, ts, measured_at, runtime, log, pair, whole=_whole(keeping, sharp))
     return Evaluation(
         opened,
         tuple(everything),
@@ -201,14 +220,18 @@ def visit(
     log: Path | None,
     pair: Mapping[str, int] | None = None,
     place: Callable[[float], Mapping[str, Any]] = lambda t: {"t": t},
+    whole: Callable[[P], bool] | None = None,
 ) -> list[P]:
     """What `at` finds at every t, in the order of t, as `evaluate_path` keeps, shares and reports it.
 
-    `place` is what progress calls a t that no pair has.
+    `place` is what progress calls a t that no pair has. What was kept and is not `whole`, as it lacks what is asked for
+    now, is found again.
     """
     group = runtime.group if pair is None else Group()
     mine = group.share(ts)
     known, found = _kept(kind, log, runtime), list[P]()
+    if whole is not None:
+        known = {t: each for t, each in known.items() if t in mine and whole(each)}
     for t in mine:
         if t not in known:
             if runtime.stopping():
@@ -221,15 +244,49 @@ def visit(
         where = place(t) if pair is None else {**pair, "alpha": t}
         runtime.progress(len(found), len(mine), **where, **known[t].shown())
     gathered = group.gather([asdict(each) for each in found])
-    return sorted((kind(**row) for rows in gathered for row in rows), key=lambda each: each.t)
+    return sorted((logs.record(kind, row) for rows in gathered for row in rows), key=lambda each: each.t)
 
 
-def measure_at(network: NetworkOnPath, data: Data, batch_size: int, t: float) -> Measurement:
+def _whole(keeping: Keeping | None, sharp: Asked | None = None) -> Callable[[Measurement], bool]:
+    """Whether what is known of a position has all that is asked for there."""
+
+    def whole(found: Measurement) -> bool:
+        kept = keeping is None or keeping.holds(found.t, found.answers)
+        wanted = sharp is not None and found.t in sharp.positions
+        return kept and (sharp is None or not wanted or found.sharpness_of == sharp.identity)
+
+    return whole
+
+
+def measure_at(
+    network: NetworkOnPath, data: Data, batch_size: int, t: float, keeping: Keeping | None = None
+) -> Measurement:
     """Move the network to t and measure it, with what its statistics have cost."""
     before = network.passes
     network.move_to(t)
-    found = measure(network.model, data, batch_size, t)
+    found = measure(network.model, data, batch_size, t, keeping)
     return replace(found, passes=network.passes - before, constant=network.constant)
+
+
+def middle(ts: Sequence[float]) -> float:
+    """The mean position of some members, at which buffers lie where they are interpolated."""
+    return float(np.mean(ts))
+
+
+def measure_average(
+    opened: OpenedPath, ts: Sequence[float], runtime: Runtime, log: Path, keeping: Keeping
+) -> Measurement:
+    """Measure the mean of the weights at some positions, kept and reported as a position in their middle."""
+    network = opened.network()
+
+    def measured_at(t: float) -> Measurement:
+        network.move_to_average(ts)
+        found = measure(network.model, opened.subject.data, opened.policy.batch_size, t, keeping)
+        return replace(found, passes=network.passes, constant=network.constant)
+
+    with contextlib.closing(network):
+        (found,) = visit(Measurement, [middle(ts)], measured_at, runtime, log, whole=_whole(keeping))
+    return found
 
 
 def _stopped(done: int, total: int, pair: Mapping[str, int] | None) -> Stopped:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,8 +10,18 @@ import numpy.typing as npt
 
 from modeconn_cli.engine import names
 from modeconn_cli.engine.paths.barriers import HEADLINE, barriers
+from modeconn_cli.engine.paths.evaluated import Evaluated
 from modeconn_cli.engine.paths.opened import OpenedPath
-from modeconn_cli.engine.results.figures import BLACK, BLUE, VERMILION, about, draw_band, page
+from modeconn_cli.engine.results.figures import (
+    BLACK,
+    BLUE,
+    VERMILION,
+    about,
+    colours,
+    draw_band,
+    page,
+    shortened,
+)
 from modeconn_cli.engine.settings.shared import FigureSettings
 
 if TYPE_CHECKING:
@@ -104,3 +114,29 @@ def _rise(places: np.ndarray, values: np.ndarray) -> float:
     if rise is None or not np.isfinite(rise):
         return float("nan")
     return rise if rise > 1e-9 * float(np.abs(values).max()) else 0.0
+
+
+def compared(groups: Mapping[str, Sequence[Evaluated]], title: str, look: FigureSettings) -> bytes:
+    """Loss above error of held-out images along several paths, each in a colour of its own.
+
+    Several evaluations of one path are their mean with a band of one standard deviation, where their positions are the
+    same, else a line each.
+    """
+    with page(look, title, rows=2, sharex=True) as drawn:
+        for axis, series, label in zip(
+            drawn.panels, ("te_nll", "te_err"), ("cross-entropy (nats)", "error (%)"), strict=True
+        ):
+            for colour, (name, members) in zip(colours(len(groups)), groups.items(), strict=True):
+                seeds = f" ({len(members)} seeds)" if len(members) > 1 else ""
+                ts = members[0].arrays["ts"]
+                if all(np.array_equal(each.arrays["ts"], ts) for each in members):
+                    values = np.stack([each.arrays[series] for each in members])
+                    draw_path(axis, ts, values, label=shortened(name) + seeds, colour=colour)
+                    continue
+                for number, each in enumerate(members):
+                    said = shortened(name) + seeds if number == 0 else "_"
+                    draw_path(axis, each.arrays["ts"], each.arrays[series], label=said, colour=colour)
+            axis.set_ylabel(label)
+            axis.tick_params(labelbottom=True)
+            axis.set_xlabel("t")
+    return drawn.content

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from torch import nn
 
 from modeconn_cli.engine import keyed
@@ -87,11 +89,19 @@ class NetworkOnPath:
 
     def move_to(self, t: float) -> None:
         """Put w(t) into the network, and its statistics."""
+        self._put(t, lambda: self.carrier.move_to(t))
+
+    def move_to_average(self, ts: Sequence[float]) -> None:
+        """Put the mean of w(t) over some positions into the network, and statistics as at the mean of t."""
+        self._put(float(np.mean(ts)), lambda: self.carrier.move_to_average(ts))
+
+    def _put(self, t: float, move: Callable[[], object]) -> None:
+        """Put weights into the network, and the statistics that the policy has for `t`."""
         self.close()
-        self.carrier.move_to(t)
+        move()
         policy = self._policy
         if policy.bn == "repair":
-            self._repair(t)
+            self._repair(t, move)
         elif not self._batch_norms:
             return
         elif policy.bn == "recompute":
@@ -125,15 +135,15 @@ class NetworkOnPath:
             self._made = Repair(self.model, self._fit, self._policy.batch_size, self._policy.seed)
         return self._made
 
-    def _repair(self, t: float) -> None:
-        """Repair the network, which holds w(t). The ends are as their own files hold them."""
+    def _repair(self, t: float, move: Callable[[], object]) -> None:
+        """Repair the network as `move` puts it there. The ends are as their own files hold them."""
         if t not in (0.0, 1.0):
             while len(self._repaired.members) < 2:
                 end = float(len(self._repaired.members))
                 self.carrier.move_to(end)
                 self._put_statistics(end)
                 self._repaired.take_member()
-            self.carrier.move_to(t)
+            move()
         self._put_statistics(t)
         if t not in (0.0, 1.0):
             self._repaired.apply((1 - t, t))

@@ -92,6 +92,9 @@ def _built(value: Any, hint: Any) -> Any:
     """The value, with records where the field's type has them."""
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
         return record(hint, value)
+    if get_origin(hint) in (Union, UnionType) and isinstance(value, Mapping):
+        fitting = next(each for each in get_args(hint) if _fits(value, each))
+        return _built(value, fitting)
     if get_origin(hint) is list:
         return [_built(each, get_args(hint)[0]) for each in value]
     return value

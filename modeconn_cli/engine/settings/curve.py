@@ -20,6 +20,7 @@ from modeconn_cli.engine.settings.shared import (
     FolderSettings,
     MeasuredDataSettings,
     ModelSettings,
+    OptionalFolderSettings,
     OverwriteSettings,
     PermutationSettings,
 )
@@ -231,6 +232,46 @@ class CurveEvalSettings(
 
     num_points: int = setting(61, "positions t from 0 to 1", low=2, high=MOST_POSITIONS)
     wd: float | None = setting(None, "weight decay in the loss", low=0, shown="the curve's own, else 0")
+    save_predictions: bool = setting(
+        False,
+        "also write the class and confidence of every held-out image at every position, and which change class",
+        change="grow",
+    )
+    ensemble: tuple[float, ...] = setting(
+        (),
+        "also measure the ensemble of the networks at these positions, comma-listed, and their weight average",
+        low=0,
+        high=1,
+        change="grow",
+    )
+    hessian_top: int = setting(
+        0,
+        "also find so many largest eigenvalues of the training loss's Hessian at every position; 0: none",
+        low=0,
+        high=1000,
+        change="grow",
+    )
+    hessian_trace: int = setting(
+        0,
+        "also estimate the trace of that Hessian at every position, from so many random vectors; 0: not",
+        low=0,
+        change="grow",
+    )
+    hessian_samples: int | None = setting(
+        None, "training images for the Hessian, a seeded subset", low=1, shown="all", change="grow"
+    )
+
+    @property
+    def sharpness(self) -> bool:
+        """Whether the Hessian is looked at."""
+        return bool(self.hessian_top or self.hessian_trace)
+
+    def idle(self) -> dict[str, str]:
+        found = super().idle()
+        if self.sharpness:
+            found.pop("seed", None)  # of the random vectors
+            return found
+        return found | {"hessian_samples": "without --hessian-top or --hessian-trace"}
 
     def check(self) -> None:
         super().check()
@@ -242,6 +283,29 @@ class CurveEvalSettings(
                 f"--num-points {self.num_points} has no position at each of the {len(self.chain)} networks of a chain",
                 f"use {each * segments + 1}: {each} a segment, and one",
             )
+        if len(self.ensemble) == 1:
+            raise SettingsError("an ensemble has two members or more", "--ensemble 0,0.5,1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CurveCompareSettings(FigureSettings, OptionalFolderSettings):
+    """Compare evaluations of curves and straight lines."""
+
+    folders: tuple[Path, ...] = setting(
+        (),
+        "output folders of mcx curve eval and mcx lmc interpolate, each as path or label=path, or a folder of such "
+        "folders seed0, seed1 …",
+        positional=True,
+        labelled=True,
+        missing=("no folder to read", "mcx curve compare DIR…"),
+    )
+    group: bool = setting(
+        True,
+        "take folders that differ in seed<k> alone, or have one label, as seeds of one path; --no-group: each alone",
+    )
+    barrier: Literal["max_gap", "sup_minus_mean", "midpoint", "max_minus_max_end", "max_minus_min_end"] = (
+        setting("max_gap", "definition that the table shows; the CSV holds all")
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

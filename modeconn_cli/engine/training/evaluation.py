@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -50,16 +51,25 @@ def among(logits: Tensor, labels: Tensor, classes: Tensor | None) -> tuple[Tenso
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, samples: Samples, batch_size: int, classes: Tensor | None = None) -> Score:
+def evaluate(
+    model: nn.Module,
+    samples: Samples,
+    batch_size: int,
+    classes: Tensor | None = None,
+    look: Callable[[Tensor], None] | None = None,
+) -> Score:
     """Cross-entropy and correct answers over a split, un-augmented, in eval mode and id order.
 
-    With `classes` both are over these classes alone; every sample must be of one of them.
+    With `classes` both are over these classes alone; every sample must be of one of them. `look` is shown the logits
+    of every batch.
     """
     model.eval()
     losses: list[Tensor] = []
     hits: list[Tensor] = []
     for batch in samples.batches(batch_size):
         logits, labels = among(logits_of(model, batch.images), batch.labels, classes)
+        if look is not None:
+            look(logits)
         losses.append(cross_entropy(logits, labels).sum())
         hits.append((logits.argmax(1) == labels).sum())
     return Score(float(torch.stack(losses).sum()), int(torch.stack(hits).sum()), len(samples))

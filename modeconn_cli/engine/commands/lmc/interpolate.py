@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+from modeconn_cli.engine import names
 from modeconn_cli.engine.commands.lmc import layer_figures
 from modeconn_cli.engine.commands.lmc.by_layer import ByLayer, LayerLine
 from modeconn_cli.engine.commands.lmc.line import Line, alphas, with_lists
@@ -24,7 +25,7 @@ from modeconn_cli.engine.settings.base import tilde
 from modeconn_cli.engine.settings.lmc import LmcInterpolateSettings
 from modeconn_cli.engine.settings.shared import FigureSettings, in_every_format
 
-ARRAYS, SUMMARY, FIGURE = "line.npz", "line_summary.json", "line.png"
+FIGURE = "line.png"
 LAYERS_FIGURE, FEATURES_FIGURE = "line_layers.png", "line_features.png"  # of --by-layer
 
 
@@ -77,7 +78,11 @@ def run(settings: LmcInterpolateSettings, runtime: Runtime) -> LmcInterpolateRes
         return None
     unread = opened.unread(settings)
     figures = (FIGURE, LAYERS_FIGURE, FEATURES_FIGURE)
-    owned = (ARRAYS, SUMMARY, *(name for each in figures for name in in_every_format(each)))
+    owned = (
+        names.LINE_ARRAYS,
+        names.LINE_SUMMARY,
+        *(name for each in figures for name in in_every_format(each)),
+    )
     with (
         runtime.catching_signals(),  # until the job has said how it ended
         _without_files(settings, runtime)
@@ -91,7 +96,7 @@ def run(settings: LmcInterpolateSettings, runtime: Runtime) -> LmcInterpolateRes
         if by_layer is not None:
             layers, features = by_layer.run(found.measurements, private, runtime)
         drawn = [name for name, wanted in zip(figures, (True, layers, features), strict=True) if wanted]
-        made = [SUMMARY, ARRAYS, *map(settings.named, drawn)]
+        made = [names.LINE_SUMMARY, names.LINE_ARRAYS, *map(settings.named, drawn)]
         arrays, line = found.arrays(opened.weight_decay), Line.measured(found.measurements)
         result = LmcInterpolateResult(
             first=tilde(ends[0]),
@@ -109,8 +114,8 @@ def run(settings: LmcInterpolateSettings, runtime: Runtime) -> LmcInterpolateRes
             files=[] if folder is None else [str(folder / name) for name in made],
         )
         if folder is not None and job is not None and not job.complete:
-            files.write_arrays(folder / ARRAYS, {**arrays, **vars(line)})
-            files.write_json(folder / SUMMARY, result.document())
+            files.write_arrays(folder / names.LINE_ARRAYS, {**arrays, **vars(line)})
+            files.write_json(folder / names.LINE_SUMMARY, result.document())
             figure = path_figure(arrays, title(opened), settings, axis_label=_axis_label(ends))
             files.atomic_write(folder / settings.named(FIGURE), figure)
             for name, content in _maps(result, title(opened), settings, _axis_label(ends)):

@@ -18,6 +18,7 @@ from modeconn_cli.engine.paths.barriers import HEADLINE, Barriers
 from modeconn_cli.engine.paths.statistics import StatisticsUsed
 from modeconn_cli.engine.results import files, records
 from modeconn_cli.engine.results.records import Record
+from modeconn_cli.engine.statistics import Spread
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -91,21 +92,6 @@ class Pair:
         """The result of some of the positions, ascending; None where the file lacks one of them."""
         line = self.line.only(alphas)
         return None if line is None else replace(self.result, barriers=line.barriers())
-
-
-@dataclass(frozen=True)
-class Spread:
-    """A figure over the seeds of the branches: mean and standard deviation; None with one seed or without a value."""
-
-    mean: float | None
-    sd: float | None
-
-    @classmethod
-    def of(cls, values: Sequence[float | None]) -> Spread:
-        known = [value for value in values if value is not None and math.isfinite(value)]
-        if len(known) < len(values) or not known:
-            return cls(None, None)
-        return cls(float(np.mean(known)), float(np.std(known, ddof=1)) if len(known) > 1 else None)
 
 
 @dataclass(frozen=True)
