@@ -11,6 +11,7 @@ from modeconn_cli.engine.commands.correlate.figures import draw_evolution as dor
 from modeconn_cli.engine.commands.correlate.figures import draw_group as group
 from modeconn_cli.engine.commands.csl.figures import draw_curves as losses
 from modeconn_cli.engine.commands.csl.figures import draw_histogram as histogram
+from modeconn_cli.engine.commands.curve.plane_figure import draw_plane as plane
 from modeconn_cli.engine.commands.dormant.figures import draw_by_layer as dormant_ranks
 from modeconn_cli.engine.commands.dormant.figures import draw_layers as dormant_layers
 from modeconn_cli.engine.commands.dormant.figures import draw_shares as dormant_shares
@@ -47,6 +48,7 @@ __all__ = [
     "looks",
     "losses",
     "path",
+    "plane",
     "trajectory",
     "trajectory_steps",
     "trajectory_turns",

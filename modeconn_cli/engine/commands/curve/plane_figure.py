@@ -37,7 +37,8 @@ def draw_plane(
 ) -> Any:
     """Contours of one series of `plane.npz`, white where a loss is not finite, with the networks and what joins them.
 
-    Returns the contours, None where no cell is finite.
+    `arrays` are those of `np.load` on that file of `mcx curve plane`, or a mapping of its keys. Returns the contours,
+    for a colour bar; None where no cell is finite.
     """
     finite = np.isfinite(arrays["tr_loss"]) & np.isfinite(arrays["te_loss"])
     values = np.where(finite, np.asarray(arrays[series], dtype=float), np.nan)
