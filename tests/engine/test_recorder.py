@@ -212,6 +212,23 @@ def test_gaps_between_epochs_are_said_and_stay(tmp_path: Path, mcx: Callable, un
         "csl", "aggregate", "--input-dir", tmp_path / "dynamics", "--output-dir", tmp_path / "o", "--json"
     )
     assert json.loads(done.out)["kept_epochs"] == [2, 5, 6]
+    assert "2 epochs between 2 and 6 are not there: [3, 4]; scores are of those that are" in done.err
+
+
+def test_a_recorder_says_that_another_one_records_into_its_folder(tmp_path: Path) -> None:
+    """Their epochs would be of two networks, one after the other, and the scores of none."""
+    z, y = table()
+    one, two = Recorder(tmp_path, IDS), Recorder(tmp_path, IDS)
+    go_over(one, z, y)
+    one.epoch_end()
+    before = everything(tmp_path)
+    for _ in range(2):
+        go_over(two, -z, y)
+        with pytest.raises(InputError, match=f"another recorder has written epoch 1 into '{tmp_path}'"):
+            two.epoch_end()
+    assert everything(tmp_path) == before
+    go_over(one, z, y)
+    assert one.epoch_end().epoch == 2
 
 
 def test_missing_ids_are_nan_counted_and_said_or_refused(tmp_path: Path) -> None:
@@ -246,17 +263,17 @@ def test_of_a_sample_that_comes_twice_the_first_counts(tmp_path: Path) -> None:
 
 def test_logits_that_are_no_numbers_are_kept_and_counted(tmp_path: Path) -> None:
     z, y = table()
-    z[3, 1], z[4] = torch.nan, torch.inf
+    z[3, 1], z[4], z[5, 1] = torch.nan, torch.inf, torch.inf  # 5 is of class 1, and far from being certain
     said: list[str] = []
     rec = Recorder(tmp_path, IDS, warn=said.append)
     go_over(rec, z, y)
-    assert rec.epoch_end() == Epoch(1, N, 0, 0, 2)
-    assert said == ["epoch 1: the losses of 2 samples are NaN or infinite; they are kept so"]
+    assert rec.epoch_end() == Epoch(1, N, 0, 0, 3)
+    assert said == ["epoch 1: the losses of 3 samples are NaN or infinite; they are kept so"]
     expected = scores.of_logits(z, y)
     for name, values in columns(tmp_path).items():
         if name in expected:
             np.testing.assert_array_equal(values, expected[name].float().numpy())
-    assert np.flatnonzero(np.isnan(columns(tmp_path)["loss"])).tolist() == [3, 4]
+    assert np.flatnonzero(np.isnan(columns(tmp_path)["loss"])).tolist() == [3, 4, 5]
 
 
 def test_without_ids_they_are_those_of_the_first_epoch(tmp_path: Path) -> None:

@@ -92,6 +92,11 @@ def test_margins_in_closed_form() -> None:
     assert scores.margin(both).tolist() == [-3.0, 2.5]
 
 
+def test_margins_of_infinite_logits_are_infinite_or_none() -> None:
+    columns = {"label_logit": np.array([np.inf, 0, np.inf]), "other_logit": np.array([0, np.inf, np.inf])}
+    np.testing.assert_array_equal(scores.margin(columns), [np.inf, -np.inf, np.nan])
+
+
 def test_data_maps_in_closed_form() -> None:
     """0.25 and 0.75 have a deviation of 0.25 (ddof 0), not 0.354."""
     assert over("confidence", [0.25, 1.0], [0.75, 1.0]) == [0.5, 1.0]

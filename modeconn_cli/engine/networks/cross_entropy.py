@@ -15,7 +15,7 @@ EXACT = 40.0  # from here on softplus(x) is x in float64
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """The cross-entropy in nats, float64 [N], of logits [N, C] and labels int64 [N].
+    """The cross-entropy in nats, float64 [N], of logits [N, C] and labels int64 [N]; NaN where the label's logit is ∞.
 
     >>> [round(float(x), 6) for x in cross_entropy(torch.tensor([[0.0, 0.0]]), torch.tensor([1]))]  # ln 2
     [0.693147]
@@ -24,5 +24,7 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     """
     z, own = logits.double(), labels[:, None]
     # Finite, so that one class alone has gradients of 0 and not NaN.
-    margins = (z - z.gather(1, own)).scatter(1, own, torch.finfo(torch.float64).min)
-    return F.softplus(margins.logsumexp(1), threshold=EXACT)
+    of_label = z.gather(1, own)
+    margins = (z - of_label).scatter(1, own, torch.finfo(torch.float64).min)
+    # A logit that has overflowed is no certainty: without this its loss were 0.
+    return F.softplus(margins.logsumexp(1), threshold=EXACT).masked_fill(of_label[:, 0].isposinf(), torch.nan)

@@ -66,8 +66,9 @@ class Score:
 
 
 def margin(columns: Columns) -> np.ndarray:
-    """z_y − max_{j≠y} z_j."""
-    found: np.ndarray = columns["label_logit"] - columns["other_logit"]
+    """z_y − max_{j≠y} z_j; NaN where both are infinite."""
+    with np.errstate(invalid="ignore"):
+        found: np.ndarray = columns["label_logit"] - columns["other_logit"]
     return found
 
 

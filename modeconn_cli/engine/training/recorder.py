@@ -50,7 +50,8 @@ class Recorder:
     an epoch in which ids are missing, which are NaN otherwise. `overwrite` lets an epoch that is there be recorded
     anew. `warn` is told what is odd, `warnings.warn` where none is given.
 
-    A recorder of a folder with finished epochs goes on after the last; an epoch that has not ended leaves nothing.
+    A recorder of a folder with finished epochs goes on after the last; an epoch that has not ended leaves nothing. Only
+    one at a time records into a folder.
     Under torch.distributed every rank makes one, passes its own share to `step` and calls `epoch_end`; rank 0 writes.
 
     Raises InputError for a folder of other values, other ids or another `mode`.
@@ -124,7 +125,8 @@ class Recorder:
         """Write the epoch: all of it, or nothing after a kill. Without `epoch` it is the one after the last, or 1.
 
         Returns what was recorded of how many samples. Raises InputError where nothing was recorded, for an epoch that
-        is there already, a label that is another one than before, and what `step` raises of values.
+        is there already or that another recorder has written meanwhile, a label that is another one than before,
+        and what `step` raises of values.
         """
 
         def own() -> _Rows:
@@ -218,6 +220,7 @@ class Recorder:
                     "the ranks have other ids", "pass the same ids to every rank: those of all samples"
                 )
             self._folder = folder()
+            self._there = set(self._folder.epochs())
             known, self._labels = self._folder.open(given)
             return known
 
@@ -314,6 +317,7 @@ class Recorder:
             )
         for count in (share.classes for share in shares):
             _check_count(folder.classes or rows.classes, count)
+        self._check_alone()
         number = self._number_of(epoch)
         # By step, then by rank, then by row: as one process would have seen them.
         rows = rows.take(np.argsort(rows.steps, kind="stable"))
@@ -334,8 +338,17 @@ class Recorder:
                 f"epoch {number}: the losses of {found.nonfinite:,} samples are NaN or infinite; they are kept so"
             )
         folder.write(found, self._ids, labels, dict(zip(VALUES, whole, strict=True)), rows.classes)
+        self._there.add(number)
         self._labels = labels
         return found, self._ids
+
+    def _check_alone(self) -> None:
+        """Raises InputError where another recorder has written epochs since this one has opened the folder."""
+        if others := sorted(set(self.folder.epochs()) - self._there):
+            raise InputError(
+                f"another recorder has written epoch {others[0]} into '{self.folder.path}' meanwhile",
+                "give every training a folder of its own",
+            )
 
     def _number_of(self, epoch: int | None) -> int:
         """The epoch's number. Raises InputError for one that is there, and is not to be overwritten, or is none."""

@@ -16,7 +16,7 @@ from modeconn_cli.engine.commands.csl.naming import EPOCH_IDS, IDS, Found, RunNa
 from modeconn_cli.engine.datasets import TRAINING, name_of
 from modeconn_cli.engine.errors import InputError, SettingsError
 from modeconn_cli.engine.machine.runtime import Runtime
-from modeconn_cli.engine.networks.checkpoints.epochs import between
+from modeconn_cli.engine.networks.checkpoints.epochs import between, lacking
 from modeconn_cli.engine.registry import is_import_path
 from modeconn_cli.engine.results import arrays, jobs, listing, manifest, records
 from modeconn_cli.engine.samples.pictures import Pictured
@@ -225,6 +225,11 @@ def find(settings: CslAggregateSettings, runtime: Runtime) -> RunArrays:
     )  # fmt: skip
     if missing:
         runtime.warn(f"{len(missing)} epochs of the range are missing and left out: {missing[:10]}")
+    if gaps := [] if missing else lacking(epochs):
+        runtime.note(
+            f"{len(gaps)} epochs between {epochs[0]} and {epochs[-1]} are not there: {gaps[:10]}; scores are of those "
+            "that are, changes between them"
+        )
     _check_holes(found, epochs, settings)
     by_epoch = _ids_by_epoch(folder, epochs)
     known: np.ndarray | None

@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterable
 from itertools import pairwise
 from pathlib import Path
+from statistics import multimode
 
 from modeconn_cli.engine import names
 from modeconn_cli.engine.errors import InputError, SettingsError, must_exist
@@ -207,6 +208,17 @@ def between(
     if not kept:
         raise InputError(f"no {what} between epochs {first} and {last}", f"found: {_words(there)}")
     return kept, missing
+
+
+def lacking(epochs: list[int]) -> list[int]:
+    """Those that are not there between ascending epochs that are further apart than most are.
+
+    >>> lacking([0, 2, 4, 8, 9]), lacking([5, 10, 15])
+    ([6], [])
+    """
+    apart = [after - before for before, after in pairwise(epochs)]
+    usual = min(multimode(apart), default=1)
+    return [epoch for before, after in pairwise(epochs) for epoch in range(before + usual, after, usual)]
 
 
 def _would_do(there: list[int], first: int, last: int, step: int) -> str:
