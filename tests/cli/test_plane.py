@@ -146,6 +146,21 @@ def _counted(function: Callable, calls: list) -> Callable:
     return counted
 
 
+def test_other_levels_draw_the_figure_again_and_measure_nothing(mcx, here: Path, monkeypatch) -> None:
+    words = ("curve", "plane", A, B, C, *OWN[:-1], "--grid-points", "3", "--output-dir", "plane")
+    assert mcx(*words).code == 0
+    before = {path.name: path.read_bytes() for path in Path("plane").iterdir() if path.is_file()}
+    monkeypatch.setattr(evaluate, "measure", None)
+    done = mcx(*words, "--levels", "linear")
+    assert done.code == 0
+    assert "figures are drawn again (levels was log, now linear)" in done.err
+    after = {path.name: path.read_bytes() for path in Path("plane").iterdir() if path.is_file()}
+    assert after["plane.png"] != before["plane.png"]
+    assert after["plane.npz"] == before["plane.npz"]
+    done = mcx(*words, "--levels", "linear")
+    assert "already complete" in done.err
+
+
 def test_landscaper_and_plane_plot_read_the_arrays(mcx, here: Path, undrawn) -> None:
     """Landscaper pairs `loss` with the points of NumPy's mesh of `coordinates`; plane_plot.py reads Garipov's keys."""
     assert mcx("curve", "plane", A, B, C, *OWN, "--grid-points", "3", "--output-dir", "plane").code == 0

@@ -302,7 +302,7 @@ def drawn_otherwise(then: Mapping[str, Any], settings: Settings) -> str:
     idle, usual = settings.idle(), defaults(settings)
     changed = [
         f"{name} was {before}, now {getattr(settings, name)}"
-        for name in FIGURES
+        for name in (*FIGURES, *getattr(settings, "drawn", ()))
         if name in usual
         and name not in idle
         and (before := then.get(name, usual[name])) != getattr(settings, name)

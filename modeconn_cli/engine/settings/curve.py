@@ -387,6 +387,8 @@ class CurvePlaneSettings(
 ):
     """Evaluate a plane in weight space, cell by cell."""
 
+    drawn = ("levels",)
+
     checkpoints: tuple[Path, ...] = setting(
         (),
         "three networks; one curve of three control points; with --random-directions one network",

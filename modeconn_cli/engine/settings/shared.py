@@ -354,6 +354,7 @@ class FigureSettings(Settings):
     """How figures are written. What they show does not depend on it."""
 
     panel: ClassVar[Panel] = "Output"
+    drawn: ClassVar[tuple[str, ...]] = ()  # a command's own settings on which nothing but its figures depends
 
     figure_format: Literal["png", "pdf", "svg"] = setting(
         "png", "kind of file that figures are", change="free"
