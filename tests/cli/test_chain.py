@@ -126,6 +126,8 @@ def test_each_network_of_a_chain_has_its_own_statistics_and_buffers(
     assert [each["te_nll"] for each in summary["endpoints"]] == found["te_nll"][[0, 4, 8]].tolist()
     curve = api.curve(*mixed, model="chainnet:Net", dataset="d.npz", bn="lerp")
     assert float(curve.at(0.75).shift.mean()) == pytest.approx(2.5)
+    again = curve.evaluate(tmp_path / "api", num_points=9, threads=1)
+    assert again.result.statistics["te_nll"].max == float(found["te_nll"].max())
     own = torch.load(mixed[1], weights_only=True)["model_state"]
     assert all(torch.equal(tensor, own[name]) for name, tensor in curve.at(0.5).state_dict().items())
 

@@ -271,3 +271,35 @@ def test_what_lies_between_two_trained_networks_is_of_low_loss(mcx: Callable, tm
         assert row["test_loss_middle"] < 0.3
         volumes.append(row["log_volume"])
     assert volumes[1] > volumes[0]
+
+
+NET = """
+from torch import nn
+
+
+def net(num_classes=3):
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, num_classes))
+"""
+
+
+def test_a_point_has_the_statistics_of_the_network_there(
+    mcx: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a network that is not registered: the mean and the variance of what its first layer gives there."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "simplexnet.py").write_text(NET)
+    random = np.random.default_rng(0)
+    images = random.random((60, 1, 8, 8), dtype=np.float32)
+    np.savez("d.npz", x_train=images, y_train=np.arange(60) % 3, x_test=images[:9], y_test=np.arange(9) % 3)
+    own = ("--model", "simplexnet:net", "--dataset", "d.npz", "--epochs", "2")
+    assert mcx("train", *own, "--seeds", "0,1", "--output-dir", "runs", "-q").code == 0
+    ends = [f"runs/seed{k}/checkpoint-2.pt" for k in (0, 1)]
+    assert mcx("curve", "train", *ends, *own, "--simplex", "--output-dir", "s", "-q").code == 0
+    words = ("--shares", "3,0,1", "--batch-size", "60", "--output", "p.pt")
+    done = mcx("curve", "extract", trained(Path("s")), *own[:4], *words)
+    assert done.code == 0, done.err
+    found = checkpoints.read(Path("p.pt")).state
+    given = torch.from_numpy(images).flatten(1) @ found["1.weight"].T + found["1.bias"]
+    assert torch.allclose(found["2.running_mean"], given.mean(0), atol=1e-5)
+    assert torch.allclose(found["2.running_var"], given.var(0), rtol=1e-4)
