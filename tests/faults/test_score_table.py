@@ -338,6 +338,13 @@ def test_arrays_and_the_table_of_one_run_give_each_score_once(
     assert len(names) == len(set(names)) == table("out").shape[1]
 
 
+def cut() -> None:
+    """What is left of a table that was copied without the folder that knows it."""
+    shutil.rmtree("out/.mcx")
+    lines = Path("out", TABLE).read_text().splitlines(keepends=True)
+    Path("out", TABLE).write_text("".join(lines[:4]))
+
+
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
@@ -345,8 +352,9 @@ def test_arrays_and_the_table_of_one_run_give_each_score_once(
         (lambda: Path("out", SAID).write_text('{"schema": "mcx.scores/1"}'), SAID),
         (lambda: Path("out", TABLE).write_text("a,b\n1,2\n"), TABLE),
         (lambda: Path("out", TABLE).unlink(), "holds no scores_*.csv"),
+        (cut, f"'out/{TABLE}' holds 3 samples, '{SAID}' says "),
     ],
-    ids=["no document", "another document", "another table", "no table"],
+    ids=["no document", "another document", "another table", "no table", "a part of it, copied elsewhere"],
 )
 def test_a_table_of_scores_that_is_not_whole_is_refused(
     mcx: Callable, here: Path, undrawn: None, spoil: Callable, said: str

@@ -146,6 +146,11 @@ def scores(path: Path, taken: Collection[str], assume: bool) -> Source:
     if document.get("schema") != SCORES or not isinstance(rows, list):
         raise InputError(f"'{said}' does not say what the scores are", "aggregate the arrays again")
     table = columns.read_samples(path, (columns.ID, *((POSITION,) if assume else ())))
+    count = document.get("samples")
+    if count != len(table):
+        raise InputError(
+            f"'{path}' holds {len(table):,} samples, '{said.name}' says {count}", "aggregate the arrays again"
+        )
     ends = {
         row["name"]: str(row.get("hard"))
         for row in rows
