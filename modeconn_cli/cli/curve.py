@@ -70,9 +70,9 @@ def evaluate(settings: CurveEvalSettings, report: Report) -> None:
     there; minimum, maximum and mean of each along the path, and its length. Writes curve.npz, curve_summary.json
     and curve.png; with --save-predictions predictions.npz, prediction_changes.csv and prediction_changes.png.
 
-      --hessian-top:    eigenvalues of H = ∇²L, the mean cross-entropy of the training images, without weight decay
-      --hessian-trace:  mean of vᵀHv over vectors v of random signs, ± standard error
-      --ensemble:       mean of the probabilities at these t; ECE over 15 bins of confidence
+    --ensemble averages the probabilities at these t; ECE is over 15 bins of confidence. --hessian-top and
+    --hessian-trace look at H, the Hessian of the training images' mean cross-entropy without weight decay; its trace
+    is the mean of vᵀHv over vectors v of random signs, ± standard error.
 
     Examples, after the first of mcx curve train:
       mcx curve eval curve/checkpoints/checkpoint-5.pt --num-points 11 --output-dir curve/eval
