@@ -64,7 +64,7 @@ def job(done: object) -> dict:
 def test_a_complete_job(mcx: Callable, folder: Path) -> None:
     done = mcx("status", folder, "--json")
     assert (done.code, done.err) == (0, "")
-    assert (job(done)["job"], job(done)["state"], job(done)["files"]) == ("dormant", "complete", 8)
+    assert (job(done)["job"], job(done)["state"], job(done)["files"]) == ("dormant", "complete", 9)
     assert "complete" in mcx("status", folder).out
 
 

@@ -17,6 +17,7 @@ from torch import nn
 from faults.commands import CASES
 from modeconn_cli.cli.commands import named
 from modeconn_cli.cli.complete import settings_of
+from modeconn_cli.engine.networks.checkpoints import Checkpoint
 from modeconn_cli.engine.samples.scored_run import ScoredRun
 from modeconn_cli.engine.settings.base import specs
 
@@ -180,10 +181,11 @@ def test_a21_epochs_that_were_scored_before_are_not_scored_again(
 ) -> None:
     case, take_up = CASES[command], ScoredRun.take_up
 
-    def full(run: ScoredRun, epoch: int) -> None:
-        take_up(run, epoch)
+    def full(run: ScoredRun, epoch: int) -> Checkpoint:
+        found = take_up(run, epoch)
         if epoch == 2:
             raise torch.OutOfMemoryError("CUDA out of memory")
+        return found
 
     with monkeypatch.context() as patch:
         patch.setattr(ScoredRun, "take_up", full)

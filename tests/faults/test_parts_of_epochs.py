@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -60,9 +61,9 @@ def test_what_a_kill_has_left_is_taken_and_nothing_of_it_stays(
     (finished / foreign).write_bytes(b"a kill came before it was removed")
     plain, computed = sweep.Sweep._part, list[sweep.Unit]()
 
-    def part(each: sweep.Sweep, unit: sweep.Unit, found: list) -> sweep.Values:
+    def part(each: sweep.Sweep, unit: sweep.Unit, *found: Any) -> sweep.Values:
         computed.append(unit)
-        return plain(each, unit, found)
+        return plain(each, unit, *found)
 
     monkeypatch.setattr(sweep.Sweep, "_part", part)
     assert mcx(*WORDS, "out").code == 0

@@ -14,7 +14,7 @@ import torch
 
 from modeconn_cli.engine import exact, names
 from modeconn_cli.engine.errors import InputError, SettingsError
-from modeconn_cli.engine.results import arrays, columns
+from modeconn_cli.engine.results import arrays
 from modeconn_cli.engine.results.parsing import opened, parsing
 
 CLEAN = "clean_label"
@@ -55,6 +55,8 @@ def read(path: Path, ids: np.ndarray) -> NoisyLabels:
 
 
 def _of_table(path: Path) -> NoisyLabels:
+    from modeconn_cli.engine.results import columns  # pandas, which takes half a second
+
     table = columns.read_samples(path)
     if "trained" not in table:
         raise InputError(f"'{path}' has no column 'trained'", f"found: {', '.join(map(str, table.columns))}")

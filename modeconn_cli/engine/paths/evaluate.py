@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -30,6 +31,8 @@ from modeconn_cli.engine.results import logs
 from modeconn_cli.engine.results.failpoints import failpoint
 
 SERIES = ("tr_loss", "tr_nll", "tr_err", "te_loss", "te_nll", "te_err")
+_HASH = re.compile(r"([0-9a-f]{64})?")
+_ASKED = re.compile(r"(top \d+, draws \d+, images \d+)?")
 LOG = "positions-{}.jsonl"  # finished positions of a rank, so that a killed evaluation goes on where it was
 
 # What the tables of barriers call the series.
@@ -65,6 +68,13 @@ class Measurement(AtPosition):
     answers: str = ""  # the hash of the file with what held-out images were answered, where that is kept
     sharpness: Sharpness | None = None
     sharpness_of: str = ""  # what was asked for
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for a line of a log whose texts were changed."""
+        if not _HASH.fullmatch(self.answers) or not _ASKED.fullmatch(self.sharpness_of):
+            raise ValueError(
+                f"'{self.answers[:80]}' is no hash, or '{self.sharpness_of[:80]}' nothing to ask for"
+            )
 
     def shown(self) -> dict[str, Any]:
         return {"te_nll": self.te_nll}
