@@ -10,10 +10,10 @@ from typing import Any, ClassVar
 import numpy as np
 
 from modeconn_cli.engine import datasets, names
-from modeconn_cli.engine.commands.csl import export, figures, inputs, table
+from modeconn_cli.engine.commands.csl import export, figures, inputs, second_split, table
 from modeconn_cli.engine.commands.csl.inputs import RunArrays
 from modeconn_cli.engine.commands.csl.naming import IDS
-from modeconn_cli.engine.errors import InputError, OutputError
+from modeconn_cli.engine.errors import OutputError
 from modeconn_cli.engine.machine.runtime import Runtime
 from modeconn_cli.engine.results import arrays, files, jobs, listing
 from modeconn_cli.engine.results.figures import about, said_beside
@@ -21,7 +21,7 @@ from modeconn_cli.engine.results.records import Record
 from modeconn_cli.engine.samples import pictures
 from modeconn_cli.engine.samples.losses import LearningTime, cumulative_loss, learning_time
 from modeconn_cli.engine.samples.pictures import Pictured
-from modeconn_cli.engine.samples.scores import SECOND_SPLIT, scores
+from modeconn_cli.engine.samples.scores import scores
 from modeconn_cli.engine.settings.csl import CslAggregateSettings
 from modeconn_cli.engine.settings.shared import in_every_format
 from modeconn_cli.engine.statistics import auroc
@@ -150,7 +150,7 @@ def run(settings: CslAggregateSettings, runtime: Runtime) -> CslAggregateResult 
             known = {each: metrics.score(each) for each in metrics.values} | metrics.further
             begins = settings.class_order is not None
             if settings.swapped_dir is not None:
-                known |= _second_split(found, settings, runtime)
+                known |= second_split.of_both(found, settings, runtime)
             scored = table.measured(found, scores(settings.el2n_epoch, found.half), known, begins=begins)
             export.check_scores(settings.export, scored.absent)
             _write(folder, found, metrics.values, result, anew=job.anew(settings))
@@ -191,32 +191,6 @@ def _made(found: RunArrays, settings: CslAggregateSettings) -> list[str]:
     tables = [found.named.aggregated(table.STEM, ending) for ending in table.ENDINGS]
     arrays_ = [found.named.aggregated(each) for each in _arrays(found, settings)]
     return [*arrays_, *tables, *export.certain(settings.export, found.named)]
-
-
-def _second_split(
-    found: RunArrays, settings: CslAggregateSettings, runtime: Runtime
-) -> dict[str, np.ndarray]:
-    """When samples are forgotten in the second phase, of both runs of two phases: each of the half that it began with.
-
-    Raises InputError where the other run is not the same with its halves swapped.
-    """
-    assert settings.swapped_dir is not None, "there is another run"
-    other = inputs.find(replace(settings, input_dir=settings.swapped_dir, class_order=None), runtime)
-    mine, theirs = found.halves, other.halves
-    if mine is None or theirs is None or theirs != replace(mine, swapped=not mine.swapped):
-        raise InputError(
-            f"'{settings.swapped_dir}' is not of the run with the halves of '{settings.input_dir}' swapped",
-            "score both folders of train --two-phase, seed<k> and seed<k>_swapped",
-        )
-    if not np.array_equal(found.ids, other.ids):
-        raise InputError(f"'{settings.swapped_dir}' holds other samples than '{settings.input_dir}'")
-    wanted = [row for row in scores(settings.el2n_epoch, found.half) if row.name == SECOND_SPLIT]
-    scored = [table.measured(each, wanted, {}) for each in (found, other)]
-    for each in scored:
-        if each.absent:
-            raise InputError(f"no {SECOND_SPLIT}: {each.absent[SECOND_SPLIT]}")
-    first, second = (each.values[SECOND_SPLIT].astype(np.float64) for each in scored)
-    return {SECOND_SPLIT: np.where(np.isnan(first), second, first)}
 
 
 def _measured(found: RunArrays, settings: CslAggregateSettings, runtime: Runtime) -> _Metrics:
