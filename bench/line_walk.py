@@ -18,7 +18,7 @@ from modeconn_cli.engine.paths.evaluate import evaluate_path
 from modeconn_cli.engine.paths.opened import line_between
 from modeconn_cli.engine.paths.statistics import StatisticsPolicy
 from modeconn_cli.engine.results import files
-from modeconn_cli.engine.settings.curve import PathSettings
+from modeconn_cli.engine.settings.path import PathSettings
 from modeconn_cli.engine.training import batch_norms
 
 FIT, HELD_OUT, BATCH_SIZE, WIDTH, POSITIONS = 512, 256, 128, 16, 5

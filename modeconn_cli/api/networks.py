@@ -12,7 +12,7 @@ from modeconn_cli.api.commands import Answer, File, Progress, run
 from modeconn_cli.api.words import settings_with, spoken
 from modeconn_cli.engine.errors import SettingsError, did_you_mean
 from modeconn_cli.engine.settings.base import setting
-from modeconn_cli.engine.settings.curve import ChainSettings
+from modeconn_cli.engine.settings.path import ChainSettings
 from modeconn_cli.engine.settings.shared import (
     ComputeSettings,
     MeasuredDataSettings,

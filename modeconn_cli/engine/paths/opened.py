@@ -22,7 +22,7 @@ from modeconn_cli.engine.paths import file
 from modeconn_cli.engine.paths.file import CurveFile
 from modeconn_cli.engine.paths.path import Kind, WeightPath
 from modeconn_cli.engine.paths.statistics import NetworkOnPath, StatisticsPolicy
-from modeconn_cli.engine.settings.curve import PathSettings
+from modeconn_cli.engine.settings.path import PathSettings
 from modeconn_cli.engine.settings.shared import NetworkSettings
 from modeconn_cli.engine.symmetry import files as permutations
 from modeconn_cli.engine.training import batch_norms

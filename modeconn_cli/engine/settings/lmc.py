@@ -8,7 +8,7 @@ from typing import Literal
 
 from modeconn_cli.engine.errors import SettingsError
 from modeconn_cli.engine.settings.base import Settings, like, setting
-from modeconn_cli.engine.settings.curve import MOST_POSITIONS, PathSettings
+from modeconn_cli.engine.settings.path import MOST_POSITIONS, PathSettings
 from modeconn_cli.engine.settings.shared import (
     PATRINI,
     Align,
